@@ -1,0 +1,34 @@
+# `make compare` runs the main job, `make test` every test, `make lint` the linters.
+# Each makes .venv and installs what it needs there, from the pins in constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+
+.PHONY: compare test lint bench mutants clean
+
+compare: $(VENV)/.installed
+	$(BIN)/piste compare digits --out piste-compare
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and alone: the pin decides which build every later package finds installed.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing Piste and its requirements into $(VENV) (once, a minute or two) ..."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)

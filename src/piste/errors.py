@@ -1,0 +1,33 @@
+"""What Piste says when it refuses: what, the allowed range, what was received, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PisteError(Exception):
+    """Any refusal of Piste's own; its text is written for the user, and no traceback is needed to read it."""
+
+
+class InvalidValue(PisteError, ValueError):
+    """A value outside its allowed range."""
+
+
+class InvalidType(PisteError, TypeError):
+    """A value of the wrong kind."""
+
+
+def nearest(word: str, words: Iterable[str], count: int = 3) -> list[str]:
+    """The known words most like `word`, best first; empty when none is alike."""
+    by_folded = {w.lower(): w for w in words}
+    return [by_folded[w] for w in difflib.get_close_matches(word.lower(), by_folded, n=count, cutoff=0.5)]
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """A closing sentence that names the nearest of `words`, or all of them when none is near."""
+    words = list(words)
+    near = nearest(word, words)
+    if near:
+        return "Did you mean " + " or ".join(f"`{w}`" for w in near) + "?"
+    return "Known: " + ", ".join(f"`{w}`" for w in words) + "."
