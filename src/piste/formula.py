@@ -45,7 +45,7 @@ def log1p(x: Any) -> Any:
 
 
 def sign(x: Any) -> Any:
-    """-1, 0 or 1; NaN of NaN."""
+    """-1, 0 or 1; 0 of NaN, as in torch."""
     return _words(x).sign(x)
 
 
@@ -75,11 +75,13 @@ def _words(*values: Any) -> Any:
 
 
 class _Torch:
-    sqrt, exp, log, log1p, where = torch.sqrt, torch.exp, torch.log, torch.log1p, torch.where
+    sqrt, exp, log, log1p, sign = torch.sqrt, torch.exp, torch.log, torch.log1p, torch.sign
 
     @staticmethod
-    def sign(x: torch.Tensor) -> torch.Tensor:
-        return torch.where(torch.isnan(x), x, torch.sign(x))  # torch.sign(nan) is 0
+    def where(condition: Any, a: Any, b: Any) -> Any:
+        if isinstance(condition, torch.Tensor):
+            return torch.where(condition, a, b)
+        return a if condition else b
 
     @staticmethod
     def maximum(a: Any, b: Any) -> torch.Tensor:
@@ -121,7 +123,7 @@ class _Numbers:
 
     @staticmethod
     def sign(x: float) -> float:
-        return float((x > 0) - (x < 0)) if x == x else x
+        return float((x > 0) - (x < 0))
 
     @staticmethod
     def maximum(a: float, b: float) -> float:
