@@ -1,0 +1,121 @@
+"""The options each optimizer is tested with: each on, off, and beside those it works together with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DECAYS: list[dict[str, Any]] = [
+    {},
+    {"weight_decay": 0.3},
+    {"maximize": True},
+    {"weight_decay": 0.3, "maximize": True},
+]
+
+MOMENTS: list[dict[str, Any]] = [
+    *DECAYS,
+    {"lr": 0.25, "betas": (0.5, 0.75), "eps": 0.125, "weight_decay": 0.3},
+    {"lr": 0.25, "betas": (0.0, 0.0), "eps": 0.125},
+]
+
+DECOUPLED: list[dict[str, Any]] = [
+    {"lr": 0.25, "weight_decay": 0.3, "decoupled_weight_decay": True},
+    {"lr": 0.25, "weight_decay": 0.3, "decoupled_weight_decay": True, "maximize": True},
+]
+
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "SGD": [
+        *DECAYS,
+        {"lr": 0.25, "momentum": 0.9},
+        {"lr": 0.25, "momentum": 0.9, "dampening": 0.3},
+        {"lr": 0.25, "momentum": 0.9, "nesterov": True},
+        {"lr": 0.25, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.3, "maximize": True},
+        {"lr": 0.25, "momentum": 0.9, "nesterov": True, "weight_decay": 0.3, "maximize": True},
+    ],
+    "RMSprop": [
+        *DECAYS,
+        {"lr": 0.25, "alpha": 0.75, "eps": 0.125},
+        {"lr": 0.25, "alpha": 0.75, "eps": 0.125, "centered": True},
+        {"lr": 0.25, "alpha": 0.75, "eps": 0.125, "momentum": 0.9},
+        {"lr": 0.25, "alpha": 0.75, "centered": True, "momentum": 0.9, "weight_decay": 0.3, "maximize": True},
+    ],
+    "Adagrad": [
+        *DECAYS,
+        {"lr": 0.25, "lr_decay": 0.5},
+        {"lr": 0.25, "initial_accumulator_value": 0.7, "eps": 0.125},
+        {
+            "lr": 0.25,
+            "lr_decay": 0.5,
+            "initial_accumulator_value": 0.7,
+            "weight_decay": 0.3,
+            "maximize": True,
+        },
+    ],
+    "Adadelta": [
+        *DECAYS,
+        {"lr": 0.25, "rho": 0.75, "eps": 0.125, "weight_decay": 0.3},
+        {"rho": 0.0},
+    ],
+    "Adam": [
+        *MOMENTS,
+        {"amsgrad": True},
+        {
+            "lr": 0.25,
+            "betas": (0.5, 0.25),
+            "eps": 0.125,
+            "amsgrad": True,
+            "weight_decay": 0.3,
+            "maximize": True,
+        },
+        *DECOUPLED,
+    ],
+    "AdamW": [
+        *MOMENTS,
+        {"weight_decay": 0},
+        {
+            "lr": 0.25,
+            "betas": (0.5, 0.25),
+            "eps": 0.125,
+            "amsgrad": True,
+            "weight_decay": 0.3,
+            "maximize": True,
+        },
+    ],
+    "Adamax": MOMENTS,
+    "NAdam": [
+        *MOMENTS,
+        {"momentum_decay": 0},
+        {"lr": 0.25, "momentum_decay": 0.5, "eps": 0.125},
+        *DECOUPLED,
+    ],
+    "RAdam": [*MOMENTS, {"lr": 0.25, "betas": (0.9, 0.9), "eps": 0.125}, *DECOUPLED],
+    "ASGD": [
+        *DECAYS,
+        {"lr": 0.25, "lambd": 0.5},
+        {"lr": 0.25, "lambd": 0.5, "alpha": 0.25, "t0": 2, "weight_decay": 0.3, "maximize": True},
+        {"lr": 0.25, "lambd": 0, "t0": 0},
+    ],
+    "Rprop": [
+        {},
+        {"maximize": True},
+        {"lr": 0.25, "etas": (0.25, 3.0)},
+        {"lr": 0.25, "step_sizes": (0.2, 0.3)},
+        {"lr": 0.25, "step_sizes": (0.5, 50)},
+    ],
+    "Lion": [
+        *DECAYS,
+        {"lr": 0.25, "betas": (0.5, 0.75), "weight_decay": 0.3},
+        {"lr": 0.25, "betas": (0.0, 0.0)},
+    ],
+}
+
+
+def cases() -> list[tuple[str, dict[str, Any]]]:
+    """Every optimizer with each of its option sets."""
+    return [(name, options) for name, many in OPTIONS.items() for options in many]
+
+
+def label(case: Any) -> str:
+    """How pytest shows a case."""
+    if isinstance(case, dict):
+        return ",".join(f"{k}={v}" for k, v in case.items()).replace(" ", "") or "defaults"
+    return str(getattr(case, "__name__", case))

@@ -1,0 +1,246 @@
+"""One step of every optimizer, for one weight, as its paper and torch.optim's documentation state it.
+
+Each rule is a function `(p, g, s, t, o)`: the parameter and its gradient, the state by torch's checkpoint keys (empty
+before the first step), the number of this step from 1, and the options by their public names. It returns the parameter
+after the step and the state. Written for reading against the paper, not for speed, and sharing nothing with the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from .rounding import DOUBLE, Number
+
+State = dict[str, Number]
+Rule = Callable[[Number, Number, State, int, Any], tuple[Number, State]]
+
+
+def descent(p: Number, g: Number, o: Any) -> Number:
+    """The gradient of what is minimised: the objective's own or its negative, plus that of weight_decay/2 p^2."""
+    if o.maximize:
+        g = -g
+    return g + o.weight_decay * p if o.weight_decay else g
+
+
+def sgd(p, g, s, t, o):
+    """Sutskever et al. 2013, in torch's form: the rate is outside the buffer, which starts as the first gradient."""
+    g = descent(p, g, o)
+    if o.momentum:
+        b = o.momentum * s["momentum_buffer"] + (1 - o.dampening) * g if "momentum_buffer" in s else g
+        s = {"momentum_buffer": b}
+        g = g + o.momentum * b if o.nesterov else b
+    return p - o.lr * g, s
+
+
+def rmsprop(p, g, s, t, o):
+    """Tieleman and Hinton 2012, lecture 6.5; centered: Graves 2013, equations 38 to 41 (eps outside the root)."""
+    g = descent(p, g, o)
+    new = {"step": Number(t), "square_avg": o.alpha * s.get("square_avg", 0) + (1 - o.alpha) * g**2}
+    n = new["square_avg"]
+    if o.centered:
+        new["grad_avg"] = o.alpha * s.get("grad_avg", 0) + (1 - o.alpha) * g
+        n = n - new["grad_avg"] ** 2
+    d = g / (n.sqrt() + o.eps)
+    if o.momentum:
+        d = new["momentum_buffer"] = o.momentum * s.get("momentum_buffer", 0) + d
+    return p - o.lr * d, new
+
+
+def adagrad(p, g, s, t, o):
+    """Duchi, Hazan and Singer 2011; the rate may fall as 1 / (1 + lr_decay (t - 1))."""
+    g = descent(p, g, o)
+    total = s.get("sum", o.initial_accumulator_value) + g**2
+    rate = o.lr / (1 + (t - 1) * o.lr_decay)
+    return p - rate * g / (total.sqrt() + o.eps), {"step": Number(t), "sum": total}
+
+
+def adadelta(p, g, s, t, o):
+    """Zeiler 2012, algorithm 1."""
+    g = descent(p, g, o)
+    v = o.rho * s.get("square_avg", 0) + (1 - o.rho) * g**2
+    u = s.get("acc_delta", Number(0))
+    d = (u + o.eps).sqrt() / (v + o.eps).sqrt() * g
+    return p - o.lr * d, {"step": Number(t), "square_avg": v, "acc_delta": o.rho * u + (1 - o.rho) * d**2}
+
+
+def adam(p, g, s, t, o):
+    """Kingma and Ba 2015, algorithm 1; AMSGrad (Reddi et al. 2018); AdamW (Loshchilov and Hutter 2019)."""
+    beta1, beta2 = o.betas
+    if o.decoupled_weight_decay:
+        decay, g = o.lr * o.weight_decay * p, -g if o.maximize else g
+    else:
+        decay, g = Number(0), descent(p, g, o)
+    m = beta1 * s.get("exp_avg", 0) + (1 - beta1) * g
+    v = beta2 * s.get("exp_avg_sq", 0) + (1 - beta2) * g**2
+    new = {"step": Number(t), "exp_avg": m, "exp_avg_sq": v}
+    if o.amsgrad:
+        v = new["max_exp_avg_sq"] = max(s.get("max_exp_avg_sq", Number(0)), v)
+    m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+    return p - decay - o.lr * m_hat / (v_hat.sqrt() + o.eps), new
+
+
+def adamax(p, g, s, t, o):
+    """Kingma and Ba 2015, algorithm 2, with eps inside the maximum as in torch."""
+    beta1, beta2 = o.betas
+    g = descent(p, g, o)
+    m = beta1 * s.get("exp_avg", 0) + (1 - beta1) * g
+    u = max(beta2 * s.get("exp_inf", Number(0)), abs(g) + o.eps)
+    return p - o.lr / (1 - beta1**t) * m / u, {"step": Number(t), "exp_avg": m, "exp_inf": u}
+
+
+def nadam(p, g, s, t, o):
+    """Dozat 2016, with the momentum schedule mu_t = beta1 (1 - 0.96^(t psi) / 2)."""
+    beta1, beta2 = o.betas
+    if o.decoupled_weight_decay:
+        decay, g = o.lr * o.weight_decay * p, -g if o.maximize else g
+    else:
+        decay, g = Number(0), descent(p, g, o)
+    mu = beta1 * (1 - Number("0.5") * Number(0.96) ** (t * o.momentum_decay))
+    mu_next = beta1 * (1 - Number("0.5") * Number(0.96) ** ((t + 1) * o.momentum_decay))
+    product = s.get("mu_product", 1) * mu
+    m = beta1 * s.get("exp_avg", 0) + (1 - beta1) * g
+    v = beta2 * s.get("exp_avg_sq", 0) + (1 - beta2) * g**2
+    m_hat = mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (1 - product)
+    v_hat = v / (1 - beta2**t)
+    p = p - decay - o.lr * m_hat / (v_hat.sqrt() + o.eps)
+    return p, {"step": Number(t), "mu_product": product, "exp_avg": m, "exp_avg_sq": v}
+
+
+def radam(p, g, s, t, o):
+    """Liu et al. 2020, algorithm 2: rectified once the variance is tractable (rho_t > 5), momentum alone before."""
+    beta1, beta2 = o.betas
+    if o.decoupled_weight_decay:
+        decay, g = o.lr * o.weight_decay * p, -g if o.maximize else g
+    else:
+        decay, g = Number(0), descent(p, g, o)
+    m = beta1 * s.get("exp_avg", 0) + (1 - beta1) * g
+    v = beta2 * s.get("exp_avg_sq", 0) + (1 - beta2) * g**2
+    m_hat = m / (1 - beta1**t)
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
+    if rho > 5:
+        r = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)).sqrt()
+        m_hat = m_hat * r * (1 - beta2**t).sqrt() / (v.sqrt() + o.eps)
+    return p - decay - o.lr * m_hat, {"step": Number(t), "exp_avg": m, "exp_avg_sq": v}
+
+
+def asgd(p, g, s, t, o):
+    """Polyak and Juditsky 1992, with Bottou's schedule: eta_t = lr / (1 + lambd lr t)^alpha, mean from step t0 on."""
+    g = descent(p, g, o)
+    eta, mu, ax = s.get("eta", o.lr), s.get("mu", Number(1)), s.get("ax", Number(0))
+    p = p - o.lambd * eta * p - eta * g
+    ax = p if mu == 1 else ax + mu * (p - ax)
+    eta = o.lr / (1 + o.lambd * o.lr * t) ** o.alpha
+    return p, {"step": Number(t), "eta": eta, "mu": 1 / max(Number(1), t - o.t0), "ax": ax}
+
+
+def rprop(p, g, s, t, o):
+    """Riedmiller and Braun 1993, without weight backtracking: a turned gradient is forgotten for one step."""
+    (shrink, grow), (smallest, largest) = o.etas, (bound.rounded(g.unit) for bound in o.step_sizes)
+    if o.maximize:
+        g = -g
+    size, agreement = s.get("step_size", o.lr.rounded(g.unit)), g.sign() * s.get("prev", Number(0)).sign()
+    if agreement > 0:
+        size = size * grow
+    elif agreement < 0:
+        size, g = size * shrink, Number(0, g.unit)
+    size = min(max(size, smallest), largest)
+    return p - g.sign() * size, {"step": Number(t), "prev": g, "step_size": size}
+
+
+def lion(p, g, s, t, o):
+    """Chen et al. 2023, algorithm 2: the sign of an interpolation, and decoupled weight decay."""
+    beta1, beta2 = o.betas
+    if o.maximize:
+        g = -g
+    m = s.get("exp_avg", 0)
+    c = beta1 * m + (1 - beta1) * g
+    return p - o.lr * o.weight_decay * p - o.lr * c.sign(), {"exp_avg": beta2 * m + (1 - beta2) * g}
+
+
+RULES: dict[str, Rule] = {
+    "SGD": sgd,
+    "RMSprop": rmsprop,
+    "Adagrad": adagrad,
+    "Adadelta": adadelta,
+    "Adam": adam,
+    "AdamW": adam,
+    "Adamax": adamax,
+    "NAdam": nadam,
+    "RAdam": radam,
+    "ASGD": asgd,
+    "Rprop": rprop,
+    "Lion": lion,
+}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "SGD": dict(lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False),
+    "RMSprop": dict(
+        lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False, maximize=False
+    ),
+    "Adagrad": dict(
+        lr=1e-2, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10, maximize=False
+    ),
+    "Adadelta": dict(lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=False),
+    "Adam": dict(
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0,
+        amsgrad=False,
+        maximize=False,
+        decoupled_weight_decay=False,
+    ),
+    "AdamW": dict(
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=1e-2,
+        amsgrad=False,
+        maximize=False,
+        decoupled_weight_decay=True,
+    ),
+    "Adamax": dict(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False),
+    "NAdam": dict(
+        lr=2e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0,
+        momentum_decay=4e-3,
+        decoupled_weight_decay=False,
+        maximize=False,
+    ),
+    "RAdam": dict(
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0,
+        decoupled_weight_decay=False,
+        maximize=False,
+    ),
+    "ASGD": dict(lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0, maximize=False),
+    "Rprop": dict(lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50), maximize=False),
+    "Lion": dict(lr=1e-4, betas=(0.9, 0.99), weight_decay=0, maximize=False),
+}
+"""The public options of each, with torch.optim's defaults (Lion: its paper's)."""
+
+
+def options(name: str, given: Mapping[str, Any]) -> SimpleNamespace:
+    """All options of a rule as exact numbers that compute in double precision; flags stay as they are."""
+
+    def exact(x: Any) -> Any:
+        if isinstance(x, bool):
+            return x
+        return tuple(map(exact, x)) if isinstance(x, Iterable) else Number(x, DOUBLE)
+
+    return SimpleNamespace(**{k: exact(v) for k, v in (DEFAULTS[name] | dict(given)).items()})
+
+
+def step(
+    name: str, p: float, g: float, state: Mapping[str, float], t: int, given: Mapping[str, Any], unit: float
+) -> tuple[Number, State]:
+    """One step of a rule on floats, in arithmetic with this unit roundoff: the parameter and the state after it."""
+    s = {key: Number(value, unit) for key, value in state.items()}
+    return RULES[name](Number(p, unit), Number(g, unit), s, t, options(name, given))
