@@ -1,8 +1,9 @@
 """One step of every optimizer, for one weight, as its paper and torch.optim's documentation state it.
 
-Each rule is a function `(p, g, s, t, o)`: the parameter and its gradient, the state by torch's checkpoint keys (empty
-before the first step), the number of this step from 1, and the options by their public names. It returns the parameter
-after the step and the state. Written for reading against the paper, not for speed, and sharing nothing with the library.
+Each rule is a function `(p, g, s, t, o)`: the parameter and its gradient, the state by torch's checkpoint
+keys (empty before the first step), the number of this step from 1, and the options by their public names. It
+returns the parameter after the step and the state. Written for reading against the paper, not for speed, and
+sharing nothing with the library.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ Rule = Callable[[Number, Number, State, int, Any], tuple[Number, State]]
 
 
 def descent(p: Number, g: Number, o: Any) -> Number:
-    """The gradient of what is minimised: the objective's own or its negative, plus that of weight_decay/2 p^2."""
+    """The gradient of what is minimised: of the objective or its negative, plus weight_decay/2 p^2."""
     if o.maximize:
         g = -g
     return g + o.weight_decay * p if o.weight_decay else g
 
 
 def sgd(p, g, s, t, o):
-    """Sutskever et al. 2013, in torch's form: the rate is outside the buffer, which starts as the first gradient."""
+    """Sutskever et al. 2013, as in torch: the rate is outside the buffer, which starts as the first gradient."""
     g = descent(p, g, o)
     if o.momentum:
         b = o.momentum * s["momentum_buffer"] + (1 - o.dampening) * g if "momentum_buffer" in s else g
@@ -35,7 +36,7 @@ def sgd(p, g, s, t, o):
 
 
 def rmsprop(p, g, s, t, o):
-    """Tieleman and Hinton 2012, lecture 6.5; centered: Graves 2013, equations 38 to 41 (eps outside the root)."""
+    """Tieleman and Hinton 2012, lecture 6.5; centered: Graves 2013, eq. 38 to 41 (eps outside the root)."""
     g = descent(p, g, o)
     new = {"step": Number(t), "square_avg": o.alpha * s.get("square_avg", 0) + (1 - o.alpha) * g**2}
     n = new["square_avg"]
@@ -109,7 +110,7 @@ def nadam(p, g, s, t, o):
 
 
 def radam(p, g, s, t, o):
-    """Liu et al. 2020, algorithm 2: rectified once the variance is tractable (rho_t > 5), momentum alone before."""
+    """Liu et al. 2020, algorithm 2: rectified once the variance is tractable (rho_t > 5)."""
     beta1, beta2 = o.betas
     if o.decoupled_weight_decay:
         decay, g = o.lr * o.weight_decay * p, -g if o.maximize else g
@@ -127,7 +128,7 @@ def radam(p, g, s, t, o):
 
 
 def asgd(p, g, s, t, o):
-    """Polyak and Juditsky 1992, with Bottou's schedule: eta_t = lr / (1 + lambd lr t)^alpha, mean from step t0 on."""
+    """Polyak and Juditsky 1992; eta_t = lr / (1 + lambd lr t)^alpha, and the mean from step t0 on."""
     g = descent(p, g, o)
     eta, mu, ax = s.get("eta", o.lr), s.get("mu", Number(1)), s.get("ax", Number(0))
     p = p - o.lambd * eta * p - eta * g
@@ -241,6 +242,6 @@ def options(name: str, given: Mapping[str, Any]) -> SimpleNamespace:
 def step(
     name: str, p: float, g: float, state: Mapping[str, float], t: int, given: Mapping[str, Any], unit: float
 ) -> tuple[Number, State]:
-    """One step of a rule on floats, in arithmetic with this unit roundoff: the parameter and the state after it."""
+    """One step of a rule on floats, in arithmetic of this unit roundoff: parameter and state after it."""
     s = {key: Number(value, unit) for key, value in state.items()}
     return RULES[name](Number(p, unit), Number(g, unit), s, t, options(name, given))

@@ -1,9 +1,10 @@
 """Numbers that know how far a computer's rounding may have taken them.
 
-A `Number` holds a value to 50 digits beside a bound on the error that an ordinary evaluation of the same expression may
-have gathered, one rounding of relative size `unit` per operation (Higham, Accuracy and Stability of Numerical
-Algorithms, 2002, section 3.3, running error analysis). So an oracle yields the right answer together with the tolerance
-that the problem itself demands: tight where nothing cancels, wide where subtracting must lose digits.
+A `Number` holds a value to 50 digits beside a bound on the error that an ordinary evaluation of the same
+expression may have gathered, one rounding of relative size `unit` per operation (running error analysis:
+Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.3). So an oracle yields the right answer
+together with the tolerance that the problem itself demands: tight where nothing cancels, wide where subtracting
+must lose digits.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Number:
     def holds(self, computed: float, storage: float = 0.0, floor: float = 0.0, factor: float = 4.0) -> bool:
         """Is `computed` what this number may have become, once stored with one more rounding?
 
-        The store rounds by `storage` relative to the value, or by `floor` where that is more (subnormal numbers).
+        The store rounds by `storage` relative to the value, or by `floor` where that is more (subnormals).
         `factor` allows for another order of the same operations.
         """
         if not math.isfinite(computed):
