@@ -18,10 +18,14 @@ class InvalidType(PisteError, TypeError):
     """A value of the wrong kind."""
 
 
-def nearest(word: str, words: Iterable[str], count: int = 3) -> list[str]:
+class Unsupported(PisteError, RuntimeError):
+    """A combination that does not exist."""
+
+
+def nearest(word: str, words: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
     """The known words most like `word`, best first; empty when none is alike."""
     by_folded = {w.lower(): w for w in words}
-    return [by_folded[w] for w in difflib.get_close_matches(word.lower(), by_folded, n=count, cutoff=0.5)]
+    return [by_folded[w] for w in difflib.get_close_matches(word.lower(), by_folded, n=count, cutoff=cutoff)]
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

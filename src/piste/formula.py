@@ -21,7 +21,19 @@ import torch
 
 from .errors import PisteError
 
-__all__ = ["FormulaError", "Symbol", "exp", "log", "log1p", "maximum", "minimum", "sign", "sqrt", "trace", "where"]
+__all__ = [
+    "FormulaError",
+    "Symbol",
+    "exp",
+    "log",
+    "log1p",
+    "maximum",
+    "minimum",
+    "sign",
+    "sqrt",
+    "trace",
+    "where",
+]
 
 
 def sqrt(x: Any) -> Any:
@@ -163,7 +175,9 @@ class Symbol:
         return f"{self.op}({', '.join(map(repr, self.args))})"
 
     def __bool__(self) -> bool:
-        raise FormulaError("a formula was asked to decide with `if`, `and`, `or` or `max` on a value; write where(condition, a, b)")
+        raise FormulaError(
+            "a formula was asked to decide with `if`, `and`, `or` or `max` on a value; write where(condition, a, b)"
+        )
 
     def __float__(self) -> float:
         raise FormulaError("a function of `math` (or float()) was called on a value; use the words of piste.formula")
@@ -199,7 +213,16 @@ def _operator(name: str, op: str, reflected: bool = False) -> None:
 for _name, _op in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}.items():
     _operator(f"__{_name}__", _op)
     _operator(f"__r{_name}__", _op, reflected=True)
-for _name, _op in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "&", "or": "|"}.items():
+for _name, _op in {
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+    "and": "&",
+    "or": "|",
+}.items():
     _operator(f"__{_name}__", _op)
 for _name in ("neg", "abs", "invert"):
     setattr(Symbol, f"__{_name}__", lambda self, op=_name: Symbol(op, self))

@@ -1,0 +1,34 @@
+"""Optimizers with torch.optim's names, arguments, checkpoints and meaning, each a formula in a file of its own.
+
+Every module of this package is searched: a rule is exported by being written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from torch.optim import lr_scheduler, swa_utils  # a changed import keeps these names
+
+from .optimizer import Buffer, Optimizer
+
+
+def _discovered() -> dict[str, type[Optimizer]]:
+    found: dict[str, type[Optimizer]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer:
+                found[value.__name__] = value
+    return dict(sorted(found.items()))
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = _discovered()
+"""Every optimizer of Piste by name."""
+
+globals().update(OPTIMIZERS)
+__all__ = ["OPTIMIZERS", "Buffer", "Optimizer", "lr_scheduler", "swa_utils", *OPTIMIZERS]
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

@@ -1,0 +1,6 @@
+"""Losses and optimizers for PyTorch, each written once as its formula, and a way to choose among them."""
+
+from . import losses, optim
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "losses", "optim"]

@@ -1,0 +1,234 @@
+"""One validator for an optimizer's arguments, in the constructor and in every param group."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..errors import InvalidType, InvalidValue, did_you_mean, nearest
+from .options import SHARED, Option, as_float
+
+_ELSEWHERE = {
+    "learning_rate": ("lr",),
+    "eta": ("lr",),
+    "epsilon": ("eps",),
+    "beta_1": ("betas",),
+    "beta_2": ("betas",),
+    "beta1": ("betas",),
+    "beta2": ("betas",),
+    "b1": ("betas",),
+    "b2": ("betas",),
+    "rho": ("alpha", "rho"),
+    "alpha": ("alpha", "rho"),
+    "decay": ("weight_decay", "alpha", "lr_decay"),
+    "wd": ("weight_decay",),
+}
+"""What Keras and optax call an option, and the words that torch has for it."""
+
+_CLIPPING = {"clipnorm", "clipvalue", "global_clipnorm"}
+
+_TAGS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"}
+"""What torch's schedulers write into a param group."""
+
+
+def all_options(cls: Any) -> dict[str, Option]:
+    return {**cls.options, **SHARED}
+
+
+def defaults(cls: Any) -> dict[str, Any]:
+    return {name: option.default for name, option in all_options(cls).items()} | cls.fixed
+
+
+def signature(options: Mapping[str, Option]) -> inspect.Signature:
+    """(params, *options in order, then the shared ones by keyword): what help() and editors show."""
+    kinds = inspect.Parameter
+    shown = [kinds("params", kinds.POSITIONAL_OR_KEYWORD)]
+    shown += [kinds(n, kinds.POSITIONAL_OR_KEYWORD, default=o.default) for n, o in options.items() if n not in SHARED]
+    shown += [kinds(n, kinds.KEYWORD_ONLY, default=o.default) for n, o in SHARED.items()]
+    return inspect.Signature(shown)
+
+
+def documented(cls: Any) -> str:
+    """The docstring, with the arguments as they are declared."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    if not cls.options or "Args:" in text:
+        return text
+    lines = [f"    {n} (default {o.default!r}, {o.range}): {o.doc}." for n, o in all_options(cls).items()]
+    return "\n".join(
+        [
+            text,
+            "",
+            "Args:",
+            "    params: parameters, named parameters, or param groups, as in torch.optim.",
+            *lines,
+        ]
+    )
+
+
+def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments by name, checked, with every default filled in."""
+    names = list(cls.options)
+    if len(args) > len(names):
+        raise InvalidType(
+            f"{cls.__name__} takes at most {len(names)} arguments after `params` by position "
+            f"({', '.join(names)}); received {len(args)}. Give the others by name."
+        )
+    given = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
+        if name in given:
+            raise InvalidType(f"{cls.__name__} received `{name}` twice: by position and by name.")
+        if name not in all_options(cls):
+            raise InvalidType(f"{cls.__name__} has no option `{name}`; {_hint(cls, name)}")
+        given[name] = value
+    values = defaults(cls) | given
+    check_values(cls, values)
+    return values
+
+
+def _hint(cls: Any, name: str) -> str:
+    words = [word for word in _ELSEWHERE.get(name, ()) if word in cls.options]
+    if words == ["betas"]:
+        return "PyTorch takes both in one pair: betas=(beta_1, beta_2)."
+    if words:
+        return f"PyTorch's word for it is `{words[0]}`."
+    if name in _CLIPPING:
+        return "clip before the step, with torch.nn.utils.clip_grad_norm_ or clip_grad_value_."
+    if name == "momentum" and "betas" in cls.options:
+        return "its momentum is the first of `betas`."
+    if name == "nesterov" and "betas" in cls.options:
+        return "NAdam is Adam with Nesterov's momentum."
+    return did_you_mean(name, all_options(cls)).replace("Did", "did").replace("Known", "known")
+
+
+def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
+    """Every option in its range, and the few that hang together."""
+    try:
+        for name, option in all_options(cls).items():
+            if name in values:
+                option.check(name, values[name])
+        cls.check_together(values)
+        if values.get("foreach") and values.get("fused"):
+            raise InvalidValue("`fused` and `foreach` cannot be `True` together; leave both at None and Piste chooses.")
+        _check_decay(values)
+    except (InvalidType, InvalidValue) as error:
+        raise type(error)(f"{error}{where}") from None
+
+
+def _check_decay(values: Mapping[str, Any]) -> None:
+    lr, weight_decay = (as_float(n, values.get(n, 0.0), "a number") for n in ("lr", "weight_decay"))
+    if lr * weight_decay > 1:
+        raise InvalidValue(
+            f"lr * weight_decay must be in [0, 1], or the decay overshoots 0; received {lr:g} * {weight_decay:g} = "
+            f"{lr * weight_decay:g}. Usual values of `weight_decay` lie between 0 and 0.1."
+        )
+
+
+def checked_params(cls: Any, params: Any) -> list[Any]:
+    """The parameters as a list, or what to write instead."""
+    name = cls.__name__
+    if isinstance(params, torch.nn.Module):
+        raise InvalidType(
+            f"{name} takes parameters, not a module; received {type(params).__name__}. "
+            f"Write {name}(model.parameters(), ...)."
+        )
+    if isinstance(params, torch.Tensor):
+        raise InvalidType(
+            f"params argument given to the optimizer should be an iterable of Tensors or dicts, but got "
+            f"{torch.typename(params)}. Write {name}([tensor], ...)."
+        )
+    if isinstance(params, Mapping):
+        if "params" in params:
+            raise InvalidType(f"{name} takes a list of param groups; received one group. Write {name}([group], ...).")
+        raise InvalidType(
+            f"{name} takes parameters or param groups; received a dict of {len(params)} entries. "
+            f"Write {name}(parameters.values(), ...), or .items() to keep the names."
+        )
+    if isinstance(params, (set, frozenset)):
+        raise InvalidType(
+            f"{name} needs its parameters in an order that stays, for checkpoints; received a set. Give a list."
+        )
+    try:
+        listed = list(params)
+    except TypeError:
+        raise InvalidType(
+            f"{name} takes an iterable of parameters or of param groups; received {type(params).__name__}."
+        ) from None
+    if not listed:
+        raise InvalidValue(
+            f"optimizer got an empty parameter list: {name} needs at least one parameter. "
+            "A generator such as model.parameters() is empty once it has been read, and a model has no parameters "
+            "before its layers are assigned in __init__."
+        )
+    return listed
+
+
+def check_group(optimizer: Any, group: Any) -> None:
+    """A param group before it is added: its options, their names, and its parameters."""
+    cls, index = type(optimizer), len(optimizer.param_groups)
+    if not isinstance(group, dict):
+        raise InvalidType(f"param_group must be a dict, but got {type(group)}; received {group!r:.60}.")
+    if "params" not in group:
+        raise InvalidValue(
+            f"param group {index} has no `params`; its keys are {', '.join(map(repr, group)) or 'none'}."
+        )
+    known = all_options(cls)
+    for key in group:
+        if key in known or key in cls.fixed or key in _TAGS or key in {"params", "param_names"}:
+            continue
+        if key in _ELSEWHERE or any(nearest(key, [name], cutoff=0.8) for name in known):
+            raise InvalidValue(f"Unknown option `{key}` in param group {index}; {_hint(cls, key)}")
+    grouped = len(group) > 1 + ("param_names" in group) or index > 0
+    check_values(
+        cls,
+        optimizer.defaults | {k: v for k, v in group.items() if k in known},
+        f" In param group {index}." * grouped,
+    )
+    if isinstance(group["params"], torch.Tensor):
+        group["params"] = [group["params"]]
+    group["params"] = checked_params(cls, group["params"])
+    _check_tensors(optimizer, group["params"], index)
+
+
+def _check_tensors(optimizer: Any, params: list[Any], group: int) -> None:
+    taken = {id(p): g for g, other in enumerate(optimizer.param_groups) for p in other["params"]}
+    seen: dict[int, int] = {}
+    for i, entry in enumerate(params):
+        p = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
+        if not isinstance(p, torch.Tensor):
+            raise InvalidType(
+                "optimizer can only optimize Tensors, but one of the params is "
+                f"{torch.typename(p)}: parameter {i} of param group {group} is {p!r:.60}."
+            )
+        if not (p.is_floating_point() or p.is_complex()):
+            raise InvalidType(
+                f"optimizer can only optimize floating-point or complex tensors; received parameter {i} of param "
+                f"group {group} with dtype {p.dtype}."
+            )
+        if not optimizer.defaults["differentiable"] and not (p.is_leaf or p.retains_grad):
+            raise InvalidValue(
+                f"can't optimize a non-leaf Tensor: parameter {i} of param group {group} was computed from other "
+                "tensors. Optimize those, or make a leaf of it: p = p.detach().requires_grad_()."
+            )
+        if id(p) in seen:
+            raise InvalidValue(
+                f"parameter {i} of param group {group} is the same tensor as parameter {seen[id(p)]}, and would be "
+                "stepped twice. List each parameter once."
+            )
+        if id(p) in taken:
+            raise InvalidValue(
+                f"some parameters appear in more than one parameter group: parameter {i} of param group {group} is "
+                f"in param group {taken[id(p)]} already. List each parameter once."
+            )
+        seen[id(p)] = i
+
+
+def refuse_all_frozen(optimizer: Any) -> None:
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if not any(p.requires_grad or p.grad is not None for p in params):
+        raise InvalidValue(
+            f"{type(optimizer).__name__} has nothing to train: all of its {len(params)} parameters are frozen "
+            "(requires_grad=False). Unfreeze some with p.requires_grad_() first."
+        )

@@ -1,0 +1,272 @@
+"""Everything about an optimizer that is not its rule: arguments, groups, state, checkpoints, and who runs the step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..engine import eager
+from ..engine.program import Program, Slot, parameters
+from ..errors import Unsupported
+from ..formula import FormulaError
+from . import arguments, checkpoint
+from .options import Flag, Option
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A state tensor: its letter in the formula, the option that has to be on for it to be kept, and its start."""
+
+    letter: str
+    when: str | None = None
+    start: float | str = 0.0  # a number, or the name of an option
+
+
+class Optimizer(torch.optim.Optimizer):
+    """The base of every optimizer; a subclass states a rule.
+
+    A rule consists of
+
+    - `options`: its arguments after `params`, in order (see `piste.optim.options`);
+    - `buffers`: the tensors it remembers, as `{checkpoint key: letter or Buffer}`;
+    - `update(g, *buffers, *, ...)`: the formula of one element. It takes the gradient, each buffer (`None` where it
+      is not kept) and, by keyword, whichever numbers and flags it names; it may ask for the parameter as `p` first.
+      It returns the step `d` and the new buffers; the parameter moves by `-lr * d`;
+    - `per_step`: numbers that depend on the step count `t` and the options alone, as formulas by name, in order.
+      One that is named like an option (`lr`) replaces it for this step;
+    - `counters`: 0-d tensors it remembers besides the step count, as `buffers`.
+
+    Sign, weight decay, the last subtraction, dtypes, checkpoints and engines are the base's; no rule mentions them.
+    """
+
+    options: ClassVar[dict[str, Option]] = {}
+    buffers: ClassVar[Mapping[str, Any]] = {}
+    counters: ClassVar[Mapping[str, Any]] = {}
+    per_step: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    fixed: ClassVar[Mapping[str, Any]] = {}  # group entries that are no arguments, as in torch.optim
+    lenient: ClassVar[tuple[str, ...]] = ("decoupled_weight_decay",)  # options that old checkpoints lack
+    counts_steps: ClassVar[bool] = True  # whether the checkpoint has a "step"
+    state_from_start: ClassVar[bool] = False  # whether the state is made with the optimizer, not at its first step
+    zero_stays: ClassVar[bool] = False  # whether an entry without a gradient stays as it is: sparse gradients work
+    update: Callable[..., Any]
+    _programs: ClassVar[dict[Any, Program]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.buffers = {key: _buffer(b) for key, b in cls.buffers.items()}
+        cls.counters = {key: _buffer(b) for key, b in cls.counters.items()}
+        cls._programs = {}
+        cls.__signature__ = arguments.signature(cls.options)  # type: ignore[attr-defined]
+        cls.__doc__ = arguments.documented(cls)
+
+    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        defaults = arguments.bind(type(self), args, kwargs)
+        super().__init__(arguments.checked_params(type(self), params), defaults)
+        arguments.refuse_all_frozen(self)
+
+    @classmethod
+    def check_together(cls, values: Mapping[str, Any]) -> None:
+        """Raise where options that are each in range don't go together."""
+
+    @classmethod
+    def state_keys(cls) -> list[str]:
+        """What a checkpoint may hold for one parameter."""
+        return ["step"] * cls.counts_steps + [*cls.counters, *cls.buffers]
+
+    # --- groups and checkpoints -----------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; its options are checked like the constructor's."""
+        arguments.check_group(self, param_group)
+        super().add_param_group(param_group)
+        if self.state_from_start:
+            for p in param_group["params"]:
+                self._state_of(p, param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, default in arguments.defaults(type(self)).items():
+                group.setdefault(name, default)
+            group.update(self.fixed)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint of this optimizer, Piste's or torch.optim's; anything else is refused before a change."""
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = hook(self, state_dict) or state_dict  # the checks see what torch will load
+        state_dict = checkpoint.prepared(self, state_dict)
+        hooks, self._optimizer_load_state_dict_pre_hooks = self._optimizer_load_state_dict_pre_hooks, {}  # type: ignore[assignment]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            self._optimizer_load_state_dict_pre_hooks = hooks
+        checkpoint.restore_dtypes(self, state_dict)
+
+    # --- the step -------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Move every parameter that has a gradient.
+
+        Args:
+            closure: recomputes the loss and its gradients, and returns the loss, which `step` then returns.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        moved = False
+        for group in self.param_groups:
+            with torch.set_grad_enabled(group["differentiable"]):
+                moved = self._step_group(group) or moved
+        if not moved:
+            self._warn_nothing_moved()
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> bool:
+        slots = [self._slot(p, group) for p in group["params"] if p.grad is not None]
+        eager.step(
+            self._program(group),
+            slots,
+            self._numbers(group),
+            differentiable=group["differentiable"],
+            on_device=group["capturable"] or torch.compiler.is_compiling(),
+        )
+        return bool(slots)
+
+    def _warn_nothing_moved(self) -> None:
+        if not self.__dict__.get("_warned"):
+            self._warned = True
+            warnings.warn(
+                f"{type(self).__name__}.step() moved nothing: no parameter has a gradient. "
+                "Call loss.backward() before step(), and zero_grad() after it.",
+                stacklevel=4,
+            )
+
+    def _numbers(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            letter: value
+            for name, option in self.options.items()
+            for letter, value in option.letters(name, group[name])
+        }
+
+    def _slot(self, p: Tensor, group: Mapping[str, Any]) -> Slot:
+        """The parameter, its gradient and its state, made where it is missing."""
+        g: Any = p.grad
+        if g.is_sparse:
+            g = self._sparse_gradient(g, group)
+        return Slot(p, g, *self._state_of(p, group))
+
+    def _state_of(self, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+        """Its buffers and counters."""
+        state = self.state[p]
+        like = torch.zeros((), dtype=torch.get_default_dtype(), device=p.device if group["capturable"] else "cpu")
+        fresh = False
+        counters = []
+        if self.counts_steps:
+            counters.append(_kept(state, "step", lambda: like.clone()))
+        for key, counter in self.counters.items():
+            start = self._start(counter, group)
+            counters.append(_kept(state, key, partial(torch.full_like, like, start)))
+        buffers = []
+        for key, buffer in self.buffers.items():
+            if buffer.when is None or group[buffer.when]:
+                fresh = fresh or state.get(key) is None
+                buffers.append(_kept(state, key, partial(_full, p, self._start(buffer, group))))
+        if not self.counts_steps:  # without a count in the checkpoint, t says only whether this is the first
+            counters.insert(0, like.clone() if fresh else torch.ones_like(like))
+        return buffers, counters
+
+    def _start(self, buffer: Buffer, group: Mapping[str, Any]) -> float:
+        return float(group[buffer.start] if isinstance(buffer.start, str) else buffer.start)
+
+    def _sparse_gradient(self, g: Tensor, group: Mapping[str, Any]) -> Tensor:
+        name = type(self).__name__
+        if not self.zero_stays:
+            raise Unsupported(
+                f"{name} does not support sparse gradients. SGD and Adagrad do; or make the layer dense "
+                "(nn.Embedding(..., sparse=False))."
+            )
+        if group.get("weight_decay"):
+            raise Unsupported(
+                "weight_decay option is not compatible with sparse gradients: it moves every entry. Set weight_decay=0."
+            )
+        # Momentum moves every entry as well, so it is the dense step that is meant.
+        return g.to_dense() if any(b.when and group[b.when] for b in self.buffers.values()) else g
+
+    def _program(self, group: Mapping[str, Any]) -> Program:
+        """What the engines run for this group: the rule, with what the base adds to it."""
+        flags = {name: bool(group[name]) for name, option in self.options.items() if isinstance(option, Flag)}
+        kept = tuple(b.letter for b in self.buffers.values() if b.when is None or group[b.when])
+        decay = ("decoupled" if group.get("decoupled_weight_decay") else "l2") if group.get("weight_decay") else ""
+        key = (kept, decay, bool(group["maximize"]), *flags.values())
+        program = self._programs.get(key)
+        if program is None:
+            program = self._programs[key] = self._compose(kept, decay, bool(group["maximize"]), flags)
+        return program
+
+    @classmethod
+    def _compose(cls, kept: tuple[str, ...], decay: str, maximize: bool, flags: Mapping[str, bool]) -> Program:
+        update = cls.update
+        asked = parameters(update)
+        letters = [b.letter for b in cls.buffers.values()]
+        reads_p = asked[0] == "p"
+        by_name = asked[reads_p + 1 + len(letters) :]
+
+        def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+            lr = scalars["lr"]
+            if maximize:
+                g = -g
+            if decay == "decoupled":
+                p = p * (1 - lr * scalars["weight_decay"])
+            elif decay == "l2":
+                g = g + scalars["weight_decay"] * p
+            state = dict(zip(kept, buffers, strict=True))
+            result = update(
+                *([p] * reads_p),
+                g,
+                *(state.get(x) for x in letters),
+                **{n: flags[n] if n in flags else scalars[n] for n in by_name},
+            )
+            d, *after = result if isinstance(result, tuple) else (result,)
+            if len(after) != len(letters):
+                raise FormulaError(
+                    f"{cls.__name__}.update must return the step and {len(letters)} buffers "
+                    f"({', '.join(letters) or 'none'}); it returned {len(after)}."
+                )
+            return p - lr * d, [new for x, new in zip(letters, after, strict=True) if x in kept]
+
+        numbers = tuple(
+            letter
+            for n, o in cls.options.items()
+            for letter, _ in o.letters(n, o.default if o.default is not None else 0)
+        )
+        counters = ("t", *(c.letter for c in cls.counters.values()))
+        return Program(cls.__name__, element, numbers, kept, counters, cls.per_step)
+
+
+def _buffer(declared: str | Buffer) -> Buffer:
+    return Buffer(declared) if isinstance(declared, str) else declared
+
+
+def _kept(state: dict[str, Any], key: str, make: Callable[[], Tensor]) -> Tensor:
+    value = state.get(key)
+    if value is None:
+        value = state[key] = make()
+    elif not isinstance(value, Tensor):
+        value = state[key] = checkpoint.counter(value)
+    elif value.is_sparse:  # torch's SGD keeps the momentum of a sparse gradient sparse
+        value = state[key] = value.to_dense()
+    return value
+
+
+def _full(p: Tensor, start: float) -> Tensor:
+    made = torch.zeros_like(p, memory_format=torch.preserve_format)
+    if start:
+        (torch.view_as_real(made) if made.is_complex() else made).fill_(start)
+    return made

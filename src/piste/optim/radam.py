@@ -1,0 +1,44 @@
+from typing import Any
+
+from ..formula import sqrt, where
+from .adam import _DECOUPLED
+from .optimizer import Optimizer
+from .options import betas, eps, rate, weight_decay
+
+
+class RAdam(Optimizer):
+    """RAdam: on the variance of the adaptive learning rate and beyond (Liu et al. 2020, https://arxiv.org/abs/1908.03265).
+
+    m and v as in Adam. While the average of squares rests on few steps (its length rho_t is 5 or less) the step is
+    m / (1 - beta1^t) alone; later it is Adam's, times the rectification r_t.
+
+    As in torch.optim, eps is added before the bias correction of v.
+
+    Example:
+        >>> import torch, piste
+        >>> w = torch.tensor([1.0], requires_grad=True)
+        >>> optimizer = piste.optim.RAdam([w], lr=0.1)
+        >>> (w * w).sum().backward()
+        >>> optimizer.step()
+        >>> w
+        tensor([0.8000], requires_grad=True)
+    """
+
+    options = {
+        "lr": rate(1e-3),
+        "betas": betas(),
+        "eps": eps(1e-8),
+        "weight_decay": weight_decay(),
+        "decoupled_weight_decay": _DECOUPLED,
+    }
+    buffers = {"exp_avg": "m", "exp_avg_sq": "v"}
+
+    def update(g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        m_hat = m / (1 - beta1**t)
+        rho_inf = 2 / (1 - beta2) - 1
+        rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
+        rho_inf = where(rho > 5, rho_inf, 6.0)  # not used up to 5, where the root below may not exist
+        r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        return where(rho > 5, r * sqrt(1 - beta2**t) * m_hat / (sqrt(v) + eps), m_hat), m, v

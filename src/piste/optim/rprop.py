@@ -1,0 +1,46 @@
+from typing import Any
+
+from ..formula import maximum, minimum, sign, where
+from .optimizer import Buffer, Optimizer
+from .options import Number, Pair, rate
+
+
+class Rprop(Optimizer):
+    """Resilient backpropagation (Riedmiller, Braun 1993), for full batches: only the sign of the gradient counts.
+
+    Each weight has a step size s. It grows by eta+ while the gradient keeps its sign and shrinks by eta- when the
+    sign turns, and then the weight rests for one step; the step is sign(g) s.
+
+    Example:
+        >>> import torch, piste
+        >>> w = torch.tensor([1.0], requires_grad=True)
+        >>> optimizer = piste.optim.Rprop([w], lr=0.1)
+        >>> (w * w).sum().backward()
+        >>> optimizer.step()
+        >>> w
+        tensor([0.9000], requires_grad=True)
+    """
+
+    options = {
+        "lr": rate(1e-2, "the step size that every weight starts with"),
+        "etas": Pair(
+            Number(0.5, "", "eta_minus", high=1.0, above=True),
+            Number(1.2, "", "eta_plus", low=1.0, above=True),
+            "by what the step size shrinks and grows",
+        ),
+        "step_sizes": Pair(
+            Number(1e-6, "", "s_min"),
+            Number(50, "", "s_max"),
+            "the smallest and the largest step size",
+            ordered=True,
+        ),
+    }
+    buffers = {"prev": "q", "step_size": Buffer("s", start="lr")}
+    per_step = {"lr": lambda: 1.0}  # the step has its size already
+
+    def update(g: Any, q: Any, s: Any, *, eta_minus: Any, eta_plus: Any, s_min: Any, s_max: Any) -> Any:
+        turn = g * q
+        s = where(turn > 0, s * eta_plus, where(turn < 0, s * eta_minus, s))
+        s = minimum(maximum(s, s_min), s_max)
+        g = where(turn < 0, 0.0, g)
+        return sign(g) * s, g, s
