@@ -5,18 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .cases import cases, label
-from .judge import first_fault
+from piste.optim import OPTIMIZERS
+from tests.oracle.optim import DEFAULTS, RULES
 
+from .cases import OPTIONS, cases, label
+from .judge import PRECISION, first_fault
+
+pytestmark = pytest.mark.usefixtures("double_scalars")
 TORCHS = [case for case in cases() if hasattr(torch.optim, case[0])]
-
-
-@pytest.fixture(autouse=True)
-def double_scalars():
-    """Scalar state (`mu_product`, `eta`) has the default dtype: with float64 the judge sees the last bits."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -25,3 +21,23 @@ def test_the_oracle_says_what_torch_does(name, options, dtype):
     """What the oracle calls right is also PyTorch's meaning of every option."""
     fault = first_fault(getattr(torch.optim, name), name, options, dtype)
     assert fault is None, fault
+
+
+@pytest.mark.parametrize("dtype", PRECISION, ids=str)
+@pytest.mark.parametrize(("name", "options"), cases(), ids=label)
+def test_piste_does_what_the_oracle_says(name, options, dtype):
+    fault = first_fault(OPTIMIZERS[name], name, options, dtype)
+    assert fault is None, fault
+
+
+def test_every_optimizer_has_an_oracle_and_cases():
+    assert OPTIMIZERS.keys() == RULES.keys() == OPTIONS.keys() == DEFAULTS.keys()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_cases_use_every_option_of_the_rule(name):
+    """Each option that the rule declares is given some value other than its default."""
+    declared = OPTIMIZERS[name].options
+    tried = {key for options in OPTIONS[name] for key, value in options.items() if value != declared.get(key)}
+    assert set(declared) <= tried | {"lr"}
+    assert set(DEFAULTS[name]) == set(declared) | {"maximize"} | {"decoupled_weight_decay"} & set(DEFAULTS[name])

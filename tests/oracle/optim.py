@@ -26,7 +26,7 @@ def descent(p: Number, g: Number, o: Any) -> Number:
 
 
 def sgd(p, g, s, t, o):
-    """Sutskever et al. 2013, as in torch: the rate is outside the buffer, which starts as the first gradient."""
+    """Sutskever et al. 2013, as in torch: the rate outside the buffer, which starts as the first gradient."""
     g = descent(p, g, o)
     if o.momentum:
         b = o.momentum * s["momentum_buffer"] + (1 - o.dampening) * g if "momentum_buffer" in s else g
@@ -158,7 +158,8 @@ def lion(p, g, s, t, o):
         g = -g
     m = s.get("exp_avg", 0)
     c = beta1 * m + (1 - beta1) * g
-    return p - o.lr * o.weight_decay * p - o.lr * c.sign(), {"exp_avg": beta2 * m + (1 - beta2) * g}
+    new = {"step": Number(t), "exp_avg": beta2 * m + (1 - beta2) * g}
+    return p - o.lr * o.weight_decay * p - o.lr * c.sign(), new
 
 
 RULES: dict[str, Rule] = {
@@ -178,12 +179,8 @@ RULES: dict[str, Rule] = {
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "SGD": dict(lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False),
-    "RMSprop": dict(
-        lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False, maximize=False
-    ),
-    "Adagrad": dict(
-        lr=1e-2, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10, maximize=False
-    ),
+    "RMSprop": dict(lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False, maximize=False),
+    "Adagrad": dict(lr=1e-2, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10, maximize=False),
     "Adadelta": dict(lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=False),
     "Adam": dict(
         lr=1e-3,

@@ -2,9 +2,9 @@
 
 A `Number` holds a value to 50 digits beside a bound on the error that an ordinary evaluation of the same
 expression may have gathered, one rounding of relative size `unit` per operation (running error analysis:
-Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.3). So an oracle yields the right answer
-together with the tolerance that the problem itself demands: tight where nothing cancels, wide where subtracting
-must lose digits.
+Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.3). So an oracle yields the right
+answer together with the tolerance that the problem itself demands: tight where nothing cancels, wide where
+subtracting must lose digits.
 """
 
 from __future__ import annotations
