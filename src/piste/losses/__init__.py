@@ -1,0 +1,27 @@
+"""The losses of torch.nn, checked: the same names, arguments and values, as modules and as functions.
+
+The settings that every loss takes beside torch's (`check`, `normalizer`, `empty`) are in `piste.losses.reduction`.
+"""
+
+from . import functional
+from .binary import BCELoss, BCEWithLogitsLoss
+from .classification import CrossEntropyLoss, NLLLoss, NLLLoss2d
+from .functional import *  # noqa: F403
+from .loss import Loss, named
+from .regression import HuberLoss, L1Loss, MSELoss, SmoothL1Loss
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "HuberLoss",
+    "L1Loss",
+    "Loss",
+    "MSELoss",
+    "NLLLoss",
+    "NLLLoss2d",
+    "SmoothL1Loss",
+    "functional",
+    "named",
+    *functional.__all__,
+]

@@ -1,0 +1,226 @@
+"""What the losses over classes share: where the classes are, targets, class weights, what is ignored."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..engine.eager_loss import working_dtype
+from ..errors import InvalidType, InvalidValue
+from ..formula import where
+from .checks import first_offence, is_readable, refuse_nan, same_device, shape_of, tensors, unravelled
+from .loss import Loss
+from .reduction import Reduction
+from .rows import pick
+
+__all__ = ["ClassLoss"]
+
+
+class ClassLoss(Loss):
+    """What the losses over classes share: where the classes are, targets, class weights, and what is ignored."""
+
+    input_kind: ClassVar[str] = "logits"
+    value: ClassVar[Any]
+
+    @classmethod
+    def validate(
+        cls,
+        *,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        class_dim: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Refuse options outside their range."""
+        if not 0 <= label_smoothing <= 1:
+            raise InvalidValue(
+                f"{cls.__name__}: `label_smoothing` must be in [0, 1]; received label_smoothing={label_smoothing}."
+            )
+        for name, value in (("ignore_index", ignore_index), ("class_dim", class_dim)):
+            if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
+                raise InvalidType(f"{cls.__name__}: `{name}` must be an int; received {value!r}.")
+
+    @classmethod
+    def compute(
+        cls,
+        operands: tuple[Any, ...],
+        reduction: Reduction,
+        check: str,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        class_dim: int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Bring the classes last, check, and reduce over the rows."""
+        name = cls.__name__
+        tensors(name, cls.arguments, operands)
+        same_device(name, cls.arguments, operands)
+        x, y = operands
+        x, y, has_indices = cls._arranged(x, y, class_dim, check)
+        if not has_indices and ignore_index >= 0:
+            raise InvalidValue(
+                f"{name}: `ignore_index` goes with class indices; received ignore_index={ignore_index} and "
+                "a target of "
+                "class probabilities. Help: give the rows to be ignored a target of zeros."
+            )
+        dtype = x.dtype if has_indices else torch.promote_types(x.dtype, y.dtype)
+        working = working_dtype(dtype)
+        x = x.to(working)
+        if weight is not None:
+            cls._refuse_weight(weight, x)
+            weight = weight.to(working)
+        readable = check != "off" and is_readable((x, y))
+        if check == "nan" and readable:
+            refuse_nan(name, cls.arguments[0], x)
+        if has_indices:
+            keep = y != ignore_index
+            if readable:
+                cls._refuse_indices(y, keep, x.shape[-1], ignore_index)
+            y = where(keep, y, 0)
+            if readable:
+                cls._refuse_input(x, y, keep)
+            values = cls.value(x, y, weight, **options)
+            values = where(keep, values, 0)
+            result = reduction.of(
+                name,
+                values,
+                keep.sum,
+                lambda: (keep if weight is None else where(keep, pick(weight, y), 0)).sum(),
+                "weights",
+            )
+        else:
+            y = y.to(working)
+            if readable:
+                cls._refuse_probabilities(y, dtype)
+            values = cls.value(x, y, weight, **options)
+            result = reduction.of(
+                name,
+                values,
+                values.numel,
+                lambda: (y if weight is None else y * weight).sum(),
+                "count",
+            )
+        return result if torch.is_autocast_enabled(result.device.type) or working == dtype else result.to(dtype)
+
+    @classmethod
+    def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
+        """Input and target with the classes last, and whether the target holds class indices."""
+        name = cls.__name__
+        if not x.is_floating_point():
+            raise InvalidType(
+                f"{name}: `input` must hold floating-point {cls.input_kind}; received {x.dtype}. Help: input.float()."
+            )
+        if x.dim() == 0:
+            raise InvalidValue(f"{name}: `input` must be (C) or (N, C, ...); received a 0-dimensional tensor.")
+        dim = class_dim if class_dim is not None else min(1, x.dim() - 1)
+        if not -x.dim() <= dim < x.dim():
+            raise InvalidValue(
+                f"{name}: `class_dim` must be in [{-x.dim()}, {x.dim() - 1}] for an input of {x.dim()} "
+                "dimensions; "
+                f"received class_dim={dim}."
+            )
+        dim %= x.dim()
+        rows = x.shape[:dim] + x.shape[dim + 1 :]
+        is_whole = not y.is_floating_point() and not y.is_complex()
+        if x.shape[dim] == 1 and check != "off" and (y.shape == rows or y.shape == x.shape):
+            raise InvalidValue(
+                f"{name}: `input` must have at least 2 classes; received {shape_of(x)}, that is one class "
+                "(dimension "
+                f"{dim}), which leaves nothing to learn: the loss is 0 whatever the input. "
+                "Help: for a yes or no, BCEWithLogitsLoss with one logit and a 0/1 target of the same shape."
+            )
+        if y.shape == rows and is_whole:
+            return x.movedim(dim, -1), y.long(), True
+        if y.shape == x.shape and not is_whole and cls.takes_probabilities:
+            return x.movedim(dim, -1), y.movedim(dim, -1), False
+        raise cls._mismatch(x, y, dim, rows, is_whole)
+
+    takes_probabilities: ClassVar[bool] = False
+
+    @classmethod
+    def _mismatch(cls, x: Tensor, y: Tensor, dim: int, rows: torch.Size, is_whole: bool) -> InvalidValue | InvalidType:
+        """Why a target fits neither as class indices nor as probabilities."""
+        received = f"received {y.dtype} of shape {shape_of(y)} for an input {shape_of(x)}"
+        wants = f"class indices of dtype int64 and shape {tuple(rows)}"
+        if cls.takes_probabilities:
+            wants += f", or class probabilities of a floating dtype and shape {shape_of(x)}"
+        kind: type[InvalidValue] | type[InvalidType] = InvalidValue
+        if y.shape == x.shape:
+            kind = InvalidType
+            if is_whole and cls.takes_probabilities:
+                how = f"it looks one-hot: target.argmax({dim}) gives the indices, target.float() the probabilities"
+            else:
+                how = f"if it is one-hot or holds scores, target.argmax({dim}) gives the class indices"
+        elif y.shape == rows:
+            kind = InvalidType
+            how = "target.long(), if it holds class indices; for 0/1 targets of single logits use BCEWithLogitsLoss"
+        elif y.dim() == len(rows) + 1 and y.shape[dim] == 1 and y.squeeze(dim).shape == rows:
+            how = f"target.squeeze({dim})" + ("" if is_whole else ".long()")
+        elif x.dim() > 2 and y.shape == x.shape[:-1]:
+            how = "if the classes are the last dimension of the input, say class_dim=-1"
+        elif x.dim() == 1 and y.dim() == 1:
+            how = "an input (C) is one sample; several samples have an input (N, C)"
+        else:
+            how = "one target for each sample (and place); the classes are dimension 1 of the input"
+        return kind(f"{cls.__name__}: `target` must hold {wants}; {received}. Help: {how}. {cls._to_copy()}")
+
+    @classmethod
+    def _to_copy(cls) -> str:
+        return f"It takes {cls.expects}. A line that works: {cls.line_that_works()}"
+
+    @classmethod
+    def _refuse_weight(cls, weight: Tensor, x: Tensor) -> None:
+        classes = x.shape[-1]
+        if weight.shape != (classes,):
+            raise InvalidValue(
+                f"{cls.__name__}: `weight` must have one number for each class, shape ({classes},); received "
+                f"{shape_of(weight)}."
+            )
+        same_device(cls.__name__, ("input", "weight"), (x, weight))
+
+    @classmethod
+    def _refuse_indices(cls, y: Tensor, keep: Tensor, classes: int, ignore_index: int) -> None:
+        offence = first_offence(y, keep & ((y < 0) | (y >= classes)))
+        if offence:
+            index = int(offence.split(" ", 1)[0])
+            how = "numbered from 1? target - 1" if index == classes else f"is it a mask? ignore_index={index}"
+            if index > classes:
+                how = "the input must have as many classes as there are labels"
+            raise InvalidValue(
+                f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} "
+                "classes, or "
+                f"ignore_index={ignore_index}; received {offence}. Help: {how}."
+            )
+
+    @classmethod
+    def _refuse_input(cls, x: Tensor, y: Tensor, keep: Tensor) -> None:
+        """Refuse an input that shows, in the entries that are read, to be something else."""
+
+    @classmethod
+    def _refuse_probabilities(cls, y: Tensor, dtype: torch.dtype) -> None:
+        y = y.detach()
+        like = "Help: class indices look like torch.tensor([0, 2, 1]), one whole number (int64) for each sample"
+        offence = first_offence(y, y < 0)
+        if offence:
+            raise InvalidValue(
+                f"{cls.__name__}: `target` holds class probabilities, which must be at least 0; received "
+                f"{offence}. "
+                f"{like}."
+            )
+        sums = y.sum(-1)
+        slack = max(1e-3, 4 * torch.finfo(dtype).eps)
+        wrong = ((sums - 1).abs() > slack) & (sums != 0)
+        if bool(wrong.any()):
+            place = int(wrong.flatten().nonzero()[0])
+            row = unravelled(place, sums.shape)
+            number = f"{float(sums.flatten()[place]):g}"
+            index = row[0] if len(row) == 1 else row
+            binary = "; one logit and one 0/1 target for each sample make a binary problem: BCEWithLogitsLoss"
+            raise InvalidValue(
+                f"{cls.__name__}: `target` of a floating dtype and the shape of the input holds class "
+                "probabilities, so each row must sum to 1 (or be all 0, to be left out); "
+                f"{f'row {index}' if row else 'this one'} sums to {number}. {like}{'' if row else binary}."
+            )

@@ -1,0 +1,229 @@
+"""Losses of one class among C: cross entropy and the negative log-likelihood."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Unpack
+
+from torch import Tensor
+
+from ..errors import InvalidValue
+from ..formula import where
+from .checks import first_offence, shape_of
+from .classes import ClassLoss
+from .loss import explained
+from .reduction import Settings
+from .rows import log_softmax, pick, size, total
+
+__all__ = ["CrossEntropyLoss", "NLLLoss", "NLLLoss2d", "cross_entropy", "nll_loss"]
+
+
+class NLLLoss(ClassLoss):
+    """The negative log-likelihood, -w_k x_k, of the log-probabilities x at the class index k.
+
+    Shapes: `input` (C), (N, C) or (N, C, d1, ...); `target` the same without C; `class_dim` says where C is
+    if not there. A mean divides by the weights of the targets that are not `ignore_index`.
+    Dtypes: input floating (16-bit floats are computed in float32); target any integer.
+    Raises: InvalidValue for a class index outside [0, C - 1] and, unless check="off", for a log-probability
+    above 0.
+    Settings: `piste.losses.reduction`. After LogSoftmax it equals CrossEntropyLoss.
+
+    >>> import torch, piste
+    >>> logits = torch.tensor([[2., 0., 0.], [0., 0., 1.]])
+    >>> piste.losses.NLLLoss()(torch.log_softmax(logits, dim=1), torch.tensor([0, 2]))
+    tensor(0.3955)
+    """
+
+    name, function = "nll", "nll_loss"
+    input_kind = "log-probabilities"
+    expects = "log-probabilities (N, C), or (N, C, d1, ...), and class indices (N), or (N, d1, ...), of dtype int64"
+    example = "torch.log_softmax(torch.randn(3, 5), dim=1), torch.tensor([1, 0, 4])"
+
+    @staticmethod
+    def value(x, k, w=None):
+        return -pick(x, k) if w is None else -pick(w, k) * pick(x, k)
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: Any = None,
+        ignore_index: int = -100,
+        reduce: Any = None,
+        reduction: str = "mean",
+        *,
+        class_dim: int | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        super().__init__(
+            size_average,
+            reduce,
+            reduction,
+            weight=weight,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            **settings,
+        )
+
+    @classmethod
+    def _refuse_input(cls, x: Tensor, y: Tensor, keep: Tensor) -> None:
+        picked = pick(x.detach(), y)
+        # A rounded log-probability may lie a little above 0; logits and probabilities soon lie far above.
+        offence = first_offence(picked, keep & (picked > 0.05))
+        if offence:
+            raise InvalidValue(
+                f"{cls.__name__}: `input` must hold log-probabilities, which are never above 0; received "
+                f"{offence} (at "
+                "the target's class). Help: torch.log_softmax(logits, dim=1) or probabilities.log(); "
+                "CrossEntropyLoss "
+                'takes logits; check="off" allows unnormalised log-likelihoods.'
+            )
+
+
+class NLLLoss2d(NLLLoss):
+    """NLLLoss of images, one class for each pixel: `input` (N, C, H, W), `target` (N, H, W).
+
+    torch's old name; NLLLoss takes images too, and this one takes nothing else.
+
+    >>> import torch, piste
+    >>> log_probabilities = torch.log_softmax(torch.zeros(1, 4, 2, 2), dim=1)
+    >>> piste.losses.NLLLoss2d()(log_probabilities, torch.tensor([[[0, 1], [2, 3]]]))
+    tensor(1.3863)
+    """
+
+    name = "nll2d"
+    expects = "log-probabilities (N, C, H, W) and class indices (N, H, W) of dtype int64, one for each pixel"
+    example = "torch.log_softmax(torch.randn(1, 3, 2, 2), dim=1), torch.tensor([[[0, 2], [1, 1]]])"
+
+    @classmethod
+    def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
+        if x.dim() != 4 or y.dim() != 3:
+            raise InvalidValue(
+                "NLLLoss2d: `input` must be (N, C, H, W) and `target` (N, H, W), one class for each pixel; "
+                "received "
+                f"{shape_of(x)} and {shape_of(y)}. Help: NLLLoss takes (N, C) and (N). {cls._to_copy()}"
+            )
+        return super()._arranged(x, y, class_dim, check)
+
+
+class CrossEntropyLoss(ClassLoss):
+    """Cross entropy, -log softmax(x)_k, of the logits x at the class index k; or -sum_c y_c log softmax(x)_c.
+
+    The second form is taken where `target` is floating and has the shape of `input`: class probabilities y.
+    With
+    `label_smoothing` e, y becomes (1 - e) y + e / C (Szegedy et al. 2015). `weight` multiplies each class's
+    term.
+    Shapes: `input` (C), (N, C) or (N, C, d1, ...); `target` the same without C, or the same; `class_dim` says
+    where C is if not there: torch can't know that an (N, L, C) input has its classes last. A mean divides by
+    the weights of the targets that are not `ignore_index`; for probabilities, by the number of rows.
+    Dtypes: input floating (16-bit floats are computed in float32); indices any integer.
+    Raises: InvalidValue for a class index outside [0, C - 1], for an input of one class and, unless
+    check="off", for probabilities that are negative or do not sum to 1 (a row of zeros is left out).
+    Settings: `piste.losses.reduction`.
+
+    >>> import torch, piste
+    >>> piste.losses.CrossEntropyLoss()(torch.tensor([[2., 0., 0.], [0., 0., 1.]]), torch.tensor([0, 2]))
+    tensor(0.3955)
+    """
+
+    name, function = "cross_entropy", "cross_entropy"
+    expects = "logits (N, C), or (N, C, d1, ...), and class indices (N), or (N, d1, ...), of dtype int64"
+    example = "torch.randn(3, 5), torch.tensor([1, 0, 4])"
+    takes_probabilities = True
+
+    @staticmethod
+    def value(x, y, w=None, *, label_smoothing=0.0):
+        p = log_softmax(x)
+        if is_index(y):
+            loss = -pick(p, y) if w is None else -pick(w, y) * pick(p, y)
+            if label_smoothing == 0:
+                return loss
+            smooth = -total(p if w is None else w * p) / size(x)
+            return (1 - label_smoothing) * loss + label_smoothing * smooth
+        if label_smoothing > 0:
+            y = (1 - label_smoothing) * y + label_smoothing / size(x)
+        p = where((y == 0) & (p == -math.inf), 0, p)  # a class that can't be and isn't: no loss, not 0 * inf
+        return -total(y * p if w is None else w * y * p)
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: Any = None,
+        ignore_index: int = -100,
+        reduce: Any = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        class_dim: int | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        super().__init__(
+            size_average,
+            reduce,
+            reduction,
+            weight=weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            class_dim=class_dim,
+            **settings,
+        )
+
+
+def is_index(target: Any) -> bool:
+    """Whether a target is a class index rather than a row of probabilities."""
+    return not target.is_floating_point() if isinstance(target, Tensor) else getattr(target, "is_index", False)
+
+
+@explained(NLLLoss)
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    class_dim: int | None = None,
+    **settings: Unpack[Settings],
+) -> Tensor:
+    """The function form of `NLLLoss`."""
+    return NLLLoss.run(
+        input,
+        target,
+        size_average=size_average,
+        reduce=reduce,
+        reduction=reduction,
+        weight=weight,
+        ignore_index=ignore_index,
+        class_dim=class_dim,
+        **settings,
+    )
+
+
+@explained(CrossEntropyLoss)
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    class_dim: int | None = None,
+    **settings: Unpack[Settings],
+) -> Tensor:
+    """The function form of `CrossEntropyLoss`."""
+    return CrossEntropyLoss.run(
+        input,
+        target,
+        size_average=size_average,
+        reduce=reduce,
+        reduction=reduction,
+        weight=weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        class_dim=class_dim,
+        **settings,
+    )

@@ -1,0 +1,276 @@
+"""What losses share that is not a formula: the module, the function form, and the way through a call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..engine import eager_loss
+from ..errors import InvalidType, InvalidValue, did_you_mean
+from .checks import (
+    Check,
+    first_offence,
+    is_readable,
+    refuse_nan,
+    refuse_untensored,
+    same_device,
+    same_shape,
+    shape_of,
+    spread,
+    tensors,
+)
+from .reduction import Reduction, Settings, legacy, settings
+
+__all__ = ["ElementwiseLoss", "Loss", "explained", "named"]
+
+
+_registry: dict[str, type[Loss]] = {}
+
+
+def named(name: str) -> type[Loss]:
+    """The loss of that name: its short name ("l1"), or that of its class or function.
+
+    >>> import piste.losses
+    >>> piste.losses.named("smooth_l1")
+    <class 'piste.losses.regression.SmoothL1Loss'>
+    """
+    if name not in _registry:
+        short = [n for n, loss in _registry.items() if n == loss.name]
+        raise InvalidValue(f"there is no loss named {name!r}. {did_you_mean(str(name), short)}")
+    return _registry[name]
+
+
+class Loss(torch.nn.Module):
+    """What all losses share: a module like torch.nn's, with the settings of `piste.losses.reduction`."""
+
+    name: ClassVar[str]
+    function: ClassVar[str]
+    arguments: ClassVar[tuple[str, ...]] = ("input", "target")
+    expects: ClassVar[str] = "two tensors of the same shape, of floating-point numbers"
+    example: ClassVar[str] = "torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])"
+
+    def __init__(
+        self,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        *,
+        check: str = "raise",
+        normalizer: float | Tensor | str | None = None,
+        empty: str = "nan",
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if any(isinstance(x, Tensor) or hasattr(x, "__array__") for x in (size_average, reduce, reduction)):
+            raise InvalidType(
+                f"{type(self).__name__} was given tensors where its options belong. "
+                f"Help: build the loss first, then call it: {self.line_that_works()}"
+            )
+        if isinstance(size_average, str):
+            raise InvalidType(
+                f"{type(self).__name__}: the reduction is given by name; received {size_average!r} for "
+                "torch's old "
+                f'`size_average`. Help: {type(self).__name__}(reduction="sum"), or "mean", or "none".'
+            )
+        self.reduction = legacy(size_average, reduce, reduction)
+        self.check, self.normalizer, self.empty = check, normalizer, empty
+        for option, value in options.items():
+            if option.endswith("weight"):
+                refuse_untensored(type(self).__name__, option, value)
+                self.register_buffer(option, value)
+            else:
+                setattr(self, option, value)
+        self._options = tuple(options)
+        self._reduction()
+        self.validate(**options)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in vars(cls):
+            cls.__init__ = explained(cls)(cls.__init__)  # type: ignore[method-assign]
+            for name in (cls.name, cls.__name__, cls.function):
+                _registry.setdefault(name, cls)
+
+    @classmethod
+    def validate(cls, **options: Any) -> None:
+        """Refuse options outside their range."""
+
+    @classmethod
+    def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
+        """The loss of operands whose options are known to be right."""
+        raise NotImplementedError
+
+    @classmethod
+    def run(
+        cls,
+        *operands: Any,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        check: str = "raise",
+        normalizer: float | Tensor | str | None = None,
+        empty: str = "nan",
+        **options: Any,
+    ) -> Tensor:
+        """The function form: every option by name."""
+        how = settings(cls.__name__, legacy(size_average, reduce, reduction), check, normalizer, empty)
+        cls.validate(**options)
+        for option in options:
+            if option.endswith("weight"):
+                refuse_untensored(cls.__name__, option, options[option])
+        return cls.compute(operands, how, check, **options)
+
+    def _reduction(self) -> Reduction:
+        return settings(type(self).__name__, self.reduction, self.check, self.normalizer, self.empty)
+
+    def forward(self, *operands: Any, **named_operands: Any) -> Tensor:
+        """The loss of `input` against `target`."""
+        if named_operands or len(operands) != len(self.arguments):
+            operands = self._bind(operands, named_operands)
+        options = {name: getattr(self, name) for name in self._options}
+        self.validate(**options)
+        return self.compute(operands, self._reduction(), self.check, **options)
+
+    def _bind(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
+        """Operands given by name, in order; one that is missing or unknown is explained."""
+        parameters = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in self.arguments]
+        try:
+            return inspect.Signature(parameters).bind(*operands, **named_operands).args
+        except TypeError as error:
+            raise self._misuse(f"{type(self).__name__}()", error) from None
+
+    @classmethod
+    def _misuse(cls, called: str, reason: object) -> InvalidType:
+        wants = " and ".join(f"`{a}`" for a in cls.arguments)
+        return InvalidType(f"{called}: {reason}. {wants} are {cls.expects}. A line that works: {cls.line_that_works()}")
+
+    @classmethod
+    def line_that_works(cls) -> str:
+        """A call to copy (after `import torch, piste`)."""
+        return f"piste.losses.{cls.__name__}()({cls.example})"
+
+    def extra_repr(self) -> str:
+        """The settings that differ from their defaults."""
+        defaults = inspect.signature(type(self)).parameters
+        general = inspect.signature(Loss.__init__).parameters
+        shown = []
+        for name in dict.fromkeys((*self._options, "reduction", "check", "normalizer", "empty")):
+            value = getattr(self, name)
+            default = (defaults.get(name) or general[name]).default
+            if isinstance(value, Tensor):
+                shown.append(f"{name}=tensor of shape {shape_of(value)}")
+            elif value != default:
+                shown.append(f"{name}={value!r}")
+        return ", ".join(shown)
+
+
+class ElementwiseLoss(Loss):
+    """A loss that is a formula of one element: `value`, and its `derivatives` by each operand.
+
+    Both are written in the words of `piste.formula` and know nothing of shapes, reductions or engines.
+    """
+
+    value: ClassVar[Any]
+    derivatives: ClassVar[Any]
+    checks: ClassVar[tuple[Check, ...]] = ()
+    mean_by: ClassVar[str] = "count"
+    extras: ClassVar[tuple[str, ...]] = ()  # options that are operands too: tensors that spread over the elements
+    is_complex_allowed: ClassVar[bool] = False
+
+    @classmethod
+    def compute(
+        cls,
+        operands: tuple[Any, ...],
+        reduction: Reduction,
+        check: str,
+        *,
+        weight: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Check the operands, hand them to an engine, weigh and reduce."""
+        name = cls.__name__
+        tensors(name, cls.arguments, operands)
+        same_shape(name, cls.arguments, operands)
+        same_device(name, cls.arguments, operands)
+        dtype = cls._dtype(operands)
+        working = eager_loss.working_dtype(dtype)
+        operands = tuple(o.to(working) for o in operands)
+        for extra in cls.extras:
+            tensor = options.pop(extra, None)
+            if tensor is not None:
+                operands += (spread(name, extra, tensor, operands[0]).expand(operands[0].shape),)
+        if check != "off" and is_readable(operands):
+            cls._inspect(operands, options, check)
+        values = eager_loss.elementwise(cls, operands, options)
+        shape = values.shape
+        if weight is not None:
+            weight = spread(name, "weight", weight, operands[0])
+            values = values * weight
+        result = reduction.of(
+            name,
+            values,
+            values.numel,
+            lambda: values.numel() if weight is None else weight.to(working).expand(shape).sum(),
+            cls.mean_by,
+        )
+        return result if torch.is_autocast_enabled(result.device.type) or working == dtype else result.to(dtype)
+
+    @classmethod
+    def _dtype(cls, operands: tuple[Tensor, ...]) -> torch.dtype:
+        dtypes = [o.dtype for o in operands if o.is_floating_point() or o.is_complex()]
+        if not dtypes or (not cls.is_complex_allowed and any(t.is_complex for t in dtypes)):
+            raise InvalidType(
+                f"{cls.__name__}: `{cls.arguments[0]}` must hold floating-point numbers; received "
+                f"{operands[0].dtype}. Help: {cls.arguments[0]}.float()."
+            )
+        return functools.reduce(torch.promote_types, dtypes)
+
+    @classmethod
+    def _inspect(cls, operands: tuple[Tensor, ...], options: dict[str, Any], check: str) -> None:
+        names = (*cls.arguments, *cls.extras)
+        for rule in cls.checks:
+            position = names.index(rule.argument)
+            if position >= len(operands):
+                continue
+            offence = first_offence(operands[position].detach(), rule.bad(*(o.detach() for o in operands)))
+            if offence:
+                raise InvalidValue(
+                    f"{cls.__name__}: `{rule.argument}` must be {rule.range}; received {offence}. Help: {rule.help}."
+                )
+        if check == "nan":
+            for argument, operand in zip(names, operands, strict=False):
+                refuse_nan(cls.__name__, argument, operand)
+
+
+def explained(cls: type[Loss]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function of `cls` say what it takes where Python would only say that the call does not fit."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function)
+        known = {p for p in signature.parameters if p not in ("self", "settings")} | set(Settings.__annotations__)
+        shown = cls.__name__ if function.__name__ == "__init__" else function.__name__
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for name in kwargs:
+                if name not in known:
+                    raise InvalidType(f"{shown}() has no argument `{name}`. {did_you_mean(name, sorted(known))}")
+            try:
+                return function(*args, **kwargs)
+            except TypeError as error:
+                if isinstance(error, InvalidType):
+                    raise
+                try:
+                    signature.bind(*args, **kwargs)
+                except TypeError as misfit:
+                    raise cls._misuse(f"{shown}()", misfit) from None
+                raise
+
+        return call
+
+    return decorate
