@@ -1,0 +1,79 @@
+"""The same training run twice: by Piste's optimizer and by PyTorch's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from piste.optim import OPTIMIZERS
+
+PAIRS: dict[str, tuple[type, type]] = {
+    name: (cls, getattr(torch.optim, name)) for name, cls in OPTIMIZERS.items() if hasattr(torch.optim, name)
+}
+"""Piste's class and PyTorch's, by name; Lion has no counterpart there."""
+
+
+def model(dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A small network with weights of one and two dimensions, the same on every call."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
+
+
+def batch(t: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    make = torch.Generator().manual_seed(100 + t)
+    return (
+        torch.randn(6, 4, generator=make, dtype=torch.float64).to(dtype),
+        torch.randn(6, 3, generator=make, dtype=torch.float64).to(dtype),
+    )
+
+
+def backward(net: nn.Module, t: int) -> Tensor:
+    """Leave the gradients of batch t in the parameters."""
+    net.zero_grad()
+    x, y = batch(t, next(net.parameters()).dtype)
+    loss = ((net(x) - y) ** 2).mean()
+    loss.backward()
+    return loss
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, ts: Iterable[int]) -> None:
+    for t in ts:
+        backward(net, t)
+        optimizer.step()
+
+
+def same(ours: Iterable[Tensor], theirs: Iterable[Tensor], rtol: float = 1e-11, atol: float = 1e-13) -> None:
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        torch.testing.assert_close(
+            a, b, rtol=rtol, atol=atol, equal_nan=True, msg=lambda text, i=i: f"parameter {i}: {text}"
+        )
+
+
+def same_state(
+    ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer, rtol: float = 1e-11, atol: float = 1e-13
+) -> None:
+    """The same checkpoint keys, dtypes, shapes and numbers."""
+    a, b = ours.state_dict()["state"], theirs.state_dict()["state"]
+    assert a.keys() == b.keys()
+    for index in a:
+        kept = {k: v for k, v in b[index].items() if v is not None}
+        assert a[index].keys() == kept.keys()
+        for key, value in kept.items():
+            torch.testing.assert_close(
+                a[index][key], value, rtol=rtol, atol=atol, msg=lambda text, key=key: f"{key}: {text}"
+            )
+
+
+def run(make: Callable[[nn.Module], Any], steps: Callable[[nn.Module, Any], None]) -> list[Tensor]:
+    """The parameters after a run of a fresh model."""
+    net = model()
+    steps(net, make(net))
+    return [p.detach() for p in net.parameters()]
+
+
+def copies(net: nn.Module) -> tuple[nn.Module, nn.Module]:
+    return copy.deepcopy(net), copy.deepcopy(net)
