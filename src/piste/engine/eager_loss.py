@@ -12,12 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["elementwise", "working_dtype"]
+__all__ = ["elementwise", "narrowed", "working_dtype"]
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype a loss is computed in: 16-bit numbers are widened to float32."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def narrowed(result: Tensor, dtype: torch.dtype) -> Tensor:
+    """A result as the dtype of its operands, or as it was computed under autocast, as torch's losses are."""
+    if result.dtype == dtype or dtype.is_complex:
+        return result
+    device = result.device.type
+    is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return result if is_autocast else result.to(dtype)
 
 
 def elementwise(loss: Any, operands: tuple[Tensor, ...], options: dict[str, Any]) -> Tensor:

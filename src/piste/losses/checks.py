@@ -16,6 +16,7 @@ __all__ = [
     "choice",
     "first_offence",
     "is_readable",
+    "number",
     "refuse_nan",
     "refuse_untensored",
     "same_device",
@@ -45,6 +46,17 @@ def choice(loss: str, argument: str, value: Any, allowed: Sequence[str]) -> None
         raise InvalidValue(f"{loss}: `{argument}` must be one of {words}; received {value!r}.{hint}")
 
 
+def number(loss: str, option: str, value: Any, interval: str) -> None:
+    """Refuse an option that is no number, or none in an interval such as "[0, inf)"."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise InvalidType(f"{loss}: `{option}` must be a number; received {value!r}.")
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):  # NaN is neither
+        raise InvalidValue(f"{loss}: `{option}` must be in {interval}; received {option}={value!r}.")
+
+
 def tensors(loss: str, names: Sequence[str], operands: Sequence[Any]) -> None:
     """Refuse anything that is not a tensor."""
     for name, operand in zip(names, operands, strict=False):
@@ -60,8 +72,7 @@ def same_device(loss: str, names: Sequence[str], operands: Sequence[Tensor]) -> 
     for name, operand in zip(names[1:], operands[1:], strict=False):
         if operand.device != device:
             raise InvalidValue(
-                f"{loss}: `{names[0]}` and `{name}` must be on one device; received {device} and "
-                f"{operand.device}. "
+                f"{loss}: `{names[0]}` and `{name}` must be on one device; received {device} and {operand.device}. "
                 f"Help: {name}.to({names[0]}.device)."
             )
 
@@ -172,8 +183,7 @@ def spread(loss: str, option: str, weight: Tensor, like: Tensor) -> Tensor:
         fits = False
     if not fits:
         raise InvalidValue(
-            f"{loss}: `{option}` must have the shape of `input` or one that spreads to it; received "
-            f"{shape_of(weight)} "
+            f"{loss}: `{option}` must have the shape of `input` or one that spreads to it; received {shape_of(weight)} "
             f"for {shape_of(like)}. Help: a weight for each row has shape (N, 1), for each column (C,)."
         )
     same_device(loss, ("input", option), (like, weight))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine.eager_loss import working_dtype
+from ..engine import eager_loss
 from ..errors import InvalidType, InvalidValue
 from ..formula import where
 from .checks import first_offence, is_readable, refuse_nan, same_device, shape_of, tensors, unravelled
@@ -22,22 +22,13 @@ class ClassLoss(Loss):
     """What the losses over classes share: where the classes are, targets, class weights, and what is ignored."""
 
     input_kind: ClassVar[str] = "logits"
+    takes_probabilities: ClassVar[bool] = False
     value: ClassVar[Any]
 
     @classmethod
-    def validate(
-        cls,
-        *,
-        ignore_index: int = -100,
-        label_smoothing: float = 0.0,
-        class_dim: int | None = None,
-        **options: Any,
-    ) -> None:
+    def validate(cls, *, ignore_index: int = -100, class_dim: int | None = None, **options: Any) -> None:
         """Refuse options outside their range."""
-        if not 0 <= label_smoothing <= 1:
-            raise InvalidValue(
-                f"{cls.__name__}: `label_smoothing` must be in [0, 1]; received label_smoothing={label_smoothing}."
-            )
+        super().validate(**options)
         for name, value in (("ignore_index", ignore_index), ("class_dim", class_dim)):
             if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
                 raise InvalidType(f"{cls.__name__}: `{name}` must be an int; received {value!r}.")
@@ -62,12 +53,11 @@ class ClassLoss(Loss):
         x, y, has_indices = cls._arranged(x, y, class_dim, check)
         if not has_indices and ignore_index >= 0:
             raise InvalidValue(
-                f"{name}: `ignore_index` goes with class indices; received ignore_index={ignore_index} and "
-                "a target of "
+                f"{name}: `ignore_index` goes with class indices; received ignore_index={ignore_index} and a target of "
                 "class probabilities. Help: give the rows to be ignored a target of zeros."
             )
         dtype = x.dtype if has_indices else torch.promote_types(x.dtype, y.dtype)
-        working = working_dtype(dtype)
+        working = eager_loss.working_dtype(dtype)
         x = x.to(working)
         if weight is not None:
             cls._refuse_weight(weight, x)
@@ -103,7 +93,7 @@ class ClassLoss(Loss):
                 lambda: (y if weight is None else y * weight).sum(),
                 "count",
             )
-        return result if torch.is_autocast_enabled(result.device.type) or working == dtype else result.to(dtype)
+        return eager_loss.narrowed(result, dtype)
 
     @classmethod
     def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
@@ -118,8 +108,7 @@ class ClassLoss(Loss):
         dim = class_dim if class_dim is not None else min(1, x.dim() - 1)
         if not -x.dim() <= dim < x.dim():
             raise InvalidValue(
-                f"{name}: `class_dim` must be in [{-x.dim()}, {x.dim() - 1}] for an input of {x.dim()} "
-                "dimensions; "
+                f"{name}: `class_dim` must be in [{-x.dim()}, {x.dim() - 1}] for an input of {x.dim()} dimensions; "
                 f"received class_dim={dim}."
             )
         dim %= x.dim()
@@ -127,8 +116,7 @@ class ClassLoss(Loss):
         is_whole = not y.is_floating_point() and not y.is_complex()
         if x.shape[dim] == 1 and check != "off" and (y.shape == rows or y.shape == x.shape):
             raise InvalidValue(
-                f"{name}: `input` must have at least 2 classes; received {shape_of(x)}, that is one class "
-                "(dimension "
+                f"{name}: `input` must have at least 2 classes; received {shape_of(x)}, that is one class (dimension "
                 f"{dim}), which leaves nothing to learn: the loss is 0 whatever the input. "
                 "Help: for a yes or no, BCEWithLogitsLoss with one logit and a 0/1 target of the same shape."
             )
@@ -137,8 +125,6 @@ class ClassLoss(Loss):
         if y.shape == x.shape and not is_whole and cls.takes_probabilities:
             return x.movedim(dim, -1), y.movedim(dim, -1), False
         raise cls._mismatch(x, y, dim, rows, is_whole)
-
-    takes_probabilities: ClassVar[bool] = False
 
     @classmethod
     def _mismatch(cls, x: Tensor, y: Tensor, dim: int, rows: torch.Size, is_whole: bool) -> InvalidValue | InvalidType:
@@ -190,8 +176,7 @@ class ClassLoss(Loss):
             if index > classes:
                 how = "the input must have as many classes as there are labels"
             raise InvalidValue(
-                f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} "
-                "classes, or "
+                f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} classes, or "
                 f"ignore_index={ignore_index}; received {offence}. Help: {how}."
             )
 
@@ -206,8 +191,7 @@ class ClassLoss(Loss):
         offence = first_offence(y, y < 0)
         if offence:
             raise InvalidValue(
-                f"{cls.__name__}: `target` holds class probabilities, which must be at least 0; received "
-                f"{offence}. "
+                f"{cls.__name__}: `target` holds class probabilities, which must be at least 0; received {offence}. "
                 f"{like}."
             )
         sums = y.sum(-1)

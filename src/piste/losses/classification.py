@@ -71,10 +71,8 @@ class NLLLoss(ClassLoss):
         offence = first_offence(picked, keep & (picked > 0.05))
         if offence:
             raise InvalidValue(
-                f"{cls.__name__}: `input` must hold log-probabilities, which are never above 0; received "
-                f"{offence} (at "
-                "the target's class). Help: torch.log_softmax(logits, dim=1) or probabilities.log(); "
-                "CrossEntropyLoss "
+                f"{cls.__name__}: `input` must hold log-probabilities, which are never above 0; received {offence} (at "
+                "the target's class). Help: torch.log_softmax(logits, dim=1) or probabilities.log(); CrossEntropyLoss "
                 'takes logits; check="off" allows unnormalised log-likelihoods.'
             )
 
@@ -98,8 +96,7 @@ class NLLLoss2d(NLLLoss):
     def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
         if x.dim() != 4 or y.dim() != 3:
             raise InvalidValue(
-                "NLLLoss2d: `input` must be (N, C, H, W) and `target` (N, H, W), one class for each pixel; "
-                "received "
+                "NLLLoss2d: `input` must be (N, C, H, W) and `target` (N, H, W), one class for each pixel; received "
                 f"{shape_of(x)} and {shape_of(y)}. Help: NLLLoss takes (N, C) and (N). {cls._to_copy()}"
             )
         return super()._arranged(x, y, class_dim, check)
@@ -129,6 +126,7 @@ class CrossEntropyLoss(ClassLoss):
     expects = "logits (N, C), or (N, C, d1, ...), and class indices (N), or (N, d1, ...), of dtype int64"
     example = "torch.randn(3, 5), torch.tensor([1, 0, 4])"
     takes_probabilities = True
+    ranges = {"label_smoothing": "[0, 1]"}
 
     @staticmethod
     def value(x, y, w=None, *, label_smoothing=0.0):

@@ -16,6 +16,7 @@ from .checks import (
     Check,
     first_offence,
     is_readable,
+    number,
     refuse_nan,
     refuse_untensored,
     same_device,
@@ -52,6 +53,7 @@ class Loss(torch.nn.Module):
     function: ClassVar[str]
     arguments: ClassVar[tuple[str, ...]] = ("input", "target")
     expects: ClassVar[str] = "two tensors of the same shape, of floating-point numbers"
+    ranges: ClassVar[dict[str, str]] = {}  # of the options that are numbers
     example: ClassVar[str] = "torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])"
 
     def __init__(
@@ -73,8 +75,7 @@ class Loss(torch.nn.Module):
             )
         if isinstance(size_average, str):
             raise InvalidType(
-                f"{type(self).__name__}: the reduction is given by name; received {size_average!r} for "
-                "torch's old "
+                f"{type(self).__name__}: the reduction is given by name; received {size_average!r} for torch's old "
                 f'`size_average`. Help: {type(self).__name__}(reduction="sum"), or "mean", or "none".'
             )
         self.reduction = legacy(size_average, reduce, reduction)
@@ -99,6 +100,9 @@ class Loss(torch.nn.Module):
     @classmethod
     def validate(cls, **options: Any) -> None:
         """Refuse options outside their range."""
+        for option, interval in cls.ranges.items():
+            if option in options:
+                number(cls.__name__, option, options[option], interval)
 
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
@@ -218,7 +222,7 @@ class ElementwiseLoss(Loss):
             lambda: values.numel() if weight is None else weight.to(working).expand(shape).sum(),
             cls.mean_by,
         )
-        return result if torch.is_autocast_enabled(result.device.type) or working == dtype else result.to(dtype)
+        return eager_loss.narrowed(result, dtype)
 
     @classmethod
     def _dtype(cls, operands: tuple[Tensor, ...]) -> torch.dtype:

@@ -75,8 +75,7 @@ class Reduction(NamedTuple):
     @staticmethod
     def _refuse_nothing(loss: str) -> None:
         raise InvalidValue(
-            f"{loss}: there is nothing to take the mean of: every element is ignored, has weight 0, or the "
-            "batch is "
+            f"{loss}: there is nothing to take the mean of: every element is ignored, has weight 0, or the batch is "
             'empty. Help: skip such a batch, or empty="zero" counts it as 0.'
         )
 

@@ -6,7 +6,6 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from ..errors import InvalidValue
 from ..formula import sign, where
 from .loss import ElementwiseLoss, explained
 from .reduction import Settings
@@ -108,6 +107,7 @@ class SmoothL1Loss(ElementwiseLoss):
     """
 
     name, function = "smooth_l1", "smooth_l1_loss"
+    ranges = {"beta": "[0, inf)"}
 
     @staticmethod
     def value(x, y, *, beta):
@@ -121,12 +121,6 @@ class SmoothL1Loss(ElementwiseLoss):
         d = x - y
         s = sign(d) if beta == 0 else where(abs(d) < beta, d / beta, sign(d))
         return s, -s
-
-    @classmethod
-    def validate(cls, *, beta: float = 1.0, **options: Any) -> None:
-        """Refuse a negative or infinite beta."""
-        if not 0 <= beta < float("inf"):
-            raise InvalidValue(f"SmoothL1Loss: `beta` must be in [0, inf); received beta={beta}.")
 
     def __init__(
         self,
@@ -152,6 +146,7 @@ class HuberLoss(ElementwiseLoss):
     """
 
     name, function = "huber", "huber_loss"
+    ranges = {"delta": "(0, inf)"}
 
     @staticmethod
     def value(x, y, *, delta):
@@ -163,12 +158,6 @@ class HuberLoss(ElementwiseLoss):
         d = x - y
         s = where(abs(d) <= delta, d, delta * sign(d))
         return s, -s
-
-    @classmethod
-    def validate(cls, *, delta: float = 1.0, **options: Any) -> None:
-        """Refuse a delta that is not above 0."""
-        if not 0 < delta < float("inf"):
-            raise InvalidValue(f"HuberLoss: `delta` must be in (0, inf); received delta={delta}.")
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0, **settings: Unpack[Settings]) -> None:
         super().__init__(reduction=reduction, delta=delta, **settings)

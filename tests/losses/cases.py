@@ -1,0 +1,117 @@
+"""The losses under test: how to call each, in Piste and in torch, with arguments that are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import piste
+from piste.losses import functional
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss with one choice of options; `operands` makes its input and target from a shape and a dtype."""
+
+    name: str
+    operands: Callable[..., tuple[torch.Tensor, ...]]
+    options: dict[str, Any] = field(default_factory=dict)
+    shapes: tuple[tuple[int, ...], ...] = ((4, 3), (), (7,), (2, 1, 3))
+    is_smooth: bool = True
+    function_only: bool = False
+
+    @property
+    def loss(self) -> type[piste.losses.Loss]:
+        return piste.losses.named(self.name)
+
+    @property
+    def function(self) -> Callable[..., torch.Tensor]:
+        return getattr(functional, self.loss.function)
+
+    @property
+    def torchs(self) -> Callable[..., torch.Tensor]:
+        return getattr(torch.nn.functional, self.loss.function)
+
+    def __str__(self) -> str:
+        return f"{self.name}{'-' if self.options else ''}{'-'.join(self.options)}"
+
+
+def real(shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+
+
+def probabilities(shape, dtype=torch.float64):
+    return torch.rand(shape, dtype=dtype).clamp(0.02, 0.98), torch.rand(shape, dtype=dtype).clamp(0.02, 0.98)
+
+
+def logits(shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype) * 3, torch.rand(shape, dtype=dtype)
+
+
+def indices(shape, dtype=torch.float64):
+    rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
+    x = torch.randn(shape, dtype=dtype) * 3
+    return x, torch.randint(shape[min(1, len(shape) - 1)], rows)
+
+
+def log_rows(shape, dtype=torch.float64):
+    x, y = indices(shape, dtype)
+    return torch.log_softmax(x, min(1, len(shape) - 1)), y
+
+
+def soft_rows(shape, dtype=torch.float64):
+    dim = min(1, len(shape) - 1)
+    return torch.randn(shape, dtype=dtype) * 3, torch.randn(shape, dtype=dtype).softmax(dim)
+
+
+ROWS = ((4, 3), (5,), (2, 3, 4), (2, 3, 2, 2))
+C3 = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+
+CASES = [
+    Case("l1", real),
+    Case("l1", real, {"weight": C3}, ((4, 3),), function_only=True),
+    Case("mse", real),
+    Case("mse", real, {"weight": C3}, ((4, 3),), function_only=True),
+    Case("smooth_l1", real),
+    Case("smooth_l1", real, {"beta": 0.3}),
+    Case("smooth_l1", real, {"beta": 0.0}),
+    Case("huber", real),
+    Case("huber", real, {"delta": 0.4}),
+    Case("huber", real, {"weight": C3}, ((4, 3),), function_only=True),
+    Case("bce", probabilities),
+    Case("bce", probabilities, {"weight": C3}, ((4, 3),)),
+    Case("bce_with_logits", logits),
+    Case("bce_with_logits", logits, {"weight": C3}, ((4, 3),)),
+    Case("bce_with_logits", logits, {"pos_weight": C3}, ((4, 3),)),
+    Case("nll", log_rows, shapes=ROWS),
+    Case("nll", log_rows, {"weight": C3}, ((4, 3), (2, 3, 4))),
+    Case("nll", log_rows, {"ignore_index": 1}, ROWS),
+    Case("nll", log_rows, {"weight": C3, "ignore_index": 1}, ((4, 3),)),
+    Case("nll2d", log_rows, shapes=((2, 3, 2, 2),)),
+    Case("cross_entropy", indices, shapes=ROWS),
+    Case("cross_entropy", indices, {"weight": C3}, ((4, 3), (2, 3, 4))),
+    Case("cross_entropy", indices, {"ignore_index": 1}, ROWS),
+    Case("cross_entropy", indices, {"label_smoothing": 0.2}, ROWS),
+    Case("cross_entropy", indices, {"weight": C3, "label_smoothing": 0.2, "ignore_index": 1}, ((4, 3), (2, 3, 4))),
+    Case("cross_entropy", soft_rows, {"label_smoothing": 0.1}, ROWS),
+    Case("cross_entropy", soft_rows, {}, ROWS),
+    Case("cross_entropy", soft_rows, {"weight": C3, "label_smoothing": 0.2}, ((4, 3),)),
+]
+MODULES = [c for c in CASES if not c.function_only]
+
+
+def seeded(case: Case, shape: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float64):
+    """The same operands every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return case.operands(case.shapes[0] if shape is None else shape, dtype)
+
+
+def spread_weight(options: dict[str, Any], like: torch.Tensor) -> dict[str, Any]:
+    """torch's functions want the weights of the regression losses in the shape of the input."""
+    if "weight" in options and like.shape != options["weight"].shape:
+        return options | {"weight": options["weight"].expand(like.shape)}
+    return options

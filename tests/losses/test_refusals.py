@@ -1,0 +1,195 @@
+"""What a loss refuses, and in which words."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import piste
+from piste.errors import InvalidType, InvalidValue, PisteError
+
+nn, F = piste.losses, piste.losses.functional
+X = torch.randn(4, 3)
+K = torch.tensor([0, 2, 1, 0])
+
+
+def refused(call, *words: str, kind: type[PisteError] = InvalidValue) -> None:
+    with pytest.raises(kind) as refusal:
+        call()
+    for word in words:
+        assert word in str(refusal.value), str(refusal.value)
+
+
+@pytest.mark.parametrize("function", [F.l1_loss, F.mse_loss, F.smooth_l1_loss, F.huber_loss])
+def test_shapes_are_never_broadcast(function) -> None:
+    a, b = torch.zeros(4, 1), torch.zeros(4)
+    refused(lambda: function(a, b), "(4, 1) and (4,)", "Help: input.squeeze(1) or target.unsqueeze(1).")
+    refused(lambda: function(b, a), "(4,) and (4, 1)", "Help: target.squeeze(1) or input.unsqueeze(1).")
+    refused(lambda: function(a, b, check="off"), "must have the same shape")
+    refused(lambda: function(torch.zeros(2, 3), torch.zeros(3, 2)), "target.T, if rows and columns were exchanged")
+    refused(lambda: function(torch.zeros(2, 6), torch.zeros(3, 4)), "target.reshape(input.shape)")
+    refused(lambda: function(torch.zeros(4, 3), torch.zeros(4)), "class indices, CrossEntropyLoss is the loss")
+    refused(lambda: function(torch.zeros(4, 3), torch.zeros(3)), "target.expand_as(input)")
+
+
+def test_operands_must_be_tensors_of_numbers_on_one_device() -> None:
+    refused(
+        lambda: F.mse_loss([1.0], torch.ones(1)), "`input` must be a torch.Tensor; received list.", kind=InvalidType
+    )
+    refused(lambda: nn.NLLLoss()(X, None), "`target` must be a torch.Tensor; received NoneType", kind=InvalidType)
+    whole = torch.tensor([1, 2])
+    refused(lambda: F.l1_loss(whole, whole), "floating-point numbers; received torch.int64", kind=InvalidType)
+    refused(lambda: F.cross_entropy(X.long(), K), "floating-point logits; received torch.int64", kind=InvalidType)
+    z = torch.zeros(2, dtype=torch.complex64)
+    refused(lambda: F.mse_loss(z, z), "received torch.complex64", kind=InvalidType)
+    refused(
+        lambda: F.mse_loss(X, X.to("meta")), "must be on one device; received cpu and meta", "target.to(input.device)"
+    )
+    refused(lambda: F.cross_entropy(X, K, torch.ones(3, device="meta")), "`input` and `weight` must be on one device")
+
+
+@pytest.mark.parametrize(("value", "shown"), [(2.0, "2.0"), (255.0, "255.0"), (-0.5, "-0.5")])
+def test_binary_targets_are_in_zero_to_one(value: float, shown: str) -> None:
+    target = torch.zeros(4, 3)
+    target[2, 1] = value
+    for loss in (nn.BCEWithLogitsLoss(), nn.BCELoss()):
+        refused(lambda loss=loss: loss(torch.rand(4, 3), target), f"received {shown} at (2, 1). Help:")
+    refused(lambda: nn.BCELoss()(target, torch.zeros(4, 3)), "`input` must be in [0, 1]", "torch.sigmoid first")
+    refused(lambda: F.binary_cross_entropy(torch.rand(2), torch.tensor([0, 2])), "received 2.0 at (1,)")
+    assert nn.BCELoss()(torch.rand(()), torch.tensor(1.0)).dim() == 0
+    refused(lambda: nn.BCELoss()(torch.rand(()), torch.tensor(1.5)), "received 1.5. Help")
+    p = torch.tensor([1.0, -1.0, 1.0])
+    refused(lambda: F.binary_cross_entropy_with_logits(X, X * 0, pos_weight=p), "`pos_weight` must be at least 0")
+
+
+def test_class_indices_are_named_with_place_and_range() -> None:
+    refused(
+        lambda: F.cross_entropy(X, torch.tensor([0, 1, 3, 2])),
+        "`target` must hold class indices in [0, 2] for 3 classes, or ignore_index=-100; received 3 at (2,).",
+        "target - 1",
+    )
+    refused(lambda: F.nll_loss(X.log_softmax(1), torch.tensor([0, -1, 0, 0])), "received -1 at (1,)", "ignore_index=-1")
+    refused(lambda: F.cross_entropy(X, torch.tensor([9, 0, 0, 0])), "as many classes as there are labels")
+    image, target = torch.randn(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64)
+    target[0, 1, 0] = 7
+    refused(lambda: F.cross_entropy(image, target), "received 7 at (0, 1, 0)")
+    assert F.cross_entropy(X, torch.tensor([0, -1, 1, 2]), ignore_index=-1).isfinite()
+
+
+def test_targets_that_fit_neither_way() -> None:
+    onehot = torch.nn.functional.one_hot(K, 3)
+    refused(
+        lambda: F.cross_entropy(X, onehot), "it looks one-hot: target.argmax(1)", "target.float()", kind=InvalidType
+    )
+    refused(lambda: F.nll_loss(X.log_softmax(1), onehot), "target.argmax(1)", kind=InvalidType)
+    refused(lambda: F.cross_entropy(X, K.float()), "target.long()", "BCEWithLogitsLoss", kind=InvalidType)
+    refused(lambda: F.cross_entropy(X, K[:, None]), "Help: target.squeeze(1).")
+    refused(lambda: F.cross_entropy(X, K[:, None].float()), "Help: target.squeeze(1).long().")
+    refused(lambda: F.cross_entropy(torch.randn(2, 5, 3), torch.zeros(2, 5).long()), "say class_dim=-1")
+    refused(lambda: F.cross_entropy(torch.randn(3), torch.tensor([0, 1, 2])), kind=InvalidType)
+    refused(lambda: F.cross_entropy(torch.randn(3), torch.tensor([0, 1])), "an input (C) is one sample")
+    refused(lambda: F.cross_entropy(X, K[:3]), "one target for each sample", "A line that works:")
+    refused(lambda: F.cross_entropy(torch.tensor(1.0), torch.tensor(0)), "received a 0-dimensional tensor")
+    refused(lambda: F.cross_entropy(X, K, class_dim=2), "`class_dim` must be in [-2, 1]", "received class_dim=2")
+
+
+def test_probability_targets_are_probabilities() -> None:
+    rows = torch.full((4, 3), 1 / 3)
+    assert F.cross_entropy(X, rows).isfinite()
+    negative = rows.clone()
+    negative[1] = torch.tensor([-0.5, 1.0, 0.5])
+    refused(lambda: F.cross_entropy(X, negative), "must be at least 0; received -0.5 at (1, 0)")
+    refused(lambda: F.cross_entropy(X, rows * 2), "row 0 sums to 2")
+    refused(lambda: F.cross_entropy(torch.randn(1, 3, 2), torch.ones(1, 3, 2)), "row (0, 0) sums to 3")
+    masked = rows.clone()
+    masked[2] = 0
+    assert F.cross_entropy(X, masked, reduction="none")[2] == 0
+    assert F.cross_entropy(X.bfloat16(), torch.randn(4, 3).softmax(1).bfloat16()).isfinite()
+    refused(lambda: F.cross_entropy(torch.randn(4), torch.tensor([0.0, 1, 1, 0])), "sums to 2", "BCEWithLogitsLoss")
+    refused(lambda: F.cross_entropy(X, rows, ignore_index=1), "`ignore_index` goes with class indices")
+
+
+def test_one_class_can_not_be_learned() -> None:
+    one = torch.randn(4, 1)
+    for target in (torch.zeros(4).long(), torch.zeros(4, 1), torch.zeros(4)):
+        refused(
+            lambda target=target: F.cross_entropy(one, target), "at least 2 classes; received (4, 1)", "BCEWithLogits"
+        )
+    assert F.cross_entropy(one, torch.zeros(4).long(), check="off") == 0
+
+
+def test_nll_of_logits_or_probabilities_shows() -> None:
+    logits = torch.tensor([[5.0, 0.0], [0.0, 1.0]])
+    refused(
+        lambda: F.nll_loss(logits, torch.tensor([0, 0])), "never above 0; received 5.0 at (0,)", "torch.log_softmax"
+    )
+    refused(lambda: F.nll_loss(logits.softmax(1), torch.tensor([0, 0])), "probabilities.log()", "CrossEntropyLoss")
+    assert F.nll_loss(logits, torch.tensor([0, 0]), check="off").item() == -2.5
+    assert F.nll_loss(logits, torch.tensor([-100, 0])).item() == 0  # what is not read is not judged
+    assert F.nll_loss(torch.tensor([[1e-6, -3.0]]), torch.tensor([0])).isfinite()
+
+
+def test_options_name_their_range() -> None:
+    refused(lambda: nn.CrossEntropyLoss(label_smoothing=-0.1), "`label_smoothing` must be in [0, 1]; received label_sm")
+    refused(lambda: F.cross_entropy(X, K, label_smoothing=math.nan), "received label_smoothing=nan")
+    refused(lambda: nn.HuberLoss(delta=0), "`delta` must be in (0, inf); received delta=0.")
+    refused(lambda: nn.SmoothL1Loss(beta=-1), "`beta` must be in [0, inf); received beta=-1.")
+    refused(lambda: nn.SmoothL1Loss(beta="1"), "`beta` must be a number; received '1'", kind=InvalidType)
+    refused(lambda: F.huber_loss(X, X, delta=None), "`delta` must be a number", kind=InvalidType)
+    refused(lambda: nn.CrossEntropyLoss(ignore_index=1.5), "`ignore_index` must be an int", kind=InvalidType)
+    refused(lambda: nn.CrossEntropyLoss(class_dim="last"), "`class_dim` must be an int", kind=InvalidType)
+    refused(lambda: F.cross_entropy(X, K, torch.ones(4)), "one number for each class, shape (3,); received (4,)")
+    refused(
+        lambda: F.mse_loss(X, X, weight=torch.ones(4)), "`weight` must have the shape of `input` or one that spreads"
+    )
+    refused(lambda: nn.CrossEntropyLoss(weight=[1.0, 2.0]), "Help: torch.tensor([1.0, 2.0]).", kind=InvalidType)
+    refused(lambda: F.mse_loss(X, X, weight="w"), "`weight` must be a torch.Tensor or None", kind=InvalidType)
+
+
+def test_settings_name_what_is_valid() -> None:
+    refused(lambda: nn.L1Loss(reduction="avg"), '`reduction` must be one of "mean", "sum", "none"; received \'avg\'.')
+    refused(lambda: nn.L1Loss(reduction="means"), "Did you mean `mean`?")
+    refused(lambda: F.l1_loss(X, X, check="of"), '`check` must be one of "raise", "nan", "off"', "Did you mean `off`?")
+    refused(lambda: F.l1_loss(X, X, empty=0), '`empty` must be one of "nan", "zero", "raise"; received 0.')
+    refused(lambda: nn.L1Loss(normalizer=0), "`normalizer` must be a number above 0", "received 0.")
+    refused(lambda: nn.L1Loss(normalizer="batch"), "`normalizer` must be a number above 0")
+    refused(lambda: nn.L1Loss(normalizer=2, reduction="sum"), 'received it with reduction="sum"')
+    refused(lambda: nn.L1Loss("sum"), "the reduction is given by name; received 'sum'", kind=InvalidType)
+
+
+def test_calls_that_do_not_fit_are_explained() -> None:
+    refused(lambda: nn.L1Loss(reducton="sum"), "L1Loss() has no argument `reducton`. Did you mean", kind=InvalidType)
+    refused(
+        lambda: F.l1_loss(X, X, chek="off"), "l1_loss() has no argument `chek`. Did you mean `check`", kind=InvalidType
+    )
+    refused(lambda: nn.L1Loss()(X), "missing a required argument: 'target'", "A line that works", kind=InvalidType)
+    refused(lambda: nn.L1Loss()(X, X, X), "too many positional arguments", kind=InvalidType)
+    refused(lambda: nn.L1Loss()(X, label=X), "L1Loss():", "A line that works", kind=InvalidType)
+    refused(lambda: nn.HuberLoss("mean", 1.0, 2.0), "HuberLoss(): too many positional arguments", kind=InvalidType)
+
+
+def test_names_are_found_or_corrected() -> None:
+    for name in ("l1", "L1Loss", "l1_loss"):
+        assert nn.named(name) is nn.L1Loss
+    assert nn.named("nll2d") is nn.NLLLoss2d and nn.named("nll_loss") is nn.NLLLoss
+    refused(lambda: nn.named("huberr"), "there is no loss named 'huberr'. Did you mean `huber`")
+    refused(lambda: nn.named("xyz"), "Known:", "`cross_entropy`")
+
+
+def test_a_type_error_from_inside_stays_what_it_was() -> None:
+    class Broken(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            raise TypeError("from inside")
+
+    with pytest.raises(TypeError, match="from inside"):
+        F.l1_loss(torch.ones(2).as_subclass(Broken), torch.ones(2))
+
+
+def test_checks_wait_where_values_can_not_be_read() -> None:
+    bad = torch.full((2, 3), 2.0)
+    loss = torch.func.vmap(nn.BCEWithLogitsLoss())(torch.zeros(2, 3), bad)
+    assert loss.shape == (2,)
+    refused(lambda: torch.func.grad(nn.BCEWithLogitsLoss())(torch.zeros(2, 3), bad), "received 2.0 at (0, 0)")

@@ -1,0 +1,208 @@
+"""Values and gradients: against torch's losses, and against the oracle."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+import piste
+from tests.losses.cases import CASES, MODULES, Case, seeded, spread_weight
+from tests.oracle import losses as oracle
+
+REGRESSION = ("l1", "mse", "smooth_l1", "huber")
+
+
+def gradients(result: torch.Tensor, operands) -> list[torch.Tensor]:
+    wanted = [o for o in operands if o.requires_grad]
+    return list(torch.autograd.grad(result, wanted, torch.ones_like(result) * 1.5))
+
+
+def tracked(operands):
+    return tuple(o.clone().requires_grad_() if o.is_floating_point() else o for o in operands)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_functions_give_torchs_values_and_gradients(case: Case, reduction: str) -> None:
+    for shape in case.shapes:
+        operands = tracked(seeded(case, shape))
+        options = spread_weight(case.options, operands[0]) if case.name in REGRESSION else case.options
+        expected = case.torchs(*operands, reduction=reduction, **options)
+        result = case.function(*operands, reduction=reduction, **case.options)
+        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-14)
+        for ours, theirs in zip(gradients(result, operands), gradients(expected, operands), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("case", MODULES, ids=str)
+def test_modules_are_their_functions(case: Case) -> None:
+    for reduction, shape in itertools.product(("mean", "sum", "none"), case.shapes):
+        operands = seeded(case, shape)
+        module = case.loss(reduction=reduction, **case.options)
+        expected = case.function(*operands, reduction=reduction, **case.options)
+        assert torch.equal(module(*operands), expected)
+        assert torch.equal(module(input=operands[0], target=operands[1]), expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_lower_precisions_round_once(case: Case, dtype: torch.dtype) -> None:
+    operands = seeded(case, dtype=dtype)
+    options = {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in case.options.items()}
+    for reduction in ("mean", "none"):
+        x = operands[0].clone().requires_grad_()
+        result = case.function(x, *operands[1:], reduction=reduction, **options, check="off")
+        wide = [o.double() if o.is_floating_point() else o for o in operands]
+        wide[0].requires_grad_()
+        expected = case.function(*wide, reduction=reduction, **case.options, check="off")
+        assert result.dtype == dtype
+        eps = torch.finfo(dtype).eps
+        near = 2 * eps if dtype == torch.float32 else 0.51 * eps
+        torch.testing.assert_close(result.double(), expected, rtol=near * 2, atol=near)
+        result.sum().backward()
+        expected.sum().backward()
+        assert x.grad is not None and x.grad.dtype == dtype
+        torch.testing.assert_close(x.grad.double(), wide[0].grad, rtol=near * 4, atol=near)
+
+
+ELEMENTWISE = [
+    ("l1", {}),
+    ("mse", {}),
+    ("smooth_l1", {}),
+    ("smooth_l1", {"beta": 0.3}),
+    ("smooth_l1", {"beta": 0.0}),
+    ("huber", {}),
+    ("huber", {"delta": 0.4}),
+    ("bce", {}),
+    ("bce_with_logits", {}),
+    ("bce_with_logits", {"pos_weight": 2.5}),
+]
+POINTS = {
+    "bce": [(0.3, 0.0), (0.3, 1.0), (0.3, 0.6), (1e-6, 0.5), (1 - 1e-6, 0.25), (0.5, 0.5)],
+    "bce_with_logits": [(0.0, 0.3), (0.0, 1.0), (4.0, 0.2), (-4.0, 0.0), (30.0, 1.0), (-30.0, 1.0), (500.0, 0.5)],
+}
+LINE = [(0.0, 0.25), (1.0, -2.0), (-3.0, 0.125), (0.1, 0.05), (5.0, 4.75), (-1.5, -1.25), (2.0, 2.5)]
+
+
+@pytest.mark.parametrize(("name", "options"), ELEMENTWISE, ids=str)
+def test_elementwise_losses_are_the_oracles(name: str, options: dict) -> None:
+    exact = getattr(oracle, name)
+    function = getattr(piste.losses.functional, piste.losses.named(name).function)
+    given = {k: torch.tensor(v, dtype=torch.float64) if k == "pos_weight" else v for k, v in options.items()}
+    for point in POINTS.get(name, LINE):
+        x, y = (torch.tensor(p, dtype=torch.float64, requires_grad=True) for p in point)
+        result = function(x, y, **given)
+        assert result.item() == pytest.approx(float(exact(*point, **options)), rel=4e-16, abs=1e-300)
+        result.backward()
+        for by, operand in enumerate((x, y)):
+            slope = float(oracle.gradient(exact, *point, by=by, **options))
+            assert operand.grad.item() == pytest.approx(slope, rel=1e-14, abs=1e-15), (point, by)
+
+
+@pytest.mark.parametrize("weight", [None, [0.5, 2.0, 1.0]])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("target", [0, 2, [0.2, 0.5, 0.3], [0.0, 1.0, 0.0]], ids=str)
+def test_cross_entropy_is_the_oracles(target, label_smoothing: float, weight) -> None:
+    for row in ([0.5, -1.0, 2.0], [3.0, 3.0, 3.0], [-20.0, 10.0, 0.0]):
+        x = torch.tensor([row], dtype=torch.float64, requires_grad=True)
+        w = None if weight is None else torch.tensor(weight, dtype=torch.float64)
+        y = torch.tensor([target], dtype=torch.int64 if isinstance(target, int) else torch.float64)
+        result = piste.losses.functional.cross_entropy(x, y, weight=w, label_smoothing=label_smoothing, reduction="sum")
+        options = {"weight": weight, "label_smoothing": label_smoothing}
+        assert result.item() == pytest.approx(float(oracle.cross_entropy(row, target, **options)), rel=1e-14)
+        result.backward()
+        slopes = oracle.gradient(oracle.cross_entropy, row, target, **options)
+        assert x.grad.squeeze().tolist() == pytest.approx([float(s) for s in slopes], rel=1e-12, abs=1e-14)
+
+
+def test_nll_is_the_oracles() -> None:
+    row = [-0.5, -1.5, -2.5]
+    x = torch.tensor([row], dtype=torch.float64)
+    for k, weight in itertools.product(range(3), (None, [0.5, 2.0, 1.0])):
+        w = None if weight is None else torch.tensor(weight, dtype=torch.float64)
+        result = piste.losses.functional.nll_loss(x, torch.tensor([k]), weight=w, reduction="sum")
+        assert result.item() == float(oracle.nll(row, k, weight))
+
+
+def test_log_softmax_and_nll_make_cross_entropy() -> None:
+    x, y = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 3, 1, 1, 2])
+    both = piste.losses.NLLLoss()(torch.log_softmax(x, 1), y)
+    assert both.item() == pytest.approx(piste.losses.CrossEntropyLoss()(x, y).item(), rel=1e-15)
+
+
+def test_bce_at_exactly_zero_and_one_is_torchs() -> None:
+    x = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5], dtype=torch.float64, requires_grad=True)
+    ours = piste.losses.BCELoss(reduction="none")(x, y)
+    assert ours.tolist() == [0, 100, 100, 0, 50]
+    mine = torch.autograd.grad(ours.sum(), (x, y))
+    (torchs,) = torch.autograd.grad(torch.nn.BCELoss(reduction="sum")(x, y), x)
+    torch.testing.assert_close(mine[0], torchs, rtol=1e-7, atol=0)  # torch's 1e-12 is a float32, in float64 too
+    assert mine[1].tolist() == [100, 100, -100, -100, 100]  # the slope of the bounded value; torch says infinity
+    assert mine[0].tolist() == [0, -1e12, 1e12, 0, -5e11]
+
+
+def test_infinite_and_huge_logits_are_exact() -> None:
+    inf = float("inf")
+    x = torch.tensor([-inf, inf, inf, -inf, 1e4, -1e4, 0.0], requires_grad=True)
+    y = torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    loss = piste.losses.BCEWithLogitsLoss(reduction="none")(x, y)
+    assert loss.tolist() == [0, 0, inf, inf, 0, 1e4, pytest.approx(0.6931472)]
+    loss.sum().backward()
+    assert x.grad.tolist() == [0, 0, 1, -1, 0, -1, -0.5]
+    rows = torch.tensor([[1e4, 0.0, -1e4], [-inf, 0.0, 0.0]], requires_grad=True)
+    loss = piste.losses.CrossEntropyLoss(reduction="none")(rows, torch.tensor([0, 1]))
+    assert loss.tolist() == [0, pytest.approx(0.6931472)]
+    loss.sum().backward()
+    assert rows.grad.tolist() == [[0, 0, 0], [0, -0.5, 0.5]]
+    soft = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+    assert piste.losses.CrossEntropyLoss(reduction="none")(rows, soft).tolist()[1] == pytest.approx(0.6931472)
+
+
+def test_a_bfloat16_mean_of_many_accumulates_in_float32() -> None:
+    x = torch.full((100_000,), 1.0, dtype=torch.bfloat16)
+    assert piste.losses.L1Loss()(x, torch.zeros_like(x)).item() == 1.0
+    assert piste.losses.MSELoss(reduction="sum")(x, torch.zeros_like(x)).item() == pytest.approx(1e5, rel=4e-3)
+
+
+def test_l1_takes_complex_numbers_as_torch_does() -> None:
+    x = torch.randn(5, dtype=torch.complex128, requires_grad=True)
+    y = torch.randn(5, dtype=torch.complex128)
+    ours, theirs = piste.losses.functional.l1_loss(x, y), torch.nn.functional.l1_loss(x, y)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(theirs, x))
+
+
+def test_integer_and_bool_targets_and_mixed_dtypes_are_converted() -> None:
+    x = torch.tensor([0.5, 0.25])
+    labels = torch.tensor([1, 0])
+    expected = torch.nn.functional.binary_cross_entropy(x, labels.float())
+    for kind in (torch.int64, torch.bool, torch.uint8):
+        assert torch.equal(piste.losses.BCELoss()(x, labels.to(kind)), expected)
+    assert piste.losses.MSELoss()(x, labels.double()).dtype == torch.float64
+    logits = torch.randn(3, 4)
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 3]))
+    for kind in (torch.int32, torch.uint8, torch.int16):
+        assert torch.equal(piste.losses.CrossEntropyLoss()(logits, torch.tensor([0, 1, 3], dtype=kind)), expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_strides_do_not_matter_and_operands_stay_as_they_were(case: Case) -> None:
+    operands = seeded(case)
+    strided = [torch.stack([o, o], -1)[..., 0] for o in operands]
+    before = [o.clone() for o in strided]
+    assert torch.equal(case.function(*strided, **case.options), case.function(*operands, **case.options))
+    assert all(torch.equal(a, b) for a, b in zip(before, strided, strict=True))
+
+
+def test_class_dim_says_where_the_classes_are() -> None:
+    x, y = torch.randn(2, 4, 4), torch.randint(4, (2, 4))
+    F = piste.losses.functional
+    assert torch.equal(F.cross_entropy(x, y, class_dim=-1), F.cross_entropy(x.transpose(1, 2), y))
+    assert torch.equal(piste.losses.CrossEntropyLoss(class_dim=2)(x, y), F.cross_entropy(x, y, class_dim=-1))
+    soft = x.softmax(-1)
+    torch.testing.assert_close(
+        F.cross_entropy(x, soft, class_dim=-1), F.cross_entropy(x.transpose(1, 2), soft.transpose(1, 2))
+    )

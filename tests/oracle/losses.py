@@ -1,0 +1,93 @@
+"""Each loss again, from its definition, in mpmath: one element (or one row) at a time, slow and exact.
+
+Elementwise losses take the numbers of one element; losses over classes take a list of logits (or log-probabilities).
+Gradients are mpmath's numerical derivatives of these functions, so a written derivative has nothing to copy from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mpmath
+from mpmath import mpf
+
+mpmath.mp.dps = 40
+
+
+def l1(x: Any, y: Any) -> mpf:
+    return abs(mpf(x) - mpf(y))
+
+
+def mse(x: Any, y: Any) -> mpf:
+    return (mpf(x) - mpf(y)) ** 2
+
+
+def smooth_l1(x: Any, y: Any, beta: float = 1.0) -> mpf:
+    """Girshick 2015, eq. 3, with its width beta."""
+    distance = abs(mpf(x) - mpf(y))
+    if beta == 0:
+        return distance
+    return distance**2 / (2 * mpf(beta)) if distance < beta else distance - mpf(beta) / 2
+
+
+def huber(x: Any, y: Any, delta: float = 1.0) -> mpf:
+    """Huber 1964: quadratic up to delta, then the tangent."""
+    distance, delta = abs(mpf(x) - mpf(y)), mpf(delta)
+    return distance**2 / 2 if distance <= delta else delta * distance - delta**2 / 2
+
+
+def bce(x: Any, y: Any) -> mpf:
+    """The Bernoulli negative log-likelihood; torch bounds both logarithms below by -100."""
+    x, y = mpf(x), mpf(y)
+
+    def bounded(p: mpf) -> mpf:
+        return mpf(-100) if p == 0 else max(mpmath.log(p), mpf(-100))
+
+    return -y * bounded(x) - (1 - y) * bounded(1 - x)
+
+
+def bce_with_logits(x: Any, y: Any, pos_weight: Any = 1) -> mpf:
+    """The same of the probability 1 / (1 + e^-x), by its definition."""
+    x, y = mpf(x), mpf(y)
+    positive = mpmath.log(1 / (1 + mpmath.exp(-x)))
+    negative = mpmath.log(1 / (1 + mpmath.exp(x)))
+    return -(mpf(pos_weight) * y * positive + (1 - y) * negative)
+
+
+def log_probabilities(logits: Sequence[Any]) -> list[mpf]:
+    total = mpmath.fsum(mpmath.exp(mpf(x)) for x in logits)
+    return [mpmath.log(mpmath.exp(mpf(x)) / total) for x in logits]
+
+
+def nll(row: Sequence[Any], k: int, weight: Sequence[Any] | None = None) -> mpf:
+    return -mpf(row[k]) * (mpf(weight[k]) if weight is not None else 1)
+
+
+def cross_entropy(
+    row: Sequence[Any],
+    target: int | Sequence[Any],
+    weight: Sequence[Any] | None = None,
+    label_smoothing: float = 0.0,
+) -> mpf:
+    """-sum over the classes of w_c q_c log p_c, with q the target smoothed towards 1 / C."""
+    classes, e = len(row), mpf(label_smoothing)
+    q = [mpf(c == target) for c in range(classes)] if isinstance(target, int) else [mpf(t) for t in target]
+    q = [(1 - e) * t + e / classes for t in q]
+    w = [mpf(v) for v in weight] if weight is not None else [mpf(1)] * classes
+    return -mpmath.fsum(w[c] * q[c] * p for c, p in enumerate(log_probabilities(row)))
+
+
+def gradient(loss: Callable[..., mpf], *arguments: Any, by: int = 0, **options: Any) -> Any:
+    """The derivative by argument number `by`; a list of them where that argument is a row."""
+    given = list(arguments)
+
+    def along(c: int | None) -> mpf:
+        def moved(z: mpf) -> mpf:
+            new = list(given)
+            new[by] = z if c is None else [*given[by][:c], z, *given[by][c + 1 :]]
+            return loss(*new, **options)
+
+        return mpmath.diff(moved, mpf(given[by] if c is None else given[by][c]), h=mpf(10) ** -15)
+
+    return [along(c) for c in range(len(given[by]))] if isinstance(given[by], list) else along(None)
