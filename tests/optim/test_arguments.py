@@ -1,0 +1,414 @@
+"""What an optimizer refuses, in which words, and that nothing has changed by then."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from piste.errors import InvalidType, InvalidValue
+from piste.optim import OPTIMIZERS
+
+from .twins import PAIRS, model
+
+every = pytest.mark.parametrize("name", OPTIMIZERS)
+SHARED = {"maximize", "foreach", "capturable", "differentiable", "fused"}
+
+
+def weights(count=1):
+    return [torch.ones(2, requires_grad=True) for _ in range(count)]
+
+
+def refused(kind, call, *words):
+    """The call raises this kind of error, in these words, on one line of whole sentences."""
+    with pytest.raises(kind) as caught:
+        call()
+    text = str(caught.value)
+    for word in words:
+        assert word in text, text
+    assert "\n" not in text and text[-1] in ".?)", text
+    return text
+
+
+# --- the constructor is torch's -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_arguments_and_defaults_are_torchs(name):
+    ours, theirs = (inspect.signature(cls).parameters for cls in PAIRS[name])
+    assert {k: p.default for k, p in theirs.items()}.items() <= {k: p.default for k, p in ours.items()}.items()
+    assert set(ours) - set(theirs) <= SHARED
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_arguments_go_by_position_as_in_torch(name):
+    ours, theirs = (inspect.signature(cls).parameters for cls in PAIRS[name])
+    positional = [k for k, p in theirs.items() if p.kind is p.POSITIONAL_OR_KEYWORD and k not in SHARED]
+    assert [k for k, p in ours.items() if p.kind is p.POSITIONAL_OR_KEYWORD][: len(positional)] == positional
+    values = [weights(), *(theirs[k].default for k in positional[1:])]
+    values[1] = 0.123
+    group = PAIRS[name][0](*values).param_groups[0]
+    assert group["lr"] == 0.123
+    assert all(group[k] == v for k, v in zip(positional[2:], values[2:], strict=True))
+
+
+def test_lions_defaults_are_its_papers():
+    group = OPTIMIZERS["Lion"](weights()).param_groups[0]
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-4, (0.9, 0.99), 0)
+
+
+@every
+def test_the_docstring_lists_every_argument_with_its_default(name):
+    text = inspect.getdoc(OPTIMIZERS[name])
+    for key, parameter in inspect.signature(OPTIMIZERS[name]).parameters.items():
+        assert f"{key}:" in text or f"{key} (default {parameter.default!r}" in text, key
+
+
+# --- ranges ---------------------------------------------------------------------------------------
+
+INSIDE = "[0, 1)"
+POSITIVE = "[0, inf)"
+RANGES = {
+    "lr": POSITIVE,
+    "eps": POSITIVE,
+    "weight_decay": POSITIVE,
+    "lr_decay": POSITIVE,
+    "initial_accumulator_value": POSITIVE,
+    "momentum_decay": POSITIVE,
+    "lambd": POSITIVE,
+    "t0": POSITIVE,
+    "momentum": INSIDE,
+    "alpha": INSIDE,
+    "rho": INSIDE,
+    "dampening": "[0, 1]",
+}
+OUTSIDE = {POSITIVE: [-1e-9, -1.0, math.inf], INSIDE: [-0.1, 1.0, 1.5, 2, math.inf], "[0, 1]": [-0.1, 1.1]}
+
+
+def bad_numbers():
+    for name, cls in OPTIMIZERS.items():
+        for key in cls.options.keys() & RANGES.keys():
+            wanted = POSITIVE if (name, key) == ("ASGD", "alpha") else RANGES[key]
+            for value in [*OUTSIDE[wanted], math.nan, -math.inf]:
+                yield pytest.param(name, key, value, wanted, id=f"{name}-{key}={value}")
+
+
+@pytest.mark.parametrize(("name", "key", "value", "wanted"), list(bad_numbers()))
+def test_a_number_outside_its_range(name, key, value, wanted):
+    """In the constructor, in a group of the constructor's, in a group added later: the same sentence."""
+    make = OPTIMIZERS[name]
+    sentence = f"`{key}` must be in {wanted}; received {key}={float(value)!r}."
+    assert refused(InvalidValue, lambda: make(weights(), **{key: value})) == sentence
+    refused(InvalidValue, lambda: make([{"params": weights()}, {"params": weights(), key: value}]), sentence, "group 1")
+    optimizer = make(weights())
+    refused(InvalidValue, lambda: optimizer.add_param_group({"params": weights(), key: value}), sentence, "group 1")
+    assert len(optimizer.param_groups) == 1
+
+
+@every
+def test_every_number_has_its_range_here(name):
+    pairs = {"betas", "etas", "step_sizes"}
+    flags = {key for key, option in OPTIMIZERS[name].options.items() if isinstance(option.default, bool)}
+    assert OPTIMIZERS[name].options.keys() <= RANGES.keys() | pairs | flags
+
+
+@every
+@pytest.mark.parametrize("value", ["1e-3", None, True, [0.1], (0.1,), 1j, object, {"lr": 0.1}], ids=repr)
+def test_a_rate_that_is_no_number(name, value):
+    text = refused(InvalidType, lambda: OPTIMIZERS[name](weights(), lr=value), "`lr` must be a number in [0, inf)")
+    if isinstance(value, str):
+        assert "received the string '1e-3'" in text
+        assert "YAML reads 1e-3 as a string: write 1.0e-3" in text and 'float("1e-3")' in text
+    else:
+        assert f"received lr={value!r} of type {type(value).__name__}" in text
+
+
+@every
+@pytest.mark.parametrize("value", [0, 1, 0.5, np.float64(0.5), np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5])])
+def test_a_rate_that_is_one(name, value):
+    OPTIMIZERS[name](weights(), lr=value)
+
+
+@every
+def test_a_rate_of_two_elements(name):
+    refused(InvalidValue, lambda: OPTIMIZERS[name](weights(), lr=torch.tensor([0.1, 0.2])), "shape (2,)", "1-element")
+
+
+BETAS = [n for n, cls in OPTIMIZERS.items() if "betas" in cls.options]
+
+
+@pytest.mark.parametrize("name", BETAS)
+@pytest.mark.parametrize("value", [(0.9,), 0.9, (0.9, 0.99, 0.999), "0.9, 0.999", None, {0.9, 0.999}], ids=repr)
+def test_betas_that_are_no_pair(name, value):
+    refused(
+        InvalidType,
+        lambda: OPTIMIZERS[name](weights(), betas=value),
+        f"`betas` must be two numbers in [0, 1); received betas={value!r}. Write betas=(0.9, ",
+    )
+
+
+@pytest.mark.parametrize("name", BETAS)
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("value", [1.0, -0.1, 2.0, math.nan])
+def test_a_beta_outside_its_range(name, index, value):
+    betas = (value, 0.9) if index == 0 else (0.9, value)
+    sentence = f"`betas[{index}]` must be in [0, 1); received betas[{index}]={value!r}."
+    refused(InvalidValue, lambda: OPTIMIZERS[name](weights(), betas=betas), sentence)
+    optimizer = OPTIMIZERS[name](weights())
+    refused(InvalidValue, lambda: optimizer.add_param_group({"params": weights(), "betas": betas}), sentence)
+
+
+@pytest.mark.parametrize("name", BETAS)
+def test_betas_of_zero_and_betas_in_a_list_are_fine(name):
+    OPTIMIZERS[name](weights(), betas=(0, 0))
+    OPTIMIZERS[name](weights(), betas=[0.5, 0.9])
+
+
+def test_a_beta_that_is_a_string():
+    refused(InvalidType, lambda: OPTIMIZERS["Adam"](weights(), betas=("0.9", 0.999)), "`betas[0]`", "the string '0.9'")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"etas": (1.0, 1.2)}, "`etas[0]` must be in (0, 1); received etas[0]=1.0."),
+        ({"etas": (0.0, 1.2)}, "`etas[0]` must be in (0, 1); received etas[0]=0.0."),
+        ({"etas": (0.5, 1.0)}, "`etas[1]` must be in (1, inf); received etas[1]=1.0."),
+        (
+            {"etas": 0.5},
+            "`etas` must be two numbers, in (0, 1) and (1, inf); received etas=0.5. Write etas=(0.5, 1.2).",
+        ),
+        (
+            {"step_sizes": (2.0, 1.0)},
+            "`step_sizes[0]` must not exceed `step_sizes[1]`; received step_sizes=(2.0, 1.0).",
+        ),
+        ({"step_sizes": (-1.0, 1.0)}, "`step_sizes[0]` must be in [0, inf); received step_sizes[0]=-1.0."),
+    ],
+    ids=str,
+)
+def test_rprops_pairs(options, words):
+    refused((InvalidValue, InvalidType), lambda: OPTIMIZERS["Rprop"](weights(), **options), words)
+
+
+DECAYED = [n for n, cls in OPTIMIZERS.items() if "weight_decay" in cls.options]
+
+
+@pytest.mark.parametrize("name", DECAYED)
+def test_a_weight_decay_that_overshoots(name):
+    refused(
+        InvalidValue,
+        lambda: OPTIMIZERS[name](weights(), lr=0.1, weight_decay=5000),
+        "lr * weight_decay must be in [0, 1], or the decay overshoots 0; received 0.1 * 5000 = 500.",
+        "Usual values of `weight_decay` lie between 0 and 0.1.",
+    )
+    OPTIMIZERS[name](weights(), lr=0.1, weight_decay=10)
+
+
+@every
+@pytest.mark.parametrize("flag", ["maximize", "differentiable", "capturable", "foreach", "fused"])
+@pytest.mark.parametrize("value", [1, "True", 0.0], ids=repr)
+def test_a_flag_that_is_no_flag(name, flag, value):
+    allowed = "True, False or None" if flag in ("foreach", "fused") else "True or False"
+    words = f"`{flag}` must be {allowed}; received {flag}={value!r}."
+    refused(InvalidType, lambda: OPTIMIZERS[name](weights(), **{flag: value}), words)
+
+
+@every
+def test_fused_and_foreach_together(name):
+    refused(
+        InvalidValue,
+        lambda: OPTIMIZERS[name](weights(), fused=True, foreach=True),
+        "`fused` and `foreach` cannot be `True` together",
+    )
+
+
+def test_nesterov_needs_a_momentum_and_no_dampening():
+    words = "Nesterov momentum requires a momentum and zero dampening; received momentum="
+    refused(InvalidValue, lambda: OPTIMIZERS["SGD"](weights(), nesterov=True), words + "0.0, dampening=0.0.")
+    both = {"momentum": 0.9, "dampening": 0.1, "nesterov": True}
+    refused(InvalidValue, lambda: OPTIMIZERS["SGD"](weights(), **both), words + "0.9, dampening=0.1.")
+    optimizer = OPTIMIZERS["SGD"](weights())
+    refused(InvalidValue, lambda: optimizer.add_param_group({"params": weights(), "nesterov": True}), words, "group 1")
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+WORDS = [
+    ("Adam", "learning_rate", "Adam has no option `learning_rate`; PyTorch's word for it is `lr`."),
+    ("SGD", "learning_rate", "SGD has no option `learning_rate`; PyTorch's word for it is `lr`."),
+    ("Adam", "beta_1", "PyTorch takes both in one pair: betas=(beta_1, beta_2)."),
+    ("Adam", "beta1", "PyTorch takes both in one pair"),
+    ("Adamax", "beta_2", "PyTorch takes both in one pair"),
+    ("Lion", "b2", "PyTorch takes both in one pair"),
+    ("Adam", "epsilon", "PyTorch's word for it is `eps`."),
+    ("RMSprop", "rho", "RMSprop has no option `rho`; PyTorch's word for it is `alpha`."),
+    ("Adadelta", "alpha", "Adadelta has no option `alpha`; PyTorch's word for it is `rho`."),
+    ("Adam", "wd", "PyTorch's word for it is `weight_decay`."),
+    ("Adam", "clipnorm", "clip before the step, with torch.nn.utils.clip_grad_norm_"),
+    ("Adam", "momentum", "its momentum is the first of `betas`."),
+    ("Adam", "nesterov", "NAdam is Adam with Nesterov's momentum."),
+    ("Adam", "weight_deacy", "did you mean `weight_decay`"),
+    ("Adam", "amsgrads", "did you mean `amsgrad`?"),
+    ("SGD", "zzz", "known: `lr`, `momentum`"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "words"), WORDS, ids=str)
+def test_another_librarys_word_or_a_slip(name, key, words):
+    refused(InvalidType, lambda: OPTIMIZERS[name](weights(), **{key: 0.5}), f"{name} has no option `{key}`; ", words)
+
+
+def test_too_many_or_the_same_argument_twice():
+    refused(
+        InvalidType,
+        lambda: OPTIMIZERS["Adadelta"](weights(), 1.0, 0.9, 1e-6, 0.0, True),
+        "Adadelta takes at most 4 arguments after `params` by position (lr, rho, eps, weight_decay); received 5.",
+    )
+    refused(InvalidType, lambda: OPTIMIZERS["Adam"](weights(), 0.1, lr=0.2), "`lr` twice: by position and by name")
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["weight_deacy", "learning_rate", "beta_1", "epsilon", "Lr", "momentums"])
+def test_an_unknown_option_in_a_group(key):
+    make = OPTIMIZERS["SGD"] if key == "momentums" else OPTIMIZERS["Adam"]
+    words = f"Unknown option `{key}` in param group 1; "
+    wrong = {"params": weights(), key: 0.5}
+    refused(InvalidValue, lambda: make([{"params": weights()}, dict(wrong)]), words)
+    optimizer = make(weights())
+    refused(InvalidValue, lambda: optimizer.add_param_group(dict(wrong)), words)
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_slip_in_a_group_is_met_with_the_nearest_name():
+    groups = [{"params": weights(), "weight_deacy": 0}]
+    refused(
+        InvalidValue,
+        lambda: OPTIMIZERS["Adam"](groups),
+        "Unknown option `weight_deacy` in param group 0; did you mean `weight_decay`",
+    )
+
+
+def test_what_schedulers_and_users_keep_in_a_group_stays():
+    group = {"params": weights(), "initial_lr": 0.1, "max_lr": 0.3, "min_lr": 0.0, "name": "encoder", "depth": 3}
+    kept = OPTIMIZERS["Adam"]([group]).param_groups[0]
+    assert (kept["name"], kept["depth"], kept["initial_lr"]) == ("encoder", 3, 0.1)
+
+
+def test_a_group_is_checked_together_with_the_defaults():
+    """lr from the constructor and weight_decay from the group, which only together overshoot."""
+    make = OPTIMIZERS["AdamW"]
+    refused(InvalidValue, lambda: make([{"params": weights(), "weight_decay": 20.0}], lr=0.1), "overshoots 0")
+
+
+@every
+def test_a_refused_group_changes_nothing(name):
+    net = model()
+    optimizer = OPTIMIZERS[name](net[0].parameters())
+    before = copy.deepcopy(optimizer.state_dict())
+    wrong = {"params": list(net[2].parameters()), "lr": -1.0}
+    refused(InvalidValue, lambda: optimizer.add_param_group(wrong), "`lr` must be in [0, inf); received lr=-1.0.")
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"] and after["state"].keys() == before["state"].keys()
+    wrong["lr"] = 0.1
+    optimizer.add_param_group(wrong)
+
+
+@pytest.mark.parametrize("group", [None, 3, [1], "params"], ids=repr)
+def test_a_group_that_is_no_dict(group):
+    optimizer = OPTIMIZERS["Adam"](weights())
+    refused(InvalidType, lambda: optimizer.add_param_group(group), "param_group must be a dict", f"received {group!r}.")
+
+
+def test_a_group_without_parameters():
+    optimizer = OPTIMIZERS["Adam"](weights())
+    refused(InvalidValue, lambda: optimizer.add_param_group({"lr": 0.1}), "param group 1 has no `params`", "'lr'")
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+
+@every
+def test_a_module_instead_of_its_parameters(name):
+    refused(
+        InvalidType,
+        lambda: OPTIMIZERS[name](nn.Linear(2, 2)),
+        f"{name} takes parameters, not a module; received Linear. Write {name}(model.parameters(), ...).",
+    )
+
+
+@every
+def test_the_method_instead_of_its_result(name):
+    refused(InvalidType, lambda: OPTIMIZERS[name](nn.Linear(2, 2).parameters), f"{name} takes", "received method")
+
+
+def test_a_dict_of_tensors():
+    make = OPTIMIZERS["Adam"]
+    refused(
+        InvalidType,
+        lambda: make({"w": weights()[0], "b": weights()[0]}),
+        "received a dict of 2 entries",
+        "Write Adam(parameters.values(), ...), or .items() to keep the names.",
+    )
+    refused(InvalidType, lambda: make({"params": weights()}), "received one group. Write Adam([group], ...).")
+
+
+def test_a_tensor_a_set_or_nothing():
+    make = OPTIMIZERS["Adam"]
+    refused(
+        InvalidType,
+        lambda: make(weights()[0]),
+        "params argument given to the optimizer should be an iterable of Tensors or dicts",
+        "Write Adam([tensor], ...).",
+    )
+    refused(InvalidType, lambda: make(set(weights())), "an order that stays, for checkpoints; received a set.")
+    refused(InvalidType, lambda: make(3), "Adam takes an iterable of parameters", "received int.")
+    refused(InvalidValue, lambda: make([]), "optimizer got an empty parameter list", "at least one parameter")
+    read = nn.Linear(2, 2).parameters()
+    list(read)
+    refused(InvalidValue, lambda: make(read), "A generator such as model.parameters() is empty once it has been read")
+
+
+def test_what_is_no_parameter():
+    make = OPTIMIZERS["Adam"]
+    refused(InvalidType, lambda: make([0.5]), "can only optimize Tensors, but one of the params is float", "0.5")
+    refused(InvalidType, lambda: make([*weights(), np.ones(2)]), "parameter 1 of param group 0")
+    refused(InvalidType, lambda: make([torch.ones(2, dtype=torch.int64)]), "floating-point or complex", "torch.int64")
+    refused(
+        InvalidValue,
+        lambda: make([weights()[0] * 2]),
+        "can't optimize a non-leaf Tensor: parameter 0 of param group 0 was computed from other tensors",
+        "p.detach().requires_grad_()",
+    )
+
+
+@every
+def test_the_same_parameter_twice(name):
+    p, q = weights(2)
+    make = OPTIMIZERS[name]
+    words = "parameter 2 of param group 0 is the same tensor as parameter 0, and would be stepped twice. "
+    refused(InvalidValue, lambda: make([p, q, p]), words + "List each parameter once.")
+    words = "parameter 0 of param group 1 is in param group 0 already. List each parameter once."
+    refused(InvalidValue, lambda: make([{"params": [q, p]}, {"params": [p]}]), words)
+    optimizer = make([p])
+    refused(InvalidValue, lambda: optimizer.add_param_group({"params": p}), "is in param group 0 already")
+    refused(InvalidValue, lambda: make([("a", p), ("b", p)]), "is the same tensor as parameter 0")
+
+
+@every
+def test_frozen_parameters_alone(name):
+    net = model().requires_grad_(False)
+    refused(
+        InvalidValue,
+        lambda: OPTIMIZERS[name](net.parameters()),
+        f"{name} has nothing to train: all of its 4 parameters are frozen (requires_grad=False).",
+        "Unfreeze some with p.requires_grad_() first.",
+    )
+    net[2].requires_grad_(True)
+    OPTIMIZERS[name](net.parameters())
