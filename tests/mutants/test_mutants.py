@@ -1,0 +1,126 @@
+"""The mutation run itself: it makes the changes it says, puts everything back, and tells what went unnoticed."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import textwrap
+
+import pytest
+
+from . import optim
+from .__main__ import main
+from .mutate import mutants
+from .subject import Subject, examine, find
+
+FORMULA = """
+    from piste.formula import maximum, sqrt, where
+
+    class Rule:
+        per_step = {"c": lambda t, beta: 1 - beta**t}
+
+        def update(g, v, *, rho, eps):
+            v = rho * v + g
+            return where(v > 0, sqrt(v), -v) / maximum(v, eps), v
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """FORMULA as an imported module."""
+    (tmp_path / "a_rule.py").write_text(textwrap.dedent(FORMULA))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "a_rule"
+    sys.modules.pop("a_rule", None)
+
+
+def changes(formula):
+    tree = ast.parse(textwrap.dedent(FORMULA))
+    return [(m.before, m.after) for m in mutants(formula, find(tree, formula))]
+
+
+def test_every_kind_of_change_is_made():
+    made = changes("Rule.update")
+    for change in [
+        ("rho * v + g", "rho * v - g"),
+        ("rho * v + g", "rho * v"),
+        ("rho * v + g", "g"),
+        ("rho * v + g", "-(rho * v + g)"),
+        ("rho * v", "rho / v"),
+        ("rho", "eps"),
+        ("g", "v"),
+        ("v > 0", "v >= 0"),
+        ("v > 0", "v < 0"),
+        ("0", "1"),
+        ("sqrt(v)", "v"),
+        ("-v", "v"),
+        ("maximum(v, eps)", "minimum(v, eps)"),
+        ("maximum(v, eps)", "eps"),
+        ("where(v > 0, sqrt(v), -v)", "where(v > 0, -v, sqrt(v))"),
+        ("where(v > 0, sqrt(v), -v)", "sqrt(v)"),
+    ]:
+        assert change in made
+    assert ("1", "2") in changes("Rule.per_step") and ("beta ** t", "beta") in changes("Rule.per_step")
+
+
+def test_the_tree_is_whole_after_every_change():
+    tree = ast.parse(textwrap.dedent(FORMULA))
+    before = ast.unparse(tree)
+    texts = [ast.unparse(tree) for _ in mutants("Rule.update", find(tree, "Rule.update"))]
+    assert ast.unparse(tree) == before
+    assert before not in texts
+
+
+def exact(modules):
+    """Kills every change but those that no number can show."""
+    rule = modules["a_rule"].Rule
+    for g, v in ((3.0, 2.0), (-9.0, 2.0), (0.01, 0.0), (1.0, -4.0)):
+        w = 0.5 * v + g
+        expected = ((w**0.5 if w > 0 else -w) / max(w, 0.25), w)
+        if rule.update(g, v, rho=0.5, eps=0.25) != expected:
+            return "another number"
+    return None
+
+
+def test_survivors_and_equivalents_are_told_apart(module):
+    outcome = examine(Subject(module, ("Rule.update",), exact))
+    told = [str(m) for m in outcome.survivors]
+    assert told == ["Rule.update: v > 0 -> v >= 0"]  # sqrt(0) is -0
+    listed = examine(Subject(module, ("Rule.update",), exact, equivalent={told[0]: "0 either way"}))
+    assert (listed.survivors, listed.equivalent, listed.stale) == ([], 1, [])
+    assert listed.killed == outcome.killed > 30
+
+
+def test_a_blind_check_lets_everything_live(module):
+    outcome = examine(Subject(module, ("Rule.update", "Rule.per_step"), lambda modules: None))
+    assert outcome.killed == 0 and len(outcome.survivors) > 40
+
+
+def test_the_imported_module_comes_back(module):
+    examine(Subject(module, ("Rule.update",), exact))
+    assert exact(sys.modules) is None
+
+
+def test_the_command_fails_for_survivors_stale_entries_and_broken_checks(module, capsys):
+    equal = {"Rule.update: v > 0 -> v >= 0": "0 either way"}
+    assert main([], [Subject(module, ("Rule.update",), exact, equivalent=equal)]) == 0
+    assert "nothing to mend" in capsys.readouterr().out
+    assert main([], [Subject(module, ("Rule.update",), exact)]) == 1
+    assert "survived: Rule.update: v > 0 -> v >= 0   (line 9)" in capsys.readouterr().out
+    stale = {**equal, "Rule.update: g -> h": "it was once"}
+    assert main([], [Subject(module, ("Rule.update",), exact, equivalent=stale)]) == 1
+    assert "listed as equivalent, but killed or gone: Rule.update: g -> h" in capsys.readouterr().out
+    assert main([], [Subject(module, ("Rule.update",), lambda modules: "nonsense")]) == 1
+    assert "without any change: nonsense" in capsys.readouterr().out
+    assert main(["nobody"], [Subject(module, ("Rule.update",), exact)]) == 2
+
+
+def test_every_optimizer_is_a_subject():
+    formulas = {formula for subject in optim.subjects() for formula in subject.formulas}
+    assert {f"{name}.update" for name in optim.OPTIMIZERS if name != "AdamW"} <= formulas
+
+
+def test_no_mutant_of_adamax_survives():
+    (subject,) = (s for s in optim.subjects() if s.module.endswith("adamax"))
+    outcome = examine(subject)
+    assert outcome.killed > 50 and not outcome.survivors and outcome.broken is None
