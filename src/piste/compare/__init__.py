@@ -1,0 +1,104 @@
+"""Which optimizer, which loss, which learning rate, for my model: train it with each, fairly, and see.
+
+`compare` is the whole of it; `Task` is what a task file returns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .metrics import Metric
+from .task import Task
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
+
+__all__ = ["Metric", "Task", "compare"]
+
+
+def compare(
+    model: Any,
+    data: Any,
+    *,
+    loss: Any = None,
+    optimizers: Any = None,
+    metric: Any = None,
+    epochs: int = 10,
+    batch_size: int = 64,
+    seed: int = 0,
+    seeds: int = 5,
+    lr: Any = None,
+    target: float | None = None,
+    out: Any = None,
+    progress: bool | None = None,
+) -> Comparison:
+    """Train copies of a model with several optimizers and losses, from the same weights on the same batches.
+
+    Parameters
+    ----------
+    model: an nn.Module, or a function that makes one. With a function every seed starts from weights of its own;
+        with a module every seed starts from its weights. The module is copied, and never changed.
+    data: (train, validation), each a pair of tensors (X, y), a Dataset, a DataLoader, or a function that makes one
+        of these. None of it is changed, nor is the global random state.
+    loss: a name ("cross_entropy"), a module, a function (output, target) -> scalar, or a list or dict of these.
+        None takes cross entropy for class indices and MSE for numbers.
+    optimizers: names, classes, or a dict of name -> class or function of the parameters. None takes all of Piste's.
+    metric: "accuracy", "rmse", "mae", "r2", a `Metric`, or (function, "max" or "min"); None guesses from the targets.
+        Candidates are ranked by it alone, never by the value of their loss.
+    epochs, batch_size: the length of a run; a DataLoader keeps its own batches.
+    seed, seeds: the first seed, and how many there are.
+    lr: one number for all, or a dict by name of the optimizer; None leaves each at its default.
+    target: the value of the metric that counts as learned; None takes 90 % of the way from the start to the best.
+    out: a folder for curves, tables and numbers; None writes nothing.
+    progress: True prints, False keeps silent; None shows a live display if the output is a terminal.
+
+    Returns a `Comparison`, which prints as a table with a verdict. Raises `InvalidValue` or `InvalidType` before any
+    training if something can't be meant. A run that diverges is a row, not an error. docs/compare.md has the measures.
+
+    >>> import piste, torch
+    >>> x = torch.linspace(-1, 1, 32).unsqueeze(1)
+    >>> found = piste.compare(
+    ...     torch.nn.Linear(1, 1), ((x, 3 * x), (x, 3 * x)), optimizers=["SGD", "Adam"], lr=0.1, epochs=5, seeds=2
+    ... )
+    >>> sorted(row.name for row in found.rows)
+    ['Adam', 'SGD']
+    """
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        from ..errors import InvalidType
+
+        raise InvalidType(
+            f"`data` must be (train, validation), each a pair of tensors (X, y), a Dataset or a DataLoader; "
+            f"received {type(data).__name__}{f' of {len(data)}' if isinstance(data, (tuple, list)) else ''}."
+        )
+    name = type(model).__name__ if hasattr(model, "parameters") else getattr(model, "__name__", "model")
+    task = Task(model, *data, loss=loss, metric=metric, epochs=epochs, batch_size=batch_size, target=target, name=name)
+    return compare_task(task, optimizers=optimizers, seed=seed, seeds=seeds, lr=lr, out=out, progress=progress)
+
+
+def compare_task(
+    task: Task,
+    *,
+    optimizers: Any = None,
+    losses: Any = None,
+    seed: int = 0,
+    seeds: int = 5,
+    lr: Any = None,
+    out: Any = None,
+    progress: bool | None = None,
+) -> Comparison:
+    """`compare` for a `Task`; `losses` stands in for the task's own."""
+    from .comparison import carry_out
+    from .plan import prepare
+    from .progress import display
+    from .randomness import Randomness
+    from .report import writable
+    from .threads import SMALL, one_thread
+
+    folder = None if out is None else writable(out)
+    with Randomness(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0):
+        plan = prepare(task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds)
+        with one_thread(plan.weights < SMALL):
+            comparison = carry_out(plan, display(progress))
+    if folder is not None:
+        comparison.save(folder)
+    return comparison

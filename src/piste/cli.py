@@ -1,0 +1,170 @@
+"""The command `piste`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import InvalidValue, PisteError
+
+if TYPE_CHECKING:
+    from .compare.comparison import Comparison
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
+app = typer.Typer(
+    help="Losses and optimizers for PyTorch, and a way to choose among them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+@contextlib.contextmanager
+def _in_a_sentence(debug: bool) -> Iterator[None]:
+    """A refusal is a sentence on stderr and exit status 2; with `--debug` it is the whole traceback."""
+    try:
+        yield
+    except PisteError as error:
+        if debug:
+            raise
+        typer.echo(f"piste: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("piste: interrupted; nothing was finished.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        typer.echo(f"piste {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def compare(
+    task: Annotated[str, typer.Argument(help="A built-in task (see `piste tasks`) or my_task.py:make.")],
+    optimizers: Annotated[str | None, typer.Option(help="Names, with commas between; all if not given.")] = None,
+    losses: Annotated[str | None, typer.Option(help="Names, with commas between; the task's if not given.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data; the task's if not given.")] = None,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    seeds: Annotated[int, typer.Option(help="How many seeds, from the first on.")] = 5,
+    lr: Annotated[str | None, typer.Option(help="One for all (0.01), or by name (adam=0.01,sgd=0.1).")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for curves, table and numbers.")] = Path("piste-compare"),
+    debug: Debug = False,
+) -> None:
+    """Train the same model with several optimizers and losses, fairly, and say what the evidence shows."""
+    typer.echo(f"piste compare {task}: preparing data and candidates ...")
+    with _in_a_sentence(debug):
+        from .compare import compare_task, own, tasks
+
+        made = own.load(task) if own.is_own(task) else tasks.task(task)
+        if epochs is not None:
+            made.epochs = _positive("epochs", epochs)
+        comparison = compare_task(
+            made, optimizers=_names(optimizers), losses=_names(losses), seed=seed, seeds=seeds, lr=_rates(lr), out=out,
+            progress=True,
+        )  # fmt: skip
+        _show(comparison, out)
+    if comparison.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def tasks(debug: Debug = False) -> None:
+    """List the built-in tasks, and what each is for."""
+    with _in_a_sentence(debug):
+        from .compare import tasks as built_in
+
+        width = max(map(len, built_in.names()))
+        for name in built_in.names():
+            typer.echo(f"{name:<{width}}  {built_in.about(name)}")
+
+
+@app.command()
+def explain(
+    loss: Annotated[str, typer.Argument(help="The name of a loss, such as l1 or cross_entropy.")],
+    input: Annotated[str, typer.Option(help='The input as JSON, such as "[[1,1],[1,1]]".')],
+    target: Annotated[str, typer.Option(help='The target as JSON, such as "[[0,1],[2,3]]".')],
+    debug: Debug = False,
+) -> None:
+    """Show the arithmetic of a loss step by step; for a refused call, what was wrong and a line that works."""
+    with _in_a_sentence(debug):
+        import piste
+
+        given = _tensor("--input", input).float()
+        truth = _tensor("--target", target)
+        # Numbers in the input's shape are values or probabilities; in any other shape, integers are classes.
+        typer.echo(str(piste.explain(loss, given, truth.float() if truth.shape == given.shape else truth)))
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _rates(text: str | None) -> float | dict[str, float] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        if len(parts) == 1 and "=" not in parts[0]:
+            return float(parts[0])
+        return {name.strip(): float(value) for name, value in (part.split("=") for part in parts)}
+    except ValueError:
+        raise InvalidValue(
+            f"--lr must be a number (0.01) or numbers by name (adam=0.01,sgd=0.1); received {text!r}."
+        ) from None
+
+
+def _positive(name: str, value: int) -> int:
+    from .compare.task import whole_number
+
+    return whole_number(name, value, least=1)
+
+
+def _tensor(option: str, text: str) -> Any:
+    import torch
+
+    try:
+        return torch.tensor(json.loads(text))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidValue(
+            f"{option} must be a JSON array of numbers, such as [[1, 1], [1, 1]]; received {text!r} ({error})."
+        ) from error
+
+
+def _show(comparison: Comparison, out: Path) -> None:
+    from rich.console import Console
+
+    from .compare.tables import rich_table
+
+    if not comparison.rows:
+        typer.echo(comparison.interrupted)
+        return
+    if sys.stdout.isatty():
+        Console().print(rich_table(comparison))
+    else:
+        typer.echo("\n" + comparison.table())
+    typer.echo(f"\n{comparison.verdict.sentence}\n{comparison.verdict.test}\n{comparison.verdict.limits}".rstrip())
+    if comparison.interrupted:
+        typer.echo(comparison.interrupted)
+    typer.echo(f"\nCurves, table and numbers are in {out}{'/' if str(out) != '.' else ''}: open {out / 'curves.png'}.")
+
+
+if __name__ == "__main__":
+    main()

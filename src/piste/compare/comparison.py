@@ -1,0 +1,197 @@
+"""A comparison: every candidate with every seed, and what came of it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .candidates import Candidate
+from .measures import steps_to
+from .metrics import Metric
+from .plan import Plan
+from .progress import Progress
+from .trial import Result, run_trial
+from .verdict import Verdict, interval, judge
+
+TARGET_SHARE = 0.9
+"""Without a target of the task's own: this share of the way from the metric at the start to the best at the end."""
+
+
+@dataclass
+class Row:
+    """One candidate over all its seeds. Curves and shares are means, steps and seconds medians."""
+
+    name: str
+    optimizer: str
+    loss: str
+    lr: float | None
+    metric: float
+    low: float
+    high: float
+    training_loss: float
+    steps_to_target: float | None
+    reached: int
+    seeds: int
+    diverged: int
+    note: str
+    step_seconds: float
+    state_bytes: int
+    peak_bytes: int
+    descent_share: float
+    evenness: float
+
+
+@dataclass
+class Comparison:
+    """What a comparison found: `rows` best first, `results` with every curve, and the `verdict`.
+
+    It prints as its table and verdict; `save(folder)` writes the curves, the table and everything in numbers.
+    """
+
+    name: str
+    about: str
+    metric: str
+    higher_is_better: bool
+    target: float
+    target_meaning: str
+    settings: dict[str, Any]
+    rows: list[Row]
+    results: list[Result]
+    verdict: Verdict
+    interrupted: str = ""
+    picture: Callable[[Any], Any] | None = field(default=None, repr=False)
+
+    def table(self) -> str:
+        """The table as Markdown."""
+        from .tables import markdown
+
+        return markdown(self)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write curves.svg, curves.png, results.json, results.csv and table.md into `folder`, and say which."""
+        from .report import save
+
+        return save(self, Path(folder))
+
+    def __str__(self) -> str:
+        return f"{self.table()}\n{self.verdict}"
+
+    def _repr_markdown_(self) -> str:
+        return f"{self.table()}\n**{self.verdict.sentence}** {self.verdict.test} {self.verdict.limits}"
+
+
+def carry_out(plan: Plan, progress: Progress) -> Comparison:
+    """Run every candidate with every seed; an interruption keeps what is done."""
+    results: list[Result] = []
+    interrupted = ""
+    progress.begin(plan)
+    try:
+        for seed in plan.seeds:  # seed by seed, so that an interruption leaves whole rounds
+            for candidate in plan.candidates:
+
+                def watch(
+                    step: int, loss: float, metric: float, candidate: Candidate = candidate, seed: int = seed
+                ) -> None:
+                    progress.look(plan, candidate, seed, step, loss, metric)
+
+                result = run_trial(
+                    plan.task, plan.data, plan.metric, candidate, seed=seed, steps=plan.steps, watch=watch
+                )
+                results.append(result)
+                progress.done(plan, result)
+    except KeyboardInterrupt:
+        interrupted = f"Interrupted after {len(results)} of {plan.runs} runs; what was done is kept."
+    finally:
+        progress.end()
+    return summarise(plan, results, interrupted)
+
+
+def summarise(plan: Plan, results: list[Result], interrupted: str = "") -> Comparison:
+    """Rows and verdict of the results so far."""
+    better = plan.metric.higher_is_better
+    target, meaning = _target(plan, results)
+    rows = [
+        _row(candidate, mine, target, plan.metric)
+        for candidate in plan.candidates
+        if (mine := [r for r in results if r.candidate == candidate.name])
+    ]
+    rows.sort(key=lambda row: (row.diverged > 0, -row.metric if better else row.metric))
+    complete = [seed for seed in plan.seeds if sum(r.seed == seed for r in results) == len(plan.candidates)]
+    fit = [row.name for row in rows if not row.diverged]
+    by_seed = {
+        name: [r.metrics[-1] for r in results if r.candidate == name and r.seed in complete] for name in fit if complete
+    }
+    by_example = {
+        name: r.scores for name in fit for r in results if r.candidate == name and r.seed in complete[:1] and r.scores
+    }
+    verdict = judge(by_seed, by_example, plan.metric.name, better, plan.task.fixed_weights)
+    settings = {
+        "epochs": plan.task.epochs,
+        "steps": plan.steps,
+        "batch_size": plan.task.batch_size,
+        "seeds": plan.seeds,
+        "metric": plan.metric.name,
+        "goal": plan.metric.goal,
+        "candidates": [{"name": c.name, "optimizer": c.optimizer, "loss": c.loss, "lr": c.lr} for c in plan.candidates],
+    }
+    return Comparison(
+        plan.task.name, plan.task.about, plan.metric.name, better, target, meaning, settings, rows, results,
+        verdict, interrupted, plan.task.picture,
+    )  # fmt: skip
+
+
+def _target(plan: Plan, results: list[Result]) -> tuple[float, str]:
+    if plan.task.target is not None:
+        return plan.task.target, "given by the task"
+    finished = [r for r in results if not r.diverged]
+    if not finished:
+        return math.nan, "no run finished"
+    start = statistics.fmean(r.metrics[0] for r in finished)
+    choose = max if plan.metric.higher_is_better else min
+    names = {r.candidate for r in finished}
+    best = choose(statistics.fmean(r.metrics[-1] for r in finished if r.candidate == name) for name in names)
+    return start + TARGET_SHARE * (best - start), f"{TARGET_SHARE:.0%} of the way from the start to the best candidate"
+
+
+def _row(candidate: Candidate, results: list[Result], target: float, metric: Metric) -> Row:
+    done = [r for r in results if not r.diverged]
+    values = [r.metrics[-1] for r in done]
+    low, high = interval(values)
+    if len(done) == 1 and done[0].scores:
+        low, high = sorted(metric.finish(bound) for bound in interval(done[0].scores))
+    reached = [at for r in results if (at := steps_to(target, r.steps, r.metrics, metric.higher_is_better)) is not None]
+    worst = next((r for r in results if r.diverged), None)
+    return Row(
+        name=candidate.name,
+        optimizer=candidate.optimizer,
+        loss=candidate.loss,
+        lr=results[0].lr,
+        metric=_mean(values),
+        low=low,
+        high=high,
+        training_loss=_mean([r.losses[-1] for r in done]),
+        steps_to_target=statistics.median(reached) if len(reached) > len(results) / 2 else None,
+        reached=len(reached),
+        seeds=len(results),
+        diverged=len(results) - len(done),
+        note=worst.note if worst else "",
+        step_seconds=_median([r.step_seconds for r in results]),
+        state_bytes=max(r.state_bytes for r in results),
+        peak_bytes=max(r.peak_bytes for r in results),
+        descent_share=_mean([r.descent_share for r in done]),
+        evenness=_mean([r.evenness for r in done]),
+    )
+
+
+def _median(values: list[float]) -> float:
+    finite = [v for v in values if not math.isnan(v)]
+    return statistics.median(finite) if finite else math.nan
+
+
+def _mean(values: list[float]) -> float:
+    finite = [v for v in values if not math.isnan(v)]
+    return statistics.fmean(finite) if finite else math.nan

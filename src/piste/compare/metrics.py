@@ -1,0 +1,139 @@
+"""The common measure that candidates are ranked by, whatever loss they were trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import InvalidType, InvalidValue, did_you_mean
+
+Function = Callable[[torch.Tensor, torch.Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of predictions against the truth, and which way is better.
+
+    `function(output, target)` is given all of the validation set at once: the model's outputs and the targets. It
+    returns one score for each example, a tensor (N,), or one number. `finish` makes the reported value of the mean
+    score (the root, for RMSE). Scores per example let a single seed say how sure its verdict is.
+
+    >>> Metric("accuracy", accuracy, "max").value(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
+    0.0
+    """
+
+    name: str
+    function: Function
+    goal: str = "max"
+    finish: Callable[[float], float] = float
+
+    def __post_init__(self) -> None:
+        if self.goal not in ("max", "min"):
+            raise InvalidValue(f'the goal of a metric must be "max" or "min"; received {self.goal!r}.')
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.goal == "max"
+
+    def scores(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The score of every example (N,), or of all together (a 0-d tensor), in float64."""
+        result = torch.as_tensor(self.function(output, target)).detach().to("cpu", torch.float64)
+        if result.dim() and result.shape != (len(target),):
+            raise InvalidValue(
+                f"the metric `{self.name}` must return one number, or one for each of the {len(target)} examples; "
+                f"received a tensor of shape {tuple(result.shape)}."
+            )
+        return result
+
+    def value(self, output: torch.Tensor, target: torch.Tensor) -> float:
+        return self.finish(float(self.scores(output, target).mean()))
+
+
+def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 where the class was right: the largest of the logits (N, C, ...), or the sign of one logit (N, ...).
+
+    With further dimensions (one class per pixel) the share that was right, per example.
+    """
+    if output.shape == target.shape:
+        right = (output > 0) == (target > 0.5)
+    elif output.dim() == target.dim() + 1:
+        right = output.argmax(1) == target
+    else:
+        raise InvalidValue(
+            f"accuracy takes logits (N, C, ...) with class indices (N, ...), or logits and 0/1 targets of one shape; "
+            f"received {tuple(output.shape)} and {tuple(target.shape)}."
+        )
+    return right.reshape(len(right), -1).double().mean(1)
+
+
+def squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """(prediction - truth)^2, the mean over everything but the first dimension."""
+    return _error(output, target).square().mean(1)
+
+
+def absolute_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """|prediction - truth|, the mean over everything but the first dimension."""
+    return _error(output, target).abs().mean(1)
+
+
+def r2(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - (prediction - truth)^2 / variance of the truth: the mean over the examples is R^2."""
+    variance = target.double().var(unbiased=False)
+    if not variance > 0:
+        raise InvalidValue("r2 needs targets that differ; all validation targets are the same. Use rmse or mae.")
+    return 1 - _error(output, target).square().mean(1) / variance
+
+
+def _error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    if output.shape != target.shape:
+        raise InvalidValue(
+            f"the metric takes predictions and truths of one shape; received {tuple(output.shape)} "
+            f"and {tuple(target.shape)}."
+        )
+    return (output.double() - target.double()).reshape(len(output), -1)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", accuracy, "max"),
+        Metric("rmse", squared_error, "min", lambda mean: max(mean, 0.0) ** 0.5),
+        Metric("mae", absolute_error, "min"),
+        Metric("r2", r2, "max"),
+    )
+}
+
+
+def as_metric(metric: Any) -> Metric:
+    """The metric that is meant by a name, by a pair (function, "max" or "min"), or by a `Metric`."""
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, str):
+        if metric.lower() not in METRICS:
+            raise InvalidValue(f"unknown metric `{metric}`. {did_you_mean(metric, METRICS)}")
+        return METRICS[metric.lower()]
+    if isinstance(metric, tuple) and len(metric) == 2 and callable(metric[0]):
+        return Metric(getattr(metric[0], "__name__", "metric"), metric[0], metric[1])
+    if callable(metric):
+        raise InvalidType(
+            'which way is better must be said: give the metric as (function, "max") or (function, "min").'
+        )
+    raise InvalidType(
+        f'a metric is a name ({", ".join(METRICS)}) or a pair (function, "max" or "min"); received {metric!r}.'
+    )
+
+
+def default_metric(outputs: torch.Tensor, targets: torch.Tensor) -> Metric:
+    """Accuracy for class indices, RMSE for numbers of the output's shape; what may be probabilities is asked about."""
+    if not targets.is_floating_point():
+        return METRICS["accuracy"]
+    if outputs.shape == targets.shape and not bool(((targets >= 0) & (targets <= 1)).all()):
+        return METRICS["rmse"]
+    raise InvalidValue(
+        f"no metric can be guessed for outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} between "
+        f"{float(targets.min()):.3g} and {float(targets.max()):.3g}; give metric= a name ({', '.join(METRICS)}) or "
+        f'a pair (function, "max" or "min").'
+    )

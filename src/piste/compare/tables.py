@@ -1,0 +1,139 @@
+"""The table of a comparison: as Markdown, for a terminal, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .comparison import Comparison, Row
+
+
+def header(comparison: Comparison) -> list[str]:
+    """The titles of the columns, with their units."""
+    arrow = "higher is better" if comparison.higher_is_better else "lower is better"
+    return [
+        "candidate", "lr", f"{comparison.metric} ({arrow})", "training loss", f"steps to {number(comparison.target)}",
+        "time per step", "memory per step", "descent share", "evenness",
+    ]  # fmt: skip
+
+
+def cells(comparison: Comparison, row: Row) -> list[str]:
+    """One row, as text."""
+    group = comparison.verdict.group
+    name = f"{row.name} ★" if len(group) < len(comparison.rows) and row.name in group else row.name
+    if row.diverged:
+        metric = "diverged" if row.seeds == 1 else f"diverged ({row.diverged} of {row.seeds})"
+    else:
+        metric = with_error(row.metric, (row.high - row.low) / 2)
+    steps = "–" if row.steps_to_target is None else f"{row.steps_to_target:.0f}"
+    if 0 < row.reached < row.seeds:
+        steps += f" ({row.reached} of {row.seeds})"
+    return [
+        name,
+        "–" if row.lr is None else f"{row.lr:g}",
+        metric,
+        number(row.training_loss),
+        steps,
+        duration(row.step_seconds),
+        size(row.peak_bytes),
+        _share(row.descent_share),
+        _share(row.evenness),
+    ]
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table as Markdown, best first."""
+    rows = [[_escaped(cell) for cell in cells(comparison, row)] for row in comparison.rows]
+    titles = header(comparison)
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def rich_table(comparison: Comparison) -> Any:
+    """The table for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(header_style="bold", row_styles=["", "dim"])
+    for i, title in enumerate(header(comparison)):
+        table.add_column(title, justify="right" if i else "left", no_wrap=not i, overflow="fold")
+    for row in comparison.rows:
+        style = "red" if row.diverged else "bold green" if row.name in comparison.verdict.group else ""
+        table.add_row(
+            *(Text(cell, style=style if i in (0, 2) else "") for i, cell in enumerate(cells(comparison, row)))
+        )
+    return table
+
+
+def as_csv(comparison: Comparison) -> str:
+    """Every number of the rows, unrounded; an empty field where there is none."""
+    out = io.StringIO()
+    records = [dataclasses.asdict(row) for row in comparison.rows]
+    writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow(
+            {k: "" if v is None or (isinstance(v, float) and math.isnan(v)) else v for k, v in record.items()}
+        )
+    return out.getvalue()
+
+
+def number(value: float) -> str:
+    """Three significant digits, or a dash.
+
+    >>> number(0.97321), number(float("nan"))
+    ('0.973', '–')
+    """
+    return "–" if math.isnan(value) else f"{value:#.3g}".rstrip(".")
+
+
+def with_error(value: float, half: float) -> str:
+    """A value and half the width of its interval, to the digits that the interval allows.
+
+    >>> with_error(0.97321, 0.0062)
+    '0.9732 ± 0.0062'
+    >>> with_error(0.97321, float("nan"))
+    '0.973'
+    """
+    if math.isnan(half):
+        return number(value)
+    decimals = min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
+    return f"{value:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a readable unit.
+
+    >>> duration(0.000321)
+    '321 µs'
+    """
+    if math.isnan(seconds):
+        return "–"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def size(count: int) -> str:
+    """Bytes in a readable unit (1 kB = 1000 bytes).
+
+    >>> size(123_456)
+    '123 kB'
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

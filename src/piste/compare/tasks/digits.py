@@ -1,0 +1,20 @@
+"""Handwritten digits (8 x 8 pixels, 10 classes) with a perceptron: a small classification that most can solve."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..task import Task
+from ._tables import split
+
+
+def make() -> Task:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    train, validation = split(x / 16.0, y, stratify=True)
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    return Task(model, train, validation, loss="cross_entropy", metric="accuracy", target=0.95, epochs=20)

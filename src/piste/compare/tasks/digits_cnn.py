@@ -1,0 +1,24 @@
+"""The same digits with a small convolutional net, whose layers differ more in scale."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..task import Task
+from ._tables import split
+
+
+def make() -> Task:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    train, validation = split(x.reshape(-1, 1, 8, 8) / 16.0, y, stratify=True)
+
+    def model() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(128, 10),
+        )  # fmt: skip
+
+    return Task(model, train, validation, loss="cross_entropy", metric="accuracy", target=0.95, epochs=15)
