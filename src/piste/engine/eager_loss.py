@@ -7,12 +7,13 @@ itself made of torch operations, so that a second backward, forward-mode differe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["elementwise", "narrowed", "working_dtype"]
+__all__ = ["narrowed", "values", "working_dtype"]
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -29,39 +30,46 @@ def narrowed(result: Tensor, dtype: torch.dtype) -> Tensor:
     return result if is_autocast else result.to(dtype)
 
 
-def elementwise(loss: Any, operands: tuple[Tensor, ...], options: dict[str, Any]) -> Tensor:
-    """The loss of each element, by the formulas `loss.value` and `loss.derivatives`."""
-    if operands[0].is_complex():  # |z| has a gradient that no formula of real letters states; torch's abs knows it
-        return loss.value(*operands, **options)
-    function = _Compiled if torch.compiler.is_compiling() else _Elementwise
-    return function.apply(loss, options, *operands)
+def values(
+    formula: Callable[..., Any],
+    derivatives: Callable[..., Any] | None,
+    letters: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Tensor:
+    """The loss of each element or row; its gradient is the written one, where one is written, and else autograd's."""
+    if derivatives is None or letters[0].is_complex():  # |z| has no slope in real letters; torch's abs knows it
+        return formula(*letters, **options)
+    function = _Compiled if torch.compiler.is_compiling() else _Written
+    return function.apply(formula, derivatives, options, *letters)
 
 
 class _Compiled(torch.autograd.Function):
     """The loss as torch.compile can read it, which takes no function that has a `jvp`."""
 
     @staticmethod
-    def forward(loss: Any, options: dict[str, Any], *operands: Tensor) -> Tensor:
-        return loss.value(*operands, **options)
+    def forward(
+        formula: Callable[..., Any], derivatives: Callable[..., Any], options: dict[str, Any], *letters: Tensor
+    ) -> Tensor:
+        return formula(*letters, **options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.loss, ctx.options, *operands = inputs
-        ctx.save_for_backward(*operands)
-        ctx.save_for_forward(*operands)
+        _, ctx.derivatives, ctx.options, *letters = inputs
+        ctx.save_for_backward(*letters)
+        ctx.save_for_forward(*letters)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        slopes = ctx.loss.derivatives(*ctx.saved_tensors, **ctx.options)
-        wanted = ctx.needs_input_grad[2:]
-        return None, None, *(grad * s if w else None for s, w in zip(slopes, wanted, strict=True))
+        slopes = ctx.derivatives(*ctx.saved_tensors, **ctx.options)
+        wanted = ctx.needs_input_grad[3:]
+        return None, None, None, *(grad * s if w else None for s, w in zip(slopes, wanted, strict=True))
 
 
-class _Elementwise(_Compiled):
+class _Written(_Compiled):
     generate_vmap_rule = True
 
     @staticmethod
-    def jvp(ctx: Any, _loss: None, _options: None, *tangents: Tensor | None) -> Tensor:
-        slopes = ctx.loss.derivatives(*ctx.saved_tensors, **ctx.options)
+    def jvp(ctx: Any, _formula: None, _derivatives: None, _options: None, *tangents: Tensor | None) -> Tensor:
+        slopes = ctx.derivatives(*ctx.saved_tensors, **ctx.options)
         parts = [s * t for s, t in zip(slopes, tangents, strict=True) if t is not None]
         return sum(parts[1:], parts[0])

@@ -6,12 +6,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from operator import is_
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ..engine import eager
+from ..engine import choose
 from ..engine.program import Program, Slot, parameters
 from ..errors import Unsupported
 from ..formula import FormulaError
@@ -66,6 +69,8 @@ class Optimizer(torch.optim.Optimizer):
         cls.__doc__ = arguments.documented(cls)
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self._plans: dict[int, tuple[Any, choose.Plan]] = {}
+        self._seen: list[Any] = []
         defaults = arguments.bind(type(self), args, kwargs)
         super().__init__(arguments.checked_params(type(self), params), defaults)
         arguments.refuse_all_frozen(self)
@@ -95,6 +100,7 @@ class Optimizer(torch.optim.Optimizer):
             for name, default in arguments.defaults(type(self)).items():
                 group.setdefault(name, default)
             group.update(self.fixed)
+        self._plans, self._seen = {}, []
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this optimizer, Piste's or torch.optim's; anything else is refused before a change."""
@@ -116,28 +122,48 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             closure: recomputes the loss and its gradients, and returns the loss, which `step` then returns.
         """
+        if torch.compiler.is_compiling() or _watched(self):
+            return _watched_step(self, closure)
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch would wrap it, which costs more than a small step
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._forget_plans_of_other_state()
         moved = False
-        for group in self.param_groups:
-            with torch.set_grad_enabled(group["differentiable"]):
-                moved = self._step_group(group) or moved
+        for index, group in enumerate(self.param_groups):
+            moved = self._step_group(index, group) or moved
         if not moved:
             self._warn_nothing_moved()
         return loss
 
-    def _step_group(self, group: dict[str, Any]) -> bool:
-        slots = [self._slot(p, group) for p in group["params"] if p.grad is not None]
-        eager.step(
-            self._program(group),
-            slots,
-            self._numbers(group),
-            differentiable=group["differentiable"],
-            on_device=group["capturable"] or torch.compiler.is_compiling(),
-        )
-        return bool(slots)
+    def _step_group(self, index: int, group: dict[str, Any]) -> bool:
+        program, numbers, params = self._program(group), self._numbers(group), group["params"]
+        key = (program, group["differentiable"], group["capturable"], group["fused"])
+        known, plan = self._plans.get(index, (None, None))
+        with torch.set_grad_enabled(group["differentiable"]):
+            if plan is None or known != key or not plan.step(params, numbers):
+                plan = choose.Plan(program, params, partial(self._slot, group=group), group)
+                self._plans[index] = key, plan
+                self._seen = self._state_tensors()
+                if not plan.step(params, numbers):
+                    raise RuntimeError(
+                        "a gradient changed during the step; step an optimizer from one thread at a time"
+                    )
+        return plan.moves
+
+    def _state_tensors(self) -> list[Any]:
+        return list(chain.from_iterable(map(dict.values, self.state.values())))
+
+    def _forget_plans_of_other_state(self) -> None:
+        """State is the user's to replace (load_state_dict, or by hand); plans know where it was."""
+        now = self._state_tensors()
+        if len(now) != len(self._seen) or not all(map(is_, now, self._seen)):
+            self._plans.clear()
 
     def _warn_nothing_moved(self) -> None:
         if not self.__dict__.get("_warned"):
@@ -248,6 +274,20 @@ class Optimizer(torch.optim.Optimizer):
         )
         counters = ("t", *(c.letter for c in cls.counters.values()))
         return Program(cls.__name__, element, numbers, kept, counters, cls.per_step)
+
+
+def _watched(optimizer: Optimizer) -> bool:
+    """Whether hooks or a profiler want to know of the step."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or torch.autograd._profiler_enabled()
+    )
+
+
+_watched_step = torch.optim.Optimizer.profile_hook_step(Optimizer._step)
 
 
 def _buffer(declared: str | Buffer) -> Buffer:

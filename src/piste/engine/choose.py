@@ -1,0 +1,141 @@
+"""Which engine steps a parameter, and why; and the plan of a group, which lasts from step to step."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+import weakref
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Unsupported
+from . import cpu, eager
+from .program import Program, Slot
+
+_failed: weakref.WeakKeyDictionary[Program, str] = weakref.WeakKeyDictionary()
+"""Programs whose kernel could not be made, and what happened."""
+
+_address = Tensor.data_ptr
+_contiguous = Tensor.is_contiguous
+
+
+def reason(program: Program, slot: Slot, options: Mapping[str, Any]) -> str | None:
+    """Why the eager engine steps a slot; None where the kernel does."""
+    if torch.compiler.is_compiling():
+        return "torch.compile is tracing it"
+    if options["differentiable"]:
+        return "differentiable=True lets autograd record the step"
+    if options["capturable"]:
+        return "capturable=True keeps the step count on the device"
+    if options["fused"] is False:
+        return "fused=False asks for it"
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed"
+    return _failed.get(program) or cpu.unserved(slot)
+
+
+class Plan:
+    """How the parameters of a group are stepped, for as long as they, their gradients and their state stay in place.
+
+    `step` checks that first and returns False where something has moved: a new plan is due then.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        params: Sequence[Tensor],
+        make_slot: Callable[[Tensor], Slot],
+        options: Mapping[str, Any],
+    ) -> None:
+        self.program, self._make_slot, self._options = program, make_slot, dict(options, params=None)
+        self._has = [p.grad is not None for p in params]
+        slots = {i: make_slot(params[i]) for i in compress(range(len(params)), self._has)}
+        self._launches: list[tuple[cpu.Launch, list[int]]] = []
+        served = self._launched(slots)
+        self._served = [i in served for i in range(len(params))]
+        self._rest = [i for i in slots if i not in served]
+        self._whole = all(self._served)
+        self._pointers = [slots[i].p.data_ptr() for i in served]
+        self._flat = all(slots[i].p.is_contiguous() for i in served) and all(slots[i].g.is_contiguous() for i in served)
+        self._strides = [slots[i].g.stride() for i in served]
+        self._complex = any(slots[i].p.is_complex() for i in served)
+        self.moves = bool(slots)
+
+    def _launched(self, slots: Mapping[int, Slot]) -> list[int]:
+        """Make a launch for every layout; return the places in the group that they serve, in order."""
+        by_layout: dict[cpu.Layout, list[int]] = {}
+        for i, slot in slots.items():
+            why = reason(self.program, slot, self._options)
+            if why is None:
+                by_layout.setdefault(cpu.layout_of(slot), []).append(i)
+            elif self._options["fused"]:
+                raise Unsupported(
+                    f"fused=True asks for the kernel, which can't step parameter {i} of shape {tuple(slot.p.shape)}: "
+                    f"{why}. With fused=None Piste chooses an engine that can."
+                )
+        served = sorted(i for indices in by_layout.values() for i in indices)
+        place = {i: k for k, i in enumerate(served)}
+        try:
+            for layout, indices in by_layout.items():
+                launch = cpu.Launch(self.program, layout, [slots[i] for i in indices])
+                self._launches.append((launch, [place[i] for i in indices]))
+        except Exception as error:
+            if self._options["fused"]:
+                raise
+            self._launches, served = [], []
+            _failed[self.program] = f"its kernel could not be made ({error})"
+            warnings.warn(
+                f"{self.program.name} steps without its kernel, several times slower: {error}. "
+                "fused=False asks for this and is quiet; fused=True makes it an error.",
+                RuntimeWarning,
+                stacklevel=6,
+            )
+        return served
+
+    def step(self, params: Sequence[Tensor], numbers: Mapping[str, Any]) -> bool:
+        grads = [p.grad for p in params]
+        if not self._whole:
+            if [g is not None for g in grads] != self._has:
+                return False
+            rest = [self._make_slot(params[i]) for i in self._rest]
+            if any(reason(self.program, slot, self._options) is None for slot in rest):
+                return False
+            params, grads = list(compress(params, self._served)), list(compress(grads, self._served))
+        if self._launches and not self._run(params, grads, numbers):
+            return False
+        if self._rest:
+            eager.step(
+                self.program,
+                rest,
+                numbers,
+                differentiable=self._options["differentiable"],
+                on_device=self._options["capturable"] or torch.compiler.is_compiling(),
+            )
+        return True
+
+    def _run(self, params: Sequence[Tensor], grads: Sequence[Any], numbers: Mapping[str, Any]) -> bool:
+        try:
+            gradients = list(map(_address, grads))
+        except (RuntimeError, TypeError):  # one is missing now, or has become sparse
+            return False
+        if list(map(_address, params)) != self._pointers:
+            return False
+        if self._flat:
+            if not all(map(_contiguous, grads)):
+                return False
+        elif list(map(Tensor.stride, grads)) != self._strides:
+            return False
+        if self._complex and any(map(Tensor.is_conj, grads)):
+            return False
+        values = array("d", [numbers[name] for name in self.program.numbers])
+        for launch, places in self._launches:
+            launch.gradients[:] = array("q", gradients if len(self._launches) == 1 else [gradients[k] for k in places])
+            launch.numbers[:] = values
+            launch()
+        torch._C._increment_version(params)  # as every in-place operation: autograd notices what it has saved change
+        return True

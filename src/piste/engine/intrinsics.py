@@ -1,0 +1,88 @@
+"""The few machine operations that Numba has no Python for; imported only when a kernel is compiled."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba import float32, float64, int64, njit, types, uint16, uint32
+from numba.extending import intrinsic
+
+__all__ = [
+    "claim",
+    "float32",
+    "float64",
+    "from_bfloat16",
+    "from_float16",
+    "int64",
+    "math",
+    "pointer",
+    "to_bfloat16",
+    "to_float16",
+    "uint16",
+]
+
+
+@intrinsic
+def pointer(typingctx: Any, address: Any, dtype: Any) -> Any:
+    """What lies at an address, to be indexed: without the checks and the bookkeeping of an array."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(dtype.dtype)(types.int64, dtype), codegen
+
+
+@intrinsic
+def claim(typingctx: Any, table: Any) -> Any:
+    """The next number of the counter at table[0], each handed out once whoever asks."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        one = ir.Constant(ir.IntType(64), 1)
+        return builder.atomic_rmw("add", args[0], one, "monotonic")
+
+    return types.int64(types.CPointer(types.int64)), codegen
+
+
+def _bits_of(typingctx: Any, x: Any) -> Any:
+    """The bits of a float32 as uint32, and back."""
+    target = types.uint32 if x == types.float32 else types.float32
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(signature.return_type))
+
+    return target(x), codegen
+
+
+_bits: Any = intrinsic(_bits_of)
+
+
+@njit(inline="always")
+def from_bfloat16(x):
+    return _bits(uint32(uint32(x) << uint32(16)))
+
+
+@njit(inline="always")
+def to_bfloat16(x):
+    """Rounded to nearest, ties to even; NaN stays NaN."""
+    u = _bits(float32(x))
+    rounded = uint32(u + uint32(0x7FFF) + ((u >> uint32(16)) & uint32(1)))
+    chosen = uint32(0x7FC00000) if x != x else rounded
+    return uint16(chosen >> uint32(16))
+
+
+@intrinsic
+def from_float16(typingctx: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+@intrinsic
+def to_float16(typingctx: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), codegen

@@ -1,0 +1,89 @@
+"""From the graph of a formula to the lines of a kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ..formula import FormulaError, Symbol
+
+_INFIX = {"+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=", "&", "|"}
+_PREFIX = {"neg": "-", "invert": "not "}
+_CALLS = {
+    "sqrt": "math.sqrt",
+    "exp": "math.exp",
+    "log": "math.log",
+    "log1p": "math.log1p",
+    "abs": "abs",
+    "**": "math.pow",
+}
+
+
+class Lines:
+    """Assignments that compute symbols, each subexpression once, in one precision.
+
+    `given` names what is known already: a function of an input's name, or None where a symbol has to be computed.
+    """
+
+    def __init__(self, precision: str, prefix: str, given: Callable[[Symbol], str | None]) -> None:
+        self.lines: list[str] = []
+        self._precision, self._prefix, self._given = precision, prefix, given
+        self._done: dict[Any, str] = {}
+        self._keys: dict[int, tuple[Symbol, Any]] = {}
+
+    def name(self, value: Any) -> str:
+        """The variable that holds a value, after adding the lines it needs."""
+        if not isinstance(value, Symbol):
+            return self._constant(value)
+        key = self.key(value)
+        if key not in self._done:
+            self._done[key] = self._given(value) or self._assigned(self._expression(value))
+        return self._done[key]
+
+    def key(self, value: Any) -> Any:
+        """Equal for expressions that are written alike."""
+        if not isinstance(value, Symbol):
+            return float(value)
+        if id(value) not in self._keys:
+            operands = value.args if value.op == "input" else tuple(map(self.key, value.args))
+            self._keys[id(value)] = value, (value.op, *operands)
+        return self._keys[id(value)][1]
+
+    def _assigned(self, expression: str) -> str:
+        name = f"{self._prefix}{len(self.lines)}"
+        self.lines.append(f"{name} = {expression}")
+        return name
+
+    def _constant(self, value: Any) -> str:
+        number = float(value)
+        text = (
+            repr(number)
+            if math.isfinite(number)
+            else f"({'-' if number < 0 else ''}math.{'nan' if number != number else 'inf'})"
+        )
+        return text if self._precision == "float64" else f"{self._precision}({text})"
+
+    def _expression(self, value: Symbol) -> str:
+        op = value.op
+        if op == "**" and not isinstance(value.args[1], Symbol) and value.args[1] == 2:
+            base = self.name(value.args[0])
+            return f"{base} * {base}"
+        a, *rest = (self.name(x) for x in value.args)
+        if op in _INFIX:
+            return f"{a} {op} {rest[0]}"
+        if op in _PREFIX:
+            return f"{_PREFIX[op]}{a}"
+        if op in _CALLS:
+            return f"{self._precision}({_CALLS[op]}({', '.join([a, *rest])}))"
+        if op == "where":
+            return f"{rest[0]} if {a} else {rest[1]}"
+        if op == "sign":
+            zero, one = self._constant(0), self._constant(1)
+            negative = self._assigned(f"{self._constant(-1)} if {a} < {zero} else {zero}")
+            return f"{one} if {a} > {zero} else {negative}"
+        if op in ("maximum", "minimum"):  # NaN, which compares false, falls through to the result
+            b = rest[0]
+            other = self._assigned(f"{a} if {a} {'>' if op == 'maximum' else '<'} {b} else {b}")
+            return f"{a} if {a} != {a} else {other}"
+        raise FormulaError(f"no kernel can be made of the word `{op}`")
