@@ -9,10 +9,8 @@ from torch import Tensor
 
 from ..engine import eager_loss
 from ..errors import InvalidType, InvalidValue
-from ..formula import where
 from .checks import first_offence, is_readable, refuse_nan, same_device, shape_of, tensors, unravelled
-from .loss import Loss
-from .reduction import Reduction
+from .loss import Call, Loss
 from .rows import pick
 
 __all__ = ["ClassLoss"]
@@ -22,8 +20,14 @@ class ClassLoss(Loss):
     """What the losses over classes share: where the classes are, targets, class weights, and what is ignored."""
 
     input_kind: ClassVar[str] = "logits"
-    takes_probabilities: ClassVar[bool] = False
-    value: ClassVar[Any]
+    letters: ClassVar[dict[str, str]] = {
+        "x": "a row of input",
+        "k": "class index",
+        "y": "a row of class probabilities",
+        "w": "class weights",
+    }
+    value: ClassVar[Any]  # of the logits x of a row, the class index k, the weights w of the classes
+    soft_value: ClassVar[Any] = None  # of x, a row y of class probabilities, and w, where those can be a target
 
     @classmethod
     def validate(cls, *, ignore_index: int = -100, class_dim: int | None = None, **options: Any) -> None:
@@ -34,66 +38,77 @@ class ClassLoss(Loss):
                 raise InvalidType(f"{cls.__name__}: `{name}` must be an int; received {value!r}.")
 
     @classmethod
-    def compute(
+    def prepare(
         cls,
         operands: tuple[Any, ...],
-        reduction: Reduction,
         check: str,
         *,
         weight: Tensor | None = None,
         ignore_index: int = -100,
         class_dim: int | None = None,
         **options: Any,
-    ) -> Tensor:
-        """Bring the classes last, check, and reduce over the rows."""
+    ) -> Call:
+        """Rows of classes, each with a class index or a row of probabilities."""
         name = cls.__name__
         tensors(name, cls.arguments, operands)
         same_device(name, cls.arguments, operands)
-        x, y = operands
-        x, y, has_indices = cls._arranged(x, y, class_dim, check)
-        if not has_indices and ignore_index >= 0:
-            raise InvalidValue(
-                f"{name}: `ignore_index` goes with class indices; received ignore_index={ignore_index} and a target of "
-                "class probabilities. Help: give the rows to be ignored a target of zeros."
-            )
+        given, target = operands
+        x, y, has_indices = cls._arranged(given, target, class_dim, check)
         dtype = x.dtype if has_indices else torch.promote_types(x.dtype, y.dtype)
         working = eager_loss.working_dtype(dtype)
         x = x.to(working)
         if weight is not None:
             cls._refuse_weight(weight, x)
             weight = weight.to(working)
-        readable = check != "off" and is_readable((x, y))
-        if check == "nan" and readable:
+        is_checked = check != "off" and is_readable((x, y))
+        if check == "nan" and is_checked:
             refuse_nan(name, cls.arguments[0], x)
-        if has_indices:
-            keep = y != ignore_index
-            if readable:
-                cls._refuse_indices(y, keep, x.shape[-1], ignore_index)
-            y = where(keep, y, 0)
-            if readable:
-                cls._refuse_input(x, y, keep)
-            values = cls.value(x, y, weight, **options)
-            values = where(keep, values, 0)
-            result = reduction.of(
-                name,
-                values,
-                keep.sum,
-                lambda: (keep if weight is None else where(keep, pick(weight, y), 0)).sum(),
-                "weights",
+        if not has_indices:
+            return cls._soft_call(x, y.to(working), weight, ignore_index, is_checked, dtype, options)
+        keep = y != ignore_index
+        if is_checked:
+            cls._refuse_indices(y, keep, x.shape[-1], ignore_index)
+        k = torch.where(keep, y, 0)
+        if is_checked:
+            cls._refuse_input(x, k, keep)
+        return Call(
+            cls.value,
+            (x, k, weight),
+            options,
+            dtype,
+            keep=keep,
+            count=keep.sum,
+            weights=lambda: (keep if weight is None else torch.where(keep, pick(weight, k), 0)).sum(),
+            mean_by="weights",
+        )
+
+    @classmethod
+    def _soft_call(
+        cls,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        is_checked: bool,
+        dtype: torch.dtype,
+        options: dict[str, Any],
+    ) -> Call:
+        if ignore_index >= 0:
+            raise InvalidValue(
+                f"{cls.__name__}: `ignore_index` goes with class indices; received ignore_index={ignore_index} and a "
+                "target of class probabilities. Help: give the rows to be ignored a target of zeros."
             )
-        else:
-            y = y.to(working)
-            if readable:
-                cls._refuse_probabilities(y, dtype)
-            values = cls.value(x, y, weight, **options)
-            result = reduction.of(
-                name,
-                values,
-                values.numel,
-                lambda: (y if weight is None else y * weight).sum(),
-                "count",
-            )
-        return eager_loss.narrowed(result, dtype)
+        if is_checked:
+            cls._refuse_probabilities(y, dtype)
+        return Call(
+            cls.soft_value,
+            (x, y, weight),
+            options,
+            dtype,
+            count=y[..., 0].numel,
+            weights=lambda: (y if weight is None else y * weight).sum(),
+            mean_by="count",
+        )
 
     @classmethod
     def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
@@ -122,7 +137,7 @@ class ClassLoss(Loss):
             )
         if y.shape == rows and is_whole:
             return x.movedim(dim, -1), y.long(), True
-        if y.shape == x.shape and not is_whole and cls.takes_probabilities:
+        if y.shape == x.shape and not is_whole and cls.soft_value:
             return x.movedim(dim, -1), y.movedim(dim, -1), False
         raise cls._mismatch(x, y, dim, rows, is_whole)
 
@@ -131,12 +146,12 @@ class ClassLoss(Loss):
         """Why a target fits neither as class indices nor as probabilities."""
         received = f"received {y.dtype} of shape {shape_of(y)} for an input {shape_of(x)}"
         wants = f"class indices of dtype int64 and shape {tuple(rows)}"
-        if cls.takes_probabilities:
+        if cls.soft_value:
             wants += f", or class probabilities of a floating dtype and shape {shape_of(x)}"
         kind: type[InvalidValue] | type[InvalidType] = InvalidValue
         if y.shape == x.shape:
             kind = InvalidType
-            if is_whole and cls.takes_probabilities:
+            if is_whole and cls.soft_value:
                 how = f"it looks one-hot: target.argmax({dim}) gives the indices, target.float() the probabilities"
             else:
                 how = f"if it is one-hot or holds scores, target.argmax({dim}) gives the class indices"

@@ -125,22 +125,23 @@ class CrossEntropyLoss(ClassLoss):
     name, function = "cross_entropy", "cross_entropy"
     expects = "logits (N, C), or (N, C, d1, ...), and class indices (N), or (N, d1, ...), of dtype int64"
     example = "torch.randn(3, 5), torch.tensor([1, 0, 4])"
-    takes_probabilities = True
     ranges = {"label_smoothing": "[0, 1]"}
 
     @staticmethod
-    def value(x, y, w=None, *, label_smoothing=0.0):
+    def value(x, k, w=None, *, label_smoothing=0.0):
         p = log_softmax(x)
-        if is_index(y):
-            loss = -pick(p, y) if w is None else -pick(w, y) * pick(p, y)
-            if label_smoothing == 0:
-                return loss
-            smooth = -total(p if w is None else w * p) / size(x)
-            return (1 - label_smoothing) * loss + label_smoothing * smooth
-        if label_smoothing > 0:
-            y = (1 - label_smoothing) * y + label_smoothing / size(x)
-        p = where((y == 0) & (p == -math.inf), 0, p)  # a class that can't be and isn't: no loss, not 0 * inf
-        return -total(y * p if w is None else w * y * p)
+        sharp = -pick(p, k) if w is None else -pick(w, k) * pick(p, k)
+        if label_smoothing == 0:
+            return sharp
+        even = -total(p if w is None else w * p) / size(x)
+        return (1 - label_smoothing) * sharp + label_smoothing * even
+
+    @staticmethod
+    def soft_value(x, y, w=None, *, label_smoothing=0.0):
+        q = y if label_smoothing == 0 else (1 - label_smoothing) * y + label_smoothing / size(x)
+        z = log_softmax(x)
+        p = where((q == 0) & (z == -math.inf), 0, z)  # a class that neither can be nor is costs nothing; 0 * inf is NaN
+        return -total(q * p if w is None else w * q * p)
 
     def __init__(
         self,
@@ -164,11 +165,6 @@ class CrossEntropyLoss(ClassLoss):
             class_dim=class_dim,
             **settings,
         )
-
-
-def is_index(target: Any) -> bool:
-    """Whether a target is a class index rather than a row of probabilities."""
-    return not target.is_floating_point() if isinstance(target, Tensor) else getattr(target, "is_index", False)
 
 
 @explained(NLLLoss)

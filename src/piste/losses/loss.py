@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -27,7 +28,23 @@ from .checks import (
 )
 from .reduction import Reduction, Settings, legacy, settings
 
-__all__ = ["ElementwiseLoss", "Loss", "explained", "named"]
+__all__ = ["Call", "ElementwiseLoss", "Loss", "explained", "named"]
+
+
+@dataclass(slots=True)
+class Call:
+    """A call that was found right: what its formula takes, and what the reduction needs."""
+
+    formula: Callable[..., Any]
+    letters: tuple[Any, ...]
+    options: dict[str, Any]
+    dtype: torch.dtype  # of the result
+    count: Callable[[], Any]  # the elements (rows) that are not ignored
+    weights: Callable[[], Any]  # the sum of their weights
+    mean_by: str  # which of the two torch divides a mean by
+    derivatives: Callable[..., Any] | None = None
+    weight: Tensor | None = None  # of each element
+    keep: Tensor | None = None  # False where a row is ignored
 
 
 _registry: dict[str, type[Loss]] = {}
@@ -54,6 +71,8 @@ class Loss(torch.nn.Module):
     arguments: ClassVar[tuple[str, ...]] = ("input", "target")
     expects: ClassVar[str] = "two tensors of the same shape, of floating-point numbers"
     ranges: ClassVar[dict[str, str]] = {}  # of the options that are numbers
+    letters: ClassVar[dict[str, str]] = {}  # what the letters of the formula stand for, if not the arguments
+    branches: ClassVar[tuple[str, str] | None] = None  # what the two sides of the formula's choice are called
     example: ClassVar[str] = "torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])"
 
     def __init__(
@@ -105,9 +124,26 @@ class Loss(torch.nn.Module):
                 number(cls.__name__, option, options[option], interval)
 
     @classmethod
+    def remarks(cls, **options: Any) -> list[str]:
+        """What `explain` adds about this loss and its neighbours."""
+        return []
+
+    @classmethod
+    def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:
+        """Check the operands of a call and bring them into the form its formula wants."""
+        raise NotImplementedError
+
+    @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
         """The loss of operands whose options are known to be right."""
-        raise NotImplementedError
+        call = cls.prepare(operands, check, **options)
+        values = eager_loss.values(call.formula, call.derivatives, call.letters, call.options)
+        if call.keep is not None:
+            values = torch.where(call.keep, values, 0)
+        if call.weight is not None:
+            values = values * call.weight
+        result = reduction.of(cls.__name__, values, call.count, call.weights, call.mean_by)
+        return eager_loss.narrowed(result, call.dtype)
 
     @classmethod
     def run(
@@ -160,12 +196,11 @@ class Loss(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """The settings that differ from their defaults."""
-        defaults = inspect.signature(type(self)).parameters
-        general = inspect.signature(Loss.__init__).parameters
+        known = {**inspect.signature(Loss.__init__).parameters, **inspect.signature(type(self)).parameters}
         shown = []
         for name in dict.fromkeys((*self._options, "reduction", "check", "normalizer", "empty")):
             value = getattr(self, name)
-            default = (defaults.get(name) or general[name]).default
+            default = known[name].default if name in known else None
             if isinstance(value, Tensor):
                 shown.append(f"{name}=tensor of shape {shape_of(value)}")
             elif value != default:
@@ -187,16 +222,8 @@ class ElementwiseLoss(Loss):
     is_complex_allowed: ClassVar[bool] = False
 
     @classmethod
-    def compute(
-        cls,
-        operands: tuple[Any, ...],
-        reduction: Reduction,
-        check: str,
-        *,
-        weight: Tensor | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Check the operands, hand them to an engine, weigh and reduce."""
+    def prepare(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Call:
+        """Operands of one shape, device and dtype, with the weights spread over them."""
         name = cls.__name__
         tensors(name, cls.arguments, operands)
         same_shape(name, cls.arguments, operands)
@@ -204,25 +231,26 @@ class ElementwiseLoss(Loss):
         dtype = cls._dtype(operands)
         working = eager_loss.working_dtype(dtype)
         operands = tuple(o.to(working) for o in operands)
+        first = operands[0]
         for extra in cls.extras:
             tensor = options.pop(extra, None)
             if tensor is not None:
-                operands += (spread(name, extra, tensor, operands[0]).expand(operands[0].shape),)
+                operands += (spread(name, extra, tensor, first).expand(first.shape),)
+        if weight is not None:
+            weight = spread(name, "weight", weight, first)
         if check != "off" and is_readable(operands):
             cls._inspect(operands, options, check)
-        values = eager_loss.elementwise(cls, operands, options)
-        shape = values.shape
-        if weight is not None:
-            weight = spread(name, "weight", weight, operands[0])
-            values = values * weight
-        result = reduction.of(
-            name,
-            values,
-            values.numel,
-            lambda: values.numel() if weight is None else weight.to(working).expand(shape).sum(),
-            cls.mean_by,
+        return Call(
+            cls.value,
+            operands,
+            options,
+            dtype,
+            derivatives=cls.derivatives,
+            weight=weight,
+            count=first.numel,
+            weights=lambda: first.numel() if weight is None else weight.expand(first.shape).sum(),
+            mean_by=cls.mean_by,
         )
-        return eager_loss.narrowed(result, dtype)
 
     @classmethod
     def _dtype(cls, operands: tuple[Tensor, ...]) -> torch.dtype:
@@ -275,6 +303,7 @@ def explained(cls: type[Loss]) -> Callable[[Callable[..., Any]], Callable[..., A
                     raise cls._misuse(f"{shown}()", misfit) from None
                 raise
 
+        call.loss = cls  # type: ignore[attr-defined]  # so that a function can be explained by what it computes
         return call
 
     return decorate

@@ -54,8 +54,7 @@ class Reduction(NamedTuple):
         total = values.sum()
         if self.mode == "sum":
             return total
-        by = torchs if self.normalizer is None else self.normalizer
-        divisor = count() if isinstance(by, str) and by == "count" else weights() if isinstance(by, str) else by
+        divisor = self.divisor(count, weights, torchs)
         if isinstance(divisor, Tensor):
             divisor = divisor.to(total.dtype)
             if self.empty == "nan":
@@ -71,6 +70,13 @@ class Reduction(NamedTuple):
         if self.empty == "raise":
             self._refuse_nothing(loss)
         return total if self.empty == "zero" else total * math.nan
+
+    def divisor(self, count: Callable[[], Any], weights: Callable[[], Any], torchs: str) -> Any:
+        """What the mean divides by: the number asked for, or one of the two that are known."""
+        by = torchs if self.normalizer is None else self.normalizer
+        if not isinstance(by, str):
+            return by
+        return count() if by == "count" else weights()
 
     @staticmethod
     def _refuse_nothing(loss: str) -> None:

@@ -108,6 +108,7 @@ class SmoothL1Loss(ElementwiseLoss):
 
     name, function = "smooth_l1", "smooth_l1_loss"
     ranges = {"beta": "[0, inf)"}
+    branches = ("quadratic", "linear")
 
     @staticmethod
     def value(x, y, *, beta):
@@ -121,6 +122,17 @@ class SmoothL1Loss(ElementwiseLoss):
         d = x - y
         s = sign(d) if beta == 0 else where(abs(d) < beta, d / beta, sign(d))
         return s, -s
+
+    @classmethod
+    def remarks(cls, *, beta: float = 1.0, **options: Any) -> list[str]:
+        """How Huber differs."""
+        if beta == 0:
+            return ["SmoothL1Loss with beta = 0 is L1Loss."]
+        return [
+            f"HuberLoss(delta={beta:g}) has the same branches and is beta = {beta:g} times this loss: its linear part "
+            "has "
+            "the slope delta, where that of SmoothL1Loss always has slope 1."
+        ]
 
     def __init__(
         self,
@@ -147,6 +159,7 @@ class HuberLoss(ElementwiseLoss):
 
     name, function = "huber", "huber_loss"
     ranges = {"delta": "(0, inf)"}
+    branches = ("quadratic", "linear")
 
     @staticmethod
     def value(x, y, *, delta):
@@ -158,6 +171,15 @@ class HuberLoss(ElementwiseLoss):
         d = x - y
         s = where(abs(d) <= delta, d, delta * sign(d))
         return s, -s
+
+    @classmethod
+    def remarks(cls, *, delta: float = 1.0, **options: Any) -> list[str]:
+        """How SmoothL1 differs."""
+        return [
+            f"SmoothL1Loss(beta={delta:g}) has the same branches and is this loss divided by delta = {delta:g}: its "
+            "linear "
+            "part always has slope 1, where that of HuberLoss has the slope delta."
+        ]
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0, **settings: Unpack[Settings]) -> None:
         super().__init__(reduction=reduction, delta=delta, **settings)

@@ -1,0 +1,216 @@
+"""A call of a loss as text: formula, elements, counts, reduction, result, gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..formula import Symbol
+from ..mathematics import Reading, number, read, render
+from .checks import unravelled
+from .loss import Call, Loss
+from .worked import Worked
+
+__all__ = ["tell"]
+
+FEW = 12  # elements (or rows) that are all worked through; of more, those that contribute most
+MOST = 5
+WIDE = 6  # classes of a row that are all written
+
+
+def tell(module: Loss, call: Call, operands: list[Tensor], value: Tensor) -> str:
+    """The whole story of a call that gave `value`."""
+    work = Worked(call)
+    sections = [
+        [repr(module)],
+        _formula(module, work),
+        _units(module, work),
+        _counts(module, work),
+        _reduction(module, work, value),
+        ["Result", f"  {_shown(value)}"],
+        _gradient(module, work, operands),
+        module.remarks(**call.options),
+    ]
+    return "\n\n".join("\n".join(section) for section in sections if section)
+
+
+def _formula(module: Loss, work: Worked) -> list[str]:
+    lines = _spelt(work.reading)
+    names = module.letters or dict(zip(work.letters, (*module.arguments, *getattr(module, "extras", ())), strict=False))
+    meaning = [f"{letter} = {names[letter]}" for letter in work.letters]
+    meaning += [f"{k} = {number(v)}" for k, v in work.call.options.items() if any(k in line for line in lines)]
+    return ["Formula", *(f"  {line}" for line in lines), f"with {', '.join(meaning)}"]
+
+
+def _units(module: Loss, work: Worked) -> list[str]:
+    if work.count <= FEW:
+        shown, head = list(range(work.count)), f"{work.noun}s".capitalize()
+    else:
+        shown, head = work.largest(MOST), f"The {MOST} of {work.count} {work.noun}s that contribute most"
+    return [head, *(f"  {_unit(module, work, i)}" for i in shown)] if shown else []
+
+
+def _unit(module: Loss, work: Worked, i: int) -> str:
+    place = unravelled(i, work.shape)
+    label = f"{place}  " if len(place) > 1 else f"{work.noun} {i}:  " if place else ""
+    if work.keep is not None and not bool(work.keep[i]):
+        return f"{label}ignored: 0"
+    numbers = {id(leaf): _written(work.at(leaf, i)) for leaf in work.leaves()}
+
+    def taken(condition: Symbol) -> bool:
+        return bool(work.flat(condition)[i])
+
+    def worked(node: Symbol, value: str) -> str:
+        while node.op == "where" and work.is_row_valued(node.args[0]):
+            node = node.args[2]  # a choice made class by class can't be written as one branch: its rule is the other
+        spelt = render(node, numbers, taken)
+        return spelt if spelt == value else f"{spelt} = {value}"
+
+    parts = []
+    for name, step in work.reading.steps:
+        value = _written(work.at(step, i))
+        text = worked(step, value)
+        numbers[id(step)] = value
+        if text != value or not work.is_row_valued(step):
+            parts.append(f"{name} = {text}")
+    value = number(work.values[i].item())
+    parts.append(worked(work.loss, value))
+    if work.weight is not None:
+        weight = number(work.weight[i].item())
+        parts.append(f"weight {weight}: {weight} * {value} = {number(work.weighted[i].item())}")
+    notes = []
+    if module.branches and work.loss.op == "where":
+        is_first = taken(work.loss.args[0])
+        condition = render(work.loss.args[0], numbers, taken)
+        notes.append(f"{module.branches[not is_first]}, as {condition} is {'true' if is_first else 'false'}")
+    for node, bound in work.clamps():
+        if work.flat(node)[i] < bound:
+            before = number(work.at(node, i))
+            notes.append(f"{render(node, numbers, taken)} = {before} is clamped to {number(bound)}")
+    return label + ";  ".join([*parts, *([f"({'; '.join(notes)})"] if notes else [])])
+
+
+def _counts(module: Loss, work: Worked) -> list[str]:
+    """How many elements are in each branch, clamped, ignored or not finite; and which classes contribute most."""
+    names = {id(symbol): name for name, symbol in work.reading.steps}
+    lines = []
+    if module.branches and work.loss.op == "where" and work.count:
+        inside = int(work.flat(work.loss.args[0]).sum())
+        first, second = module.branches
+        condition = render(work.loss.args[0], names)
+        lines.append(f"{first}, {condition}: {inside} of {work.count};  {second}: {work.count - inside}")
+    for node, bound in work.clamps():
+        if clamped := int((work.flat(node) < bound).sum()):
+            lines.append(f"{render(node, names)} clamped to {number(bound)}: {clamped} of {work.count}")
+    if work.keep is not None and not bool(work.keep.all()):
+        lines.append(f"ignored: {int((~work.keep).sum())} of {work.count}")
+    if infinite := int((~work.values.isfinite()).sum()):
+        lines.append(f"not finite: {infinite} of {work.count}")
+    if work.count > FEW and "k" in work.letters and work.keep is not None:
+        lines += _classes(work, work.keep)
+    return ["Counts", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _classes(work: Worked, keep: Tensor) -> list[str]:
+    k, values = work.letters["k"].reshape(-1)[keep], work.values[keep]
+    classes, total = work.letters["x"].shape[-1], number(values.sum().item())
+    sums = torch.zeros(classes, dtype=torch.float64).index_add_(0, k, values)
+    rows = torch.bincount(k, minlength=classes).tolist()
+    top = sums.topk(min(MOST, classes)).indices.tolist()
+    return [f"class {c}: {rows[c]} rows, {number(sums[c].item())} of {total}" for c in top if rows[c]]
+
+
+def _divisor(module: Loss, work: Worked) -> float:
+    return float(module._reduction().divisor(work.call.count, work.call.weights, work.call.mean_by))
+
+
+def _reduction(module: Loss, work: Worked, value: Tensor) -> list[str]:
+    how = module._reduction()
+    if how.mode == "none":
+        return ["Reduction: none", "  every value is kept"]
+    total = number(work.weighted.sum().item())
+    terms = [number(v) for v in work.weighted.tolist()] if 0 < work.count <= FEW else []
+    lines = [f"Reduction: {how.mode}", f"  {_summed(terms) or f'the sum of {work.count} {work.noun}s'} = {total}"]
+    if how.mode == "mean":
+        divisor = number(_divisor(module, work))
+        by = how.normalizer if how.normalizer is not None else work.call.mean_by
+        lines.append(f"  {total} / {divisor} = {_shown(value)}   (divided by {_divided_by(by, work)})")
+    return lines
+
+
+def _divided_by(by: Any, work: Worked) -> str:
+    if not isinstance(by, str):
+        return "the normalizer"
+    units = f"{work.noun}s" if work.keep is None else f"{work.noun}s that are not ignored"
+    has_weights = work.weight is not None or "w" in work.letters
+    return f"the sum of the weights of the {units}" if by == "weights" and has_weights else f"the number of {units}"
+
+
+def _gradient(module: Loss, work: Worked, operands: list[Tensor]) -> list[str]:
+    x = operands[0].detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(module(x, *operands[1:]).sum(), x)
+    lines = []
+    if work.call.derivatives is not None:
+        letters = list(work.letters)
+        reading = read(work.call.derivatives, *letters, **work.call.options)
+        whole = reading.results[0]
+        steps = tuple(step for step in reading.steps if _is_part(step[1], whole))
+        lines = _spelt(Reading((whole,), steps), f"d loss / d {letters[0]}")
+        if module.reduction == "mean":
+            divided = f"each divided by {number(_divisor(module, work))}"
+            lines = [*lines, divided] if whole.op == "where" else [*lines[:-1], f"{lines[-1]}, {divided}"]
+    if slope.numel() <= 4 * FEW:
+        lines.append(_nested(slope.tolist()))
+    else:
+        at = int(torch.where(slope.isnan(), torch.inf, slope.abs()).argmax())
+        largest = number(slope.reshape(-1)[at].item())
+        infinite = int((~slope.isfinite()).sum())
+        lines.append(f"largest: {largest} at {unravelled(at, slope.shape)};  not finite: {infinite} of {slope.numel()}")
+    return ["Gradient", *(f"  {line}" for line in lines)]
+
+
+def _is_part(step: Symbol, whole: Any) -> bool:
+    if not isinstance(whole, Symbol):
+        return False
+    return step is whole or (whole.op != "input" and any(_is_part(step, operand) for operand in whole.args))
+
+
+def _spelt(reading: Reading, result: str = "loss") -> list[str]:
+    """A formula, one step a line; a choice on two."""
+    lines: list[str] = []
+    known: dict[int, str] = {}
+    for name, symbol in [*reading.steps, (result, reading.results[0])]:
+        if symbol.op == "where" and id(symbol) not in known:
+            condition, a, b = symbol.args
+            first = f"{name} = {render(a, known)}"
+            second = f"{' ' * len(name)}   {render(b, known)}"
+            width = max(len(first), len(second))
+            lines += [f"{first:<{width}}   where {render(condition, known)}", f"{second:<{width}}   elsewhere"]
+        else:
+            lines.append(f"{name} = {render(symbol, known)}")
+        known[id(symbol)] = name
+    return lines
+
+
+def _summed(terms: list[str]) -> str:
+    """Terms of a sum; a negative one is taken away."""
+    rest = (f" - {term[1:]}" if term.startswith("-") else f" + {term}" for term in terms[1:])
+    return "".join([*terms[:1], *rest])
+
+
+def _written(value: Any) -> str:
+    if not isinstance(value, list):
+        return number(value)
+    return f"[{', '.join([*map(number, value if len(value) <= WIDE else value[:3]), *['...'][: len(value) > WIDE]])}]"
+
+
+def _shown(value: Tensor) -> str:
+    if value.numel() > 4 * FEW:
+        return f"a tensor of shape {tuple(value.shape)}"
+    return _nested(value.tolist())
+
+
+def _nested(values: Any) -> str:
+    return f"[{', '.join(map(_nested, values))}]" if isinstance(values, list) else number(values)

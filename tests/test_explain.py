@@ -1,0 +1,183 @@
+"""What `explain` shows: every number of it is checked against an independent computation, and the words as they are."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import piste.losses
+from piste.errors import InvalidType, InvalidValue
+from piste.explain import explain
+from piste.losses.loss import _registry
+from piste.mathematics import read, render
+
+SAMPLE, TARGET = [[1, 1], [1, 1]], [[0, 1], [2, 3]]
+LOSSES = sorted(set(_registry.values()), key=lambda loss: loss.name)
+
+
+def operands(loss: type[piste.losses.Loss]):
+    return eval(f"({loss.example})", {"torch": torch})
+
+
+def shows(text: object, *lines: str) -> None:
+    for line in lines:
+        assert line in str(text), f"{line!r} is not in:\n{text}"
+
+
+def test_l1_step_by_step() -> None:
+    text = explain("l1", SAMPLE, TARGET)
+    shows(text, "loss = |x - y|", "(0, 0)  |1 - 0| = 1", "(0, 1)  |1 - 1| = 0", "(1, 0)  |1 - 2| = 1", "|1 - 3| = 2")
+    shows(text, "1 + 0 + 1 + 2 = 4", "4 / 4 = 1   (divided by the number of elements)")
+    shows(text, "d loss / d x = sign(x - y), each divided by 4", "[[0.25, 0], [-0.25, -0.25]]")
+    assert text.value.item() == 1 and text.refusal is None and repr(text) == str(text)
+
+
+def test_smooth_l1_names_the_branch_of_each_element_and_how_huber_differs() -> None:
+    text = explain("smooth_l1", SAMPLE, TARGET)
+    shows(text, "d = |x - y|", "loss = 0.5 * d * d / beta   where d < beta", "d - 0.5 * beta       elsewhere")
+    shows(text, "d = |1 - 1| = 0;  0.5 * 0 * 0 / 1 = 0;  (quadratic, as 0 < 1 is true)")
+    shows(text, "d = |1 - 3| = 2;  2 - 0.5 * 1 = 1.5;  (linear, as 2 < 1 is false)")
+    shows(
+        text, "quadratic, d < beta: 1 of 4;  linear: 3", "2.5 / 4 = 0.625", "HuberLoss(delta=1) has the same branches"
+    )
+    shows(explain("huber", SAMPLE, TARGET, delta=2.0), "SmoothL1Loss(beta=2)", "quadratic, d <= delta: 4 of 4")
+    shows(explain("smooth_l1", SAMPLE, TARGET, beta=0.0), "SmoothL1Loss with beta = 0 is L1Loss.", "loss = |x - y|")
+
+
+def test_what_is_said_of_huber_and_smooth_l1_is_so() -> None:
+    x, y = torch.randn(50), torch.randn(50)
+    for beta in (0.5, 1.0, 2.0):
+        huber = piste.losses.HuberLoss(delta=beta)(x, y)
+        torch.testing.assert_close(huber, beta * piste.losses.SmoothL1Loss(beta=beta)(x, y))
+
+
+def test_mse_writes_negative_numbers_in_parentheses() -> None:
+    shows(explain("mse", SAMPLE, TARGET), "d = 1 - 3 = -2;  (-2) * (-2) = 4", "1 + 0 + 1 + 4 = 6", "6 / 4 = 1.5")
+
+
+def test_bce_refused_and_worked_with_checks_off() -> None:
+    refused = explain("bce", SAMPLE, TARGET)
+    shows(
+        refused, "Refused\n  BCELoss: `target` must be in [0, 1]", "3.0 at (1, 1)", "A line that works\n  piste.losses"
+    )
+    shows(refused, 'With check="off" there is a result all the same, -50')
+    assert isinstance(refused.refusal, InvalidValue) and refused.value is None
+    worked = explain("bce", SAMPLE, TARGET, check="off")
+    shows(worked, "(log(1 - 1) = -inf is clamped to -100)", "log(1 - x) clamped to -100: 4 of 4")
+    shows(worked, "100 + 0 - 100 - 200 = -200", "-200 / 4 = -50", "Result\n  -50")
+
+
+def test_cross_entropy_refused_and_worked_with_checks_off() -> None:
+    probabilities = torch.tensor(TARGET).float()
+    shows(explain("cross_entropy", SAMPLE, probabilities), "row 1 sums to 5", "torch.tensor([0, 2, 1])", "2.07944")
+    worked = explain("cross_entropy", SAMPLE, probabilities, check="off")
+    shows(worked, "z = x - log(sum(exp(x)))", "loss = -sum(y * p)", "with x = a row of input, y = a row of class prob")
+    shows(worked, "row 0:  z = [1, 1] - log(sum(exp([1, 1]))) = [-0.693147, -0.693147]", "= 3.46574")
+    shows(worked, "4.15888 / 2 = 2.07944   (divided by the number of rows)")
+    assert worked.value.item() == pytest.approx(3 * math.log(2))
+
+
+def test_cross_entropy_with_every_option() -> None:
+    loss = piste.losses.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0]), ignore_index=1, label_smoothing=0.1)
+    text = explain(loss, [[2, 0, 0], [0, 1, 3], [1, 1, 1]], [0, 1, 2])
+    shows(text, "sharp = -w[k] * p[k]", "even = -sum(w * p) / C", "label_smoothing = 0.1", "row 1:  ignored: 0")
+    shows(text, "sharp = -3 * (-1.09861) = 3.29584", "ignored: 1 of 3")
+    shows(text, "(divided by the sum of the weights of the rows that are not ignored)", "3.78281 / 4 = 0.945702")
+
+
+def test_nll_says_what_it_takes() -> None:
+    text = explain("nll", SAMPLE, TARGET)
+    shows(
+        text,
+        "log-probabilities (N, C)",
+        "class indices (N)",
+        "of dtype int64",
+        "A line that works: piste.losses.NLLLoss()",
+    )
+    shows(explain("nll2d", SAMPLE, TARGET), "`input` must be (N, C, H, W)", "A line that works")
+    shows(explain("nll", [[-1.0, -2.0], [-0.5, -3.0]], [1, 0]), "loss = -x[k]", "-(-2) = 2", "2.5 / 2 = 1.25")
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_every_loss_is_explained_by_its_class_instance_function_and_name(loss) -> None:
+    given = operands(loss)
+    function = getattr(piste.losses.functional, loss.function)
+    texts = {str(explain(by, *given)) for by in (loss, loss(), loss.name, loss.__name__)}
+    assert len(texts) == 1
+    text = texts.pop()
+    if function.loss is loss:
+        assert str(explain(function, *given)) == text
+    value = loss()(*given)
+    shows(text, "Formula", "Reduction: mean", f"Result\n  {value.item() + 0.0:.6g}", "Gradient")
+    assert explain(loss, *given).value == value
+    shows(explain(loss, *given, reduction="sum"), "Reduction: sum")
+    shows(explain(loss, *given, reduction="none"), "Reduction: none\n  every value is kept")
+    shows(explain(loss, *given, normalizer=3.0), "(divided by the normalizer)")
+
+
+@pytest.mark.parametrize("name", ["l1", "mse", "smooth_l1", "huber", "bce_with_logits"])
+def test_large_inputs_show_what_contributes_most(name: str) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 30), torch.rand(40, 30)
+    x[7, 3] = 50.0
+    y[7, 3] = 0.0
+    text = explain(name, x, y)
+    shows(text, "The 5 of 1200 elements that contribute most\n  (7, 3)", "the sum of 1200 elements = ", "largest: ")
+    x[1, 2], x[0, 0] = math.nan, math.inf
+    text = explain(name, x, y)
+    shows(text, "not finite: 2 of 1200", "(1, 2)")
+    if name == "smooth_l1":
+        shows(text, f"quadratic, d < beta: {int(((x - y).abs() < 1).sum())} of 1200")
+
+
+def test_large_inputs_of_classes_show_the_classes_that_contribute_most() -> None:
+    torch.manual_seed(0)
+    x, k = torch.randn(300, 10), torch.randint(9, (300,))
+    x[:, 4] -= 20
+    k[::7] = -100
+    text = explain(piste.losses.functional.cross_entropy, x, k)
+    rows = torch.nn.functional.cross_entropy(x.double(), k, reduction="none")
+    four = rows[k == 4]
+    shows(
+        text, f"class 4: {len(four)} rows, {four.sum():.6g} of {rows.sum():.6g}", f"ignored: {(k == -100).sum()} of 300"
+    )
+    shows(text, f"row {int(rows.argmax())}:  p = [", ", ...]")
+
+
+def test_weights_and_single_values() -> None:
+    text = explain(piste.losses.functional.mse_loss, [1.0, 2.0], [0.0, 0.0], weight=torch.tensor([1.0, 3.0]))
+    shows(text, "weight 3: 3 * 4 = 12", "13 / 4 = 3.25   (divided by the sum of the weights of the elements)")
+    shows(explain("l1", 2.0, 3.0), "Elements\n  |2 - 3| = 1", "Result\n  1")
+    shows(explain("cross_entropy", [2.0, 0.0, 0.0], 0), "Rows\n  p = [2, 0, 0]", "= 0.239545")
+    weighted = explain("bce_with_logits", [0, 2.5], [1, 0], pos_weight=torch.tensor([2.0]))
+    shows(weighted, "p = pos_weight", "2 * 0.693147 + 0 = 1.38629")
+    shows(explain("l1", torch.empty(0), torch.empty(0)), "Reduction: mean", "Result\n  nan")
+    shows(explain(piste.losses.L1Loss(reduction="sum"), [1.0], [3.0], reduction="mean"), "mean")
+
+
+def test_tensors_are_left_as_they_were() -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    loss = piste.losses.BCELoss(check="nan")
+    explain(loss, x, torch.tensor([2.0, 0.0]))
+    assert x.grad is None and loss.check == "nan"
+
+
+def test_what_is_no_loss_is_refused() -> None:
+    with pytest.raises(InvalidValue, match=r"there is no loss named 'smoth_l1'\. Did you mean `smooth_l1`"):
+        explain("smoth_l1", [1.0], [1.0])
+    with pytest.raises(InvalidType, match=r"`loss` must be a loss of piste\.losses or its name; received 3"):
+        explain(3, [1.0], [1.0])
+
+
+def test_formulas_print_with_the_fewest_parentheses() -> None:
+    def spelt(formula):
+        reading = read(formula, "x", "y")
+        return render(reading.results[0], {})
+
+    assert spelt(lambda x, y: x - (y - x)) == "x - (y - x)"
+    assert spelt(lambda x, y: (x - y) - x) == "x - y - x"
+    assert spelt(lambda x, y: (x + y) * x / (x * y)) == "(x + y) * x / (x * y)"
+    assert spelt(lambda x, y: -(x + y) * -y) == "-(x + y) * -y"
+    assert spelt(lambda x, y: abs(x) ** 2) == "|x| ** 2"
