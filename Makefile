@@ -30,5 +30,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e ".[dev]"
 	touch $@
 
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.mutants
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench optim
+
 clean:
 	rm -rf $(VENV)

@@ -26,8 +26,7 @@ def step(
     `differentiable` leaves the values that autograd has saved untouched; `on_device` keeps the step count a tensor,
     for graph capture and tracing, where a Python number would be frozen into the graph.
     """
-    if not differentiable:
-        numbers = {name: _plain(value) for name, value in numbers.items()}
+    numbers = {name: _plain(value, differentiable) for name, value in numbers.items()}
     for slot in slots:
         scalars = program.scalars(*_counted(program, slot, numbers, on_device or differentiable))
         if slot.g.is_sparse:
@@ -36,8 +35,11 @@ def step(
             _apply(program, slot.p, slot.g, slot.buffers, scalars, differentiable)
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) and not torch.compiler.is_compiling() else value
+def _plain(value: Any, differentiable: bool) -> Any:
+    """An option given as a tensor: a number, or a 0-d tensor where autograd or a tracer has to see it."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.reshape(()) if differentiable or torch.compiler.is_compiling() else value.item()
 
 
 def _counted(program: Program, slot: Slot, numbers: Mapping[str, Any], on_device: bool) -> tuple[Any, Any, Any]:
@@ -61,7 +63,7 @@ def _counted(program: Program, slot: Slot, numbers: Mapping[str, Any], on_device
 
 def _wide(counter: Tensor) -> Tensor:
     # 1 - beta2**t in float32 has few good digits; devices without float64 (MPS) make do.
-    return counter.double() if counter.device.type != "mps" else counter.clone()
+    return counter.clone() if counter.device.type == "mps" else counter.to(torch.float64, copy=True)
 
 
 def _apply(

@@ -8,9 +8,9 @@ from .options import Number, rate, weight_decay
 class ASGD(Optimizer):
     """Averaged stochastic gradient descent (Polyak, Juditsky 1992; the schedule as in Bottou's sgd).
 
-    The parameter takes the step g + lambd p at the rate eta; a, the average of the parameter since t0, is what to
-    use in the end (`optimizer.state[p]["ax"]`). After each step eta <- lr / (1 + lambd lr t)^alpha and
-    mu <- 1 / max(1, t - t0), the weight of the next parameter in the average.
+    The parameter shrinks by the factor 1 - eta lambd and takes the step g at the rate eta; a, the average of the
+    parameter since t0, is what to use in the end (`optimizer.state[p]["ax"]`). After each step
+    eta <- lr / (1 + lambd lr t)^alpha and mu <- 1 / max(1, t - t0), the weight of the next parameter in the average.
 
     Example:
         >>> import torch, piste
@@ -39,7 +39,8 @@ class ASGD(Optimizer):
         "lr": lambda rate: rate,
     }
 
-    def update(p: Any, g: Any, a: Any, *, lr: Any, lambd: Any, weight: Any) -> Any:
-        d = g + lambd * p
-        p = p - lr * d
-        return d, where(weight == 1, p, a + weight * (p - a))
+    pull = "lambd"
+
+    def update(p: Any, g: Any, a: Any, *, lr: Any, weight: Any) -> Any:
+        p = p - lr * g
+        return g, where(weight == 1, p, a + weight * (p - a))

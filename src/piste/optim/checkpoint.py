@@ -43,12 +43,18 @@ def prepared(optimizer: Any, state_dict: Any) -> dict[str, Any]:
     return state_dict
 
 
-def restore_dtypes(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
-    """State in the dtype it was saved in; torch casts it to the parameter's."""
+def own(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
+    """State that is the optimizer's own, in the dtype it was saved in.
+
+    torch casts it to the parameter's dtype, and where there is nothing to cast shares it with the checkpoint, so that
+    stepping would change what was saved.
+    """
     for _, p, saved in _pairs(optimizer, state_dict):
         state = optimizer.state[p]
         for key, value in saved.items():
-            if isinstance(value, Tensor) and state[key].dtype != value.dtype:
+            if isinstance(value, Tensor) and (
+                state[key].dtype != value.dtype or state[key].data_ptr() == value.data_ptr()
+            ):
                 state[key] = value.detach().to(state[key].device, copy=True)
 
 
@@ -75,10 +81,13 @@ def _pairs(optimizer: Any, state_dict: Mapping[str, Any]) -> Iterator[tuple[Any,
 
 def _check_options(cls: Any, group: Mapping[str, Any], index: int) -> None:
     missing = [name for name in cls.options if name not in group and name not in cls.lenient]
-    if missing:
+    ours = {*cls.options, *cls.fixed, *cls.lenient}
+    others = [name for name in group if name in cls.options_of_all and name not in ours]
+    if missing or others:
+        odd = f"has no {_listed(missing)}" if missing else f"has {_listed(others)}"
         raise InvalidValue(
-            f"this checkpoint is not one of {cls.__name__}: its param group {index} has no "
-            f"{_listed(missing)}. Its options are {_listed(k for k in group if k != 'params')}."
+            f"this checkpoint is not one of {cls.__name__}: its param group {index} {odd}. "
+            f"Its options are {_listed(key for key in group if key != 'params')}."
         )
     arguments.check_values(
         cls,

@@ -54,17 +54,20 @@ class Optimizer(torch.optim.Optimizer):
     per_step: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     fixed: ClassVar[Mapping[str, Any]] = {}  # group entries that are no arguments, as in torch.optim
     lenient: ClassVar[tuple[str, ...]] = ("decoupled_weight_decay",)  # options that old checkpoints lack
+    pull: ClassVar[str] = ""  # a number that shrinks the weights as a decoupled weight decay does, besides it
     counts_steps: ClassVar[bool] = True  # whether the checkpoint has a "step"
     state_from_start: ClassVar[bool] = False  # whether the state is made with the optimizer, not at its first step
     zero_stays: ClassVar[bool] = False  # whether an entry without a gradient stays as it is: sparse gradients work
     update: Callable[..., Any]
     _programs: ClassVar[dict[Any, Program]] = {}
+    options_of_all: ClassVar[set[str]] = set()  # which tells a checkpoint of another optimizer
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.buffers = {key: _buffer(b) for key, b in cls.buffers.items()}
         cls.counters = {key: _buffer(b) for key, b in cls.counters.items()}
         cls._programs = {}
+        Optimizer.options_of_all |= set(cls.options)
         cls.__signature__ = arguments.signature(cls.options)  # type: ignore[attr-defined]
         cls.__doc__ = arguments.documented(cls)
 
@@ -112,7 +115,7 @@ class Optimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
         finally:
             self._optimizer_load_state_dict_pre_hooks = hooks
-        checkpoint.restore_dtypes(self, state_dict)
+        checkpoint.own(self, state_dict)
 
     # --- the step -------------------------------------------------------------------------------------------
 
@@ -190,7 +193,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _state_of(self, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
         """Its buffers and counters."""
-        state = self.state[p]
+        kept = {key: buffer for key, buffer in self.buffers.items() if buffer.when is None or group[buffer.when]}
+        state = self.state[p] if self.counts_steps or kept else {}
         like = torch.zeros((), dtype=torch.get_default_dtype(), device=p.device if group["capturable"] else "cpu")
         fresh = False
         counters = []
@@ -200,10 +204,9 @@ class Optimizer(torch.optim.Optimizer):
             start = self._start(counter, group)
             counters.append(_kept(state, key, partial(torch.full_like, like, start)))
         buffers = []
-        for key, buffer in self.buffers.items():
-            if buffer.when is None or group[buffer.when]:
-                fresh = fresh or state.get(key) is None
-                buffers.append(_kept(state, key, partial(_full, p, self._start(buffer, group))))
+        for key, buffer in kept.items():
+            fresh = fresh or state.get(key) is None
+            buffers.append(_kept(state, key, partial(_full, p, self._start(buffer, group))))
         if not self.counts_steps:  # without a count in the checkpoint, t says only whether this is the first
             counters.insert(0, like.clone() if fresh else torch.ones_like(like))
         return buffers, counters
@@ -242,16 +245,17 @@ class Optimizer(torch.optim.Optimizer):
         asked = parameters(update)
         letters = [b.letter for b in cls.buffers.values()]
         reads_p = asked[0] == "p"
+        pulls = [pull for pull in (cls.pull, "weight_decay" if decay == "decoupled" else "") if pull]
         by_name = asked[reads_p + 1 + len(letters) :]
 
         def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
             lr = scalars["lr"]
             if maximize:
                 g = -g
-            if decay == "decoupled":
-                p = p * (1 - lr * scalars["weight_decay"])
-            elif decay == "l2":
+            if decay == "l2":
                 g = g + scalars["weight_decay"] * p
+            for pull in pulls:
+                p = p * (1 - lr * scalars[pull])
             state = dict(zip(kept, buffers, strict=True))
             result = update(
                 *([p] * reads_p),

@@ -39,6 +39,7 @@ class RAdam(Optimizer):
         m_hat = m / (1 - beta1**t)
         rho_inf = 2 / (1 - beta2) - 1
         rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
-        rho_inf = where(rho > 5, rho_inf, 6.0)  # not used up to 5, where the root below may not exist
+        long = rho > 5
+        rho, rho_inf = where(long, rho, 6.0), where(long, rho_inf, 6.0)  # any numbers for which r exists
         r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-        return where(rho > 5, r * sqrt(1 - beta2**t) * m_hat / (sqrt(v) + eps), m_hat), m, v
+        return where(long, r * sqrt(1 - beta2**t) * m_hat / (sqrt(v) + eps), m_hat), m, v
