@@ -7,6 +7,7 @@ import warnings
 import weakref
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import compress
 from typing import Any
 
@@ -39,6 +40,16 @@ def reason(program: Program, slot: Slot, options: Mapping[str, Any]) -> str | No
     return _failed.get(program) or cpu.unserved(slot)
 
 
+def explained(program: Program, params: Sequence[Tensor], options: Mapping[str, Any]) -> list[str]:
+    """A line for each engine that serves some of the parameters, and the reason where it is not the kernel."""
+    count: dict[str, int] = {}
+    for p in params:
+        why = reason(program, Slot(p, p if p.grad is None else p.grad, [], []), options)
+        line = "by the fused CPU kernel, all in one pass" if why is None else f"by the eager engine: {why}"
+        count[line] = count.get(line, 0) + 1
+    return [f"{n} of {len(params)} parameters {line}" for line, n in count.items()]
+
+
 class Plan:
     """How the parameters of a group are stepped, for as long as they, their gradients and their state stay in place.
 
@@ -50,15 +61,16 @@ class Plan:
         program: Program,
         params: Sequence[Tensor],
         make_slot: Callable[[Tensor], Slot],
+        gradient: Callable[[Tensor], Tensor],
         options: Mapping[str, Any],
     ) -> None:
-        self.program, self._make_slot, self._options = program, make_slot, dict(options, params=None)
+        self.program, self._gradient, self._options = program, gradient, dict(options, params=None)
         self._has = [p.grad is not None for p in params]
         slots = {i: make_slot(params[i]) for i in compress(range(len(params)), self._has)}
         self._launches: list[tuple[cpu.Launch, list[int]]] = []
         served = self._launched(slots)
-        self._served = [i in served for i in range(len(params))]
-        self._rest = [i for i in slots if i not in served]
+        self._rest = {i: slots[i] for i in sorted(slots.keys() - set(served))}
+        self._served = [i in slots and i not in self._rest for i in range(len(params))]
         self._whole = all(self._served)
         self._pointers = [slots[i].p.data_ptr() for i in served]
         self._flat = all(slots[i].p.is_contiguous() for i in served) and all(slots[i].g.is_contiguous() for i in served)
@@ -102,7 +114,7 @@ class Plan:
         if not self._whole:
             if [g is not None for g in grads] != self._has:
                 return False
-            rest = [self._make_slot(params[i]) for i in self._rest]
+            rest = [replace(slot, g=self._gradient(params[i])) for i, slot in self._rest.items()]
             if any(reason(self.program, slot, self._options) is None for slot in rest):
                 return False
             params, grads = list(compress(params, self._served)), list(compress(grads, self._served))

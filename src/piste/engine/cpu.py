@@ -224,8 +224,9 @@ def layout_of(slot: Slot) -> Layout:
 
 def unserved(slot: Slot) -> str | None:
     """Why the kernel can't step a slot, or None."""
-    tensors = [slot.p, slot.g, *slot.buffers, *slot.counters]
-    for x in tensors:
+    if slot.g is not slot.p.grad and slot.p.grad is not None:
+        return "its gradient is sparse"  # and the slot has it as a dense tensor of the moment
+    for x in (slot.p, slot.g, *slot.buffers, *slot.counters):
         if type(x) not in (Tensor, torch.nn.Parameter):
             return f"it is a {type(x).__name__}, a tensor subclass with operations of its own"
         if x.device.type != "cpu":

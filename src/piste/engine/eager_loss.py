@@ -62,7 +62,12 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         slopes = ctx.derivatives(*ctx.saved_tensors, **ctx.options)
         wanted = ctx.needs_input_grad[3:]
-        return None, None, None, *(grad * s if w else None for s, w in zip(slopes, wanted, strict=True))
+        return (
+            None,
+            None,
+            None,
+            *(grad * s if w and s is not None else None for s, w in zip(slopes, wanted, strict=True)),
+        )
 
 
 class _Written(_Compiled):
@@ -71,5 +76,5 @@ class _Written(_Compiled):
     @staticmethod
     def jvp(ctx: Any, _formula: None, _derivatives: None, _options: None, *tangents: Tensor | None) -> Tensor:
         slopes = ctx.derivatives(*ctx.saved_tensors, **ctx.options)
-        parts = [s * t for s, t in zip(slopes, tangents, strict=True) if t is not None]
+        parts = [s * t for s, t in zip(slopes, tangents, strict=True) if s is not None and t is not None]
         return sum(parts[1:], parts[0])

@@ -117,6 +117,21 @@ class Optimizer(torch.optim.Optimizer):
             self._optimizer_load_state_dict_pre_hooks = hooks
         checkpoint.own(self, state_dict)
 
+    def explain(self) -> str:
+        """Which engine steps the parameters of each group, and why.
+
+        Example:
+            >>> import torch, piste
+            >>> model = torch.nn.Linear(2, 1)
+            >>> print(piste.optim.Adam(model.parameters(), fused=False).explain())
+            Adam, group 0: 2 of 2 parameters by the eager engine: fused=False asks for it
+        """
+        return "\n".join(
+            f"{type(self).__name__}, group {index}: {line}"
+            for index, group in enumerate(self.param_groups)
+            for line in choose.explained(self._program(group), group["params"], group)
+        )
+
     # --- the step -------------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -150,7 +165,9 @@ class Optimizer(torch.optim.Optimizer):
         known, plan = self._plans.get(index, (None, None))
         with torch.set_grad_enabled(group["differentiable"]):
             if plan is None or known != key or not plan.step(params, numbers):
-                plan = choose.Plan(program, params, partial(self._slot, group=group), group)
+                plan = choose.Plan(
+                    program, params, partial(self._slot, group=group), partial(self._gradient, group=group), group
+                )
                 self._plans[index] = key, plan
                 self._seen = self._state_tensors()
                 if not plan.step(params, numbers):
@@ -186,10 +203,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _slot(self, p: Tensor, group: Mapping[str, Any]) -> Slot:
         """The parameter, its gradient and its state, made where it is missing."""
-        g: Any = p.grad
-        if g.is_sparse:
-            g = self._sparse_gradient(g, group)
-        return Slot(p, g, *self._state_of(p, group))
+        return Slot(p, self._gradient(p, group), *self._state_of(p, group))
 
     def _state_of(self, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
         """Its buffers and counters."""
@@ -214,11 +228,13 @@ class Optimizer(torch.optim.Optimizer):
     def _start(self, buffer: Buffer, group: Mapping[str, Any]) -> float:
         return float(group[buffer.start] if isinstance(buffer.start, str) else buffer.start)
 
-    def _sparse_gradient(self, g: Tensor, group: Mapping[str, Any]) -> Tensor:
-        name = type(self).__name__
+    def _gradient(self, p: Tensor, group: Mapping[str, Any]) -> Tensor:
+        g: Any = p.grad
+        if not g.is_sparse:
+            return g
         if not self.zero_stays:
             raise Unsupported(
-                f"{name} does not support sparse gradients. SGD and Adagrad do; or make the layer dense "
+                f"{type(self).__name__} does not support sparse gradients. SGD and Adagrad do; or make the layer dense "
                 "(nn.Embedding(..., sparse=False))."
             )
         if group.get("weight_decay"):
