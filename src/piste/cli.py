@@ -105,12 +105,12 @@ def explain(
 ) -> None:
     """Show the arithmetic of a loss step by step; for a refused call, what was wrong and a line that works."""
     with _in_a_sentence(debug):
-        import piste
+        from .explain import explain as explained
 
         given = _tensor("--input", input).float()
         truth = _tensor("--target", target)
         # Numbers in the input's shape are values or probabilities; in any other shape, integers are classes.
-        typer.echo(str(piste.explain(loss, given, truth.float() if truth.shape == given.shape else truth)))
+        typer.echo(str(explained(loss, given, truth.float() if truth.shape == given.shape else truth)))
 
 
 def _names(text: str | None) -> list[str] | None:

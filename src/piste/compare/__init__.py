@@ -55,9 +55,10 @@ def compare(
     Returns a `Comparison`, which prints as a table with a verdict. Raises `InvalidValue` or `InvalidType` before any
     training if something can't be meant. A run that diverges is a row, not an error. docs/compare.md has the measures.
 
-    >>> import piste, torch
+    >>> import torch
+    >>> from piste.compare import compare
     >>> x = torch.linspace(-1, 1, 32).unsqueeze(1)
-    >>> found = piste.compare(
+    >>> found = compare(
     ...     torch.nn.Linear(1, 1), ((x, 3 * x), (x, 3 * x)), optimizers=["SGD", "Adam"], lr=0.1, epochs=5, seeds=2
     ... )
     >>> sorted(row.name for row in found.rows)

@@ -60,7 +60,7 @@ def curves(comparison: Comparison) -> Any:
         made = figure(3.1 * len(losses) + 1.6, 6.4)
         grid = made.subplots(2, len(losses), sharex=True, squeeze=False)
         pairs = [(loss, grid[0][i], grid[1][i]) for i, loss in enumerate(losses)]
-    for i, (loss, above, below) in enumerate(pairs):
+    for loss, above, below in pairs:
         results = [r for r in comparison.results if r.loss == loss]
         _panel(comparison, above, results, "losses", f"{loss}, training")
         _panel(comparison, below, results, "metrics", f"{comparison.metric}, validation")
@@ -70,8 +70,11 @@ def curves(comparison: Comparison) -> Any:
         else:
             above.set_title(loss, fontsize=10, color=INK)
             _share_limits([below, pairs[0][2]])
-            if i == len(losses) - 1:
-                made.legend(*above.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    if len(losses) > 1:
+        legends = [above.get_legend_handles_labels() for _, above, _ in pairs]
+        entries = {label: handle for handles, labels in legends for handle, label in zip(handles, labels, strict=True)}
+        ordered = sorted(entries, key=str.lower)
+        made.legend([entries[k] for k in ordered], ordered, loc="outside right center", frameon=False, fontsize=9)
     made.suptitle(_title(comparison), fontsize=11, color=INK, x=0.01, ha="left")
     return made
 

@@ -115,8 +115,10 @@ def judge(
     else:
         values, sample = by_example, f"{len(next(iter(by_example.values()), []))} validation examples"
         limits = (
-            "One seed says nothing about other initial weights and other orders of the batches; "
-            "with 5 or more seeds the verdict is about those."
+            "Every seed gave the same results, so it is about other validation examples, not other seeds."
+            if seeds > 1
+            else "One seed says nothing about other initial weights and other orders of the batches; "
+            f"with {ENOUGH} or more seeds the verdict is about those."
         )
     if not values:
         best, p = against_best(by_seed, higher_is_better)

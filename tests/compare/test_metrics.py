@@ -1,0 +1,71 @@
+"""The metrics against scikit-learn's, and what they refuse."""
+
+import pytest
+import torch
+from sklearn import metrics as sk
+
+from piste.compare.metrics import METRICS, Metric, as_metric, default_metric
+from piste.errors import InvalidType, InvalidValue
+
+torch.manual_seed(0)
+TRUTH, GUESS = torch.randn(30, 1) + 3, torch.randn(30, 1)
+
+
+def test_regression_metrics_are_scikit_learn_s():
+    for name, expected in {
+        "rmse": sk.root_mean_squared_error(TRUTH, GUESS),
+        "mae": sk.mean_absolute_error(TRUTH, GUESS),
+        "r2": sk.r2_score(TRUTH, GUESS),
+    }.items():
+        assert METRICS[name].value(GUESS, TRUTH) == pytest.approx(expected, rel=1e-6)
+
+
+def test_accuracy_of_classes_pixels_and_single_logits():
+    logits, classes = torch.randn(20, 4), torch.randint(4, (20,))
+    assert METRICS["accuracy"].value(logits, classes) == pytest.approx(sk.accuracy_score(classes, logits.argmax(1)))
+    logits, classes = torch.randn(5, 3, 2, 2), torch.randint(3, (5, 2, 2))
+    assert METRICS["accuracy"].scores(logits, classes).shape == (5,)
+    assert METRICS["accuracy"].value(torch.tensor([-2.0, 3.0, 1.0]), torch.tensor([0.0, 1.0, 0.0])) == pytest.approx(
+        2 / 3
+    )
+
+
+def test_a_metric_of_one_s_own():
+    metric = as_metric((lambda output, target: (output - target).abs().max(), "min"))
+    assert metric.value(GUESS, TRUTH) == pytest.approx((GUESS - TRUTH).abs().max().item())
+    assert not metric.higher_is_better
+    assert as_metric(metric) is metric
+    assert as_metric("RMSE") is METRICS["rmse"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "words"),
+    [
+        ("acuracy", InvalidValue, "unknown metric `acuracy`. Did you mean `accuracy`?"),
+        (len, InvalidType, "which way is better must be said"),
+        (3, InvalidType, "a metric is a name"),
+        ((len, "up"), InvalidValue, 'the goal of a metric must be "max" or "min"; received \'up\'.'),
+    ],
+)
+def test_refusals(metric, error, words):
+    with pytest.raises(error) as caught:
+        as_metric(metric)
+    assert words in str(caught.value)
+
+
+def test_shapes_that_don_t_fit_are_refused():
+    with pytest.raises(InvalidValue, match=r"predictions and truths of one shape; received \(30, 1\) and \(30,\)"):
+        METRICS["rmse"].value(GUESS, TRUTH.squeeze(1))
+    with pytest.raises(InvalidValue, match=r"accuracy takes logits"):
+        METRICS["accuracy"].value(torch.ones(3), torch.ones(3, 2))
+    with pytest.raises(InvalidValue, match="r2 needs targets that differ"):
+        METRICS["r2"].value(GUESS, torch.ones(30, 1))
+    with pytest.raises(InvalidValue, match="must return one number, or one for each of the 30 examples"):
+        Metric("odd", lambda output, target: torch.ones(7)).value(GUESS, TRUTH)
+
+
+def test_the_default_is_guessed_only_where_it_is_plain():
+    assert default_metric(torch.ones(3, 2), torch.tensor([0, 1, 1])).name == "accuracy"
+    assert default_metric(GUESS, TRUTH).name == "rmse"
+    with pytest.raises(InvalidValue, match="no metric can be guessed for outputs"):
+        default_metric(torch.ones(3, 1), torch.tensor([[0.0], [1.0], [1.0]]))

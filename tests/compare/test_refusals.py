@@ -1,0 +1,129 @@
+"""Everything that can't be meant is told in a sentence, before any training."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from piste.compare import Task, compare, compare_task
+from piste.errors import InvalidType, InvalidValue, PisteError
+from tests.compare.small import data, model, task
+
+X, Y = data()
+
+
+class Generator(IterableDataset):
+    def __init__(self):
+        self.items = (pair for pair in zip(X, Y, strict=True))
+
+    def __iter__(self):
+        return self.items
+
+
+class NoWeights(nn.Module):
+    def forward(self, x):
+        return x
+
+
+class Uncopyable(nn.Linear):
+    def __deepcopy__(self, memo):
+        raise RuntimeError("no copies")
+
+
+def frozen():
+    return nn.Linear(2, 2).requires_grad_(False)
+
+
+SETTINGS = [
+    ({"optimizers": "adamm"}, "unknown optimizer `adamm`. Did you mean `Adam`"),
+    ({"optimizers": []}, "no optimizer to compare: the list is empty."),
+    ({"optimizers": ["Adam", "adam"]}, "the optimizer `Adam` is given twice"),
+    ({"optimizers": [3]}, "an optimizer is a name, a class, or a function of the parameters; received 3."),
+    ({"optimizers": torch.optim.SGD([torch.ones(1)], lr=1.0)}, "an optimizer is given as its class"),
+    ({"optimizers": {"bad": functools.partial(torch.optim.SGD, momentumm=1)}}, "bad could not be built"),
+    ({"losses": "cross_entropi"}, "Did you mean `cross_entropy`?"),
+    ({"losses": [3]}, "a loss is a name, a module or a function"),
+    ({"losses": "mse"}, "the loss `mse` refused the model's output"),
+    ({"losses": lambda o, t: o.sum(1) - t}, "must return one number, a scalar tensor; received (48,)"),
+    ({"losses": lambda o, t: 3.0}, "must return one number, a scalar tensor; received float"),
+    ({"losses": lambda o, t: torch.tensor(1.0)}, "doesn't depend on the model's weights"),
+    ({"lr": -1}, "`lr` for "),
+    ({"lr": float("nan")}, "must be a positive number; received nan."),
+    ({"lr": float("inf")}, "must be a positive number; received inf."),
+    ({"lr": "0.1"}, "must be a positive number; received '0.1'."),
+    ({"lr": {"adamm": 0.1}}, "`lr` names `adamm`, which doesn't take part. Did you mean `Adam`"),
+    ({"seed": "text"}, "`seed` must be a whole number from 0 to"),
+    ({"seed": -1}, "`seed` must be a whole number from 0 to"),
+    ({"seed": True}, "`seed` must be a whole number"),
+    ({"seeds": 0}, "`seeds` must be a whole number from 1 to 1000; received 0."),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), SETTINGS, ids=[words for _, words in SETTINGS])
+def test_settings(options, words):
+    with pytest.raises(PisteError) as caught:
+        compare_task(task(), progress=False, **options)
+    assert words in str(caught.value)
+
+
+TASKS = [
+    ({"epochs": 0}, "`epochs` must be a whole number, at least 1; received 0."),
+    ({"epochs": 1.5}, "`epochs` must be a whole number, at least 1; received 1.5."),
+    ({"batch_size": 0}, "`batch_size` must be a whole number, at least 1; received 0."),
+    ({"model": 3}, "the model must be an nn.Module or a function that makes one; received int."),
+    ({"model": lambda: 3}, "must return an nn.Module; it returned int."),
+    ({"model": NoWeights()}, "the model has no weights to train"),
+    ({"model": frozen}, "the model has no weights to train"),
+    ({"model": Uncopyable(2, 2)}, "the model can't be copied (no copies); hand in a function that makes it instead."),
+    ({"model": nn.Linear(3, 2)}, "the model refused a batch of the training data:"),
+    ({"model": nn.LSTM(2, 2)}, "the model must return a tensor; it returned tuple."),
+    ({"train": X}, "the training data must be a pair of tensors (X, y), a Dataset or a DataLoader"),
+    ({"train": (X, Y, Y)}, "the training data must be a pair (X, y); received 3 things."),
+    ({"validation": (X, Y[:3])}, "must have one row per example; received shapes (48, 2) and (3,)."),
+    ({"validation": (X[:0], Y[:0])}, "the validation data is empty."),
+    ({"train": (X.tolist(), Y)}, "X of the training data must be a tensor; received list."),
+    ({"train": TensorDataset(X)}, "the training data must be a pair (X, y); received 1 things."),
+    ({"train": DataLoader([], batch_size=2)}, "the training data gives no batch"),
+    ({"train": Generator()}, "the training data can't be copied"),
+    ({"metric": "acuracy"}, "unknown metric `acuracy`"),
+    ({"metric": "rmse"}, "the metric `rmse` refused the model's output"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), TASKS, ids=[words for _, words in TASKS])
+def test_tasks(options, words):
+    with pytest.raises((InvalidValue, InvalidType)) as caught:
+        compare_task(task(**options), progress=False)
+    assert words in str(caught.value)
+
+
+def test_data_that_is_no_pair():
+    with pytest.raises(InvalidType, match=r"`data` must be \(train, validation\).*received tuple of 3"):
+        compare(model, (data(), data(), data()))
+
+
+def test_an_output_folder_is_tried_before_training(tmp_path):
+    trained = []
+    file = tmp_path / "file"
+    file.touch()
+    watched = Task(lambda: trained.append(1) or model(), data(), data())
+    with pytest.raises(InvalidValue, match=r"the output folder .* can't be written: .*Give another with --out"):
+        compare_task(watched, out=file / "below", progress=False)
+    with pytest.raises(InvalidValue, match="can't be written: File exists"):
+        compare_task(watched, out=file, progress=False)
+    assert not trained
+
+
+def test_an_error_in_the_middle_names_the_candidate():
+    calls = []
+
+    def fails_later(output, target):
+        calls.append(1)
+        if len(calls) > 6:
+            raise RuntimeError("out of patience")
+        return nn.functional.cross_entropy(output, target)
+
+    with pytest.raises(InvalidValue, match=r"Adam stopped at step \d+: out of patience"):
+        compare_task(task(loss=fails_later), optimizers="Adam", progress=False)

@@ -1,0 +1,166 @@
+"""What is written, and what is shown while it runs."""
+
+import csv
+import io
+import itertools
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import torch
+from torch import nn
+
+from piste.compare import compare_task
+from piste.compare.figures import _apart
+from piste.compare.progress import Lines, Live, Progress, display, sparkline
+from piste.compare.tables import rich_table, size
+from tests.compare.small import data, task
+
+
+@pytest.fixture(scope="module")
+def found():
+    x = torch.linspace(-1, 1, 48).unsqueeze(1)
+    return compare_task(
+        task(model=lambda: nn.Linear(1, 1), train=(x, 3 * x), validation=(x, 3 * x), name="a|b"),
+        losses={"mse": "mse", "l1 | abs": "l1"}, optimizers=["SGD", "Adam"], lr={"sgd": 30.0}, seeds=2, progress=False,
+    )  # fmt: skip
+
+
+def test_every_file_is_written_and_says_the_same(found, tmp_path):
+    names = {path.name for path in found.save(tmp_path / "new" / "folder")}
+    assert names == {"curves.svg", "curves.png", "results.json", "results.csv", "table.md"}
+    folder = tmp_path / "new" / "folder"
+    numbers = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
+    assert numbers["settings"]["seeds"] == [0, 1]
+    assert {"piste", "torch", "numpy", "python", "system", "processor", "threads"} <= set(numbers["versions"])
+    assert numbers["versions"]["torch"] == torch.__version__
+    assert [row["name"] for row in numbers["rows"]] == [row.name for row in found.rows]
+    assert numbers["rows"][-1]["metric"] is None  # diverged: NaN is no JSON
+    assert len(numbers["results"]) == 8
+    rows = list(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))
+    assert float(rows[0]["metric"]) == found.rows[0].metric
+    assert rows[-1]["metric"] == ""
+    text = (folder / "table.md").read_text()
+    assert found.verdict.sentence in text
+    assert "l1 \\| abs" in text
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    drawn = "".join(ElementTree.fromstring((folder / "curves.svg").read_text()).itertext())
+    assert "Adam" in drawn
+    assert "SGD (diverged)" in drawn
+    assert "validation" in drawn
+
+
+def test_the_same_results_make_the_same_svg(found, tmp_path):
+    found.save(tmp_path / "a")
+    found.save(tmp_path / "b")
+    assert (tmp_path / "a" / "curves.svg").read_bytes() == (tmp_path / "b" / "curves.svg").read_bytes()
+
+
+def test_it_prints_as_its_table_and_verdict(found):
+    text = str(found)
+    assert found.table() in text
+    assert found.verdict.sentence in text
+    head = found.table().split("\n")[0]
+    for column in ("lr", "rmse (lower is better)", "time per step", "memory per step", "descent share", "evenness"):
+        assert column in head
+    lines = found.table().strip().split("\n")
+    assert len(lines) == 2 + 4
+    assert all(line.replace("\\|", "").count("|") == 10 for line in lines)
+
+
+def test_a_table_for_a_terminal(found):
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=200)
+    console.print(rich_table(found))
+    assert "Adam" in console.file.getvalue()
+
+
+def test_bytes_read_well():
+    assert [size(n) for n in (0, 999, 1000, 2_500_000, 3_210_000_000)] == ["0 B", "999 B", "1 kB", "2.5 MB", "3.21 GB"]
+
+
+def test_labels_move_apart_and_stay_inside():
+    moved = _apart([0.0, 0.0, 0.5, 0.99, 1.0], 0.1)
+    assert all(b - a >= 0.1 - 1e-9 for a, b in itertools.pairwise(moved))
+    assert moved[0] >= 0
+    assert moved[-1] <= 1
+    assert moved[2] == 0.5
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_who_is_shown_what():
+    assert type(display(False, Terminal())) is Progress
+    assert type(display(None, io.StringIO())) is Progress
+    assert type(display(True, io.StringIO())) is Lines
+    assert type(display(None, Terminal())) is Live
+
+
+def test_a_log_gets_a_plan_and_a_line_for_every_run(capsys):
+    compare_task(task(name="tiny"), optimizers=["SGD", "Adam"], seeds=2, progress=True)
+    lines = capsys.readouterr().out.strip().split("\n")
+    assert lines[0] == (
+        "tiny: 2 optimizers with cross_entropy; 2 seeds, 12 steps each; judged by accuracy on 40 validation examples. "
+        "4 runs."
+    )
+    assert len(lines) == 5
+    assert lines[1].startswith("[1/4]")
+    assert "seed 0  SGD   loss 0." in lines[1]
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_log_marks_a_diverged_run(capsys):
+    x = torch.linspace(-1, 1, 48).unsqueeze(1)
+    compare_task(
+        task(model=lambda: nn.Linear(1, 1), train=(x, 3 * x), validation=(x, 3 * x)),
+        optimizers="SGD", lr=30.0, seeds=1, progress=True,
+    )  # fmt: skip
+    assert "DIVERGED: the loss rose from" in capsys.readouterr().out
+
+
+def test_a_terminal_shows_a_live_table(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    compare_task(task(name="tiny"), optimizers=["SGD", "Adam"], seeds=2)
+    shown = stream.getvalue()
+    assert "of 4 runs" in shown
+    assert "Ctrl-C keeps what is done" in shown
+
+
+def test_sparklines_have_one_scale_and_point_up_for_better():
+    assert sparkline([0.0, 1.0], [0.0, 1.0], True) == "▁█"
+    assert sparkline([0.0, 1.0], [0.0, 1.0], False) == "█▁"
+    assert len(sparkline([math.sin(i) for i in range(90)], [-1.0, 1.0])) == 24
+    assert sparkline([], []) == ""
+
+
+def test_an_interruption_keeps_what_is_done(tmp_path):
+    calls = []
+
+    def model():
+        calls.append(1)
+        if len(calls) > 5:
+            raise KeyboardInterrupt
+        return nn.Linear(2, 2)
+
+    found = compare_task(
+        task(model=model, train=data()), optimizers=["SGD", "Adam"], seeds=5, progress=False, out=tmp_path
+    )
+    assert found.interrupted == "Interrupted after 3 of 10 runs; what was done is kept."
+    assert [row.seeds for row in found.rows] == [2, 1] or [row.seeds for row in found.rows] == [1, 2]
+    assert json.loads((tmp_path / "results.json").read_text())["interrupted"] == found.interrupted
+    assert (tmp_path / "curves.svg").exists()
+    assert "validation examples" in found.verdict.test  # one whole round, so one seed
+
+
+def test_an_interruption_before_anything_is_done(tmp_path):
+    def model():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare_task(task(model=model), progress=False, out=tmp_path)

@@ -1,0 +1,168 @@
+"""One run: divergence, memory, time, evaluation at fixed steps in evaluation mode."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from piste.compare import compare_task
+from piste.compare.memory import allocated_during, state_bytes
+from piste.compare.trial import EVALUATIONS
+from tests.compare.small import data, model, task
+
+
+def rows(**options):
+    options = {"seeds": 1, "progress": False, "optimizers": ["SGD", "Adam"], **options}
+    found = compare_task(task(**options.pop("task", {})), **options)
+    return {row.name: row for row in found.rows}, found
+
+
+def regression(scale=1.0):
+    x = torch.linspace(-1, 1, 48).unsqueeze(1)
+    return {
+        "model": lambda: nn.Linear(1, 1),
+        "train": (x, 3 * scale * x),
+        "validation": (x, 3 * scale * x),
+        "metric": "rmse",
+    }
+
+
+def test_a_diverging_run_is_a_marked_row_and_the_others_go_on():
+    by_name, found = rows(task={**regression(), "loss": "mse", "epochs": 60}, lr={"sgd": 1e4}, seeds=2)
+    assert by_name["SGD"].diverged == 2
+    assert "at step" in by_name["SGD"].note
+    assert math.isnan(by_name["SGD"].metric)
+    assert by_name["Adam"].diverged == 0
+    assert found.rows[-1].name == "SGD"
+    assert "diverged (2 of 2)" in found.table()
+
+
+def test_a_rising_loss_is_divergence_before_it_overflows():
+    _, found = rows(task={**regression(), "loss": "mse", "epochs": 4}, lr={"sgd": 30.0}, optimizers=["SGD"])
+    (result,) = found.results
+    assert result.diverged
+    assert math.isfinite(result.losses[-1])
+    assert "the loss rose from" in result.note
+
+
+def test_a_loss_that_refuses_what_a_diverged_model_puts_out_is_divergence():
+    def picky(output, target):
+        if not bool(torch.isfinite(output).all()):
+            raise RuntimeError("all elements must be finite")
+        return (output - target).square().mean()
+
+    _, found = rows(task={**regression(), "loss": picky, "epochs": 400}, lr=1e30, optimizers=["SGD"])
+    assert found.results[0].diverged
+
+
+def test_when_every_candidate_diverges_the_verdict_says_so():
+    _, found = rows(task={**regression(), "loss": "mse", "epochs": 40}, lr=1e6, optimizers=["SGD"])
+    assert found.verdict.sentence == "No candidate finished: nothing can be said."
+    assert found.verdict.best is None
+
+
+def test_evaluations_are_at_fixed_steps_and_the_same_for_all():
+    _, found = rows(task={"epochs": 40})
+    first, second = found.results
+    assert first.steps == second.steps == [round(i * 120 / EVALUATIONS) for i in range(EVALUATIONS + 1)]
+    assert len(first.losses) == len(first.metrics) == len(first.steps)
+
+
+@pytest.mark.parametrize(("epochs", "batch_size", "steps"), [(1, 48, [0, 1]), (2, 48, [0, 2]), (3, 48, [0, 2, 3])])
+def test_the_shortest_runs(epochs, batch_size, steps):
+    _, found = rows(task={"epochs": epochs, "batch_size": batch_size})
+    assert found.results[0].steps == steps
+
+
+def test_training_uses_training_mode_and_evaluation_does_not():
+    modes = set()
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.frozen = nn.Linear(2, 2), nn.Dropout(0.5)
+            self.frozen.eval()
+
+        def forward(self, x):
+            modes.add((self.training, self.frozen.training, torch.is_grad_enabled()))
+            return self.layer(x)
+
+    rows(task={"model": Watched()})
+    assert (True, False, True) in modes  # a module in evaluation mode stays so while its model is trained
+    assert not any(training and not grad for training, _, grad in modes)
+    assert (False, False, False) in modes
+
+
+def test_memory_is_what_the_state_gradients_and_temporaries_take():
+    weights = sum(p.numel() for p in model().parameters()) * 4
+    by_name, _ = rows()
+    assert by_name["SGD"].state_bytes == 0
+    assert 2 * weights <= by_name["Adam"].state_bytes <= 2 * weights + 64
+    assert by_name["SGD"].peak_bytes >= weights
+    assert by_name["Adam"].peak_bytes >= by_name["SGD"].peak_bytes + 2 * weights
+
+
+def test_allocations_are_measured():
+    def action():
+        a = torch.ones(1000)
+        b = a + 1
+        del a
+        return b + 1
+
+    assert 8000 <= allocated_during(action) <= 9000
+
+
+def test_state_bytes_counts_every_tensor_once():
+    weight = nn.Parameter(torch.ones(10))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    weight.sum().backward()
+    optimizer.step()
+    assert state_bytes(optimizer) == 40
+
+
+def test_time_and_steps_to_a_target_are_reported():
+    by_name, found = rows(task={"epochs": 10, "target": 0.8}, lr=0.1)
+    assert 0 < by_name["Adam"].step_seconds < 1
+    assert found.target == 0.8
+    adam = next(r for r in found.results if r.candidate == "Adam")
+    expected = next(step for step, value in zip(adam.steps, adam.metrics, strict=True) if value >= 0.8)
+    assert by_name["Adam"].steps_to_target == expected
+
+
+def test_without_a_target_ninety_percent_of_the_way_counts():
+    _, found = rows(task={"epochs": 10}, lr=0.1)
+    start = sum(r.metrics[0] for r in found.results) / 2
+    best = max(r.metrics[-1] for r in found.results)
+    assert found.target == pytest.approx(start + 0.9 * (best - start))
+
+
+def test_the_path_is_kept_for_two_weights():
+    _, found = rows(task={**regression(), "loss": "mse"})
+    assert len(found.results[0].path) == len(found.results[0].steps)
+    assert len(found.results[0].path[0]) == 2
+    _, found = rows()
+    assert found.results[0].path == []
+
+
+def test_scaling_a_loss_and_its_rate_together_changes_nothing_but_its_value():
+    def scaled(output, target):
+        return 8 * nn.functional.cross_entropy(output, target)
+
+    plain, _ = rows(lr=0.5, optimizers=["SGD"])
+    tenfold, _ = rows(lr=0.0625, optimizers=["SGD"], task={"loss": scaled})
+    a, b = plain["SGD"], tenfold["SGD"]
+    assert b.training_loss == pytest.approx(8 * a.training_loss, rel=1e-5)
+    assert (b.metric, b.steps_to_target) == (a.metric, a.steps_to_target)
+    assert b.descent_share == pytest.approx(a.descent_share, rel=1e-4)
+    assert b.evenness == pytest.approx(a.evenness, rel=1e-4)
+
+
+def test_gradients_left_on_the_model_don_t_enter_the_first_step():
+    net = model()
+    net(data()[0]).sum().backward()
+    _, found = rows(task={"model": net}, optimizers=["SGD"])
+    for p in net.parameters():
+        p.grad = None
+    _, clean = rows(task={"model": net}, optimizers=["SGD"])
+    assert found.results[0].losses == clean.results[0].losses

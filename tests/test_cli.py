@@ -1,0 +1,190 @@
+"""The command line: what it prints, the exit status, and every refusal in a sentence without a traceback."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import piste
+from piste.cli import app
+
+TASK = """
+import torch
+
+def make():
+    x = torch.randn(48, 2, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    return {"model": lambda: torch.nn.Linear(2, 2), "train": (x, y), "validation": (x, y), "epochs": 2, "batch_size": 16}
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_task.py").write_text(TASK)
+
+    def call(*words):
+        return CliRunner().invoke(app, list(words))
+
+    return call
+
+
+def test_the_version(run):
+    assert run("--version").output == f"piste {piste.__version__}\n"
+
+
+def test_without_a_word_it_shows_what_it_can_do(run):
+    shown = run().output
+    assert all(word in shown for word in ("compare", "tasks", "explain"))
+
+
+def test_the_tasks_are_listed(run):
+    lines = run("tasks").output.strip().split("\n")
+    assert {line.split()[0] for line in lines} >= {"digits", "digits-cnn", "diabetes", "line"}
+    assert all(len(line.split()) > 5 for line in lines)
+
+
+def test_a_comparison_from_a_task_file(run, tmp_path):
+    done = run(
+        "compare", "my_task.py:make", "--optimizers", "sgd, Adam", "--seeds", "2", "--lr", "adam=0.1", "--out", "here"
+    )
+    assert done.exit_code == 0, done.output
+    lines = done.output.split("\n")
+    assert lines[0] == "piste compare my_task.py:make: preparing data and candidates ..."
+    assert lines[1].startswith("my_task: 2 optimizers with cross_entropy; 2 seeds, 6 steps each")
+    assert "| candidate | lr | accuracy (higher is better) |" in done.output
+    assert re.search(r"\| Adam.* \| 0.1 \|", done.output)
+    assert re.search(r"\| SGD.* \| 0.001 \|", done.output)
+    assert "With 2 seeds only large differences show" in done.output
+    assert "Curves, table and numbers are in here/: open here/curves.png." in done.output
+    numbers = json.loads((tmp_path / "here" / "results.json").read_text())
+    assert numbers["settings"]["seeds"] == [0, 1]
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {
+        "curves.svg", "curves.png", "results.json", "results.csv", "table.md",
+    }  # fmt: skip
+
+
+def test_options_reach_the_runs(run, tmp_path):
+    run("compare", "my_task.py", "--optimizers", "SGD", "--losses", "cross_entropy", "--epochs", "3", "--seed", "7",
+        "--seeds", "1", "--lr", "0.5")  # fmt: skip
+    numbers = json.loads((tmp_path / "piste-compare" / "results.json").read_text())
+    assert numbers["settings"]["epochs"] == 3
+    assert numbers["settings"]["seeds"] == [7]
+    assert [row["lr"] for row in numbers["rows"]] == [0.5]
+
+
+REFUSED = [
+    (["digit"], "piste: unknown task `digit`. Did you mean `digits`"),
+    (["nowhere.py:make"], "piste: there is no file nowhere.py."),
+    (["my_task.py:mkae"], "piste: my_task.py has no function `mkae`. Did you mean `make`?"),
+    (["my_task.py", "--optimizers", "adm"], "piste: unknown optimizer `adm`. Did you mean `Adam`"),
+    (["my_task.py", "--losses", "cross_entrop"], "Did you mean `cross_entropy`?"),
+    (["my_task.py", "--losses", "mse"], "piste: the loss `mse` refused the model's output"),
+    (["my_task.py", "--epochs", "0"], "piste: `epochs` must be a whole number, at least 1; received 0."),
+    (["my_task.py", "--seeds", "0"], "piste: `seeds` must be a whole number from 1 to 1000; received 0."),
+    (["my_task.py", "--seed", "-3"], "piste: `seed` must be a whole number from 0 to"),
+    (["my_task.py", "--lr", "-1"], "must be a positive number; received -1.0."),
+    (["my_task.py", "--lr", "nan"], "must be a positive number; received nan."),
+    (
+        ["my_task.py", "--lr", "fast"],
+        "piste: --lr must be a number (0.01) or numbers by name (adam=0.01,sgd=0.1); received",
+    ),
+    (["my_task.py", "--lr", "adam=0.1=2"], "piste: --lr must be a number"),
+    (["my_task.py", "--lr", "adamm=0.1"], "piste: `lr` names `adamm`, which doesn't take part."),
+    (["my_task.py", "--out", "my_task.py"], "piste: the output folder my_task.py can't be written: File exists."),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), REFUSED, ids=[" ".join(words) for words, _ in REFUSED])
+def test_refusals_are_a_sentence_and_status_two(run, words, told):
+    done = run("compare", *words)
+    assert done.exit_code == 2
+    assert told in done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("words", [["--seed", "abc"], ["--epochs", "many"]])
+def test_text_for_a_number_is_refused(run, words):
+    done = run("compare", "digits", *words)
+    assert done.exit_code == 2
+    assert "is not a valid int" in done.output
+
+
+def test_debug_raises_the_error_itself(run, tmp_path):
+    (tmp_path / "bad.py").write_text("def make():\n    return 1 / 0\n")
+    assert run("compare", "bad.py").exit_code == 2
+    error = run("compare", "bad.py", "--debug").exception
+    assert isinstance(error, piste.errors.PisteError)
+    assert isinstance(error.__cause__, ZeroDivisionError)
+
+
+def test_explain_shows_the_tutorial_s_first_case(run):
+    done = run("explain", "l1", "--input", "[[1,1],[1,1]]", "--target", "[[0,1],[2,3]]")
+    assert done.exit_code == 0
+    assert "4 / 4 = 1" in done.output
+
+
+@pytest.mark.parametrize("loss", ["mse", "smooth_l1", "bce", "cross_entropy", "nll"])
+def test_explain_serves_the_tutorial_s_other_cases(run, loss):
+    done = run("explain", loss, "--input", "[[1,1],[1,1]]", "--target", "[[0,1],[2,3]]")
+    assert done.exit_code == 0
+    assert "Traceback" not in done.output
+    expected = piste.losses.named(loss)
+    assert expected.__name__ in done.output
+
+
+def test_explain_takes_class_indices(run):
+    done = run("explain", "cross_entropy", "--input", "[[2,1,0],[0,1,2]]", "--target", "[0,2]")
+    assert done.exit_code == 0
+    value = torch.nn.functional.cross_entropy(torch.tensor([[2.0, 1, 0], [0, 1, 2]]), torch.tensor([0, 2])).item()
+    assert f"{value:.3f}"[:4] in done.output
+
+
+def test_explain_refuses_what_is_no_json_and_no_loss(run):
+    done = run("explain", "l1", "--input", "[[1,1],[1,1", "--target", "[[0,1],[2,3]]")
+    assert done.exit_code == 2
+    assert "piste: --input must be a JSON array of numbers, such as [[1, 1], [1, 1]]; received" in done.output
+    done = run("explain", "l1", "--input", "[[1,1],[1]]", "--target", "[[0,1],[2,3]]")
+    assert "piste: --input must be a JSON array of numbers" in done.output
+    done = run("explain", "l2", "--input", "[1]", "--target", "[1]")
+    assert done.exit_code == 2
+    assert "Did you mean" in done.output
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path):
+    (tmp_path / "my_task.py").write_text(TASK.replace('"epochs": 2', '"epochs": 60'))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "piste.cli", "compare", "my_task.py", "--seeds", "1000", "--optimizers", "SGD,Adam"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("[   3/2000]"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    assert re.search(r"Interrupted after \d+ of 2000 runs; what was done is kept.", rest)
+    assert "Traceback" not in rest
+    assert json.loads((tmp_path / "piste-compare" / "results.json").read_text())["results"]
+
+
+def test_the_first_line_comes_at_once(tmp_path):
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "piste.cli", "compare", "digits", "--seeds", "1", "--epochs", "1", "--optimizers", "SGD"],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    first = process.stdout.readline()
+    waited = time.monotonic() - started
+    process.communicate(timeout=60)
+    assert first == "piste compare digits: preparing data and candidates ...\n"
+    assert process.returncode == 0
+    assert waited < 30  # the promise is 5 s on a machine that does nothing else
