@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 DECAYS: list[dict[str, Any]] = [
     {},
     {"weight_decay": 0.3},
@@ -112,6 +114,22 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 def cases() -> list[tuple[str, dict[str, Any]]]:
     """Every optimizer with each of its option sets."""
     return [(name, options) for name, many in OPTIONS.items() for options in many]
+
+
+def fullest(name: str) -> dict[str, Any]:
+    """The option set of a rule that turns most on."""
+    return max(OPTIONS[name], key=len)
+
+
+def kernels() -> list[tuple[str, dict[str, Any], torch.dtype]]:
+    """What the tests make kernels of: all in float64; in the other dtypes each rule plain and with most options on.
+
+    Making one takes up to a second where none is cached yet.
+    """
+    found = [(name, options, torch.float64) for name, options in cases()]
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        found += [(name, options, dtype) for name in OPTIONS for options in ({}, fullest(name))]
+    return found
 
 
 def label(case: Any) -> str:

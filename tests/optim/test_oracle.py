@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from piste.optim import OPTIMIZERS
 from tests.oracle.optim import DEFAULTS, RULES
 
-from .cases import OPTIONS, cases, label
+from .cases import OPTIONS, cases, kernels, label
 from .judge import PRECISION, first_fault
 
 pytestmark = pytest.mark.usefixtures("double_scalars")
@@ -25,8 +27,14 @@ def test_the_oracle_says_what_torch_does(name, options, dtype):
 
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
 @pytest.mark.parametrize(("name", "options"), cases(), ids=label)
-def test_piste_does_what_the_oracle_says(name, options, dtype):
-    fault = first_fault(OPTIMIZERS[name], name, options, dtype)
+def test_the_eager_engine_does_what_the_oracle_says(name, options, dtype):
+    fault = first_fault(partial(OPTIMIZERS[name], fused=False), name, options, dtype)
+    assert fault is None, fault
+
+
+@pytest.mark.parametrize(("name", "options", "dtype"), kernels(), ids=label)
+def test_the_kernel_does_what_the_oracle_says(name, options, dtype):
+    fault = first_fault(partial(OPTIMIZERS[name], fused=True), name, options, dtype)
     assert fault is None, fault
 
 
