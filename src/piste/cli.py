@@ -156,11 +156,14 @@ def _show(comparison: Comparison, out: Path) -> None:
     if not comparison.rows:
         typer.echo(comparison.interrupted)
         return
+    verdict = comparison.verdict
     if sys.stdout.isatty():
-        Console().print(rich_table(comparison))
+        console = Console(highlight=False)
+        console.print(rich_table(comparison), "")
+        console.print(verdict.sentence, style="bold", markup=False)
+        console.print(f"{verdict.test} {verdict.limits}", markup=False)
     else:
-        typer.echo("\n" + comparison.table())
-    typer.echo(f"\n{comparison.verdict.sentence}\n{comparison.verdict.test}\n{comparison.verdict.limits}".rstrip())
+        typer.echo(f"\n{comparison.table()}\n{verdict.sentence}\n{verdict.test} {verdict.limits}")
     if comparison.interrupted:
         typer.echo(comparison.interrupted)
     typer.echo(f"\nCurves, table and numbers are in {out}{'/' if str(out) != '.' else ''}: open {out / 'curves.png'}.")

@@ -58,13 +58,16 @@ def rich_table(comparison: Comparison) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(header_style="bold", row_styles=["", "dim"])
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     for i, title in enumerate(header(comparison)):
-        table.add_column(title, justify="right" if i else "left", no_wrap=not i, overflow="fold")
+        table.add_column(title, justify="right" if i else "left", vertical="bottom")
     for row in comparison.rows:
-        style = "red" if row.diverged else "bold green" if row.name in comparison.verdict.group else ""
+        style = "red" if row.diverged else "green" if row.name in comparison.verdict.group else ""
         table.add_row(
-            *(Text(cell, style=style if i in (0, 2) else "") for i, cell in enumerate(cells(comparison, row)))
+            *(
+                Text(cell, style=style if i in (0, 2) else "", no_wrap=True)
+                for i, cell in enumerate(cells(comparison, row))
+            )
         )
     return table
 

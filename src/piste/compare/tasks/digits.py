@@ -17,4 +17,4 @@ def make() -> Task:
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
-    return Task(model, train, validation, loss="cross_entropy", metric="accuracy", target=0.95, epochs=20)
+    return Task(model, train, validation, loss="cross_entropy", metric="accuracy", target=0.95, epochs=15)
