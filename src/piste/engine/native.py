@@ -11,6 +11,7 @@ import ctypes
 import functools
 import hashlib
 import importlib
+import itertools
 import os
 import platform
 import sys
@@ -26,6 +27,7 @@ import torch
 _MAGIC = b"piste object 1\n"
 _lock = threading.RLock()
 _loaded: dict[str, Kernel] = {}
+_linked_so_far = itertools.count()  # the linker knows a library by its name, for good
 
 
 class Kernel:
@@ -96,7 +98,10 @@ def _from_disk(key: str, entries: tuple[str, ...]) -> Kernel | None:
     digest, image = stored[len(_MAGIC) : len(_MAGIC) + 32], stored[len(_MAGIC) + 32 :]
     if not stored.startswith(_MAGIC) or hashlib.sha256(image).digest() != digest:
         return None  # broken: it is compiled and written again
-    return _linked(key, image, entries)
+    try:
+        return _linked(key, image, entries)
+    except (OSError, RuntimeError, KeyError):  # whole, and yet not to be linked here
+        return None
 
 
 def _to_disk(key: str, image: bytes) -> None:
@@ -105,9 +110,13 @@ def _to_disk(key: str, image: bytes) -> None:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(_MAGIC + hashlib.sha256(image).digest() + image)
-        os.replace(name, folder / f"{key}.o")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_MAGIC + hashlib.sha256(image).digest() + image)
+            os.replace(name, folder / f"{key}.o")
+        except BaseException:
+            os.unlink(name)  # a full disk, or an interrupt, leaves nothing behind
+            raise
     except (OSError, RuntimeError):
         pass  # without a cache every process compiles for itself
 
@@ -119,7 +128,7 @@ def _linked(key: str, image: bytes, entries: tuple[str, ...]) -> Kernel:
     builder = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
     for entry in entries:
         builder.export_symbol(entry)
-    library = builder.link(_linker(), f"piste_{key}")
+    library = builder.link(_linker(), f"piste_{next(_linked_so_far)}_{key}")
     return Kernel({entry: library[entry] for entry in entries}, library)
 
 
