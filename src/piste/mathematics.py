@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .formula import Symbol, trace
 
-__all__ = ["Letter", "Reading", "number", "read", "render"]
+__all__ = ["Letter", "Reading", "is_number", "number", "read", "render"]
 
 
 class Letter(float):
@@ -49,9 +49,7 @@ class Reading(NamedTuple):
 def read(formula: Callable[..., Any], *operands: Any, **options: Any) -> Reading:
     """Read a formula on letters; numbers among the options enter by name."""
     letters = [None if name is None else Symbol("input", name) for name in operands]
-    named = {
-        k: Letter(k, v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for k, v in options.items()
-    }
+    named = {k: Letter(k, v) if is_number(v) else v for k, v in options.items()}
     found: dict[int, tuple[str, Symbol]] = {}
 
     def watch(frame: FrameType, event: str, argument: Any) -> None:
@@ -84,6 +82,11 @@ def _visit(value: Any, order: list[int]) -> None:
         order.append(id(value))
 
 
+def is_number(value: Any) -> bool:
+    """Whether an option enters a formula as a number: True and False are choices."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def number(value: float) -> str:
     """A number with up to six digits; a whole number without a point."""
     return f"{float(value) + 0.0:.6g}"  # adding 0 makes a negative zero a plain one
@@ -108,11 +111,13 @@ _RANK = {
 _WORDS = {"&": "and", "|": "or", "maximum": "max", "minimum": "min", "total": "sum"}
 
 
-def render(value: Any, known: Mapping[int, str], branch: Callable[[Symbol], bool] | None = None, rank: int = 0) -> str:
+def render(
+    value: Any, known: Mapping[int, str], branch: Callable[[Symbol], bool | None] | None = None, rank: int = 0
+) -> str:
     """An expression in plain text. `known` writes a symbol as a name or a number instead of spelling it out.
 
     With `branch`, which says whether a condition holds, the options too are numbers, and a choice is written as the
-    branch that is taken.
+    branch that is taken, unless it is None: undecided.
     """
     if not isinstance(value, Symbol):
         text = value.name if isinstance(value, Letter) and branch is None else number(value)
@@ -128,8 +133,9 @@ def render(value: Any, known: Mapping[int, str], branch: Callable[[Symbol], bool
         return render(x, known, branch, at)
 
     if op == "where":
-        if branch is not None:
-            return part(args[1] if branch(args[0]) else args[2], rank)
+        holds = branch(args[0]) if branch is not None else None
+        if holds is not None:
+            return part(args[1] if holds else args[2], rank)
         return f"({part(args[1])} if {part(args[0])} else {part(args[2])})"
     if op == "abs":
         return f"|{part(args[0])}|"
@@ -141,8 +147,13 @@ def render(value: Any, known: Mapping[int, str], branch: Callable[[Symbol], bool
         return f"log(1 - {part(inner.args[0], 5)})" if minus else f"log(1 + {part(inner, 5)})"
     if op == "pick":
         return f"{part(args[0], 8)}[{part(args[1])}]"
-    if op == "size":
-        return "C"
+    if op == "each":  # a number of the row, beside each of its entries
+        return part(args[0], rank)
+    if op == "hinges":
+        x, k = part(args[0], 8), part(args[1])
+        return f"sum(max(0, 1 - {x}[j] + {x}[i]) for j in {k}, i not in {k})"
+    if op in ("size", "index"):
+        return "C" if op == "size" else "c"
     if op not in _RANK:
         return f"{_WORDS.get(op, op)}({', '.join(map(part, args))})"
     at = _RANK[op]

@@ -67,6 +67,58 @@ def soft_rows(shape, dtype=torch.float64):
     return torch.randn(shape, dtype=dtype) * 3, torch.randn(shape, dtype=dtype).softmax(dim)
 
 
+def pair_of_distributions(shape, dtype=torch.float64):
+    return torch.rand(shape, dtype=dtype).clamp_min(0.05).log(), torch.rand(shape, dtype=dtype).clamp_min(0.05)
+
+
+def pair_of_log_distributions(shape, dtype=torch.float64):
+    x, y = pair_of_distributions(shape, dtype)
+    return x, y.log()
+
+
+def counts(shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype), torch.randint(5, shape).to(dtype) + 0.25
+
+
+def rates(shape, dtype=torch.float64):
+    x, y = counts(shape, dtype)
+    return x.abs() + 0.1, y
+
+
+def normals(shape, dtype=torch.float64):
+    return *real(shape, dtype), torch.rand(shape, dtype=dtype) + 0.2
+
+
+def one_variance_a_row(shape, dtype=torch.float64):
+    return *real(shape, dtype), torch.rand((*shape[:-1], 1), dtype=dtype) + 0.2
+
+
+def signs(shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype), 2 * torch.randint(2, shape) - 1
+
+
+def pair_and_signs(shape, dtype=torch.float64):
+    return *real(shape, dtype), 2 * torch.randint(2, shape) - 1
+
+
+def label_lists(shape, dtype=torch.float64):
+    lists = torch.randint(-1, shape[-1], shape)
+    lists[..., 0] = torch.randint(shape[-1], shape[:-1])
+    return torch.randn(shape, dtype=dtype), lists
+
+
+def pair_and_labels(shape, dtype=torch.float64):
+    return *real(shape, dtype), 2 * torch.randint(2, shape[:-1]) - 1
+
+
+def triplets(shape, dtype=torch.float64):
+    return *real(shape, dtype), torch.randn(shape, dtype=dtype)
+
+
+def city_blocks(a, b):
+    return (a - b).abs().sum(-1)
+
+
 ROWS = ((4, 3), (5,), (2, 3, 4), (2, 3, 2, 2))
 C3 = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
 
@@ -99,6 +151,35 @@ CASES = [
     Case("cross_entropy", soft_rows, {"label_smoothing": 0.1}, ROWS),
     Case("cross_entropy", soft_rows, {}, ROWS),
     Case("cross_entropy", soft_rows, {"weight": C3, "label_smoothing": 0.2}, ((4, 3),)),
+]
+CASES += [
+    Case("kl_div", pair_of_distributions),
+    Case("kl_div", pair_of_log_distributions, {"log_target": True}),
+    Case("poisson_nll", counts),
+    Case("poisson_nll", counts, {"full": True}),
+    Case("poisson_nll", rates, {"log_input": False, "full": True, "eps": 1e-3}),
+    Case("gaussian_nll", normals, shapes=((4, 3), (7,), (2, 1, 3))),
+    Case("gaussian_nll", normals, {"full": True, "eps": 0.1}, ((4, 3),)),
+    Case("gaussian_nll", one_variance_a_row, {}, ((4, 3), (2, 2, 3))),
+    Case("hinge_embedding", signs),
+    Case("hinge_embedding", signs, {"margin": 0.3}),
+    Case("soft_margin", signs),
+    Case("margin_ranking", pair_and_signs),
+    Case("margin_ranking", pair_and_signs, {"margin": 0.7}),
+]
+CASES += [
+    Case("multi_margin", indices, {}, ((4, 3), (5,))),
+    Case("multi_margin", indices, {"p": 2, "margin": 0.3, "weight": C3}, ((4, 3),)),
+    Case("multilabel_margin", label_lists, {}, ((4, 3), (5,))),
+    Case("multilabel_soft_margin", logits, {}, ((4, 3), (5,), (2, 3, 4))),
+    Case("multilabel_soft_margin", logits, {"weight": C3}, ((4, 3),)),
+    Case("cosine_embedding", pair_and_labels, {}, ((4, 3), (5,))),
+    Case("cosine_embedding", pair_and_labels, {"margin": -0.4}, ((4, 3),)),
+    Case("triplet_margin", triplets, {}, ((4, 3), (5,))),
+    Case("triplet_margin", triplets, {"p": 1.0, "margin": 0.5}, ((4, 3),)),
+    Case("triplet_margin", triplets, {"p": 3.0, "swap": True, "margin": 4.0}, ((4, 3),)),
+    Case("triplet_margin_with_distance", triplets, {}, ((4, 3), (5,))),
+    Case("triplet_margin_with_distance", triplets, {"distance_function": city_blocks, "swap": True}, ((4, 3),)),
 ]
 MODULES = [c for c in CASES if not c.function_only]
 

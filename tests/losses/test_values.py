@@ -25,6 +25,7 @@ def tracked(operands):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.filterwarnings("ignore:reduction:UserWarning")
 def test_functions_give_torchs_values_and_gradients(case: Case, reduction: str) -> None:
     for shape in case.shapes:
         operands = tracked(seeded(case, shape))
@@ -43,7 +44,7 @@ def test_modules_are_their_functions(case: Case) -> None:
         module = case.loss(reduction=reduction, **case.options)
         expected = case.function(*operands, reduction=reduction, **case.options)
         assert torch.equal(module(*operands), expected)
-        assert torch.equal(module(input=operands[0], target=operands[1]), expected)
+        assert torch.equal(module(**dict(zip(case.loss.arguments, operands, strict=True))), expected)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -78,11 +79,29 @@ ELEMENTWISE = [
     ("bce", {}),
     ("bce_with_logits", {}),
     ("bce_with_logits", {"pos_weight": 2.5}),
+    ("kl_div", {"log_target": False}),
+    ("kl_div", {"log_target": True}),
+    ("poisson_nll", {"log_input": True, "full": False}),
+    ("poisson_nll", {"log_input": True, "full": True}),
+    ("poisson_nll", {"log_input": False, "full": True, "eps": 1e-3}),
+    ("gaussian_nll", {"full": False}),
+    ("gaussian_nll", {"full": True, "eps": 0.5}),
+    ("hinge_embedding", {}),
+    ("hinge_embedding", {"margin": 0.5}),
+    ("soft_margin", {}),
+    ("margin_ranking", {"margin": 0.5}),
 ]
 POINTS = {
     "bce": [(0.3, 0.0), (0.3, 1.0), (0.3, 0.6), (1e-6, 0.5), (1 - 1e-6, 0.25), (0.5, 0.5)],
     "bce_with_logits": [(0.0, 0.3), (0.0, 1.0), (4.0, 0.2), (-4.0, 0.0), (30.0, 1.0), (-30.0, 1.0), (500.0, 0.5)],
 }
+POINTS["kl_div-True"] = [(-0.5, -2.0), (-3.0, -0.125), (-1.0, -1.0), (-30.0, -7.0)]
+POINTS["kl_div-False"] = [(-0.5, 0.25), (-3.0, 1.0), (-1.0, 0.5), (-30.0, 1e-3)]
+POINTS["poisson_nll-False"] = [(0.5, 0.25), (3.0, 2.5), (7.0, 4.0), (1e-3, 1.5)]
+POINTS["poisson_nll-True"] = [(0.5, 0.25), (-3.0, 2.5), (2.0, 4.0), (0.0, 1.5)]
+POINTS["gaussian_nll"] = [(0.5, 0.25, 1.5), (-3.0, 2.5, 0.75), (2.0, 4.0, 8.0), (0.0, 1.5, 1.0)]
+POINTS["hinge_embedding"] = POINTS["soft_margin"] = [(0.3, 1), (0.3, -1), (2.0, -1), (-2.0, 1), (30.0, -1), (30.0, 1)]
+POINTS["margin_ranking"] = [(0.3, 0.1, 1), (0.3, 0.1, -1), (2.0, -1.0, 1), (-2.0, 1.0, 1), (5.0, 4.75, -1)]
 LINE = [(0.0, 0.25), (1.0, -2.0), (-3.0, 0.125), (0.1, 0.05), (5.0, 4.75), (-1.5, -1.25), (2.0, 2.5)]
 
 
@@ -91,12 +110,15 @@ def test_elementwise_losses_are_the_oracles(name: str, options: dict) -> None:
     exact = getattr(oracle, name)
     function = getattr(piste.losses.functional, piste.losses.named(name).function)
     given = {k: torch.tensor(v, dtype=torch.float64) if k == "pos_weight" else v for k, v in options.items()}
-    for point in POINTS.get(name, LINE):
-        x, y = (torch.tensor(p, dtype=torch.float64, requires_grad=True) for p in point)
-        result = function(x, y, **given)
+    flag = options.get("log_target", options.get("log_input"))
+    for point in POINTS.get(f"{name}-{flag}", POINTS.get(name, LINE)):
+        operands = [torch.tensor(p, dtype=torch.float64, requires_grad=True) for p in point]
+        result = function(*operands, **given)
         assert result.item() == pytest.approx(float(exact(*point, **options)), rel=4e-16, abs=1e-300)
         result.backward()
-        for by, operand in enumerate((x, y)):
+        for by, operand in enumerate(operands):
+            if operand.grad is None:  # a label of hinge_embedding
+                continue
             slope = float(oracle.gradient(exact, *point, by=by, **options))
             assert operand.grad.item() == pytest.approx(slope, rel=1e-14, abs=1e-15), (point, by)
 
@@ -206,3 +228,24 @@ def test_class_dim_says_where_the_classes_are() -> None:
     torch.testing.assert_close(
         F.cross_entropy(x, soft, class_dim=-1), F.cross_entropy(x.transpose(1, 2), soft.transpose(1, 2))
     )
+
+
+def test_the_gradient_of_a_variance_passes_its_bound_as_in_torch() -> None:
+    x, y = torch.randn(6, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+    var = torch.tensor([0.01, 0.2, 0.5, 0.7, 0.0, 3.0], dtype=torch.float64, requires_grad=True)
+    ours = piste.losses.functional.gaussian_nll_loss(x, y, var, eps=0.5)
+    theirs = torch.nn.functional.gaussian_nll_loss(x, y, var, eps=0.5)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, var) for loss in (ours, theirs)))
+    one = piste.losses.functional.gaussian_nll_loss(x, y, 0.75)
+    torch.testing.assert_close(one, torch.nn.functional.gaussian_nll_loss(x, y, torch.full_like(x, 0.75)))
+
+
+def test_kl_div_of_masked_distributions_and_its_batchmean() -> None:
+    x = torch.tensor([[0.0, -float("inf"), -1.0], [-0.5, -2.0, -float("inf")]])
+    y = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
+    loss = piste.losses.KLDivLoss(reduction="batchmean")(x, y)
+    assert loss.item() == pytest.approx(0.5 * (0.5 * torch.tensor(0.5).log().item() + 0.25))
+    x, y = seeded(next(c for c in CASES if c.name == "kl_div"))
+    expected = torch.nn.functional.kl_div(x, y, reduction="batchmean")
+    torch.testing.assert_close(piste.losses.functional.kl_div(x, y, reduction="batchmean"), expected)

@@ -55,6 +55,40 @@ def bce_with_logits(x: Any, y: Any, pos_weight: Any = 1) -> mpf:
     return -(mpf(pos_weight) * y * positive + (1 - y) * negative)
 
 
+def kl_div(x: Any, y: Any, log_target: bool = False) -> mpf:
+    """q log(q / p) of p = e^x."""
+    q = mpmath.exp(y) if log_target else mpf(y)
+    return mpf(0) if q == 0 else q * mpmath.log(q / mpmath.exp(mpf(x)))
+
+
+def poisson_nll(x: Any, y: Any, log_input: bool = True, full: bool = False, eps: float = 1e-8) -> mpf:
+    """-log(rate^y e^-rate), and Stirling's series for log y! to its third term."""
+    x, y = mpf(x), mpf(y)
+    loss = mpmath.exp(x) - y * x if log_input else x - y * mpmath.log(x + mpf(eps))
+    if full and y > 1:
+        loss += y * mpmath.log(y / mpmath.e) + mpmath.log(mpmath.sqrt(2 * mpmath.pi * y))
+    return loss
+
+
+def gaussian_nll(x: Any, y: Any, variance: Any, full: bool = False, eps: float = 1e-6) -> mpf:
+    """-log of the normal density, without its constant unless `full`."""
+    v = max(mpf(variance), mpf(eps))
+    density = mpmath.exp(-((mpf(x) - mpf(y)) ** 2) / (2 * v)) / mpmath.sqrt(2 * mpmath.pi * v)
+    return -mpmath.log(density) - (0 if full else mpmath.log(2 * mpmath.pi) / 2)
+
+
+def hinge_embedding(x: Any, y: Any, margin: float = 1.0) -> mpf:
+    return mpf(x) if y == 1 else max(mpf(0), mpf(margin) - mpf(x))
+
+
+def soft_margin(x: Any, y: Any) -> mpf:
+    return mpmath.log(1 + mpmath.exp(-mpf(y) * mpf(x)))
+
+
+def margin_ranking(x1: Any, x2: Any, y: Any, margin: float = 0.0) -> mpf:
+    return max(mpf(0), -mpf(y) * (mpf(x1) - mpf(x2)) + mpf(margin))
+
+
 def log_probabilities(logits: Sequence[Any]) -> list[mpf]:
     total = mpmath.fsum(mpmath.exp(mpf(x)) for x in logits)
     return [mpmath.log(mpmath.exp(mpf(x)) / total) for x in logits]

@@ -6,11 +6,27 @@ The settings that every loss takes beside torch's (`check`, `normalizer`, `empty
 from . import functional
 from .binary import BCELoss, BCEWithLogitsLoss
 from .classification import CrossEntropyLoss, NLLLoss, NLLLoss2d
+from .distributions import GaussianNLLLoss, KLDivLoss, PoissonNLLLoss
+from .embeddings import CosineEmbeddingLoss, TripletMarginLoss, TripletMarginWithDistanceLoss
 from .functional import *  # noqa: F403
 from .loss import Loss, named
+from .margins import HingeEmbeddingLoss, MarginRankingLoss, SoftMarginLoss
+from .multilabel import MultiLabelMarginLoss, MultiLabelSoftMarginLoss, MultiMarginLoss
 from .regression import HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 
 __all__ = [
+    "TripletMarginWithDistanceLoss",
+    "TripletMarginLoss",
+    "CosineEmbeddingLoss",
+    "MultiMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiLabelMarginLoss",
+    "SoftMarginLoss",
+    "MarginRankingLoss",
+    "HingeEmbeddingLoss",
+    "PoissonNLLLoss",
+    "KLDivLoss",
+    "GaussianNLLLoss",
     "BCELoss",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",

@@ -13,7 +13,8 @@ from .reduction import Settings
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
 
-_TARGET_HELP = (
+SLACK = 0.01  # a mixed or resized target may be rounded a little beyond its range
+TARGET_HELP = (
     "a target is a 0/1 label or a probability; divide pixel values by 255, and use CrossEntropyLoss for class indices"
 )
 
@@ -43,7 +44,7 @@ class BCELoss(ElementwiseLoss):
             "in [0, 1]",
             "apply torch.sigmoid first, or give the logits to BCEWithLogitsLoss, which is more exact",
         ),
-        Check("target", lambda x, y: (y < 0) | (y > 1), "in [0, 1]", _TARGET_HELP),
+        Check("target", lambda x, y: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP),
     )
 
     @staticmethod
@@ -84,7 +85,7 @@ class BCEWithLogitsLoss(ElementwiseLoss):
     example = "torch.randn(4), torch.tensor([0.0, 1.0, 1.0, 0.0])"
     extras = ("pos_weight",)
     checks = (
-        Check("target", lambda x, y, p=None: (y < 0) | (y > 1), "in [0, 1]", _TARGET_HELP),
+        Check("target", lambda x, y, p=None: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP),
         Check("pos_weight", lambda x, y, p=1: p < 0, "at least 0", "it is usually negatives / positives"),
     )
 

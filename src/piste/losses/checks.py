@@ -48,6 +48,10 @@ def choice(loss: str, argument: str, value: Any, allowed: Sequence[str]) -> None
 
 def number(loss: str, option: str, value: Any, interval: str) -> None:
     """Refuse an option that is no number, or none in an interval such as "[0, inf)"."""
+    if interval == "bool":
+        if not isinstance(value, bool):
+            raise InvalidType(f"{loss}: `{option}` must be True or False; received {value!r}.")
+        return
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise InvalidType(f"{loss}: `{option}` must be a number; received {value!r}.")
     low, high = (float(end) for end in interval[1:-1].split(","))

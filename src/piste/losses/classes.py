@@ -20,6 +20,7 @@ class ClassLoss(Loss):
     """What the losses over classes share: where the classes are, targets, class weights, and what is ignored."""
 
     input_kind: ClassVar[str] = "logits"
+    mean_by: ClassVar[str] = "weights"  # for class indices
     letters: ClassVar[dict[str, str]] = {
         "x": "a row of input",
         "k": "class index",
@@ -79,7 +80,7 @@ class ClassLoss(Loss):
             keep=keep,
             count=keep.sum,
             weights=lambda: (keep if weight is None else torch.where(keep, pick(weight, k), 0)).sum(),
-            mean_by="weights",
+            mean_by=cls.mean_by,
         )
 
     @classmethod

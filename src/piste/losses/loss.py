@@ -42,6 +42,7 @@ class Call:
     count: Callable[[], Any]  # the elements (rows) that are not ignored
     weights: Callable[[], Any]  # the sum of their weights
     mean_by: str  # which of the two torch divides a mean by
+    batch: int = 1  # the samples, for the reduction "batchmean"
     derivatives: Callable[..., Any] | None = None
     weight: Tensor | None = None  # of each element
     keep: Tensor | None = None  # False where a row is ignored
@@ -70,7 +71,8 @@ class Loss(torch.nn.Module):
     function: ClassVar[str]
     arguments: ClassVar[tuple[str, ...]] = ("input", "target")
     expects: ClassVar[str] = "two tensors of the same shape, of floating-point numbers"
-    ranges: ClassVar[dict[str, str]] = {}  # of the options that are numbers
+    reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")
+    ranges: ClassVar[dict[str, str]] = {}  # of the options that are numbers, or "bool"
     letters: ClassVar[dict[str, str]] = {}  # what the letters of the formula stand for, if not the arguments
     branches: ClassVar[tuple[str, str] | None] = None  # what the two sides of the formula's choice are called
     example: ClassVar[str] = "torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])"
@@ -142,7 +144,7 @@ class Loss(torch.nn.Module):
             values = torch.where(call.keep, values, 0)
         if call.weight is not None:
             values = values * call.weight
-        result = reduction.of(cls.__name__, values, call.count, call.weights, call.mean_by)
+        result = reduction.of(cls.__name__, values, call)
         return eager_loss.narrowed(result, call.dtype)
 
     @classmethod
@@ -158,7 +160,7 @@ class Loss(torch.nn.Module):
         **options: Any,
     ) -> Tensor:
         """The function form: every option by name."""
-        how = settings(cls.__name__, legacy(size_average, reduce, reduction), check, normalizer, empty)
+        how = settings(cls.__name__, cls.reductions, legacy(size_average, reduce, reduction), check, normalizer, empty)
         cls.validate(**options)
         for option in options:
             if option.endswith("weight"):
@@ -166,7 +168,7 @@ class Loss(torch.nn.Module):
         return cls.compute(operands, how, check, **options)
 
     def _reduction(self) -> Reduction:
-        return settings(type(self).__name__, self.reduction, self.check, self.normalizer, self.empty)
+        return settings(type(self).__name__, self.reductions, self.reduction, self.check, self.normalizer, self.empty)
 
     def forward(self, *operands: Any, **named_operands: Any) -> Tensor:
         """The loss of `input` against `target`."""
@@ -216,7 +218,7 @@ class ElementwiseLoss(Loss):
 
     value: ClassVar[Any]
     derivatives: ClassVar[Any]
-    checks: ClassVar[tuple[Check, ...]] = ()
+    checks: ClassVar[tuple[Check, ...]] = ()  # on the operands, by formulas of the same letters
     mean_by: ClassVar[str] = "count"
     extras: ClassVar[tuple[str, ...]] = ()  # options that are operands too: tensors that spread over the elements
     is_complex_allowed: ClassVar[bool] = False
@@ -250,7 +252,13 @@ class ElementwiseLoss(Loss):
             count=first.numel,
             weights=lambda: first.numel() if weight is None else weight.expand(first.shape).sum(),
             mean_by=cls.mean_by,
+            batch=first.shape[0] if first.dim() else 1,
         )
+
+    @classmethod
+    def domains(cls, **options: Any) -> tuple[Check, ...]:
+        """What values are allowed, under these options."""
+        return cls.checks
 
     @classmethod
     def _dtype(cls, operands: tuple[Tensor, ...]) -> torch.dtype:
@@ -265,7 +273,7 @@ class ElementwiseLoss(Loss):
     @classmethod
     def _inspect(cls, operands: tuple[Tensor, ...], options: dict[str, Any], check: str) -> None:
         names = (*cls.arguments, *cls.extras)
-        for rule in cls.checks:
+        for rule in cls.domains(**options):
             position = names.index(rule.argument)
             if position >= len(operands):
                 continue

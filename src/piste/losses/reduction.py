@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
 import torch
@@ -45,16 +44,14 @@ class Reduction(NamedTuple):
     normalizer: Any
     empty: str
 
-    def of(
-        self, loss: str, values: Tensor, count: Callable[[], Any], weights: Callable[[], Any], torchs: str
-    ) -> Tensor:
-        """`values` are weighted already; `count` and `weights` tell what a mean may divide by."""
+    def of(self, loss: str, values: Tensor, call: Any) -> Tensor:
+        """`values` are weighted already; the call tells what a mean may divide by."""
         if self.mode == "none":
             return values
         total = values.sum()
         if self.mode == "sum":
             return total
-        divisor = self.divisor(count, weights, torchs)
+        divisor = self.divisor(call)
         if isinstance(divisor, Tensor):
             divisor = divisor.to(total.dtype)
             if self.empty == "nan":
@@ -71,12 +68,14 @@ class Reduction(NamedTuple):
             self._refuse_nothing(loss)
         return total if self.empty == "zero" else total * math.nan
 
-    def divisor(self, count: Callable[[], Any], weights: Callable[[], Any], torchs: str) -> Any:
-        """What the mean divides by: the number asked for, or one of the two that are known."""
-        by = torchs if self.normalizer is None else self.normalizer
+    def divisor(self, call: Any) -> Any:
+        """What the mean divides by: the number asked for, or one of those that the call knows."""
+        if self.mode == "batchmean":
+            return call.batch
+        by = call.mean_by if self.normalizer is None else self.normalizer
         if not isinstance(by, str):
             return by
-        return count() if by == "count" else weights()
+        return call.count() if by == "count" else call.weights()
 
     @staticmethod
     def _refuse_nothing(loss: str) -> None:
@@ -86,8 +85,10 @@ class Reduction(NamedTuple):
         )
 
 
-def settings(loss: str, reduction: Any, check: Any, normalizer: Any, empty: Any) -> Reduction:
-    choice(loss, "reduction", reduction, ("mean", "sum", "none"))
+def settings(
+    loss: str, reductions: tuple[str, ...], reduction: Any, check: Any, normalizer: Any, empty: Any
+) -> Reduction:
+    choice(loss, "reduction", reduction, reductions)
     choice(loss, "check", check, ("raise", "nan", "off"))
     choice(loss, "empty", empty, ("nan", "zero", "raise"))
     if normalizer is not None:

@@ -11,7 +11,7 @@ import torch
 
 from ..formula import _words
 
-__all__ = ["log_softmax", "pick", "size", "total"]
+__all__ = ["each", "hinges", "index", "log_softmax", "norm", "pick", "size", "total"]
 
 
 def log_softmax(x: Any) -> Any:
@@ -24,9 +24,24 @@ def total(x: Any) -> Any:
     return x.sum(-1) if isinstance(x, torch.Tensor) else _words(x).total(x)
 
 
+def norm(x: Any, p: float) -> Any:
+    """The p-norm of the row: (sum of |x|^p)^(1 / p)."""
+    return torch.linalg.vector_norm(x, p, dim=-1) if isinstance(x, torch.Tensor) else _words(x).norm(x, p)
+
+
 def size(x: Any) -> Any:
     """The number of classes."""
     return x.shape[-1] if isinstance(x, torch.Tensor) else _words(x).size(x)
+
+
+def index(x: Any) -> Any:
+    """The number of each class: 0, 1, ..., C - 1."""
+    return torch.arange(x.shape[-1], device=x.device) if isinstance(x, torch.Tensor) else _words(x).index(x)
+
+
+def each(v: Any) -> Any:
+    """One number of the sample, beside every class of its row."""
+    return v.unsqueeze(-1) if isinstance(v, torch.Tensor) else _words(v).each(v)
 
 
 def pick(x: Any, k: Any) -> Any:
@@ -34,3 +49,15 @@ def pick(x: Any, k: Any) -> Any:
     if not isinstance(x, torch.Tensor):
         return _words(x).pick(x, k)
     return x[k] if x.dim() == 1 and k.dim() else x.gather(-1, k.unsqueeze(-1)).squeeze(-1)
+
+
+def hinges(x: Any, k: Any) -> Any:
+    """The sum of max(0, 1 - (x_j - x_i)) over the classes j that k lists (up to its first -1) and i it does not."""
+    if not isinstance(x, torch.Tensor):
+        return _words(x).hinges(x, k)
+    is_listed = (k < 0).to(torch.int64).cumsum(-1) == 0
+    j = torch.where(is_listed, k, 0)
+    member = torch.zeros_like(x).scatter_add(-1, j, is_listed.to(x.dtype)) > 0
+    z = 1 - x.gather(-1, j).unsqueeze(-1) + x.unsqueeze(-2)
+    counts = is_listed.unsqueeze(-1) & ~member.unsqueeze(-2) & (z > 0)
+    return torch.where(counts, z, 0).sum((-1, -2))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..formula import Symbol
-from ..mathematics import Reading, number, read, render
+from ..mathematics import Reading, is_number, number, read, render
 from .checks import unravelled
 from .loss import Call, Loss
 from .worked import Worked
@@ -40,7 +40,9 @@ def _formula(module: Loss, work: Worked) -> list[str]:
     lines = _spelt(work.reading)
     names = module.letters or dict(zip(work.letters, (*module.arguments, *getattr(module, "extras", ())), strict=False))
     meaning = [f"{letter} = {names[letter]}" for letter in work.letters]
-    meaning += [f"{k} = {number(v)}" for k, v in work.call.options.items() if any(k in line for line in lines)]
+    meaning += [
+        f"{k} = {number(v)}" for k, v in work.call.options.items() if is_number(v) and any(k in line for line in lines)
+    ]
     return ["Formula", *(f"  {line}" for line in lines), f"with {', '.join(meaning)}"]
 
 
@@ -59,8 +61,8 @@ def _unit(module: Loss, work: Worked, i: int) -> str:
         return f"{label}ignored: 0"
     numbers = {id(leaf): _written(work.at(leaf, i)) for leaf in work.leaves()}
 
-    def taken(condition: Symbol) -> bool:
-        return bool(work.flat(condition)[i])
+    def taken(condition: Symbol) -> bool | None:
+        return None if work.is_row_valued(condition) else bool(work.flat(condition)[i])
 
     def worked(node: Symbol, value: str) -> str:
         while node.op == "where" and work.is_row_valued(node.args[0]):
@@ -82,7 +84,7 @@ def _unit(module: Loss, work: Worked, i: int) -> str:
         parts.append(f"weight {weight}: {weight} * {value} = {number(work.weighted[i].item())}")
     notes = []
     if module.branches and work.loss.op == "where":
-        is_first = taken(work.loss.args[0])
+        is_first = bool(taken(work.loss.args[0]))
         condition = render(work.loss.args[0], numbers, taken)
         notes.append(f"{module.branches[not is_first]}, as {condition} is {'true' if is_first else 'false'}")
     for node, bound in work.clamps():
@@ -123,7 +125,7 @@ def _classes(work: Worked, keep: Tensor) -> list[str]:
 
 
 def _divisor(module: Loss, work: Worked) -> float:
-    return float(module._reduction().divisor(work.call.count, work.call.weights, work.call.mean_by))
+    return float(module._reduction().divisor(work.call))
 
 
 def _reduction(module: Loss, work: Worked, value: Tensor) -> list[str]:
@@ -133,9 +135,9 @@ def _reduction(module: Loss, work: Worked, value: Tensor) -> list[str]:
     total = number(work.weighted.sum().item())
     terms = [number(v) for v in work.weighted.tolist()] if 0 < work.count <= FEW else []
     lines = [f"Reduction: {how.mode}", f"  {_summed(terms) or f'the sum of {work.count} {work.noun}s'} = {total}"]
-    if how.mode == "mean":
+    if how.mode != "sum":
         divisor = number(_divisor(module, work))
-        by = how.normalizer if how.normalizer is not None else work.call.mean_by
+        by = "batch" if how.mode == "batchmean" else work.call.mean_by if how.normalizer is None else how.normalizer
         lines.append(f"  {total} / {divisor} = {_shown(value)}   (divided by {_divided_by(by, work)})")
     return lines
 
@@ -143,6 +145,8 @@ def _reduction(module: Loss, work: Worked, value: Tensor) -> list[str]:
 def _divided_by(by: Any, work: Worked) -> str:
     if not isinstance(by, str):
         return "the normalizer"
+    if by == "batch":
+        return "the number of samples"
     units = f"{work.noun}s" if work.keep is None else f"{work.noun}s that are not ignored"
     has_weights = work.weight is not None or "w" in work.letters
     return f"the sum of the weights of the {units}" if by == "weights" and has_weights else f"the number of {units}"
@@ -158,7 +162,7 @@ def _gradient(module: Loss, work: Worked, operands: list[Tensor]) -> list[str]:
         whole = reading.results[0]
         steps = tuple(step for step in reading.steps if _is_part(step[1], whole))
         lines = _spelt(Reading((whole,), steps), f"d loss / d {letters[0]}")
-        if module.reduction == "mean":
+        if "mean" in module.reduction:
             divided = f"each divided by {number(_divisor(module, work))}"
             lines = [*lines, divided] if whole.op == "where" else [*lines[:-1], f"{lines[-1]}, {divided}"]
     if slope.numel() <= 4 * FEW:

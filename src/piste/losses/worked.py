@@ -11,6 +11,7 @@ from torch import Tensor
 from ..formula import OPERATIONS, Symbol
 from ..mathematics import read
 from . import rows
+from .embeddings import distance
 from .loss import Call
 
 __all__ = ["Worked"]
@@ -51,6 +52,8 @@ class Worked:
             if node.op == "input":
                 value = self.letters[node.args[0]]
                 result = value.double() if value.is_floating_point() else value
+            elif node.op == "distance":
+                result = distance(self.call.options["distance_function"], *map(self.of, node.args))
             else:
                 result = _OPERATIONS[node.op](*map(self.of, node.args))
             self._known[id(node)] = result
