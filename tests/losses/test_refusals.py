@@ -193,3 +193,103 @@ def test_checks_wait_where_values_can_not_be_read() -> None:
     loss = torch.func.vmap(nn.BCEWithLogitsLoss())(torch.zeros(2, 3), bad)
     assert loss.shape == (2,)
     refused(lambda: torch.func.grad(nn.BCEWithLogitsLoss())(torch.zeros(2, 3), bad), "received 2.0 at (0, 0)")
+
+
+def test_ctc_refuses_what_torch_would_read_out_of_bounds() -> None:
+    x = torch.randn(6, 2, 4).log_softmax(2)
+    y, t, s = torch.tensor([[1, 2], [3, 1]]), torch.tensor([6, 5]), torch.tensor([2, 1])
+    expected = torch.nn.functional.ctc_loss(x, y, t, s)
+    torch.testing.assert_close(F.ctc_loss(x, y, t, s), expected)
+    torch.testing.assert_close(nn.CTCLoss()(x, y, (6, 5), (2, 1)), expected)
+    torch.testing.assert_close(F.ctc_loss(x, torch.tensor([1, 2, 3]), t, s), expected)
+    for reduction in ("sum", "none"):
+        theirs = torch.nn.functional.ctc_loss(x, y, t, s, reduction=reduction)
+        torch.testing.assert_close(F.ctc_loss(x, y, t, s, reduction=reduction), theirs)
+    assert F.ctc_loss(x, torch.tensor([[1, 2], [3, 99]]), t, s) == expected  # padding is not read
+    refused(lambda: F.ctc_loss(x, torch.tensor([[1, 4], [3, 1]]), t, s), "labels in [0, 3]", "received 4 at (0, 1)")
+    refused(lambda: F.ctc_loss(x, torch.tensor([[0, 1], [3, 1]]), t, s), "other than blank=0; received 0 at (0, 0)")
+    refused(lambda: F.ctc_loss(x, y, torch.tensor([7, 5]), s), "`input_lengths` must be in [0, 6]; received 7 at (0,)")
+    refused(lambda: F.ctc_loss(x, y, t, torch.tensor([2, 3])), "`target_lengths` must be in [0, 2]; received 3 at (1,)")
+    refused(lambda: F.ctc_loss(x, y, t, torch.tensor([2])), "`target_lengths` must hold 2 integers")
+    refused(lambda: F.ctc_loss(x, torch.tensor([1, 2, 3, 1]), t, s), "must sum to the number of labels", "received 3")
+    refused(lambda: F.ctc_loss(x.exp(), y, t, s), "never above 0", "torch.log_softmax(logits, dim=-1)")
+    refused(lambda: F.ctc_loss(x, y, t, s, blank=4), "`blank` must be in [0, 3]; received blank=4")
+    refused(lambda: F.ctc_loss(x[0, 0], y, t, s), "`log_probs` must be (T, N, C) or (T, C)")
+    refused(lambda: F.ctc_loss(x, y.float(), t, s), "`targets` must hold integer labels of shape (2, S)")
+
+
+def test_adaptive_softmax_and_linear_cross_entropy_check_their_targets() -> None:
+    torch.manual_seed(0)
+    loss = nn.AdaptiveLogSoftmaxWithLoss(4, 10, cutoffs=[3, 6])
+    x = torch.randn(2, 4)
+    assert loss(x, torch.tensor([0, 9])).loss.isfinite()
+    refused(lambda: loss(x, torch.tensor([0, 10])), "class indices in [0, 9]; received 10 at (1,)")
+    refused(lambda: loss(x, torch.tensor([0.0, 1.0])), "received torch.float32 of shape (2,)", kind=InvalidType)
+    linear = nn.LinearCrossEntropyLoss(4, 3)
+    y = torch.tensor([0, 2])
+    expected = F.cross_entropy(linear.linear(x), y)
+    torch.testing.assert_close(linear(x, y), expected)
+    torch.testing.assert_close(F.linear_cross_entropy(x, linear.linear.weight, y), expected)
+    refused(lambda: linear(x, torch.tensor([0, 3])), "class indices in [0, 2] for 3 classes", "received 3 at (1,)")
+    refused(lambda: F.linear_cross_entropy(x, linear.linear.weight, torch.ones(2, 3)), "row 0 sums to 3")
+    refused(lambda: nn.LinearCrossEntropyLoss(4, 3, check="nan"), '`check` must be one of "raise", "off"')
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda y: F.hinge_embedding_loss(torch.rand(3), y), "-1 or 1; received 0.0 at (1,)"),
+        (lambda y: F.soft_margin_loss(torch.rand(3), y), "2 * target - 1 makes such targets of 0/1 labels"),
+        (lambda y: F.margin_ranking_loss(torch.rand(3), torch.rand(3), y), "`target` must be -1 or 1"),
+        (lambda y: F.cosine_embedding_loss(torch.rand(3, 2), torch.rand(3, 2), y), "-1 or 1; received 0 at (1,)"),
+    ],
+)
+def test_labels_of_the_margin_losses_are_signs(call, words: str) -> None:
+    refused(lambda: call(torch.tensor([1, 0, 1])), words)
+    assert call(torch.tensor([1, -1, 1])).isfinite()
+
+
+def test_distributions_have_their_domains() -> None:
+    p = torch.tensor([[0.25, 0.75]])
+    refused(
+        lambda: F.kl_div(p, p), "`input` must be a log-probability, which is never above 0; received 0.25 at (0, 0)"
+    )
+    refused(lambda: F.kl_div(p.log(), p.log()), "`target` must be in [0, 1]", "log_target=True takes log-probabilities")
+    refused(lambda: F.kl_div(p.log(), p, log_target=True), "log_target=False takes probabilities")
+    refused(lambda: F.kl_div(p.log(), p, reduction="batch"), '"mean", "sum", "none", "batchmean"', "`batchmean`")
+    refused(lambda: F.poisson_nll_loss(p, -p), "`target` must be at least 0; received -0.25", "a target is a count")
+    refused(lambda: F.poisson_nll_loss(-p, p, log_input=False), "log_input=True takes the logarithm of the rate")
+    refused(lambda: nn.PoissonNLLLoss(full=1), "`full` must be True or False; received 1", kind=InvalidType)
+    refused(lambda: F.gaussian_nll_loss(p, p, -p), "`var` must be at least 0; received -0.25 at (0, 0)")
+    refused(lambda: F.gaussian_nll_loss(X, X, torch.ones(3)), "received (3,) for (4, 3)", "(N, 1)")
+    refused(lambda: F.gaussian_nll_loss(X, X, None), "`var` must be a torch.Tensor or a number", kind=InvalidType)
+    refused(lambda: F.gaussian_nll_loss(X, X[:, :1], X.abs()), "must have the same shape; received (4, 3) and (4, 1)")
+
+
+def test_rows_of_labels_are_checked() -> None:
+    x = torch.randn(2, 4)
+    refused(lambda: F.multi_margin_loss(x, torch.tensor([0, -100])), "[0, 3] for 4 classes; received -100 at (1,)")
+    refused(lambda: F.multi_margin_loss(x, torch.tensor([0, 1]), p=3), "`p` must be 1 or 2; received p=3.")
+    refused(lambda: F.multi_margin_loss(torch.randn(2, 3, 4), torch.zeros(2, 4).long()), "must be (C) or (N, C)")
+    lists = torch.tensor([[3, 0, -1, 1], [1, 4, -1, -1]])
+    refused(lambda: F.multilabel_margin_loss(x, lists), "[0, 3], ended by -1; received 4 at (1, 1)")
+    refused(lambda: F.multilabel_margin_loss(x, lists.float()), "MultiLabelSoftMarginLoss takes", kind=InvalidType)
+    refused(
+        lambda: F.multilabel_soft_margin_loss(x, lists.float()), "`target` must be in [0, 1]; received 3.0 at (0, 0)"
+    )
+    refused(lambda: F.multilabel_soft_margin_loss(x, x[:, :3]), "must have the same shape")
+    refused(lambda: F.multilabel_soft_margin_loss(x.long(), lists), "received torch.int64", kind=InvalidType)
+    refused(lambda: F.multilabel_margin_loss(x[0, 0], lists[0, 0]), "received a 0-dimensional tensor")
+
+
+def test_vectors_are_checked() -> None:
+    a = torch.randn(3, 4)
+    refused(
+        lambda: F.cosine_embedding_loss(a, a, torch.ones(4)), "(N, D) with `target` (N)", "received (3, 4) and (4,)"
+    )
+    refused(lambda: nn.CosineEmbeddingLoss(margin=2), "`margin` must be in [-1, 1]; received margin=2.")
+    refused(lambda: F.triplet_margin_loss(a, a, a[:1]), "`anchor` and `negative` must have the same shape")
+    refused(lambda: nn.TripletMarginLoss(margin=0), "`margin` must be in (0, inf); received margin=0.")
+    refused(lambda: nn.TripletMarginLoss(swap="no"), "`swap` must be True or False", kind=InvalidType)
+    refused(lambda: F.triplet_margin_loss(a, a.long(), a), "`positive` must hold floating-point", kind=InvalidType)
+    refused(lambda: nn.TripletMarginWithDistanceLoss(distance_function=3), "must be a function", kind=InvalidType)

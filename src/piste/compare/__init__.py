@@ -45,7 +45,7 @@ def compare(
     optimizers: names, classes, or a dict of name -> class or function of the parameters. None takes all of Piste's.
     metric: "accuracy", "rmse", "mae", "r2", a `Metric`, or (function, "max" or "min"); None guesses from the targets.
         Candidates are ranked by it alone, never by the value of their loss.
-    epochs, batch_size: the length of a run; a DataLoader keeps its own batches.
+    epochs, batch_size: the length of a run, in whole batches; a DataLoader keeps its own.
     seed, seeds: the first seed, and how many there are.
     lr: one number for all, or a dict by name of the optimizer; None leaves each at its default.
     target: the value of the metric that counts as learned; None takes 90 % of the way from the start to the best.

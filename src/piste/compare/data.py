@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +28,9 @@ class Data:
     of these. A Dataset or DataLoader is copied for each use, so that samplers, generators and counters handed in
     stay as they are; where that costs too much memory, hand in the function. `fixed` (a random subset of the
     training set) and `validation` are read once.
+
+    Where batches are made here, the rest of an epoch that fills no batch is left out: a step on three examples as large
+    as one on sixty-four throws every curve about. The order is new in each epoch, so every example has its turn.
     """
 
     def __init__(self, train: Any, validation: Any, batch_size: int, device: torch.device) -> None:
@@ -87,13 +89,13 @@ class _Tensors:
         return len(self.x)
 
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self) / self.batch_size)
+        return max(len(self) // self.batch_size, 1)
 
     def shuffled(self, seed: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(len(self), generator=generator).to(self.x.device)
-            yield from (self._take(rows) for rows in order.split(self.batch_size))
+            yield from (self._take(rows) for rows in order.split(self.batch_size)[: self.steps_per_epoch()])
 
     def sample(self, count: int) -> list[Batch]:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count]
@@ -117,8 +119,10 @@ class _Loader:
         with stream:
             data = self.make()
         if not isinstance(data, DataLoader):
-            shuffle = shuffle and not isinstance(data, torch.utils.data.IterableDataset)
-            return DataLoader(data, batch_size=self.batch_size, shuffle=shuffle)
+            if not shuffle or isinstance(data, torch.utils.data.IterableDataset):
+                return DataLoader(data, batch_size=self.batch_size)
+            drop_last = len(data) >= self.batch_size  # type: ignore[arg-type]
+            return DataLoader(data, batch_size=self.batch_size, shuffle=True, drop_last=drop_last)
         for holder in (data, data.sampler, getattr(data.batch_sampler, "sampler", None)):
             generator = getattr(holder, "generator", None)
             if isinstance(generator, torch.Generator):

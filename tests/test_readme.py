@@ -1,0 +1,69 @@
+"""Every command and every block of Python in the README does what it says."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "console" for line in text.splitlines() if line.strip()]
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+FILES = {re.match(r"# (\S+\.py)\n", text)[1]: text for text in PYTHON if re.match(r"# \S+\.py\n", text)}
+
+
+def call(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_every_block_is_of_a_kind_that_is_run():
+    assert {kind for kind, _ in BLOCKS} <= {"console", "python"}
+    assert COMMANDS[:2] == ["make compare", "make test"]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_make_knows_its_targets(command):
+    done = call([*shlex.split(command), "--dry-run"], ROOT)
+    assert done.returncode == 0, done.stderr
+    assert ("piste compare digits --out piste-compare" if "compare" in command else "-m pytest") in done.stdout
+
+
+def test_what_make_compare_runs_draws_the_picture(tmp_path):
+    done = call(["piste", "compare", "digits", "--out", "piste-compare", "--epochs", "1", "--seeds", "1"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "piste-compare" / "curves.svg").exists()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("make ")])
+def test_every_other_command_runs(command, tmp_path):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    done = call(shlex.split(command), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip()
+    assert "Traceback" not in done.stderr
+
+
+def test_the_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "readme"}
+    for text in PYTHON:
+        if text not in FILES.values():
+            exec(compile(text, "README.md", "exec"), namespace)
+    shown = capsys.readouterr().out
+    assert "squeeze(1)" in shown  # the refused loss says what to do
+    assert "| candidate | lr | rmse (lower is better) |" in shown
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
