@@ -3,18 +3,21 @@
 The settings that every loss takes beside torch's (`check`, `normalizer`, `empty`) are in `piste.losses.reduction`.
 """
 
-from . import functional
+from . import functional, handed
 from .binary import BCELoss, BCEWithLogitsLoss
 from .classification import CrossEntropyLoss, NLLLoss, NLLLoss2d
 from .distributions import GaussianNLLLoss, KLDivLoss, PoissonNLLLoss
 from .embeddings import CosineEmbeddingLoss, TripletMarginLoss, TripletMarginWithDistanceLoss
 from .functional import *  # noqa: F403
+from .handed import AdaptiveLogSoftmaxWithLoss, CTCLoss
 from .loss import Loss, named
 from .margins import HingeEmbeddingLoss, MarginRankingLoss, SoftMarginLoss
 from .multilabel import MultiLabelMarginLoss, MultiLabelSoftMarginLoss, MultiMarginLoss
 from .regression import HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 
 __all__ = [
+    "AdaptiveLogSoftmaxWithLoss",
+    "CTCLoss",
     "TripletMarginWithDistanceLoss",
     "TripletMarginLoss",
     "CosineEmbeddingLoss",
@@ -41,3 +44,7 @@ __all__ = [
     "named",
     *functional.__all__,
 ]
+
+if hasattr(handed, "LinearCrossEntropyLoss"):  # torch 2.12 and later
+    LinearCrossEntropyLoss = handed.LinearCrossEntropyLoss
+    __all__ += ["LinearCrossEntropyLoss"]

@@ -21,6 +21,7 @@ class ClassLoss(Loss):
 
     input_kind: ClassVar[str] = "logits"
     mean_by: ClassVar[str] = "weights"  # for class indices
+    may_ignore: ClassVar[bool] = True
     letters: ClassVar[dict[str, str]] = {
         "x": "a row of input",
         "k": "class index",
@@ -66,7 +67,7 @@ class ClassLoss(Loss):
             refuse_nan(name, cls.arguments[0], x)
         if not has_indices:
             return cls._soft_call(x, y.to(working), weight, ignore_index, is_checked, dtype, options)
-        keep = y != ignore_index
+        keep = y != ignore_index if cls.may_ignore else torch.ones_like(y, dtype=torch.bool)
         if is_checked:
             cls._refuse_indices(y, keep, x.shape[-1], ignore_index)
         k = torch.where(keep, y, 0)
@@ -188,12 +189,16 @@ class ClassLoss(Loss):
         offence = first_offence(y, keep & ((y < 0) | (y >= classes)))
         if offence:
             index = int(offence.split(" ", 1)[0])
-            how = "numbered from 1? target - 1" if index == classes else f"is it a mask? ignore_index={index}"
+            how = "numbered from 1? target - 1" if index == classes else "labels are numbered from 0"
             if index > classes:
                 how = "the input must have as many classes as there are labels"
+            elif cls.may_ignore and index < 0:
+                how = f"is it a mask? ignore_index={index}"
+            others = f", or ignore_index={ignore_index}" if cls.may_ignore else ""
             raise InvalidValue(
-                f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} classes, or "
-                f"ignore_index={ignore_index}; received {offence}. Help: {how}."
+                f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} "
+                f"classes{others}; "
+                f"received {offence}. Help: {how}."
             )
 
     @classmethod

@@ -46,6 +46,7 @@ class MultiMarginLoss(ClassLoss):
     expects = "scores (N, C) and class indices (N) of dtype int64"
     example = "torch.randn(3, 5), torch.tensor([1, 0, 4])"
     mean_by = "count"
+    may_ignore = False
 
     @staticmethod
     def value(x, k, w=None, *, p, margin):

@@ -59,5 +59,5 @@ def hinges(x: Any, k: Any) -> Any:
     j = torch.where(is_listed, k, 0)
     member = torch.zeros_like(x).scatter_add(-1, j, is_listed.to(x.dtype)) > 0
     z = 1 - x.gather(-1, j).unsqueeze(-1) + x.unsqueeze(-2)
-    counts = is_listed.unsqueeze(-1) & ~member.unsqueeze(-2) & (z > 0)
+    counts = is_listed.unsqueeze(-1) & ~member.unsqueeze(-2) & ~(z <= 0)  # NaN counts
     return torch.where(counts, z, 0).sum((-1, -2))

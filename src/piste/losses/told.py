@@ -10,6 +10,7 @@ from torch import Tensor
 from ..formula import Symbol
 from ..mathematics import Reading, is_number, number, read, render
 from .checks import unravelled
+from .handed import CTCLoss
 from .loss import Call, Loss
 from .worked import Worked
 
@@ -22,6 +23,8 @@ WIDE = 6  # classes of a row that are all written
 
 def tell(module: Loss, call: Call, operands: list[Tensor], value: Tensor) -> str:
     """The whole story of a call that gave `value`."""
+    if isinstance(module, CTCLoss):
+        return _handed(module, call, value)
     work = Worked(call)
     sections = [
         [repr(module)],
@@ -34,6 +37,18 @@ def tell(module: Loss, call: Call, operands: list[Tensor], value: Tensor) -> str
         module.remarks(**call.options),
     ]
     return "\n\n".join("\n".join(section) for section in sections if section)
+
+
+def _handed(module: Loss, call: Call, value: Tensor) -> str:
+    """A loss that torch computes: what each sample contributes."""
+    values = call.formula(*call.letters, **call.options).reshape(-1)
+    lengths = call.letters[3].reshape(-1).tolist()
+    order = range(len(lengths)) if len(lengths) <= FEW else values.topk(MOST).indices.tolist()
+    lines = [f"  sample {i}:  {number(values[i].item())} for {lengths[i]} labels" for i in order]
+    lines.append(f"  not finite: {int((~values.isfinite()).sum())} of {len(lengths)}")
+    head = f"{module!r}\n\nComputed by torch.nn.functional.{module.function}; -log of the probability of the labels"
+    mean = "\n\nReduction: mean, each divided by its number of labels first" if module.reduction == "mean" else ""
+    return "\n".join([head, "", "Samples", *lines]) + f"{mean}\n\nResult\n  {_shown(value)}"
 
 
 def _formula(module: Loss, work: Worked) -> list[str]:
@@ -138,16 +153,17 @@ def _reduction(module: Loss, work: Worked, value: Tensor) -> list[str]:
     if how.mode != "sum":
         divisor = number(_divisor(module, work))
         by = "batch" if how.mode == "batchmean" else work.call.mean_by if how.normalizer is None else how.normalizer
-        lines.append(f"  {total} / {divisor} = {_shown(value)}   (divided by {_divided_by(by, work)})")
+        lines.append(f"  {total} / {divisor} = {_shown(value)}   (divided by {_divided_by(by, module, work)})")
     return lines
 
 
-def _divided_by(by: Any, work: Worked) -> str:
+def _divided_by(by: Any, module: Loss, work: Worked) -> str:
     if not isinstance(by, str):
         return "the normalizer"
     if by == "batch":
         return "the number of samples"
-    units = f"{work.noun}s" if work.keep is None else f"{work.noun}s that are not ignored"
+    is_part = getattr(module, "may_ignore", False) and work.keep is not None
+    units = f"{work.noun}s that are not ignored" if is_part else f"{work.noun}s"
     has_weights = work.weight is not None or "w" in work.letters
     return f"the sum of the weights of the {units}" if by == "weights" and has_weights else f"the number of {units}"
 
