@@ -157,7 +157,7 @@ class FormulaError(PisteError, TypeError):
 class Symbol:
     """A value of a formula that is being read: an operation and its operands, or a named input (`op` is "input").
 
-    Equal symbols are one object (within a `Graph`), so a subexpression written twice is computed once.
+    `==` makes a symbol too; engines tell equal expressions by how they are written.
     """
 
     __slots__ = ("args", "op")
@@ -184,8 +184,10 @@ class Symbol:
 
     __int__ = __index__ = __float__
 
-    def __iter__(self) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         raise FormulaError("a formula works on one element: a value can't be indexed, unpacked or looped over")
+
+    __iter__ = __len__ = __getitem__
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

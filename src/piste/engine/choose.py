@@ -23,12 +23,11 @@ _failed: weakref.WeakKeyDictionary[Program, str] = weakref.WeakKeyDictionary()
 
 _address = Tensor.data_ptr
 _contiguous = Tensor.is_contiguous
+_size = Tensor.numel
 
 
 def reason(program: Program, slot: Slot, options: Mapping[str, Any]) -> str | None:
     """Why the eager engine steps a slot; None where the kernel does."""
-    if torch.compiler.is_compiling():
-        return "torch.compile is tracing it"
     if options["differentiable"]:
         return "differentiable=True lets autograd record the step"
     if options["capturable"]:
@@ -75,6 +74,10 @@ class Plan:
         self._pointers = [slots[i].p.data_ptr() for i in served]
         self._flat = all(slots[i].p.is_contiguous() for i in served) and all(slots[i].g.is_contiguous() for i in served)
         self._strides = [slots[i].g.stride() for i in served]
+        self._sizes = [slots[i].p.numel() for i in served]
+        # torch lets a gradient have a dtype of its own where grad_dtype says so; it may then change at any step
+        self._kinds = [slots[i].g.dtype for i in served]
+        self._any_kind = any(getattr(slots[i].p, "grad_dtype", slots[i].p.dtype) != slots[i].p.dtype for i in served)
         self._complex = any(slots[i].p.is_complex() for i in served)
         self.moves = bool(slots)
 
@@ -126,21 +129,22 @@ class Plan:
                 rest,
                 numbers,
                 differentiable=self._options["differentiable"],
-                on_device=self._options["capturable"] or torch.compiler.is_compiling(),
+                on_device=self._options["capturable"],
             )
         return True
 
     def _run(self, params: Sequence[Tensor], grads: Sequence[Any], numbers: Mapping[str, Any]) -> bool:
+        if not set(map(type, grads)) <= cpu.PLAIN:  # one is missing now, or of a subclass
+            return False
         try:
             gradients = list(map(_address, grads))
-        except (RuntimeError, TypeError):  # one is missing now, or has become sparse
+        except RuntimeError:  # one has become sparse
             return False
-        if list(map(_address, params)) != self._pointers:
+        if list(map(_address, params)) != self._pointers or list(map(_size, grads)) != self._sizes:
             return False
-        if self._flat:
-            if not all(map(_contiguous, grads)):
-                return False
-        elif list(map(Tensor.stride, grads)) != self._strides:
+        if not (all(map(_contiguous, grads)) if self._flat else list(map(Tensor.stride, grads)) == self._strides):
+            return False
+        if self._any_kind and [g.dtype for g in grads] != self._kinds:
             return False
         if self._complex and any(map(Tensor.is_conj, grads)):
             return False

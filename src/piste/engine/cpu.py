@@ -23,6 +23,8 @@ from .program import Program, Slot
 from .source import Lines
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_COUNTERS = {torch.float32, torch.float64}
+PLAIN = {Tensor, torch.nn.Parameter}
 CHUNK = 1 << 14  # elements of one item: enough to forget the overhead, little enough to share out evenly
 OVERHEAD = 64  # what starting on an item costs, in elements
 ALONE = 1 << 15  # elements that one thread steps sooner than a team can be woken
@@ -227,7 +229,7 @@ def unserved(slot: Slot) -> str | None:
     if slot.g is not slot.p.grad and slot.p.grad is not None:
         return "its gradient is sparse"  # and the slot has it as a dense tensor of the moment
     for x in (slot.p, slot.g, *slot.buffers, *slot.counters):
-        if type(x) not in (Tensor, torch.nn.Parameter):
+        if type(x) not in PLAIN:
             return f"it is a {type(x).__name__}, a tensor subclass with operations of its own"
         if x.device.type != "cpu":
             return f"it is on {x.device.type}"
@@ -237,13 +239,15 @@ def unserved(slot: Slot) -> str | None:
             return f"its dtype is {x.dtype}"
         if x.is_conj() or x.is_neg():
             return "it is a lazy conjugate or negative"
-    if (
-        any(x.dtype not in (torch.float32, torch.float64) for x in slot.counters)
-        or len({x.dtype for x in slot.counters}) > 1
-    ):
-        return "its counters have dtypes of their own"
-    if _overlapping(slot.p):
-        return "its elements overlap in memory"
+    for x in (slot.p, slot.g, *slot.buffers):
+        if x.shape != slot.p.shape or x.is_complex() != slot.p.is_complex():
+            return "its gradient or its state has another shape or kind than it has"
+        if _overlapping(x):
+            return "elements of it, its gradient or its state overlap in memory"
+    if any(x.numel() != 1 for x in slot.counters) or len({x.dtype for x in slot.counters} - _COUNTERS) > 0:
+        return "its step count is not one floating-point number"
+    if len({x.dtype for x in slot.counters}) > 1:
+        return "its counters differ in dtype"
     return None
 
 

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +62,8 @@ def load(source: str, entries: tuple[str, ...]) -> Kernel:
 @functools.cache
 def _surroundings() -> tuple[str, ...]:
     """Everything besides the source that the machine code depends on."""
+    from importlib import metadata
+
     import llvmlite.binding as llvm
 
     versions = [metadata.version(package) for package in ("numba", "llvmlite")]

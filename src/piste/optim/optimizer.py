@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from operator import is_
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ..engine import choose
+from ..engine import choose, eager
 from ..engine.program import Program, Slot, parameters
 from ..errors import Unsupported
 from ..formula import FormulaError
@@ -73,7 +72,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._plans: dict[int, tuple[Any, choose.Plan]] = {}
-        self._seen: list[Any] = []
+        self._seen: list[int] = []
         defaults = arguments.bind(type(self), args, kwargs)
         super().__init__(arguments.checked_params(type(self), params), defaults)
         arguments.refuse_all_frozen(self)
@@ -151,7 +150,8 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._forget_plans_of_other_state()
+        if not torch.compiler.is_compiling():
+            self._forget_plans_of_other_state()
         moved = False
         for index, group in enumerate(self.param_groups):
             moved = self._step_group(index, group) or moved
@@ -161,6 +161,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def _step_group(self, index: int, group: dict[str, Any]) -> bool:
         program, numbers, params = self._program(group), self._numbers(group), group["params"]
+        if torch.compiler.is_compiling():
+            slots = [self._slot(p, group) for p in params if p.grad is not None]
+            with torch.set_grad_enabled(group["differentiable"]):
+                eager.step(program, slots, numbers, differentiable=group["differentiable"], on_device=True)
+            return bool(slots)
         key = (program, group["differentiable"], group["capturable"], group["fused"])
         known, plan = self._plans.get(index, (None, None))
         with torch.set_grad_enabled(group["differentiable"]):
@@ -169,20 +174,23 @@ class Optimizer(torch.optim.Optimizer):
                     program, params, partial(self._slot, group=group), partial(self._gradient, group=group), group
                 )
                 self._plans[index] = key, plan
-                self._seen = self._state_tensors()
+                self._seen = self._state_pointers()
                 if not plan.step(params, numbers):
                     raise RuntimeError(
                         "a gradient changed during the step; step an optimizer from one thread at a time"
                     )
         return plan.moves
 
-    def _state_tensors(self) -> list[Any]:
-        return list(chain.from_iterable(map(dict.values, self.state.values())))
+    def _state_pointers(self) -> list[int]:
+        values = map(dict.values, self.state.values())
+        try:
+            return list(map(Tensor.data_ptr, chain.from_iterable(values)))
+        except (TypeError, RuntimeError):  # something of the user's beside the tensors, or a sparse one
+            return [id(value) for state in self.state.values() for value in state.values()]
 
     def _forget_plans_of_other_state(self) -> None:
-        """State is the user's to replace (load_state_dict, or by hand); plans know where it was."""
-        now = self._state_tensors()
-        if len(now) != len(self._seen) or not all(map(is_, now, self._seen)):
+        """State is the user's to replace or to move (load_state_dict, .data, or by hand); plans know where it was."""
+        if self._plans and self._state_pointers() != self._seen:
             self._plans.clear()
 
     def _warn_nothing_moved(self) -> None:

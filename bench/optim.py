@@ -1,0 +1,264 @@
+"""Optimizer steps: Piste against the best of torch's for-loop, foreach and fused implementations.
+
+A ratio is torch's time over Piste's: above 1, Piste is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import piste
+
+from .timing import in_turns, machine, shown
+
+OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}}
+FUSED = {"SGD", "Adam", "AdamW", "Adagrad"}
+LR = 1e-6  # the weights hardly move, however long a row is timed
+
+
+def resnet18() -> list[tuple[int, ...]]:
+    """The shapes of ResNet-18's parameters (He et al. 2016)."""
+    shapes: list[tuple[int, ...]] = [(64, 3, 7, 7), (64,), (64,)]
+    inputs = 64
+    for width in (64, 128, 256, 512):
+        for block in range(2):
+            first = inputs if block == 0 else width
+            shapes += [(width, first, 3, 3), (width,), (width,), (width, width, 3, 3), (width,), (width,)]
+            if block == 0 and inputs != width:
+                shapes += [(width, inputs, 1, 1), (width,), (width,)]
+        inputs = width
+    return [*shapes, (1000, 512), (1000,)]
+
+
+def gpt2() -> list[tuple[int, ...]]:
+    """The shapes of GPT-2 small's parameters (Radford et al. 2019), its output layer tied to the embedding."""
+    d = 768
+    block = [(d,), (d,), (d, 3 * d), (3 * d,), (d, d), (d,), (d,), (d,), (d, 4 * d), (4 * d,), (4 * d, d), (d,)]
+    return [(50257, d), (1024, d), *(block * 12), (d,), (d,)]
+
+
+WORKLOADS: dict[str, Callable[[], list[tuple[int, ...]]]] = {
+    "1 x 25M": lambda: [(25_000_000,)],
+    "160 x (256,256)": lambda: [(256, 256)] * 160,
+    "100 x (64,64)": lambda: [(64, 64)] * 100,
+    "2000 x 32": lambda: [(32,)] * 2000,
+    "6 small": lambda: [(64, 64), (64,), (64, 64), (64,), (10, 64), (10,)],
+    "ResNet-18": resnet18,
+    "GPT-2 small": gpt2,
+}
+
+
+def contenders(name: str, params: list[Tensor], compiled: bool) -> dict[str, Callable[[], object]]:
+    """Steps over the same parameters and gradients; the state is each contender's own."""
+    options = {"lr": LR, **OPTIONS.get(name, {})}
+    steps: dict[str, Callable[[], object]] = {"piste": piste.optim.OPTIMIZERS[name](params, **options).step}
+    theirs = getattr(torch.optim, name, None)
+    if theirs is None:
+        return steps
+    steps["for"] = theirs(params, foreach=False, **options).step
+    steps["foreach"] = theirs(params, foreach=True, **options).step
+    if name in FUSED:
+        steps["fused"] = theirs(params, fused=True, **options).step
+    if compiled:
+        optimizer = theirs(params, foreach=True, **options)
+        steps["compile"] = torch.compile(lambda: optimizer.step())
+    return steps
+
+
+def parameters(shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator)
+    return params
+
+
+def passes() -> Callable[[], object]:
+    """What stands between two steps in training: a forward and a backward pass, on all of torch's threads."""
+    model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+    x = torch.randn(256, 512)
+
+    def between() -> None:
+        model(x).square().mean().backward()
+
+    return between
+
+
+def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for workload in arguments.workloads:
+        params = parameters(WORKLOADS[workload]())
+        for name in arguments.optimizers:
+            for threads in arguments.threads:
+                torch.set_num_threads(threads)
+                for setting, between in (("alone", None), ("interleaved", passes())):
+                    if setting not in arguments.settings:
+                        continue
+                    seconds = in_turns(
+                        contenders(name, params, arguments.compile),
+                        between=between,
+                        rounds=arguments.rounds,
+                        budget=arguments.budget,
+                    )
+                    gc.collect()
+                    yield {
+                        "workload": workload,
+                        "optimizer": name,
+                        "threads": threads,
+                        "setting": setting,
+                        "seconds": seconds,
+                        "bytes": traffic(name) * 4 * sum(p.numel() for p in params),
+                    }
+
+
+def traffic(name: str) -> int:
+    """Numbers read and written for an element: p and g read, p written, every buffer both."""
+    cls = piste.optim.OPTIMIZERS[name]
+    options = OPTIONS.get(name, {})
+    kept = [b for b in cls.buffers.values() if b.when is None or options.get(b.when)]
+    return 3 + 2 * len(kept)
+
+
+def bandwidth() -> float:
+    """Bytes a second that an in-place operation of torch moves over a tensor far larger than the caches."""
+    x = torch.ones(25_000_000)
+    return 2 * 4 * x.numel() / in_turns({"in-place": lambda: x.mul_(1.0)}, rounds=15, block=0.05)["in-place"]
+
+
+def training() -> Iterator[dict[str, Any]]:
+    """A whole training step of a 64-64-64-10 perceptron on batches of 64."""
+
+    def step_of(make: Callable[..., Any] | None, **options: Any) -> Callable[[], object]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        x, y = torch.randn(64, 64), torch.randint(10, (64,))
+        optimizer = make(model.parameters(), lr=LR, **options) if make else None
+
+        def step() -> None:
+            nn.functional.cross_entropy(model(x), y).backward()
+            if optimizer is None:
+                for p in model.parameters():
+                    p.grad = None
+            else:
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return step
+
+    for name in ("Adam", "AdamW", "SGD", "Adagrad", "Adadelta", "RMSprop"):
+        sides = {"piste": step_of(getattr(piste.optim, name)), "torch": step_of(getattr(torch.optim, name))}
+        if name in FUSED:
+            sides["torch fused"] = step_of(getattr(torch.optim, name), fused=True)
+        sides["no optimizer"] = step_of(None)
+        yield {"optimizer": name, "seconds": in_turns(sides, rounds=25, block=0.02)}
+
+
+def best(seconds: dict[str, float]) -> tuple[str, float]:
+    theirs = {name: t for name, t in seconds.items() if name != "piste"}
+    name = min(theirs, key=lambda n: theirs[n], default="")
+    return name, theirs.get(name, float("nan"))
+
+
+def table(found: list[dict[str, Any]], in_place: float) -> Iterator[str]:
+    columns = [
+        "tensors",
+        "optimizer",
+        "threads",
+        "setting",
+        "Piste",
+        "torch's best",
+        "ratio",
+        "for",
+        "foreach",
+        "fused",
+        "bandwidth",
+    ]
+    yield from (f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}")
+    for row in found:
+        seconds = row["seconds"]
+        name, theirs = best(seconds)
+        cells = [f"{seconds[n] / seconds['piste']:.2f}" if n in seconds else "" for n in ("for", "foreach", "fused")]
+        share = (
+            row["bytes"] / seconds["piste"] / in_place
+            if "25M" in row["workload"] and row["setting"] == "alone"
+            else None
+        )
+        what = " | ".join(str(row[key]) for key in ("workload", "optimizer", "threads", "setting"))
+        yield (
+            f"| {what} | {shown(seconds['piste'])} "
+            f"| {shown(theirs) + ' (' + name + ')' if name else 'none'} | {theirs / seconds['piste']:.2f} "
+            f"| {' | '.join(cells)} | {f'{share:.0%}' if share else ''} |"
+        )
+
+
+def training_table(found: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| optimizer | Piste | torch's default | ratio | torch fused | ratio | without an optimizer |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in found:
+        s = row["seconds"]
+        fused = [shown(s["torch fused"]), f"{s['torch fused'] / s['piste']:.2f}"] if "torch fused" in s else ["", ""]
+        yield (
+            f"| {row['optimizer']} | {shown(s['piste'])} | {shown(s['torch'])} | {s['torch'] / s['piste']:.2f} "
+            f"| {fused[0]} | {fused[1]} | {shown(s['no optimizer'])} |"
+        )
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("python -m bench optim", description=__doc__)
+    everything = list(piste.optim.OPTIMIZERS)
+    listed = lambda text: [part.strip() for part in text.split(",")]  # noqa: E731
+    parser.add_argument("--optimizers", type=listed, default=everything, help="names, separated by commas")
+    parser.add_argument(
+        "--workloads", type=lambda t: [w for w in WORKLOADS if any(x in w for x in listed(t))], default=list(WORKLOADS)
+    )
+    parser.add_argument(
+        "--threads", type=lambda t: [int(x) for x in listed(t)], default=sorted({1, torch.get_num_threads()})
+    )
+    parser.add_argument("--settings", type=listed, default=["alone", "interleaved"])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--budget", type=float, default=8.0, help="seconds a row may take")
+    parser.add_argument("--compile", action="store_true", help="also torch.compile(optimizer.step); slow to start")
+    parser.add_argument("--no-training", action="store_true", help="leave out the whole training steps")
+    parser.add_argument("--json", type=Path, help="write every measurement here")
+    parser.add_argument("--markdown", type=Path, help="write the tables here")
+    arguments = parser.parse_args(argv)
+
+    all_threads = torch.get_num_threads()
+    head = f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}."
+    in_place = bandwidth()
+    lines = [head, "", f"In-place memory bandwidth (torch's mul_ on 25M float32): {in_place / 1e9:.1f} GB/s.", ""]
+    print("\n".join(lines), flush=True)
+    found: list[dict[str, Any]] = []
+    shown_head = False
+    for row in rows(arguments):
+        found.append(row)
+        new = list(table([row], in_place))
+        print("\n".join(new if not shown_head else new[2:]), flush=True)
+        shown_head = True
+    lines += table(found, in_place)
+    torch.set_num_threads(all_threads)
+    steps = [] if arguments.no_training else list(training())
+    if steps:
+        tail = [
+            "",
+            "A whole training step (forward, cross entropy, backward, step, zero_grad) of a 64-64-64-10 perceptron on "
+            "batches of 64:",
+            "",
+            *training_table(steps),
+        ]
+        print("\n".join(tail))
+        lines += tail
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps({"machine": head, "in_place": in_place, "rows": found, "training": steps}, indent=1)
+        )
+    if arguments.markdown:
+        arguments.markdown.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,80 @@
+"""Timing several contenders fairly: in turns, in blocks, by the median."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+Step = Callable[[], object]
+
+
+def in_turns(
+    contenders: Mapping[str, Step],
+    *,
+    rounds: int = 9,
+    block: float = 0.03,
+    between: Step | None = None,
+    budget: float = 20.0,
+) -> dict[str, float]:
+    """Seconds a call takes, for each contender, as the median over rounds.
+
+    A round gives every contender a block of calls of about `block` seconds, so that each finds the caches as it left
+    them and all see the same noise. With `between`, that runs before every call and is not counted. A row ends after
+    `budget` seconds, but not before three rounds.
+    """
+    calls = {}
+    for name, step in contenders.items():
+        step()  # warm up: state, compilation, the team
+        step()
+        calls[name] = max(1, min(2000, int(block / _once(step, between))))
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    start = time.perf_counter()
+    for turn in range(rounds):
+        names = list(contenders)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            if between is None:
+                began = time.perf_counter()
+                for _ in range(calls[name]):
+                    contenders[name]()
+                seconds[name].append((time.perf_counter() - began) / calls[name])
+            else:
+                seconds[name].append(statistics.median(_once(contenders[name], between) for _ in range(calls[name])))
+        if turn >= 2 and time.perf_counter() - start > budget:
+            break
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def _once(step: Step, between: Step | None) -> float:
+    if between is not None:
+        between()
+    began = time.perf_counter()
+    step()
+    return max(time.perf_counter() - began, 1e-7)
+
+
+def machine() -> str:
+    """The processor, its cores and the versions that matter, for the head of a table."""
+    import numba
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return (
+        f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}, Numba {numba.__version__}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def shown(seconds: float) -> str:
+    """A time with three digits and a unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale or unit == "us":
+            return f"{seconds / scale:.3g} {unit}"
+    raise AssertionError
