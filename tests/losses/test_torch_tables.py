@@ -1,0 +1,134 @@
+"""PyTorch's own tables of losses, shipped in its wheel, run with Piste's losses in torch's place."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_modules import module_db
+from torch.testing._internal.common_nn import criterion_tests
+
+from piste import losses
+from piste.errors import PisteError
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+
+VALUES = {  # samples whose values Piste refuses; with check="off" they give torch's number
+    "never above 0": "the tables draw log-probabilities from a normal distribution",
+    "-1 or 1": "the tables draw labels from a normal distribution, or with 0 among them",
+    "sums to": "the tables draw class probabilities that are none",
+    "must be at least 0": "the tables draw probabilities, rates and variances below 0",
+    "must be in [0, 1]": "the tables draw 0/1 labels from a normal distribution",
+}
+SHAPES = {  # samples that Piste refuses always
+    "must have the same shape": "torch broadcasts a target",
+    "must be (C) or (N, C)": "torch takes a single number for a row of one class",
+    "target.squeeze(0)": "torch takes a target (1) for an input (C)",
+}
+
+FUNCTIONS = [
+    op
+    for op in op_db
+    if op.name.startswith("nn.functional.") and op.name.rsplit(".", 1)[1] in losses.functional.__all__
+]
+MODULES = [m for m in module_db if m.module_cls.__name__ in losses.__all__]
+
+
+def agrees(ours, theirs) -> None:
+    """The value is torch's, or the refusal is one of the meant ones, and torch's the value without checks."""
+    expected = theirs()
+    try:
+        result = ours()
+    except PisteError as refusal:
+        if any(part in str(refusal) for part in SHAPES):
+            return
+        assert any(part in str(refusal) for part in VALUES), refusal
+        result = ours(check="off")
+    torch.testing.assert_close(result, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("op", FUNCTIONS, ids=lambda op: op.name)
+def test_functions_on_the_samples_of_op_db(op) -> None:
+    ours = getattr(losses.functional, op.name.rsplit(".", 1)[1])
+    torch.manual_seed(0)
+    for sample in op.sample_inputs("cpu", torch.float64, requires_grad=False):
+        given = (sample.input, *sample.args)
+        agrees(
+            lambda given=given, k=sample.kwargs, **check: ours(*given, **k, **check),
+            lambda given=given, k=sample.kwargs: op.op(*given, **k),
+        )
+
+
+def test_gradients_on_the_samples_of_op_db() -> None:
+    for op in FUNCTIONS:
+        if "linear_cross_entropy" in op.name:  # torch's, but for the checks
+            continue
+        ours = getattr(losses.functional, op.name.rsplit(".", 1)[1])
+        torch.manual_seed(0)
+        for sample in op.sample_inputs("cpu", torch.float64, requires_grad=True):
+            given = (sample.input, *sample.args)
+            try:
+                result = ours(*given, **sample.kwargs, check="off")
+            except PisteError:
+                continue
+            expected = op.op(*given, **sample.kwargs)
+            wanted = [x for x in (*given, *sample.kwargs.values()) if isinstance(x, torch.Tensor) and x.requires_grad]
+            grad = torch.rand_like(expected)
+            mine = torch.autograd.grad(result, wanted, grad, allow_unused=True)
+            torchs = torch.autograd.grad(expected, wanted, grad, allow_unused=True)
+            for x, a, b in zip(wanted, mine, torchs, strict=True):
+                a, b = (torch.zeros_like(x) if g is None else g for g in (a, b))
+                torch.testing.assert_close(a, b, equal_nan=True, msg=lambda m, op=op: f"{op.name}: {m}")
+
+
+@pytest.mark.parametrize("op", [op for op in FUNCTIONS if op.error_inputs_func], ids=lambda op: op.name)
+def test_what_torch_refuses_is_refused(op) -> None:
+    ours = getattr(losses.functional, op.name.rsplit(".", 1)[1])
+    for error in op.error_inputs("cpu"):
+        sample = error.sample_input
+        with pytest.raises((ValueError, TypeError, RuntimeError)):
+            ours(sample.input, *sample.args, **sample.kwargs)
+
+
+@pytest.mark.parametrize("info", MODULES, ids=lambda info: info.module_cls.__name__)
+def test_modules_on_the_inputs_of_module_db(info) -> None:
+    cls = getattr(losses, info.module_cls.__name__)
+    torch.manual_seed(0)
+    for sample in info.module_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=False, training=True):
+        args, kwargs = sample.constructor_input.args, sample.constructor_input.kwargs
+        given = sample.forward_input
+        theirs = info.module_cls(*args, **kwargs)
+
+        def ours(cls=cls, args=args, kwargs=kwargs, theirs=theirs, given=given, **check):
+            module = cls(*args, **kwargs, **check)
+            module.load_state_dict(theirs.state_dict())
+            return module(*given.args, **given.kwargs)
+
+        agrees(ours, lambda theirs=theirs, given=given: theirs(*given.args, **given.kwargs))
+
+
+@pytest.mark.parametrize("entry", criterion_tests, ids=lambda entry: entry["fullname"])
+def test_criteria_against_their_reference_functions(entry) -> None:
+    name, reduction = re.fullmatch(r"(\w+?)_no_batch_dim_(\w+)", entry["fullname"]).groups()
+    torch.manual_seed(0)
+    sizes = [entry.get(f"{kind}_size") for kind in ("input", "target")]
+    input, target = (
+        entry[f"{kind}_fn"]() if f"{kind}_fn" in entry else torch.rand(size, dtype=torch.float64)
+        for kind, size in zip(("input", "target"), sizes, strict=True)
+    )
+    inputs = input if isinstance(input, tuple) else (input,)
+    targets = target if isinstance(target, tuple) else (target,)
+    for check in ("raise", "off"):
+        module = getattr(losses, name)(reduction=reduction, check=check)
+        try:
+            result = module(*inputs, *targets)
+        except PisteError as refusal:
+            assert check == "raise" and any(part in str(refusal) for part in VALUES), refusal
+            continue
+        torch.testing.assert_close(result, entry["reference_fn"](input, target, module))
+
+
+def test_the_tables_are_not_empty() -> None:
+    assert len(FUNCTIONS) >= 17 and len(MODULES) >= 18 and len(criterion_tests) >= 40
