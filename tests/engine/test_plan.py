@@ -1,0 +1,505 @@
+"""What may change between steps is noticed, and what a step must leave alone is left alone."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import re
+import weakref
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import piste
+from piste.engine import cpu, native
+
+from .twins import Twins, randn, spread, transposed, weights
+
+# --- what may change between steps ----------------------------------------------------------------------------
+
+
+def replace_state(optimizer, params):
+    key = "exp_avg" if "exp_avg" in optimizer.state[params[0]] else "momentum_buffer"
+    optimizer.state[params[0]][key] = torch.full_like(params[0], 0.5)
+
+
+def state_in_another_layout(optimizer, params):
+    for p in params:
+        state = optimizer.state[p]
+        state["exp_avg"] = spread(state["exp_avg"])
+
+
+def state_points_elsewhere(optimizer, params):
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.data = value.data.clone()
+
+
+def state_in_shared_memory(optimizer, params):
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.share_memory_()
+
+
+def state_sent_through_a_queue(optimizer, params):
+    queue = torch.multiprocessing.SimpleQueue()
+    queue.put(optimizer.state_dict())
+    queue.get()
+
+
+def new_state(optimizer, params):
+    optimizer.state = defaultdict(dict)
+
+
+def clear_state(optimizer, params):
+    optimizer.state.clear()
+
+
+def forget_one(optimizer, params):
+    del optimizer.state[params[1]]
+
+
+def restart_the_count(optimizer, params):
+    optimizer.state[params[0]]["step"] = torch.tensor(0.0)
+
+
+def count_in_place(optimizer, params):
+    optimizer.state[params[0]]["step"].zero_()
+
+
+def other_data(optimizer, params):
+    for p in params:
+        p.data = p.data.clone() * 2
+
+
+def shared_parameters(optimizer, params):
+    for p in params:
+        p.share_memory_()
+
+
+def swapped(optimizer, params):
+    torch.utils.swap_tensors(params[0], nn.Parameter(params[0].detach() + 1))
+
+
+def other_parameter(optimizer, params):
+    params[0] = optimizer.param_groups[0]["params"][0] = nn.Parameter(params[0].detach() + 1)
+
+
+def another_order(optimizer, params):
+    optimizer.param_groups[0]["params"].reverse()
+
+
+def drop_one(optimizer, params):
+    optimizer.param_groups[0]["params"] = optimizer.param_groups[0]["params"][1:]
+
+
+def add_a_group(optimizer, params):
+    params.append(nn.Parameter(torch.arange(4.0, dtype=torch.float64)))
+    optimizer.add_param_group({"params": params[-1:], "lr": 0.01})
+
+
+def drop_the_group_again(optimizer, params):
+    add_a_group(optimizer, params)
+    optimizer.param_groups[:] = optimizer.param_groups[1:]
+
+
+def other_rate(optimizer, params):
+    optimizer.param_groups[0]["lr"] = 0.003
+
+
+def turn_on_decay(optimizer, params):
+    optimizer.param_groups[0]["weight_decay"] = 0.2
+
+
+def climb(optimizer, params):
+    optimizer.param_groups[0]["maximize"] = True
+
+
+def save_and_load(optimizer, params):
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def strided_data(optimizer, params):
+    for p in params:
+        p.data = spread(p.data)
+
+
+CHANGES = [
+    replace_state,
+    state_in_another_layout,
+    state_points_elsewhere,
+    state_in_shared_memory,
+    state_sent_through_a_queue,
+    new_state,
+    clear_state,
+    forget_one,
+    restart_the_count,
+    count_in_place,
+    other_data,
+    strided_data,
+    shared_parameters,
+    swapped,
+    other_parameter,
+    another_order,
+    drop_one,
+    add_a_group,
+    drop_the_group_again,
+    other_rate,
+    turn_on_decay,
+    climb,
+    save_and_load,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_change_between_steps_is_noticed(change):
+    twins = Twins("Adam", weights(5, 40_000, 3))
+    twins.step(2)
+    twins.both(change)
+    twins.step(3)
+    assert "eager" not in twins.optimizer.explain()
+    a, b = twins.optimizers
+    for p, q in zip(twins.ours, twins.theirs, strict=True):
+        for key, value in b.state[q].items():
+            torch.testing.assert_close(a.state[p][key], value, rtol=1e-11, atol=1e-12)
+
+
+def test_momentum_turned_on_and_off():
+    twins = Twins("SGD", weights(5, 3), lr=0.1)
+    for momentum in (0.0, 0.9, 0.5, 0.0, 0.9):
+        for optimizer in twins.optimizers:
+            optimizer.param_groups[0]["momentum"] = momentum
+        twins.step(2)
+
+
+def test_an_option_turned_on_gets_the_state_it_lacks():
+    (p,) = params = weights(4)
+    optimizer = piste.optim.Adam(params, lr=0.1)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.param_groups[0]["amsgrad"] = True
+    optimizer.step()
+    state = optimizer.state[p]
+    torch.testing.assert_close(state["max_exp_avg_sq"], state["exp_avg_sq"], rtol=0, atol=0)
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert (state["max_exp_avg_sq"] > state["exp_avg_sq"]).all()
+
+
+def test_gradients_come_go_and_lie_otherwise():
+    twins = Twins("Adam", [nn.Parameter(randn(6, 5)), nn.Parameter(randn(3, 4)), nn.Parameter(randn(200, 200))])
+    none, lie = (lambda g: None), transposed
+    plan = [
+        (None, None, None),
+        (none, None, None),
+        (none, none, None),
+        (None, none, none),
+        (lie, None, None),
+        (lie, lie, lie),
+        (None, None, None),
+        (spread, lie, none),
+        (none, none, none),
+        (None, None, None),
+        (None, lambda g: g.sum().expand(g.shape), None),
+    ]
+    for row in plan:
+        twins.backward()
+        for params in (twins.ours, twins.theirs):
+            for p, do in zip(params, row, strict=True):
+                p.grad = p.grad if do is None else do(p.grad)
+        if row == (none, none, none):
+            with pytest.warns(UserWarning, match="moved nothing"):
+                twins.go()
+        else:
+            twins.go()
+
+
+def test_a_gradient_of_another_dtype_at_any_step():
+    """`grad_dtype` lets a gradient have a dtype of its own; torch.optim itself refuses it."""
+    p, q = (nn.Parameter(torch.linspace(-1, 1, 70, dtype=torch.float32)) for _ in range(2))
+    ours, reference = piste.optim.Adam([p]), piste.optim.Adam([q])
+    p.grad_dtype = None
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float32, torch.float16):
+        g = torch.linspace(-2, 3, 70).to(dtype)
+        p.grad, q.grad = g, g.float()
+        ours.step()
+        reference.step()
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+        assert p.dtype == torch.float32 and p.grad is g
+
+
+def test_a_lazily_conjugate_gradient():
+    """Autograd leaves one where the loss reads `p.conj()`; torch.optim can't step it."""
+    p, q = (nn.Parameter(torch.linspace(-1, 1, 8, dtype=torch.complex128)) for _ in range(2))
+    ours, reference = piste.optim.Adam([p]), torch.optim.Adam([q])
+    for conjugate in (False, True, True, False):
+        p.grad = q.grad = None
+        for x in (p, q):
+            (x.conj() if conjugate else x).backward(torch.linspace(1j, 2, 8, dtype=torch.complex128))
+        assert p.grad.is_conj() == conjugate
+        q.grad = q.grad.resolve_conj()
+        ours.step()
+        reference.step()
+        torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)
+def test_a_lazily_negative_gradient(shape):
+    """Autograd leaves one, of one element, where the loss reads the conjugate of a number made of p."""
+    p, q = (nn.Parameter(torch.ones(shape, dtype=torch.float64)) for _ in range(2))
+    ours, reference = piste.optim.Adam([p]), torch.optim.Adam([q])
+    for negative in (False, True, True, False):
+        p.grad = q.grad = None
+        for x in (p, q):
+            z = torch.complex(torch.zeros_like(x), x)
+            (z.conj() if negative else z).backward(torch.full(shape, 1j, dtype=torch.complex128))
+        assert p.grad.is_neg() == negative
+        ours.step()
+        reference.step()
+        torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-12)
+
+
+class Wrapped(Tensor):
+    """A gradient that holds another tensor and has no memory of its own, as DTensor."""
+
+    @staticmethod
+    def __new__(cls, x):
+        made = Tensor._make_wrapper_subclass(cls, x.shape, dtype=x.dtype)
+        made.x = x
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        bare = lambda y: y.x if isinstance(y, Wrapped) else y  # noqa: E731
+        return function(*torch.utils._pytree.tree_map(bare, args), **(kwargs or {}))
+
+
+def test_a_gradient_that_becomes_a_subclass():
+    p, q = (nn.Parameter(torch.linspace(-1, 1, 8)) for _ in range(2))
+    ours, reference = piste.optim.Adam([p]), piste.optim.Adam([q])
+    for wrap in (Tensor.clone, Wrapped, Wrapped, Tensor.clone):
+        g = torch.linspace(-2, 3, 8)
+        p.grad, q.grad = wrap(g), g
+        ours.step()
+        reference.step()
+        torch.testing.assert_close(p, q)
+
+
+SIZE = "must match the size of tensor|doesn't match the broadcast shape|The expanded size"
+
+
+def test_a_state_of_another_shape_is_refused_as_by_torch():
+    for wrong in (torch.zeros(3), torch.zeros(0), torch.zeros(2, 8, 2)):
+        twins = Twins("Adam", weights(8, dtype=torch.float32))
+        twins.backward()
+        for optimizer in twins.optimizers:
+            optimizer.step()
+        for optimizer, params in zip(twins.optimizers, (twins.ours, twins.theirs), strict=True):
+            optimizer.state[params[0]]["exp_avg"] = wrong.clone()
+            before = params[0].detach().clone()
+            with pytest.raises(RuntimeError, match=SIZE):
+                optimizer.step()
+            assert torch.equal(params[0], before)
+
+
+def test_a_parameter_cut_short_in_place_is_refused_as_by_torch():
+    twins = Twins("Adam", weights(8))
+    twins.step()
+    for optimizer, (p,) in zip(twins.optimizers, (twins.ours, twins.theirs), strict=True):
+        p.data = p.data[:2]
+        p.grad = None
+        p.grad = torch.ones(2, dtype=torch.float64)
+        with pytest.raises(RuntimeError, match=SIZE):
+            optimizer.step()
+
+
+def test_a_state_whose_elements_overlap_is_refused_as_by_torch():
+    twins = Twins("Adam", weights(8))
+    twins.step()
+    for optimizer, (p,) in zip(twins.optimizers, (twins.ours, twins.theirs), strict=True):
+        optimizer.state[p]["exp_avg"] = torch.zeros(1, dtype=torch.float64).expand(8)
+        with pytest.raises(RuntimeError, match="more than one element of the written-to tensor"):
+            optimizer.step()
+
+
+def test_a_count_without_an_element_is_refused():
+    twins = Twins("Adam", weights(8))
+    twins.step()
+    twins.optimizer.state[twins.ours[0]]["step"] = torch.tensor([])
+    with pytest.raises(RuntimeError):
+        twins.optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"]
+)
+def test_a_stepped_optimizer_is_copied_with_its_parameters(again):
+    twins = Twins("Adam", weights(5, 40_000))
+    twins.step(2)
+    params, optimizer = again((twins.ours, twins.optimizer))
+    before = [p.detach().clone() for p in twins.ours]
+    old, twins.ours, twins.optimizers[0] = twins.ours, params, optimizer
+    twins.step(2)
+    assert all(map(torch.equal, old, before))  # the copy steps its own
+    assert "eager" not in optimizer.explain()
+
+
+def test_numbers_that_change_every_step_compile_nothing():
+    twins = Twins("AdamW", weights(5, 7))
+    twins.step()
+    kernels = set(native._loaded)
+    for t in range(1, 12):
+        for optimizer in twins.optimizers:
+            (group,) = optimizer.param_groups
+            group.update(lr=1e-3 / t, betas=(0.9 - t / 100, 0.99 + t / 2000), eps=1e-8 * t, weight_decay=0.01 * t)
+        twins.step()
+    twins.both(lambda o, _: o.param_groups[0].update(lr=torch.tensor(0.01, dtype=torch.float64)))
+    twins.step()
+    assert set(native._loaded) == kernels
+
+
+def test_zero_decay_and_other_numbers_at_their_ends():
+    twins = Twins("Adam", weights(5))
+    for numbers in ({"lr": 0.0}, {"betas": (0.0, 0.0)}, {"eps": 0.0}, {"weight_decay": 0.1}, {"weight_decay": 0}):
+        for optimizer in twins.optimizers:
+            optimizer.param_groups[0].update(numbers)
+        twins.step(2)
+
+
+# --- what a step leaves alone ---------------------------------------------------------------------------------
+
+
+def test_autograd_notices_the_step():
+    (w,) = params = weights(4)
+    optimizer = piste.optim.SGD(params, lr=0.1)
+    loss = (w * w.exp()).sum()
+    w.grad = torch.ones_like(w)
+    version = w._version
+    optimizer.step()
+    assert w._version > version
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_no_operation_of_torch_runs_in_a_step():
+    class Log(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    for name in ("Adam", "SGD", "NAdam", "Rprop"):
+        twins = Twins(name, weights(5, 40_000))
+        twins.step()
+        twins.backward()
+        called: list[str] = []
+        with Log():
+            twins.optimizer.step()
+        assert called == []
+
+
+def highest_memory(reset: bool = False) -> int:
+    """The most memory this process has held, in bytes, since it was last reset."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def test_a_step_needs_no_memory_of_its_own():
+    n = 4_000_000
+    p = nn.Parameter(torch.zeros(n))
+    p.grad = torch.ones(n)
+    optimizer = piste.optim.Adam([p])
+    optimizer.step()
+    before = highest_memory(reset=True)
+    optimizer.step()
+    assert highest_memory() - before < n  # bytes: a quarter of one tensor
+
+
+def test_gradients_are_let_go():
+    params = weights(5, 30_000)
+    optimizer = piste.optim.Adam(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.step()
+    held = [weakref.ref(p.grad) for p in params]
+    optimizer.zero_grad()
+    gc.collect()
+    assert [ref() for ref in held] == [None, None]
+
+
+def test_a_thousand_steps_with_gradients_made_anew_grow_nothing_and_plan_once(monkeypatch):
+    made = []
+    real = cpu.Launch.__init__
+
+    def counted(self, *args):
+        made.append(weakref.ref(self))
+        real(self, *args)
+
+    monkeypatch.setattr(cpu.Launch, "__init__", counted)
+    params = weights(5, 30_000)
+    optimizer = piste.optim.Adam(params)
+
+    def steps(times: int) -> None:
+        for _ in range(times):
+            optimizer.zero_grad(set_to_none=True)
+            for p in params:
+                p.grad = torch.zeros_like(p)
+            optimizer.step()
+
+    steps(20)
+    before = highest_memory(reset=True)
+    steps(1000)
+    assert highest_memory() - before < 20_000_000  # the gradients of all steps are 240 MB
+    assert len(made) == 1
+    for t in range(50):  # where the plan has to change each time, the last one goes
+        params[t % 2].grad = None
+        optimizer.step()
+        params[t % 2].grad = torch.zeros_like(params[t % 2])
+    gc.collect()
+    assert len(made) >= 50
+    assert sum(ref() is not None for ref in made) == 1
+
+
+def test_an_optimizer_and_its_parameters_are_let_go():
+    params = weights(5, 30_000)
+    optimizer = piste.optim.Adam(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    held = [weakref.ref(optimizer), *map(weakref.ref, params)]
+    del optimizer, params, p
+    gc.collect()
+    assert [ref() for ref in held] == [None] * 3
+
+
+def test_counters_have_torchs_default_dtype():
+    for dtype in (torch.float64, torch.float32):
+        torch.set_default_dtype(dtype)
+        try:
+            for name, keys in {
+                "Adam": ["step"],
+                "NAdam": ["step", "mu_product"],
+                "ASGD": ["step", "eta", "mu"],
+            }.items():
+                twins = Twins(name, weights(5))
+                twins.step(2)
+                for key in keys:
+                    assert twins.optimizer.state[twins.ours[0]][key].dtype == dtype, (name, key)
+                    assert twins.optimizer.state[twins.ours[0]][key].shape == ()
+                assert "eager" not in twins.optimizer.explain()
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_a_checkpoint_of_another_default_dtype_goes_on():
+    twins = Twins("Adam", weights(5, 7))
+    twins.step(2)
+    twins.both(lambda o, _: [s.update(step=s["step"].double()) for s in o.state.values()])
+    twins.step(2)
+    assert twins.optimizer.state[twins.ours[0]]["step"].dtype == torch.float64
