@@ -262,3 +262,27 @@ def test_dense_and_overlapping_against_a_list_of_all_places(dims):
         assert cpu._overlapping(x)
     if x.is_contiguous():
         assert not cpu._overlapping(x)
+
+
+# --- sixteen bits ---------------------------------------------------------------------------------------------
+
+
+def every(dtype: torch.dtype) -> Tensor:
+    """All 65536 values of a dtype of 16 bits: zeros, subnormals, infinities and NaNs among them."""
+    return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sixteen_bits_are_read_and_rounded_as_torch_does(dtype):
+    """p - g with any two values, in float32 and rounded once: the same bits, and NaN where torch has it."""
+    mixed = torch.randperm(2**16, generator=torch.Generator().manual_seed(0))
+    for g in (torch.zeros(2**16, dtype=dtype), every(dtype)[mixed], every(dtype), every(dtype).roll(1) / 2):
+        p = nn.Parameter(every(dtype).clone())
+        p.grad = g
+        wanted = (every(dtype).float() - g.float()).to(dtype)
+        optimizer = piste.optim.SGD([p], lr=1.0)
+        optimizer.step()
+        assert KERNEL in optimizer.explain()
+        nan = wanted.isnan()
+        assert torch.equal(p.isnan(), nan)
+        assert torch.equal(p.detach()[~nan].view(torch.int16), wanted[~nan].view(torch.int16))

@@ -1,0 +1,296 @@
+"""The words of a formula, on numbers, tensors and symbols, and what a formula that can't be read is told."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor
+
+from piste import formula
+from piste.errors import PisteError
+from piste.formula import (
+    OPERATIONS,
+    FormulaError,
+    Symbol,
+    exp,
+    log,
+    log1p,
+    maximum,
+    minimum,
+    sign,
+    sqrt,
+    trace,
+    where,
+)
+
+inf, nan = math.inf, math.nan
+NUMBERS = [-inf, -2.5, -1.0, -0.0, 0.0, 0.25, 1.0, 2.5, 800.0, inf, nan]
+
+ONE = {sqrt: torch.sqrt, exp: torch.exp, log: torch.log, log1p: torch.log1p, sign: torch.sign}
+TWO = {maximum: torch.maximum, minimum: torch.minimum}
+
+
+def tensor(x: Any) -> Tensor:
+    return torch.as_tensor(x, dtype=torch.float64)
+
+
+def same(a: Any, b: Any) -> None:
+    torch.testing.assert_close(tensor(a), tensor(b), rtol=1e-15, atol=0, equal_nan=True)
+
+
+def named(word: Any) -> str:
+    return getattr(word, "__name__", str(word))
+
+
+# --- on numbers and tensors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ONE, ids=named)
+@pytest.mark.parametrize("x", NUMBERS)
+def test_a_word_of_one_on_numbers_is_torchs(word, x):
+    assert isinstance(word(x), float)
+    same(word(x), ONE[word](tensor(x)))
+    assert word(tensor([x, x])).tolist() == pytest.approx(ONE[word](tensor([x, x])).tolist(), abs=0, nan_ok=True)
+
+
+@pytest.mark.parametrize("word", TWO, ids=named)
+@pytest.mark.parametrize(("a", "b"), list(itertools.product(NUMBERS, NUMBERS)))
+def test_a_word_of_two_on_numbers_is_torchs(word, a, b):
+    wanted = TWO[word](tensor(a), tensor(b))
+    same(word(a, b), wanted)
+    same(word(tensor(a), b), wanted)
+    same(word(a, tensor(b)), wanted)
+    same(word(tensor(a), tensor(b)), wanted)
+
+
+def test_out_of_the_domain_is_nan_or_infinity_and_never_an_exception():
+    assert math.isnan(sqrt(-1.0)) and math.isnan(log(-1.0)) and math.isnan(log1p(-2.0))
+    assert log(0.0) == -inf and log1p(-1.0) == -inf
+    assert exp(1e6) == inf and exp(-1e6) == 0.0
+    assert sqrt(inf) == inf and log(inf) == inf
+
+
+def test_nan():
+    for word in (sqrt, exp, log, log1p):
+        assert math.isnan(word(nan)) and word(tensor(nan)).isnan()
+    for a, b in ((nan, 1.0), (1.0, nan), (nan, nan), (nan, inf), (-inf, nan)):
+        for word in (maximum, minimum):
+            assert math.isnan(word(a, b)), (word, a, b)
+            assert word(tensor(a), b).isnan() and word(a, tensor(b)).isnan()
+    assert sign(nan) == 0 and sign(tensor(nan)) == 0  # as in torch
+
+
+def test_sign():
+    assert [sign(x) for x in (-3.0, -0.0, 0.0, 2, inf)] == [-1, 0, 0, 1, 1]
+
+
+def test_whole_numbers_and_flags_are_numbers_too():
+    assert sqrt(4) == 2 and exp(0) == 1 and maximum(2, 3) == 3 and sign(True) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_number_beside_a_tensor_takes_its_dtype(dtype):
+    x = torch.tensor([-1.0, 0.5, 3.0], dtype=dtype)
+    for got in (maximum(x, 0.0), maximum(0, x), minimum(x, 2), where(x > 0, x, 0.0), where(x > 0, 1.0, x)):
+        assert got.dtype == dtype
+    assert maximum(x, 0.0).tolist() == [0.0, 0.5, 3.0]
+    assert minimum(2, x).tolist() == [-1.0, 0.5, 2.0]
+
+
+def test_the_words_stay_on_the_tensors_device():
+    x = torch.ones(2, device="meta")
+    for got in (maximum(x, 0.0), minimum(1, x), where(x > 0, x, 0.0), sqrt(x), sign(x)):
+        assert got.device.type == "meta"
+
+
+def test_where():
+    assert where(True, 1.0, 2.0) == 1.0 and where(False, 1.0, 2.0) == 2.0
+    x = tensor([1.0, nan, 3.0])
+    same(where(x > 2, x, 0.0), [0.0, 0.0, 3.0])
+    same(where(x > 2, 1.0, 2.0), [2.0, 2.0, 1.0])
+    assert where(True, x, 0.0) is x  # a condition that is known chooses, whatever there is to choose from
+    assert where(1 > 2, x, 0.0) == 0.0
+
+
+def test_autograd_goes_through_the_words():
+    x = tensor([0.5, 2.0]).requires_grad_()
+    for f in (
+        sqrt,
+        exp,
+        log,
+        log1p,
+        lambda x: maximum(x, 1.0),
+        lambda x: minimum(1.0, x),
+        lambda x: where(x > 1, x, 0.0),
+    ):
+        assert torch.autograd.gradcheck(f, x)
+
+
+def test_values_of_another_kind_bring_words_of_their_own():
+    class Words:
+        @staticmethod
+        def maximum(a: Any, b: Any) -> str:
+            return "my maximum"
+
+    class Mine:
+        __words__ = Words
+
+    assert maximum(Mine(), 1.0) == maximum(1.0, Mine()) == "my maximum"
+
+
+# --- on symbols -----------------------------------------------------------------------------------------------
+
+x, y = Symbol("input", "x"), Symbol("input", "y")
+
+WRITTEN: dict[str, Any] = {
+    "+(x, y)": lambda x, y: x + y,
+    "+(1, x)": lambda x, y: 1 + x,
+    "-(x, 1)": lambda x, y: x - 1,
+    "-(1, x)": lambda x, y: 1 - x,
+    "*(2, x)": lambda x, y: 2 * x,
+    "/(x, y)": lambda x, y: x / y,
+    "/(1, x)": lambda x, y: 1 / x,
+    "**(x, 2)": lambda x, y: x**2,
+    "**(0.5, x)": lambda x, y: 0.5**x,
+    "neg(x)": lambda x, y: -x,
+    "abs(x)": lambda x, y: abs(x),
+    "<(x, y)": lambda x, y: x < y,
+    "<=(x, 0)": lambda x, y: x <= 0,
+    ">(x, y)": lambda x, y: x > y,
+    "<(x, 0)": lambda x, y: 0 > x,  # noqa: SIM300
+    ">=(x, y)": lambda x, y: x >= y,
+    "==(x, 1)": lambda x, y: x == 1,
+    "!=(x, x)": lambda x, y: x != x,
+    "&(>(x, 0), <(x, y))": lambda x, y: (x > 0) & (x < y),
+    "|(>(x, 0), <(x, y))": lambda x, y: (x > 0) | (x < y),
+    "invert(>(x, 0))": lambda x, y: ~(x > 0),
+    "sqrt(x)": lambda x, y: sqrt(x),
+    "exp(neg(x))": lambda x, y: exp(-x),
+    "log(x)": lambda x, y: log(x),
+    "log1p(x)": lambda x, y: log1p(x),
+    "sign(x)": lambda x, y: sign(x),
+    "maximum(x, 0)": lambda x, y: maximum(x, 0),
+    "maximum(0, x)": lambda x, y: maximum(0, x),
+    "minimum(x, y)": lambda x, y: minimum(x, y),
+    "where(>(x, 0), x, 0)": lambda x, y: where(x > 0, x, 0),
+}
+
+
+@pytest.mark.parametrize("wanted", WRITTEN)
+def test_a_formula_on_symbols_gives_itself(wanted):
+    assert repr(WRITTEN[wanted](x, y)) == wanted
+
+
+def evaluated(value: Any, inputs: dict[str, Any]) -> Any:
+    if not isinstance(value, Symbol):
+        return value
+    if value.op == "input":
+        return inputs[value.args[0]]
+    return OPERATIONS[value.op](*(evaluated(a, inputs) for a in value.args))
+
+
+@pytest.mark.parametrize("wanted", WRITTEN)
+def test_what_was_read_does_what_was_written(wanted):
+    f: Callable[..., Any] = WRITTEN[wanted]
+    a, b = tensor([-2.0, -0.5, 0.0, 1.0, 3.0]), tensor([1.0, -0.5, 2.0, 3.0, -1.0])
+    got = evaluated(trace(f, x, y), {"x": a, "y": b})
+    assert torch.equal(torch.nan_to_num(got.double(), nan=99.0), torch.nan_to_num(f(a, b).double(), nan=99.0))
+
+
+def test_every_word_is_an_operation():
+    words = set(formula.__all__) - {"FormulaError", "Symbol", "trace"}
+    assert words <= OPERATIONS.keys()
+    assert all(OPERATIONS[word] is getattr(formula, word) for word in words)
+
+
+def test_options_that_are_known_are_ordinary_python():
+    def rule(g: Any, b: Any, nesterov: bool) -> Any:
+        if b is None:
+            return g
+        return g + b if nesterov else b
+
+    assert trace(rule, x, None, True) is x
+    assert repr(trace(rule, x, y, True)) == "+(x, y)"
+    assert trace(rule, x, y, nesterov=False) is y
+
+
+# --- what can't be read ---------------------------------------------------------------------------------------
+
+WORDS = "use the words of piste.formula"
+DECIDED = "a formula was asked to decide with `if`, `and`, `or` or `max` on a value; write where(condition, a, b)"
+MATH = f"a function of `math` (or float()) was called on a value; {WORDS}"
+ONE_ELEMENT = "a formula works on one element: a value can't be indexed, unpacked or looped over"
+NUMPY = f"a function of numpy was called on a value; {WORDS}"
+
+
+def branch(x: Any) -> Any:
+    if x > 0:
+        return x
+    return -x
+
+
+def unpack(x: Any) -> Any:
+    a, b = x
+    return a + b
+
+
+UNREADABLE: dict[str, tuple[Any, str]] = {
+    "if": (branch, DECIDED),
+    "and": (lambda x: x > 0 and x < 1, DECIDED),
+    "or": (lambda x: x < 0 or x > 1, DECIDED),
+    "not": (lambda x: not x, DECIDED),
+    "max": (lambda x: max(x, 0.0), DECIDED),
+    "chained comparison": (lambda x: 0 < x < 1, DECIDED),
+    "math.sqrt": (lambda x: math.sqrt(x), MATH),
+    "float": (lambda x: float(x), MATH),
+    "int": (lambda x: int(x), MATH),
+    "range": (lambda x: range(x), MATH),
+    "index": (lambda x: x[0], ONE_ELEMENT),
+    "slice": (lambda x: x[:2], ONE_ELEMENT),
+    "loop": (lambda x: sum(x), ONE_ELEMENT),
+    "unpack": (unpack, ONE_ELEMENT),
+    "len": (lambda x: len(x), ONE_ELEMENT),
+    "method": (lambda x: x.abs(), f"`.abs` was called on a value, which has no methods; {WORDS}"),
+    "attribute": (lambda x: x.shape[0], f"`.shape` was called on a value, which has no methods; {WORDS}"),
+    "torch": (lambda x: torch.tanh(x), f"`torch.tanh` was called on a value; {WORDS}"),
+    "torch.where": (lambda x: torch.where(x > 0, x, 0), f"`torch.where` was called on a value; {WORDS}"),
+    "numpy": (lambda x: numpy.asarray(x), NUMPY),
+    "numpy.tanh": (lambda x: numpy.tanh(x), NUMPY),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_formula_that_can_not_be_read_is_told_why_and_where(case):
+    f, words = UNREADABLE[case]
+    with pytest.raises(FormulaError) as told:
+        trace(f, x)
+    text = str(told.value)
+    assert text.startswith(f"no kernel can be made of `{f.__qualname__}`: {words}")
+    first = f.__code__.co_firstlineno
+    assert any(f"(line {first + n})" in text for n in range(4))
+    assert isinstance(told.value, (PisteError, TypeError))
+
+
+def test_an_error_of_the_formulas_own_is_told_as_it_is():
+    def divides(x: Any) -> Any:
+        return x / (1 - 1) + 1 / 0
+
+    with pytest.raises(FormulaError, match=r"no kernel can be made of `.*divides`: division by zero at `return x /"):
+        trace(divides, x)
+    with pytest.raises(FormulaError, match="unsupported operand"):
+        trace(lambda x: x + "1", x)
+    with pytest.raises(FormulaError, match="unsupported operand"):
+        trace(lambda x: x @ x, x)
+
+
+def test_a_word_that_no_engine_knows_is_named():
+    from piste.engine.source import Lines
+
+    with pytest.raises(FormulaError, match="no kernel can be made of the word `tan`"):
+        Lines("float32", "x", lambda symbol: "x" if symbol.op == "input" else None).name(Symbol("tan", x))
