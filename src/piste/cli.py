@@ -65,7 +65,9 @@ def compare(
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(help="How many seeds, from the first on.")] = 5,
     lr: Annotated[str | None, typer.Option(help="One for all (0.01), or by name (adam=0.01,sgd=0.1).")] = None,
+    trials: Annotated[int, typer.Option(help="Learning rates tried for each before it is judged; 1: no search.")] = 1,
     out: Annotated[Path, typer.Option(help="The folder for curves, table and numbers.")] = Path("piste-compare"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the runs that the folder holds.")] = False,
     debug: Debug = False,
 ) -> None:
     """Train the same model with several optimizers and losses, fairly, and say what the evidence shows."""
@@ -77,8 +79,8 @@ def compare(
         if epochs is not None:
             made.epochs = _positive("epochs", epochs)
         comparison = compare_task(
-            made, optimizers=_names(optimizers), losses=_names(losses), seed=seed, seeds=seeds, lr=_rates(lr), out=out,
-            progress=True,
+            made, optimizers=_names(optimizers), losses=_names(losses), seed=seed, seeds=seeds, lr=_rates(lr),
+            trials=trials, out=out, fresh=fresh, progress=True,
         )  # fmt: skip
         _show(comparison, out)
     if comparison.interrupted:

@@ -29,22 +29,22 @@ def test_no_difference_and_one_difference_repeated():
 def test_equal_candidates_are_told_apart_in_at_most_five_percent(count, seeds):
     rng = np.random.default_rng(1)
     wrong = 0
-    for _ in range(400):
+    for _ in range(200):
         values = {str(i): list(rng.normal(size=seeds)) for i in range(count)}
         _, p = against_best(values, True)
         wrong += any(value < LEVEL for value in p.values())
-    assert wrong <= stats.binom.ppf(0.999, 400, LEVEL)
+    assert wrong <= stats.binom.ppf(0.999, 200, LEVEL)
 
 
 def test_the_truly_best_is_left_out_in_at_most_five_percent():
     rng = np.random.default_rng(2)
     wrong = 0
-    for _ in range(400):
+    for _ in range(200):
         shared = rng.normal(size=5)  # what a seed does to all
         values = {str(i): list(shared - 0.05 * i + 0.3 * rng.normal(size=5)) for i in range(6)}
         best, p = against_best(values, True)
         wrong += best != "0" and p["0"] < LEVEL
-    assert wrong <= stats.binom.ppf(0.999, 400, LEVEL)
+    assert wrong <= stats.binom.ppf(0.999, 200, LEVEL)
 
 
 def seeds_of(**means):

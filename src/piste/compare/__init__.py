@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from .metrics import Metric
@@ -29,7 +31,9 @@ def compare(
     seeds: int = 5,
     lr: Any = None,
     target: float | None = None,
+    trials: int = 1,
     out: Any = None,
+    fresh: bool = False,
     progress: bool | None = None,
 ) -> Comparison:
     """Train copies of a model with several optimizers and losses, from the same weights on the same batches.
@@ -49,16 +53,19 @@ def compare(
     seed, seeds: the first seed, and how many there are.
     lr: one number for all, or a dict by name of the optimizer; None leaves each at its default.
     target: the value of the metric that counts as learned; None takes 90 % of the way from the start to the best.
-    out: a folder for curves, tables and numbers; None writes nothing.
+    trials: how many learning rates are tried for each candidate before it is judged, with a seed that judges nobody:
+        its default first, then Optuna's choice within three decades to either side. 1 searches nothing.
+    out: a folder for curves, tables and numbers; None writes nothing. Each finished run is written there at once:
+        the same call again goes on where it stopped, and another comparison is refused.
+    fresh: forget the runs that `out` holds.
     progress: True prints, False keeps silent; None shows a live display if the output is a terminal.
 
     Returns a `Comparison`, which prints as a table with a verdict. Raises `InvalidValue` or `InvalidType` before any
     training if something can't be meant. A run that diverges is a row, not an error. docs/compare.md has the measures.
 
-    >>> import torch
-    >>> from piste.compare import compare
+    >>> import piste, torch
     >>> x = torch.linspace(-1, 1, 32).unsqueeze(1)
-    >>> found = compare(
+    >>> found = piste.compare(
     ...     torch.nn.Linear(1, 1), ((x, 3 * x), (x, 3 * x)), optimizers=["SGD", "Adam"], lr=0.1, epochs=5, seeds=2
     ... )
     >>> sorted(row.name for row in found.rows)
@@ -72,8 +79,29 @@ def compare(
             f"received {type(data).__name__}{f' of {len(data)}' if isinstance(data, (tuple, list)) else ''}."
         )
     name = type(model).__name__ if hasattr(model, "parameters") else getattr(model, "__name__", "model")
-    task = Task(model, *data, loss=loss, metric=metric, epochs=epochs, batch_size=batch_size, target=target, name=name)
-    return compare_task(task, optimizers=optimizers, seed=seed, seeds=seeds, lr=lr, out=out, progress=progress)
+    train, validation = data
+    task = Task(
+        model,
+        train,
+        validation,
+        loss=loss,
+        metric=metric,
+        epochs=epochs,
+        batch_size=batch_size,
+        target=target,
+        name=name,
+    )
+    return compare_task(
+        task,
+        optimizers=optimizers,
+        seed=seed,
+        seeds=seeds,
+        lr=lr,
+        trials=trials,
+        out=out,
+        fresh=fresh,
+        progress=progress,
+    )
 
 
 def compare_task(
@@ -84,7 +112,9 @@ def compare_task(
     seed: int = 0,
     seeds: int = 5,
     lr: Any = None,
+    trials: int = 1,
     out: Any = None,
+    fresh: bool = False,
     progress: bool | None = None,
 ) -> Comparison:
     """`compare` for a `Task`; `losses` stands in for the task's own."""
@@ -93,13 +123,25 @@ def compare_task(
     from .progress import display
     from .randomness import Randomness
     from .report import writable
+    from .store import open_store
     from .threads import SMALL, one_thread
 
     folder = None if out is None else writable(out)
     with Randomness(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0):
-        plan = prepare(task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds)
+        plan = prepare(task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials)
+        store = open_store(folder, plan.settings(), fresh)
         with one_thread(plan.weights < SMALL):
-            comparison = carry_out(plan, display(progress))
+            comparison = carry_out(plan, store, display(progress))
     if folder is not None:
         comparison.save(folder)
     return comparison
+
+
+class _Callable(types.ModuleType):
+    """`piste.compare` names this package and the function in it; whichever an import left there, it can be called."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Comparison:
+        return compare(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

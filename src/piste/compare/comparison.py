@@ -14,7 +14,9 @@ from .measures import steps_to
 from .metrics import Metric
 from .plan import Plan
 from .progress import Progress
-from .trial import Result, run_trial
+from .search import search, width
+from .store import Store
+from .trial import Result, Watch, run_trial
 from .verdict import Verdict, interval, judge
 
 TARGET_SHARE = 0.9
@@ -43,6 +45,8 @@ class Row:
     peak_bytes: int
     descent_share: float
     evenness: float
+    default_metric: float = math.nan
+    lr_width: float = math.nan
 
 
 @dataclass
@@ -63,6 +67,8 @@ class Comparison:
     results: list[Result]
     verdict: Verdict
     interrupted: str = ""
+    defaults: list[Result] = field(default_factory=list)
+    tries: list[Result] = field(default_factory=list)
     picture: Callable[[Any], Any] | None = field(default=None, repr=False)
 
     def table(self) -> str:
@@ -84,63 +90,96 @@ class Comparison:
         return f"{self.table()}\n**{self.verdict.sentence}** {self.verdict.test} {self.verdict.limits}"
 
 
-def carry_out(plan: Plan, progress: Progress) -> Comparison:
-    """Run every candidate with every seed; an interruption keeps what is done."""
-    results: list[Result] = []
+class _Runner:
+    """Runs what isn't in the store yet, and tells the display."""
+
+    def __init__(self, plan: Plan, store: Store, progress: Progress) -> None:
+        self.plan, self.store, self.progress = plan, store, progress
+        self.count = 0
+
+    def __call__(
+        self, candidate: Candidate, *, role: str, number: int, seed: int, watch: Watch | None = None
+    ) -> Result:
+        plan, progress = self.plan, self.progress
+
+        def look(step: int, loss: float, metric: float) -> None:
+            progress.look(plan, candidate, seed, step, loss, metric)
+            if watch:
+                watch(step, loss, metric)
+
+        result = self.store.get(role, candidate.name, number)
+        if result is None:
+            result = run_trial(
+                plan.task, plan.data, plan.metric, candidate, seed=seed, steps=plan.steps, role=role, watch=look
+            )
+            self.store.put(number, result)
+        self.count += 1
+        progress.done(plan, result)
+        return result
+
+
+def carry_out(plan: Plan, store: Store, progress: Progress) -> Comparison:
+    """Search, if the plan does, then judge every candidate with every seed; an interruption keeps what is done."""
+    found = _Findings()
+    run = _Runner(plan, store, progress)
     interrupted = ""
-    progress.begin(plan)
+    progress.begin(plan, len(store))
     try:
-        for seed in plan.seeds:  # seed by seed, so that an interruption leaves whole rounds
+        judged = plan.candidates
+        if plan.searches:
+            judged = []
             for candidate in plan.candidates:
-
-                def watch(
-                    step: int, loss: float, metric: float, candidate: Candidate = candidate, seed: int = seed
-                ) -> None:
-                    progress.look(plan, candidate, seed, step, loss, metric)
-
-                result = run_trial(
-                    plan.task, plan.data, plan.metric, candidate, seed=seed, steps=plan.steps, watch=watch
-                )
-                results.append(result)
-                progress.done(plan, result)
+                best, tries = search(plan, candidate, run)
+                judged.append(best)
+                found.tries += tries
+        for number, seed in enumerate(plan.seeds):  # seed by seed, so that an interruption leaves whole rounds
+            for candidate, plain in zip(judged, plan.candidates, strict=True):
+                result = run(candidate, role="judged", number=number, seed=seed)
+                found.results.append(result)
+                if plan.searches and candidate.lr != plain.lr:
+                    result = run(plain, role="default", number=number, seed=seed)
+                if plan.searches:
+                    found.defaults.append(result)
     except KeyboardInterrupt:
-        interrupted = f"Interrupted after {len(results)} of {plan.runs} runs; what was done is kept."
+        if not run.count:
+            raise
+        interrupted = f"Interrupted after {run.count} of {plan.runs} runs; what was done is kept."
     finally:
         progress.end()
-    return summarise(plan, results, interrupted)
+    return summarise(plan, found, interrupted)
 
 
-def summarise(plan: Plan, results: list[Result], interrupted: str = "") -> Comparison:
+@dataclass
+class _Findings:
+    results: list[Result] = field(default_factory=list)
+    defaults: list[Result] = field(default_factory=list)
+    tries: list[Result] = field(default_factory=list)
+
+
+def summarise(plan: Plan, found: _Findings, interrupted: str = "") -> Comparison:
     """Rows and verdict of the results so far."""
-    better = plan.metric.higher_is_better
+    better, results = plan.metric.higher_is_better, found.results
     target, meaning = _target(plan, results)
-    rows = [
-        _row(candidate, mine, target, plan.metric)
-        for candidate in plan.candidates
-        if (mine := [r for r in results if r.candidate == candidate.name])
-    ]
+    rows = []
+    for candidate in plan.candidates:
+        mine = [r for r in results if r.candidate == candidate.name]
+        if mine:
+            row = _row(candidate, mine, target, plan.metric)
+            plain = [r for r in found.defaults if r.candidate == candidate.name]
+            row.default_metric = math.nan if any(r.diverged for r in plain) else _mean([r.metrics[-1] for r in plain])
+            row.lr_width = width([r for r in found.tries if r.candidate == candidate.name], better)
+            rows.append(row)
     rows.sort(key=lambda row: (row.diverged > 0, -row.metric if better else row.metric))
     complete = [seed for seed in plan.seeds if sum(r.seed == seed for r in results) == len(plan.candidates)]
-    fit = [row.name for row in rows if not row.diverged]
-    by_seed = {
-        name: [r.metrics[-1] for r in results if r.candidate == name and r.seed in complete] for name in fit if complete
-    }
+    fit = [row.name for row in rows if not row.diverged] if complete else []
+    by_seed = {name: [r.metrics[-1] for r in results if r.candidate == name and r.seed in complete] for name in fit}
     by_example = {
         name: r.scores for name in fit for r in results if r.candidate == name and r.seed in complete[:1] and r.scores
     }
-    verdict = judge(by_seed, by_example, plan.metric.name, better, plan.task.fixed_weights)
-    settings = {
-        "epochs": plan.task.epochs,
-        "steps": plan.steps,
-        "batch_size": plan.task.batch_size,
-        "seeds": plan.seeds,
-        "metric": plan.metric.name,
-        "goal": plan.metric.goal,
-        "candidates": [{"name": c.name, "optimizer": c.optimizer, "loss": c.loss, "lr": c.lr} for c in plan.candidates],
-    }
+    verdict = judge(by_seed, by_example, plan.metric.name, better, plan.task.fixed_weights, plan.searches)
     return Comparison(
-        plan.task.name, plan.task.about, plan.metric.name, better, target, meaning, settings, rows, results,
-        verdict, interrupted, plan.task.picture,
+        plan.task.name, plan.task.about, plan.metric.name, better, target, meaning, plan.settings(), rows, results,
+        verdict, interrupted, found.defaults, found.tries, plan.task.picture,
     )  # fmt: skip
 
 

@@ -79,6 +79,35 @@ def curves(comparison: Comparison) -> Any:
     return made
 
 
+def rates(comparison: Comparison) -> Any:
+    """The result of every learning rate that was tried, a panel for each loss; a diamond marks the default."""
+    losses = list(dict.fromkeys(row.loss for row in comparison.rows))
+    made = figure(max(7.5, 4.2 * len(losses) + 1.6), 4.8)
+    style = styles(comparison)
+    entries: dict[str, Any] = {}
+    for loss, axes in zip(losses, made.subplots(1, len(losses), sharey=True, squeeze=False)[0], strict=True):
+        for name in dict.fromkeys(r.optimizer for r in comparison.tries if r.loss == loss):
+            mine = [r for r in comparison.tries if r.loss == loss and r.optimizer == name]
+            ended = sorted((r.lr, r.metrics[-1]) for r in mine if r.status == "done")
+            if ended:
+                (entries[name],) = axes.plot(*zip(*ended, strict=True), **style[name], lw=1.4, marker="o", ms=3.5)
+            cut = [r.lr for r in mine if r.status != "done"]
+            axes.plot(
+                cut, [0.01] * len(cut), "|", ms=8, color=style[name]["color"], transform=axes.get_xaxis_transform()
+            )
+            if mine[0].status == "done":
+                axes.plot(mine[0].lr, mine[0].metrics[-1], "D", ms=7, mfc="none", mew=1.5, color=style[name]["color"])
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate", color=INK)
+        axes.set_title(loss, fontsize=10, color=INK)
+        _plain(axes)
+    made.axes[0].set_ylabel(f"{comparison.metric}, validation, search seed", color=INK)
+    made.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
+    title = f"{comparison.name}: result by learning rate. Diamond: default. Ticks below: stopped or diverged."
+    made.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+    return made
+
+
 def _title(comparison: Comparison) -> str:
     import textwrap
 
@@ -116,6 +145,10 @@ def _panel(comparison: Comparison, axes: Any, results: Sequence[Result], attribu
     axes.set_xlabel("step", color=INK)
     axes.set_ylabel(title, color=INK)
     axes.margins(x=0)
+    _plain(axes)
+
+
+def _plain(axes: Any) -> None:
     axes.grid(True, which="major", color="#e6e6e6", lw=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

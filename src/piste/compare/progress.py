@@ -16,7 +16,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 class Progress:
     """Told what happens; this one keeps silent."""
 
-    def begin(self, plan: Plan) -> None: ...
+    def begin(self, plan: Plan, kept: int) -> None: ...
 
     def look(self, plan: Plan, candidate: Candidate, seed: int, step: int, loss: float, metric: float) -> None: ...
 
@@ -41,22 +41,23 @@ class Lines(Progress):
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.count = stream, 0
 
-    def begin(self, plan: Plan) -> None:
-        self._write(f"{plan}. {plan.runs} runs.")
+    def begin(self, plan: Plan, kept: int) -> None:
+        self._write(
+            f"{plan}. {'at most ' * plan.searches}{plan.runs} runs{f', {kept} of them done before' * bool(kept)}."
+        )
         self.started = time.perf_counter()
 
     def done(self, plan: Plan, result: Result) -> None:
         self.count += 1
         width = max(len(c.name) for c in plan.candidates)
-        outcome = (
-            f"DIVERGED: {result.note}"
-            if result.diverged
-            else f"loss {result.losses[-1]:.4g}  {plan.metric.name} {result.metrics[-1]:.4g}"
-        )
+        outcome = f"loss {result.losses[-1]:.4g}  {plan.metric.name} {result.metrics[-1]:.4g}"
+        if result.status != "done":
+            outcome = f"DIVERGED: {result.note}" if result.diverged else result.note
+        role = "" if result.role == "judged" else f"{result.role} lr {result.lr:.3g}  "
         spent = time.perf_counter() - self.started
         self._write(
             f"[{self.count:>{len(str(plan.runs))}}/{plan.runs}] {spent:5.1f} s  seed {result.seed}  "
-            f"{result.candidate:<{width}}  {outcome}"
+            f"{result.candidate:<{width}}  {role}{outcome}"
         )
 
     def _write(self, line: str) -> None:
@@ -73,8 +74,9 @@ class Live(Progress):
         self.curves: dict[str, list[float]] = {}
         self.results: dict[str, list[Result]] = {}
         self.now: tuple[str, int] = ("", 0)
+        self.count = 0
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: Plan, kept: int) -> None:
         from rich.live import Live as RichLive
 
         self.plan, self.started = plan, time.perf_counter()
@@ -88,7 +90,9 @@ class Live(Progress):
         self.now = candidate.name, step
 
     def done(self, plan: Plan, result: Result) -> None:
-        self.results.setdefault(result.candidate, []).append(result)
+        self.count += 1
+        if result.role == "judged":
+            self.results.setdefault(result.candidate, []).append(result)
 
     def end(self) -> None:
         self.live.stop()
@@ -118,7 +122,7 @@ class Live(Progress):
                 sparkline(self.curves.get(candidate.name, []), spread, plan.metric.higher_is_better),
                 f"{sum(finished) / len(finished):.4g}" if finished else ("diverged" if mine else ""),
             )
-        completed = sum(map(len, self.results.values())) + self.now[1] / plan.steps * (self._unfinished())
+        completed = min(self.count + self.now[1] / plan.steps % 1, plan.runs)
         spent = time.perf_counter() - self.started
         left = f", about {spent / completed * (plan.runs - completed):.0f} s left" if completed > 1 else ""
         bar = Table.grid(padding=(0, 1))
@@ -127,13 +131,6 @@ class Live(Progress):
             Text(f"{completed:.0f} of {plan.runs} runs, {spent:.0f} s{left}  (Ctrl-C keeps what is done)", style="dim"),
         )
         return Group(Text(str(plan), style="bold"), table, bar)
-
-    def _unfinished(self) -> int:
-        name = self.now[0]
-        mine = self.results.get(name, [])
-        return int(
-            bool(name) and len(self.curves.get(name, [])) > 0 and not (mine and mine[-1].steps[-1] == self.now[1])
-        )
 
     def _around(self, room: int) -> list[Candidate]:
         names = [c.name for c in self.plan.candidates]

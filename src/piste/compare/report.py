@@ -49,6 +49,8 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
     text("results.json", json.dumps(as_numbers(comparison), indent=1, allow_nan=False) + "\n")
     if comparison.rows:
         written += figures.write(figures.curves(comparison), folder, "curves")
+        if comparison.tries:
+            written += figures.write(figures.rates(comparison), folder, "learning_rates")
         if comparison.picture:
             written += figures.write(comparison.picture(comparison), folder, "picture")
     return written
@@ -64,6 +66,8 @@ def as_numbers(comparison: Comparison) -> dict[str, Any]:
             "verdict": dataclasses.asdict(comparison.verdict),
             "rows": [dataclasses.asdict(row) for row in comparison.rows],
             "results": [dataclasses.asdict(result) for result in comparison.results],
+            "defaults": [dataclasses.asdict(r) for r in comparison.defaults if r.role == "default"],
+            "tries": [dataclasses.asdict(result) for result in comparison.tries],
         }
     )
 

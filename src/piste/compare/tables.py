@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 def header(comparison: Comparison) -> list[str]:
     """The titles of the columns, with their units."""
     arrow = "higher is better" if comparison.higher_is_better else "lower is better"
+    tuned = ["at the default lr", "decades of good lr"] if comparison.tries else []
     return [
-        "candidate", "lr", f"{comparison.metric} ({arrow})", "training loss", f"steps to {number(comparison.target)}",
-        "time per step", "memory per step", "descent share", "evenness",
+        "candidate", "lr", f"{comparison.metric} ({arrow})", *tuned, "training loss",
+        f"steps to {number(comparison.target)}", "time per step", "memory per step", "descent share", "evenness",
     ]  # fmt: skip
 
 
@@ -32,10 +33,12 @@ def cells(comparison: Comparison, row: Row) -> list[str]:
     steps = "–" if row.steps_to_target is None else f"{row.steps_to_target:.0f}"
     if 0 < row.reached < row.seeds:
         steps += f" ({row.reached} of {row.seeds})"
+    tuned = bool(comparison.tries)
     return [
         name,
-        "–" if row.lr is None else f"{row.lr:g}",
+        "–" if row.lr is None else f"{row.lr:.3g}",
         metric,
+        *([number(row.default_metric), "–" if math.isnan(row.lr_width) else f"{row.lr_width:.1f}"] if tuned else []),
         number(row.training_loss),
         steps,
         duration(row.step_seconds),

@@ -83,7 +83,7 @@ def as_task(made: Any, origin: str) -> Task:
     if not isinstance(made, dict):
         raise InvalidType(
             f"{origin} must return a dict with model, train and validation (and loss, metric, ...), or a "
-            f"piste.compare.Task; it returned {type(made).__name__}."
+            f"Task (from piste.compare import Task); it returned {type(made).__name__}."
         )
     for name in made:
         if name not in known:

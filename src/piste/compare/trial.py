@@ -41,8 +41,9 @@ class Result:
     loss: str
     seed: int
     lr: float | None
-    status: str = "done"  # or "diverged"
+    status: str = "done"  # or "diverged", or "stopped" by a search that had seen better
     note: str = ""
+    role: str = "judged"  # or "search", or "default": the default setting beside the tuned one
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     metrics: list[float] = field(default_factory=list)
@@ -63,26 +64,40 @@ Watch = Callable[[int, float, float], None]
 """Called with (step, loss, metric) whenever a run is evaluated; it may raise to end the run."""
 
 
+class Stopped(Exception):
+    """Raised by a watcher to end a run that is hopeless."""
+
+
 class Diverged(Exception):
     """A run whose loss is no longer a sensible number; the text says where."""
 
 
 def run_trial(
-    task: Task, data: Data, metric: Metric, candidate: Candidate, *, seed: int, steps: int, watch: Watch | None = None
+    task: Task,
+    data: Data,
+    metric: Metric,
+    candidate: Candidate,
+    *,
+    seed: int,
+    steps: int,
+    role: str = "judged",
+    watch: Watch | None = None,
 ) -> Result:
     """Train a model of its own for `steps` steps, and report."""
     model = task.new_model(seed)
     trainable = [p for p in model.parameters() if p.requires_grad]
     loss_function, trace = candidate.new_loss(), WeightTrace(trainable)
     with Randomness(seed):
-        result = Result(candidate.name, candidate.optimizer, candidate.loss, seed, candidate.lr)
+        result = Result(candidate.name, candidate.optimizer, candidate.loss, seed, candidate.lr, role=role)
         run = _Run(model, loss_function, candidate, data, metric, result, trace, watch)
         try:
             run.train(steps)
         except Diverged as diverged:
             result.status, result.note = "diverged", str(diverged)
+        except Stopped as stopped:
+            result.status, result.note = "stopped", str(stopped)
     result.step_seconds = statistics.median(run.seconds) if run.seconds else math.nan
-    if not result.diverged:
+    if result.status == "done":
         result.scores = run.scores.tolist() if run.scores.dim() else []
         result.descent_share = descent_share(result.losses)
         result.evenness = evenness(result.steps, trace.distances())

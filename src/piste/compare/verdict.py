@@ -91,6 +91,7 @@ def judge(
     metric: str,
     higher_is_better: bool,
     fixed_weights: bool = False,
+    searched: bool = False,
 ) -> Verdict:
     """The verdict over candidates that finished every seed.
 
@@ -120,6 +121,8 @@ def judge(
             else "One seed says nothing about other initial weights and other orders of the batches; "
             f"with {ENOUGH} or more seeds the verdict is about those."
         )
+    if searched:
+        limits += " Another search may find other learning rates."
     if not values:
         best, p = against_best(by_seed, higher_is_better)
         return Verdict(

@@ -1,0 +1,105 @@
+"""The search for a learning rate: Optuna's, on a log range of its own for each optimizer, the default tried first."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .candidates import Candidate, default_rate
+from .plan import Plan
+from .trial import Result, Stopped
+
+DECADES = 3
+"""The range goes so many powers of ten to either side of the default."""
+NEAR = 0.1
+"""A rate is good when its result is within this share of the best one."""
+
+Run = Callable[..., Result]
+"""run(candidate, role=, number=, seed=, watch=): the stored result of that number, or a new one."""
+
+
+def search(plan: Plan, candidate: Candidate, run: Run) -> tuple[Candidate, list[Result]]:
+    """The candidate at the best rate that was tried, and every try. The sampler sees the same history after a restart.
+
+    A try is stopped when its metric falls below the median of the earlier ones at the same step; no candidate gets more
+    than its `trials` tries of `steps` steps. The best is taken among tries that ended; if none did, the default stays.
+    """
+    default = candidate.lr or default_rate(candidate.make)
+    if default is None:
+        return candidate, []
+    tries: list[Result] = []
+    for number in range(plan.trials):
+        trial = _ask(plan, candidate, default, tries)
+
+        def watch(step: int, loss: float, metric: float, trial: Any = trial) -> None:
+            trial.report(metric, step)
+            if step < plan.steps and trial.should_prune():
+                raise Stopped(f"stopped at step {step}: below the median of earlier tries")
+
+        at = dataclasses.replace(candidate, lr=trial.params["lr"])
+        tries.append(run(at, role="search", number=number, seed=plan.search_seed, watch=watch))
+    ended = [r for r in tries if r.status == "done"]
+    if not ended:
+        return candidate, tries
+    sign = -1 if plan.metric.higher_is_better else 1
+    best = min(ended, key=lambda r: (sign * r.metrics[-1], abs(math.log(_lr(r) / default))))
+    return dataclasses.replace(candidate, lr=candidate.lr if best is tries[0] else best.lr), tries
+
+
+def _ask(plan: Plan, candidate: Candidate, default: float, tries: Sequence[Result]) -> Any:
+    """Optuna's next trial, from the tries so far and a seed of this candidate's and this number's own."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    number = len(tries)
+    seed = zlib.crc32(f"{plan.search_seed}/{candidate.name}/{number}".encode())
+    rates = optuna.distributions.FloatDistribution(default * 10.0**-DECADES, default * 10.0**DECADES, log=True)
+    study = optuna.create_study(
+        direction="maximize" if plan.metric.higher_is_better else "minimize",
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, plan.trials // 3)),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=plan.steps // 4),
+    )
+    for result in tries:
+        looks = {s: m for s, m in zip(result.steps, result.metrics, strict=True) if math.isfinite(m)}
+        states = optuna.trial.TrialState
+        ended = result.status == "done"
+        state = states.COMPLETE if ended else states.PRUNED if looks and not result.diverged else states.FAIL
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                value=result.metrics[-1] if ended else None,
+                params={"lr": _lr(result)},
+                distributions={"lr": rates},
+                intermediate_values=looks,
+            )
+        )
+    if not tries:
+        study.enqueue_trial({"lr": default})
+    return study.ask({"lr": rates})
+
+
+def width(tries: Sequence[Result], higher_is_better: bool) -> float:
+    """How wide the range of good rates is, in decades: from the lowest to the highest tried rate around the best one,
+    without a worse one between, whose result is within 10 % of the best. NaN if no try ended.
+    """
+    ended = sorted(tries, key=_lr)
+    results = [r.metrics[-1] if r.status == "done" else math.nan for r in ended]
+    known = [v for v in results if not math.isnan(v)]
+    if not known:
+        return math.nan
+    best = max(known) if higher_is_better else min(known)
+    good = [abs(v - best) <= NEAR * abs(best) for v in results]
+    low = high = results.index(best)
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high + 1 < len(good) and good[high + 1]:
+        high += 1
+    return math.log10(_lr(ended[high]) / _lr(ended[low]))
+
+
+def _lr(result: Result) -> float:
+    assert result.lr is not None  # a searched candidate has a rate
+    return result.lr

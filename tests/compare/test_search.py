@@ -1,0 +1,221 @@
+"""The search: equal budgets, the default first, seeds that judge nobody, and the same table after any interruption."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from piste.compare import compare_task
+from piste.compare.search import width
+from piste.compare.trial import Result
+from piste.errors import InvalidValue
+from tests.compare.small import task
+
+
+def found_by(**options):
+    options = {"optimizers": ["SGD", "Adam"], "trials": 8, "seeds": 3, "progress": False, **options}
+    return compare_task(task(epochs=8), **options)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return found_by()
+
+
+def tries_of(found, name):
+    return [r for r in found.tries if r.candidate == name]
+
+
+def test_each_gets_the_same_number_of_tries_and_no_more_steps(found):
+    assert {name: len(tries_of(found, name)) for name in ("SGD", "Adam")} == {"SGD": 8, "Adam": 8}
+    assert all(r.steps[-1] <= 24 for r in found.tries)
+    assert all(r.steps[-1] == 24 for r in found.results)
+
+
+def test_the_default_is_tried_first_and_the_others_within_three_decades(found):
+    for name in ("SGD", "Adam"):
+        rates = [r.lr for r in tries_of(found, name)]
+        assert rates[0] == 1e-3
+        assert all(1e-6 <= lr <= 1 for lr in rates)
+        assert len(set(rates)) == 8
+    assert [r.lr for r in tries_of(found, "SGD")[1:]] != [r.lr for r in tries_of(found, "Adam")[1:]]
+
+
+def test_searching_and_judging_use_different_seeds(found):
+    assert {r.seed for r in found.tries} == {3}
+    assert {r.seed for r in found.results} == {0, 1, 2}
+
+
+def test_the_best_try_is_the_one_that_is_judged(found):
+    for row in found.rows:
+        ended = [r for r in tries_of(found, row.name) if r.status == "done"]
+        best = max(r.metrics[-1] for r in ended)
+        assert row.lr in [r.lr for r in ended if r.metrics[-1] == best]
+        assert {r.lr for r in found.results if r.candidate == row.name} == {row.lr}
+
+
+def test_hopeless_tries_are_stopped_early(found):
+    stopped = [r for r in found.tries if r.status == "stopped"]
+    assert stopped
+    assert all(r.steps[-1] < 24 for r in stopped)
+    assert "below the median of earlier tries" in stopped[0].note
+
+
+def test_the_default_s_result_stands_beside_the_tuned_one(found):
+    sgd = next(row for row in found.rows if row.name == "SGD")
+    plain = [r for r in found.defaults if r.candidate == "SGD"]
+    assert {r.lr for r in plain} == {1e-3}
+    assert {r.seed for r in plain} == {0, 1, 2}
+    assert sgd.default_metric == pytest.approx(sum(r.metrics[-1] for r in plain) / 3)
+    assert sgd.metric > sgd.default_metric
+    assert "| at the default lr | decades of good lr |" in found.table()
+    assert "Another search may find other learning rates." in found.verdict.limits
+
+
+def test_twice_the_same_call_finds_the_same(found):
+    again = found_by()
+    assert [(r.candidate, r.lr, r.status) for r in again.tries] == [(r.candidate, r.lr, r.status) for r in found.tries]
+    assert [(row.name, row.metric, row.lr, row.lr_width) for row in again.rows] == [
+        (row.name, row.metric, row.lr, row.lr_width) for row in found.rows
+    ]
+
+
+def test_a_candidate_without_a_rate_is_judged_as_it_is():
+    found = found_by(optimizers={"fixed": lambda p: torch.optim.SGD(p, lr=0.1)}, seeds=2)
+    assert found.tries == []
+    assert [row.lr for row in found.rows] == [0.1]
+
+
+def test_every_try_diverging_leaves_the_default():
+    x = torch.linspace(-1, 1, 32).unsqueeze(1)
+    scaled = (1e12 * x, 3e12 * x)
+    found = compare_task(
+        task(model=lambda: nn.Linear(1, 1), train=scaled, validation=scaled, epochs=20), optimizers="SGD", trials=3,
+        seeds=1, progress=False,
+    )  # fmt: skip
+    assert {r.status for r in found.tries} == {"diverged"}
+    assert found.rows[0].lr == 1e-3
+    assert found.rows[0].diverged == 1
+
+
+def test_a_planted_winner_on_an_ill_conditioned_problem_is_found():
+    torch.manual_seed(0)
+    x = torch.randn(128, 6) * torch.logspace(-2, 1, 6)  # features of very different scale
+    y = (x / torch.logspace(-2, 1, 6)).sum(1, keepdim=True)
+    problem = task(
+        model=lambda: nn.Linear(6, 1), train=(x[:96], y[:96]), validation=(x[96:], y[96:]), metric="rmse", epochs=40,
+        batch_size=32, loss="mse",
+    )  # fmt: skip
+    found = compare_task(problem, optimizers=["SGD", "Adam"], trials=8, seeds=5, progress=False)
+    assert found.verdict.group == ["Adam"]
+    assert next(row for row in found.rows if row.name == "SGD").diverged == 0
+
+
+def tried(lr, value, status="done"):
+    return Result("a", "a", "a", 0, lr, status, steps=[0], losses=[0.0], metrics=[value])
+
+
+def test_the_width_of_good_rates_is_counted_around_the_best():
+    tries = [tried(1e-4, 0.95), tried(1e-3, 0.5), tried(1e-2, 0.92), tried(1e-1, 1.0), tried(1.0, 0.9), tried(10, 0.2)]
+    assert width(tries, True) == pytest.approx(2.0)
+    assert width([tried(1e-2, 1.05), tried(1e-1, 1.0), tried(1.0, 1.2)], False) == pytest.approx(1.0)
+    assert width([tried(1e-2, 1.0), tried(1e-1, 0.99, "stopped"), tried(1.0, 1.0)], True) == 0.0
+    assert math.isnan(width([tried(1.0, 0.5, "diverged")], True))
+
+
+def test_the_picture_of_rates_is_drawn(found, tmp_path):
+    assert "learning_rates.svg" in {path.name for path in found.save(tmp_path)}
+    assert "Diamond: default" in (tmp_path / "learning_rates.svg").read_text()
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    assert len(numbers["tries"]) == 16
+
+
+def results_in(found):
+    return [(r.candidate, r.role, r.seed, r.lr, r.losses, r.metrics) for r in (*found.tries, *found.results)]
+
+
+def test_nothing_finished_is_run_again(found, tmp_path):
+    trained = []
+
+    class Counted(torch.optim.SGD):
+        def __init__(self, params, lr=1e-3):
+            trained.append(lr)
+            super().__init__(params, lr=lr)
+
+    options = {"optimizers": {"SGD": Counted}, "seeds": 2, "trials": 3, "out": tmp_path}
+    first = found_by(**options)
+    runs = len(trained)
+    again = found_by(**options)
+    assert len(trained) == runs + 1  # tried once, with everything else, before training
+    assert results_in(first) == results_in(again)
+    assert str(first) == str(again)
+
+
+def test_another_comparison_in_the_same_folder_is_refused_with_the_difference(tmp_path):
+    found_by(trials=1, seeds=2, out=tmp_path)
+    for options, words in [
+        ({"seeds": 3}, "seeds was [0, 1], now [0, 1, 2]"),
+        ({"optimizers": ["SGD"]}, "candidates were SGD, Adam, now SGD"),
+        ({"lr": 0.5}, "candidates were SGD, Adam, now SGD (lr 0.5), Adam (lr 0.5)"),
+        ({"trials": 2}, "trials was 1, now 2"),
+    ]:
+        with pytest.raises(InvalidValue, match="holds another comparison") as caught:
+            found_by(**{"trials": 1, "seeds": 2, "out": tmp_path, **options})
+        assert words in str(caught.value)
+        assert "start over with --fresh" in str(caught.value)
+    with pytest.raises(InvalidValue, match="the model or the data changed"):
+        compare_task(
+            task(epochs=8, model=lambda: nn.Linear(2, 2)),
+            optimizers=["SGD", "Adam"],
+            seeds=2,
+            out=tmp_path,
+            progress=False,
+        )
+    assert len(found_by(trials=1, seeds=3, out=tmp_path, fresh=True).results) == 6
+
+
+SLOW = """
+import os, signal, sys
+from piste.compare import compare_task
+from tests.compare.small import task
+from piste.compare import store
+
+if sys.argv[2] == "die":
+    put = store.DiskStore.put
+    def dying(self, number, result):
+        put(self, number, result)
+        if len(self) == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+    store.DiskStore.put = dying
+found = compare_task(
+    task(epochs=8), optimizers=["SGD", "Adam"], trials=5, seeds=2, out=sys.argv[1], progress=sys.argv[2] != "die"
+)
+"""
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_end(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SLOW)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+
+    def run(how):
+        return subprocess.run(
+            [sys.executable, str(script), str(tmp_path / "out"), how], env=environment, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+
+    assert run("die").returncode == -signal.SIGKILL
+    finished = run("go on")
+    assert finished.returncode == 0, finished.stderr
+    assert "9 of them done before" in finished.stdout
+    whole = compare_task(task(epochs=8), optimizers=["SGD", "Adam"], trials=5, seeds=2, progress=False)
+    resumed = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [r["metrics"] for r in resumed["results"]] == [r.metrics for r in whole.results]
+    assert [(r["candidate"], r["lr"]) for r in resumed["tries"]] == [(r.candidate, r.lr) for r in whole.tries]
+    assert [row["name"] for row in resumed["rows"]] == [row.name for row in whole.rows]
