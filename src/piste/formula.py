@@ -184,7 +184,7 @@ class Symbol:
 
     __int__ = __index__ = __float__
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, *index: Any) -> Any:
         raise FormulaError("a formula works on one element: a value can't be indexed, unpacked or looped over")
 
     __iter__ = __len__ = __getitem__

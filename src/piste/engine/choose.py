@@ -39,14 +39,14 @@ def reason(program: Program, slot: Slot, options: Mapping[str, Any]) -> str | No
     return _failed.get(program) or cpu.unserved(slot)
 
 
-def explained(program: Program, params: Sequence[Tensor], options: Mapping[str, Any]) -> list[str]:
+def explained(program: Program, slots: Sequence[Slot], options: Mapping[str, Any]) -> list[str]:
     """A line for each engine that serves some of the parameters, and the reason where it is not the kernel."""
     count: dict[str, int] = {}
-    for p in params:
-        why = reason(program, Slot(p, p if p.grad is None else p.grad, [], []), options)
+    for slot in slots:
+        why = reason(program, slot, options)
         line = "by the fused CPU kernel, all in one pass" if why is None else f"by the eager engine: {why}"
         count[line] = count.get(line, 0) + 1
-    return [f"{n} of {len(params)} parameters {line}" for line, n in count.items()]
+    return [f"{n} of {len(slots)} parameters {line}" for line, n in count.items()]
 
 
 class Plan:

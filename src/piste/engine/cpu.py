@@ -8,10 +8,10 @@ are; only the addresses of the gradients are written anew for each step.
 
 from __future__ import annotations
 
-import functools
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class Layout:
 _HOISTED_CONDITIONS = {"<", "<=", ">", ">=", "==", "!=", "&", "|", "invert"}
 
 
-@functools.cache
+@cache
 def source(program: Program, layout: Layout) -> tuple[str, int]:
     """The kernel of a program as Python that Numba compiles, and how many numbers `prepare` leaves for a tensor."""
     columns = ["p", "g", *program.buffers]
@@ -60,7 +60,9 @@ def source(program: Program, layout: Layout) -> tuple[str, int]:
         return Symbol("input", f"kept_{letter}")
 
     inputs = {name: Symbol("input", f"n_{name}") for name in (*program.numbers, *program.counters)}
-    scalars = trace(program.scalars, inputs, {}, store)
+    per_step = partial(program.scalars, inputs, {}, store)
+    per_step.__qualname__ = f"{program.name}.per_step"  # type: ignore[attr-defined]  # for messages
+    scalars = trace(per_step)
     element = [Symbol("input", f"{name}_") for name in columns]
     p, buffers = trace(program.element, element[0], element[1], element[2:], scalars)
 

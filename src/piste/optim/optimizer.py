@@ -128,8 +128,14 @@ class Optimizer(torch.optim.Optimizer):
         return "\n".join(
             f"{type(self).__name__}, group {index}: {line}"
             for index, group in enumerate(self.param_groups)
-            for line in choose.explained(self._program(group), group["params"], group)
+            for line in choose.explained(self._program(group), [self._known(p) for p in group["params"]], group)
         )
+
+    def _known(self, p: Tensor) -> Slot:
+        """The parameter with whatever gradient and state it has so far."""
+        state = self.state.get(p, {})
+        buffers, counters = ([state[key] for key in keys if key in state] for keys in (self.buffers, self.counters))
+        return Slot(p, p if p.grad is None else p.grad, buffers, counters)
 
     # --- the step -------------------------------------------------------------------------------------------
 
@@ -295,6 +301,7 @@ class Optimizer(torch.optim.Optimizer):
                 )
             return p - lr * d, [new for x, new in zip(letters, after, strict=True) if x in kept]
 
+        element.__qualname__ = f"{cls.__name__}.update"  # what a message about it should name
         numbers = tuple(
             letter
             for n, o in cls.options.items()
