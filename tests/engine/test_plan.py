@@ -503,3 +503,72 @@ def test_a_checkpoint_of_another_default_dtype_goes_on():
     twins.both(lambda o, _: [s.update(step=s["step"].double()) for s in o.state.values()])
     twins.step(2)
     assert twins.optimizer.state[twins.ours[0]]["step"].dtype == torch.float64
+
+
+# --- odd but legitimate ways to step --------------------------------------------------------------------------
+
+
+def test_steps_in_the_backward_pass():
+    """An optimizer for every parameter, stepped by autograd as soon as its gradient is there."""
+
+    def train(module) -> list[Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        for p in net.parameters():
+            optimizer = module.Adam([p], lr=0.1)
+
+            def stepped(p, optimizer=optimizer):
+                optimizer.step()
+                optimizer.zero_grad()
+
+            p.register_post_accumulate_grad_hook(stepped)
+        for t in range(4):
+            net(torch.full((2, 4), t - 1.5, dtype=torch.float64)).square().sum().backward()
+        return [p.detach() for p in net.parameters()]
+
+    for a, b in zip(train(piste.optim), train(torch.optim), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_gradient_that_lies_in_the_parameter_itself():
+    twins = Twins("SGD", weights(5, 70_000), lr=0.1, momentum=0.9)
+    for _ in range(3):
+        for p in (*twins.ours, *twins.theirs):
+            p.grad = p.detach()
+        twins.go()
+
+
+def test_parameters_that_share_a_gradient():
+    twins = Twins("Adam", weights(6, 6, 6), lr=0.1)
+    for t in range(3):
+        for params in (twins.ours, twins.theirs):
+            shared = torch.linspace(-1, t + 1, 6, dtype=torch.float64)
+            for p in params:
+                p.grad = shared
+        twins.go()
+
+
+def test_a_rate_that_is_learned_itself():
+    twins = Twins("SGD", weights(5), lr=torch.tensor(0.1, dtype=torch.float64, requires_grad=True))
+    twins.step(2)
+    twins.both(lambda optimizer, _: optimizer.param_groups[0]["lr"].data.mul_(0.5))
+    twins.step(2)
+
+
+def test_two_optimizers_of_the_same_parameters():
+    twins = Twins("SGD", weights(5, 7), lr=0.1, momentum=0.9)
+    more = piste.optim.Adam(twins.ours), torch.optim.Adam(twins.theirs)
+    for _ in range(3):
+        twins.step()
+        for optimizer in more:
+            optimizer.step()
+        twins.same()
+
+
+def test_parameters_that_are_views_of_one_tensor():
+    flat = [randn(40) for _ in range(2)]
+    views = [[nn.Parameter(x[:15].view(3, 5)), nn.Parameter(x[15:40:2])] for x in flat]
+    twins = Twins("Adam", views[0])
+    twins.step(3)
+    assert torch.equal(flat[0][:15].view(3, 5), twins.ours[0])
+    assert torch.equal(flat[0][16:40:2], flat[1][16:40:2])  # what lies between is not touched
