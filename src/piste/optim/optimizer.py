@@ -137,6 +137,15 @@ class Optimizer(torch.optim.Optimizer):
         buffers, counters = ([state[key] for key in keys if key in state] for keys in (self.buffers, self.counters))
         return Slot(p, p if p.grad is None else p.grad, buffers, counters)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients, or fill them with zeros where `set_to_none` is False."""
+        if not set_to_none or torch.compiler.is_compiling() or torch.autograd._profiler_enabled():
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
     # --- the step -------------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
