@@ -59,7 +59,9 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show the v
 @app.command()
 def compare(
     task: Annotated[str, typer.Argument(help="A built-in task (see `piste tasks`) or my_task.py:make.")],
-    optimizers: Annotated[str | None, typer.Option(help="Names, with commas between; all if not given.")] = None,
+    optimizers: Annotated[
+        str | None, typer.Option(help="Names, with commas between, or all; the usual seven if not given.")
+    ] = None,
     losses: Annotated[str | None, typer.Option(help="Names, with commas between; the task's if not given.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data; the task's if not given.")] = None,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
@@ -168,7 +170,9 @@ def _show(comparison: Comparison, out: Path) -> None:
         typer.echo(f"\n{comparison.table()}\n{verdict.sentence}\n{verdict.test} {verdict.limits}")
     if comparison.interrupted:
         typer.echo(comparison.interrupted)
-    typer.echo(f"\nCurves, table and numbers are in {out}{'/' if str(out) != '.' else ''}: open {out / 'curves.png'}.")
+    typer.echo(
+        f"\nReport, curves and numbers are in {out}{'/' if str(out) != '.' else ''}: open {out / 'report.html'}."
+    )
 
 
 if __name__ == "__main__":

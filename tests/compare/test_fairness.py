@@ -124,8 +124,11 @@ def test_each_optimizer_keeps_its_own_rate_unless_told():
     assert {row.lr for row in found.rows} == {0.25}
 
 
-def test_all_optimizers_take_part_by_themselves():
+def test_the_usual_seven_take_part_by_themselves_and_all_when_asked():
     found = compare_task(task(epochs=1), seeds=1, progress=False)
+    usual = {"SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax"}
+    assert {row.optimizer for row in found.rows} == usual
+    found = compare_task(task(epochs=1), optimizers="all", seeds=1, progress=False)
     assert {row.optimizer for row in found.rows} == set(piste.optim.OPTIMIZERS)
     assert all(math.isfinite(row.metric) for row in found.rows)
 

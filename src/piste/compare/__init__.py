@@ -46,7 +46,8 @@ def compare(
         of these. None of it is changed, nor is the global random state.
     loss: a name ("cross_entropy"), a module, a function (output, target) -> scalar, or a list or dict of these.
         None takes cross entropy for class indices and MSE for numbers.
-    optimizers: names, classes, or a dict of name -> class or function of the parameters. None takes all of Piste's.
+    optimizers: names, classes, or a dict of name -> class or function of the parameters. None takes
+        the usual seven (SGD, RMSprop, Adagrad, Adadelta, Adam, AdamW, Adamax), "all" every one of Piste's.
     metric: "accuracy", "rmse", "mae", "r2", a `Metric`, or (function, "max" or "min"); None guesses from the targets.
         Candidates are ranked by it alone, never by the value of their loss.
     epochs, batch_size: the length of a run, in whole batches; a DataLoader keeps its own.

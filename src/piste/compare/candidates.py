@@ -37,6 +37,10 @@ class Candidate:
         )
 
 
+USUAL = ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax")
+"""What most people choose among; more curves than these are hard to read in one picture."""
+
+
 def candidates(optimizers: Any, losses: Any, lr: Any) -> list[Candidate]:
     """Every optimizer with every loss."""
     makers, functions = find_optimizers(optimizers), find_losses(losses)
@@ -48,7 +52,7 @@ def candidates(optimizers: Any, losses: Any, lr: Any) -> list[Candidate]:
 
 
 def find_optimizers(wanted: Any) -> dict[str, Callable[..., torch.optim.Optimizer]]:
-    """Optimizers by their names: all of Piste's for None; else names, classes, or a dict of name -> class."""
+    """Optimizers by their names: the usual seven for None, every one for "all"; else names, classes, or a dict."""
     from ..optim import OPTIMIZERS
 
     def by_name(text: str) -> tuple[str, Any]:
@@ -57,7 +61,9 @@ def find_optimizers(wanted: Any) -> dict[str, Callable[..., torch.optim.Optimize
                 return name, optimizer
         raise InvalidValue(f"unknown optimizer `{text}`. {did_you_mean(text, OPTIMIZERS)}")
 
-    found = _find(dict(OPTIMIZERS) if wanted is None else wanted, "optimizer", by_name)
+    if wanted in ("all", ["all"]):
+        wanted = dict(OPTIMIZERS)
+    found = _find(list(USUAL) if wanted is None else wanted, "optimizer", by_name)
     for name, it in found.items():
         if isinstance(it, torch.optim.Optimizer):
             raise InvalidType(
