@@ -215,7 +215,9 @@ def test_strides_do_not_matter_and_operands_stay_as_they_were(case: Case) -> Non
     operands = seeded(case)
     strided = [torch.stack([o, o], -1)[..., 0] for o in operands]
     before = [o.clone() for o in strided]
-    assert torch.equal(case.function(*strided, **case.options), case.function(*operands, **case.options))
+    torch.testing.assert_close(
+        case.function(*strided, **case.options), case.function(*operands, **case.options), rtol=1e-14, atol=0
+    )
     assert all(torch.equal(a, b) for a, b in zip(before, strided, strict=True))
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import eager_loss
+from ..engine import cpu_loss, eager_loss
 from ..errors import InvalidType, InvalidValue, did_you_mean
 from .checks import (
     Check,
@@ -46,6 +46,7 @@ class Call:
     derivatives: Callable[..., Any] | None = None
     weight: Tensor | None = None  # of each element
     keep: Tensor | None = None  # False where a row is ignored
+    inspect: Callable[[], None] | None = None  # refuses values that are not allowed, where it was not done before
 
 
 _registry: dict[str, type[Loss]] = {}
@@ -139,6 +140,15 @@ class Loss(torch.nn.Module):
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
         """The loss of operands whose options are known to be right."""
         call = cls.prepare(operands, check, **options)
+        if reduction.mode != "none":  # the one place where it is decided who computes a loss
+            if check == "nan" and call.inspect is not None:
+                call.inspect()
+            divisor = 1.0 if reduction.mode == "sum" else reduction.divisor(call)
+            served = cpu_loss.reduced(cls, call, divisor, check == "raise")
+            if served is not None:
+                return eager_loss.narrowed(served, call.dtype)
+        if call.inspect is not None:
+            call.inspect()
         values = eager_loss.values(call.formula, call.derivatives, call.letters, call.options)
         if call.keep is not None:
             values = torch.where(call.keep, values, 0)
@@ -240,8 +250,11 @@ class ElementwiseLoss(Loss):
                 operands += (spread(name, extra, tensor, first).expand(first.shape),)
         if weight is not None:
             weight = spread(name, "weight", weight, first)
-        if check != "off" and is_readable(operands):
-            cls._inspect(operands, options, check)
+
+        def inspect() -> None:
+            if is_readable(operands):
+                cls._inspect(operands, options, check)
+
         return Call(
             cls.value,
             operands,
@@ -252,6 +265,7 @@ class ElementwiseLoss(Loss):
             count=first.numel,
             weights=lambda: first.numel() if weight is None else weight.expand(first.shape).sum(),
             mean_by=cls.mean_by,
+            inspect=None if check == "off" else inspect,
             batch=first.shape[0] if first.dim() else 1,
         )
 

@@ -1,0 +1,107 @@
+"""exp, log and log1p of float32 that vectorise, within 2 units in the last place; and a sum in any order.
+
+Each is a range reduction and a polynomial (Cephes' coefficients), without a branch: choices are made between numbers
+that are there already. Infinities, zero and NaN give what they should; results too small for normal numbers are
+rounded to zero or to the nearest subnormal. Imported by the kernels of losses, and only when one is compiled.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numba import float32, int32, njit, types
+from numba.extending import intrinsic
+
+__all__ = ["add", "exp32", "log1p32", "log32"]
+
+
+@intrinsic
+def add(typingctx: Any, a: Any, b: Any) -> Any:
+    """a + b in a sum whose order may be chosen, so that it runs in lanes; the choice is made once, by the compiler."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(*args, flags=("reassoc", "nsz", "contract"))
+
+    return a(a, b), codegen
+
+
+@intrinsic
+def _as_int(typingctx: Any, x: Any) -> Any:
+    """The bits of a float32 as int32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(types.int32))
+
+    return types.int32(types.float32), codegen
+
+
+@intrinsic
+def _as_float(typingctx: Any, x: Any) -> Any:
+    """A float32 of the given bits."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(types.float32))
+
+    return types.float32(types.int32), codegen
+
+
+_ROUND = float32(12582912.0)  # 1.5 * 2^23: adding it rounds a float32 to a whole number, which its low bits then hold
+
+
+@njit(inline="always")
+def exp32(x):
+    """e^x = 2^n e^r with n the nearest whole number to x / ln 2."""
+    low = x if x > float32(-104.0) else float32(-104.0)
+    y = low if low < float32(89.0) else float32(89.0)
+    t = y * float32(1.44269504088896341) + _ROUND
+    n = t - _ROUND
+    r = y - n * float32(0.693359375) + n * float32(2.12194440e-4)
+    p = float32(1.9875691500e-4) * r + float32(1.3981999507e-3)
+    p = p * r + float32(8.3334519073e-3)
+    p = p * r + float32(4.1665795894e-2)
+    p = p * r + float32(1.6666665459e-1)
+    p = p * r + float32(5.0000001201e-1)
+    p = p * r * r + r + float32(1.0)
+    k = int32(_as_int(t) - _as_int(_ROUND))
+    half = int32(k >> int32(1))  # 2^n in two factors, so that the largest and the subnormal come out right
+    a = _as_float(int32(int32(half + int32(127)) << int32(23)))
+    b = _as_float(int32(int32(int32(k - half) + int32(127)) << int32(23)))
+    return x if x != x else p * a * b
+
+
+@njit(inline="always")
+def log32(x):
+    """log x = log m + e ln 2, with m in [sqrt(1/2), sqrt(2))."""
+    is_small = x < float32(1.17549435e-38)
+    y = x * float32(8388608.0) if is_small else x  # a subnormal number is brought up by 2^23
+    shift = float32(-23.0) if is_small else float32(0.0)
+    bits = int32(_as_int(y) - int32(0x3F3504F3))
+    e = float32(int32(bits >> int32(23)))
+    m = _as_float(int32(int32(bits & int32(0x007FFFFF)) + int32(0x3F3504F3)))
+    f = m - float32(1.0)
+    z = f * f
+    p = float32(7.0376836292e-2) * f + float32(-1.1514610310e-1)
+    p = p * f + float32(1.1676998740e-1)
+    p = p * f + float32(-1.2420140846e-1)
+    p = p * f + float32(1.4249322787e-1)
+    p = p * f + float32(-1.6668057665e-1)
+    p = p * f + float32(2.0000714765e-1)
+    p = p * f + float32(-2.4999993993e-1)
+    p = p * f + float32(3.3333331174e-1)
+    n = e + shift
+    s = f * z * p + n * float32(-2.12194440e-4) - float32(0.5) * z
+    result = f + s + n * float32(0.693359375)
+    at_zero = float32(-math.inf) if x == float32(0.0) else result
+    below = float32(math.nan) if x < float32(0.0) else at_zero
+    return x if (x != x) | (x == float32(math.inf)) else below
+
+
+@njit(inline="always")
+def log1p32(x):
+    """log(1 + x), corrected for what is lost when 1 is added."""
+    u = float32(1.0) + x
+    lost = (x - (u - float32(1.0))) / u
+    finite = lost if (u > float32(0.0)) & (u < float32(math.inf)) else float32(0.0)
+    y = log32(u)
+    return x if u == float32(1.0) else y + finite
