@@ -62,11 +62,11 @@ def test_a_comparison_from_a_task_file(run, tmp_path):
     assert re.search(r"\| Adam.* \| 0.1 \|", done.output)
     assert re.search(r"\| SGD.* \| 0.001 \|", done.output)
     assert "With 2 seeds only large differences show" in done.output
-    assert "Curves, table and numbers are in here/: open here/curves.png." in done.output
+    assert "Report, curves and numbers are in here/: open here/report.html." in done.output
     numbers = json.loads((tmp_path / "here" / "results.json").read_text())
     assert numbers["settings"]["seeds"] == [0, 1]
     assert {path.name for path in (tmp_path / "here").iterdir()} == {
-        "curves.svg", "curves.png", "results.json", "results.csv", "table.md", "runs.db",
+        "curves.svg", "curves.png", "results.json", "results.csv", "table.md", "report.html", "runs.db",
     }  # fmt: skip
 
 

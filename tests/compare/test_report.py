@@ -1,11 +1,14 @@
 """What is written, and what is shown while it runs."""
 
 import csv
+import html
 import io
 import itertools
 import json
 import math
+import re
 import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
 
 import pytest
 import torch
@@ -29,7 +32,7 @@ def found():
 
 def test_every_file_is_written_and_says_the_same(found, tmp_path):
     names = {path.name for path in found.save(tmp_path / "new" / "folder")}
-    assert names == {"curves.svg", "curves.png", "results.json", "results.csv", "table.md"}
+    assert names == {"curves.svg", "curves.png", "report.html", "results.json", "results.csv", "table.md"}
     folder = tmp_path / "new" / "folder"
     numbers = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
     assert numbers["settings"]["seeds"] == [0, 1]
@@ -49,6 +52,45 @@ def test_every_file_is_written_and_says_the_same(found, tmp_path):
     assert "Adam" in drawn
     assert "SGD (diverged)" in drawn
     assert "validation" in drawn
+
+
+class Page(HTMLParser):
+    """What a page would fetch, and what it says."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.fetched, self.tags, self.said = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.fetched += [value for name, value in attributes if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data):
+        self.said += data
+
+
+def test_the_page_asks_for_nothing_from_outside_and_escapes_what_users_set(tmp_path):
+    nasty = "</script><script>alert(1)</script>"
+    x = torch.linspace(-1, 1, 48).unsqueeze(1)
+    found = compare_task(
+        task(model=lambda: nn.Linear(1, 1), train=(x, 3 * x), validation=(x, 3 * x), name=nasty, about=nasty),
+        losses={nasty: "mse"}, optimizers={nasty: torch.optim.SGD, "wild": torch.optim.SGD}, lr={"wild": 50.0}, seeds=2,
+        trials=3, progress=False, out=tmp_path,
+    )  # fmt: skip
+    text = (tmp_path / "report.html").read_text()
+    shown = Page(text)
+    assert shown.fetched == []
+    assert "alert(1)</script>" not in text
+    assert shown.tags.count("script") == 2
+    assert found.verdict.sentence in shown.said
+    assert "diverged" in shown.said
+    plots = json.loads(re.search(r"const plots = (.*);\n", text)[1], parse_constant=pytest.fail)
+    assert {"loss0", "metric0", "rates", "smoothness", "path"} == set(plots)
+    assert shown.tags.count("tr") == 1 + len(found.rows)
+    mean = next(t for t in plots["metric0"]["data"] if t.get("name") == html.escape(nasty))
+    done = [r.metrics for r in found.results if r.candidate == nasty]
+    assert mean["y"] == pytest.approx([(a + b) / 2 for a, b in zip(*done, strict=True)])
 
 
 def test_the_same_results_make_the_same_svg(found, tmp_path):

@@ -34,6 +34,7 @@ def writable(folder: str | os.PathLike[str]) -> Path:
 def save(comparison: Comparison, folder: Path) -> list[Path]:
     """Write the figures, the numbers and the table, and say which files."""
     from . import figures
+    from .page import page
     from .tables import as_csv
 
     folder = writable(folder)
@@ -46,8 +47,10 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
     if comparison.rows:
         text("table.md", f"# {comparison.name}\n\n{comparison._repr_markdown_()}\n")
         text("results.csv", as_csv(comparison))
-    text("results.json", json.dumps(as_numbers(comparison), indent=1, allow_nan=False) + "\n")
+    numbers = as_numbers(comparison)
+    text("results.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
     if comparison.rows:
+        text("report.html", page(comparison, numbers))
         written += figures.write(figures.curves(comparison), folder, "curves")
         if comparison.tries:
             written += figures.write(figures.rates(comparison), folder, "learning_rates")
