@@ -165,9 +165,13 @@ def _show(comparison: Comparison, out: Path) -> None:
         console = Console(highlight=False)
         console.print(rich_table(comparison), "")
         console.print(verdict.sentence, style="bold", markup=False)
-        console.print(f"{verdict.test} {verdict.limits}", markup=False)
+        console.print(f"{verdict.test} {verdict.limits}", verdict.recommendation, markup=False, sep="\n")
     else:
-        typer.echo(f"\n{comparison.table()}\n{verdict.sentence}\n{verdict.test} {verdict.limits}")
+        typer.echo(
+            f"\n{comparison.table()}\n{verdict.sentence}\n{verdict.test} {verdict.limits}\n{verdict.recommendation}"
+        )
+    if verdict.code:
+        typer.echo(f"\n    {verdict.code}")
     if comparison.interrupted:
         typer.echo(comparison.interrupted)
     typer.echo(

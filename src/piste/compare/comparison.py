@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .candidates import Candidate
+from ..optim import OPTIMIZERS
+from .candidates import Candidate, default_rate
 from .measures import steps_to
 from .metrics import Metric
 from .plan import Plan
 from .progress import Progress
+from .recommend import line, recommend
 from .search import search, width
 from .store import Store
 from .trial import Result, Watch, run_trial
@@ -87,7 +89,9 @@ class Comparison:
         return f"{self.table()}\n{self.verdict}"
 
     def _repr_markdown_(self) -> str:
-        return f"{self.table()}\n**{self.verdict.sentence}** {self.verdict.test} {self.verdict.limits}"
+        verdict = self.verdict
+        advice = f"\n\n{verdict.recommendation}\n\n    {verdict.code}" if verdict.code else ""
+        return f"{self.table()}\n**{self.verdict.sentence}** {self.verdict.test} {self.verdict.limits}{advice}"
 
 
 class _Runner:
@@ -177,6 +181,11 @@ def summarise(plan: Plan, found: _Findings, interrupted: str = "") -> Comparison
         name: r.scores for name in fit for r in results if r.candidate == name and r.seed in complete[:1] and r.scores
     }
     verdict = judge(by_seed, by_example, plan.metric.name, better, plan.task.fixed_weights, plan.searches)
+    if verdict.best is not None and len(plan.candidates) > 1:
+        defaults = {c.name: c.lr or default_rate(c.make) for c in plan.candidates}
+        row, reason = recommend(rows, verdict.group, defaults)
+        verdict.recommendation = f"Recommended: {row.name}; {reason}"
+        verdict.code = line(row, list(OPTIMIZERS))
     return Comparison(
         plan.task.name, plan.task.about, plan.metric.name, better, target, meaning, plan.settings(), rows, results,
         verdict, interrupted, found.defaults, found.tries, plan.task.picture,

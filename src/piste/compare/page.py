@@ -32,6 +32,8 @@ def page(comparison: Comparison, numbers: dict[str, Any]) -> str:
         test=html.escape(verdict.test),
         limits=html.escape(verdict.limits),
         interrupted=html.escape(comparison.interrupted),
+        recommendation=html.escape(verdict.recommendation),
+        code=html.escape(verdict.code),
         about=html.escape(comparison.about),
         plots="\n".join(_section(name, plot) for name, plot in plots.items()),
         table=_table(comparison),
@@ -86,7 +88,7 @@ def _curves(comparison: Comparison, loss: str, attribute: str, title: str, note:
                 edge = {
                     "mode": "lines",
                     "line": {"width": 0},
-                    "legendgroup": name,
+                    "legendgroup": html.escape(name),
                     "showlegend": False,
                     "hoverinfo": "skip",
                 }
@@ -96,8 +98,8 @@ def _curves(comparison: Comparison, loss: str, attribute: str, title: str, note:
     logarithmic = attribute == "losses" and finished and min(finished) > 0 and max(finished) > 5 * min(finished)
     axis: dict[str, Any] = {"title": {"text": html.escape(title)}, "type": "log" if logarithmic else "linear"}
     if finished:  # a diverged curve must not flatten the others
-        low, high = min(finished), max(finished)
-        ends = [math.log10(low), math.log10(high)] if logarithmic else [low, high]
+        ends = [min(finished), max(finished)]
+        ends = [math.log10(end) for end in ends] if logarithmic else ends
         margin = 0.04 * (ends[1] - ends[0]) or 0.5
         axis["range"] = [ends[0] - margin, ends[1] + margin]
     return _plot(title, note, traces, {"title": {"text": "step"}}, axis)

@@ -27,9 +27,13 @@ class Verdict:
     test: str = ""
     level: float = LEVEL
     limits: str = ""
+    recommendation: str = ""
+    code: str = ""
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.sentence, self.test, self.limits) if part)
+        return " ".join(
+            part for part in (self.sentence, self.test, self.limits, self.recommendation, self.code) if part
+        )
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:

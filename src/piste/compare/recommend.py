@@ -1,0 +1,54 @@
+"""Which of those that can't be told apart to take, why, and the line to paste."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .comparison import Row
+
+CLEARLY_WIDER = 0.5
+"""Ranges of good learning rates that differ by less than this many decades count as equally wide."""
+
+
+def recommend(rows: Sequence[Row], group: Sequence[str], defaults: dict[str, float | None]) -> tuple[Row, str]:
+    """The row to take from the group, and the reason in a sentence.
+
+    Inside the group the results don't decide, so what is cheap to live with does, in this order: a range of good
+    learning rates that is clearly wider (where rates were searched), the optimizer's own default rate, the least memory
+    kept, and, all else equal, the better mean. `defaults` holds each candidate's default rate. Times don't enter: they
+    differ from run to run.
+    """
+    choice = [row for row in rows if row.name in group]
+    if len(choice) == 1:
+        return choice[0], "it is told apart from every other."
+    reasons = []
+    widths = [row.lr_width for row in choice if not math.isnan(row.lr_width)]
+    if widths:
+        wide = [row for row in choice if row.lr_width > max(widths) - CLEARLY_WIDER]
+        if len(wide) < len(choice):
+            reasons.append(f"good learning rates range over {max(widths):.1f} decades")
+            choice = wide
+    if widths and len(choice) > 1:
+        plain = [row for row in choice if row.lr == defaults.get(row.name)]
+        if plain and len(plain) < len(choice):
+            reasons.append("its default learning rate does as well as any")
+            choice = plain
+    if len(choice) > 1:
+        least = min(row.state_bytes for row in choice)
+        light = [row for row in choice if row.state_bytes == least]
+        if len(light) < len(choice):
+            reasons.append("it keeps the least memory")
+            choice = light
+    if not reasons:
+        return choice[0], "nothing else sets them apart, so the best mean decides."
+    return choice[0], f"among those that can't be told apart, {' and '.join(reasons)}."
+
+
+def line(row: Row, known: Sequence[str]) -> str:
+    """The line of code that makes the recommended optimizer."""
+    rate = "" if row.lr is None else f", lr={row.lr:.3g}"
+    where = "piste.optim." if row.optimizer in known else ""
+    return f"optimizer = {where}{row.optimizer}(model.parameters(){rate})"

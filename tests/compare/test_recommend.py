@@ -1,0 +1,65 @@
+"""The recommendation: only from the group, for the reason it gives, and with a line that runs."""
+
+import math
+
+import torch
+
+import piste
+from piste.compare import compare_task
+from piste.compare.comparison import Row
+from piste.compare.recommend import line, recommend
+from tests.compare.small import task
+
+
+def row(name, lr=0.1, width=math.nan, state=100, metric=0.9):
+    return Row(name, name, "mse", lr, metric, 0, 0, 0, 0, 0, 5, 0, "", 0.0, state, state, 1.0, 1.0, math.nan, width)
+
+
+def told(rows, group=None, defaults=None):
+    chosen, reason = recommend(rows, group or [r.name for r in rows], defaults or {})
+    return chosen.name, reason
+
+
+def test_a_clear_winner_is_recommended():
+    assert told([row("a"), row("b", state=1)], ["a"]) == ("a", "it is told apart from every other.")
+
+
+def test_a_clearly_wider_range_comes_first():
+    name, reason = told([row("a", width=0.5, state=1), row("b", width=2.0), row("c", width=1.4)])
+    assert name == "b"
+    assert reason == "among those that can't be told apart, good learning rates range over 2.0 decades."
+
+
+def test_then_a_default_that_does_as_well():
+    name, reason = told([row("a", 0.3, 1.0, state=1), row("b", 0.1, 1.2)], defaults={"a": 0.1, "b": 0.1})
+    assert name == "b"
+    assert "its default learning rate does as well as any" in reason
+
+
+def test_then_the_least_memory_then_the_mean():
+    assert told([row("a"), row("b", state=50)]) == (
+        "b", "among those that can't be told apart, it keeps the least memory."
+    )  # fmt: skip
+    assert told([row("a"), row("b")]) == ("a", "nothing else sets them apart, so the best mean decides.")
+
+
+def test_one_outside_the_group_is_never_recommended():
+    assert told([row("a"), row("b", state=50), row("c", state=0)], ["a", "b"])[0] == "b"
+
+
+def test_the_line_runs():
+    text = line(row("Adam", lr=0.01234), ["Adam"])
+    assert text == "optimizer = piste.optim.Adam(model.parameters(), lr=0.0123)"
+    namespace = {"piste": piste, "model": torch.nn.Linear(1, 1)}
+    exec(text, namespace)
+    assert namespace["optimizer"].param_groups[0]["lr"] == 0.0123
+    assert line(row("Mine", lr=None), ["Adam"]) == "optimizer = Mine(model.parameters())"
+
+
+def test_a_comparison_says_it():
+    found = compare_task(task(epochs=8), optimizers=["SGD", "Adam"], lr=0.1, seeds=3, progress=False)
+    assert found.verdict.recommendation.startswith("Recommended: ")
+    assert found.verdict.code in str(found)
+    assert found.verdict.code in found._repr_markdown_()
+    alone = compare_task(task(), optimizers=["SGD"], seeds=2, progress=False)
+    assert alone.verdict.code == ""
