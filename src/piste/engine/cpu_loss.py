@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..formula import FormulaError, Symbol, trace
 from ..mathematics import Letter, is_number
@@ -36,79 +37,109 @@ _BYTES = {"float32": 4, "float64": 8}
 _PLAIN = {Tensor, torch.nn.Parameter}
 
 
-def unserved(call: Any, divisor: Any) -> str | None:
-    """Why the kernel can't take a call, or None."""
-    if call.derivatives is None:
-        return "it is not elementwise"
-    if isinstance(divisor, Tensor):
-        return "its mean divides by a tensor"
-    first = call.letters[0]
-    columns = call.letters if call.weight is None else (*call.letters, call.weight)
-    for x in columns:
-        if type(x) not in _PLAIN or x.layout != torch.strided or x.device.type != "cpu":
+def unserved(letters: Sequence[Tensor], weight: Tensor | None = None) -> str | None:
+    """Why no kernel can take these operands, or None."""
+    if torch.compiler.is_compiling():
+        return "torch is tracing"
+    first = letters[0]
+    dtype, shape = first.dtype, first.shape
+    for x in letters if weight is None else (*letters, weight):
+        if type(x) not in _PLAIN or x.layout is not torch.strided or not x.is_cpu:
             return "an operand is not a plain tensor on the CPU"
-        if x.dtype not in _DTYPES or x.dtype != first.dtype:
-            return "an operand is not of float32 or float64"
-        if x.shape != first.shape or not x.is_contiguous():
-            return "an operand is not contiguous"
-    if any(x.requires_grad for x in columns[1:]):
-        return "another operand than the first needs a gradient"
+        if x.dtype is not dtype or dtype not in _DTYPES:
+            return "the operands are not all of float32, or all of float64"
+        if x.shape != shape or not x.is_contiguous():
+            return "the operands do not lie in memory alike"
+        if x.requires_grad and x is not first:
+            return "another operand than the first needs a gradient"
     if not first.numel():
         return "there are no elements"
     if (
-        torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
-        or torch.autograd.forward_ad._current_level >= 0
+        or forward_ad._current_level >= 0
     ):
         return "torch is tracing or transforming"
     return None
 
 
-def reduced(loss: Any, call: Any, divisor: Any, is_checked: bool) -> Tensor | None:
-    """The sum over all elements over `divisor`, or None where `unserved` has a reason or no kernel can be made."""
-    if unserved(call, divisor) is not None:
+def reduced(
+    loss: Any,
+    letters: Sequence[Tensor],
+    options: dict[str, Any],
+    divisor: float | None,
+    is_checked: bool,
+    weight: Tensor | None = None,
+) -> Tensor | None:
+    """The sum over all elements divided by `divisor` (None: by their number).
+
+    None where `unserved` has a reason, where no kernel can be made, and where a value has to be refused: the eager
+    engine finds it again and names it.
+    """
+    if unserved(letters, weight) is not None:
         return None
-    dtype = _DTYPES[call.letters[0].dtype]
-    kernel = _kernel(loss, len(call.letters), tuple(call.options.items()), dtype, call.weight is not None, is_checked)
+    x = letters[0]
+    given = tuple(options.items())
+    kernel = _kernel(loss, len(letters), given, _DTYPES[x.dtype], weight is not None, is_checked)
     if kernel is None:
         return None
-    run = _Run(kernel, call, 1.0 / divisor)
-    x = call.letters[0]
-    if x.requires_grad and torch.is_grad_enabled():
-        return _Fused.apply(x, run)
-    return run(x, None)
+    run = _Run(kernel, loss, letters, options, weight, 1.0 / (x.numel() if divisor is None else divisor))
+    wants_gradient = x.requires_grad and torch.is_grad_enabled()
+    out = _Fused.apply(x, run) if wants_gradient else run(x, None)
+    return None if run.is_faulty else out
 
 
 class _Run:
     """One call of a kernel."""
 
-    __slots__ = ("call", "kernel", "scale")
+    __slots__ = ("is_faulty", "kernel", "letters", "loss", "options", "scale", "weight")
 
-    def __init__(self, kernel: native.Kernel, call: Any, scale: float) -> None:
-        self.kernel, self.call, self.scale = kernel, call, scale
+    def __init__(
+        self,
+        kernel: native.Kernel,
+        loss: Any,
+        letters: Sequence[Tensor],
+        options: dict[str, Any],
+        weight: Tensor | None,
+        scale: float,
+    ) -> None:
+        self.kernel, self.loss, self.letters, self.options = kernel, loss, letters, options
+        self.weight, self.scale, self.is_faulty = weight, scale, False
 
     def __call__(self, x: Tensor, grad: Tensor | None) -> Tensor:
-        call = self.call
         elements = x.numel()
         blocks = (elements + BLOCK - 1) // BLOCK
         out = torch.empty((), dtype=x.dtype)
         partials = array("d", bytes(16 * blocks))
-        numbers = array("d", [self.scale, *(v for v in call.options.values() if is_number(v))])
+        numbers = array("d", [self.scale, *[float(v) for v in self.options.values() if is_number(v)]])
         table = [0, blocks, elements, partials.buffer_info()[0], out.data_ptr(), numbers.buffer_info()[0]]
         table.append(0 if grad is None else grad.data_ptr())
-        table += [letter.data_ptr() for letter in call.letters]
-        if call.weight is not None:
-            table.append(call.weight.data_ptr())
+        for letter in self.letters:
+            table.append(letter.data_ptr())
+        if self.weight is not None:
+            table.append(self.weight.data_ptr())
         held = array("q", table)
         at = held.buffer_info()[0]
         entry = "forward" if grad is None else "gradient"
-        self.kernel.parallel(entry, at, torch.get_num_threads() if blocks > 1 else 1)
+        if blocks > 1:
+            self.kernel.parallel(entry, at, torch.get_num_threads())
+        else:
+            self.kernel.call[entry](at)
         self.kernel.call["finish"](at)
-        if numbers[0]:  # a value that is refused: the eager check finds and names it
-            call.inspect()
+        self.is_faulty = numbers[0] != 0
         return out
+
+    def slope(self, x: Tensor) -> Tensor:
+        """The gradient again, as torch operations: for a second backward, or a backward once more."""
+        slope = self.loss.derivatives(x, *self.letters[1:], **self.options)[0] * self.scale
+        return slope if self.weight is None else slope * self.weight
+
+
+def _is_batched(grad: Tensor) -> bool:
+    """Whether several gradients come as one, under vmap or `is_grads_batched`."""
+    functorch = torch._C._functorch
+    return functorch.peek_interpreter_stack() is not None or functorch.is_legacy_batchedtensor(grad)
 
 
 class _Fused(torch.autograd.Function):
@@ -121,18 +152,11 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         made, ctx.grad = ctx.grad, None
-        if made is None or torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
-            return grad * _slope(ctx.run, *ctx.saved_tensors), None
+        if made is None or torch.is_grad_enabled() or _is_batched(grad):
+            return grad * ctx.run.slope(*ctx.saved_tensors), None
         if grad.item() != 1.0:
             made.mul_(grad)
         return made, None
-
-
-def _slope(run: _Run, x: Tensor) -> Tensor:
-    """The gradient again, as torch operations: for a second backward, or a backward once more."""
-    call = run.call
-    slope = call.derivatives(x, *call.letters[1:], **call.options)[0] * run.scale
-    return slope if call.weight is None else slope * call.weight
 
 
 @functools.lru_cache(maxsize=512)

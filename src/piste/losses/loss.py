@@ -49,6 +49,7 @@ class Call:
     inspect: Callable[[], None] | None = None  # refuses values that are not allowed, where it was not done before
 
 
+_right: set[tuple[Any, ...]] = set()  # settings that were found right
 _registry: dict[str, type[Loss]] = {}
 
 
@@ -140,13 +141,12 @@ class Loss(torch.nn.Module):
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
         """The loss of operands whose options are known to be right."""
         call = cls.prepare(operands, check, **options)
-        if reduction.mode != "none":  # the one place where it is decided who computes a loss
-            if check == "nan" and call.inspect is not None:
-                call.inspect()
+        if call.derivatives is not None and reduction.mode != "none" and check != "nan":
             divisor = 1.0 if reduction.mode == "sum" else reduction.divisor(call)
-            served = cpu_loss.reduced(cls, call, divisor, check == "raise")
-            if served is not None:
-                return eager_loss.narrowed(served, call.dtype)
+            if not isinstance(divisor, Tensor):
+                served = cpu_loss.reduced(cls, call.letters, call.options, divisor, check == "raise", call.weight)
+                if served is not None:
+                    return eager_loss.narrowed(served, call.dtype)
         if call.inspect is not None:
             call.inspect()
         values = eager_loss.values(call.formula, call.derivatives, call.letters, call.options)
@@ -170,12 +170,28 @@ class Loss(torch.nn.Module):
         **options: Any,
     ) -> Tensor:
         """The function form: every option by name."""
-        how = settings(cls.__name__, cls.reductions, legacy(size_average, reduce, reduction), check, normalizer, empty)
-        cls.validate(**options)
-        for option in options:
-            if option.endswith("weight"):
-                refuse_untensored(cls.__name__, option, options[option])
+        if size_average is not None or reduce is not None:
+            reduction = legacy(size_average, reduce, reduction)
+        how = cls._settled(reduction, check, normalizer, empty, options)
         return cls.compute(operands, how, check, **options)
+
+    @classmethod
+    def _settled(cls, reduction: Any, check: Any, normalizer: Any, empty: Any, options: dict[str, Any]) -> Reduction:
+        """The reduction, after all options were found right; what was found right once is not looked at again."""
+        key = (cls, reduction, check, normalizer, empty, *options.values())
+        try:
+            if key in _right:
+                return Reduction(reduction, normalizer, empty)
+        except TypeError:  # an option that can't be hashed is looked at, and refused
+            pass
+        how = settings(cls.__name__, cls.reductions, reduction, check, normalizer, empty)
+        cls.validate(**options)
+        for option, value in options.items():
+            if option.endswith("weight"):
+                refuse_untensored(cls.__name__, option, value)
+        if len(_right) < 1000 and not any(isinstance(value, Tensor) for value in key):
+            _right.add(key)
+        return how
 
     def _reduction(self) -> Reduction:
         return settings(type(self).__name__, self.reductions, self.reduction, self.check, self.normalizer, self.empty)
@@ -185,8 +201,8 @@ class Loss(torch.nn.Module):
         if named_operands or len(operands) != len(self.arguments):
             operands = self._bind(operands, named_operands)
         options = {name: getattr(self, name) for name in self._options}
-        self.validate(**options)
-        return self.compute(operands, self._reduction(), self.check, **options)
+        how = type(self)._settled(self.reduction, self.check, self.normalizer, self.empty, options)
+        return self.compute(operands, how, self.check, **options)
 
     def _bind(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
         """Operands given by name, in order; one that is missing or unknown is explained."""
@@ -232,6 +248,23 @@ class ElementwiseLoss(Loss):
     mean_by: ClassVar[str] = "count"
     extras: ClassVar[tuple[str, ...]] = ()  # options that are operands too: tensors that spread over the elements
     is_complex_allowed: ClassVar[bool] = False
+
+    @classmethod
+    def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
+        """By the kernel at once where nothing has to be converted or spread for it; else step by step."""
+        if reduction.mode in ("mean", "sum") and reduction.normalizer is None and check != "nan":
+            served = cls._direct(operands, reduction.mode, check == "raise", options)
+            if served is not None:
+                return served
+        return super().compute(operands, reduction, check, **options)
+
+    @classmethod
+    def _direct(cls, operands: tuple[Any, ...], mode: str, is_checked: bool, options: dict[str, Any]) -> Tensor | None:
+        """The kernel on operands as they are given: anything to be converted, spread or refused is None."""
+        if any(isinstance(o, Tensor) for o in options.values()) or not isinstance(operands[0], Tensor):
+            return None
+        options = {k: v for k, v in options.items() if v is not None}
+        return cpu_loss.reduced(cls, operands, options, None if mode == "mean" else 1.0, is_checked)
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Call:

@@ -1,0 +1,211 @@
+"""The kernels of the elementwise losses against the eager formulas: values, gradients, checks, threads, memory."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import piste
+from piste.engine import buffers, cpu_loss, eager_loss
+from piste.engine.eager_loss import values
+from piste.losses.loss import ElementwiseLoss
+from tests.losses.cases import CASES, Case, seeded
+
+F = piste.losses.functional
+KERNELS = [c for c in CASES if issubclass(c.loss, ElementwiseLoss)]
+
+
+def eager(case: Case, operands, reduction: str) -> torch.Tensor:
+    """The same loss by the eager formula."""
+    call = case.loss.prepare(tuple(operands), "off", **case.loss(**options_of(case))._buffers, **rest_of(case))
+    made = values(call.formula, call.derivatives, call.letters, call.options)
+    made = made if call.weight is None else made * call.weight
+    return made.sum() if reduction == "sum" else made.sum() / made.numel()
+
+
+def options_of(case: Case) -> dict:
+    return {} if case.function_only else case.options
+
+
+def rest_of(case: Case) -> dict:
+    loss = case.loss(**options_of(case))
+    given = {name: getattr(loss, name) for name in loss._options if name not in loss._buffers}
+    return given | ({"weight": case.options["weight"]} if case.function_only else {})
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each loss that was computed was computed by a kernel."""
+    seen: list[bool] = []
+    original = cpu_loss.reduced
+
+    def watched(*args, **kwargs):
+        result = original(*args, **kwargs)
+        seen.append(result is not None)
+        return result
+
+    monkeypatch.setattr(cpu_loss, "reduced", watched)
+    return seen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", KERNELS, ids=str)
+def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: list[bool]) -> None:
+    shape = (41, 3) if any(isinstance(v, torch.Tensor) for v in case.options.values()) else (53, 7)
+    reduction = "sum" if case.function_only or case.name == "kl_div" else "mean"
+    operands = [o.to(dtype) if o.is_floating_point() else o for o in seeded(case, shape, dtype)]
+    x = operands[0].clone().requires_grad_()
+    loss = case.function(x, *operands[1:], reduction=reduction, **case.options)
+    spreads = any("weight" in option for option in case.options) or "one_variance" in case.operands.__name__
+    assert any(served) or spreads  # what is spread over the elements does not lie as they do
+    twin = operands[0].clone().requires_grad_()
+    expected = eager(case, [twin, *operands[1:]], reduction)
+    tolerance = {"rtol": 2e-6, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-13, "atol": 1e-14}
+    torch.testing.assert_close(loss, expected.to(dtype), **tolerance)
+    for gradient in (1.0, 0.5):
+        mine = torch.autograd.grad(loss * gradient, x, retain_graph=True)
+        torch.testing.assert_close(mine, torch.autograd.grad(expected * gradient, twin, retain_graph=True), **tolerance)
+    alone = case.function(*operands, reduction=reduction, **case.options)  # without a gradient
+    torch.testing.assert_close(alone, loss.detach(), **tolerance)
+
+
+@pytest.mark.parametrize("size", [1, cpu_loss.TILE + 1, cpu_loss.BLOCK, cpu_loss.BLOCK + 7, 3 * cpu_loss.BLOCK - 1])
+def test_every_element_counts_once_whatever_the_size(size: int, served: list[bool]) -> None:
+    x = torch.arange(size, dtype=torch.float64, requires_grad=True)
+    loss = F.mse_loss(x, torch.zeros(size, dtype=torch.float64), reduction="sum")
+    assert loss.item() == pytest.approx((size - 1) * size * (2 * size - 1) / 6, rel=1e-14)
+    loss.backward()
+    assert torch.equal(x.grad, 2 * x.detach()) and served == [True]
+
+
+def test_the_same_bits_on_any_number_of_threads() -> None:
+    x, y = torch.randn(300_000), torch.rand(300_000)
+    before = torch.get_num_threads()
+    results = set()
+    try:
+        for threads in (1, 2, 1, 2):
+            torch.set_num_threads(threads)
+            results.add(F.binary_cross_entropy_with_logits(x, y).item())
+    finally:
+        torch.set_num_threads(before)
+    assert len(results) == 1
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(x.double(), y.double())
+    assert results.pop() == pytest.approx(expected.item(), rel=2e-7)
+
+
+def test_a_refused_value_is_found_wherever_it_stands(served: list[bool]) -> None:
+    for place in (0, 1, cpu_loss.TILE, cpu_loss.BLOCK - 1, cpu_loss.BLOCK, 2 * cpu_loss.BLOCK + 3):
+        y = torch.zeros(2 * cpu_loss.BLOCK + 4)
+        y[place] = 2.0
+        with pytest.raises(ValueError, match=rf"received 2\.0 at \({place},\)"):
+            F.binary_cross_entropy_with_logits(torch.zeros_like(y), y)
+        assert F.binary_cross_entropy_with_logits(torch.zeros_like(y), y, check="off").isfinite()
+    x = torch.full((10,), math.nan)
+    assert F.binary_cross_entropy_with_logits(x, torch.zeros(10)).isnan()
+    assert F.mse_loss(torch.tensor([math.inf, 1.0]), torch.zeros(2)).item() == math.inf
+
+
+def test_second_backward_and_batched_gradients_go_through_the_formula(served: list[bool]) -> None:
+    x, y = torch.randn(5, dtype=torch.float64, requires_grad=True), torch.rand(5, dtype=torch.float64)
+    loss = F.binary_cross_entropy_with_logits(x, y)
+    assert served == [True]
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, x, retain_graph=True)
+    torch.testing.assert_close(first, again)
+    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+    torch.testing.assert_close(slope, first)
+    (curvature,) = torch.autograd.grad(slope.sum(), x)
+    s = torch.sigmoid(x.detach())
+    torch.testing.assert_close(curvature, s * (1 - s) / 5)
+    loss = F.binary_cross_entropy_with_logits(x, y)
+    gradients = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    (both,) = torch.autograd.grad(loss, x, gradients, is_grads_batched=True)
+    torch.testing.assert_close(both, torch.stack([first, -2 * first]))
+
+
+def test_an_annealed_option_is_no_new_kernel() -> None:
+    x, y = torch.randn(10), torch.randn(10)
+    kernels = set()
+    for delta in (0.5, 0.75, 1.25):
+        F.huber_loss(x, y, delta=delta)
+        kernels.add(id(cpu_loss._kernel(piste.losses.HuberLoss, 2, (("delta", delta),), "float32", False, True)))
+    assert len(kernels) == 1
+    torch.testing.assert_close(F.huber_loss(x, y, delta=0.3), torch.nn.functional.huber_loss(x, y, delta=0.3))
+
+
+def test_large_gradients_use_memory_again_when_nobody_holds_it() -> None:
+    size = buffers.LARGE // 4
+    x, y = torch.randn(size, requires_grad=True), torch.randn(size)
+
+    def gradient() -> torch.Tensor:
+        return torch.autograd.grad(F.mse_loss(x, y), x)[0]
+
+    first = gradient()
+    held = gradient()
+    assert first.data_ptr() != held.data_ptr()
+    address = held.data_ptr()
+    copy = held.clone()
+    view = held[:3]
+    del held
+    other = gradient()
+    assert other.data_ptr() != address and torch.equal(view, copy[:3])
+    address = other.data_ptr()
+    del other, view
+    assert gradient().data_ptr() == address
+    torch.testing.assert_close(first, 2 * (x - y).detach() / size)
+
+
+def test_whatever_no_kernel_serves_goes_to_the_eager_engine(served: list[bool]) -> None:
+    x, y = torch.randn(4, 3), torch.randn(4, 3)
+    for a, b in ((x.T, y.T), (x, y.clone().requires_grad_()), (x.half(), y.half()), (x, y.double())):
+        torch.testing.assert_close(F.mse_loss(a, b), torch.nn.functional.mse_loss(a, b))
+    x = x.requires_grad_()
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        tangent = torch.autograd.forward_ad.unpack_dual(F.mse_loss(dual, y)).tangent
+    torch.testing.assert_close(tangent, 2 * (x - y).mean())
+
+
+def ulps(function, exact, x: np.ndarray) -> float:
+    import numba
+
+    @numba.njit(fastmath={"contract", "nsz"}, error_model="numpy")
+    def over(x, out):
+        for i in range(len(x)):
+            out[i] = function(x[i])
+
+    out = np.empty_like(x)
+    over(x, out)
+    with np.errstate(all="ignore"):
+        expected = exact(x.astype(np.float64))
+        rounded = expected.astype(np.float32)
+        finite = np.isfinite(rounded)
+        np.testing.assert_array_equal(out[~finite], rounded[~finite])
+        return float(np.max(np.abs(out[finite] - expected[finite]) / np.spacing(np.abs(rounded[finite]))))
+
+
+def test_exp_and_log_are_within_two_units_in_the_last_place() -> None:
+    from piste.engine import polynomials
+
+    rng = np.random.default_rng(0)
+    special = [0, -0.0, math.inf, -math.inf, math.nan, 1, -1, 1e-45, 1e-38, 88.7, 88.73, -87, -103.9, -104, -1e30, 1e30]
+    ends = np.array(special, np.float32)
+    wide = np.exp(rng.uniform(-100, 88, 100_000)).astype(np.float32)
+    near_one = rng.uniform(0.5, 2, 100_000).astype(np.float32)
+    exponents = rng.uniform(-104, 88.7, 100_000).astype(np.float32)
+    small = rng.uniform(-1, 1, 100_000).astype(np.float32)
+    assert ulps(polynomials.exp32, np.exp, np.concatenate([exponents, ends])) < 2
+    assert ulps(polynomials.log32, np.log, np.concatenate([wide, near_one, ends])) < 2
+    assert ulps(polynomials.log1p32, np.log1p, np.concatenate([wide, small, ends])) < 2
+
+
+def test_half_precision_is_widened_once() -> None:
+    assert eager_loss.working_dtype(torch.bfloat16) == torch.float32
+    x = torch.rand(1000).bfloat16().requires_grad_()
+    loss = F.mse_loss(x, torch.zeros(1000, dtype=torch.bfloat16))
+    loss.backward()
+    assert loss.dtype == x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(x.grad, (2 * x.detach().float() / 1000).bfloat16())
