@@ -122,14 +122,15 @@ def fullest(name: str) -> dict[str, Any]:
 
 
 def kernels() -> list[tuple[str, dict[str, Any], torch.dtype]]:
-    """What the tests make kernels of: all in float64; in the other dtypes each rule plain and with most options on.
+    """What the tests make kernels of: all in float64; in the other dtypes each rule with most options on.
 
-    Making one takes up to a second where none is cached yet.
+    Making one takes a second or so where none is cached yet.
     """
-    found = [(name, options, torch.float64) for name, options in cases()]
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        found += [(name, options, dtype) for name in OPTIONS for options in ({}, fullest(name))]
-    return found
+    others = [(name, fullest(name), dtype) for name in OPTIONS for dtype in (torch.float32, *HALVES)]
+    return [(name, options, torch.float64) for name, options in cases()] + others
+
+
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def label(case: Any) -> str:

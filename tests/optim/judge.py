@@ -20,15 +20,15 @@ PRECISION: dict[torch.dtype, tuple[float, float, float]] = {
 }
 
 # Zeros show the update itself, to its last bit; the others show weight decay and the own part of p.
-START = [0.0, 0.0, 0.0, 0.0, 1.0, -0.7, 0.3, -2.5, 1e-3, 1.5]
-STEPS = 8
+START = [0.0, 0.0, 0.0, 0.0, -0.7, 1.5, 1e-3]
+STEPS = 7
 
 
 def gradients(dtype: torch.dtype) -> Tensor:
     """(STEPS, len(START)): large and small, turning and keeping their sign, some zero; exact in the dtype."""
     make = torch.Generator().manual_seed(7)
     g = torch.randn(STEPS, len(START), generator=make, dtype=torch.float64)
-    g *= torch.tensor([1, 0.01, 20, 0.5, 1, 3, 0.1, 1, 1, 0.3], dtype=torch.float64)
+    g *= torch.tensor([1, 0.01, 20, 0.5, 1, 3, 0.1], dtype=torch.float64)
     g[:, 3] = g[:, 3].abs()
     g[2, 0] = g[4, 4] = g[0, 5] = 0.0
     return g.to(dtype)
