@@ -284,5 +284,6 @@ def test_sixteen_bits_are_read_and_rounded_as_torch_does(dtype):
         optimizer.step()
         assert KERNEL in optimizer.explain()
         nan = wanted.isnan()
-        assert torch.equal(p.isnan(), nan)
-        assert torch.equal(p.detach()[~nan].view(torch.int16), wanted[~nan].view(torch.int16))
+        other = p.detach().view(torch.int16) != wanted.view(torch.int16)
+        assert int((p.isnan() != nan).sum()) == 0
+        assert int((other & ~nan).sum()) == 0
