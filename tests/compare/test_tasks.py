@@ -8,7 +8,9 @@ from piste.errors import InvalidValue
 
 
 def test_they_are_listed_with_what_they_are_for():
-    assert {"digits", "digits-cnn", "diabetes", "line"} <= set(tasks.names())
+    assert {"digits", "digits-cnn", "digits-deep", "digits-rnn", "breast-cancer", "diabetes", "line"} <= set(
+        tasks.names()
+    )
     assert all(20 < len(tasks.about(name)) <= 120 for name in tasks.names())
 
 
@@ -22,7 +24,7 @@ def test_each_learns_a_little_and_is_the_same_each_time(name):
     task = tasks.task(name)
     assert (task.name, task.about) == (name, tasks.about(name))
     task.epochs = 2
-    found = compare_task(task, optimizers=["Adam"], lr=0.01, seeds=1, progress=False)
+    found = compare_task(task, optimizers=["Adam"], lr=0.002, seeds=1, progress=False)
     for result in found.results:
         assert result.losses[-1] < result.losses[0]
     again = tasks.task(name)

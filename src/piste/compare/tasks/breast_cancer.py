@@ -1,0 +1,23 @@
+"""A table of 569 tumours, thirty numbers each, benign or malignant: two classes with one logit."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..task import Task
+from ._tables import split
+
+
+def make() -> Task:
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = load_breast_cancer(return_X_y=True)
+    x = (x - x.mean(0)) / x.std(0)
+    train, validation = split(x, y[:, None].astype(float), stratify=True)
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    return Task(
+        model, train, validation, loss="bce_with_logits", metric="accuracy", target=0.95, epochs=30, batch_size=32
+    )

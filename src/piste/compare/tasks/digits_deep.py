@@ -1,0 +1,24 @@
+"""The digits through ten narrow tanh layers: a deep net, where Adagrad is said to stop early."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import nn
+
+from ..task import Task
+from ._tables import split
+
+
+def make() -> Task:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    train, validation = split(x / 16.0, y, stratify=True)
+
+    def model() -> nn.Module:
+        widths = [64, *[32] * 9]
+        layers = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), nn.Tanh())]
+        return nn.Sequential(*layers, nn.Linear(32, 10))
+
+    return Task(model, train, validation, loss="cross_entropy", metric="accuracy", target=0.9, epochs=20)
