@@ -209,3 +209,75 @@ def test_half_precision_is_widened_once() -> None:
     loss.backward()
     assert loss.dtype == x.grad.dtype == torch.bfloat16
     torch.testing.assert_close(x.grad, (2 * x.detach().float() / 1000).bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(1, 2), (5, 3), (300, 37), (3, 40_000), (4099, 10)], ids=str)
+def test_rows_are_torchs_cross_entropy(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, k = (torch.randn(shape, dtype=dtype) * 4).requires_grad_(), torch.randint(shape[1], shape[:1])
+    k[1::7] = -100
+    for reduction in ("mean", "sum"):
+        ours = F.cross_entropy(x, k, reduction=reduction)
+        assert type(ours.grad_fn).__name__ == "_RowsBackward"
+        theirs = torch.nn.functional.cross_entropy(x.double(), k, reduction=reduction)
+        tolerance = {"rtol": 2e-6, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
+        torch.testing.assert_close(ours, theirs.to(dtype), **tolerance)
+        for factor in (1.0, -0.5):
+            mine = torch.autograd.grad(ours * factor, x, retain_graph=True)
+            torch.testing.assert_close(mine, torch.autograd.grad(theirs * factor, x, retain_graph=True), **tolerance)
+        torch.testing.assert_close(F.cross_entropy(x.detach(), k, reduction=reduction), ours.detach(), **tolerance)
+
+
+def test_rows_of_infinities_nan_and_nothing() -> None:
+    inf, nan = math.inf, math.nan
+    rows = [
+        [1e4, 0.0, -1e4],
+        [-inf, 0.0, 0.0],
+        [-3.0, -1.0, -2.0],
+        [nan, 1.0, 2.0],
+        [-inf, -inf, -inf],
+        [inf, 0.0, 1.0],
+    ]
+    for row in rows:
+        for k in range(3):
+            x = torch.tensor([row], requires_grad=True)
+            ours, theirs = (f(x, torch.tensor([k])) for f in (F.cross_entropy, torch.nn.functional.cross_entropy))
+            torch.testing.assert_close(ours, theirs, equal_nan=True)
+            mine, torchs = (torch.autograd.grad(loss, x) for loss in (ours, theirs))
+            torch.testing.assert_close(mine, torchs, equal_nan=True)
+    x = torch.randn(2, 3, requires_grad=True)
+    loss = F.cross_entropy(x, torch.tensor([-100, -100]))
+    loss.backward()
+    assert loss.isnan() and torch.equal(x.grad, torch.zeros(2, 3))
+
+
+def test_rows_refuse_an_index_out_of_range_and_leave_the_rest_to_the_formula() -> None:
+    x, k = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), torch.tensor([0, 1, 2, 1, 0])
+    with pytest.raises(ValueError, match=r"received 3 at \(4,\)"):
+        F.cross_entropy(x, torch.tensor([0, 1, 2, 1, 3]))
+    with pytest.raises((ValueError, RuntimeError, IndexError)):
+        F.cross_entropy(x, torch.tensor([0, 1, 2, 1, 3]), check="off")
+    loss = F.cross_entropy(x, k)
+    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+    expected = F.cross_entropy(x, k, reduction="none").mean()
+    (wanted,) = torch.autograd.grad(expected, x, create_graph=True)
+    torch.testing.assert_close(slope, wanted)
+    torch.testing.assert_close(torch.autograd.grad((slope**2).sum(), x), torch.autograd.grad((wanted**2).sum(), x))
+    assert F.cross_entropy(x, k.to(torch.int32)) == loss
+    torch.testing.assert_close(F.cross_entropy(x.T.contiguous().T, k), loss)
+
+
+def test_the_same_bits_of_rows_on_any_number_of_threads() -> None:
+    x, k = torch.randn(3000, 50, requires_grad=True), torch.randint(50, (3000,))
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 1, 2):
+            torch.set_num_threads(threads)
+            loss = F.cross_entropy(x, k)
+            results.append((loss.item(), torch.autograd.grad(loss, x)[0].clone()))
+    finally:
+        torch.set_num_threads(before)
+    assert len({value for value, _ in results}) == 1
+    assert all(torch.equal(gradient, results[0][1]) for _, gradient in results)

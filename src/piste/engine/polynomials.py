@@ -1,3 +1,4 @@
+# mypy: disable-error-code=call-arg
 """exp, log and log1p of float32 that vectorise, within 2 units in the last place; and a sum in any order.
 
 Each is a range reduction and a polynomial (Cephes' coefficients), without a branch: choices are made between numbers
@@ -13,7 +14,7 @@ from typing import Any
 from numba import float32, int32, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["add", "exp32", "log1p32", "log32"]
+__all__ = ["add", "exp32", "log1p32", "log32", "ordered", "unordered"]
 
 
 @intrinsic
@@ -105,3 +106,32 @@ def log1p32(x):
     finite = lost if (u > float32(0.0)) & (u < float32(math.inf)) else float32(0.0)
     y = log32(u)
     return x if u == float32(1.0) else y + finite
+
+
+@intrinsic
+def ordered(typingctx: Any, x: Any) -> Any:
+    """An integer that grows as the float does: its bits, with all but the sign turned over where it is negative."""
+    whole, width = (types.int32, 32) if x == types.float32 else (types.int64, 64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = context.get_value_type(whole)
+        return _turned(builder, builder.bitcast(args[0], kind), kind, width)
+
+    return whole(x), codegen
+
+
+@intrinsic
+def unordered(typingctx: Any, bits: Any, like: Any) -> Any:
+    """The float that `ordered` made an integer of."""
+    width = 32 if like == types.float32 else 64
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = context.get_value_type(bits)
+        return builder.bitcast(_turned(builder, args[0], kind, width), context.get_value_type(like))
+
+    return like(bits, like), codegen
+
+
+def _turned(builder: Any, bits: Any, kind: Any, width: int) -> Any:
+    sign = builder.ashr(bits, kind(width - 1))
+    return builder.xor(bits, builder.and_(sign, kind((1 << (width - 1)) - 1)))

@@ -7,12 +7,13 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from ..engine import cpu_rows
 from ..errors import InvalidValue
 from ..formula import where
 from .checks import first_offence, shape_of
 from .classes import ClassLoss
 from .loss import explained
-from .reduction import Settings
+from .reduction import Reduction, Settings
 from .rows import log_softmax, pick, size, total
 
 __all__ = ["CrossEntropyLoss", "NLLLoss", "NLLLoss2d", "cross_entropy", "nll_loss"]
@@ -142,6 +143,26 @@ class CrossEntropyLoss(ClassLoss):
         z = log_softmax(x)
         p = where((q == 0) & (z == -math.inf), 0, z)  # a class that neither can be nor is costs nothing; 0 * inf is NaN
         return -total(q * p if w is None else w * q * p)
+
+    @classmethod
+    def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
+        """By the kernel where it serves: plain class indices of rows, (N, C) and (N)."""
+        x, k = operands
+        is_plain = reduction.mode != "none" and reduction.normalizer is None and reduction.empty == "nan"
+        if (
+            is_plain
+            and check != "nan"
+            and options.get("weight") is None
+            and not options.get("label_smoothing")
+            and options.get("class_dim") in (None, 1, -1)
+            and isinstance(x, Tensor)
+            and x.dim() == 2
+            and x.shape[1] > 1
+        ):
+            served = cpu_rows.cross_entropy(x, k, options.get("ignore_index", -100), reduction.mode == "mean")
+            if served is not None:
+                return served
+        return super().compute(operands, reduction, check, **options)
 
     def __init__(
         self,
