@@ -60,6 +60,8 @@ ELSE = {"annotation", "returns", "decorator_list", "targets", "target", "func", 
 
 def _places(parent: ast.AST, neighbours: dict[str, str]) -> Iterator[Place]:
     """Every expression below that computes something, the place it hangs at, and its function's arguments."""
+    if isinstance(parent, ast.Raise) or (isinstance(parent, ast.keyword) and parent.arg == "strict"):
+        return  # what is said of a wrong rule, and checks against one
     if isinstance(parent, ast.FunctionDef | ast.Lambda):
         neighbours = _neighbours(parent.args)
     for field, value in ast.iter_fields(parent):

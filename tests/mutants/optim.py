@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from piste.optim import OPTIMIZERS
-from tests.optim.cases import OPTIONS
+from piste.optim.options import rate
+from tests.optim.cases import OPTIONS, fullest
 from tests.optim.judge import first_fault
 
 from .subject import Subject, stated
 
+NAMES = "only the names of the letters are read there, and no option's default is None"
+UNUSED = "it stands in while the average is short, and what is made of it is not used then"
+
 EQUIVALENT: dict[str, dict[str, str]] = {
     "piste.optim.rmsprop": {
         "RMSprop.update: b -> m (number 2)": "a buffer that is not kept: both are None, and the base drops it",
+    },
+    "piste.optim.radam": {
+        "RAdam.update: rho > 5 -> rho >= 5": "no step count makes rho 5 exactly",
+        "RAdam.update: 6.0 -> 12.0": UNUSED,
+        "RAdam.update: 6.0 -> 12.0 (number 2)": UNUSED,
+        "RAdam.update: 6.0 -> 0 (number 2)": UNUSED,
+    },
+    "piste.optim.optimizer": {
+        "Optimizer._compose: o.default if o.default is not None else 0 -> o.default": NAMES,
+        "Optimizer._compose: 0 -> 1 (number 2)": NAMES,
     },
 }
 """By module: changes that change nothing, and why."""
@@ -33,21 +48,51 @@ def subjects() -> list[Subject]:
         names = [name for name, cls in OPTIMIZERS.items() if cls.__module__ == file]
         formulas = stated(file, [f"{name}.{key}" for name in names for key in ATTRIBUTES])
         found.append(Subject(file, formulas, partial(_check, names), equivalent=EQUIVALENT.get(file, {})))
-    parts = ("Optimizer._compose.element", "Optimizer._start", "_full")
+    parts = ("Optimizer._compose", "Optimizer._start", "_full")
     found.append(Subject(BASE, parts, partial(_check, list(OPTIMIZERS)), tuple(files), EQUIVALENT.get(BASE, {})))
     return found
 
 
 def _check(names: list[str], modules: Mapping[str, ModuleType]) -> str | None:
-    """The first fault of these optimizers over all options, in float64."""
+    """The first fault of these optimizers over all options, in float64, and of a step that autograd records."""
     torch.set_default_dtype(torch.float64)
     try:
         for name in names:
-            make = partial(getattr(modules[OPTIMIZERS[name].__module__], name), fused=False)
+            make = getattr(modules[OPTIMIZERS[name].__module__], name)
             for options in OPTIONS[name]:
-                fault = first_fault(make, name, options, torch.float64)
+                fault = first_fault(partial(make, fused=False), name, options, torch.float64)
                 if fault is not None:
                     return f"{name}({options}): {fault}"
-        return None
+            fault = first_fault(partial(make, fused=True), name, fullest(name), torch.float64)
+            if fault is not None:
+                return f"{name}, the kernel: {fault}"
+            if not _differentiable(make):
+                return f"{name}: a gradient through the step is not finite"
+        return _fault_of_an_own_rule(modules[BASE].Optimizer) if BASE in modules else None
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def _differentiable(make: Callable[..., Any]) -> bool:
+    start = torch.tensor([0.5, -2.0], requires_grad=True)
+    p = start.clone()
+    optimizer = make([p], differentiable=True)
+    for _ in range(5):
+        p.grad = start * 3
+        optimizer.step()
+    return bool(torch.autograd.grad(p.sum(), start)[0].isfinite().all())
+
+
+def _fault_of_an_own_rule(base: Any) -> str | None:
+    """A rule without buffers may return its step alone."""
+
+    class Plain(base):
+        options = {"lr": rate(0.5)}
+
+        def update(g: Any) -> Any:
+            return g * g
+
+    p = torch.tensor([1.0, 2.0], requires_grad=True)
+    p.grad = torch.tensor([3.0, 4.0])
+    Plain([p], fused=False).step()
+    return None if p.tolist() == [-3.5, -6.0] else f"a rule without buffers moved to {p.tolist()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -111,7 +112,11 @@ def _names(node: ast.AST) -> Iterable[str]:
 def _fault(subject: Subject, tree: ast.Module, path: Path) -> str | None:
     """What the check finds with the tree in the module's place; an exception is a fault as well."""
     try:
-        with in_place(subject.module, compile(tree, str(path), "exec"), subject.dependents) as modules:
+        with (
+            warnings.catch_warnings(),
+            in_place(subject.module, compile(tree, str(path), "exec"), subject.dependents) as modules,
+        ):
+            warnings.simplefilter("ignore")
             return subject.check(modules)
     except Exception as error:
         return f"{type(error).__name__}: {error}"

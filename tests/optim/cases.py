@@ -89,7 +89,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.25, "momentum_decay": 0.5, "eps": 0.125},
         *DECOUPLED,
     ],
-    "RAdam": [*MOMENTS, {"lr": 0.25, "betas": (0.9, 0.9), "eps": 0.125}, *DECOUPLED],
+    "RAdam": [
+        *MOMENTS,
+        {"lr": 0.25, "betas": (0.9, 0.9), "eps": 0.125},
+        {"lr": 0.25, "betas": (0.5, 0.6)},  # the longest average is 4 steps, where the rectification has a pole
+        *DECOUPLED,
+    ],
     "ASGD": [
         *DECAYS,
         {"lr": 0.25, "lambd": 0.5},
@@ -106,6 +111,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "Lion": [
         *DECAYS,
         {"lr": 0.25, "betas": (0.5, 0.75), "weight_decay": 0.3},
+        {"lr": 0.25, "betas": (0.2, 0.5)},
         {"lr": 0.25, "betas": (0.0, 0.0)},
     ],
 }
