@@ -221,7 +221,7 @@ def test_rows_are_torchs_cross_entropy(shape: tuple[int, int], dtype: torch.dtyp
         ours = F.cross_entropy(x, k, reduction=reduction)
         assert type(ours.grad_fn).__name__ == "_RowsBackward"
         theirs = torch.nn.functional.cross_entropy(x.double(), k, reduction=reduction)
-        tolerance = {"rtol": 2e-6, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
+        tolerance = {"rtol": 2e-6, "atol": 4e-7} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
         torch.testing.assert_close(ours, theirs.to(dtype), **tolerance)
         for factor in (1.0, -0.5):
             mine = torch.autograd.grad(ours * factor, x, retain_graph=True)

@@ -71,7 +71,8 @@ class _Run:
         """The gradient again, as torch operations: for a second backward, or a backward once more."""
         keep = self.k != self.ignore_index
         at_k = torch.nn.functional.one_hot(torch.where(keep, self.k, 0), x.shape[1]).to(x.dtype)
-        return torch.where(keep.unsqueeze(1), (torch.softmax(x, 1) - at_k) * self.numbers[SCALE], 0)
+        p = torch.softmax(x, 1, dtype=torch.float64).to(x.dtype)  # torch's float32 sum loses digits over long rows
+        return torch.where(keep.unsqueeze(1), (p - at_k) * self.numbers[SCALE], 0)
 
 
 class _Rows(torch.autograd.Function):
