@@ -62,16 +62,13 @@ def rich_table(comparison: Comparison) -> Any:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    lines = [cells(comparison, row) for row in comparison.rows]
     for i, title in enumerate(header(comparison)):
-        table.add_column(title, justify="right" if i else "left", vertical="bottom")
-    for row in comparison.rows:
+        widest = max((len(line[i]) for line in lines), default=1)
+        table.add_column(title, justify="right" if i else "left", vertical="bottom", min_width=widest)
+    for row, line in zip(comparison.rows, lines, strict=True):
         style = "red" if row.diverged else "green" if row.name in comparison.verdict.group else ""
-        table.add_row(
-            *(
-                Text(cell, style=style if i in (0, 2) else "", no_wrap=True)
-                for i, cell in enumerate(cells(comparison, row))
-            )
-        )
+        table.add_row(*(Text(cell, style=style if i in (0, 2) else "", no_wrap=True) for i, cell in enumerate(line)))
     return table
 
 
