@@ -1,0 +1,43 @@
+"""The page on losses says what is so: its examples run, its tables name every loss and setting."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import piste
+from piste.explain import explain
+from piste.losses.loss import Settings, _registry
+
+PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
+
+
+def test_the_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
+    scope: dict = {}
+    before = dict(_registry)
+    try:
+        for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
+            exec(block, scope)
+        shown = capsys.readouterr().out
+        assert "tensor(0.6250)" in shown and "quadratic, d < beta: 1 of 4" in shown
+        x, y = torch.randn(50, dtype=torch.float64, requires_grad=True), torch.randn(50, dtype=torch.float64)
+        loss = scope["LogCosh"]()(x, y)
+        expected = torch.log(torch.cosh(x - y)).mean()
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(torch.autograd.grad(loss, x), torch.autograd.grad(expected, x))
+        assert "log(1 + exp((-2) * d))" in str(explain(scope["LogCosh"], x[:2], y[:2]))
+    finally:
+        _registry.clear()
+        _registry.update(before)
+
+
+def test_the_page_names_every_loss_and_setting() -> None:
+    text = PAGE.read_text()
+    for name in piste.losses.__all__:
+        if name.endswith("Loss") and name != "Loss":
+            assert name.removesuffix("Loss") in text, name
+    for setting in Settings.__annotations__:
+        assert f"`{setting}=" in text, setting
