@@ -212,11 +212,15 @@ def test_half_precision_is_widened_once() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("shape", [(1, 2), (5, 3), (300, 37), (3, 40_000), (4099, 10)], ids=str)
-def test_rows_are_torchs_cross_entropy(shape: tuple[int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 2), (5, 3), (300, 37), (3, 40_000), (4099, 10), (2, 3, 5), (3, 21, 20, 50), (2, 4, 4097), (1, 5, 2, 3, 128)],
+    ids=str,
+)
+def test_rows_and_images_are_torchs_cross_entropy(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    x, k = (torch.randn(shape, dtype=dtype) * 4).requires_grad_(), torch.randint(shape[1], shape[:1])
-    k[1::7] = -100
+    x, k = (torch.randn(shape, dtype=dtype) * 4).requires_grad_(), torch.randint(shape[1], shape[:1] + shape[2:])
+    k.reshape(-1)[1::7] = -100
     for reduction in ("mean", "sum"):
         ours = F.cross_entropy(x, k, reduction=reduction)
         assert type(ours.grad_fn).__name__ == "_RowsBackward"
@@ -246,6 +250,11 @@ def test_rows_of_infinities_nan_and_nothing() -> None:
             torch.testing.assert_close(ours, theirs, equal_nan=True)
             mine, torchs = (torch.autograd.grad(loss, x) for loss in (ours, theirs))
             torch.testing.assert_close(mine, torchs, equal_nan=True)
+            image = x.detach()[:, :, None, None].expand(1, 3, 2, 2).contiguous().requires_grad_()
+            places = torch.full((1, 2, 2), k)
+            both = [f(image, places) for f in (F.cross_entropy, torch.nn.functional.cross_entropy)]
+            torch.testing.assert_close(*both, equal_nan=True)
+            torch.testing.assert_close(*(torch.autograd.grad(loss, image) for loss in both), equal_nan=True)
     x = torch.randn(2, 3, requires_grad=True)
     loss = F.cross_entropy(x, torch.tensor([-100, -100]))
     loss.backward()
@@ -268,8 +277,21 @@ def test_rows_refuse_an_index_out_of_range_and_leave_the_rest_to_the_formula() -
     torch.testing.assert_close(F.cross_entropy(x.T.contiguous().T, k), loss)
 
 
-def test_the_same_bits_of_rows_on_any_number_of_threads() -> None:
-    x, k = torch.randn(3000, 50, requires_grad=True), torch.randint(50, (3000,))
+def test_images_refuse_an_index_out_of_range_and_are_twice_differentiable() -> None:
+    x, k = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True), torch.randint(3, (2, 4))
+    wrong = k.clone()
+    wrong[1, 2] = 3
+    with pytest.raises(ValueError, match=r"received 3 at \(1, 2\)"):
+        F.cross_entropy(x, wrong)
+    (slope,) = torch.autograd.grad(F.cross_entropy(x, k), x, create_graph=True)
+    (wanted,) = torch.autograd.grad(F.cross_entropy(x, k, reduction="none").mean(), x, create_graph=True)
+    torch.testing.assert_close(slope, wanted)
+    torch.testing.assert_close(torch.autograd.grad((slope**2).sum(), x), torch.autograd.grad((wanted**2).sum(), x))
+
+
+@pytest.mark.parametrize("shape", [(3000, 50), (3, 7, 90, 100)], ids=str)
+def test_the_same_bits_of_rows_on_any_number_of_threads(shape: tuple[int, ...]) -> None:
+    x, k = torch.randn(shape, requires_grad=True), torch.randint(shape[1], shape[:1] + shape[2:])
     before = torch.get_num_threads()
     results = []
     try:

@@ -30,12 +30,20 @@ ENTRIES = ("prepare", "forward", "gradient", "finish")
 
 
 def cross_entropy(x: Tensor, k: Tensor, ignore_index: int, is_mean: bool) -> Tensor | None:
-    """The mean or sum over the rows of x, or None where the kernel does not serve, or an index is out of range."""
-    if unserved((x,)) is not None or x.dim() != 2 or type(k) is not Tensor or k.dtype is not torch.int64:
+    """The mean or sum over (N, C, ...) logits, or None: no kernel serves, or an index is out of range."""
+    if unserved((x,)) is not None or type(k) is not Tensor or k.dtype is not torch.int64:
         return None
-    if not k.is_cpu or k.shape != x.shape[:1] or not k.is_contiguous():
+    if not k.is_cpu or k.shape != x.shape[:1] + x.shape[2:] or not k.is_contiguous():
         return None
-    run = _Run(x, k, ignore_index, is_mean)
+    run: Any
+    if x.dim() == 2:
+        run = _Run(x, k, ignore_index, is_mean)
+    else:
+        from .cpu_pixels import MOST_CLASSES, PixelRun
+
+        if x.shape[1] > MOST_CLASSES:
+            return None
+        run = PixelRun(x, k, ignore_index, is_mean, _DTYPES[x.dtype])
     if run.is_faulty:
         return None
     return _Rows.apply(x, run) if x.requires_grad and torch.is_grad_enabled() else run(x, None)
@@ -77,7 +85,7 @@ class _Run:
 
 class _Rows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, run: _Run) -> Tensor:
+    def forward(ctx: Any, x: Tensor, run: Any) -> Tensor:
         ctx.run, ctx.grad = run, gradient_like(x)
         ctx.save_for_backward(x)
         return run(x, ctx.grad)
@@ -112,22 +120,24 @@ def source(dtype: str) -> str:
         "g[k[r]] -= {dtype}(scale)",
     ]
     gradient = _entry("gradient", dtype, made, [line.format(dtype=dtype) for line in scaled])
-    return "\n".join([names, "", *_prepare(), *forward, *gradient, *_finish(dtype)])
+    return "\n".join([names, "", *prepare_lines(f"table[{ROWS}]"), *forward, *gradient, *_finish(dtype)])
 
 
-def _prepare() -> list[str]:
+def prepare_lines(rows: str) -> list[str]:
+    """Count the targets that are not ignored, and those out of range."""
     return [
         "def prepare(table):",
         f"    numbers = pointer(table[{NUMBERS}], float64)",
         f"    k = pointer(table[{K}], int64)",
         "    ignored = 0",
         "    faults = 0",
-        f"    for r in range(table[{ROWS}]):",
+        f"    rows = {rows}",
+        "    for r in range(rows):",
         f"        is_ignored = k[r] == table[{IGNORED}]",
         f"        is_out = (k[r] < 0) | (k[r] >= table[{CLASSES}])",
         "        ignored += 1 if is_ignored else 0",
         "        faults += 1 if is_out & (not is_ignored) else 0",
-        f"    numbers[{COUNT}] = float64(table[{ROWS}] - ignored)",
+        f"    numbers[{COUNT}] = float64(rows - ignored)",
         f"    numbers[{FAULTS}] = float64(faults)",
         f"    if numbers[{IS_MEAN}] != 0.0:",
         f"        numbers[{SCALE}] = 1.0 / numbers[{COUNT}]",

@@ -146,7 +146,7 @@ class CrossEntropyLoss(ClassLoss):
 
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
-        """By the kernel where it serves: plain class indices of rows, (N, C) and (N)."""
+        """By the kernel where it serves: plain class indices, (N, C, ...) and (N, ...)."""
         x, k = operands
         is_plain = reduction.mode != "none" and reduction.normalizer is None and reduction.empty == "nan"
         if (
@@ -154,9 +154,9 @@ class CrossEntropyLoss(ClassLoss):
             and check != "nan"
             and options.get("weight") is None
             and not options.get("label_smoothing")
-            and options.get("class_dim") in (None, 1, -1)
+            and options.get("class_dim") in (None, 1)
             and isinstance(x, Tensor)
-            and x.dim() == 2
+            and x.dim() >= 2
             and x.shape[1] > 1
         ):
             served = cpu_rows.cross_entropy(x, k, options.get("ignore_index", -100), reduction.mode == "mean")

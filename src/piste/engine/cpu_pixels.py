@@ -1,0 +1,167 @@
+"""Cross entropy of (N, C, d1, ...) on the CPU: one class index for each place, the classes far apart in memory.
+
+As `cpu_rows`, but lanes run over places: a tile of places is brought, all its classes together, into a scratch of the
+thread's own, worked there, and its gradient written back, so that logits and gradient are touched once each.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from array import array
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import native
+from .cpu_rows import COUNT, ENTRIES, IS_MEAN, SCALE, prepare_lines
+
+__all__ = ["PixelRun"]
+
+TILE = 256  # places that are worked on together
+BLOCK = 16  # tiles that a thread takes at a time
+MOST_CLASSES = 4096  # of more, the sums in the precision of the logits would lose digits
+CLAIMED, BLOCKS, PLACES, CLASSES, SAMPLES, PARTIALS, OUT, NUMBERS, X, K, GRAD, IGNORED, TICKETS, SCRATCH = range(14)
+
+
+class PixelRun:
+    """One call of the kernel; the targets are counted, and looked at, before anything else."""
+
+    def __init__(self, x: Tensor, k: Tensor, ignore_index: int, is_mean: bool, dtype: str) -> None:
+        samples, classes = x.shape[:2]
+        places = x[0, 0].numel()
+        self.k, self.ignore_index = k, ignore_index
+        self.kernel = _kernel(dtype)
+        self.numbers = array("d", [1.0, is_mean, 0.0, 0.0])
+        self.blocks = samples * (-(-places // (TILE * BLOCK)))
+        self.partials = array("d", bytes(8 * self.blocks))
+        self.tickets = array("q", [0])
+        self.threads = torch.get_num_threads() if self.blocks > 1 else 1
+        self.scratch = torch.empty(self.threads * TILE * (classes + 3), dtype=x.dtype)
+        table = [0, self.blocks, places, classes, samples, self.partials.buffer_info()[0], 0]
+        table += [self.numbers.buffer_info()[0], 0, k.data_ptr(), 0, ignore_index]
+        self.table = array("q", [*table, self.tickets.buffer_info()[0], self.scratch.data_ptr()])
+        self.at = self.table.buffer_info()[0]
+        self.kernel.call["prepare"](self.at)
+        self.is_faulty = self.numbers[2] != 0
+
+    def __call__(self, x: Tensor, grad: Tensor | None) -> Tensor:
+        out = torch.empty((), dtype=x.dtype)
+        self.table[OUT], self.table[X] = out.data_ptr(), x.data_ptr()
+        self.table[GRAD] = 0 if grad is None else grad.data_ptr()
+        self.kernel.parallel("forward" if grad is None else "gradient", self.at, self.threads)
+        self.kernel.call["finish"](self.at)
+        return out
+
+    def slope(self, x: Tensor) -> Tensor:
+        """The gradient again, as torch operations: for a second backward, or a backward once more."""
+        keep = self.k != self.ignore_index
+        at_k = torch.nn.functional.one_hot(torch.where(keep, self.k, 0), x.shape[1]).movedim(-1, 1).to(x.dtype)
+        p = torch.softmax(x, 1, dtype=torch.float64).to(x.dtype)
+        return torch.where(keep.unsqueeze(1), (p - at_k) * self.numbers[SCALE], 0)
+
+
+@functools.cache
+def _kernel(dtype: str) -> native.Kernel:
+    return native.load(source(dtype), ENTRIES)
+
+
+def source(dtype: str) -> str:
+    """The kernel as Python that Numba compiles."""
+    digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
+    names = f"from piste.engine.polynomials import exp32, log32  # {digest}"
+    prepare = prepare_lines(f"table[{PLACES}] * table[{SAMPLES}]")
+    return "\n".join([names, "", *prepare, *_entry("forward", dtype), *_entry("gradient", dtype), *_finish(dtype)])
+
+
+def _entry(entry: str, dtype: str) -> list[str]:
+    """Blocks of tiles, claimed until none is left; a ticket gives each thread its scratch."""
+    size = 4 if dtype == "float32" else 8
+    exp, log = ("exp32", "log32") if dtype == "float32" else ("math.exp", "math.log")
+    zero = f"{dtype}(0.0)"
+    written = [
+        "            for c in range(classes):",
+        f"                g = pointer(table[{GRAD}] + (start + c * places) * {size}, {dtype})",
+        f"                e = pointer(scratch + c * {TILE * size}, {dtype})",
+        "                for j in range(width):",
+        f"                    g[j] = {zero} if f[j] == {zero} else e[j] * f[j]",
+        "            for j in range(width):",
+        f"                if t[j] != table[{IGNORED}]:",
+        f"                    g = pointer(table[{GRAD}] + (start + t[j] * places) * {size}, {dtype})",
+        f"                    g[j] -= {dtype}(scale)",
+    ]
+    return [
+        f"def {entry}(table):",
+        f"    partials = pointer(table[{PARTIALS}], float64)",
+        f"    scale = pointer(table[{NUMBERS}], float64)[{SCALE}]",
+        f"    places = table[{PLACES}]",
+        f"    classes = table[{CLASSES}]",
+        f"    per_sample = (places + {TILE * BLOCK - 1}) // {TILE * BLOCK}",
+        f"    ticket = claim(pointer(table[{TICKETS}], int64))",
+        f"    scratch = table[{SCRATCH}] + ticket * (classes + 3) * {TILE * size}",
+        f"    m = pointer(scratch + classes * {TILE * size}, {dtype})",
+        f"    s = pointer(scratch + (classes + 1) * {TILE * size}, {dtype})",
+        f"    f = pointer(scratch + (classes + 2) * {TILE * size}, {dtype})",
+        "    while True:",
+        "        block = claim(table)",
+        f"        if block >= table[{BLOCKS}]:",
+        "            break",
+        "        sample = block // per_sample",
+        f"        place = (block - sample * per_sample) * {TILE * BLOCK}",
+        f"        stop = place + {TILE * BLOCK}",
+        "        stop = stop if stop < places else places",
+        "        total = 0.0",
+        "        while place < stop:",
+        f"            width = {TILE} if place + {TILE} < stop else stop - place",
+        "            start = sample * classes * places + place",
+        f"            t = pointer(table[{K}] + (sample * places + place) * 8, int64)",
+        "            for c in range(classes):",
+        f"                x = pointer(table[{X}] + (start + c * places) * {size}, {dtype})",
+        f"                e = pointer(scratch + c * {TILE * size}, {dtype})",
+        "                if c == 0:",
+        "                    for j in range(width):",
+        "                        e[j] = x[j]",
+        "                        m[j] = x[j]",
+        f"                        s[j] = {zero}",
+        "                else:",
+        "                    for j in range(width):",
+        "                        v = x[j]",
+        "                        e[j] = v",
+        "                        m[j] = v if v > m[j] else m[j]",
+        "            for j in range(width):",  # the logit of the target, before its place is taken
+        f"                is_ignored = t[j] == table[{IGNORED}]",
+        "                at = 0 if is_ignored else t[j]",
+        f"                e = pointer(scratch + at * {TILE * size}, {dtype})",
+        "                f[j] = e[j]",
+        "            for c in range(classes):",
+        f"                e = pointer(scratch + c * {TILE * size}, {dtype})",
+        "                for j in range(width):",
+        f"                    v = {dtype}({exp}(e[j] - m[j]))",
+        "                    e[j] = v",
+        "                    s[j] = s[j] + v",
+        "            for j in range(width):",
+        f"                f[j] = {dtype}({log}(s[j])) - (f[j] - m[j])",
+        "            for j in range(width):",
+        f"                if t[j] != table[{IGNORED}]:",
+        "                    total += float64(f[j])",
+        f"                f[j] = {zero} if t[j] == table[{IGNORED}] else {dtype}(scale / float64(s[j]))",
+        *(written if entry == "gradient" else []),
+        "            place += width",
+        "        partials[block] = total",
+        "",
+    ]
+
+
+def _finish(dtype: str) -> list[str]:
+    return [
+        "def finish(table):",
+        f"    partials = pointer(table[{PARTIALS}], float64)",
+        f"    numbers = pointer(table[{NUMBERS}], float64)",
+        "    total = 0.0",
+        f"    for block in range(table[{BLOCKS}]):",
+        "        total += partials[block]",
+        f"    divisor = numbers[{COUNT}] if numbers[{IS_MEAN}] != 0.0 else 1.0",
+        f"    pointer(table[{OUT}], {dtype})[0] = {dtype}(total / divisor)",
+        "",
+    ]
