@@ -80,7 +80,7 @@ def reduced(
     if unserved(letters, weight) is not None:
         return None
     x = letters[0]
-    given = tuple(options.items())
+    given = tuple(options.items()) if options else ()
     kernel = _kernel(loss, len(letters), given, _DTYPES[x.dtype], weight is not None, is_checked)
     if kernel is None:
         return None
@@ -112,7 +112,9 @@ class _Run:
         blocks = (elements + BLOCK - 1) // BLOCK
         out = torch.empty((), dtype=x.dtype)
         partials = array("d", bytes(16 * blocks))
-        numbers = array("d", [self.scale, *[float(v) for v in self.options.values() if is_number(v)]])
+        numbers = array("d", (self.scale,))
+        if self.options:
+            numbers.extend([float(v) for v in self.options.values() if is_number(v)])
         table = [0, blocks, elements, partials.buffer_info()[0], out.data_ptr(), numbers.buffer_info()[0]]
         table.append(0 if grad is None else grad.data_ptr())
         for letter in self.letters:

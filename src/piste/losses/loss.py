@@ -261,9 +261,12 @@ class ElementwiseLoss(Loss):
     @classmethod
     def _direct(cls, operands: tuple[Any, ...], mode: str, is_checked: bool, options: dict[str, Any]) -> Tensor | None:
         """The kernel on operands as they are given: anything to be converted, spread or refused is None."""
-        if any(isinstance(o, Tensor) for o in options.values()) or not isinstance(operands[0], Tensor):
+        if not isinstance(operands[0], Tensor):
             return None
-        options = {k: v for k, v in options.items() if v is not None}
+        if options:
+            if any(isinstance(o, Tensor) for o in options.values()):
+                return None
+            options = {k: v for k, v in options.items() if v is not None}
         return cpu_loss.reduced(cls, operands, options, None if mode == "mean" else 1.0, is_checked)
 
     @classmethod
