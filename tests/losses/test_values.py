@@ -251,3 +251,42 @@ def test_kl_div_of_masked_distributions_and_its_batchmean() -> None:
     x, y = seeded(next(c for c in CASES if c.name == "kl_div"))
     expected = torch.nn.functional.kl_div(x, y, reduction="batchmean")
     torch.testing.assert_close(piste.losses.functional.kl_div(x, y, reduction="batchmean"), expected)
+
+
+A, B, C = [0.5, -1.0, 2.0], [0.25, 0.75, -0.5], [1.0, -0.5, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "options"),
+    [
+        ("multi_margin", (A, 0), {}),
+        ("multi_margin", (A, 2), {"p": 2, "margin": 0.5}),
+        ("multi_margin", (A, 1), {"p": 2, "weight": [0.5, 2.0, 1.0]}),
+        ("multilabel_margin", (A, [1, 0, -1]), {}),
+        ("multilabel_margin", (A, [2, -1, 1]), {}),
+        ("multilabel_margin", (A, [-1, 0, 1]), {}),
+        ("multilabel_soft_margin", (A, [1.0, 0.0, 0.25]), {}),
+        ("multilabel_soft_margin", (A, [0.0, 1.0, 1.0]), {"weight": [0.5, 2.0, 1.0]}),
+        ("cosine_embedding", (A, B, 1), {}),
+        ("cosine_embedding", (A, C, -1), {"margin": 0.25}),
+        ("cosine_embedding", (A, B, -1), {}),
+        ("triplet_margin", (A, B, C), {}),
+        ("triplet_margin", (A, C, B), {"margin": 3.0, "p": 1.0}),
+        ("triplet_margin", (A, B, C), {"p": 3.0, "swap": True, "eps": 1e-3}),
+    ],
+    ids=str,
+)
+def test_losses_of_rows_are_the_oracles(name: str, operands, options: dict) -> None:
+    exact = getattr(oracle, name)
+    tensors = [
+        torch.tensor([o], dtype=torch.float64 if isinstance(o, list) and isinstance(o[0], float) else torch.int64)
+        for o in operands
+    ]
+    given = {k: torch.tensor(v, dtype=torch.float64) if isinstance(v, list) else v for k, v in options.items()}
+    x = tensors[0].requires_grad_()
+    function = getattr(piste.losses.functional, piste.losses.named(name).function)
+    result = function(x, *tensors[1:], reduction="sum", **given)
+    assert result.item() == pytest.approx(float(exact(*operands, **options)), rel=1e-11, abs=1e-15)
+    result.backward()
+    slopes = [float(s) for s in oracle.gradient(exact, *operands, **options)]
+    assert x.grad.squeeze(0).tolist() == pytest.approx(slopes, rel=1e-10, abs=1e-12)

@@ -112,6 +112,51 @@ def cross_entropy(
     return -mpmath.fsum(w[c] * q[c] * p for c, p in enumerate(log_probabilities(row)))
 
 
+def multi_margin(
+    row: Sequence[Any], k: int, p: int = 1, margin: float = 1.0, weight: Sequence[Any] | None = None
+) -> mpf:
+    """Crammer and Singer 2001, as torch scales it: the mean over all C classes, the target's own term being 0."""
+    terms = [max(mpf(0), mpf(margin) - mpf(row[k]) + mpf(x)) ** p for c, x in enumerate(row) if c != k]
+    return (mpf(weight[k]) if weight is not None else 1) * mpmath.fsum(terms) / len(row)
+
+
+def multilabel_margin(row: Sequence[Any], labels: Sequence[int]) -> mpf:
+    """Every label against every class that is none, by a margin of 1."""
+    listed = list(labels)[: list(labels).index(-1)] if -1 in labels else list(labels)
+    others = [c for c in range(len(row)) if c not in listed]
+    return mpmath.fsum(max(mpf(0), 1 - (mpf(row[j]) - mpf(row[i]))) for j in listed for i in others) / len(row)
+
+
+def multilabel_soft_margin(row: Sequence[Any], labels: Sequence[Any], weight: Sequence[Any] | None = None) -> mpf:
+    weight = weight or [1] * len(row)
+    return mpmath.fsum(mpf(w) * bce_with_logits(x, y) for x, y, w in zip(row, labels, weight, strict=True)) / len(row)
+
+
+def cosine_embedding(a: Sequence[Any], b: Sequence[Any], y: int, margin: float = 0.0) -> mpf:
+    """Without torch's 1e-12, which only vectors of nearly nothing feel."""
+    dot = mpmath.fsum(mpf(u) * mpf(v) for u, v in zip(a, b, strict=True))
+    cosine = dot / (mpmath.norm(list(map(mpf, a))) * mpmath.norm(list(map(mpf, b))))
+    return 1 - cosine if y == 1 else max(mpf(0), cosine - mpf(margin))
+
+
+def triplet_margin(
+    a: Sequence[Any],
+    b: Sequence[Any],
+    c: Sequence[Any],
+    margin: float = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+) -> mpf:
+    """Balntas et al. 2016; the distances are torch's, of differences plus eps."""
+
+    def distance(u: Sequence[Any], v: Sequence[Any]) -> mpf:
+        return mpmath.norm([mpf(s) - mpf(t) + mpf(eps) for s, t in zip(u, v, strict=True)], p)
+
+    far = min(distance(a, c), distance(b, c)) if swap else distance(a, c)
+    return max(mpf(0), mpf(margin) + distance(a, b) - far)
+
+
 def gradient(loss: Callable[..., mpf], *arguments: Any, by: int = 0, **options: Any) -> Any:
     """The derivative by argument number `by`; a list of them where that argument is a row."""
     given = list(arguments)
