@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 .PHONY: compare test lint bench mutants clean
 
 compare: $(VENV)/.installed
-	$(BIN)/piste compare digits --out piste-compare
+	$(BIN)/piste compare digits --out piste-compare --fresh
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2

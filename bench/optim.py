@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,14 @@ import piste
 from .timing import in_turns, machine, shown
 
 OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}}
+DEEPSPEED = {  # its kernels for the CPU, written by hand in C++ and built at first use
+    "Adam": ("deepspeed.ops.adam", "DeepSpeedCPUAdam"),
+    "AdamW": ("deepspeed.ops.adam", "DeepSpeedCPUAdam"),
+    "Adagrad": ("deepspeed.ops.adagrad", "DeepSpeedCPUAdagrad"),
+    "Lion": ("deepspeed.ops.lion", "DeepSpeedCPULion"),
+}
 FUSED = {"SGD", "Adam", "AdamW", "Adagrad"}
+RIVALS = ("for", "foreach", "fused", "compile", "DeepSpeed")
 LR = 1e-6  # the weights hardly move, however long a row is timed
 
 
@@ -57,21 +65,35 @@ WORKLOADS: dict[str, Callable[[], list[tuple[int, ...]]]] = {
 }
 
 
-def contenders(name: str, params: list[Tensor], compiled: bool) -> dict[str, Callable[[], object]]:
+def contenders(name: str, params: list[Tensor], others: bool) -> dict[str, Callable[[], object]]:
     """Steps over the same parameters and gradients; the state is each contender's own."""
     options = {"lr": LR, **OPTIONS.get(name, {})}
     steps: dict[str, Callable[[], object]] = {"piste": piste.optim.OPTIMIZERS[name](params, **options).step}
     theirs = getattr(torch.optim, name, None)
-    if theirs is None:
-        return steps
-    steps["for"] = theirs(params, foreach=False, **options).step
-    steps["foreach"] = theirs(params, foreach=True, **options).step
+    if theirs is not None:
+        steps["for"] = theirs(params, foreach=False, **options).step
+        steps["foreach"] = theirs(params, foreach=True, **options).step
     if name in FUSED:
         steps["fused"] = theirs(params, fused=True, **options).step
-    if compiled:
-        optimizer = theirs(params, foreach=True, **options)
-        steps["compile"] = torch.compile(lambda: optimizer.step())
+    if others and theirs is not None:
+        compiled = theirs(params, foreach=True, **options)
+        torch._dynamo.reset()  # every optimizer is compiled anew, as in a program that has one
+        steps["compile"] = torch.compile(lambda: compiled.step())
+    if others and name in DEEPSPEED and importlib.util.find_spec("deepspeed"):
+        module, cls = DEEPSPEED[name]
+        extra = {"adamw_mode": name == "AdamW"} if "Adam" in name else {}
+        steps["DeepSpeed"] = getattr(importlib.import_module(module), cls)(params, **options, **extra).step
     return steps
+
+
+def first_steps(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Seconds until each contender has stepped for the first time; compilation is part of it."""
+    seconds = {}
+    for name, step in steps.items():
+        began = time.perf_counter()
+        step()
+        seconds[name] = time.perf_counter() - began
+    return seconds
 
 
 def parameters(shapes: list[tuple[int, ...]]) -> list[Tensor]:
@@ -102,12 +124,10 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 for setting, between in (("alone", None), ("interleaved", passes())):
                     if setting not in arguments.settings:
                         continue
-                    seconds = in_turns(
-                        contenders(name, params, arguments.compile),
-                        between=between,
-                        rounds=arguments.rounds,
-                        budget=arguments.budget,
-                    )
+                    steps = contenders(name, params, arguments.others)
+                    first = first_steps(steps)
+                    seconds = in_turns(steps, between=between, rounds=arguments.rounds, budget=arguments.budget)
+                    del steps
                     gc.collect()
                     yield {
                         "workload": workload,
@@ -115,6 +135,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         "threads": threads,
                         "setting": setting,
                         "seconds": seconds,
+                        "first": first,
                         "bytes": traffic(name) * 4 * sum(p.numel() for p in params),
                     }
 
@@ -168,24 +189,12 @@ def best(seconds: dict[str, float]) -> tuple[str, float]:
 
 
 def table(found: list[dict[str, Any]], in_place: float) -> Iterator[str]:
-    columns = [
-        "tensors",
-        "optimizer",
-        "threads",
-        "setting",
-        "Piste",
-        "torch's best",
-        "ratio",
-        "for",
-        "foreach",
-        "fused",
-        "bandwidth",
-    ]
+    columns = ["tensors", "optimizer", "threads", "setting", "Piste", "the best other", "ratio", *RIVALS, "bandwidth"]
     yield from (f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}")
     for row in found:
         seconds = row["seconds"]
         name, theirs = best(seconds)
-        cells = [f"{seconds[n] / seconds['piste']:.2f}" if n in seconds else "" for n in ("for", "foreach", "fused")]
+        cells = [f"{seconds[n] / seconds['piste']:.2f}" if n in seconds else "" for n in RIVALS]
         share = (
             row["bytes"] / seconds["piste"] / in_place
             if "25M" in row["workload"] and row["setting"] == "alone"
@@ -197,6 +206,14 @@ def table(found: list[dict[str, Any]], in_place: float) -> Iterator[str]:
             f"| {shown(theirs) + ' (' + name + ')' if name else 'none'} | {theirs / seconds['piste']:.2f} "
             f"| {' | '.join(cells)} | {f'{share:.0%}' if share else ''} |"
         )
+
+
+def first_table(found: list[dict[str, Any]]) -> Iterator[str]:
+    columns = ["tensors", "optimizer", "Piste", "compile", "DeepSpeed"]
+    yield from (f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}")
+    for row in found:
+        times = [shown(row["first"][n]) if n in row["first"] else "" for n in ("piste", "compile", "DeepSpeed")]
+        yield f"| {row['workload']} | {row['optimizer']} | {' | '.join(times)} |"
 
 
 def training_table(found: list[dict[str, Any]]) -> Iterator[str]:
@@ -225,7 +242,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--settings", type=listed, default=["alone", "interleaved"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--budget", type=float, default=8.0, help="seconds a row may take")
-    parser.add_argument("--compile", action="store_true", help="also torch.compile(optimizer.step); slow to start")
+    parser.add_argument(
+        "--others", action="store_true", help="also torch.compile(optimizer.step), and DeepSpeed if there"
+    )
     parser.add_argument("--no-training", action="store_true", help="leave out the whole training steps")
     parser.add_argument("--json", type=Path, help="write every measurement here")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
@@ -244,6 +263,8 @@ def main(argv: list[str]) -> None:
         print("\n".join(new if not shown_head else new[2:]), flush=True)
         shown_head = True
     lines += table(found, in_place)
+    if arguments.others:
+        lines += ["", "Time to the first step, compilation included:", "", *first_table(found)]
     torch.set_num_threads(all_threads)
     steps = [] if arguments.no_training else list(training())
     if steps:

@@ -6,7 +6,7 @@ import importlib.util
 import warnings
 import weakref
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import Any
@@ -26,8 +26,8 @@ _contiguous = Tensor.is_contiguous
 _size = Tensor.numel
 
 
-def reason(program: Program, slot: Slot, options: Mapping[str, Any]) -> str | None:
-    """Why the eager engine steps a slot; None where the kernel does."""
+def _for_all(program: Program, options: Mapping[str, Any]) -> str | None:
+    """Why the eager engine steps a whole group."""
     if options["differentiable"]:
         return "differentiable=True lets autograd record the step"
     if options["capturable"]:
@@ -36,14 +36,19 @@ def reason(program: Program, slot: Slot, options: Mapping[str, Any]) -> str | No
         return "fused=False asks for it"
     if importlib.util.find_spec("numba") is None:
         return "Numba is not installed"
-    return _failed.get(program) or cpu.unserved(slot)
+    return _failed.get(program)
+
+
+def reasons(program: Program, slots: Iterable[Slot], options: Mapping[str, Any]) -> list[str | None]:
+    """Why the eager engine steps each slot; None where the kernel does."""
+    for_all = _for_all(program, options)
+    return [for_all or cpu.unserved(slot) for slot in slots]
 
 
 def explained(program: Program, slots: Sequence[Slot], options: Mapping[str, Any]) -> list[str]:
     """A line for each engine that serves some of the parameters, and the reason where it is not the kernel."""
     count: dict[str, int] = {}
-    for slot in slots:
-        why = reason(program, slot, options)
+    for why in reasons(program, slots, options):
         line = "by the fused CPU kernel, all in one pass" if why is None else f"by the eager engine: {why}"
         count[line] = count.get(line, 0) + 1
     return [f"{n} of {len(slots)} parameters {line}" for line, n in count.items()]
@@ -64,8 +69,8 @@ class Plan:
         options: Mapping[str, Any],
     ) -> None:
         self.program, self._gradient, self._options = program, gradient, dict(options, params=None)
-        self._has = [p.grad is not None for p in params]
-        slots = {i: make_slot(params[i]) for i in compress(range(len(params)), self._has)}
+        self.has = [p.grad is not None for p in params]
+        slots = {i: make_slot(params[i]) for i in compress(range(len(params)), self.has)}
         self._launches: list[tuple[cpu.Launch, list[int]]] = []
         served = self._launched(slots)
         self._rest = {i: slots[i] for i in sorted(slots.keys() - set(served))}
@@ -75,6 +80,7 @@ class Plan:
         self._flat = all(slots[i].p.is_contiguous() for i in served) and all(slots[i].g.is_contiguous() for i in served)
         self._strides = [slots[i].g.stride() for i in served]
         self._sizes = [slots[i].p.numel() for i in served]
+        self._may_be_negated = [k for k, i in enumerate(served) if not self._flat or slots[i].p.numel() == 1]
         # torch lets a gradient have a dtype of its own where grad_dtype says so; it may then change at any step
         self._kinds = [slots[i].g.dtype for i in served]
         self._any_kind = any(getattr(slots[i].p, "grad_dtype", slots[i].p.dtype) != slots[i].p.dtype for i in served)
@@ -84,8 +90,7 @@ class Plan:
     def _launched(self, slots: Mapping[int, Slot]) -> list[int]:
         """Make a launch for every layout; return the places in the group that they serve, in order."""
         by_layout: dict[cpu.Layout, list[int]] = {}
-        for i, slot in slots.items():
-            why = reason(self.program, slot, self._options)
+        for (i, slot), why in zip(slots.items(), reasons(self.program, slots.values(), self._options), strict=True):
             if why is None:
                 by_layout.setdefault(cpu.layout_of(slot), []).append(i)
             elif self._options["fused"]:
@@ -108,17 +113,17 @@ class Plan:
                 f"{self.program.name} steps without its kernel, several times slower: {error}. "
                 "fused=False asks for this and is quiet; fused=True makes it an error.",
                 RuntimeWarning,
-                stacklevel=6,
+                stacklevel=7,
             )
         return served
 
     def step(self, params: Sequence[Tensor], numbers: Mapping[str, Any]) -> bool:
         grads = [p.grad for p in params]
         if not self._whole:
-            if [g is not None for g in grads] != self._has:
+            if [g is not None for g in grads] != self.has:
                 return False
             rest = [replace(slot, g=self._gradient(params[i])) for i, slot in self._rest.items()]
-            if any(reason(self.program, slot, self._options) is None for slot in rest):
+            if None in reasons(self.program, rest, self._options):
                 return False
             params, grads = list(compress(params, self._served)), list(compress(grads, self._served))
         if self._launches and not self._run(params, grads, numbers):
@@ -147,6 +152,9 @@ class Plan:
         if self._any_kind and [g.dtype for g in grads] != self._kinds:
             return False
         if self._complex and any(map(Tensor.is_conj, grads)):
+            return False
+        # autograd leaves a sign to be applied later on single elements, and on views that are not flat
+        if any(grads[k].is_neg() for k in self._may_be_negated):
             return False
         values = array("d", [numbers[name] for name in self.program.numbers])
         for launch, places in self._launches:

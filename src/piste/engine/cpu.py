@@ -244,8 +244,8 @@ def unserved(slot: Slot) -> str | None:
     for x in (slot.p, slot.g, *slot.buffers):
         if x.shape != slot.p.shape or x.is_complex() != slot.p.is_complex():
             return "its gradient or its state has another shape or kind than it has"
-        if _overlapping(x):
-            return "elements of it, its gradient or its state overlap in memory"
+        if x is not slot.g and _overlapping(x):
+            return "elements of it or of its state overlap in memory"
     if any(x.numel() != 1 for x in slot.counters) or len({x.dtype for x in slot.counters} - _COUNTERS) > 0:
         return "its step count is not one floating-point number"
     if len({x.dtype for x in slot.counters}) > 1:

@@ -70,7 +70,7 @@ def _apply(
     program: Program, p: Tensor, g: Tensor, buffers: list[Tensor], scalars: Mapping[str, Any], clone: bool
 ) -> None:
     if p.is_complex():
-        p, g, *buffers = (torch.view_as_real(x) for x in (p, g, *buffers))
+        p, g, *buffers = (torch.view_as_real(x) for x in (p, g.resolve_conj(), *buffers))
     compute = _COMPUTE.get(p.dtype, p.dtype)
     before = [x.clone() if clone else x.to(compute) for x in (p, g, *buffers)]
     after_p, after = program.element(before[0], before[1], before[2:], scalars)

@@ -71,10 +71,11 @@ class Optimizer(torch.optim.Optimizer):
         cls.__doc__ = arguments.documented(cls)
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self._plans: dict[int, tuple[Any, choose.Plan]] = {}
-        self._seen: list[int] = []
+        self._plans: dict[int, list[tuple[Any, choose.Plan]]] = {}
+        self._pointers: list[int] = []
         defaults = arguments.bind(type(self), args, kwargs)
         super().__init__(arguments.checked_params(type(self), params), defaults)
+        self._handed_out = False
         arguments.refuse_all_frozen(self)
 
     @classmethod
@@ -96,13 +97,26 @@ class Optimizer(torch.optim.Optimizer):
             for p in param_group["params"]:
                 self._state_of(p, param_group)
 
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """What the optimizer remembers, by parameter. It may be replaced or changed at will."""
+        self._handed_out = True
+        return self._state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._handed_out, self._state = True, state
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if "state" in state:
+            self.state = state.pop("state")
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in arguments.defaults(type(self)).items():
                 group.setdefault(name, default)
             group.update(self.fixed)
-        self._plans, self._seen = {}, []
+        self._plans, self._pointers = {}, []
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this optimizer, Piste's or torch.optim's; anything else is refused before a change."""
@@ -133,7 +147,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _known(self, p: Tensor) -> Slot:
         """The parameter with whatever gradient and state it has so far."""
-        state = self.state.get(p, {})
+        state = self._state.get(p, {})
         buffers, counters = ([state[key] for key in keys if key in state] for keys in (self.buffers, self.counters))
         return Slot(p, p if p.grad is None else p.grad, buffers, counters)
 
@@ -181,31 +195,38 @@ class Optimizer(torch.optim.Optimizer):
             with torch.set_grad_enabled(group["differentiable"]):
                 eager.step(program, slots, numbers, differentiable=group["differentiable"], on_device=True)
             return bool(slots)
-        key = (program, group["differentiable"], group["capturable"], group["fused"])
-        known, plan = self._plans.get(index, (None, None))
         with torch.set_grad_enabled(group["differentiable"]):
-            if plan is None or known != key or not plan.step(params, numbers):
-                plan = choose.Plan(
-                    program, params, partial(self._slot, group=group), partial(self._gradient, group=group), group
-                )
-                self._plans[index] = key, plan
-                self._seen = self._state_pointers()
-                if not plan.step(params, numbers):
-                    raise RuntimeError(
-                        "a gradient changed during the step; step an optimizer from one thread at a time"
-                    )
-        return plan.moves
+            return self._planned(index, group, program, numbers).moves
+
+    def _planned(self, index: int, group: dict[str, Any], program: Program, numbers: Mapping[str, Any]) -> choose.Plan:
+        """Step a group by the plan of last time, or by one made for the same gradients before, or by a new one."""
+        params = group["params"]
+        key = (program, group["differentiable"], group["capturable"], group["fused"])
+        plans = [(known, plan) for known, plan in self._plans.get(index, []) if known == key]
+        if plans and plans[0][1].step(params, numbers):
+            return plans[0][1]
+        has = [p.grad is not None for p in params]
+        same = next((plan for _, plan in plans[1:] if plan.has == has), None)
+        if same is None or not same.step(params, numbers):
+            same = choose.Plan(
+                program, params, partial(self._slot, group=group), partial(self._gradient, group=group), group
+            )
+            self._pointers = self._state_pointers()
+            if not same.step(params, numbers):
+                raise RuntimeError("a gradient changed during the step; step an optimizer from one thread at a time")
+        others = [(known, plan) for known, plan in plans if plan.has != has]
+        self._plans[index] = [(key, same), *others[:_PLANS_KEPT]]
+        return same
 
     def _state_pointers(self) -> list[int]:
-        values = map(dict.values, self.state.values())
-        try:
-            return list(map(Tensor.data_ptr, chain.from_iterable(values)))
-        except (TypeError, RuntimeError):  # something of the user's beside the tensors, or a sparse one
-            return [id(value) for state in self.state.values() for value in state.values()]
+        """Which tensors the state consists of, and where they lie."""
+        values = list(chain.from_iterable(map(dict.values, self._state.values())))
+        where = (v.data_ptr() for v in values if isinstance(v, Tensor) and v.layout == torch.strided)
+        return [*map(id, values), *where]
 
     def _forget_plans_of_other_state(self) -> None:
-        """State is the user's to replace or to move (load_state_dict, .data, or by hand); plans know where it was."""
-        if self._plans and self._state_pointers() != self._seen:
+        """Plans know where the state was, and whoever got hold of it once may have replaced or moved it since."""
+        if self._handed_out and self._plans and self._state_pointers() != self._pointers:
             self._plans.clear()
 
     def _warn_nothing_moved(self) -> None:
@@ -231,7 +252,7 @@ class Optimizer(torch.optim.Optimizer):
     def _state_of(self, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
         """Its buffers and counters."""
         kept = {key: buffer for key, buffer in self.buffers.items() if buffer.when is None or group[buffer.when]}
-        state = self.state[p] if self.counts_steps or kept else {}
+        state = self._state[p] if self.counts_steps or kept else {}
         like = torch.zeros((), dtype=torch.get_default_dtype(), device=p.device if group["capturable"] else "cpu")
         fresh = False
         counters = []
@@ -318,6 +339,9 @@ class Optimizer(torch.optim.Optimizer):
         )
         counters = ("t", *(c.letter for c in cls.counters.values()))
         return Program(cls.__name__, element, numbers, kept, counters, cls.per_step)
+
+
+_PLANS_KEPT = 3  # besides the current one, for models whose parameters take turns
 
 
 def _watched(optimizer: Optimizer) -> bool:
