@@ -222,7 +222,7 @@ def layout_of(slot: Slot) -> Layout:
     counter = DTYPES[slot.counters[0].dtype] if slot.counters else "float32"
     kinds = tuple(DTYPES[_real_dtype(x)] for x in columns)
     shape, strides = slot.p.shape, _strides(slot.p)
-    alike = _dense(shape, strides) and all(_strides(x) == strides for x in columns)
+    alike = not slot.p.numel() or (_dense(shape, strides) and all(_strides(x) == strides for x in columns))
     return Layout(kinds, counter, 0 if alike else slot.p.dim() + slot.p.is_complex())
 
 
