@@ -463,7 +463,7 @@ def test_a_thousand_steps_with_gradients_made_anew_grow_nothing_and_plan_once(mo
         params[t % 2].grad = torch.zeros_like(params[t % 2])
     gc.collect()
     assert len(made) == 3
-    for t in range(50):  # memory that moves every time: the plan of where it was goes
+    for _ in range(50):  # memory that moves every time: the plan of where it was goes
         params[0].data = params[0].data.clone()
         optimizer.step()
     gc.collect()
