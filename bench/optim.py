@@ -182,6 +182,15 @@ def training() -> Iterator[dict[str, Any]]:
         yield {"optimizer": name, "seconds": in_turns(sides, rounds=25, block=0.02)}
 
 
+HOW_TO_READ = """\
+A ratio is the other's time over Piste's: above 1, Piste is faster. All stand in turns in one process, over the same
+parameters and gradients, and times are medians; "interleaved" has a forward and a backward pass before every step,
+which is not counted. The last column is the share of the bandwidth of an in-place operation, measured in the same run;
+above 100 % the machine was busier while that was measured. Nobody had the machine to himself: a few percent either way
+mean nothing.
+"""
+
+
 def best(seconds: dict[str, float]) -> tuple[str, float]:
     theirs = {name: t for name, t in seconds.items() if name != "piste"}
     name = min(theirs, key=lambda n: theirs[n], default="")
@@ -253,7 +262,8 @@ def main(argv: list[str]) -> None:
     all_threads = torch.get_num_threads()
     head = f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}."
     in_place = bandwidth()
-    lines = [head, "", f"In-place memory bandwidth (torch's mul_ on 25M float32): {in_place / 1e9:.1f} GB/s.", ""]
+    lines = ["# The speed of a step", "", "Made by `python -m bench optim`.", HOW_TO_READ, head, ""]
+    lines += [f"In-place memory bandwidth (torch's mul_ on 25M float32): {in_place / 1e9:.1f} GB/s.", ""]
     print("\n".join(lines), flush=True)
     found: list[dict[str, Any]] = []
     shown_head = False

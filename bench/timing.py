@@ -31,7 +31,9 @@ def in_turns(
     for name, step in contenders.items():
         step()  # warm up: state, compilation, the team
         step()
-        calls[name] = max(1, min(2000, int(block / _once(step, between))))
+        began = time.perf_counter()
+        _once(step, between)
+        calls[name] = max(1, min(2000, int(block / (time.perf_counter() - began))))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     start = time.perf_counter()
     for turn in range(rounds):

@@ -27,7 +27,7 @@ _COUNTERS = {torch.float32, torch.float64}
 PLAIN = {Tensor, torch.nn.Parameter}
 CHUNK = 1 << 14  # elements of one item: enough to forget the overhead, little enough to share out evenly
 OVERHEAD = 64  # what starting on an item costs, in elements
-ALONE = 1 << 15  # elements that one thread steps sooner than a team can be woken
+ALONE = 1 << 17  # elements that one thread steps sooner than a team can be woken
 
 # The table that a kernel is called with.
 CLAIMED, BLOCKS, BLOCK_ENDS, ITEMS, SCALARS, NUMBERS, TENSORS, SHAPES, COLUMNS = range(9)
