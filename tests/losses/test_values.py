@@ -204,8 +204,11 @@ def test_integer_and_bool_targets_and_mixed_dtypes_are_converted() -> None:
     for kind in (torch.int64, torch.bool, torch.uint8):
         assert torch.equal(piste.losses.BCELoss()(x, labels.to(kind)), expected)
     assert piste.losses.MSELoss()(x, labels.double()).dtype == torch.float64
-    logits = torch.randn(3, 4)
-    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 3]))
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, dtype=torch.float64)
+    expected = piste.losses.CrossEntropyLoss()(logits, torch.tensor([0, 1, 3]))
+    exact = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 3]))  # another order of operations
+    torch.testing.assert_close(expected, exact, rtol=1e-14, atol=0)
     for kind in (torch.int32, torch.uint8, torch.int16):
         assert torch.equal(piste.losses.CrossEntropyLoss()(logits, torch.tensor([0, 1, 3], dtype=kind)), expected)
 
