@@ -86,7 +86,7 @@ def reduced(
         return None
     run = _Run(kernel, loss, letters, options, weight, 1.0 / (x.numel() if divisor is None else divisor))
     wants_gradient = x.requires_grad and torch.is_grad_enabled()
-    out = _Fused.apply(x, run) if wants_gradient else run(x, None)
+    out = Fused.apply(x, run) if wants_gradient else run(x, None)
     return None if run.is_faulty else out
 
 
@@ -144,7 +144,9 @@ def _is_batched(grad: Tensor) -> bool:
     return functorch.peek_interpreter_stack() is not None or functorch.is_legacy_batchedtensor(grad)
 
 
-class _Fused(torch.autograd.Function):
+class Fused(torch.autograd.Function):
+    """A run that leaves the gradient as it computes the loss; `run.slope` is the same gradient in torch operations."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, run: _Run) -> Tensor:
         ctx.run, ctx.grad = run, gradient_like(x)

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from . import native
-from .cpu_rows import COUNT, ENTRIES, IS_MEAN, SCALE, prepare_lines
+from .cpu_rows import ENTRIES, SCALE, finish_lines, prepare_lines
 
 __all__ = ["PixelRun"]
 
 TILE = 256  # places that are worked on together
 BLOCK = 16  # tiles that a thread takes at a time
 MOST_CLASSES = 4096  # of more, the sums in the precision of the logits would lose digits
+# As far as the numbers the places are those of cpu_rows, whose last entry serves both.
 CLAIMED, BLOCKS, PLACES, CLASSES, SAMPLES, PARTIALS, OUT, NUMBERS, X, K, GRAD, IGNORED, TICKETS, SCRATCH = range(14)
 
 
@@ -72,7 +73,7 @@ def source(dtype: str) -> str:
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
     names = f"from piste.engine.polynomials import exp32, log32  # {digest}"
     prepare = prepare_lines(f"table[{PLACES}] * table[{SAMPLES}]")
-    return "\n".join([names, "", *prepare, *_entry("forward", dtype), *_entry("gradient", dtype), *_finish(dtype)])
+    return "\n".join([names, "", *prepare, *_entry("forward", dtype), *_entry("gradient", dtype), *finish_lines(dtype)])
 
 
 def _entry(entry: str, dtype: str) -> list[str]:
@@ -149,19 +150,5 @@ def _entry(entry: str, dtype: str) -> list[str]:
         *(written if entry == "gradient" else []),
         "            place += width",
         "        partials[block] = total",
-        "",
-    ]
-
-
-def _finish(dtype: str) -> list[str]:
-    return [
-        "def finish(table):",
-        f"    partials = pointer(table[{PARTIALS}], float64)",
-        f"    numbers = pointer(table[{NUMBERS}], float64)",
-        "    total = 0.0",
-        f"    for block in range(table[{BLOCKS}]):",
-        "        total += partials[block]",
-        f"    divisor = numbers[{COUNT}] if numbers[{IS_MEAN}] != 0.0 else 1.0",
-        f"    pointer(table[{OUT}], {dtype})[0] = {dtype}(total / divisor)",
         "",
     ]

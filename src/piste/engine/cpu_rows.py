@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from . import native
-from .buffers import gradient_like
-from .cpu_loss import _DTYPES, _is_batched, unserved
+from .cpu_loss import _DTYPES, Fused, unserved
 
 __all__ = ["cross_entropy"]
 
@@ -83,21 +82,8 @@ class _Run:
         return torch.where(keep.unsqueeze(1), (p - at_k) * self.numbers[SCALE], 0)
 
 
-class _Rows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, run: Any) -> Tensor:
-        ctx.run, ctx.grad = run, gradient_like(x)
-        ctx.save_for_backward(x)
-        return run(x, ctx.grad)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        made, ctx.grad = ctx.grad, None
-        if made is None or torch.is_grad_enabled() or _is_batched(grad):
-            return grad * ctx.run.slope(*ctx.saved_tensors), None
-        if grad.item() != 1.0:
-            made.mul_(grad)
-        return made, None
+class _Rows(Fused):
+    """Under a name of its own in the graph."""
 
 
 @functools.cache
@@ -120,7 +106,7 @@ def source(dtype: str) -> str:
         "g[k[r]] -= {dtype}(scale)",
     ]
     gradient = _entry("gradient", dtype, made, [line.format(dtype=dtype) for line in scaled])
-    return "\n".join([names, "", *prepare_lines(f"table[{ROWS}]"), *forward, *gradient, *_finish(dtype)])
+    return "\n".join([names, "", *prepare_lines(f"table[{ROWS}]"), *forward, *gradient, *finish_lines(dtype)])
 
 
 def prepare_lines(rows: str) -> list[str]:
@@ -192,7 +178,7 @@ def _entry(entry: str, dtype: str, exponentials: list[str], last: list[str]) -> 
     ]
 
 
-def _finish(dtype: str) -> list[str]:
+def finish_lines(dtype: str) -> list[str]:
     return [
         "def finish(table):",
         f"    partials = pointer(table[{PARTIALS}], float64)",
