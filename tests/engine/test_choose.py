@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import piste
-from piste.engine import choose, cpu, native
+from piste.engine import choose, cpu, direct, native
 from piste.errors import InvalidType, InvalidValue, Unsupported
 from piste.formula import FormulaError, maximum, sign, sqrt, where
 from piste.optim import Optimizer
@@ -148,9 +148,12 @@ def test_a_group_is_stepped_by_both_engines_where_it_has_to_be():
             torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
 
-def test_under_torch_compile_it_is_the_eager_engine_and_the_kernel_afterwards(monkeypatch):
-    launched = []
-    monkeypatch.setattr(cpu.Launch, "__call__", lambda self, real=cpu.Launch.__call__: (launched.append(1), real(self)))
+@pytest.mark.parametrize("who", [cpu.Launch, direct.Direct])
+def test_under_torch_compile_it_is_the_eager_engine_and_the_kernel_afterwards(monkeypatch, who):
+    if who is cpu.Launch:
+        monkeypatch.setattr(direct, "available", lambda: None)
+    launched, real = [], who.__call__
+    monkeypatch.setattr(who, "__call__", lambda *args: (launched.append(1), real(*args))[1])
     p, q = parameter(torch.linspace(-1, 1, 6)), parameter(torch.linspace(-1, 1, 6))
     ours, theirs = piste.optim.Adam([p], lr=0.1), torch.optim.Adam([q], lr=0.1)
     compiled = torch.compile(ours.step, backend="eager")

@@ -16,9 +16,19 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import piste
-from piste.engine import cpu, native
+from piste.engine import cpu, direct, native
 
 from .twins import Twins, randn, spread, transposed, weights
+
+
+@pytest.fixture(autouse=True, params=["directly", "by questions in Python"])
+def stepped(request, monkeypatch):
+    """All of this holds whoever looks where the parameters and gradients are."""
+    if request.param == "directly":
+        assert direct.available(), "this machine's torch has every function that is asked"
+    else:
+        monkeypatch.setattr(direct, "available", lambda: None)
+
 
 # --- what may change between steps ----------------------------------------------------------------------------
 
@@ -167,6 +177,15 @@ def test_a_change_between_steps_is_noticed(change):
     for p, q in zip(twins.ours, twins.theirs, strict=True):
         for key, value in b.state[q].items():
             torch.testing.assert_close(a.state[p][key], value, rtol=1e-11, atol=1e-12)
+
+
+def test_a_parameter_transposed_where_it_lies():
+    twins = Twins("Adam", [torch.arange(9.0, dtype=torch.float64).reshape(3, 3).requires_grad_()])
+    twins.step(2)
+    for p in (*twins.ours, *twins.theirs):
+        p.grad = None
+        p.data = p.data.t()
+    twins.step(2)
 
 
 def test_momentum_turned_on_and_off():

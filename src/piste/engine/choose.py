@@ -8,14 +8,14 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import compress
+from itertools import chain, compress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import Unsupported
-from . import cpu, eager
+from . import cpu, direct, eager
 from .program import Program, Slot
 
 _failed: weakref.WeakKeyDictionary[Program, str] = weakref.WeakKeyDictionary()
@@ -73,12 +73,13 @@ class Plan:
         slots = {i: make_slot(params[i]) for i in compress(range(len(params)), self.has)}
         self._launches: list[tuple[cpu.Launch, list[int]]] = []
         served = self._launched(slots)
+        self._direct = self._directly(params, slots, served)
         self._rest = {i: slots[i] for i in sorted(slots.keys() - set(served))}
         self._served = [i in slots and i not in self._rest for i in range(len(params))]
         self._whole = all(self._served)
         self._pointers = [slots[i].p.data_ptr() for i in served]
         self._flat = all(slots[i].p.is_contiguous() for i in served) and all(slots[i].g.is_contiguous() for i in served)
-        self._strides = [slots[i].g.stride() for i in served]
+        self._strides = [x.stride() for i in served for x in (slots[i].p, slots[i].g)]
         self._sizes = [slots[i].p.numel() for i in served]
         self._may_be_negated = [k for k, i in enumerate(served) if not self._flat or slots[i].p.numel() == 1]
         # torch lets a gradient have a dtype of its own where grad_dtype says so; it may then change at any step
@@ -117,16 +118,21 @@ class Plan:
             )
         return served
 
-    def step(self, params: Sequence[Tensor], numbers: Mapping[str, Any]) -> bool:
-        grads = [p.grad for p in params]
-        if not self._whole:
-            if [g is not None for g in grads] != self.has:
+    def _directly(self, params: Any, slots: Mapping[int, Slot], served: Sequence[int]) -> direct.Direct | None:
+        launches = [(launch, [served[k] for k in places]) for launch, places in self._launches]
+        return direct.Direct(params, slots, launches) if served and direct.serves(params, slots, launches) else None
+
+    def step(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
+        """Step `params`, which are those of the plan; or return False, with nothing changed."""
+        rest = []
+        if self._rest:
+            if any(params[i].grad is None for i in self._rest):
                 return False
             rest = [replace(slot, g=self._gradient(params[i])) for i, slot in self._rest.items()]
             if None in reasons(self.program, rest, self._options):
                 return False
-            params, grads = list(compress(params, self._served)), list(compress(grads, self._served))
-        if self._launches and not self._run(params, grads, numbers):
+        values = array("d", [numbers[name] for name in self.program.numbers])
+        if not (self._direct(params, values) if self._direct else self._asked(params, values)):
             return False
         if self._rest:
             eager.step(
@@ -138,7 +144,15 @@ class Plan:
             )
         return True
 
-    def _run(self, params: Sequence[Tensor], grads: Sequence[Any], numbers: Mapping[str, Any]) -> bool:
+    def _asked(self, params: Sequence[Tensor], values: array[float]) -> bool:
+        """Ask every parameter, and run the launches."""
+        grads: list[Any] = [p.grad for p in params]
+        if not self._whole:
+            if [g is not None for g in grads] != self.has:
+                return False
+            params, grads = list(compress(params, self._served)), list(compress(grads, self._served))
+        if not self._launches:
+            return True
         if not set(map(type, grads)) <= cpu.PLAIN:  # one is missing now, or of a subclass
             return False
         try:
@@ -147,7 +161,8 @@ class Plan:
             return False
         if list(map(_address, params)) != self._pointers or list(map(_size, grads)) != self._sizes:
             return False
-        if not (all(map(_contiguous, grads)) if self._flat else list(map(Tensor.stride, grads)) == self._strides):
+        both = list(chain.from_iterable(zip(params, grads, strict=True)))
+        if not (all(map(_contiguous, both)) if self._flat else list(map(Tensor.stride, both)) == self._strides):
             return False
         if self._any_kind and [g.dtype for g in grads] != self._kinds:
             return False
@@ -156,7 +171,6 @@ class Plan:
         # autograd leaves a sign to be applied later on single elements, and on views that are not flat
         if any(grads[k].is_neg() for k in self._may_be_negated):
             return False
-        values = array("d", [numbers[name] for name in self.program.numbers])
         for launch, places in self._launches:
             launch.gradients[:] = array("q", gradients if len(self._launches) == 1 else [gradients[k] for k in places])
             launch.numbers[:] = values

@@ -337,8 +337,8 @@ class Launch:
             table[place] = values.buffer_info()[0]
         self._table = array("q", [*table, *(column.buffer_info()[0] for column in columns)])
         self._arrays = [ends, items, scalars, shapes, *columns]
-        self._at = self._table.buffer_info()[0]
+        self.at = self._table.buffer_info()[0]
 
     def __call__(self) -> None:
-        self.kernel.call["prepare"](self._at)
-        self.kernel.parallel("body", self._at, torch.get_num_threads() if self.elements > ALONE else 1)
+        self.kernel.call["prepare"](self.at)
+        self.kernel.parallel("body", self.at, torch.get_num_threads() if self.elements > ALONE else 1)

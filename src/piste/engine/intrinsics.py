@@ -10,6 +10,9 @@ from numba import float32, float64, int64, njit, types, uint16, uint32
 from numba.extending import intrinsic
 
 __all__ = [
+    "call1",
+    "call2",
+    "call4",
     "claim",
     "float32",
     "float64",
@@ -43,6 +46,32 @@ def claim(typingctx: Any, table: Any) -> Any:
         return builder.atomic_rmw("add", args[0], one, "monotonic")
 
     return types.int64(types.CPointer(types.int64)), codegen
+
+
+def _caller(count: int) -> Any:
+    """Call the C function at an address with `count` words; the answer is the word it leaves, whatever its type."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(word, [word] * count)
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+
+    return types.int64(*[types.int64] * (count + 1)), codegen
+
+
+@intrinsic
+def call1(typingctx: Any, function: Any, a: Any) -> Any:
+    return _caller(1)
+
+
+@intrinsic
+def call2(typingctx: Any, function: Any, a: Any, b: Any) -> Any:
+    return _caller(2)
+
+
+@intrinsic
+def call4(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    return _caller(4)
 
 
 def _bits_of(typingctx: Any, x: Any) -> Any:

@@ -37,6 +37,8 @@ class Kernel:
         self.addresses = entries
         call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self.call: dict[str, Callable[[int], None]] = {name: call(address) for name, address in entries.items()}
+        locked = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)  # which keeps Python's lock meanwhile
+        self.locked: dict[str, Callable[[int], None]] = {name: locked(address) for name, address in entries.items()}
 
     def parallel(self, entry: str, table: int, threads: int) -> None:
         """Run one entry on every thread of torch's own team at once; the entry shares out the work by itself."""
@@ -234,6 +236,21 @@ def team_of_torch() -> Callable[[int, int, int, int], None] | None:
     fight with them for the cores.
     """
     return None if _forked else _gomp()
+
+
+def address_of_team() -> int:
+    """Where `team_of_torch` is, for machine code that calls it; 0 where there is none."""
+    return 0 if _forked else _gomp_address()
+
+
+@functools.cache
+def _gomp_address() -> int:
+    return address(_gomp()) if _gomp() is not None else 0
+
+
+def address(function: Any) -> int:
+    """Where a C function that ctypes has found lies."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 @functools.cache
