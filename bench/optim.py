@@ -119,25 +119,32 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for workload in arguments.workloads:
         params = parameters(WORKLOADS[workload]())
         for name in arguments.optimizers:
-            for threads in arguments.threads:
-                torch.set_num_threads(threads)
-                for setting, between in (("alone", None), ("interleaved", passes())):
-                    if setting not in arguments.settings:
-                        continue
-                    steps = contenders(name, params, arguments.others)
-                    first = first_steps(steps)
-                    seconds = in_turns(steps, between=between, rounds=arguments.rounds, budget=arguments.budget)
-                    del steps
-                    gc.collect()
+            for setting, between in (("alone", None), ("interleaved", passes())):
+                if setting not in arguments.settings:
+                    continue
+                steps = contenders(name, params, arguments.others)
+                first = first_steps(steps)
+                timed = in_turns(
+                    {(threads, side): step for threads in arguments.threads for side, step in steps.items()},
+                    before=lambda of: torch.set_num_threads(of[0]),
+                    between=between,
+                    rounds=arguments.rounds,
+                    budget=arguments.budget,
+                )
+                alone = timed[min(arguments.threads), "piste"]
+                for threads in arguments.threads:
                     yield {
                         "workload": workload,
                         "optimizer": name,
                         "threads": threads,
                         "setting": setting,
-                        "seconds": seconds,
+                        "seconds": {side: timed[threads, side] for side in steps},
                         "first": first,
+                        "by_threads": alone / timed[threads, "piste"],
                         "bytes": traffic(name) * 4 * sum(p.numel() for p in params),
                     }
+                del steps
+                gc.collect()
 
 
 def traffic(name: str) -> int:
@@ -185,9 +192,9 @@ def training() -> Iterator[dict[str, Any]]:
 HOW_TO_READ = """\
 A ratio is the other's time over Piste's: above 1, Piste is faster. All stand in turns in one process, over the same
 parameters and gradients, and times are medians; "interleaved" has a forward and a backward pass before every step,
-which is not counted. The last column is the share of the bandwidth of an in-place operation, measured in the same run;
-above 100 % the machine was busier while that was measured. Nobody had the machine to himself: a few percent either way
-mean nothing.
+which is not counted. "by threads" is how many times faster Piste is than with one thread; these stand in turns as well.
+The last column is the share of the bandwidth of an in-place operation, measured in the same run; above 100 % the
+machine was busier while that was measured. Nobody had the machine to himself: a few percent either way mean nothing.
 """
 
 
@@ -198,7 +205,18 @@ def best(seconds: dict[str, float]) -> tuple[str, float]:
 
 
 def table(found: list[dict[str, Any]], in_place: float) -> Iterator[str]:
-    columns = ["tensors", "optimizer", "threads", "setting", "Piste", "the best other", "ratio", *RIVALS, "bandwidth"]
+    columns = [
+        "tensors",
+        "optimizer",
+        "threads",
+        "setting",
+        "Piste",
+        "the best other",
+        "ratio",
+        *RIVALS,
+        "by threads",
+        "bandwidth",
+    ]
     yield from (f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}")
     for row in found:
         seconds = row["seconds"]
@@ -213,7 +231,7 @@ def table(found: list[dict[str, Any]], in_place: float) -> Iterator[str]:
         yield (
             f"| {what} | {shown(seconds['piste'])} "
             f"| {shown(theirs) + ' (' + name + ')' if name else 'none'} | {theirs / seconds['piste']:.2f} "
-            f"| {' | '.join(cells)} | {f'{share:.0%}' if share else ''} |"
+            f"| {' | '.join(cells)} | {row['by_threads']:.2f} | {f'{share:.0%}' if share else ''} |"
         )
 
 

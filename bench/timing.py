@@ -5,40 +5,46 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 Step = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
 
 
 def in_turns(
-    contenders: Mapping[str, Step],
+    contenders: Mapping[Name, Step],
     *,
     rounds: int = 9,
     block: float = 0.03,
     between: Step | None = None,
+    before: Callable[[Name], object] = lambda name: None,
     budget: float = 20.0,
-) -> dict[str, float]:
+) -> dict[Name, float]:
     """Seconds a call takes, for each contender, as the median over rounds.
 
     A round gives every contender a block of calls of about `block` seconds, so that each finds the caches as it left
-    them and all see the same noise. With `between`, that runs before every call and is not counted. A row ends after
-    `budget` seconds, but not before three rounds.
+    them and all see the same noise. `before` is called with a contender's name before its block, to set the scene for
+    it. With `between`, that runs before every call and is not counted. A row ends after `budget` seconds, but not
+    before three rounds.
     """
     calls = {}
     for name, step in contenders.items():
+        before(name)
         step()  # warm up: state, compilation, the team
         step()
         began = time.perf_counter()
         _once(step, between)
         calls[name] = max(1, min(2000, int(block / (time.perf_counter() - began))))
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[Name, list[float]] = {name: [] for name in contenders}
     start = time.perf_counter()
     for turn in range(rounds):
         names = list(contenders)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            before(name)
             if between is None:
                 began = time.perf_counter()
                 for _ in range(calls[name]):
