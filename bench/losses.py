@@ -16,7 +16,7 @@ from torch import Tensor
 
 import piste
 
-from .timing import in_turns, machine
+from .timing import in_turns, listed, machine, numbers
 
 ELEMENTWISE = ("l1", "smooth_l1", "huber", "mse", "bce", "bce_with_logits", "kl_div", "poisson_nll", "soft_margin")
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 25_000_000)
@@ -67,10 +67,15 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name in arguments.losses:
         shapes = [s for s in ROWS if s[0] != 4096 or arguments.large] if name == "cross_entropy" else None
         for shape in shapes or [(n,) for n in arguments.sizes]:
+            steps = contenders(name, shape, arguments.others)
+            timed = in_turns(
+                {(threads, side): step for threads in arguments.threads for side, step in steps.items()},
+                before=lambda of: torch.set_num_threads(of[0]),
+                rounds=arguments.rounds,
+                budget=arguments.budget,
+            )
             for threads in arguments.threads:
-                torch.set_num_threads(threads)
-                steps = contenders(name, shape, arguments.others)
-                seconds = in_turns(steps, rounds=arguments.rounds, budget=arguments.budget)
+                seconds = {side: timed[threads, side] for side in steps}
                 yield {"loss": name, "shape": shape, "threads": threads, "seconds": seconds}
 
 
@@ -90,9 +95,9 @@ def table(found: list[dict[str, Any]]) -> Iterator[str]:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench losses", description=__doc__)
-    parser.add_argument("--losses", nargs="+", default=[*ELEMENTWISE, "cross_entropy"])
-    parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, torch.get_num_threads()}))
+    parser.add_argument("--losses", type=listed, default=[*ELEMENTWISE, "cross_entropy"], help="names, with commas")
+    parser.add_argument("--sizes", type=numbers, default=list(SIZES), help="elements, with commas")
+    parser.add_argument("--threads", type=numbers, default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--budget", type=float, default=4.0, help="seconds for a row of the table")
     parser.add_argument("--others", action="store_true", help="torch.compile too")
@@ -102,8 +107,8 @@ def main(argv: list[str]) -> None:
     print(machine(), flush=True)
     found = []
     for row in rows(arguments):
+        lines = list(table([row]))
+        print("\n".join(lines[2 if found else 0 :]), flush=True)
         found.append(row)
-        print(f"{row['loss']} {row['shape']} {row['threads']}", flush=True)
-    print("\n".join(table(found)))
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1))

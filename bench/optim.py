@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import piste
 
-from .timing import in_turns, machine, shown
+from .timing import in_turns, listed, machine, numbers, shown
 
 OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}}
 DEEPSPEED = {  # its kernels for the CPU, written by hand in C++ and built at first use
@@ -258,14 +258,11 @@ def training_table(found: list[dict[str, Any]]) -> Iterator[str]:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m bench optim", description=__doc__)
     everything = list(piste.optim.OPTIMIZERS)
-    listed = lambda text: [part.strip() for part in text.split(",")]  # noqa: E731
     parser.add_argument("--optimizers", type=listed, default=everything, help="names, separated by commas")
     parser.add_argument(
         "--workloads", type=lambda t: [w for w in WORKLOADS if any(x in w for x in listed(t))], default=list(WORKLOADS)
     )
-    parser.add_argument(
-        "--threads", type=lambda t: [int(x) for x in listed(t)], default=sorted({1, torch.get_num_threads()})
-    )
+    parser.add_argument("--threads", type=numbers, default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--settings", type=listed, default=["alone", "interleaved"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--budget", type=float, default=8.0, help="seconds a row may take")

@@ -86,3 +86,12 @@ def shown(seconds: float) -> str:
         if seconds >= scale or unit == "us":
             return f"{seconds / scale:.3g} {unit}"
     raise AssertionError
+
+
+def listed(text: str) -> list[str]:
+    """What an option names, with commas between."""
+    return [part.strip() for part in text.split(",")]
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in listed(text)]
