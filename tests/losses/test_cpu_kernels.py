@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 import piste
-from piste.engine import buffers, cpu_loss, eager_loss
+from piste.engine import buffers, cpu_loss, eager_loss, libtorch
 from piste.engine.eager_loss import values
 from piste.losses.loss import ElementwiseLoss
 from tests.losses.cases import CASES, Case, seeded
 
 F = piste.losses.functional
 KERNELS = [c for c in CASES if issubclass(c.loss, ElementwiseLoss)]
+
+
+@pytest.fixture(autouse=True, params=["at once", "by questions in Python"])
+def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of this holds whoever looks at the operands."""
+    cpu_loss._kernel.cache_clear()
+    monkeypatch.setattr(ElementwiseLoss, "_ready", {})
+    if request.param == "at once":
+        assert libtorch.functions(), "this machine's torch has every function that is asked"
+    else:
+        monkeypatch.setattr(libtorch, "functions", lambda: None)
 
 
 def eager(case: Case, operands, reduction: str) -> torch.Tensor:
@@ -40,14 +54,14 @@ def rest_of(case: Case) -> dict:
 def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each loss that was computed was computed by a kernel."""
     seen: list[bool] = []
-    original = cpu_loss.reduced
+    original = cpu_loss.Ready.__call__
 
-    def watched(*args, **kwargs):
-        result = original(*args, **kwargs)
+    def watched(*args):
+        result = original(*args)
         seen.append(result is not None)
         return result
 
-    monkeypatch.setattr(cpu_loss, "reduced", watched)
+    monkeypatch.setattr(cpu_loss.Ready, "__call__", watched)
     return seen
 
 
@@ -131,9 +145,53 @@ def test_an_annealed_option_is_no_new_kernel() -> None:
     kernels = set()
     for delta in (0.5, 0.75, 1.25):
         F.huber_loss(x, y, delta=delta)
-        kernels.add(id(cpu_loss._kernel(piste.losses.HuberLoss, 2, (("delta", delta),), "float32", False, True)))
+        made = cpu_loss._kernel(piste.losses.HuberLoss, 2, (("delta", delta),), torch.float32, False, True)
+        kernels.add(id(made.code))
     assert len(kernels) == 1
     torch.testing.assert_close(F.huber_loss(x, y, delta=0.3), torch.nn.functional.huber_loss(x, y, delta=0.3))
+
+
+@pytest.mark.parametrize("size", [10, 3 * cpu_loss.BLOCK])
+def test_operands_are_let_go_after_the_backward(size: int) -> None:
+    loss_function = piste.losses.MSELoss()
+    for _ in range(2):  # the second call goes to the kernel at once
+        leaf, y = torch.randn(size, requires_grad=True), torch.randn(size)
+        x = leaf * 1.0
+        loss = loss_function(x, y)
+        seen = weakref.ref(x), weakref.ref(y)
+        del x, y
+        gc.collect()
+        assert all(ref() is not None for ref in seen)
+        loss.backward()
+        assert all(ref() is None for ref in seen)  # as torch does, while `loss` lives on
+
+
+def test_a_target_changed_before_a_second_backward_is_noticed() -> None:
+    for _ in range(2):
+        x, y = torch.randn(4, requires_grad=True), torch.rand(4)
+        loss = F.mse_loss(x, y)
+        y.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(loss, x, create_graph=True)
+
+
+def test_a_sign_that_is_yet_to_be_applied() -> None:
+    y = torch.complex(torch.zeros(5), torch.arange(5.0)).conj().imag
+    assert y.is_neg()
+    for _ in range(2):
+        assert F.mse_loss(torch.zeros(5), y).item() == 6.0
+        assert F.l1_loss(torch.zeros(5), y, reduction="sum").item() == 10.0
+        assert F.l1_loss(y[::2], torch.zeros(3), reduction="sum").item() == 6.0
+
+
+def test_losses_from_several_threads() -> None:
+    operands = [(torch.full((50 + k,), float(k)), torch.zeros(50 + k)) for k in range(8)]
+
+    def many(k: int) -> bool:
+        return all(F.mse_loss(*operands[k]).item() == k * k for _ in range(500))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(many, range(8)))
 
 
 def test_large_gradients_use_memory_again_when_nobody_holds_it() -> None:

@@ -14,9 +14,9 @@ _kept = threading.local()
 
 
 def gradient_like(x: Tensor) -> Tensor:
-    """An uninitialised tensor like a contiguous one; of a large size, in the memory of the last that is free again."""
-    bytes_ = x.numel() * x.element_size()
-    if bytes_ < LARGE:
+    """An uninitialised tensor like another; of a large size, in the memory of the last that is free again."""
+    bytes_ = x.nbytes
+    if bytes_ < LARGE or not x.is_contiguous():
         return torch.empty_like(x)
     storage = getattr(_kept, "storage", None)
     if storage is None or storage.nbytes() != bytes_ or torch._C._storage_Use_Count(storage._cdata) > 1:

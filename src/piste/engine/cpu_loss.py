@@ -23,44 +23,60 @@ from ..formula import FormulaError, Symbol, trace
 from ..mathematics import Letter, is_number
 from . import native
 from .buffers import gradient_like
+from .once import BLOCKS, COLUMNS, FAULTY, NUMBERS, OUT, PARTIALS, SERVED, SIZE, Once, can_serve
 from .source import Lines
 
 __all__ = ["reduced", "source", "unserved"]
 
 BLOCK = 1 << 15  # elements that a thread takes at a time
 TILE = 1 << 10  # elements whose sum is kept in the precision of the elements
-CLAIMED, BLOCKS, SIZE, PARTIALS, OUT, NUMBERS, COLUMNS = range(
-    7
-)  # of the table; of the numbers, the first is the scale
+ALONE = 4  # blocks that one thread finishes sooner than a team can be woken
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 _BYTES = {"float32": 4, "float64": 8}
 _PLAIN = {Tensor, torch.nn.Parameter}
+_is_compiling = torch.compiler.is_compiling
+_is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor
+_transforms = torch._C._functorch.peek_interpreter_stack
+_dispatchers = torch._C._len_torch_dispatch_stack
+_overrides = torch._C._len_torch_function_stack
 
 
 def unserved(letters: Sequence[Tensor], weight: Tensor | None = None) -> str | None:
     """Why no kernel can take these operands, or None."""
-    if torch.compiler.is_compiling():
+    operands = letters if weight is None else (*letters, weight)
+    return foreign(operands) or apart(operands)
+
+
+def foreign(operands: Sequence[Tensor]) -> str | None:
+    """Why operands like these, or any at the moment, are torch's business."""
+    if _is_compiling():
         return "torch is tracing"
-    first = letters[0]
+    first = operands[0]
+    for x in operands:
+        if type(x) not in _PLAIN:
+            return "an operand is no plain tensor"
+        if x.requires_grad and x is not first:
+            return "another operand than the first needs a gradient"
+    if _transforms() is not None or _dispatchers() or _overrides() or forward_ad._current_level >= 0:
+        return "torch is tracing or transforming"
+    return None
+
+
+def apart(operands: Sequence[Tensor]) -> str | None:
+    """Why operands that lie like these can't be walked at once."""
+    first = operands[0]
     dtype, shape = first.dtype, first.shape
-    for x in letters if weight is None else (*letters, weight):
-        if type(x) not in _PLAIN or x.layout is not torch.strided or not x.is_cpu:
-            return "an operand is not a plain tensor on the CPU"
+    for x in operands:
+        if x.layout is not torch.strided or not x.is_cpu:
+            return "an operand is not a dense tensor on the CPU"
         if x.dtype is not dtype or dtype not in _DTYPES:
             return "the operands are not all of float32, or all of float64"
         if x.shape != shape or not x.is_contiguous():
             return "the operands do not lie in memory alike"
-        if x.requires_grad and x is not first:
-            return "another operand than the first needs a gradient"
+        if x.is_neg():
+            return "a sign has yet to be applied"
     if not first.numel():
         return "there are no elements"
-    if (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or forward_ad._current_level >= 0
-    ):
-        return "torch is tracing or transforming"
     return None
 
 
@@ -77,78 +93,97 @@ def reduced(
     None where `unserved` has a reason, where no kernel can be made, and where a value has to be refused: the eager
     engine finds it again and names it.
     """
-    if unserved(letters, weight) is not None:
-        return None
-    x = letters[0]
-    given = tuple(options.items()) if options else ()
-    kernel = _kernel(loss, len(letters), given, _DTYPES[x.dtype], weight is not None, is_checked)
-    if kernel is None:
-        return None
-    run = _Run(kernel, loss, letters, options, weight, 1.0 / (x.numel() if divisor is None else divisor))
-    wants_gradient = x.requires_grad and torch.is_grad_enabled()
-    out = Fused.apply(x, run) if wants_gradient else run(x, None)
-    return None if run.is_faulty else out
+    ready = Ready(loss, options, divisor, is_checked, len(letters), weight is not None)
+    return ready(letters if weight is None else (*letters, weight))
 
 
-class _Run:
-    """One call of a kernel."""
+class Ready:
+    """A loss with all that is known before its operands: call it with those, the weight last."""
 
-    __slots__ = ("is_faulty", "kernel", "letters", "loss", "options", "scale", "weight")
+    __slots__ = ("divisor", "is_checked", "is_weighted", "kernels", "letters", "loss", "options")
 
     def __init__(
         self,
-        kernel: native.Kernel,
         loss: Any,
-        letters: Sequence[Tensor],
         options: dict[str, Any],
-        weight: Tensor | None,
-        scale: float,
+        divisor: float | None,
+        is_checked: bool,
+        letters: int,
+        is_weighted: bool = False,
     ) -> None:
-        self.kernel, self.loss, self.letters, self.options = kernel, loss, letters, options
-        self.weight, self.scale, self.is_faulty = weight, scale, False
+        self.loss, self.options, self.divisor, self.is_checked = loss, options, divisor, is_checked
+        self.letters, self.is_weighted = letters, is_weighted
+        self.kernels: dict[torch.dtype, _Kernel | None] = {}
 
-    def __call__(self, x: Tensor, grad: Tensor | None) -> Tensor:
-        elements = x.numel()
+    def __call__(self, operands: Sequence[Tensor]) -> Tensor | None:
+        if foreign(operands) is not None:
+            return None
+        x = operands[0]
+        try:
+            kernel = self.kernels[x.dtype]
+        except KeyError:
+            given = tuple(self.options.items())
+            kernel = _kernel(self.loss, self.letters, given, x.dtype, self.is_weighted, self.is_checked)
+            self.kernels[x.dtype] = kernel
+        if kernel is None:
+            return None
+        try:
+            if x.requires_grad and torch.is_grad_enabled():
+                return _apply(x, (self, kernel, operands))
+            return kernel(operands, self.divisor, None)
+        except _Unserved:
+            return None
+
+    def slope(self, *operands: Tensor) -> Tensor:
+        """The gradient again, as torch operations: for a second backward, or a backward once more."""
+        letters = operands[: self.letters]
+        slope = self.loss.derivatives(*letters, **self.options)[0]
+        slope = slope * (1.0 / (letters[0].numel() if self.divisor is None else self.divisor))
+        return slope * operands[-1] if self.is_weighted else slope
+
+
+class _Unserved(Exception):
+    """The operands, or a value among them, want the eager engine."""
+
+
+class _Kernel:
+    """The machine code of a loss with its options, in one dtype."""
+
+    def __init__(self, code: native.Kernel, dtype: torch.dtype, columns: int, options: Sequence[float]) -> None:
+        self.code, self.options, self._scalar = code, options, torch.empty((), dtype=dtype)
+        self.once = Once(code, dtype, columns, BLOCK, options) if can_serve(columns, options) else None
+
+    def __call__(self, operands: Sequence[Tensor], divisor: float | None, grad: Tensor | None) -> Tensor:
+        out = torch.empty_like(self._scalar)
+        if self.once is not None and (divisor is None or divisor == 1.0):
+            became = self.once(divisor is None, out, grad, operands)
+            if became == SERVED:
+                return out
+            if became == FAULTY:
+                raise _Unserved
+        if apart(operands) is not None:
+            raise _Unserved
+        elements = operands[0].numel()
         blocks = (elements + BLOCK - 1) // BLOCK
-        out = torch.empty((), dtype=x.dtype)
         partials = array("d", bytes(16 * blocks))
-        numbers = array("d", (self.scale,))
-        if self.options:
-            numbers.extend([float(v) for v in self.options.values() if is_number(v)])
+        numbers = array("d", (1.0 / (elements if divisor is None else divisor), *self.options))
         table = [0, blocks, elements, partials.buffer_info()[0], out.data_ptr(), numbers.buffer_info()[0]]
         table.append(0 if grad is None else grad.data_ptr())
-        for letter in self.letters:
-            table.append(letter.data_ptr())
-        if self.weight is not None:
-            table.append(self.weight.data_ptr())
-        held = array("q", table)
+        held = array("q", [*table, *(operand.data_ptr() for operand in operands)])
         at = held.buffer_info()[0]
-        entry = "forward" if grad is None else "gradient"
-        if blocks > 1:
-            self.kernel.parallel(entry, at, torch.get_num_threads())
-        else:
-            self.kernel.call[entry](at)
-        self.kernel.call["finish"](at)
-        self.is_faulty = numbers[0] != 0
+        threads = torch.get_num_threads() if blocks > ALONE else 1
+        self.code.parallel("forward" if grad is None else "gradient", at, threads)
+        self.code.call["finish"](at)
+        if numbers[0]:  # it counts the values that are refused now
+            raise _Unserved
         return out
-
-    def slope(self, x: Tensor) -> Tensor:
-        """The gradient again, as torch operations: for a second backward, or a backward once more."""
-        slope = self.loss.derivatives(x, *self.letters[1:], **self.options)[0] * self.scale
-        return slope if self.weight is None else slope * self.weight
-
-
-def _is_batched(grad: Tensor) -> bool:
-    """Whether several gradients come as one, under vmap or `is_grads_batched`."""
-    functorch = torch._C._functorch
-    return functorch.peek_interpreter_stack() is not None or functorch.is_legacy_batchedtensor(grad)
 
 
 class Fused(torch.autograd.Function):
     """A run that leaves the gradient as it computes the loss; `run.slope` is the same gradient in torch operations."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, run: _Run) -> Tensor:
+    def forward(ctx: Any, x: Tensor, run: Any) -> Tensor:
         ctx.run, ctx.grad = run, gradient_like(x)
         ctx.save_for_backward(x)
         return run(x, ctx.grad)
@@ -156,23 +191,50 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         made, ctx.grad = ctx.grad, None
-        if made is None or torch.is_grad_enabled() or _is_batched(grad):
+        # Several gradients may come as one, under vmap or with `is_grads_batched`.
+        if made is None or torch.is_grad_enabled() or _transforms() is not None or _is_legacy_batch(grad):
             return grad * ctx.run.slope(*ctx.saved_tensors), None
         if grad.item() != 1.0:
             made.mul_(grad)
         return made, None
 
 
+class _Elementwise(Fused):
+    """Of operands that autograd keeps, and lets go after the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call: tuple[Ready, _Kernel, Sequence[Tensor]]) -> Tensor:
+        ctx.run, kernel, operands = call
+        ctx.grad = gradient_like(x)
+        ctx.save_for_backward(*operands)
+        return kernel(operands, ctx.run.divisor, ctx.grad)
+
+
+# What torch's own `apply` does besides: in the forward it is for functorch, which was ruled out before; in the
+# backward it looks which kind of backward there is.
+_apply = torch._C._FunctionBase.__dict__["apply"].__get__(None, _Elementwise)
+_Elementwise._backward_cls.apply = Fused.backward  # type: ignore[attr-defined]
+
+
 @functools.lru_cache(maxsize=512)
 def _kernel(
-    loss: Any, letters: int, options: tuple[tuple[str, Any], ...], dtype: str, is_weighted: bool, is_checked: bool
-) -> native.Kernel | None:
+    loss: Any,
+    letters: int,
+    options: tuple[tuple[str, Any], ...],
+    dtype: torch.dtype,
+    is_weighted: bool,
+    is_checked: bool,
+) -> _Kernel | None:
     """The kernel of a loss, or None where none can be made of it."""
+    if dtype not in _DTYPES:
+        return None
     try:
-        text = source(loss, letters, options, dtype, is_weighted, is_checked)
+        text = source(loss, letters, options, _DTYPES[dtype], is_weighted, is_checked)
     except FormulaError:
         return None
-    return native.load(text, ("forward", "gradient", "finish"))
+    numbers = [float(v) for _, v in options if is_number(v)]
+    code = native.load(text, ("forward", "gradient", "finish"))
+    return _Kernel(code, dtype, letters + is_weighted, numbers)
 
 
 class _Lines(Lines):

@@ -1,49 +1,30 @@
 """A whole step in one call of machine code, which asks libtorch itself where the gradients are.
 
-Asking two thousand parameters for gradient, address, size and layout takes Python longer than stepping them. libtorch
-answers the same questions through the functions it exports: AOTInductor's C interface, which is kept stable, and a
-few C++ functions by name. Where one is missing `available` says so, and Python asks.
+Asking two thousand parameters for gradient, address, size and layout takes Python longer than stepping them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
-import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import native
+from . import libtorch, native
 from .cpu import ALONE, PLAIN, Launch
 from .program import Slot
 
 HELD = 1 << 22
 """Up to this many elements a step keeps Python's lock, so that nobody takes a gradient away: about a millisecond."""
 
-_FUNCTIONS = {
-    "grad": ("c10", "_ZNK3c1010TensorImpl4gradEv"),
-    "bump_version": ("torch_cpu", "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"),
-    "is_neg": ("torch_cpu", "_ZN2at6native6is_negERKNS_6TensorE"),
-    "is_conj": ("torch_cpu", "_ZN2at6native7is_conjERKNS_6TensorE"),
-    "is_defined": ("torch_cpu", "aoti_torch_is_defined"),
-    "device": ("torch_cpu", "aoti_torch_get_device_type"),
-    "layout": ("torch_cpu", "aoti_torch_get_layout"),
-    "dtype": ("torch_cpu", "aoti_torch_get_dtype"),
-    "dim": ("torch_cpu", "aoti_torch_get_dim"),
-    "sizes": ("torch_cpu", "aoti_torch_get_sizes"),
-    "strides": ("torch_cpu", "aoti_torch_get_strides"),
-    "address": ("torch_cpu", "aoti_torch_get_data_ptr"),
-}
 _FIELDS = (
-    *("answer", "count", "params", "objects", "impls", "offset", "item"),
+    *("count", "params", "objects", "impls", "offset", "item"),
     *("forms", "addresses", "dims", "found", "out", "launches", "runs", "threads", "team"),
-    *_FUNCTIONS,
+    *libtorch.NAMES,
 )
 _AT = {name: place for place, name in enumerate(_FIELDS)}
 _FORM = 3  # for each parameter: what is expected of its gradient, its dimensions, its dtype
@@ -54,57 +35,64 @@ _RUN = 7  # for each launch: prepare, body, table, tensors, their places, their 
 def _source() -> str:
     """The step: first every question, then, if all is as it was, every launch."""
     lines = [
-        "def step(table):",
-        *(f"    {name} = table[{place}]" for name, place in _AT.items() if name != "answer"),
-        "    table[0] = 0",
+        "def step(table) -> int:",
+        *(f"    {name} = table[{place}]" for name, place in _AT.items()),
+        f"    handles = table[{_AT['impls']}]",
         "    objects, impls = pointer(objects, int64), pointer(impls, int64)",
         "    forms, addresses = pointer(forms, int64), pointer(addresses, int64)",
         "    dims, found, answer = pointer(dims, int64), pointer(found, int64), pointer(out, int64)",
         "    place = 0",
         "    for i in range(count):",
         "        if call2(item, params, i) != objects[i] or pointer(objects[i] + offset, int64)[0] != impls[i]:",
-        "            return",
+        "            return 0",
         f"        expected, d, dtype_ = forms[{_FORM} * i], forms[{_FORM} * i + 1], forms[{_FORM} * i + 2]",
         f"        if expected == {_ANY}:",
         "            continue",
         "        g = call1(grad, impls[i])",
-        *_question("is_defined", "g"),
+        *libtorch.question("is_defined", "g", 8),
         f"        if ((answer[0] & 255) == 0) != (expected == {_NONE}):",
-        "            return",
+        "            return 0",
         f"        if expected == {_NONE}:",
         "            continue",
-        "        p = table[4] + 8 * i",
+        "        p = handles + 8 * i",
         "        # on the CPU, strided: what is asked next would throw otherwise",
         *(
             line
             for x, kind in (("p", "dtype_"), ("g", "expected"))
             for about, value in (("device", 0), ("layout", 0), ("dtype", kind), ("dim", "d"))
-            for line in (*_question(about, x), f"        if answer[0] != {value}:", "            return")
+            for line in (
+                *libtorch.question(about, x, 8),
+                f"        if answer[0] != {value}:",
+                "            return 0",
+            )
         ),
         *(
             line
             for x in ("p", "g")
             for about in ("sizes", "strides")
-            for line in (*_question(about, x), f"        {about}_{x} = pointer(answer[0], int64)")
+            for line in (
+                *libtorch.question(about, x, 8),
+                f"        {about}_{x} = pointer(answer[0], int64)",
+            )
         ),
         "        elements = 1",
         "        for k in range(d):",
         "            size = dims[place]",
         "            elements *= size",
         "            if sizes_p[k] != size or sizes_g[k] != size:",
-        "                return",
+        "                return 0",
         "            if size != 1 and (strides_p[k] != dims[place + 1] or strides_g[k] != dims[place + 2]):",
-        "                return",
+        "                return 0",
         "            place += 3",
-        *_question("address", "p"),
+        *libtorch.question("address", "p", 8),
         "        if answer[0] != addresses[i]:",
-        "            return",
+        "            return 0",
         "        # autograd leaves signs and conjugates to be applied later",
         "        if ((call1(is_neg, g) | call1(is_conj, g)) & 255) != 0:",
-        "            return",
-        *_question("address", "g"),
+        "            return 0",
+        *libtorch.question("address", "g", 8),
         "        if answer[0] == 0 and elements != 0:",
-        "            return  # a wrapper, with its data elsewhere",
+        "            return 0  # a wrapper, with its data elsewhere",
         "        found[i] = answer[0]",
         "    row = pointer(runs, int64)",
         "    for l in range(launches):",
@@ -120,16 +108,11 @@ def _source() -> str:
         "    # as every in-place operation does: autograd notices that what it has saved has changed",
         "    for i in range(count):",
         f"        if forms[{_FORM} * i] >= 0:",
-        "            call1(bump_version, table[4] + 8 * i)",
-        "    table[0] = 1",
+        "            call1(bump_version, handles + 8 * i)",
+        "    return 1",
         "",
     ]
     return "\n".join(lines)
-
-
-def _question(about: str, x: str) -> list[str]:
-    """`answer[0]` becomes what libtorch says about a tensor; an int32 or bool fills the low bytes only."""
-    return ["        answer[0] = 0", f"        call2({about}, {x}, out)"]
 
 
 class Direct:
@@ -146,7 +129,7 @@ class Direct:
         for i, p in enumerate(params):
             if i in served:
                 slot = slots[i]
-                forms.extend((_number(slot.g.dtype), slot.p.dim(), _number(slot.p.dtype)))
+                forms.extend((libtorch.number(slot.g.dtype), slot.p.dim(), libtorch.number(slot.p.dtype)))
                 for shape in zip(slot.p.shape, slot.p.stride(), slot.g.stride(), strict=True):
                     dims.extend(shape)
             else:
@@ -184,8 +167,7 @@ class Direct:
             launch.numbers[:] = values
         table[_AT["params"]], table[_AT["threads"]] = id(params), torch.get_num_threads()
         table[_AT["team"]] = native.address_of_team()
-        self._step(self._at)
-        return table[0] == 1
+        return self._step(self._at) == 1
 
 
 def serves(params: Sequence[Any], slots: Mapping[int, Slot], launches: Sequence[tuple[Launch, Sequence[int]]]) -> bool:
@@ -200,40 +182,18 @@ def serves(params: Sequence[Any], slots: Mapping[int, Slot], launches: Sequence[
 
 @functools.cache
 def available() -> dict[str, int] | None:
-    """The addresses of everything that is asked, or None where something is missing."""
-    if not getattr(sys, "_is_gil_enabled", lambda: True)() or sys.implementation.name != "cpython" or not _offset():
-        return None
-    suffix = {"linux": "so", "darwin": "dylib"}.get(sys.platform)
-    folder = Path(torch.__file__).parent / "lib"
-    try:
-        libraries = {name: ctypes.CDLL(str(folder / f"lib{name}.{suffix}")) for name in ("c10", "torch_cpu")}
-        functions = {name: getattr(libraries[library], symbol) for name, (library, symbol) in _FUNCTIONS.items()}
-        functions["item"] = ctypes.pythonapi.PyList_GetItem
-    except (OSError, AttributeError):
-        return None
-    return {name: native.address(function) for name, function in functions.items()}
+    """The addresses of all functions that are called, or None where one is missing."""
+    known = libtorch.functions()
+    return {**known, "item": native.address(ctypes.pythonapi.PyList_GetItem)} if known and _offset() else None
 
 
 @functools.cache
 def _offset() -> int:
     """Where in a Python tensor the address of its TensorImpl is: the one word of the object that holds it; 0: none."""
     words = Tensor.__basicsize__ // 8
+    examples = [torch.empty(()) for _ in range(3)]
     places = [
-        {k for k, word in enumerate((ctypes.c_int64 * words).from_address(id(x))) if word == x._cdata}
-        for x in itertools.islice((torch.empty(()) for _ in itertools.count()), 3)
+        {k for k, word in enumerate((ctypes.c_int64 * words).from_address(id(x))) if word == x._cdata} for x in examples
     ]
     common = set.intersection(*places)
     return 8 * common.pop() if len(common) == 1 else 0
-
-
-@functools.cache
-def _number(dtype: torch.dtype) -> int:
-    """How libtorch numbers a dtype."""
-    functions = available()
-    assert functions is not None
-    out = ctypes.c_int32()
-    impl = ctypes.c_int64((x := torch.empty(0, dtype=dtype))._cdata)
-    ask = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)(functions["dtype"])
-    ask(ctypes.addressof(impl), ctypes.addressof(out))
-    del x
-    return out.value

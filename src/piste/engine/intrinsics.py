@@ -7,6 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import float32, float64, int64, njit, types, uint16, uint32
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "from_float16",
     "int64",
     "math",
+    "place",
     "pointer",
+    "room",
     "to_bfloat16",
     "to_float16",
     "uint16",
@@ -35,6 +38,26 @@ def pointer(typingctx: Any, address: Any, dtype: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(dtype.dtype)(types.int64, dtype), codegen
+
+
+@intrinsic
+def place(typingctx: Any, table: Any) -> Any:
+    """The address of a table."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], ir.IntType(64))
+
+    return types.int64(types.CPointer(types.int64)), codegen
+
+
+@intrinsic
+def room(typingctx: Any) -> Any:
+    """The address of 64 words that the function has to itself until it returns."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(cgutils.alloca_once(builder, ir.IntType(64), 64), ir.IntType(64))
+
+    return types.int64(), codegen
 
 
 @intrinsic

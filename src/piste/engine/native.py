@@ -1,8 +1,9 @@
 """Machine code from the source of a kernel: compiled by Numba once, kept on disk, called by its address.
 
 A kernel is Python source that Numba understands, with functions of one argument, the address of an int64 table that
-says where everything is. What Numba makes of it is stored as an object file under a key that holds all it depends
-on, so that later processes need only the linker of llvmlite, and neither Numba nor its import.
+says where everything is; one that is declared `-> int` gives a number back. What Numba makes of it is stored as an
+object file under a key that holds all it depends on, so that later processes need only the linker of llvmlite, and
+neither Numba nor its import.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class Kernel:
     def __init__(self, entries: dict[str, int], keep: Any) -> None:
         self._keep = keep  # the code lives as long as its library
         self.addresses = entries
-        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-        self.call: dict[str, Callable[[int], None]] = {name: call(address) for name, address in entries.items()}
-        locked = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)  # which keeps Python's lock meanwhile
-        self.locked: dict[str, Callable[[int], None]] = {name: locked(address) for name, address in entries.items()}
+        call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+        self.call: dict[str, Callable[[Any], int]] = {name: call(address) for name, address in entries.items()}
+        locked = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)  # which keeps Python's lock meanwhile
+        self.locked: dict[str, Callable[[Any], int]] = {name: locked(address) for name, address in entries.items()}
 
     def parallel(self, entry: str, table: int, threads: int) -> None:
         """Run one entry on every thread of torch's own team at once; the entry shares out the work by itself."""
@@ -182,9 +183,10 @@ def _compiled(key: str, source: str, entries: tuple[str, ...]) -> Kernel:
 
     scope: dict[str, Any] = {name: getattr(intrinsics, name) for name in intrinsics.__all__}
     exec(compile(source, f"<piste kernel {key[:8]}>", "exec"), scope)
-    signature = numba.types.void(numba.types.CPointer(numba.types.int64))
+    number, nothing, table = numba.types.int64, numba.types.void, numba.types.CPointer(numba.types.int64)
     module: Any = None
     for entry in entries:
+        signature = (number if scope[entry].__annotations__ else nothing)(table)
         made = numba.cfunc(signature, fastmath={"contract", "nsz"}, error_model="numpy")(scope[entry])
         text = made._library.get_llvm_str().replace(f'"{made.native_name}"', entry).replace(made.native_name, entry)
         part = llvm.parse_assembly(text)

@@ -172,6 +172,13 @@ class Loss(torch.nn.Module):
         """The function form: every option by name."""
         if size_average is not None or reduce is not None:
             reduction = legacy(size_average, reduce, reduction)
+        return cls.evaluate(operands, reduction, check, normalizer, empty, options)
+
+    @classmethod
+    def evaluate(
+        cls, operands: tuple[Any, ...], reduction: Any, check: Any, normalizer: Any, empty: Any, options: dict[str, Any]
+    ) -> Tensor:
+        """Every setting and option, then the loss."""
         how = cls._settled(reduction, check, normalizer, empty, options)
         return cls.compute(operands, how, check, **options)
 
@@ -201,8 +208,7 @@ class Loss(torch.nn.Module):
         if named_operands or len(operands) != len(self.arguments):
             operands = self._bind(operands, named_operands)
         options = {name: getattr(self, name) for name in self._options}
-        how = type(self)._settled(self.reduction, self.check, self.normalizer, self.empty, options)
-        return self.compute(operands, how, self.check, **options)
+        return self.evaluate(operands, self.reduction, self.check, self.normalizer, self.empty, options)
 
     def _bind(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
         """Operands given by name, in order; one that is missing or unknown is explained."""
@@ -249,25 +255,35 @@ class ElementwiseLoss(Loss):
     extras: ClassVar[tuple[str, ...]] = ()  # options that are operands too: tensors that spread over the elements
     is_complex_allowed: ClassVar[bool] = False
 
-    @classmethod
-    def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
-        """By the kernel at once where nothing has to be converted or spread for it; else step by step."""
-        if reduction.mode in ("mean", "sum") and reduction.normalizer is None and check != "nan":
-            served = cls._direct(operands, reduction.mode, check == "raise", options)
-            if served is not None:
-                return served
-        return super().compute(operands, reduction, check, **options)
+    _ready: ClassVar[dict[tuple[Any, ...], cpu_loss.Ready]] = {}
 
     @classmethod
-    def _direct(cls, operands: tuple[Any, ...], mode: str, is_checked: bool, options: dict[str, Any]) -> Tensor | None:
-        """The kernel on operands as they are given: anything to be converted, spread or refused is None."""
-        if not isinstance(operands[0], Tensor):
-            return None
-        if options:
-            if any(isinstance(o, Tensor) for o in options.values()):
-                return None
-            options = {k: v for k, v in options.items() if v is not None}
-        return cpu_loss.reduced(cls, operands, options, None if mode == "mean" else 1.0, is_checked)
+    def evaluate(
+        cls, operands: tuple[Any, ...], reduction: Any, check: Any, normalizer: Any, empty: Any, options: dict[str, Any]
+    ) -> Tensor:
+        """By the kernel at once where nothing has to be converted, spread or refused; else step by step."""
+        key = (cls, reduction, check, normalizer, empty, *options.values())
+        try:
+            ready = cls._ready.get(key)
+        except TypeError:  # an option that can't be hashed, which will be refused
+            ready = None
+        result = None if ready is None else ready(operands)
+        if result is None:
+            result = super().evaluate(operands, reduction, check, normalizer, empty, options)
+            if ready is None:
+                cls._prepare_next(key, reduction, check, normalizer, options)
+        return result
+
+    @classmethod
+    def _prepare_next(
+        cls, key: tuple[Any, ...], reduction: str, check: str, normalizer: Any, options: dict[str, Any]
+    ) -> None:
+        """After a call with settings that were found right, let the next go to the kernel at once."""
+        is_plain = reduction in ("mean", "sum") and normalizer is None and check != "nan"
+        if is_plain and not any(isinstance(o, Tensor) for o in options.values()) and len(cls._ready) < 1000:
+            given = {k: v for k, v in options.items() if v is not None}
+            divisor = None if reduction == "mean" else 1.0
+            cls._ready[key] = cpu_loss.Ready(cls, given, divisor, check == "raise", len(cls.arguments))
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Call:
