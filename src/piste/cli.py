@@ -67,7 +67,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(help="How many seeds, from the first on.")] = 5,
     lr: Annotated[str | None, typer.Option(help="One for all (0.01), or by name (adam=0.01,sgd=0.1).")] = None,
-    trials: Annotated[int, typer.Option(help="Learning rates tried for each before it is judged; 1: no search.")] = 1,
+    trials: Annotated[int, typer.Option(help="Learning rates tried for each, anew for every seed; 1: no search.")] = 1,
     out: Annotated[Path, typer.Option(help="The folder for curves, table and numbers.")] = Path("piste-compare"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the runs that the folder holds.")] = False,
     debug: Debug = False,

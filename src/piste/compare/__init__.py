@@ -54,8 +54,9 @@ def compare(
     seed, seeds: the first seed, and how many there are.
     lr: one number for all, or a dict by name of the optimizer; None leaves each at its default.
     target: the value of the metric that counts as learned; None takes 90 % of the way from the start to the best.
-    trials: how many learning rates are tried for each candidate before it is judged, with a seed that judges nobody:
-        its default first, then Optuna's choice within three decades to either side. 1 searches nothing.
+    trials: how many learning rates are tried for each candidate before it is judged, anew for every seed and with
+        seeds that judge nobody: its default first, then Optuna's choice within three decades to either side. 1
+        searches nothing.
     out: a folder for curves, tables and numbers; None writes nothing. Each finished run is written there at once:
         the same call again goes on where it stopped, and another comparison is refused.
     fresh: forget the runs that `out` holds.

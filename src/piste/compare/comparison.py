@@ -27,7 +27,7 @@ TARGET_SHARE = 0.9
 
 @dataclass
 class Row:
-    """One candidate over all its seeds. Curves and shares are means, steps and seconds medians."""
+    """One candidate over all its seeds. Curves and shares are means; rates, steps and seconds medians."""
 
     name: str
     optimizer: str
@@ -123,21 +123,18 @@ class _Runner:
 
 
 def carry_out(plan: Plan, store: Store, progress: Progress) -> Comparison:
-    """Search, if the plan does, then judge every candidate with every seed; an interruption keeps what is done."""
+    """For every seed search, if the plan does, then judge every candidate; an interruption keeps what is done."""
     found = _Findings()
     run = _Runner(plan, store, progress)
     interrupted = ""
     progress.begin(plan, len(store))
     try:
-        judged = plan.candidates
-        if plan.searches:
-            judged = []
-            for candidate in plan.candidates:
-                best, tries = search(plan, candidate, run)
-                judged.append(best)
-                found.tries += tries
         for number, seed in enumerate(plan.seeds):  # seed by seed, so that an interruption leaves whole rounds
-            for candidate, plain in zip(judged, plan.candidates, strict=True):
+            for plain in plan.candidates:
+                candidate = plain
+                if plan.searches:
+                    candidate, tries = search(plan, plain, run, number)
+                    found.tries += tries
                 result = run(candidate, role="judged", number=number, seed=seed)
                 found.results.append(result)
                 if plan.searches and candidate.lr != plain.lr:
@@ -217,7 +214,7 @@ def _row(candidate: Candidate, results: list[Result], target: float, metric: Met
         name=candidate.name,
         optimizer=candidate.optimizer,
         loss=candidate.loss,
-        lr=results[0].lr,
+        lr=None if results[0].lr is None else statistics.median_low([r.lr for r in results if r.lr is not None]),
         metric=_mean(values),
         low=low,
         high=high,

@@ -95,13 +95,14 @@ def rates(comparison: Comparison) -> Any:
             axes.plot(
                 cut, [0.01] * len(cut), "|", ms=8, color=style[name]["color"], transform=axes.get_xaxis_transform()
             )
-            if mine[0].status == "done":
-                axes.plot(mine[0].lr, mine[0].metrics[-1], "D", ms=7, mfc="none", mew=1.5, color=style[name]["color"])
+            plain = [(lr, value) for lr, value in ended if lr == mine[0].lr]
+            if plain:
+                axes.plot(*zip(*plain, strict=True), "D", ms=7, mfc="none", mew=1.5, color=style[name]["color"])
         axes.set_xscale("log")
         axes.set_xlabel("learning rate", color=INK)
         axes.set_title(loss, fontsize=10, color=INK)
         _plain(axes)
-    made.axes[0].set_ylabel(f"{comparison.metric}, validation, search seed", color=INK)
+    made.axes[0].set_ylabel(f"{comparison.metric}, validation, searches", color=INK)
     made.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
     title = f"{comparison.name}: result by learning rate. Diamond: default. Ticks below: stopped or diverged."
     made.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")

@@ -112,12 +112,12 @@ def _rates(comparison: Comparison) -> dict[str, Any]:
         ended = sorted((r for r in mine if r.status == "done"), key=lambda r: r.lr or 0.0)
         look = _look(comparison, row.optimizer)
         trace = _line(row.name, [r.lr for r in ended], [r.metrics[-1] for r in ended], look)
-        symbols = ["diamond-open" if r is mine[0] else "circle" for r in ended]
-        sizes = [13 if r is mine[0] else 6 for r in ended]
+        symbols = ["diamond-open" if r.lr == mine[0].lr else "circle" for r in ended]
+        sizes = [13 if r.lr == mine[0].lr else 6 for r in ended]
         traces.append(
             {**trace, "mode": "lines+markers", "marker": {"color": look["color"], "symbol": symbols, "size": sizes}}
         )
-    note = "Every learning rate that was tried and ran to its end, on the search's seed. Diamond: the default."
+    note = "Every learning rate that was tried and ran to its end, in each seed's own search. Diamond: the default."
     axis = {"title": {"text": "learning rate"}, "type": "log", "exponentformat": "power"}
     return _plot("Result by learning rate", note, traces, axis, {"title": {"text": comparison.metric}})
 

@@ -35,16 +35,14 @@ class Plan:
     def searches(self) -> bool:
         return self.trials > 1
 
-    @property
-    def search_seed(self) -> int:
-        """A seed that judges nobody."""
-        return self.seeds[-1] + 1
+    def search_seed(self, number: int) -> int:
+        """The seed of the search for the seed of that number: one that judges nobody."""
+        return self.seeds[-1] + 1 + number
 
     @property
     def runs(self) -> int:
         """How many runs there are; a searching plan judges the found setting and the default one."""
-        each = self.trials + 2 * len(self.seeds) if self.searches else len(self.seeds)
-        return len(self.candidates) * each
+        return len(self.candidates) * len(self.seeds) * (self.trials + 2 if self.searches else 1)
 
     def settings(self) -> dict[str, Any]:
         """What makes this comparison this one, as JSON takes it."""
@@ -68,8 +66,8 @@ class Plan:
         losses = list(dict.fromkeys(c.loss for c in self.candidates))
         return (
             f"{self.task.name}: {optimizers} optimizer{'s' * (optimizers > 1)} with {', '.join(losses)}; "
-            f"{f'{self.trials} learning rates tried for each, then ' * self.searches}"
-            f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {self.steps} steps each; "
+            f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {self.steps} steps each"
+            f"{f', each after a search of its own over {self.trials} learning rates' * self.searches}; "
             f"judged by {self.metric.name} on {len(self.data.targets)} validation examples"
         )
 
@@ -86,7 +84,7 @@ def prepare(
 ) -> Plan:
     """Resolve every name and try everything once on one batch; raises before any training."""
     whole_number("seeds", seeds, least=1, most=1000)
-    whole_number("seed", seed, least=0, most=MOST_SEED - seeds)
+    whole_number("seed", seed, least=0, most=MOST_SEED - 2 * seeds)
     whole_number("trials", trials, least=1, most=10_000)
     losses = task.loss if losses is None else losses
     found = None if losses is None else candidates(optimizers, losses, lr)  # names first: they cost nothing

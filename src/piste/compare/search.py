@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,8 +22,10 @@ Run = Callable[..., Result]
 """run(candidate, role=, number=, seed=, watch=): the stored result of that number, or a new one."""
 
 
-def search(plan: Plan, candidate: Candidate, run: Run) -> tuple[Candidate, list[Result]]:
+def search(plan: Plan, candidate: Candidate, run: Run, count: int = 0) -> tuple[Candidate, list[Result]]:
     """The candidate at the best rate that was tried, and every try. The sampler sees the same history after a restart.
+
+    `count` says which of the comparison's searches for this candidate it is: each draws its own rates.
 
     A try is stopped when its metric falls below the median of the earlier ones at the same step; no candidate gets more
     than its `trials` tries of `steps` steps. The best is taken among tries that ended; if none did, the default stays.
@@ -31,8 +34,9 @@ def search(plan: Plan, candidate: Candidate, run: Run) -> tuple[Candidate, list[
     if default is None:
         return candidate, []
     tries: list[Result] = []
+    seed = plan.search_seed(count)
     for number in range(plan.trials):
-        trial = _ask(plan, candidate, default, tries)
+        trial = _ask(plan, candidate, default, tries, seed)
 
         def watch(step: int, loss: float, metric: float, trial: Any = trial) -> None:
             trial.report(metric, step)
@@ -40,7 +44,7 @@ def search(plan: Plan, candidate: Candidate, run: Run) -> tuple[Candidate, list[
                 raise Stopped(f"stopped at step {step}: below the median of earlier tries")
 
         at = dataclasses.replace(candidate, lr=trial.params["lr"])
-        tries.append(run(at, role="search", number=number, seed=plan.search_seed, watch=watch))
+        tries.append(run(at, role="search", number=count * plan.trials + number, seed=seed, watch=watch))
     ended = [r for r in tries if r.status == "done"]
     if not ended:
         return candidate, tries
@@ -49,13 +53,13 @@ def search(plan: Plan, candidate: Candidate, run: Run) -> tuple[Candidate, list[
     return dataclasses.replace(candidate, lr=candidate.lr if best is tries[0] else best.lr), tries
 
 
-def _ask(plan: Plan, candidate: Candidate, default: float, tries: Sequence[Result]) -> Any:
-    """Optuna's next trial, from the tries so far and a seed of this candidate's and this number's own."""
+def _ask(plan: Plan, candidate: Candidate, default: float, tries: Sequence[Result], seed: int) -> Any:
+    """Optuna's next trial, from the tries so far and a seed of this search's and this number's own."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     number = len(tries)
-    seed = zlib.crc32(f"{plan.search_seed}/{candidate.name}/{number}".encode())
+    seed = zlib.crc32(f"{seed}/{candidate.name}/{number}".encode())
     rates = optuna.distributions.FloatDistribution(default * 10.0**-DECADES, default * 10.0**DECADES, log=True)
     study = optuna.create_study(
         direction="maximize" if plan.metric.higher_is_better else "minimize",
@@ -83,8 +87,15 @@ def _ask(plan: Plan, candidate: Candidate, default: float, tries: Sequence[Resul
 
 def width(tries: Sequence[Result], higher_is_better: bool) -> float:
     """How wide the range of good rates is, in decades: from the lowest to the highest tried rate around the best one,
-    without a worse one between, whose result is within 10 % of the best. NaN if no try ended.
+    without a worse one between, whose result is within 10 % of the best; the median over the searches. NaN if no try
+    ended.
     """
+    widths = [_width([r for r in tries if r.seed == seed], higher_is_better) for seed in {r.seed for r in tries}]
+    known = [w for w in widths if not math.isnan(w)]
+    return statistics.median(known) if known else math.nan
+
+
+def _width(tries: Sequence[Result], higher_is_better: bool) -> float:
     ended = sorted(tries, key=_lr)
     results = [r.metrics[-1] if r.status == "done" else math.nan for r in ended]
     known = [v for v in results if not math.isnan(v)]

@@ -125,7 +125,9 @@ def judge(
             else "One seed says nothing about other initial weights and other orders of the batches; "
             f"with {ENOUGH} or more seeds the verdict is about those."
         )
-    if searched:
+    if searched and values is by_seed:
+        limits += " Every seed had a search of its own, so the chance of the search is counted in."
+    elif searched:
         limits += " Another search may find other learning rates."
     if not values:
         best, p = against_best(by_seed, higher_is_better)
