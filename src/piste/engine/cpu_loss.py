@@ -30,7 +30,7 @@ __all__ = ["reduced", "source", "unserved"]
 
 BLOCK = 1 << 15  # elements that a thread takes at a time
 TILE = 1 << 10  # elements whose sum is kept in the precision of the elements
-ALONE = 4  # blocks that one thread finishes sooner than a team can be woken
+ALONE = 4  # blocks that one thread finishes sooner than a team can be woken; of exp or log, one
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 _BYTES = {"float32": 4, "float64": 8}
 _PLAIN = {Tensor, torch.nn.Parameter}
@@ -93,8 +93,19 @@ def reduced(
     None where `unserved` has a reason, where no kernel can be made, and where a value has to be refused: the eager
     engine finds it again and names it.
     """
+    operands = letters if weight is None else (*letters, weight)
+    if foreign(operands) is not None:
+        return None
+    if weight is not None:
+        operands = (*letters, weight.expand(letters[0].shape))
     ready = Ready(loss, options, divisor, is_checked, len(letters), weight is not None)
-    return ready(letters if weight is None else (*letters, weight))
+    # What is spread over the elements, or lies otherwise, is copied: one pass, where the eager engine takes several.
+    return ready([x.contiguous() for x in operands])
+
+
+def as_number(divisor: Tensor) -> float | None:
+    """A divisor that can be read now, and needs no gradient."""
+    return None if foreign((divisor,)) is not None or not divisor.is_cpu or divisor.requires_grad else divisor.item()
 
 
 class Ready:
@@ -149,8 +160,11 @@ class _Unserved(Exception):
 class _Kernel:
     """The machine code of a loss with its options, in one dtype."""
 
-    def __init__(self, code: native.Kernel, dtype: torch.dtype, columns: int, options: Sequence[float]) -> None:
-        self.code, self.options, self._scalar = code, options, torch.empty((), dtype=dtype)
+    def __init__(
+        self, code: native.Kernel, dtype: torch.dtype, columns: int, options: Sequence[float], alone: int
+    ) -> None:
+        self.code, self.options, self.alone = code, options, alone
+        self._scalar = torch.empty((), dtype=dtype)
         self.once = Once(code, dtype, columns, BLOCK, options) if can_serve(columns, options) else None
 
     def __call__(self, operands: Sequence[Tensor], divisor: float | None, grad: Tensor | None) -> Tensor:
@@ -171,7 +185,7 @@ class _Kernel:
         table.append(0 if grad is None else grad.data_ptr())
         held = array("q", [*table, *(operand.data_ptr() for operand in operands)])
         at = held.buffer_info()[0]
-        threads = torch.get_num_threads() if blocks > ALONE else 1
+        threads = torch.get_num_threads() if blocks > self.alone else 1
         self.code.parallel("forward" if grad is None else "gradient", at, threads)
         self.code.call["finish"](at)
         if numbers[0]:  # it counts the values that are refused now
@@ -234,7 +248,8 @@ def _kernel(
         return None
     numbers = [float(v) for _, v in options if is_number(v)]
     code = native.load(text, ("forward", "gradient", "finish"))
-    return _Kernel(code, dtype, letters + is_weighted, numbers)
+    is_costly = any(word in text for word in ("exp32(", "log32(", "log1p32(", "math."))
+    return _Kernel(code, dtype, letters + is_weighted, numbers, 1 if is_costly else ALONE)
 
 
 class _Lines(Lines):

@@ -143,7 +143,9 @@ class Loss(torch.nn.Module):
         call = cls.prepare(operands, check, **options)
         if call.derivatives is not None and reduction.mode != "none" and check != "nan":
             divisor = 1.0 if reduction.mode == "sum" else reduction.divisor(call)
-            if not isinstance(divisor, Tensor):
+            if isinstance(divisor, Tensor):
+                divisor = cpu_loss.as_number(divisor)
+            if divisor:
                 served = cpu_loss.reduced(cls, call.letters, call.options, divisor, check == "raise", call.weight)
                 if served is not None:
                     return eager_loss.narrowed(served, call.dtype)
