@@ -188,6 +188,18 @@ def test_a_parameter_transposed_where_it_lies():
     twins.step(2)
 
 
+def test_options_changed_in_place():
+    twins = Twins("Adam", weights(5, 3))
+    rates = [torch.tensor(0.1, dtype=torch.float64) for _ in twins.optimizers]
+    for optimizer, lr in zip(twins.optimizers, rates, strict=True):
+        optimizer.param_groups[0].update(betas=[0.9, 0.99], lr=lr)
+    for _ in range(3):
+        twins.step(2)
+        for optimizer, lr in zip(twins.optimizers, rates, strict=True):
+            optimizer.param_groups[0]["betas"][0] -= 0.2
+            lr.mul_(0.5)
+
+
 def test_momentum_turned_on_and_off():
     twins = Twins("SGD", weights(5, 3), lr=0.1)
     for momentum in (0.0, 0.9, 0.5, 0.0, 0.9):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from operator import is_
 from typing import Any, ClassVar
 
 import torch
@@ -73,6 +74,7 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._plans: dict[int, list[tuple[Any, choose.Plan]]] = {}
         self._pointers: list[int] = []
+        self._known_options: dict[int, tuple[list[Any], Program, Mapping[str, Any]]] = {}
         defaults = arguments.bind(type(self), args, kwargs)
         super().__init__(arguments.checked_params(type(self), params), defaults)
         self._handed_out = False
@@ -116,7 +118,7 @@ class Optimizer(torch.optim.Optimizer):
             for name, default in arguments.defaults(type(self)).items():
                 group.setdefault(name, default)
             group.update(self.fixed)
-        self._plans, self._pointers = {}, []
+        self._plans, self._pointers, self._known_options = {}, [], {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this optimizer, Piste's or torch.optim's; anything else is refused before a change."""
@@ -189,14 +191,25 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _step_group(self, index: int, group: dict[str, Any]) -> bool:
-        program, numbers, params = self._program(group), self._numbers(group), group["params"]
         if torch.compiler.is_compiling():
+            program, numbers, params = self._program(group), self._numbers(group), group["params"]
             slots = [self._slot(p, group) for p in params if p.grad is not None]
             with torch.set_grad_enabled(group["differentiable"]):
                 eager.step(program, slots, numbers, differentiable=group["differentiable"], on_device=True)
             return bool(slots)
         with torch.set_grad_enabled(group["differentiable"]):
-            return self._planned(index, group, program, numbers).moves
+            return self._planned(index, group, *self._read(index, group)).moves
+
+    def _read(self, index: int, group: dict[str, Any]) -> tuple[Program, Mapping[str, Any]]:
+        """The program and the numbers of a group: those of last time, where its options are the same objects."""
+        known = self._known_options.get(index)
+        if known is not None and all(map(is_, known[0], group.values())):
+            return known[1:]
+        program, numbers = self._program(group), self._numbers(group)
+        self._known_options.pop(index, None)
+        if all(name == "params" or _is_immutable(value) for name, value in group.items()):
+            self._known_options[index] = (list(group.values()), program, numbers)
+        return program, numbers
 
     def _planned(self, index: int, group: dict[str, Any], program: Program, numbers: Mapping[str, Any]) -> choose.Plan:
         """Step a group by the plan of last time, or by one made for the same gradients before, or by a new one."""
@@ -360,6 +373,13 @@ _watched_step = torch.optim.Optimizer.profile_hook_step(Optimizer._step)
 
 def _buffer(declared: str | Buffer) -> Buffer:
     return Buffer(declared) if isinstance(declared, str) else declared
+
+
+def _is_immutable(value: Any) -> bool:
+    return all(map(_is_immutable, value)) if type(value) is tuple else type(value) in _IMMUTABLE
+
+
+_IMMUTABLE = {bool, int, float, str, type(None)}
 
 
 def _kept(state: dict[str, Any], key: str, make: Callable[[], Tensor]) -> Tensor:
