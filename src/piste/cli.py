@@ -70,6 +70,7 @@ def compare(
     trials: Annotated[int, typer.Option(help="Learning rates tried for each, anew for every seed; 1: no search.")] = 1,
     out: Annotated[Path, typer.Option(help="The folder for curves, table and numbers.")] = Path("piste-compare"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the runs that the folder holds.")] = False,
+    track: Annotated[str | None, typer.Option(help="Also tell mlflow, tensorboard, or both of every run.")] = None,
     debug: Debug = False,
 ) -> None:
     """Train the same model with several optimizers and losses, fairly, and say what the evidence shows."""
@@ -82,7 +83,7 @@ def compare(
             made.epochs = _positive("epochs", epochs)
         comparison = compare_task(
             made, optimizers=_names(optimizers), losses=_names(losses), seed=seed, seeds=seeds, lr=_rates(lr),
-            trials=trials, out=out, fresh=fresh, progress=True,
+            trials=trials, out=out, fresh=fresh, track=_names(track), progress=True,
         )  # fmt: skip
         _show(comparison, out)
     if comparison.interrupted:

@@ -32,7 +32,7 @@ def found():
 
 def test_every_file_is_written_and_says_the_same(found, tmp_path):
     names = {path.name for path in found.save(tmp_path / "new" / "folder")}
-    assert names == {"curves.svg", "curves.png", "report.html", "results.json", "results.csv", "table.md"}
+    assert names == {"curves.svg", "curves.png", "report.html", "results.json", "results.csv", "report.md"}
     folder = tmp_path / "new" / "folder"
     numbers = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
     assert numbers["settings"]["seeds"] == [0, 1]
@@ -44,9 +44,11 @@ def test_every_file_is_written_and_says_the_same(found, tmp_path):
     rows = list(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))
     assert float(rows[0]["metric"]) == found.rows[0].metric
     assert rows[-1]["metric"] == ""
-    text = (folder / "table.md").read_text()
+    text = (folder / "report.md").read_text()
     assert found.verdict.sentence in text
     assert "l1 \\| abs" in text
+    assert "![curves](curves.svg)" in text
+    assert json.loads(re.search(r"```json\n(.*)\n```", text, re.DOTALL)[1])["settings"] == numbers["settings"]
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     drawn = "".join(ElementTree.fromstring((folder / "curves.svg").read_text()).itertext())
     assert "Adam" in drawn

@@ -34,6 +34,7 @@ def compare(
     trials: int = 1,
     out: Any = None,
     fresh: bool = False,
+    track: Any = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Train copies of a model with several optimizers and losses, from the same weights on the same batches.
@@ -60,6 +61,7 @@ def compare(
     out: a folder for curves, tables and numbers; None writes nothing. Each finished run is written there at once:
         the same call again goes on where it stopped, and another comparison is refused.
     fresh: forget the runs that `out` holds.
+    track: "mlflow", "tensorboard" or both: each finished run, with settings and curves, and the report go there too.
     progress: True prints, False keeps silent; None shows a live display if the output is a terminal.
 
     Returns a `Comparison`, which prints as a table with a verdict. Raises `InvalidValue` or `InvalidType` before any
@@ -102,6 +104,7 @@ def compare(
         trials=trials,
         out=out,
         fresh=fresh,
+        track=track,
         progress=progress,
     )
 
@@ -117,6 +120,7 @@ def compare_task(
     trials: int = 1,
     out: Any = None,
     fresh: bool = False,
+    track: Any = None,
     progress: bool | None = None,
 ) -> Comparison:
     """`compare` for a `Task`; `losses` stands in for the task's own."""
@@ -127,15 +131,17 @@ def compare_task(
     from .report import writable
     from .store import open_store
     from .threads import SMALL, one_thread
+    from .trackers import tracked
 
     folder = None if out is None else writable(out)
+    shown = tracked(display(progress), track, folder)
     with Randomness(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0):
         plan = prepare(task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials)
         store = open_store(folder, plan.settings(), fresh)
         with one_thread(plan.weights < SMALL):
-            comparison = carry_out(plan, store, display(progress))
-    if folder is not None:
-        comparison.save(folder)
+            comparison = carry_out(plan, store, shown)
+    files = [] if folder is None else comparison.save(folder)
+    shown.report(comparison, files)
     return comparison
 
 

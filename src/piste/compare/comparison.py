@@ -80,7 +80,7 @@ class Comparison:
         return markdown(self)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write curves.svg, curves.png, results.json, results.csv and table.md into `folder`, and say which."""
+        """Write curves.svg, curves.png, results.json, results.csv and report.md into `folder`, and say which."""
         from .report import save
 
         return save(self, Path(folder))

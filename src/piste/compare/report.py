@@ -45,18 +45,33 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
         written.append(folder / name)
 
     if comparison.rows:
-        text("table.md", f"# {comparison.name}\n\n{comparison._repr_markdown_()}\n")
         text("results.csv", as_csv(comparison))
     numbers = as_numbers(comparison)
     text("results.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
     if comparison.rows:
         text("report.html", page(comparison, numbers))
+        text("report.md", as_markdown(comparison, numbers))
         written += figures.write(figures.curves(comparison), folder, "curves")
         if comparison.tries:
             written += figures.write(figures.rates(comparison), folder, "learning_rates")
         if comparison.picture:
             written += figures.write(comparison.picture(comparison), folder, "picture")
     return written
+
+
+def as_markdown(comparison: Comparison, numbers: dict[str, Any]) -> str:
+    """The report to read in an editor or to paste: verdict and table, the curves beside it, settings and versions."""
+    pictures = ["curves", *["learning_rates"] * bool(comparison.tries), *["picture"] * bool(comparison.picture)]
+    settings = json.dumps({key: numbers[key] for key in ("settings", "versions")}, indent=1, ensure_ascii=False)
+    parts = [
+        f"# piste compare {comparison.name}",
+        comparison.interrupted,
+        comparison._repr_markdown_(),
+        *(f"![{name}]({name}.svg)" for name in pictures),
+        "## Settings and versions",
+        f"```json\n{settings}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def as_numbers(comparison: Comparison) -> dict[str, Any]:

@@ -14,6 +14,8 @@ LEVEL = 0.05
 
 ENOUGH = 5
 """With fewer seeds a t-test has hardly any power, and the verdict says so."""
+CAUTION = 2
+"""The factor on every p-value: few differences are seldom normal, and a t-test keeps its level only roughly then."""
 
 
 @dataclass
@@ -78,15 +80,16 @@ def friedman_p(values: Sequence[Sequence[float]]) -> float:
 def against_best(values: Mapping[str, Sequence[float]], higher_is_better: bool) -> tuple[str, dict[str, float]]:
     """The candidate with the best mean, and the corrected p-value of every other's paired difference to it.
 
-    Each p-value is Bonferroni's, times the number of comparisons, and not below that of Friedman's test of all
-    together where there are three or more. So at most LEVEL of the verdicts leave out a candidate that is truly
+    Each p-value is Bonferroni's, times the number of comparisons, times CAUTION, and not below that of Friedman's test
+    of all together where there are three or more. So at most LEVEL of the verdicts leave out a candidate that is truly
     best, tell a given pair of equals apart, or show any difference where all are equal.
     """
     names = list(values)
     best = (max if higher_is_better else min)(names, key=lambda name: float(np.mean(values[name])))
     overall = friedman_p([values[name] for name in names]) if len(names) > 2 else 0.0
     others = [name for name in names if name != best]
-    return best, {name: max(overall, min(1.0, len(others) * paired_p(values[best], values[name]))) for name in others}
+    times = CAUTION * len(others)
+    return best, {name: max(overall, min(1.0, times * paired_p(values[best], values[name]))) for name in others}
 
 
 def judge(
@@ -144,7 +147,8 @@ def judge(
     several = len(p) > 1
     test = (
         f"(Paired t-test{'s' * several} against the best over {sample}"
-        f"{f', Bonferroni-corrected for {len(p)} comparisons, after a Friedman test of all' * several}; "
+        f"{f', Bonferroni-corrected for {len(p)} comparisons' * several}, p-value{'s' * several} doubled"
+        f"{', after a Friedman test of all' * several}; "
         f"level {LEVEL:.0%}.)"
     )
     if not worse:

@@ -1,0 +1,69 @@
+"""Whether a verdict can be trusted: by whole comparisons, searches and all, of what is known to be equal or not."""
+
+import zlib
+
+import pytest
+import torch
+from torch import nn
+
+import piste
+from piste.compare import compare_task
+from tests.compare.small import task
+
+
+def drawing(name):
+    """AdamW under a name of its own, whose runs start from weights of their own as well."""
+
+    def make(params, lr=1e-3):
+        params = list(params)
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{name}/{torch.initial_seed()}".encode()))
+        with torch.no_grad():
+            for p in params:
+                p.copy_(0.5 * torch.randn(p.shape, generator=generator))
+        return piste.optim.AdamW(params, lr=lr)
+
+    return make
+
+
+def test_two_copies_of_adamw_are_told_apart_in_at_most_five_of_a_hundred_calls():
+    told = differing = 0
+    for call in range(100):
+        found = compare_task(
+            task(epochs=2),
+            optimizers={"one": drawing("one"), "other": drawing("other")},
+            trials=3,
+            seed=100 * call,
+            progress=False,
+        )
+        rates = [[r.lr for r in found.results if r.candidate == name] for name in ("one", "other")]
+        differing += rates[0] != rates[1]
+        assert "Every seed had a search of its own, so the chance of the search is counted in." in found.verdict.limits
+        told += len(found.verdict.group) < 2
+    assert differing > 90  # the searches do find different rates
+    assert told <= 5
+
+
+def scaled(factor, rate):
+    x = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
+    y = x.square().sum(1, keepdim=True)
+    names = ["RMSprop", "Adagrad", "Adam", "AdamW", "Adamax", "SGD"]
+    return compare_task(
+        task(
+            model=lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), train=(x[:64], y[:64]),
+            validation=(x[64:], y[64:]), metric="rmse", epochs=10,
+            loss={"error": lambda output, target: factor * (output - target).square().mean()},
+        ),
+        optimizers=names, lr={"SGD": rate}, seeds=3, progress=False,
+    )  # fmt: skip
+
+
+def test_ten_times_the_loss_changes_neither_ranking_nor_smoothness():
+    plain, tenfold = scaled(1, 0.02), scaled(10, 0.002)
+    assert [row.name for row in plain.rows] == [row.name for row in tenfold.rows]
+    assert plain.verdict.group == tenfold.verdict.group
+    for a, b in zip(plain.rows, tenfold.rows, strict=True):
+        assert b.training_loss == pytest.approx(10 * a.training_loss, rel=1e-3)
+        assert b.metric == pytest.approx(a.metric, rel=1e-4)
+        assert b.descent_share == pytest.approx(a.descent_share, abs=1e-3)
+        assert b.evenness == pytest.approx(a.evenness, abs=1e-3)
+        assert b.steps_to_target == a.steps_to_target
