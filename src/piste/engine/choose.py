@@ -124,25 +124,30 @@ class Plan:
 
     def step(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
         """Step `params`, which are those of the plan; or return False, with nothing changed."""
-        rest = []
         if self._rest:
-            if any(params[i].grad is None for i in self._rest):
-                return False
-            rest = [replace(slot, g=self._gradient(params[i])) for i, slot in self._rest.items()]
-            if None in reasons(self.program, rest, self._options):
-                return False
-        values = array("d", [numbers[name] for name in self.program.numbers])
-        if not (self._direct(params, values) if self._direct else self._asked(params, values)):
+            with torch.set_grad_enabled(self._options["differentiable"]):
+                return self._step_with_rest(params, numbers)
+        return self._launch(params, numbers)
+
+    def _step_with_rest(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
+        """By the kernel what it serves, and by the eager engine the rest."""
+        if any(params[i].grad is None for i in self._rest):
             return False
-        if self._rest:
-            eager.step(
-                self.program,
-                rest,
-                numbers,
-                differentiable=self._options["differentiable"],
-                on_device=self._options["capturable"],
-            )
+        rest = [replace(slot, g=self._gradient(params[i])) for i, slot in self._rest.items()]
+        if None in reasons(self.program, rest, self._options) or not self._launch(params, numbers):
+            return False
+        eager.step(
+            self.program,
+            rest,
+            numbers,
+            differentiable=self._options["differentiable"],
+            on_device=self._options["capturable"],
+        )
         return True
+
+    def _launch(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
+        values = array("d", [numbers[name] for name in self.program.numbers])
+        return self._direct(params, values) if self._direct else self._asked(params, values)
 
     def _asked(self, params: Sequence[Tensor], values: array[float]) -> bool:
         """Ask every parameter, and run the launches."""

@@ -74,7 +74,7 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._plans: dict[int, list[tuple[Any, choose.Plan]]] = {}
         self._pointers: list[int] = []
-        self._known_options: dict[int, tuple[list[Any], Program, Mapping[str, Any]]] = {}
+        self._known_options: dict[int, tuple[list[Any], Any, Mapping[str, Any]]] = {}
         defaults = arguments.bind(type(self), args, kwargs)
         super().__init__(arguments.checked_params(type(self), params), defaults)
         self._handed_out = False
@@ -181,48 +181,61 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not torch.compiler.is_compiling():
+        step_group = self._step_group
+        if torch.compiler.is_compiling():
+            step_group = self._traced_group
+        elif self._handed_out:
             self._forget_plans_of_other_state()
         moved = False
         for index, group in enumerate(self.param_groups):
-            moved = self._step_group(index, group) or moved
+            moved = step_group(index, group) or moved
         if not moved:
             self._warn_nothing_moved()
         return loss
 
-    def _step_group(self, index: int, group: dict[str, Any]) -> bool:
-        if torch.compiler.is_compiling():
-            program, numbers, params = self._program(group), self._numbers(group), group["params"]
-            slots = [self._slot(p, group) for p in params if p.grad is not None]
-            with torch.set_grad_enabled(group["differentiable"]):
-                eager.step(program, slots, numbers, differentiable=group["differentiable"], on_device=True)
-            return bool(slots)
+    def _traced_group(self, index: int, group: dict[str, Any]) -> bool:
+        """What torch.compile sees: the eager engine on the parameters that have a gradient."""
+        slots = [self._slot(p, group) for p in group["params"] if p.grad is not None]
         with torch.set_grad_enabled(group["differentiable"]):
-            return self._planned(index, group, *self._read(index, group)).moves
+            eager.step(
+                self._program(group),
+                slots,
+                self._numbers(group),
+                differentiable=group["differentiable"],
+                on_device=True,
+            )
+        return bool(slots)
 
-    def _read(self, index: int, group: dict[str, Any]) -> tuple[Program, Mapping[str, Any]]:
-        """The program and the numbers of a group: those of last time, where its options are the same objects."""
+    def _step_group(self, index: int, group: dict[str, Any]) -> bool:
+        """By the plan of last time, or by one made for the same gradients before, or by a new one."""
+        key, numbers = self._read(index, group)
+        plans = self._plans.get(index)
+        if plans and plans[0][0] == key and plans[0][1].step(group["params"], numbers):
+            return plans[0][1].moves
+        with torch.set_grad_enabled(group["differentiable"]):
+            return self._planned(index, group, key, numbers).moves
+
+    def _read(self, index: int, group: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """What a plan is made for, and the numbers: those of last time, where the options are the same objects."""
         known = self._known_options.get(index)
         if known is not None and all(map(is_, known[0], group.values())):
             return known[1:]
-        program, numbers = self._program(group), self._numbers(group)
+        key = (self._program(group), group["differentiable"], group["capturable"], group["fused"])
+        numbers = self._numbers(group)
         self._known_options.pop(index, None)
         if all(name == "params" or _is_immutable(value) for name, value in group.items()):
-            self._known_options[index] = (list(group.values()), program, numbers)
-        return program, numbers
+            self._known_options[index] = (list(group.values()), key, numbers)
+        return key, numbers
 
-    def _planned(self, index: int, group: dict[str, Any], program: Program, numbers: Mapping[str, Any]) -> choose.Plan:
-        """Step a group by the plan of last time, or by one made for the same gradients before, or by a new one."""
+    def _planned(self, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]) -> choose.Plan:
+        """Step a group by a plan that is not the last one's."""
         params = group["params"]
-        key = (program, group["differentiable"], group["capturable"], group["fused"])
         plans = [(known, plan) for known, plan in self._plans.get(index, []) if known == key]
-        if plans and plans[0][1].step(params, numbers):
-            return plans[0][1]
         has = [p.grad is not None for p in params]
         same = next((plan for _, plan in plans[1:] if plan.has == has), None)
         if same is None or not same.step(params, numbers):
             same = choose.Plan(
-                program, params, partial(self._slot, group=group), partial(self._gradient, group=group), group
+                key[0], params, partial(self._slot, group=group), partial(self._gradient, group=group), group
             )
             self._pointers = self._state_pointers()
             if not same.step(params, numbers):
@@ -239,7 +252,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _forget_plans_of_other_state(self) -> None:
         """Plans know where the state was, and whoever got hold of it once may have replaced or moved it since."""
-        if self._handed_out and self._plans and self._state_pointers() != self._pointers:
+        if self._plans and self._state_pointers() != self._pointers:
             self._plans.clear()
 
     def _warn_nothing_moved(self) -> None:
