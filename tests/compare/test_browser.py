@@ -1,0 +1,95 @@
+"""The report as a reader meets it: opened in headless Chromium, where there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from piste.compare import compare_task
+from tests.compare.browser import BROWSERS, DRIVER
+from tests.compare.small import task
+
+HOSTILE = "<script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">"
+
+
+@pytest.fixture(scope="module", params=BROWSERS)
+def page(request, tmp_path_factory):
+    from selenium import webdriver
+
+    folder = tmp_path_factory.mktemp("report")
+    compare_task(
+        task(name=HOSTILE, about=HOSTILE), optimizers=["sgd", "adam", "adagrad"], seeds=2, trials=2,
+        out=folder, progress=False,
+    )  # fmt: skip
+    options = webdriver.ChromeOptions()
+    options.binary_location = request.param
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+    try:
+        driver.get(Path(folder, "report.html").as_uri())
+        driver.implicitly_wait(10)
+        driver.find_element("css selector", ".plot svg.main-svg")
+        yield driver
+    finally:
+        driver.quit()
+
+
+def background(driver) -> str:
+    return driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+
+
+def colours(driver, scheme: str) -> str:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": features})
+    return background(driver)
+
+
+def test_it_opens_without_complaint_and_asks_for_nothing_outside(page):
+    assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert asked and all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+
+
+def test_text_set_by_users_is_text(page):
+    assert page.title != "run" and "<script>" in page.title
+    assert page.find_elements("css selector", "img") == []
+
+
+def test_every_plot_is_drawn(page):
+    plots = page.find_elements("css selector", ".plot")
+    assert len(plots) >= 3  # curves, results by learning rate, smoothness
+    assert all(plot.find_elements("css selector", "svg.main-svg") for plot in plots)
+
+
+def test_a_click_on_a_title_sorts_and_another_turns_it(page):
+    heads = page.find_elements("css selector", "th button")
+    column = len(heads) - 1
+
+    def shown() -> list[float]:
+        cells = page.find_elements("css selector", f"tbody tr td:nth-child({column + 1})")
+        return [float(cell.get_attribute("data-value")) for cell in cells]
+
+    heads[column].click()
+    one = shown()
+    heads[column].click()
+    assert len(one) == 3 and shown() == one[::-1] and one in (sorted(one), sorted(one, reverse=True))
+
+
+def test_dark_and_light(page):
+    assert colours(page, "dark") != colours(page, "light")
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(page):
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    )
+    try:
+        wide, room = page.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= room
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
