@@ -27,7 +27,11 @@ def test_descent_share_is_between_minus_one_and_one(values):
     assert math.isnan(share) or -1 - 1e-12 <= share <= 1 + 1e-12
 
 
-@given(curve, st.sampled_from([2.0**k for k in (-8, -1, 1, 3, 10)]))
+# A number that is lost when it is scaled is another curve's: 5e-324 / 2 is 0.
+@given(
+    curve.filter(lambda values: all(v == 0 or abs(v) > 1e-200 for v in values)),
+    st.sampled_from([2.0**k for k in (-8, -1, 1, 3, 10)]),
+)
 def test_descent_share_ignores_the_scale_of_the_loss(values, factor):
     assert descent_share([factor * v for v in values]) == pytest.approx(descent_share(values), rel=1e-12, nan_ok=True)
 
