@@ -15,7 +15,8 @@ LEVEL = 0.05
 ENOUGH = 5
 """With fewer seeds a t-test has hardly any power, and the verdict says so."""
 CAUTION = 2
-"""The factor on every p-value: few differences are seldom normal, and a t-test keeps its level only roughly then."""
+"""The factor on every p-value, so that a hundred comparisons of equals seldom show more than LEVEL of differences, and
+not only on average; chosen, and then tried on new seeds, as docs/compare.md tells."""
 
 
 @dataclass
