@@ -87,6 +87,7 @@ def prepare(
     whole_number("seed", seed, least=0, most=MOST_SEED - 2 * seeds)
     whole_number("trials", trials, least=1, most=10_000)
     losses = task.loss if losses is None else losses
+    optimizers = task.optimizers if optimizers is None else optimizers
     found = None if losses is None else candidates(optimizers, losses, lr)  # names first: they cost nothing
     parameters = list(task.new_model(seed).parameters())
     data = Data(task.train, task.validation, task.batch_size, parameters[0].device)

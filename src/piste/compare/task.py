@@ -23,6 +23,7 @@ class Task:
     metric:      "accuracy", "rmse", "mae", "r2", or (function, "max" or "min"); guessed from the targets if None
     epochs, batch_size: for data that isn't a DataLoader already, examples per batch
     target:      the value of the metric that counts as learned; None: 90 % of the way from the start to the best
+    optimizers:  who takes part unless the call says otherwise: names, classes or a dict; None: the usual seven
     name, about: shown in the report
     picture:     a function of the finished comparison that draws one more figure (matplotlib), or None
     """
@@ -35,6 +36,7 @@ class Task:
     epochs: int = 10
     batch_size: int = 64
     target: float | None = None
+    optimizers: Any = None
     name: str = "task"
     about: str = ""
     picture: Callable[[Any], Any] | None = None

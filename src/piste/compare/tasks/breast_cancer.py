@@ -5,19 +5,26 @@ from __future__ import annotations
 from torch import nn
 
 from ..task import Task
-from ._tables import split
+from ._tables import split, standard
 
 
 def make() -> Task:
     from sklearn.datasets import load_breast_cancer
 
     x, y = load_breast_cancer(return_X_y=True)
-    x = (x - x.mean(0)) / x.std(0)
-    train, validation = split(x, y[:, None].astype(float), stratify=True)
+    (x_train, y_train), (x_validation, y_validation) = split(x, y[:, None].astype(float), stratify=True)
+    x_train, x_validation = standard(x_train, x_validation)
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 1))
 
     return Task(
-        model, train, validation, loss="bce_with_logits", metric="accuracy", target=0.95, epochs=30, batch_size=32
+        model,
+        (x_train, y_train),
+        (x_validation, y_validation),
+        loss="bce_with_logits",
+        metric="accuracy",
+        target=0.95,
+        epochs=30,
+        batch_size=32,
     )

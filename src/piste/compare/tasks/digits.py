@@ -5,14 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from ..task import Task
-from ._tables import split
+from ._tables import digits
 
 
 def make() -> Task:
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    train, validation = split(x / 16.0, y, stratify=True)
+    train, validation = digits()
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))

@@ -5,17 +5,15 @@ from __future__ import annotations
 from torch import nn
 
 from ..task import Task
-from ._tables import split
+from ._tables import digits
 
 
 def make() -> Task:
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    train, validation = split(x.reshape(-1, 1, 8, 8) / 16.0, y, stratify=True)
+    train, validation = digits()
 
     def model() -> nn.Module:
         return nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)),
             nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Flatten(), nn.Linear(128, 10),

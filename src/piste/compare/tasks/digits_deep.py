@@ -7,14 +7,11 @@ import itertools
 from torch import nn
 
 from ..task import Task
-from ._tables import split
+from ._tables import digits
 
 
 def make() -> Task:
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    train, validation = split(x / 16.0, y, stratify=True)
+    train, validation = digits()
 
     def model() -> nn.Module:
         widths = [64, *[32] * 9]

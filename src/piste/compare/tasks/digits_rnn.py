@@ -6,24 +6,21 @@ import torch
 from torch import nn
 
 from ..task import Task
-from ._tables import split
+from ._tables import digits
 
 
 class Reader(nn.Module):
-    """A recurrent net over the eight rows (N, 8, 8), and a class from what it remembers at the end."""
+    """A recurrent net over the eight rows of each digit, and a class from what it remembers at the end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.memory, self.out = nn.RNN(8, 48, batch_first=True), nn.Linear(48, 10)
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        remembered, _ = self.memory(rows)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        remembered, _ = self.memory(x.unflatten(1, (8, 8)))
         return self.out(remembered[:, -1])
 
 
 def make() -> Task:
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    train, validation = split(x.reshape(-1, 8, 8) / 16.0, y, stratify=True)
+    train, validation = digits()
     return Task(Reader, train, validation, loss="cross_entropy", metric="accuracy", target=0.9, epochs=15)

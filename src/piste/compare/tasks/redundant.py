@@ -1,0 +1,65 @@
+"""Digits twice over, as a training set whose second half repeats its first: mini-batches against the full batch."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...optim import SGD, Adam
+from ..task import Task
+from ._tables import digits
+
+
+class Gathered:
+    """In front of an optimizer: it moves once for every two batches, by the mean of their gradients.
+
+    Two batches are all of the training set here, so this is the full batch, at the same cost in examples.
+    """
+
+    param_groups: list[dict[str, Any]]
+    _first: list[torch.Tensor] | None = None
+
+    def step(self, closure: Any = None) -> Any:
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        if self._first is None:
+            self._first = [p.grad.clone() for p in parameters]
+            return None
+        for p, first in zip(parameters, self._first, strict=True):
+            p.grad = (first + p.grad) / 2
+        self._first = None
+        return super().step(closure)  # type: ignore[misc]
+
+
+class FullBatchSGD(Gathered, SGD):
+    """SGD on the full batch."""
+
+
+class FullBatchAdam(Gathered, Adam):
+    """Adam on the full batch."""
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+
+
+def make() -> Task:
+    (x, y), validation = digits()  # the copy is made of the training part alone, so nothing leaks
+    return Task(
+        model,
+        (torch.cat([x, x]), torch.cat([y, y])),
+        validation,
+        loss="cross_entropy",
+        metric="accuracy",
+        target=0.9,
+        epochs=100,
+        batch_size=len(x),
+        optimizers={
+            "SGD": functools.partial(SGD, lr=0.1),
+            "SGD-full-batch": functools.partial(FullBatchSGD, lr=0.1),
+            "Adam": functools.partial(Adam, lr=0.003),
+            "Adam-full-batch": functools.partial(FullBatchAdam, lr=0.003),
+        },
+    )
