@@ -16,6 +16,7 @@ from .errors import InvalidValue, PisteError
 
 if TYPE_CHECKING:
     from .compare.comparison import Comparison
+    from .compare.task import Task
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
@@ -58,32 +59,43 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show the v
 
 @app.command()
 def compare(
-    task: Annotated[str, typer.Argument(help="A built-in task (see `piste tasks`) or my_task.py:make.")],
+    task: Annotated[str, typer.Argument(help="A built-in task (see `piste tasks`), my_task.py:make, or a data.csv.")],
+    target: Annotated[str | None, typer.Option(help="The column of data.csv to predict from the others.")] = None,
     optimizers: Annotated[
         str | None, typer.Option(help="Names, with commas between, or all; the usual seven if not given.")
     ] = None,
     losses: Annotated[str | None, typer.Option(help="Names, with commas between; the task's if not given.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data; the task's if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="The length of a run in steps, instead of epochs.")] = None,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
-    seeds: Annotated[int, typer.Option(help="How many seeds, from the first on.")] = 5,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds, from the first on; 5 if not given.")] = None,
     lr: Annotated[str | None, typer.Option(help="One for all (0.01), or by name (adam=0.01,sgd=0.1).")] = None,
-    trials: Annotated[int, typer.Option(help="Learning rates tried for each, anew for every seed; 1: no search.")] = 1,
+    trials: Annotated[
+        int | None, typer.Option(help="Learning rates tried for each, anew for every seed; 1, no search, if not given.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="A time, such as 3m: what isn't given of seeds, trials and length is fitted to it.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The folder for curves, table and numbers.")] = Path("piste-compare"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the runs that the folder holds.")] = False,
+    storage: Annotated[
+        str | None, typer.Option(help="A database for finished runs, such as postgresql://user@host/database.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="How many runs at a time, each in a process of its own.")] = 1,
+    ray: Annotated[str | None, typer.Option(help="Make the runs on a Ray cluster: auto, or its address.")] = None,
     track: Annotated[str | None, typer.Option(help="Also tell mlflow, tensorboard, or both of every run.")] = None,
     debug: Debug = False,
 ) -> None:
     """Train the same model with several optimizers and losses, fairly, and say what the evidence shows."""
     typer.echo(f"piste compare {task}: preparing data and candidates ...")
     with _in_a_sentence(debug):
-        from .compare import compare_task, own, tasks
+        from .compare import compare_task
 
-        made = own.load(task) if own.is_own(task) else tasks.task(task)
-        if epochs is not None:
-            made.epochs = _positive("epochs", epochs)
+        made = _task(task, target)
         comparison = compare_task(
-            made, optimizers=_names(optimizers), losses=_names(losses), seed=seed, seeds=seeds, lr=_rates(lr),
-            trials=trials, out=out, fresh=fresh, track=_names(track), progress=True,
+            made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
+            seeds=seeds, lr=_rates(lr), trials=trials, budget=budget, out=out, fresh=fresh, storage=storage, jobs=jobs,
+            ray=ray, track=_names(track), progress=True,
         )  # fmt: skip
         _show(comparison, out)
     if comparison.interrupted:
@@ -99,6 +111,7 @@ def tasks(debug: Debug = False) -> None:
         width = max(map(len, built_in.names()))
         for name in built_in.names():
             typer.echo(f"{name:<{width}}  {built_in.about(name)}")
+        typer.echo("Besides: a table (piste compare data.csv --target COLUMN), or a task of your own (my_task.py:make).")
 
 
 @app.command()
@@ -118,6 +131,18 @@ def explain(
         typer.echo(str(explained(loss, given, truth.float() if truth.shape == given.shape else truth)))
 
 
+def _task(text: str, column: str | None) -> Task:
+    from .compare import csv_table, own, tasks
+
+    if csv_table.is_table(text):
+        made = csv_table.table(text, column)
+        typer.echo(made.about)
+        return made
+    if column is not None:
+        raise InvalidValue(f"--target names a column of a table, such as data.csv; `{text}` isn't one. Leave it out.")
+    return own.load(text) if own.is_own(text) else tasks.task(text)
+
+
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
@@ -134,12 +159,6 @@ def _rates(text: str | None) -> float | dict[str, float] | None:
         raise InvalidValue(
             f"--lr must be a number (0.01) or numbers by name (adam=0.01,sgd=0.1); received {text!r}."
         ) from None
-
-
-def _positive(name: str, value: int) -> int:
-    from .compare.task import whole_number
-
-    return whole_number(name, value, least=1)
 
 
 def _tensor(option: str, text: str) -> Any:
@@ -173,8 +192,9 @@ def _show(comparison: Comparison, out: Path) -> None:
         )
     if verdict.code:
         typer.echo(f"\n    {verdict.code}")
-    if comparison.interrupted:
-        typer.echo(comparison.interrupted)
+    for said in (comparison.interrupted, comparison.left_out):
+        if said:
+            typer.echo(said)
     typer.echo(
         f"\nReport, curves and numbers are in {out}{'/' if str(out) != '.' else ''}: open {out / 'report.html'}."
     )

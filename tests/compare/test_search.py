@@ -191,12 +191,12 @@ from tests.compare.small import task
 from piste.compare import store
 
 if sys.argv[2] == "die":
-    put = store.DiskStore.put
+    put = store.Database.put
     def dying(self, number, result):
         put(self, number, result)
         if len(self) == 9:
             os.kill(os.getpid(), signal.SIGKILL)
-    store.DiskStore.put = dying
+    store.Database.put = dying
 found = compare_task(
     task(epochs=8), optimizers=["SGD", "Adam"], trials=5, seeds=2, out=sys.argv[1], progress=sys.argv[2] != "die"
 )

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import sys
+import time
 import types
 from typing import TYPE_CHECKING, Any
 
+from .csv_table import table
 from .metrics import Metric
 from .task import Task
 
 if TYPE_CHECKING:
     from .comparison import Comparison
 
-__all__ = ["Metric", "Task", "compare"]
+__all__ = ["Metric", "Task", "compare", "table"]
 
 
 def compare(
@@ -25,15 +27,20 @@ def compare(
     loss: Any = None,
     optimizers: Any = None,
     metric: Any = None,
-    epochs: int = 10,
+    epochs: int | None = None,
+    steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
-    seeds: int = 5,
+    seeds: int | None = None,
     lr: Any = None,
     target: float | None = None,
-    trials: int = 1,
+    trials: int | None = None,
+    budget: Any = None,
     out: Any = None,
     fresh: bool = False,
+    storage: str | None = None,
+    jobs: int = 1,
+    ray: str | None = None,
     track: Any = None,
     progress: bool | None = None,
 ) -> Comparison:
@@ -51,16 +58,23 @@ def compare(
         the usual seven (SGD, RMSprop, Adagrad, Adadelta, Adam, AdamW, Adamax), "all" every one of Piste's.
     metric: "accuracy", "rmse", "mae", "r2", a `Metric`, or (function, "max" or "min"); None guesses from the targets.
         Candidates are ranked by it alone, never by the value of their loss.
-    epochs, batch_size: the length of a run, in whole batches; a DataLoader keeps its own.
-    seed, seeds: the first seed, and how many there are.
+    epochs, steps: the length of a run, by one of the two: passes over the training data (10), or steps.
+    batch_size: examples in a batch; the rest that fills none is left out of an epoch. A DataLoader keeps its own.
+    seed, seeds: the first seed, and how many there are (5).
     lr: one number for all, or a dict by name of the optimizer; None leaves each at its default.
     target: the value of the metric that counts as learned; None takes 90 % of the way from the start to the best.
     trials: how many learning rates are tried for each candidate before it is judged, anew for every seed and with
-        seeds that judge nobody: its default first, then Optuna's choice within three decades to either side. 1
-        searches nothing.
+        seeds that judge nobody: its default first, then Optuna's choice within three decades to either side. 1,
+        which it is if nothing is said, searches nothing.
+    budget: a time, such as "3m", or a number of seconds. Those of seeds, trials and length that aren't given are chosen
+        to fit into it, alike for everyone, from a few steps that are measured first.
     out: a folder for curves, tables and numbers; None writes nothing. Each finished run is written there at once:
         the same call again goes on where it stopped, and another comparison is refused.
     fresh: forget the runs that `out` holds.
+    storage: the address of a database for finished runs, such as postgresql://user@host/database; None keeps them in an
+        SQLite file in `out`. The name of `out` (or of the model) tells comparisons apart there.
+    jobs: how many runs are made at a time, each in a process of its own; 1 makes them here.
+    ray: "auto" or the address of a Ray cluster that makes the runs.
     track: "mlflow", "tensorboard" or both: each finished run, with settings and curves, and the report go there too.
     progress: True prints, False keeps silent; None shows a live display if the output is a terminal.
 
@@ -90,7 +104,6 @@ def compare(
         validation,
         loss=loss,
         metric=metric,
-        epochs=epochs,
         batch_size=batch_size,
         target=target,
         name=name,
@@ -98,12 +111,18 @@ def compare(
     return compare_task(
         task,
         optimizers=optimizers,
+        epochs=epochs,
+        steps=steps,
         seed=seed,
         seeds=seeds,
         lr=lr,
         trials=trials,
+        budget=budget,
         out=out,
         fresh=fresh,
+        storage=storage,
+        jobs=jobs,
+        ray=ray,
         track=track,
         progress=progress,
     )
@@ -114,17 +133,24 @@ def compare_task(
     *,
     optimizers: Any = None,
     losses: Any = None,
+    epochs: int | None = None,
+    steps: int | None = None,
     seed: int = 0,
-    seeds: int = 5,
+    seeds: int | None = None,
     lr: Any = None,
-    trials: int = 1,
+    trials: int | None = None,
+    budget: Any = None,
     out: Any = None,
     fresh: bool = False,
+    storage: str | None = None,
+    jobs: int = 1,
+    ray: str | None = None,
     track: Any = None,
     progress: bool | None = None,
 ) -> Comparison:
-    """`compare` for a `Task`; `losses` stands in for the task's own."""
-    from .comparison import carry_out
+    """`compare` for a `Task`; `losses` and `epochs` stand in for the task's own."""
+    from .budget import as_seconds, estimate
+    from .carry_out import carry_out
     from .plan import prepare
     from .progress import display
     from .randomness import Randomness
@@ -132,14 +158,23 @@ def compare_task(
     from .store import open_store
     from .threads import SMALL, one_thread
     from .trackers import tracked
+    from .work import choose
 
+    began = time.perf_counter()
     folder = None if out is None else writable(out)
     shown = tracked(display(progress), track, folder)
     with Randomness(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0):
-        plan = prepare(task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials)
-        store = open_store(folder, plan.settings(), fresh)
-        with one_thread(plan.weights < SMALL):
-            comparison = carry_out(plan, store, shown)
+        plan = prepare(
+            task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials, epochs=epochs,
+            steps=steps, budget=None if budget is None else as_seconds(budget),
+        )  # fmt: skip
+        store = open_store(folder, storage, task.name, fresh)
+        plan.take(store.settings)
+        with one_thread(plan.weights < SMALL), choose(plan, jobs, ray, shown.look) as executor:
+            if plan.open or shown.tells:
+                estimate(plan, executor.workers)
+            store.hold(plan.settings())
+            comparison = carry_out(plan, store, shown, executor, began)
     files = [] if folder is None else comparison.save(folder)
     shown.report(comparison, files)
     return comparison

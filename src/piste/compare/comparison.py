@@ -7,19 +7,20 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..optim import OPTIMIZERS
 from .candidates import Candidate, default_rate
 from .measures import steps_to
 from .metrics import Metric
 from .plan import Plan
-from .progress import Progress
 from .recommend import line, recommend
-from .search import search, width
-from .store import Store
-from .trial import Result, Watch, run_trial
+from .search import width
+from .trial import Result
 from .verdict import Verdict, interval, judge
+
+if TYPE_CHECKING:
+    from .carry_out import Findings
 
 TARGET_SHARE = 0.9
 """Without a target of the task's own: this share of the way from the metric at the start to the best at the end."""
@@ -69,6 +70,7 @@ class Comparison:
     results: list[Result]
     verdict: Verdict
     interrupted: str = ""
+    left_out: str = ""
     defaults: list[Result] = field(default_factory=list)
     tries: list[Result] = field(default_factory=list)
     picture: Callable[[Any], Any] | None = field(default=None, repr=False)
@@ -94,70 +96,7 @@ class Comparison:
         return f"{self.table()}\n**{self.verdict.sentence}** {self.verdict.test} {self.verdict.limits}{advice}"
 
 
-class _Runner:
-    """Runs what isn't in the store yet, and tells the display."""
-
-    def __init__(self, plan: Plan, store: Store, progress: Progress) -> None:
-        self.plan, self.store, self.progress = plan, store, progress
-        self.count = 0
-
-    def __call__(
-        self, candidate: Candidate, *, role: str, number: int, seed: int, watch: Watch | None = None
-    ) -> Result:
-        plan, progress = self.plan, self.progress
-
-        def look(step: int, loss: float, metric: float) -> None:
-            progress.look(plan, candidate, seed, step, loss, metric)
-            if watch:
-                watch(step, loss, metric)
-
-        result = self.store.get(role, candidate.name, number)
-        if result is None:
-            result = run_trial(
-                plan.task, plan.data, plan.metric, candidate, seed=seed, steps=plan.steps, role=role, watch=look
-            )
-            self.store.put(number, result)
-        self.count += 1
-        progress.done(plan, result)
-        return result
-
-
-def carry_out(plan: Plan, store: Store, progress: Progress) -> Comparison:
-    """For every seed search, if the plan does, then judge every candidate; an interruption keeps what is done."""
-    found = _Findings()
-    run = _Runner(plan, store, progress)
-    interrupted = ""
-    progress.begin(plan, len(store))
-    try:
-        for number, seed in enumerate(plan.seeds):  # seed by seed, so that an interruption leaves whole rounds
-            for plain in plan.candidates:
-                candidate = plain
-                if plan.searches:
-                    candidate, tries = search(plan, plain, run, number)
-                    found.tries += tries
-                result = run(candidate, role="judged", number=number, seed=seed)
-                found.results.append(result)
-                if plan.searches and candidate.lr != plain.lr:
-                    result = run(plain, role="default", number=number, seed=seed)
-                if plan.searches:
-                    found.defaults.append(result)
-    except KeyboardInterrupt:
-        if not run.count:
-            raise
-        interrupted = f"Interrupted after {run.count} of {plan.runs} runs; what was done is kept."
-    finally:
-        progress.end()
-    return summarise(plan, found, interrupted)
-
-
-@dataclass
-class _Findings:
-    results: list[Result] = field(default_factory=list)
-    defaults: list[Result] = field(default_factory=list)
-    tries: list[Result] = field(default_factory=list)
-
-
-def summarise(plan: Plan, found: _Findings, interrupted: str = "") -> Comparison:
+def summarise(plan: Plan, found: Findings, interrupted: str = "", left_out: str = "") -> Comparison:
     """Rows and verdict of the results so far."""
     better, results = plan.metric.higher_is_better, found.results
     target, meaning = _target(plan, results)
@@ -185,7 +124,7 @@ def summarise(plan: Plan, found: _Findings, interrupted: str = "") -> Comparison
         verdict.code = line(row, list(OPTIMIZERS))
     return Comparison(
         plan.task.name, plan.task.about, plan.metric.name, better, target, meaning, plan.settings(), rows, results,
-        verdict, interrupted, found.defaults, found.tries, plan.task.picture,
+        verdict, interrupted, left_out, found.defaults, found.tries, plan.task.picture,
     )  # fmt: skip
 
 

@@ -11,6 +11,9 @@ from types import ModuleType
 from ..errors import InvalidValue, did_you_mean
 from .task import Task, as_task
 
+OWN = "piste_task_"
+"""How the modules of task files are named; no import finds them."""
+
 
 def is_own(text: str) -> bool:
     """Whether `text` means a file rather than a built-in task."""
@@ -40,7 +43,7 @@ def _imported(path: Path) -> ModuleType:
         beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         hint = f" {did_you_mean(path.name, beside)}" if beside else ""
         raise InvalidValue(f"there is no file {path}.{hint}")
-    spec = importlib.util.spec_from_file_location(f"piste_task_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{OWN}{path.stem}", path)
     assert spec and spec.loader  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look there

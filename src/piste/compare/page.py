@@ -31,7 +31,7 @@ def page(comparison: Comparison, numbers: dict[str, Any]) -> str:
         sentence=html.escape(verdict.sentence),
         test=html.escape(verdict.test),
         limits=html.escape(verdict.limits),
-        interrupted=html.escape(comparison.interrupted),
+        interrupted=html.escape(f"{comparison.interrupted} {comparison.left_out}".strip()),
         recommendation=html.escape(verdict.recommendation),
         code=html.escape(verdict.code),
         about=html.escape(comparison.about),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ..errors import InvalidValue
 from .candidates import Candidate, candidates
 from .data import Data
 from .metrics import Metric, as_metric, default_metric
@@ -15,11 +17,17 @@ from .trial import check
 
 MOST_SEED = 2**32 - 1
 """The largest seed that numpy takes."""
+SEEDS, TRIALS = 5, 1
+"""How many there are if neither the caller nor a budget says so."""
 
 
 @dataclass
 class Plan:
-    """Who runs, on what, how often and how long."""
+    """Who runs, on what, how often and how long.
+
+    `open` names those of seeds, trials and steps that `budget`, in seconds, is to decide; `seconds` is how long all is
+    expected to take, NaN if nobody asked.
+    """
 
     task: Task
     data: Data
@@ -28,8 +36,11 @@ class Plan:
     seeds: list[int]
     steps: int
     weights: int
-    trials: int = 1
+    trials: int = TRIALS
     fingerprint: str = ""
+    budget: float | None = None
+    open: frozenset[str] = frozenset()
+    seconds: float = math.nan
 
     @property
     def searches(self) -> bool:
@@ -48,7 +59,7 @@ class Plan:
         """What makes this comparison this one, as JSON takes it."""
         return {
             "task": self.task.name,
-            "epochs": self.task.epochs,
+            "epochs": self.steps / self.data.steps_per_epoch,
             "steps": self.steps,
             "batch_size": self.task.batch_size,
             "seeds": self.seeds,
@@ -59,7 +70,15 @@ class Plan:
                 {"name": c.name, "optimizer": c.optimizer, "loss": c.loss, "lr": c.lr} for c in self.candidates
             ],
             "fingerprint": self.fingerprint,
+            **({} if self.budget is None else {"budget": self.budget}),
         }
+
+    def take(self, settings: dict[str, Any]) -> None:
+        """What was decided before under the same budget, so that a comparison that goes on is the same one."""
+        if self.budget is not None and settings.get("budget") == self.budget:
+            for name in self.open & settings.keys():
+                setattr(self, name, settings[name])
+            self.open = frozenset()
 
     def __str__(self) -> str:
         optimizers = len({c.optimizer for c in self.candidates})
@@ -79,13 +98,23 @@ def prepare(
     losses: Any = None,
     lr: Any = None,
     seed: int = 0,
-    seeds: int = 5,
-    trials: int = 1,
+    seeds: int | None = None,
+    trials: int | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    budget: float | None = None,
 ) -> Plan:
     """Resolve every name and try everything once on one batch; raises before any training."""
-    whole_number("seeds", seeds, least=1, most=1000)
-    whole_number("seed", seed, least=0, most=MOST_SEED - 2 * seeds)
-    whole_number("trials", trials, least=1, most=10_000)
+    given = {"seeds": seeds, "trials": trials, "steps": epochs if steps is None else steps}
+    left_open = frozenset() if budget is None else frozenset(name for name, value in given.items() if value is None)
+    seeds = SEEDS if seeds is None else whole_number("seeds", seeds, least=1, most=1000)
+    trials = TRIALS if trials is None else whole_number("trials", trials, least=1, most=10_000)
+    whole_number("seed", seed, least=0, most=MOST_SEED - 2 * 1000)
+    if epochs is not None and steps is not None:
+        raise InvalidValue(f"give `epochs` or `steps`, not both; received {epochs} and {steps}.")
+    epochs = task.epochs if epochs is None else whole_number("epochs", epochs, least=1)
+    if steps is not None:
+        whole_number("steps", steps, least=1)
     losses = task.loss if losses is None else losses
     optimizers = task.optimizers if optimizers is None else optimizers
     found = None if losses is None else candidates(optimizers, losses, lr)  # names first: they cost nothing
@@ -96,9 +125,10 @@ def prepare(
     metric = None if task.metric is None else as_metric(task.metric)
     outputs, targets = check(task, data, metric, found)
     metric = metric or default_metric(outputs, targets)
-    steps, weights = task.epochs * data.steps_per_epoch, sum(p.numel() for p in parameters)
-    judged = list(range(seed, seed + seeds))
-    return Plan(task, data, metric, found, judged, steps, weights, trials, _fingerprint(data, outputs))
+    return Plan(
+        task, data, metric, found, list(range(seed, seed + seeds)), steps or epochs * data.steps_per_epoch,
+        sum(p.numel() for p in parameters), trials, _fingerprint(data, outputs), budget, left_open,
+    )  # fmt: skip
 
 
 def _fingerprint(data: Data, outputs: torch.Tensor) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any, TextIO
 
+from .budget import span
 from .candidates import Candidate
 from .plan import Plan
 from .trial import Result
@@ -15,6 +17,8 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 class Progress:
     """Told what happens; this one keeps silent."""
+
+    tells = False
 
     def begin(self, plan: Plan, kept: int) -> None: ...
 
@@ -38,12 +42,15 @@ def display(wanted: bool | None, stream: TextIO | None = None) -> Progress:
 class Lines(Progress):
     """One line for every run, as it ends."""
 
+    tells = True
+
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.count = stream, 0
 
     def begin(self, plan: Plan, kept: int) -> None:
         self._write(
-            f"{plan}. {'at most ' * plan.searches}{plan.runs} runs{f', {kept} of them done before' * bool(kept)}."
+            f"{plan}. {'at most ' * plan.searches}{plan.runs} runs{f', {kept} of them done before' * bool(kept)}"
+            f"{_expected(plan, kept)}."
         )
         self.started = time.perf_counter()
 
@@ -67,30 +74,34 @@ class Lines(Progress):
 class Live(Progress):
     """A table that fills: for every candidate its seeds, its latest curve, and the metric so far."""
 
+    tells = True
+
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
 
         self.console = Console(file=stream)
-        self.curves: dict[str, list[float]] = {}
+        self.curves: dict[str, tuple[int, list[float]]] = {}  # of each candidate's latest run, with its seed
         self.results: dict[str, list[Result]] = {}
-        self.now: tuple[str, int] = ("", 0)
+        self.under_way: dict[tuple[str, int], int] = {}  # the step of every run that isn't done
         self.count = 0
 
     def begin(self, plan: Plan, kept: int) -> None:
         from rich.live import Live as RichLive
 
-        self.plan, self.started = plan, time.perf_counter()
+        self.plan, self.kept, self.started = plan, kept, time.perf_counter()
         self.live = RichLive(console=self.console, get_renderable=self._render, refresh_per_second=5, transient=True)
         self.live.start()
 
     def look(self, plan: Plan, candidate: Candidate, seed: int, step: int, loss: float, metric: float) -> None:
         if step == 0:
-            self.curves[candidate.name] = []
-        self.curves[candidate.name].append(metric)
-        self.now = candidate.name, step
+            self.curves[candidate.name] = seed, []
+        if self.curves[candidate.name][0] == seed:
+            self.curves[candidate.name][1].append(metric)
+        self.under_way[candidate.name, seed] = step
 
     def done(self, plan: Plan, result: Result) -> None:
         self.count += 1
+        self.under_way.pop((result.candidate, result.seed), None)
         if result.role == "judged":
             self.results.setdefault(result.candidate, []).append(result)
 
@@ -109,34 +120,42 @@ class Live(Progress):
             table.add_column(title, no_wrap=True, justify="right" if title == plan.metric.name else "left")
         room = self.console.height - 6
         shown = plan.candidates if len(plan.candidates) <= room else self._around(room)
-        spread = [v for curve in self.curves.values() for v in curve]
+        spread = [v for _, curve in self.curves.values() for v in curve]
         for candidate in shown:
             mine = self.results.get(candidate.name, [])
-            running = candidate.name == self.now[0]
+            running = sum(name == candidate.name for name, _ in self.under_way)
             seeds = "".join("✗" if r.diverged else "●" for r in mine)
-            seeds += ("◐" if running and len(mine) < len(plan.seeds) else "").ljust(1, " ") if running else ""
+            seeds += "◐" * min(running, len(plan.seeds) - len(mine))
             finished = [r.metrics[-1] for r in mine if not r.diverged]
             table.add_row(
                 Text(candidate.name, style="bold cyan" if running else ""),
-                seeds.ljust(len(plan.seeds), "·").replace(" ", ""),
-                sparkline(self.curves.get(candidate.name, []), spread, plan.metric.higher_is_better),
+                seeds.ljust(len(plan.seeds), "·"),
+                sparkline(self.curves.get(candidate.name, (0, []))[1], spread, plan.metric.higher_is_better),
                 f"{sum(finished) / len(finished):.4g}" if finished else ("diverged" if mine else ""),
             )
-        completed = min(self.count + self.now[1] / plan.steps % 1, plan.runs)
+        completed = min(self.count + sum(self.under_way.values()) / plan.steps, plan.runs)
         spent = time.perf_counter() - self.started
-        left = f", about {spent / completed * (plan.runs - completed):.0f} s left" if completed > 1 else ""
+        left = ""
+        if completed > self.kept + 1:
+            left = f", about {spent / (completed - self.kept) * (plan.runs - completed):.0f} s left"
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             ProgressBar(total=plan.runs, completed=completed, width=40),
             Text(f"{completed:.0f} of {plan.runs} runs, {spent:.0f} s{left}  (Ctrl-C keeps what is done)", style="dim"),
         )
-        return Group(Text(str(plan), style="bold"), table, bar)
+        return Group(Text(f"{plan}{_expected(plan, self.kept)}", style="bold"), table, bar)
 
     def _around(self, room: int) -> list[Candidate]:
         names = [c.name for c in self.plan.candidates]
-        at = names.index(self.now[0]) if self.now[0] in names else 0
+        at = max((names.index(name) for name, _ in self.under_way), default=0)
         first = max(0, min(at - room // 2, len(names) - room))
         return self.plan.candidates[first : first + room]
+
+
+def _expected(plan: Plan, kept: int) -> str:
+    """How long the runs that are missing take, if it was measured."""
+    seconds = plan.seconds * (1 - kept / plan.runs)
+    return "" if math.isnan(seconds) else f", about {span(seconds)}"
 
 
 def sparkline(curve: list[float], spread: list[float], higher_is_better: bool = True, width: int = 24) -> str:

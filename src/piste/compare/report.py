@@ -66,6 +66,7 @@ def as_markdown(comparison: Comparison, numbers: dict[str, Any]) -> str:
     parts = [
         f"# piste compare {comparison.name}",
         comparison.interrupted,
+        comparison.left_out,
         comparison._repr_markdown_(),
         *(f"![{name}]({name}.svg)" for name in pictures),
         "## Settings and versions",
@@ -76,7 +77,17 @@ def as_markdown(comparison: Comparison, numbers: dict[str, Any]) -> str:
 
 def as_numbers(comparison: Comparison) -> dict[str, Any]:
     """Everything but the pictures, as JSON takes it; what isn't a number (NaN, infinity) is null."""
-    kept = ("name", "about", "metric", "higher_is_better", "target", "target_meaning", "settings", "interrupted")
+    kept = (
+        "name",
+        "about",
+        "metric",
+        "higher_is_better",
+        "target",
+        "target_meaning",
+        "settings",
+        "interrupted",
+        "left_out",
+    )
     return _json(
         {
             **{name: getattr(comparison, name) for name in kept},

@@ -6,55 +6,60 @@ import dataclasses
 import math
 import statistics
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
 
 from .candidates import Candidate, default_rate
 from .plan import Plan
-from .trial import Result, Stopped
+from .trial import Result
+from .work import Job
 
 DECADES = 3
 """The range goes so many powers of ten to either side of the default."""
 NEAR = 0.1
 """A rate is good when its result is within this share of the best one."""
+FIRST = 3
+"""So many tries must have ended before another is stopped early."""
 
-Run = Callable[..., Result]
-"""run(candidate, role=, number=, seed=, watch=): the stored result of that number, or a new one."""
 
+def search(plan: Plan, candidate: Candidate, count: int, tries: list[Result]) -> Generator[Job, Result, Candidate]:
+    """Yields a job for each try, takes its result, and returns the candidate at the best rate that was tried.
 
-def search(plan: Plan, candidate: Candidate, run: Run, count: int = 0) -> tuple[Candidate, list[Result]]:
-    """The candidate at the best rate that was tried, and every try. The sampler sees the same history after a restart.
-
-    `count` says which of the comparison's searches for this candidate it is: each draws its own rates.
+    `count` says which of the comparison's searches for this candidate it is: each draws its own rates. `tries` is
+    filled with the results. The sampler sees the same history after a restart, and wherever the jobs are done.
 
     A try is stopped when its metric falls below the median of the earlier ones at the same step; no candidate gets more
     than its `trials` tries of `steps` steps. The best is taken among tries that ended; if none did, the default stays.
     """
     default = candidate.lr or default_rate(candidate.make)
     if default is None:
-        return candidate, []
-    tries: list[Result] = []
+        return candidate
     seed = plan.search_seed(count)
     for number in range(plan.trials):
-        trial = _ask(plan, candidate, default, tries, seed)
-
-        def watch(step: int, loss: float, metric: float, trial: Any = trial) -> None:
-            trial.report(metric, step)
-            if step < plan.steps and trial.should_prune():
-                raise Stopped(f"stopped at step {step}: below the median of earlier tries")
-
-        at = dataclasses.replace(candidate, lr=trial.params["lr"])
-        tries.append(run(at, role="search", number=count * plan.trials + number, seed=seed, watch=watch))
+        lr = _ask(plan, candidate, default, tries, seed)
+        tries.append(
+            (yield Job("search", candidate.name, count * plan.trials + number, seed, lr, bar(plan.steps, tries)))
+        )
     ended = [r for r in tries if r.status == "done"]
     if not ended:
-        return candidate, tries
+        return candidate
     sign = -1 if plan.metric.higher_is_better else 1
     best = min(ended, key=lambda r: (sign * r.metrics[-1], abs(math.log(_lr(r) / default))))
-    return dataclasses.replace(candidate, lr=candidate.lr if best is tries[0] else best.lr), tries
+    return dataclasses.replace(candidate, lr=candidate.lr if best is tries[0] else best.lr)
 
 
-def _ask(plan: Plan, candidate: Candidate, default: float, tries: Sequence[Result], seed: int) -> Any:
-    """Optuna's next trial, from the tries so far and a seed of this search's and this number's own."""
+def bar(steps: int, tries: Sequence[Result]) -> dict[int, float]:
+    """What a try must have reached at each look: the median of the tries that ended. None before three have ended,
+    in the first quarter of a run, or at its end.
+    """
+    ended = [r for r in tries if r.status == "done"]
+    if len(ended) < FIRST:
+        return {}
+    looks = zip(ended[0].steps, zip(*(r.metrics for r in ended), strict=True), strict=True)
+    return {step: statistics.median(metrics) for step, metrics in looks if steps // 4 <= step < steps}
+
+
+def _ask(plan: Plan, candidate: Candidate, default: float, tries: Sequence[Result], seed: int) -> float:
+    """Optuna's next rate, from the tries so far and a seed of this search's and this number's own."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -64,25 +69,24 @@ def _ask(plan: Plan, candidate: Candidate, default: float, tries: Sequence[Resul
     study = optuna.create_study(
         direction="maximize" if plan.metric.higher_is_better else "minimize",
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, plan.trials // 3)),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=plan.steps // 4),
     )
     for result in tries:
         looks = {s: m for s, m in zip(result.steps, result.metrics, strict=True) if math.isfinite(m)}
         states = optuna.trial.TrialState
         ended = result.status == "done"
-        state = states.COMPLETE if ended else states.PRUNED if looks and not result.diverged else states.FAIL
+        # One that diverged is a bad rate, not a lost one: without looks it ranks below all others.
         study.add_trial(
             optuna.trial.create_trial(
-                state=state,
+                state=states.COMPLETE if ended else states.PRUNED,
                 value=result.metrics[-1] if ended else None,
                 params={"lr": _lr(result)},
                 distributions={"lr": rates},
-                intermediate_values=looks,
+                intermediate_values={} if result.diverged else looks,
             )
         )
     if not tries:
         study.enqueue_trial({"lr": default})
-    return study.ask({"lr": rates})
+    return float(study.ask({"lr": rates}).params["lr"])
 
 
 def width(tries: Sequence[Result], higher_is_better: bool) -> float:

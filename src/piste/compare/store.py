@@ -1,4 +1,4 @@
-"""Where finished runs are kept: in memory, or at once on disk, so that a comparison that was killed goes on."""
+"""Where finished runs are kept: in memory, or at once in a database, so that a comparison that was killed goes on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidValue
+from ..errors import InvalidType, InvalidValue, Unsupported
 from .trial import Result
 
 FILE = "runs.db"
@@ -19,6 +19,11 @@ class Store:
 
     def __init__(self) -> None:
         self._results: dict[str, Result] = {}
+        self.settings: dict[str, Any] = {}
+
+    def hold(self, settings: dict[str, Any]) -> None:
+        """Be the store of this comparison; one that holds another is refused, with the difference."""
+        self.settings = settings
 
     def get(self, role: str, candidate: str, number: int) -> Result | None:
         return self._results.get(f"{role}/{candidate}/{number}")
@@ -30,33 +35,35 @@ class Store:
         return len(self._results)
 
 
-class DiskStore(Store):
-    """The same in an Optuna storage, an SQLite file; each run is one transaction.
+class Database(Store):
+    """The same in an Optuna storage; each run is one transaction. `name` tells its comparison from others there."""
 
-    A file that holds another comparison is refused, with the difference.
-    """
-
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, url: str, name: str, where: str, fresh: bool = False) -> None:
         import optuna
 
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._optuna = optuna
-        self._storage = optuna.storages.RDBStorage(f"sqlite:///{(folder / FILE).resolve()}")
+        self._optuna, self._prefix, self.where = optuna, f"{name}/" if name else "", where
+        self._storage = optuna.storages.RDBStorage(url)
         self._studies: dict[str, Any] = {}
-        study = self._study(STUDY)
+        if fresh:
+            for name in self._names():
+                optuna.delete_study(study_name=name, storage=self._storage)
+        self.settings = self._study(STUDY).user_attrs.get("settings", {})
+        for name in self._names():
+            for trial in self._study(name.removeprefix(self._prefix)).trials:
+                super().put(trial.user_attrs["number"], _result(trial.user_attrs["result"]))
+
+    def hold(self, settings: dict[str, Any]) -> None:
         settings = json.loads(json.dumps(settings))
-        before = study.user_attrs.get("settings")
-        if before is None:
-            study.set_user_attr("settings", settings)
-        elif before != settings:
+        if not self.settings:
+            self._study(STUDY).set_user_attr("settings", settings)
+        elif self.settings != settings:
             raise InvalidValue(
-                f"{folder / FILE} holds another comparison: {_difference(before, settings)}. "
+                f"{self.where} holds another comparison: {_difference(self.settings, settings)}. "
                 f"Give another folder with --out (out=), or start over with --fresh (fresh=True)."
             )
-        for name in optuna.get_all_study_names(self._storage):
-            for trial in self._study(name).trials:
-                super().put(trial.user_attrs["number"], _result(trial.user_attrs["result"]))
+        super().hold(settings)
 
     def put(self, number: int, result: Result) -> None:
         super().put(number, result)
@@ -71,19 +78,53 @@ class DiskStore(Store):
             )
         )
 
+    def _names(self) -> list[str]:
+        return [n for n in self._optuna.get_all_study_names(self._storage) if n.startswith(self._prefix)]
+
     def _study(self, name: str) -> Any:
         if name not in self._studies:
-            self._studies[name] = self._optuna.create_study(storage=self._storage, study_name=name, load_if_exists=True)
+            self._studies[name] = self._optuna.create_study(
+                storage=self._storage, study_name=f"{self._prefix}{name}", load_if_exists=True
+            )
         return self._studies[name]
 
 
-def open_store(folder: Path | None, settings: dict[str, Any], fresh: bool = False) -> Store:
-    """The store of an output folder; in memory without one. `fresh` forgets what was there."""
+def open_store(folder: Path | None, storage: str | None = None, name: str = "", fresh: bool = False) -> Store:
+    """The store of an output folder: an SQLite file in it, or its part of the database at the address `storage`.
+
+    In memory where there is neither. `name` is the comparison's in a database if there is no folder; `fresh` forgets
+    what was there.
+    """
+    if storage is not None:
+        return _shared(storage, name if folder is None else folder.resolve().name, fresh)
     if folder is None:
         return Store()
     if fresh:
         (folder / FILE).unlink(missing_ok=True)
-    return DiskStore(folder, settings)
+    return Database(f"sqlite:///{(folder / FILE).resolve()}", "", str(folder / FILE))
+
+
+def _shared(storage: Any, name: str, fresh: bool) -> Store:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    if not isinstance(storage, str):
+        raise InvalidType(f"`storage` must be the address of a database, {_EXAMPLE}; received {storage!r}.")
+    try:
+        shown = make_url(storage).render_as_string(hide_password=True)
+    except ArgumentError:
+        raise InvalidValue(f"`storage` must be the address of a database, {_EXAMPLE}; received {storage!r}.") from None
+    try:
+        return Database(storage, name, f"{name} in {shown}", fresh)
+    except ImportError as error:
+        raise Unsupported(f"`storage` {shown} needs a driver: {error}. {_DRIVER}") from error
+    except SQLAlchemyError as error:
+        reason = str(error.__cause__ or error).strip().split("\n")[0]
+        raise InvalidValue(f"`storage` {shown} can't be opened: {reason}.") from error
+
+
+_EXAMPLE = "such as postgresql://user@host/database or sqlite:///runs.db"
+_DRIVER = "For PostgreSQL: pip install 'piste[postgresql]'."
 
 
 def _record(result: Result) -> str:

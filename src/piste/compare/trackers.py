@@ -137,6 +137,7 @@ class Together(Progress):
 
     def __init__(self, shown: Progress, trackers: Sequence[Tracker]) -> None:
         self.shown, self.trackers = shown, trackers
+        self.tells = shown.tells
 
     def begin(self, plan: Plan, kept: int) -> None:
         for it in (*self.trackers, self.shown):

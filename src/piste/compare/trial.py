@@ -49,6 +49,7 @@ class Result:
     metrics: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)  # of every validation example, at the end
     step_seconds: float = math.nan
+    seconds: float = math.nan  # of the whole run
     state_bytes: int = 0
     peak_bytes: int = 0
     descent_share: float = math.nan
@@ -89,7 +90,7 @@ def run_trial(
     loss_function, trace = candidate.new_loss(), WeightTrace(trainable)
     with Randomness(seed):
         result = Result(candidate.name, candidate.optimizer, candidate.loss, seed, candidate.lr, role=role)
-        run = _Run(model, loss_function, candidate, data, metric, result, trace, watch)
+        run = Run(model, loss_function, candidate, data, metric, result, trace, watch)
         try:
             run.train(steps)
         except Diverged as diverged:
@@ -107,7 +108,7 @@ def run_trial(
 
 
 @dataclass
-class _Run:
+class Run:
     model: torch.nn.Module
     loss_function: Loss
     candidate: Candidate

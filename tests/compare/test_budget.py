@@ -1,0 +1,138 @@
+"""A comparison that fits into a time: what the time buys, that it is kept, and what is refused."""
+
+import json
+import time
+import types
+
+import pytest
+
+from piste.compare import budget, carry_out, compare_task
+from piste.compare.budget import as_seconds, fit, needed
+from piste.compare.pace import Pace, measure
+from piste.compare.plan import prepare
+from piste.errors import InvalidType, InvalidValue
+from tests.compare.small import task
+
+BOTH = ["SGD", "Adam"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("3m", 180), ("1h30m", 5400), ("1.5 M", 90), ("2m 5s", 125), (7, 7), (0.5, 0.5)]
+)
+def test_a_time_is_read(text, seconds):
+    assert as_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("wrong", ["", "3", "three", "3d", "m", "-3m", "3m later", 0, -1, float("nan"), float("inf")])
+def test_what_is_no_time_is_refused(wrong):
+    with pytest.raises(InvalidValue) as caught:
+        as_seconds(wrong)
+    assert str(caught.value) == (
+        f"`budget` must be a time such as 90s, 3m or 1h30m, or a number of seconds above 0; received {wrong!r}."
+    )
+
+
+def test_what_is_neither_is_refused():
+    with pytest.raises(InvalidType, match="received True"):
+        as_seconds(True)
+    with pytest.raises(InvalidType, match=r"received \[3\]"):
+        as_seconds([3])
+
+
+def fitted(seconds, run, workers=1, **options):
+    """The plan of two candidates whose runs take `run` seconds, at their full length of 600 steps, within a budget."""
+    plan = prepare(task(epochs=200), optimizers=BOTH, budget=seconds, **options)
+    paces = {name: Pace(start=0.1 * run, look=0.0, step=0.9 * run / plan.steps) for name in BOTH}
+    fit(plan, paces, workers)
+    assert needed(plan, paces, workers, len(plan.seeds), plan.trials, plan.steps) <= seconds
+    return len(plan.seeds), plan.trials, plan.steps
+
+
+def test_a_longer_budget_buys_seeds_then_tries_then_more_of_both():
+    # 0.85 x budget - 3 s; a round of both takes 2 s, and (trials + 2) times as long with a search
+    assert fitted(10, 1) == (3, 1, 544)  # 5.5 s: shorter runs, 3 x 2 x (0.1 + 0.9 x steps / 600)
+    assert fitted(11, 1) == (3, 1, 600)
+    assert fitted(14, 1) == (4, 1, 600)
+    assert fitted(20, 1) == (5, 1, 600)
+    assert fitted(63, 1) == (5, 3, 600)
+    assert fitted(145, 1) == (5, 10, 600)
+    assert fitted(263, 1) == (5, 20, 600)
+    assert fitted(522, 1) == (10, 20, 600)
+    assert fitted(10_000, 1) == (15, 30, 600)
+
+
+def test_more_workers_buy_more():
+    assert fitted(9.9, 1, workers=2) == (4, 1, 600)  # 4 x 2 / 2 + 1 / 2
+
+
+def test_what_was_given_stays():
+    assert fitted(63, 1, seeds=4) == (4, 4, 600)
+    assert fitted(20, 1, trials=1, seeds=2) == (2, 1, 600)
+    assert fitted(10, 1, seeds=2, trials=4) == (2, 4, 86)
+    assert fitted(63, 1, steps=40, seeds=5)[2] == 40
+    assert fitted(63, 1, epochs=2)[2] == 6
+
+
+def test_a_budget_for_nothing_is_refused_with_one_that_would_do():
+    with pytest.raises(InvalidValue) as caught:
+        fitted(5, 10)
+    # 3 x 2 x (1 + 9 x 50 / 600) = 10.5 s; (10.5 + 3) / 0.85 = 15.9 s
+    assert str(caught.value) == (
+        "a budget of 5s is too short for 2 candidates: 3 seeds of 50 steps, the least that tells something, take about "
+        "16s. Give --budget 20s (budget=) or fewer candidates."
+    )
+    with pytest.raises(InvalidValue, match="3 seeds of 600 steps and 4 trials, the least"):
+        fitted(5, 10, epochs=200, trials=4)
+
+
+def test_paces_are_measured_and_leave_no_trace():
+    plan = prepare(task(), optimizers=BOTH)
+    before = [p.clone() for p in plan.task.new_model(0).parameters()]
+    paces = measure(plan)
+    assert set(paces) == set(BOTH)
+    for pace in paces.values():
+        assert 0 < pace.step < pace.run(10) < pace.run(1000)
+        assert pace.run(1000) - pace.run(900) == pytest.approx(100 * pace.step)  # looks are 48 for both
+    assert all((a == b).all() for a, b in zip(before, plan.task.new_model(0).parameters(), strict=True))
+
+
+def test_a_diverging_candidate_has_a_pace():
+    paces = measure(prepare(task(), optimizers=["SGD"], lr=1e38))
+    assert paces["SGD"].run(10) > 0
+
+
+def test_it_goes_on_with_what_was_decided(tmp_path, monkeypatch):
+    options = {"optimizers": BOTH, "budget": "8s", "trials": 1, "out": tmp_path, "progress": False}
+    first = compare_task(task(), **options)
+    decided = {name: first.settings[name] for name in ("seeds", "trials", "steps")}
+    assert first.settings["budget"] == 8
+    monkeypatch.setattr(budget, "measure", lambda plan: pytest.fail("measured again"))
+    again = compare_task(task(), **options)
+    assert {name: again.settings[name] for name in decided} == decided
+    assert str(again) == str(first)
+    monkeypatch.undo()
+    with pytest.raises(InvalidValue, match=r"holds another comparison: .*budget was 8\.0, now 9\.0"):
+        compare_task(task(), **{**options, "budget": 9})
+    with pytest.raises(InvalidValue, match=r"seeds was \[.*\], now \[0, 1\]"):
+        compare_task(task(), **options, seeds=2)
+
+
+def test_when_time_runs_out_whole_seeds_are_left_out_and_can_follow(tmp_path, monkeypatch):
+    options = {"optimizers": BOTH, "budget": "1h", "seeds": 4, "trials": 1, "steps": 6, "out": tmp_path}
+    later = iter([0, 1000, 2000, 3598])  # at the start and before seeds 1 to 3: another 1200 s would be too much
+    clock = types.SimpleNamespace(perf_counter=lambda: time.perf_counter() + next(later))
+    monkeypatch.setattr(carry_out, "time", clock)
+    found = compare_task(task(), **options, progress=False)
+    assert found.left_out == (
+        "The budget of 1h was used up after 3 of 4 seeds; "
+        "the same call with the same output folder goes on with the others."
+    )
+    assert [r.seed for r in found.results] == [0, 0, 1, 1, 2, 2]
+    assert found.rows[0].seeds == 3
+    monkeypatch.undo()
+    assert found.left_out in (tmp_path / "report.md").read_text()
+    assert found.left_out in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "results.json").read_text())["left_out"] == found.left_out
+    whole = compare_task(task(), **options, progress=False)
+    assert whole.left_out == ""
+    assert [r.seed for r in whole.results] == [0, 0, 1, 1, 2, 2, 3, 3]
