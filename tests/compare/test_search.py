@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from piste.compare import compare_task
+from piste.compare import compare_task, work
 from piste.compare.search import width
 from piste.compare.trial import Result
-from piste.errors import InvalidValue
+from piste.errors import InvalidType, InvalidValue, Unsupported
 from tests.compare.small import task
 
 
@@ -182,6 +182,59 @@ def test_another_comparison_in_the_same_folder_is_refused_with_the_difference(tm
             progress=False,
         )
     assert len(found_by(trials=1, seeds=3, out=tmp_path, fresh=True).results) == 6
+
+
+def in_database(tmp_path, **options):
+    storage = f"sqlite:///{tmp_path}/team.db"
+    return found_by(**{"trials": 2, "seeds": 2, "optimizers": ["SGD"], "storage": storage, **options})
+
+
+def test_a_database_holds_many_comparisons_each_under_its_folder_s_name(tmp_path, monkeypatch):
+    one = in_database(tmp_path, out=tmp_path / "one")
+    two = in_database(tmp_path, out=tmp_path / "two", seed=7)
+    assert not list(tmp_path.glob("*/runs.db"))
+    with pytest.raises(InvalidValue) as caught:
+        in_database(tmp_path, out=tmp_path / "one", seed=7)
+    assert str(caught.value).startswith(
+        f"one in sqlite:///{tmp_path}/team.db holds another comparison: seeds was [0, 1]"
+    )
+    monkeypatch.setattr(work, "run_trial", lambda *_, **__: pytest.fail("ran again"))
+    assert str(in_database(tmp_path, out=tmp_path / "elsewhere" / "one")) == str(one)
+    assert str(in_database(tmp_path, out=tmp_path / "two", seed=7)) == str(two)
+    monkeypatch.undo()
+    assert in_database(tmp_path, out=tmp_path / "one", seeds=3, fresh=True).rows[0].seeds == 3
+    assert str(in_database(tmp_path, out=tmp_path / "two", seed=7)) == str(two)
+
+
+def test_a_database_without_a_folder_goes_by_the_model_s_name(tmp_path, monkeypatch):
+    first = in_database(tmp_path)
+    monkeypatch.setattr(work, "run_trial", lambda *_, **__: pytest.fail("ran again"))
+    assert str(in_database(tmp_path)) == str(first)
+
+
+@pytest.mark.parametrize(
+    ("storage", "error", "words"),
+    [
+        (
+            "nonsense",
+            InvalidValue,
+            "`storage` must be the address of a database, such as postgresql://user@host/database",
+        ),
+        (3, InvalidType, "`storage` must be the address of a database, such as postgresql://user@host/database"),
+        (
+            "sqlite:////nowhere/at/all.db",
+            InvalidValue,
+            "`storage` sqlite:////nowhere/at/all.db can't be opened: unable",
+        ),
+        ("foo://me:secret@host/runs", InvalidValue, "`storage` foo://me:***@host/runs can't be opened: "),
+        ("mysql://me:secret@host/runs", Unsupported, "`storage` mysql://me:***@host/runs needs a driver: "),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_refused(storage, error, words, tmp_path):
+    with pytest.raises(error) as caught:
+        in_database(tmp_path, storage=storage)
+    assert str(caught.value).startswith(words)
+    assert ("pip install 'piste[postgresql]'" in str(caught.value)) == (error is Unsupported)
 
 
 SLOW = """

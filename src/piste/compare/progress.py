@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from typing import Any, TextIO
@@ -155,7 +154,7 @@ class Live(Progress):
 def _expected(plan: Plan, kept: int) -> str:
     """How long the runs that are missing take, if it was measured."""
     seconds = plan.seconds * (1 - kept / plan.runs)
-    return "" if math.isnan(seconds) else f", about {span(seconds)}"
+    return f", about {span(seconds)}" if seconds > 0 else ""
 
 
 def sparkline(curve: list[float], spread: list[float], higher_is_better: bool = True, width: int = 24) -> str:

@@ -117,10 +117,10 @@ def _shared(storage: Any, name: str, fresh: bool) -> Store:
     try:
         return Database(storage, name, f"{name} in {shown}", fresh)
     except ImportError as error:
-        raise Unsupported(f"`storage` {shown} needs a driver: {error}. {_DRIVER}") from error
+        raise Unsupported(f"`storage` {shown} needs a driver: {str(error).rstrip('.')}. {_DRIVER}") from error
     except SQLAlchemyError as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0]
-        raise InvalidValue(f"`storage` {shown} can't be opened: {reason}.") from error
+        raise InvalidValue(f"`storage` {shown} can't be opened: {reason.rstrip('.')}.") from error
 
 
 _EXAMPLE = "such as postgresql://user@host/database or sqlite:///runs.db"
