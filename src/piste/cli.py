@@ -74,7 +74,8 @@ def compare(
         int | None, typer.Option(help="Learning rates tried for each, anew for every seed; 1, no search, if not given.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="A time, such as 3m: what isn't given of seeds, trials and length is fitted to it.")
+        str | None,
+        typer.Option(help="A time, such as 3m: what isn't given of seeds, trials and length is fitted to it."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for curves, table and numbers.")] = Path("piste-compare"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the runs that the folder holds.")] = False,
@@ -111,7 +112,7 @@ def tasks(debug: Debug = False) -> None:
         width = max(map(len, built_in.names()))
         for name in built_in.names():
             typer.echo(f"{name:<{width}}  {built_in.about(name)}")
-        typer.echo("Besides: a table (piste compare data.csv --target COLUMN), or a task of your own (my_task.py:make).")
+        typer.echo("Besides: a table (piste compare data.csv --target COLUMN), or your own (my_task.py:make).")
 
 
 @app.command()

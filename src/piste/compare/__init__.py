@@ -17,7 +17,7 @@ from .task import Task
 if TYPE_CHECKING:
     from .comparison import Comparison
 
-__all__ = ["Metric", "Task", "compare", "table"]
+__all__ = ["Metric", "Task", "compare", "compare_task", "table"]
 
 
 def compare(

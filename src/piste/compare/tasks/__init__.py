@@ -24,7 +24,8 @@ def task(name: str) -> Task:
     """The built-in task of that name, ready to run."""
     if name not in names():
         raise InvalidValue(
-            f"unknown task `{name}`. {did_you_mean(name, names())} A task of your own is given as file.py:function."
+            f"unknown task `{name}`. {did_you_mean(name, names())} A task of your own is given as file.py:function, "
+            f"a table as data.csv with --target COLUMN."
         )
     made = _module(name).make()
     made.name, made.about = name, about(name)
