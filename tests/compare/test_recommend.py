@@ -30,6 +30,12 @@ def test_a_clearly_wider_range_comes_first():
     assert reason == "among those that can't be told apart, good learning rates range over 2.0 decades."
 
 
+def test_the_range_that_is_told_is_its_own():
+    name, reason = told([row("a", width=1.2), row("b", width=1.6), row("c", width=0.3)])
+    assert name == "a"  # the better mean of two that are about as wide
+    assert reason == "among those that can't be told apart, good learning rates range over 1.2 decades."
+
+
 def test_then_a_default_that_does_as_well():
     name, reason = told([row("a", 0.3, 1.0, state=1), row("b", 0.1, 1.2)], defaults={"a": 0.1, "b": 0.1})
     assert name == "b"

@@ -29,7 +29,7 @@ def recommend(rows: Sequence[Row], group: Sequence[str], defaults: dict[str, flo
     if widths:
         wide = [row for row in choice if row.lr_width > max(widths) - CLEARLY_WIDER]
         if len(wide) < len(choice):
-            reasons.append(f"good learning rates range over {max(widths):.1f} decades")
+            reasons.append("good learning rates range over {width:.1f} decades")
             choice = wide
     if widths and len(choice) > 1:
         plain = [row for row in choice if row.lr == defaults.get(row.name)]
@@ -44,7 +44,8 @@ def recommend(rows: Sequence[Row], group: Sequence[str], defaults: dict[str, flo
             choice = light
     if not reasons:
         return choice[0], "nothing else sets them apart, so the best mean decides."
-    return choice[0], f"among those that can't be told apart, {' and '.join(reasons)}."
+    reason = " and ".join(reasons).format(width=choice[0].lr_width)
+    return choice[0], f"among those that can't be told apart, {reason}."
 
 
 def line(row: Row, known: Sequence[str]) -> str:
