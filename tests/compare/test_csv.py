@@ -147,6 +147,7 @@ def test_text_is_one_input_for_each_frequent_value_one_for_others_one_for_none(w
         return ["Ulm", "Bern", "", "Ulm", f"village {i}"][i % 5]
 
     task = table(write(lines(column("city", city, 200), column("price", lambda i: i + 0.5, 200))), column="price")
+    assert task.about.endswith(" Read as text: `city`.")
     x = torch.cat([task.train[0], task.validation[0]])
     assert x.shape == (200, 4)
     assert x.sum(0).tolist() == [80, 40, 40, 40]
@@ -173,8 +174,8 @@ def test_columns_that_cannot_help_are_left_out_and_said(write):
     task = table(path, column="price")
     assert task.train[0].shape == (30, 1)
     assert (
-        "Left out: `column 1` (counts the rows), `id` (different in nearly every row), "
-        "`name` (different in nearly every row), `country` (the same in every row), "
+        "Left out: `column 1` (counts the rows), `id` (different in nearly every row, such as '0-0'), "
+        "`name` (different in nearly every row, such as 'Ms 0'), `country` (the same in every row), "
         "`one` (the same in every row), `nothing` (empty)."
     ) in task.about
 
@@ -342,7 +343,7 @@ REFUSED = [
     (
         lines(column("id", lambda i: i), column("key", lambda i: f"k{i}"), PRICE), "price",
         "data.csv has no column to predict `price` from: `id` (counts the rows), "
-        "`key` (different in nearly every row).",
+        "`key` (different in nearly every row, such as 'k0').",
     ),
 ]  # fmt: skip
 

@@ -22,6 +22,7 @@ class Column:
 
     values: np.ndarray | None
     note: str = ""
+    text: bool = False
 
 
 def encoded(table: Table, at: int, rows: Sequence[int], train: np.ndarray) -> Column:
@@ -30,8 +31,8 @@ def encoded(table: Table, at: int, rows: Sequence[int], train: np.ndarray) -> Co
     missing = np.array([is_missing(cell) for cell in cells])
     values = table.numbers(cells)
     strays = [cell for cell, value, none in zip(cells, values, missing, strict=True) if value is None and not none]
-    note = ""
-    if len(strays) <= (1 - MOSTLY) * (~missing).sum():
+    note, text = "", len(strays) > (1 - MOSTLY) * (~missing).sum()
+    if not text:
         table.check_finite(at, rows, values)
         column = np.array([np.nan if value is None else value for value in values])
         if np.isnan(column[train]).all():
@@ -45,10 +46,10 @@ def encoded(table: Table, at: int, rows: Sequence[int], train: np.ndarray) -> Co
     else:
         counts = Counter(cells[i] for i in train if not missing[i])
         if len(counts) > MOSTLY * counts.total():
-            return Column(None, "different in nearly every row")
+            return Column(None, f"different in nearly every row, such as {strays[0]!r}")
         inputs = _of_text(cells, missing, counts)
     inputs = inputs[:, np.ptp(inputs[train], 0) > 0]
-    return Column(inputs, note) if inputs.size else Column(None, "the same in every row")
+    return Column(inputs, note, text) if inputs.size else Column(None, "the same in every row")
 
 
 def _of_numbers(column: np.ndarray, train: np.ndarray) -> np.ndarray:

@@ -174,7 +174,7 @@ def _split(target: _Target) -> tuple[np.ndarray, np.ndarray]:
 
 def _inputs(found: Table, at: int, rows: Sequence[int], train: np.ndarray) -> tuple[torch.Tensor, list[str], list[str]]:
     """All other columns as numbers (rows, inputs), the names of those that are used, and what is to be said."""
-    parts, used, left_out, said = [], [], [], []
+    parts, used, text, left_out, said = [], [], [], [], []
     for i, name in enumerate(found.names):
         if i == at:
             continue
@@ -184,10 +184,13 @@ def _inputs(found: Table, at: int, rows: Sequence[int], train: np.ndarray) -> tu
         else:
             parts.append(column.values)
             used.append(f"`{name}`")
+            text += [f"`{name}`"] if column.text else []
             said += [column.note] if column.note else []
     if not parts:
         others = f": {', '.join(left_out)}" if left_out else ", as it has no other"
         raise InvalidValue(f"{found.path} has no column to predict `{found.names[at]}` from{others}.")
+    if text:
+        said.append(f"Read as text: {', '.join(text)}.")
     if left_out:
         said.append(f"Left out: {', '.join(left_out)}.")
     return torch.as_tensor(np.concatenate(parts, 1)).float(), used, said
