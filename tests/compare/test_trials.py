@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from piste.compare import compare_task
+from piste.compare.data import FEWEST_LOOKS, MOST_LOOKS, Data
 from piste.compare.memory import allocated_during, state_bytes
-from piste.compare.trial import EVALUATIONS
 from tests.compare.small import data, model, task
 
 
@@ -65,7 +65,7 @@ def test_when_every_candidate_diverges_the_verdict_says_so():
 def test_evaluations_are_at_fixed_steps_and_the_same_for_all():
     _, found = rows(task={"epochs": 40})
     first, second = found.results
-    assert first.steps == second.steps == [round(i * 120 / EVALUATIONS) for i in range(EVALUATIONS + 1)]
+    assert first.steps == second.steps == [round(i * 120 / 16) for i in range(17)]
     assert len(first.losses) == len(first.metrics) == len(first.steps)
 
 
@@ -166,3 +166,63 @@ def test_gradients_left_on_the_model_don_t_enter_the_first_step():
         p.grad = None
     _, clean = rows(task={"model": net}, optimizers=["SGD"])
     assert found.results[0].losses == clean.results[0].losses
+
+
+def test_a_large_validation_set_is_glanced_at_and_read_whole_at_the_end():
+    x, y = data(5000, 1)
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            if not self.training:
+                seen.append(x.clone())
+            return self.layer(x)
+
+    found = compare_task(
+        task(model=Watching, validation=(x, y)), optimizers=["SGD"], lr=0.5, seeds=1, progress=False
+    )  # fmt: skip
+    run = found.results[0]
+    assert len(run.scores) == 5000
+    assert run.metrics[-1] == pytest.approx(sum(run.scores) / 5000)
+    glances = [sum(map(len, part)) for part in split_by(seen[1:], lambda x: torch.equal(x, seen[1]))]
+    assert glances == [1024] * (len(run.steps) - 1) + [5000]  # seen[1] is the fixed part of the training data
+    rows = {tuple(row) for row in x.tolist()}
+    assert all(tuple(row) in rows for row in seen[2].tolist())
+    assert torch.equal(seen[2], seen[4])
+
+
+def looks_of(steps, *, batch_size=10, held_out=200):
+    """Of a training set of 100 examples, all of which are looked at, and a validation set."""
+    x, y = data(100)
+    return len(Data((x, y), data(held_out), batch_size, torch.device("cpu")).looks(steps)) - 1  # besides the start
+
+
+def test_looks_take_four_hundredths_of_the_work_of_training_between_16_and_48_of_them():
+    # a look reads 300 examples; a step is worth 30 of them, so n steps pay for 0.04 * 30 * n / 300 = n / 250 looks
+    assert looks_of(250 * 20) == looks_of(250 * 21 - 1) == 20
+    assert looks_of(250 * 40, batch_size=5) == 20
+    assert looks_of(250 * 40) == 40
+    assert looks_of(250 * 40, held_out=500) == 20
+    assert looks_of(1000) == FEWEST_LOOKS == 16
+    assert looks_of(10**6) == MOST_LOOKS == 48
+    assert looks_of(3) == 3
+
+
+def test_looks_of_a_loader_go_by_its_batches():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data(100)), batch_size=10)
+    assert len(Data(loader, data(200), 64, torch.device("cpu")).looks(250 * 20)) == 21
+
+
+def split_by(parts, divides):
+    """The runs of parts between those that divide."""
+    found = []
+    for part in parts:
+        if divides(part):
+            found.append([])
+        else:
+            found[-1].append(part)
+    return found

@@ -89,7 +89,8 @@ def _kinds() -> Iterator[tuple[int, int]]:
 
 def needed(plan: Plan, paces: Mapping[str, Pace], workers: int, seeds: int, trials: int, steps: int) -> float:
     """The seconds that the runs take at most, so many at a time."""
-    chains = [(trials + 2 if trials > 1 else 1) * paces[c.name].run(steps) for c in plan.candidates]
+    looks, runs = len(plan.data.looks(steps)), trials + 2 if trials > 1 else 1
+    chains = [runs * paces[c.name].run(steps, looks) for c in plan.candidates]
     # All are busy but for the end, when the last chain is waited for.
     return seeds * sum(chains) / workers + max(chains) * (1 - 1 / workers)
 

@@ -17,6 +17,12 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 FIXED_EXAMPLES = 512
 """How many training examples the curve is evaluated on."""
+GLANCED_EXAMPLES = 1024
+"""How many validation examples the curve is evaluated on, before the end of a run."""
+FEWEST_LOOKS, MOST_LOOKS = 16, 48
+"""How many times a run is looked at, evenly spaced, besides the start."""
+LOOKING = 0.04
+"""Between these two, looking takes this share of the work of training; a step on an example is worth three looks at it."""
 ENDLESS = 1_000_000
 """A data loader that gives more batches than this is taken to have no end."""
 
@@ -27,7 +33,7 @@ class Data:
     `train` and `validation` are each a pair of tensors (X, y), a Dataset, a DataLoader, or a function that makes one
     of these. A Dataset or DataLoader is copied for each use, so that samplers, generators and counters handed in
     stay as they are; where that costs too much memory, hand in the function. `fixed` (a random subset of the
-    training set) and `validation` are read once.
+    training set) and `validation` are read once; `glanced` is `validation`, or a random subset of a large one.
 
     Where batches are made here, the rest of an epoch that fills no batch is left out: a step on three examples as large
     as one on sixty-four throws every curve about. The order is new in each epoch, so every example has its turn.
@@ -39,11 +45,30 @@ class Data:
         held_out = _source(validation, "validation", max(batch_size, FIXED_EXAMPLES), device)
         self.validation = list(held_out.in_order())
         self.targets = torch.cat([y for _, y in self.validation])
+        self.glanced = _some(self.validation, GLANCED_EXAMPLES)
+        self.glanced_targets = torch.cat([y for _, y in self.glanced])
         self.steps_per_epoch = self._train.steps_per_epoch()
+
+    def looks(self, steps: int) -> list[int]:
+        """The steps at which a run of so many is looked at, the start and the end among them."""
+        seen = sum(len(y) for _, y in (*self.fixed, *self.glanced))
+        affordable = int(LOOKING * 3 * steps * self._train.per_step() / seen)
+        count = min(max(affordable, FEWEST_LOOKS), MOST_LOOKS)
+        return sorted({round(i * steps / count) for i in range(count + 1)})
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Training batches without end, epoch after epoch; the same for every candidate with the same seed."""
         return self._train.shuffled(seed)
+
+
+def _some(batches: list[Batch], count: int) -> list[Batch]:
+    """So many examples, the same ones each time; all of them if there are few more."""
+    total = sum(len(y) for _, y in batches)
+    if total <= 2 * count or len({x.shape[1:] for x, _ in batches}) > 1:
+        return batches
+    rows = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].sort().values
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return [(x[rows.to(x.device)], y[rows.to(y.device)])]
 
 
 def _source(data: Any, what: str, batch_size: int, device: torch.device) -> _Tensors | _Loader:
@@ -90,6 +115,9 @@ class _Tensors:
 
     def steps_per_epoch(self) -> int:
         return max(len(self) // self.batch_size, 1)
+
+    def per_step(self) -> int:
+        return min(self.batch_size, len(self))
 
     def shuffled(self, seed: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(seed)
@@ -149,6 +177,9 @@ class _Loader:
             return len(self._open(Randomness(0)))
         except TypeError:  # an IterableDataset without a length
             return sum(1 for _ in self.in_order())
+
+    def per_step(self) -> int:
+        return len(self.sample(1)[0][1])
 
     def shuffled(self, seed: int) -> Iterator[Batch]:
         stream = Randomness(seed)

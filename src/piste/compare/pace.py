@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .measures import WeightTrace
 from .plan import Plan
 from .randomness import Randomness
-from .trial import EVALUATIONS, Diverged, Result, Run
+from .trial import Diverged, Result, Run
 
 ENOUGH = 0.01
 """Seconds of steps that are measured of each candidate; at least one step is."""
@@ -23,9 +23,9 @@ class Pace:
     look: float
     step: float
 
-    def run(self, steps: int) -> float:
-        """The seconds of a run of so many steps."""
-        return self.start + self.look * (min(EVALUATIONS, steps) + 1) + self.step * steps
+    def run(self, steps: int, looks: int) -> float:
+        """The seconds of a run of so many steps that is looked at so often."""
+        return self.start + self.look * looks + self.step * steps
 
 
 def measure(plan: Plan) -> dict[str, Pace]:

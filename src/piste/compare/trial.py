@@ -22,8 +22,6 @@ from .metrics import Metric
 from .randomness import Randomness
 from .task import Task
 
-EVALUATIONS = 48
-"""How many times a run is looked at, evenly spaced, besides the start."""
 EXPLODED = 1000.0
 """A run has diverged when its loss is this many times its first one above it, or isn't finite."""
 WARMUP = 2
@@ -122,7 +120,7 @@ class Run:
     scores: torch.Tensor = field(init=False)
 
     def train(self, steps: int) -> None:
-        looks = {round(i * steps / EVALUATIONS) for i in range(EVALUATIONS + 1)}
+        looks = set(self.data.looks(steps))
         self.look(0)
         batches = self.data.batches(self.result.seed)
         opening = [next(batches) for _ in range(min(WARMUP, steps))]
@@ -130,14 +128,14 @@ class Run:
         self.result.peak_bytes = allocated_during(functools.partial(self.start, opening))
         self.result.state_bytes = state_bytes(self.optimizer)
         if looks & set(range(1, len(opening) + 1)):
-            self.look(len(opening))
+            self.look(len(opening), last=steps == len(opening))
         for step in range(len(opening) + 1, steps + 1):
             x, y = next(batches)
             started = time.perf_counter()
             self.step(x, y, step)
             self.seconds.append(time.perf_counter() - started)
             if step in looks:
-                self.look(step)
+                self.look(step, last=step == steps)
 
     def start(self, opening: list[Batch]) -> None:
         self.optimizer = self.candidate.new_optimizer(self.model.parameters())
@@ -163,13 +161,15 @@ class Run:
             raise InvalidValue(f"{self.result.candidate} stopped at step {step}: {error}") from error
 
     @torch.no_grad()
-    def look(self, step: int) -> None:
-        result = self.result
+    def look(self, step: int, *, last: bool = False) -> None:
+        """Evaluate: the metric on a part of a large validation set, and on all of it at the last step."""
+        result, data = self.result, self.data
+        held_out, targets = (data.validation, data.targets) if last else (data.glanced, data.glanced_targets)
         with evaluating(self.model):
-            total = sum(self.loss_of(self.model, x, y, step).item() * len(y) for x, y in self.data.fixed)
-            outputs = torch.cat([self.model(x) for x, _ in self.data.validation])
-        loss = total / sum(len(y) for _, y in self.data.fixed)
-        scores = self.metric.scores(outputs, self.data.targets)
+            total = sum(self.loss_of(self.model, x, y, step).item() * len(y) for x, y in data.fixed)
+            outputs = torch.cat([self.model(x) for x, _ in held_out])
+        loss = total / sum(len(y) for _, y in data.fixed)
+        scores = self.metric.scores(outputs, targets)
         value = self.metric.finish(float(scores.mean()))
         result.steps.append(step)
         result.losses.append(loss)

@@ -1,0 +1,117 @@
+"""`python -m bench compare`: what a comparison costs over the bare training loops that it runs.
+
+Two loops as one would write them by hand stand beside it: one that trains and evaluates at the end, and one that also
+evaluates wherever the comparison does. Everything else is compare's own: preparing, measuring memory and times, the
+way of the weights, the store on disk, the verdict and the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from piste.compare import Task, compare_task, tasks
+from piste.compare.plan import Plan, prepare
+from piste.compare.threads import SMALL, one_thread
+
+from .timing import in_turns, listed, machine, shown
+
+
+def photographs() -> Task:
+    """As large as a first real problem: 50,000 made-up examples of 28 x 28 numbers, ten classes; 10,000 held out."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60_000, 784, generator=generator)
+    y = (x @ torch.randn(784, 10, generator=generator)).argmax(1)
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
+
+    return Task(model, (x[:50_000], y[:50_000]), (x[50_000:], y[50_000:]), name="photographs", epochs=3)
+
+
+def rehearse(plan: Plan, evaluates: bool) -> None:
+    """The loops: every candidate with every seed, evaluated where the comparison does, or at the end alone."""
+    looks = set(plan.data.looks(plan.steps)) if evaluates else {plan.steps}
+    for seed in plan.seeds:
+        for candidate in plan.candidates:
+            model, loss = plan.task.new_model(seed), candidate.new_loss()
+            optimizer = candidate.new_optimizer(model.parameters())
+            for step, (x, y) in enumerate(_batches(plan, seed), 1):
+                optimizer.zero_grad()
+                loss(model(x), y).backward()
+                optimizer.step()
+                if step in looks:
+                    _evaluate(plan, model, loss, last=step == plan.steps)
+
+
+def _batches(plan: Plan, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    x, y = plan.task.train
+    size, generator = plan.task.batch_size, torch.Generator().manual_seed(seed)
+    done = 0
+    while True:
+        for rows in torch.randperm(len(x), generator=generator).split(size)[: max(len(x) // size, 1)]:
+            yield x[rows], y[rows]
+            done += 1
+            if done == plan.steps:
+                return
+
+
+@torch.no_grad()
+def _evaluate(plan: Plan, model: nn.Module, loss: object, last: bool) -> None:
+    model.eval()
+    for x, y in plan.data.fixed:
+        loss(model(x), y).item()  # type: ignore[operator]
+    held_out = plan.data.validation if last else plan.data.glanced
+    outputs = torch.cat([model(x) for x, _ in held_out])
+    targets = torch.cat([y for _, y in held_out])
+    plan.metric.scores(outputs, targets).mean().item()
+    model.train()
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench compare", description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", type=listed, default=["digits", "digits-cnn", "digits-rnn", "photographs"])
+    parser.add_argument("--optimizers", type=listed, default=["SGD", "RMSprop", "Adam"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args(arguments)
+    print(f"{machine()}\n")
+    print("| task | runs | trains | and looks | compare | over training | over both | of it the report |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name in options.tasks:
+        task = photographs() if name == "photographs" else tasks.task(name)
+        print(_row(task, options), flush=True)
+
+
+def _row(task: Task, options: argparse.Namespace) -> str:
+    chosen = {"optimizers": options.optimizers, "seeds": options.seeds}
+    plan = prepare(task, **chosen)
+    found = compare_task(task, **chosen, progress=False)  # compiles what is to be compiled
+
+    def compare() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            compare_task(task, **chosen, out=folder, progress=False)
+
+    def report() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            found.save(folder)
+
+    with one_thread(plan.weights < SMALL):
+        took = in_turns(
+            {
+                "bare": lambda: rehearse(plan, evaluates=False),
+                "evaluating": lambda: rehearse(plan, evaluates=True),
+                "compare": compare,
+                "report": report,
+            },
+            rounds=options.rounds,
+            budget=600,
+        )
+    bare, both, whole = took["bare"], took["evaluating"], took["compare"]
+    times = " | ".join(map(shown, (bare, both, whole)))
+    over = f"{whole / bare - 1:.1%} | {whole / both - 1:.1%}"
+    return f"| {task.name} | {plan.runs} | {times} | {over} | {shown(took['report'])} |"
