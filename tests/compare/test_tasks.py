@@ -1,5 +1,7 @@
 """The built-in tasks: found by being there, each trains, and the line's picture is drawn from the run."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -50,7 +52,7 @@ def _rows(x):
     return {row.tobytes() for row in x.flatten(1).numpy()}
 
 
-@pytest.mark.parametrize("name", set(tasks.names()) - {"line", "gan"})  # the line's x are the same on purpose
+@pytest.mark.parametrize("name", sorted(set(tasks.names()) - {"line", "gan"}))  # the line's x are the same on purpose
 def test_nothing_that_is_trained_on_is_validated_on(name):
     task = tasks.task(name)
     assert not _rows(task.train[0]) & _rows(task.validation[0])
@@ -257,3 +259,8 @@ def test_the_line_s_picture_with_every_run_diverged(tmp_path):
     task.epochs = 10
     compare_task(task, optimizers=["SGD"], lr=1e5, seeds=1, progress=False, out=tmp_path)
     assert "every run diverged" in (tmp_path / "picture.svg").read_text()
+
+
+def test_the_page_on_tasks_tells_of_each():
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    assert all(f"`{name}`" in page for name in tasks.names())
