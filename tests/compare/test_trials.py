@@ -189,7 +189,7 @@ def test_a_large_validation_set_is_glanced_at_and_read_whole_at_the_end():
     assert len(run.scores) == 5000
     assert run.metrics[-1] == pytest.approx(sum(run.scores) / 5000)
     glances = [sum(map(len, part)) for part in split_by(seen[1:], lambda x: torch.equal(x, seen[1]))]
-    assert glances == [1024] * (len(run.steps) - 1) + [5000]  # seen[1] is the fixed part of the training data
+    assert glances == [512] * (len(run.steps) - 1) + [5000]  # seen[1] is the fixed part of the training data
     rows = {tuple(row) for row in x.tolist()}
     assert all(tuple(row) in rows for row in seen[2].tolist())
     assert torch.equal(seen[2], seen[4])

@@ -17,12 +17,12 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 FIXED_EXAMPLES = 512
 """How many training examples the curve is evaluated on."""
-GLANCED_EXAMPLES = 1024
+GLANCED_EXAMPLES = 512
 """How many validation examples the curve is evaluated on, before the end of a run."""
 FEWEST_LOOKS, MOST_LOOKS = 16, 48
 """How many times a run is looked at, evenly spaced, besides the start."""
 LOOKING = 0.04
-"""Between these two, looking takes this share of the work of training; a step on an example is worth three looks at it."""
+"""Between these two, looking takes this share of the work of training; a step is worth three looks at its examples."""
 ENDLESS = 1_000_000
 """A data loader that gives more batches than this is taken to have no end."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -128,7 +127,7 @@ _DRIVER = "For PostgreSQL: pip install 'piste[postgresql]'."
 
 
 def _record(result: Result) -> str:
-    return json.dumps(dataclasses.asdict(result))  # with NaN, which Python's JSON reads back
+    return json.dumps(vars(result))  # with NaN, which Python's JSON reads back
 
 
 def _result(text: str) -> Result:
