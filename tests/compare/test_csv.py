@@ -94,9 +94,22 @@ def test_text_and_few_whole_numbers_are_classes(write, make, labels):
     assert task.new_model(0)(task.train[0]).shape == (len(task.train[0]), len(labels))
 
 
-@pytest.mark.parametrize("make", [lambda i: i % 5, lambda i: i % 4 + 0.5, lambda i: i % 2 + 0.5])
-def test_many_or_broken_numbers_are_no_classes(write, make):
-    assert "`y` as a number" in table(write(lines(X, column("y", make))), column="y").about
+@pytest.mark.parametrize(
+    ("make", "rows", "kind"),
+    [
+        (lambda i: i % 4 + 0.5, 40, "as a number"),
+        (lambda i: i % 2 + 0.5, 40, "as a number"),
+        (lambda i: i % 2, 20, "as one of 2 classes"),
+        (lambda i: i % 2, 21, "as one of 2 classes"),
+        (lambda i: i % 3, 29, "as a number"),
+        (lambda i: i % 10, 99, "as a number"),
+        (lambda i: i % 10, 100, "as one of 10 classes (0, 1, 2, 3, 4 and 5 more)"),
+        (lambda i: i % 11, 300, "as a number"),
+    ],
+)
+def test_many_or_broken_numbers_are_no_classes(write, make, rows, kind):
+    text = lines(column("x", lambda i: 7 * i % 13, rows), column("y", make, rows))
+    assert f"`y` {kind}, from" in table(write(text), column="y").about
 
 
 def test_each_class_is_in_both_parts_by_its_share(write):
@@ -216,7 +229,7 @@ def test_rows_of_rare_classes_are_left_out_and_said(write):
 
 def test_semicolons_come_with_decimal_commas_and_tabs_with_tsv(write):
     rows = [[str(i % 11), f"{i % 11 * 1.5:.1f}", "a, b"] for i in range(ROWS)]
-    comma = "x;price;text\n" + "".join(f"{x};{y.replace('.', ',')};{text}\n" for x, y, text in rows)
+    comma = '"x";price;"text, quoted, thrice"\n' + "".join(f"{x};{y.replace('.', ',')};{text}\n" for x, y, text in rows)
     tabs = "x\tprice\ttext\n" + "".join(f"{x}\t{y}\t{text}\n" for x, y, text in rows)
     quoted = '"x","price","text, quoted"\r\n' + "".join(f'{x},{y},"{text}"\r\n' for x, y, text in rows)
     tasks = [

@@ -127,7 +127,7 @@ def _target(found: Table, at: int) -> _Target:
     different = len(set(numeric)) + len({cell for cell, value in zip(cells, values, strict=True) if value is None})
     if different == 1:
         raise InvalidValue(f"`{name}` is {cells[0]} in every row of {found.path}: there is nothing to learn.")
-    few = different <= CLASSES and (different == 2 or different * 10 <= len(cells))
+    few = different <= CLASSES and different * 10 <= len(cells)
     if every and not (few and all(value == int(value) for value in numeric)):
         return _Target(rows, np.array(numeric), said=said)
     if every:
