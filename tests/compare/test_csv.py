@@ -99,8 +99,8 @@ def test_text_and_few_whole_numbers_are_classes(write, make, labels):
     [
         (lambda i: i % 4 + 0.5, 40, "as a number"),
         (lambda i: i % 2 + 0.5, 40, "as a number"),
-        (lambda i: i % 2, 20, "as one of 2 classes"),
-        (lambda i: i % 2, 21, "as one of 2 classes"),
+        (lambda i: i % 2, 20, "as one of 2 classes (0, 1)"),
+        (lambda i: i % 2, 21, "as one of 2 classes (0, 1)"),
         (lambda i: i % 3, 29, "as a number"),
         (lambda i: i % 10, 99, "as a number"),
         (lambda i: i % 10, 100, "as one of 10 classes (0, 1, 2, 3, 4 and 5 more)"),
