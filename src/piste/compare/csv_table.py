@@ -132,7 +132,7 @@ def _target(found: Table, at: int) -> _Target:
         return _Target(rows, np.array(numeric), said=said)
     if every:
         said.append(f"The {different} different whole numbers in `{name}` are taken as classes.")
-        cells = [f"{value:.0f}" for value in numeric]
+        cells = [str(int(value)) for value in numeric]
     elif different * RARE > len(cells) or (2 * len(numeric) > len(cells) and different > CLASSES):
         stray = values.index(None)
         raise InvalidValue(
