@@ -76,7 +76,7 @@ TASKS = [
     ({"model": lambda: 3}, "must return an nn.Module; it returned int."),
     ({"model": NoWeights()}, "the model has no weights to train"),
     ({"model": frozen}, "the model has no weights to train"),
-    ({"model": Uncopyable(2, 2)}, "the model can't be copied (no copies); hand in a function that makes it instead."),
+    ({"model": Uncopyable(2, 2)}, "the model can't be copied (no copies); hand in a function that makes a new one"),
     ({"model": nn.Linear(3, 2)}, "the model refused a batch of the training data:"),
     ({"model": nn.LSTM(2, 2)}, "the model must return a tensor; it returned tuple."),
     ({"train": X}, "the training data must be a pair of tensors (X, y), a Dataset or a DataLoader"),

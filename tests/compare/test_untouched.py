@@ -105,3 +105,31 @@ def test_the_number_of_threads_is_as_before():
     before = torch.get_num_threads()
     run(nn.Linear(2, 2), data(), data(40, 1))
     assert torch.get_num_threads() == before
+
+
+class Uncopyable(nn.Linear):
+    def __deepcopy__(self, memo):
+        raise RuntimeError("no copies")
+
+
+def test_a_model_that_cannot_be_copied_may_be_made_anew_each_time():
+    made = []
+
+    def anew():
+        made.append(Uncopyable(2, 2))
+        return made[-1]
+
+    plain = run(lambda: nn.Linear(2, 2), data(), data(40, 1))
+    found = run(anew, data(), data(40, 1))
+    assert len(made) > 4
+    assert [r.metrics for r in found.results] == [r.metrics for r in plain.results]
+
+
+def test_but_not_if_its_function_gives_the_same_one_again():
+    kept = Uncopyable(2, 2)
+    before = kept.weight.detach().clone()
+    with pytest.raises(
+        piste.errors.InvalidValue, match=r"can't be copied \(no copies\); hand in a function that makes a new"
+    ):
+        run(lambda: kept, data(), data(40, 1))
+    assert torch.equal(kept.weight, before)

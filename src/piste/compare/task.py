@@ -46,6 +46,7 @@ class Task:
             raise InvalidType(
                 f"the model must be an nn.Module or a function that makes one; received {type(self.model).__name__}."
             )
+        self._always_new = False  # a model that can't be copied needn't be where its function makes a new one each time
         whole_number("epochs", self.epochs, least=1)
         whole_number("batch_size", self.batch_size, least=1)
 
@@ -54,20 +55,27 @@ class Task:
         """True where every seed starts from the weights of the model that was handed in."""
         return isinstance(self.model, torch.nn.Module)
 
+    def _made(self) -> torch.nn.Module:
+        model = self.model if isinstance(self.model, torch.nn.Module) else self.model()
+        if not isinstance(model, torch.nn.Module):
+            raise InvalidType(
+                f"the function that makes the model must return an nn.Module; it returned {type(model).__name__}."
+            )
+        return model
+
     def new_model(self, seed: int) -> torch.nn.Module:
         """A model of one's own to train: a copy of the one handed in, or a new one with the seed's weights."""
         with Randomness(seed):
-            model = self.model if isinstance(self.model, torch.nn.Module) else self.model()
-            if not isinstance(model, torch.nn.Module):
-                raise InvalidType(
-                    f"the function that makes the model must return an nn.Module; it returned {type(model).__name__}."
-                )
-            try:
-                model = copy.deepcopy(model)  # also of a made one: the function may return the same one twice
-            except Exception as error:
-                raise InvalidValue(
-                    f"the model can't be copied ({error}); hand in a function that makes it instead."
-                ) from error
+            model = self._made()
+            if not self._always_new:
+                try:
+                    model = copy.deepcopy(model)  # also of a made one: the function may return the same one twice
+                except Exception as error:
+                    self._always_new = not self.fixed_weights and not _shared(model, self._made())
+                    if not self._always_new:
+                        raise InvalidValue(
+                            f"the model can't be copied ({error}); hand in a function that makes a new one each time."
+                        ) from error
         if not model.training:
             model.train()
         for p in model.parameters():
@@ -75,6 +83,12 @@ class Task:
         if not any(p.requires_grad for p in model.parameters()):
             raise InvalidValue("the model has no weights to train: every parameter is frozen, or there is none.")
         return model
+
+
+def _shared(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether the two have a parameter or a buffer in common."""
+    mine, theirs = ({id(t) for t in (*m.parameters(), *m.buffers())} for m in (one, other))
+    return bool(mine & theirs)
 
 
 def as_task(made: Any, origin: str) -> Task:
