@@ -15,8 +15,8 @@ def row(name, lr=0.1, width=math.nan, state=100, metric=0.9):
     return Row(name, name, "mse", lr, metric, 0, 0, 0, 0, 0, 5, 0, "", 0.0, state, state, 1.0, 1.0, math.nan, width)
 
 
-def told(rows, group=None, defaults=None):
-    chosen, reason = recommend(rows, group or [r.name for r in rows], defaults or {})
+def told(rows, group=None, defaults=None, **bound):
+    chosen, reason = recommend(rows, group or [r.name for r in rows], defaults or {}, **bound)
     return chosen.name, reason
 
 
@@ -53,6 +53,23 @@ def test_one_outside_the_group_is_never_recommended():
     assert told([row("a"), row("b", state=50), row("c", state=0)], ["a", "b"])[0] == "b"
 
 
+def test_one_that_stays_far_behind_is_not_recommended_however_little_it_takes():
+    rows = [row("a", metric=0.97), row("b", metric=0.95, state=50), row("c", metric=0.2, state=0)]
+    assert told(rows, near=0.9)[0] == "b"
+    assert told(rows, near=0.96) == (
+        "a", "no other came near its mean, though the test can't tell all of them from it; more seeds may."
+    )  # fmt: skip
+    errors = [row("a", metric=0.1), row("b", metric=0.15, state=50), row("c", metric=2.0, state=0)]
+    assert told(errors, near=0.3, higher_is_better=False)[0] == "b"
+
+
+def test_a_comparison_with_few_seeds_does_not_recommend_what_learned_nothing():
+    rates = {"SGD": 1e-9, "Adam": 0.1, "AdamW": 0.1}
+    found = compare_task(task(epochs=8), optimizers=list(rates), lr=rates, seeds=2, progress=False)
+    assert "SGD" in found.verdict.group  # two seeds tell nothing apart
+    assert found.verdict.recommendation.startswith("Recommended: Adam")
+
+
 def test_the_line_runs():
     text = line(row("Adam", lr=0.01234), ["Adam"])
     assert text == "optimizer = piste.optim.Adam(model.parameters(), lr=0.0123)"
@@ -60,6 +77,8 @@ def test_the_line_runs():
     exec(text, namespace)
     assert namespace["optimizer"].param_groups[0]["lr"] == 0.0123
     assert line(row("Mine", lr=None), ["Adam"]) == "optimizer = Mine(model.parameters())"
+    text = line(row("Adam-full-batch", lr=0.5), ["Adam"])
+    exec(text, {**namespace, "optimizers": {"Adam-full-batch": torch.optim.Adam}})
 
 
 def test_a_comparison_says_it():

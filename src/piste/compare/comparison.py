@@ -119,7 +119,7 @@ def summarise(plan: Plan, found: Findings, interrupted: str = "", left_out: str 
     verdict = judge(by_seed, by_example, plan.metric.name, better, plan.task.fixed_weights, plan.searches)
     if verdict.best is not None and len(plan.candidates) > 1:
         defaults = {c.name: c.lr or default_rate(c.make) for c in plan.candidates}
-        row, reason = recommend(rows, verdict.group, defaults)
+        row, reason = recommend(rows, verdict.group, defaults, _near_the_best(plan, results), better)
         verdict.recommendation = f"Recommended: {row.name}; {reason}"
         verdict.code = line(row, list(OPTIMIZERS))
     return Comparison(
@@ -131,14 +131,18 @@ def summarise(plan: Plan, found: Findings, interrupted: str = "", left_out: str 
 def _target(plan: Plan, results: list[Result]) -> tuple[float, str]:
     if plan.task.target is not None:
         return plan.task.target, "given by the task"
-    finished = [r for r in results if not r.diverged]
-    if not finished:
+    if all(r.diverged for r in results):
         return math.nan, "no run finished"
+    return _near_the_best(plan, results), f"{TARGET_SHARE:.0%} of the way from the start to the best candidate"
+
+
+def _near_the_best(plan: Plan, results: list[Result]) -> float:
+    finished = [r for r in results if not r.diverged]
     start = statistics.fmean(r.metrics[0] for r in finished)
     choose = max if plan.metric.higher_is_better else min
     names = {r.candidate for r in finished}
     best = choose(statistics.fmean(r.metrics[-1] for r in finished if r.candidate == name) for name in names)
-    return start + TARGET_SHARE * (best - start), f"{TARGET_SHARE:.0%} of the way from the start to the best candidate"
+    return start + TARGET_SHARE * (best - start)
 
 
 def _row(candidate: Candidate, results: list[Result], target: float, metric: Metric) -> Row:

@@ -13,10 +13,17 @@ CLEARLY_WIDER = 0.5
 """Ranges of good learning rates that differ by less than this many decades count as equally wide."""
 
 
-def recommend(rows: Sequence[Row], group: Sequence[str], defaults: dict[str, float | None]) -> tuple[Row, str]:
+def recommend(
+    rows: Sequence[Row],
+    group: Sequence[str],
+    defaults: dict[str, float | None],
+    near: float = math.nan,
+    higher_is_better: bool = True,
+) -> tuple[Row, str]:
     """The row to take from the group, and the reason in a sentence.
 
-    Inside the group the results don't decide, so what is cheap to live with does, in this order: a range of good
+    Not to be told from the best, with few seeds, doesn't mean to be as good: so whose mean stays behind `near` is left
+    out. Among the others the results don't decide, but what is cheap to live with, in this order: a range of good
     learning rates that is clearly wider (where rates were searched), the optimizer's own default rate, the least memory
     kept, and, all else equal, the better mean. `defaults` holds each candidate's default rate. Times don't enter: they
     differ from run to run.
@@ -24,6 +31,10 @@ def recommend(rows: Sequence[Row], group: Sequence[str], defaults: dict[str, flo
     choice = [row for row in rows if row.name in group]
     if len(choice) == 1:
         return choice[0], "it is told apart from every other."
+    sign = 1 if higher_is_better else -1
+    choice = [row for row in choice if not sign * row.metric < sign * near] or choice[:1]
+    if len(choice) == 1:
+        return choice[0], "no other came near its mean, though the test can't tell all of them from it; more seeds may."
     reasons = []
     widths = [row.lr_width for row in choice if not math.isnan(row.lr_width)]
     if widths:
@@ -49,7 +60,10 @@ def recommend(rows: Sequence[Row], group: Sequence[str], defaults: dict[str, flo
 
 
 def line(row: Row, known: Sequence[str]) -> str:
-    """The line of code that makes the recommended optimizer."""
+    """The line of code that makes the recommended optimizer; one that was given in a dict is taken from there."""
     rate = "" if row.lr is None else f", lr={row.lr:.3g}"
-    where = "piste.optim." if row.optimizer in known else ""
-    return f"optimizer = {where}{row.optimizer}(model.parameters(){rate})"
+    if row.optimizer in known:
+        maker = f"piste.optim.{row.optimizer}"
+    else:
+        maker = row.optimizer if row.optimizer.isidentifier() else f"optimizers[{row.optimizer!r}]"
+    return f"optimizer = {maker}(model.parameters(){rate})"
