@@ -26,17 +26,29 @@ from .buffers import gradient_like
 from .once import BLOCKS, COLUMNS, FAULTY, NUMBERS, OUT, PARTIALS, SERVED, SIZE, Once, can_serve
 from .source import Lines
 
-__all__ = ["reduced", "source", "unserved"]
+__all__ = [
+    "DTYPES",
+    "Fused",
+    "LossLines",
+    "Unserved",
+    "as_number",
+    "foreign",
+    "is_batched",
+    "reduced",
+    "source",
+    "transforms",
+    "unserved",
+]
 
 BLOCK = 1 << 15  # elements that a thread takes at a time
 TILE = 1 << 10  # elements whose sum is kept in the precision of the elements
 ALONE = 4  # blocks that one thread finishes sooner than a team can be woken; of exp or log, one
-_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 _BYTES = {"float32": 4, "float64": 8}
 _PLAIN = {Tensor, torch.nn.Parameter}
 _is_compiling = torch.compiler.is_compiling
-_is_legacy_batch = torch._C._functorch.is_legacy_batchedtensor
-_transforms = torch._C._functorch.peek_interpreter_stack
+is_batched = torch._C._functorch.is_legacy_batchedtensor
+transforms = torch._C._functorch.peek_interpreter_stack
 _dispatchers = torch._C._len_torch_dispatch_stack
 _overrides = torch._C._len_torch_function_stack
 
@@ -47,17 +59,16 @@ def unserved(letters: Sequence[Tensor], weight: Tensor | None = None) -> str | N
     return foreign(operands) or apart(operands)
 
 
-def foreign(operands: Sequence[Tensor]) -> str | None:
-    """Why operands like these, or any at the moment, are torch's business."""
+def foreign(operands: Sequence[Tensor], gradients: int = 1) -> str | None:
+    """Why operands like these, or any at the moment, are torch's business; so many of the first may need gradients."""
     if _is_compiling():
         return "torch is tracing"
-    first = operands[0]
-    for x in operands:
+    for k, x in enumerate(operands):
         if type(x) not in _PLAIN:
             return "an operand is no plain tensor"
-        if x.requires_grad and x is not first:
+        if k >= gradients and x.requires_grad:
             return "another operand than the first needs a gradient"
-    if _transforms() is not None or _dispatchers() or _overrides() or forward_ad._current_level >= 0:
+    if transforms() is not None or _dispatchers() or _overrides() or forward_ad._current_level >= 0:
         return "torch is tracing or transforming"
     return None
 
@@ -69,7 +80,7 @@ def apart(operands: Sequence[Tensor]) -> str | None:
     for x in operands:
         if x.layout is not torch.strided or not x.is_cpu:
             return "an operand is not a dense tensor on the CPU"
-        if x.dtype is not dtype or dtype not in _DTYPES:
+        if x.dtype is not dtype or dtype not in DTYPES:
             return "the operands are not all of float32, or all of float64"
         if x.shape != shape or not x.is_contiguous():
             return "the operands do not lie in memory alike"
@@ -142,7 +153,7 @@ class Ready:
             if x.requires_grad and torch.is_grad_enabled():
                 return _apply(x, (self, kernel, operands))
             return kernel(operands, self.divisor, None)
-        except _Unserved:
+        except Unserved:
             return None
 
     def slope(self, *operands: Tensor) -> Tensor:
@@ -153,7 +164,7 @@ class Ready:
         return slope * operands[-1] if self.is_weighted else slope
 
 
-class _Unserved(Exception):
+class Unserved(Exception):
     """The operands, or a value among them, want the eager engine."""
 
 
@@ -174,9 +185,9 @@ class _Kernel:
             if became == SERVED:
                 return out
             if became == FAULTY:
-                raise _Unserved
+                raise Unserved
         if apart(operands) is not None:
-            raise _Unserved
+            raise Unserved
         elements = operands[0].numel()
         blocks = (elements + BLOCK - 1) // BLOCK
         partials = array("d", bytes(16 * blocks))
@@ -189,7 +200,7 @@ class _Kernel:
         self.code.parallel("forward" if grad is None else "gradient", at, threads)
         self.code.call["finish"](at)
         if numbers[0]:  # it counts the values that are refused now
-            raise _Unserved
+            raise Unserved
         return out
 
 
@@ -206,7 +217,7 @@ class Fused(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         made, ctx.grad = ctx.grad, None
         # Several gradients may come as one, under vmap or with `is_grads_batched`.
-        if made is None or torch.is_grad_enabled() or _transforms() is not None or _is_legacy_batch(grad):
+        if made is None or torch.is_grad_enabled() or transforms() is not None or is_batched(grad):
             return grad * ctx.run.slope(*ctx.saved_tensors), None
         if grad.item() != 1.0:
             made.mul_(grad)
@@ -240,10 +251,10 @@ def _kernel(
     is_checked: bool,
 ) -> _Kernel | None:
     """The kernel of a loss, or None where none can be made of it."""
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         return None
     try:
-        text = source(loss, letters, options, _DTYPES[dtype], is_weighted, is_checked)
+        text = source(loss, letters, options, DTYPES[dtype], is_weighted, is_checked)
     except FormulaError:
         return None
     numbers = [float(v) for _, v in options if is_number(v)]
@@ -252,7 +263,7 @@ def _kernel(
     return _Kernel(code, dtype, letters + is_weighted, numbers, 1 if is_costly else ALONE)
 
 
-class _Lines(Lines):
+class LossLines(Lines):
     """Lines whose exp and log vectorise, and whose options are read when the kernel runs."""
 
     def name(self, value: Any) -> str:
@@ -285,7 +296,7 @@ def source(
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
     lines = [f"from piste.engine.polynomials import add, exp32, log1p32, log32  # {digest}", ""]
     for entry in ("forward", "gradient"):
-        body = _Lines(dtype, "v", lambda symbol: symbol.args[0] if symbol.op == "input" else None)
+        body = LossLines(dtype, "v", lambda symbol: symbol.args[0] if symbol.op == "input" else None)
         made = [f"part = add(part, {body.name(value)})"]
         if broken:
             fault = " | ".join(f"({body.name(condition)})" for condition in broken)

@@ -1,7 +1,9 @@
 """Cross entropy of (N, C, d1, ...) on the CPU: one class index for each place, the classes far apart in memory.
 
-As `cpu_rows`, but lanes run over places: a tile of places is brought, all its classes together, into a scratch of the
-thread's own, worked there, and its gradient written back, so that logits and gradient are touched once each.
+For a place with the logits x and the class k, m = max x and s = sum e^(x - m): the loss is log s - (x_k - m), and its
+gradient e^(x - m) / s, less 1 at k. Lanes run over places: a tile of places is brought, all its classes together, into
+a scratch of the thread's own, worked there, and its gradient written back, so that logits and gradient are touched once
+each.
 """
 
 from __future__ import annotations
@@ -15,15 +17,28 @@ import torch
 from torch import Tensor
 
 from . import native
-from .cpu_rows import ENTRIES, SCALE, finish_lines, prepare_lines
+from .cpu_loss import DTYPES, Fused, unserved
 
-__all__ = ["PixelRun"]
+__all__ = ["cross_entropy"]
 
 TILE = 256  # places that are worked on together
 BLOCK = 16  # tiles that a thread takes at a time
 MOST_CLASSES = 4096  # of more, the sums in the precision of the logits would lose digits
-# As far as the numbers the places are those of cpu_rows, whose last entry serves both.
 CLAIMED, BLOCKS, PLACES, CLASSES, SAMPLES, PARTIALS, OUT, NUMBERS, X, K, GRAD, IGNORED, TICKETS, SCRATCH = range(14)
+SCALE, IS_MEAN, FAULTS, COUNT = range(4)  # of the numbers
+ENTRIES = ("prepare", "forward", "gradient", "finish")
+
+
+def cross_entropy(x: Tensor, k: Tensor, ignore_index: int, is_mean: bool) -> Tensor | None:
+    """The mean or sum over (N, C, d1, ...) logits, or None: no kernel serves, or an index is out of range."""
+    if unserved((x,)) is not None or type(k) is not Tensor or k.dtype is not torch.int64:
+        return None
+    if not k.is_cpu or k.shape != x.shape[:1] + x.shape[2:] or not k.is_contiguous() or x.shape[1] > MOST_CLASSES:
+        return None
+    run = PixelRun(x, k, ignore_index, is_mean, DTYPES[x.dtype])
+    if run.is_faulty:
+        return None
+    return _Pixels.apply(x, run) if x.requires_grad and torch.is_grad_enabled() else run(x, None)
 
 
 class PixelRun:
@@ -63,6 +78,10 @@ class PixelRun:
         return torch.where(keep.unsqueeze(1), (p - at_k) * self.numbers[SCALE], 0)
 
 
+class _Pixels(Fused):
+    """Under a name of its own in the graph."""
+
+
 @functools.cache
 def _kernel(dtype: str) -> native.Kernel:
     return native.load(source(dtype), ENTRIES)
@@ -72,8 +91,9 @@ def source(dtype: str) -> str:
     """The kernel as Python that Numba compiles."""
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
     names = f"from piste.engine.polynomials import exp32, log32  # {digest}"
-    prepare = prepare_lines(f"table[{PLACES}] * table[{SAMPLES}]")
-    return "\n".join([names, "", *prepare, *_entry("forward", dtype), *_entry("gradient", dtype), *finish_lines(dtype)])
+    return "\n".join(
+        [names, "", *_prepare_lines(), *_entry("forward", dtype), *_entry("gradient", dtype), *_finish_lines(dtype)]
+    )
 
 
 def _entry(entry: str, dtype: str) -> list[str]:
@@ -150,5 +170,41 @@ def _entry(entry: str, dtype: str) -> list[str]:
         *(written if entry == "gradient" else []),
         "            place += width",
         "        partials[block] = total",
+        "",
+    ]
+
+
+def _prepare_lines() -> list[str]:
+    """Count the targets that are not ignored, and those out of range."""
+    return [
+        "def prepare(table):",
+        f"    numbers = pointer(table[{NUMBERS}], float64)",
+        f"    k = pointer(table[{K}], int64)",
+        "    ignored = 0",
+        "    faults = 0",
+        f"    rows = table[{PLACES}] * table[{SAMPLES}]",
+        "    for r in range(rows):",
+        f"        is_ignored = k[r] == table[{IGNORED}]",
+        f"        is_out = (k[r] < 0) | (k[r] >= table[{CLASSES}])",
+        "        ignored += 1 if is_ignored else 0",
+        "        faults += 1 if is_out & (not is_ignored) else 0",
+        f"    numbers[{COUNT}] = float64(rows - ignored)",
+        f"    numbers[{FAULTS}] = float64(faults)",
+        f"    if numbers[{IS_MEAN}] != 0.0:",
+        f"        numbers[{SCALE}] = 1.0 / numbers[{COUNT}]",
+        "",
+    ]
+
+
+def _finish_lines(dtype: str) -> list[str]:
+    return [
+        "def finish(table):",
+        f"    partials = pointer(table[{PARTIALS}], float64)",
+        f"    numbers = pointer(table[{NUMBERS}], float64)",
+        "    total = 0.0",
+        f"    for block in range(table[{BLOCKS}]):",
+        "        total += partials[block]",
+        f"    divisor = numbers[{COUNT}] if numbers[{IS_MEAN}] != 0.0 else 1.0",
+        f"    pointer(table[{OUT}], {dtype})[0] = {dtype}(total / divisor)",
         "",
     ]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..engine import eager_loss
+from ..engine.cpu_rows import Letters
 from ..errors import InvalidType, InvalidValue
+from ..formula import where
+from ..rows import pick, total
 from .checks import first_offence, is_readable, refuse_nan, same_device, shape_of, tensors, unravelled
-from .loss import Call, Loss
-from .rows import pick
+from .loss import Call
+from .rowwise import RowwiseLoss, Way
 
 __all__ = ["ClassLoss"]
 
 
-class ClassLoss(Loss):
+class ClassLoss(RowwiseLoss):
     """What the losses over classes share: where the classes are, targets, class weights, and what is ignored."""
 
     input_kind: ClassVar[str] = "logits"
@@ -38,6 +43,52 @@ class ClassLoss(Loss):
         for name, value in (("ignore_index", ignore_index), ("class_dim", class_dim)):
             if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
                 raise InvalidType(f"{cls.__name__}: `{name}` must be an int; received {value!r}.")
+
+    @classmethod
+    def faults(cls, is_soft: bool, dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
+        """Conditions on a row, beside a class index out of range, for which a call is looked at more closely."""
+        return (_unlike_probabilities(cls._slack(dtype)),) if is_soft else ()
+
+    @classmethod
+    def way(
+        cls,
+        operands: tuple[Any, ...],
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        class_dim: int | None = None,
+        **options: Any,
+    ) -> Way | None:
+        """Rows of classes, each with a class index or a row of probabilities."""
+        x, y = operands
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or not x.dim():
+            return None
+        dim = min(1, x.dim() - 1) if class_dim is None else class_dim
+        if not -x.dim() <= dim < x.dim() or x.shape[dim] < 2:
+            return None
+        if weight is not None:
+            if weight.shape != (x.shape[dim],):
+                return None
+            weight = weight.to(eager_loss.working_dtype(x.dtype))
+        is_last = dim % x.dim() == x.dim() - 1
+        is_soft = y.is_floating_point()
+        shape = x.shape[:-1] if is_last else x.shape[:dim] + x.shape[dim:][1:]
+        if is_soft:
+            if cls.soft_value is None or y.shape != x.shape or y.dtype != x.dtype or ignore_index >= 0:
+                return None
+            y = y if is_last else y.movedim(dim, -1)
+        elif y.shape != shape or y.is_complex():
+            return None
+        x = x if is_last else x.movedim(dim, -1)
+        ignored = ignore_index if cls.may_ignore and not is_soft else None
+        kinds = ("row", "row" if is_soft else "index", "shared")
+        return Way(
+            cls.soft_value if is_soft else cls.value,
+            Letters((x, y if is_soft else y.long(), weight), kinds, shape, ignored),
+            options,
+            cls.faults(is_soft, x.dtype),
+            "count" if is_soft else cls.mean_by,
+        )
 
     @classmethod
     def prepare(
@@ -205,6 +256,11 @@ class ClassLoss(Loss):
     def _refuse_input(cls, x: Tensor, y: Tensor, keep: Tensor) -> None:
         """Refuse an input that shows, in the entries that are read, to be something else."""
 
+    @staticmethod
+    def _slack(dtype: torch.dtype) -> float:
+        """How far from 1 the sum of probabilities may be."""
+        return max(1e-3, 4 * torch.finfo(dtype).eps)
+
     @classmethod
     def _refuse_probabilities(cls, y: Tensor, dtype: torch.dtype) -> None:
         y = y.detach()
@@ -216,7 +272,7 @@ class ClassLoss(Loss):
                 f"{like}."
             )
         sums = y.sum(-1)
-        slack = max(1e-3, 4 * torch.finfo(dtype).eps)
+        slack = cls._slack(dtype)
         wrong = ((sums - 1).abs() > slack) & (sums != 0)
         if bool(wrong.any()):
             place = int(wrong.flatten().nonzero()[0])
@@ -229,3 +285,12 @@ class ClassLoss(Loss):
                 "probabilities, so each row must sum to 1 (or be all 0, to be left out); "
                 f"{f'row {index}' if row else 'this one'} sums to {number}. {like}{'' if row else binary}."
             )
+
+
+@functools.cache
+def _unlike_probabilities(slack: float) -> Callable[..., Any]:
+    def fault(x: Any, y: Any, w: Any) -> Any:
+        s = total(y)
+        return (total(where(y < 0, 1, 0)) > 0) | ((s != 0) & (abs(s - 1) > slack))
+
+    return fault

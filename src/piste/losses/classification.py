@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Unpack
 
+import torch
 from torch import Tensor
 
-from ..engine import cpu_rows
+from ..engine import cpu_pixels
 from ..errors import InvalidValue
 from ..formula import where
+from ..rows import log_softmax, pick, size, total
 from .checks import first_offence, shape_of
 from .classes import ClassLoss
 from .loss import explained
 from .reduction import Reduction, Settings
-from .rows import log_softmax, pick, size, total
+from .rowwise import Way
 
 __all__ = ["CrossEntropyLoss", "NLLLoss", "NLLLoss2d", "cross_entropy", "nll_loss"]
+
+
+SLACK = 0.05
+"""A rounded log-probability may lie a little above 0; logits and probabilities soon lie far above."""
+
+
+def _above_zero(x, k, w):
+    return pick(x, k) > SLACK
 
 
 class NLLLoss(ClassLoss):
@@ -66,10 +77,14 @@ class NLLLoss(ClassLoss):
         )
 
     @classmethod
+    def faults(cls, is_soft: bool, dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
+        """A log-probability that is none."""
+        return (_above_zero,)
+
+    @classmethod
     def _refuse_input(cls, x: Tensor, y: Tensor, keep: Tensor) -> None:
         picked = pick(x.detach(), y)
-        # A rounded log-probability may lie a little above 0; logits and probabilities soon lie far above.
-        offence = first_offence(picked, keep & (picked > 0.05))
+        offence = first_offence(picked, keep & (picked > SLACK))
         if offence:
             raise InvalidValue(
                 f"{cls.__name__}: `input` must hold log-probabilities, which are never above 0; received {offence} (at "
@@ -92,6 +107,11 @@ class NLLLoss2d(NLLLoss):
     name = "nll2d"
     expects = "log-probabilities (N, C, H, W) and class indices (N, H, W) of dtype int64, one for each pixel"
     example = "torch.log_softmax(torch.randn(1, 3, 2, 2), dim=1), torch.tensor([[[0, 2], [1, 1]]])"
+
+    @classmethod
+    def way(cls, operands: tuple[Any, ...], **options: Any) -> Way | None:
+        """Images alone."""
+        return super().way(operands, **options) if getattr(operands[0], "ndim", 0) == 4 else None
 
     @classmethod
     def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
@@ -146,7 +166,7 @@ class CrossEntropyLoss(ClassLoss):
 
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
-        """By the kernel where it serves: plain class indices, (N, C, ...) and (N, ...)."""
+        """By the kernel of images where it serves: plain class indices, (N, C, d1, ...) and (N, d1, ...)."""
         x, k = operands
         is_plain = reduction.mode != "none" and reduction.normalizer is None and reduction.empty == "nan"
         if (
@@ -156,10 +176,10 @@ class CrossEntropyLoss(ClassLoss):
             and not options.get("label_smoothing")
             and options.get("class_dim") in (None, 1)
             and isinstance(x, Tensor)
-            and x.dim() >= 2
+            and x.dim() > 2
             and x.shape[1] > 1
         ):
-            served = cpu_rows.cross_entropy(x, k, options.get("ignore_index", -100), reduction.mode == "mean")
+            served = cpu_pixels.cross_entropy(x, k, options.get("ignore_index", -100), reduction.mode == "mean")
             if served is not None:
                 return served
         return super().compute(operands, reduction, check, **options)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from ..engine import eager_loss
+from ..engine.cpu_rows import Letters
 from ..errors import InvalidType, InvalidValue
 from ..formula import minimum, sqrt, where
+from ..rows import norm, total
 from .checks import first_offence, is_readable, refuse_nan, same_device, same_shape, shape_of, tensors
-from .loss import Call, Loss, explained
+from .loss import Call, explained
 from .margins import SIGN
 from .reduction import Settings
-from .rows import norm, total
+from .rowwise import RowwiseLoss, Way
 
 __all__ = [
     "CosineEmbeddingLoss",
@@ -27,7 +29,7 @@ __all__ = [
 ]
 
 
-class VectorLoss(Loss):
+class VectorLoss(RowwiseLoss):
     """What losses of vectors share: vectors of one shape, their components last."""
 
     value: ClassVar[Any]
@@ -53,6 +55,18 @@ class VectorLoss(Loss):
         for x in operands[1:]:
             dtype = torch.promote_types(dtype, x.dtype)
         return tuple(x.to(eager_loss.working_dtype(dtype)) for x in operands), dtype
+
+    @classmethod
+    def alike(cls, vectors: tuple[Any, ...]) -> bool:
+        """Whether these are tensors of one shape and dtype, of at least one dimension."""
+        first = vectors[0]
+        return all(
+            isinstance(x, Tensor) and x.dim() and x.shape == first.shape and x.dtype == first.dtype for x in vectors
+        )
+
+
+def _neither_sign(a, b, y):
+    return (y != 1) & (y != -1)
 
 
 class CosineEmbeddingLoss(VectorLoss):
@@ -82,6 +96,15 @@ class CosineEmbeddingLoss(VectorLoss):
         c = total(a * b) / sqrt((total(a * a) + 1e-12) * (total(b * b) + 1e-12))
         far = where(c > margin, c - margin, 0)
         return where(y == 1, 1 - c, 0) + where(y == -1, far, 0)
+
+    @classmethod
+    def way(cls, operands: tuple[Any, ...], **options: Any) -> Way | None:
+        """Pairs of vectors, each with a label."""
+        a, b, y = operands
+        if not cls.alike((a, b)) or a.dim() > 2 or not isinstance(y, Tensor) or y.shape != a.shape[:-1]:
+            return None
+        letters = Letters((a, b, y.to(eager_loss.working_dtype(a.dtype))), ("row", "row", "number"), y.shape)
+        return Way(cls.value, letters, options, (_neither_sign,))
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:
@@ -122,6 +145,13 @@ class TripletLoss(VectorLoss):
     expects = "three sets of vectors of the same shape, (N, D)"
     example = "torch.randn(3, 4), torch.randn(3, 4), torch.randn(3, 4)"
     letters = {"a": "a row of anchor", "b": "a row of positive", "c": "a row of negative"}
+
+    @classmethod
+    def way(cls, operands: tuple[Any, ...], **options: Any) -> Way | None:
+        """Triplets of vectors."""
+        if not cls.alike(operands):
+            return None
+        return Way(cls.value, Letters(operands, ("row", "row", "row"), operands[0].shape[:-1]), options)
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:

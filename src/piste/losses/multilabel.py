@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from ..engine import eager_loss
+from ..engine.cpu_rows import Letters
 from ..errors import InvalidType, InvalidValue
 from ..formula import exp, log1p, where
+from ..rows import each, hinges, index, pick, size, total
 from .binary import SLACK, TARGET_HELP
 from .checks import first_offence, is_readable, refuse_nan, same_device, same_shape, shape_of, spread, tensors
 from .classes import ClassLoss
-from .loss import Call, Loss, explained
+from .loss import Call, explained
 from .reduction import Settings
-from .rows import each, hinges, index, pick, size, total
+from .rowwise import RowwiseLoss, Way
 
 __all__ = [
     "MultiLabelMarginLoss",
@@ -63,6 +65,11 @@ class MultiMarginLoss(ClassLoss):
             raise InvalidValue(f"MultiMarginLoss: `p` must be 1 or 2; received p={p!r}.")
 
     @classmethod
+    def way(cls, operands: tuple[Any, ...], **options: Any) -> Way | None:
+        """Single rows, or a set of them."""
+        return super().way(operands, **options) if getattr(operands[0], "ndim", 0) in (1, 2) else None
+
+    @classmethod
     def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
         if x.dim() not in (1, 2):
             raise InvalidValue(f"MultiMarginLoss: `input` must be (C) or (N, C); received {shape_of(x)}.")
@@ -81,7 +88,7 @@ class MultiMarginLoss(ClassLoss):
         super().__init__(size_average, reduce, reduction, p=p, margin=margin, weight=weight, **settings)
 
 
-class RowLoss(Loss):
+class RowLoss(RowwiseLoss):
     """What losses of whole rows share whose target has a row too: any number of rows, the classes last."""
 
     value: ClassVar[Any]
@@ -104,6 +111,12 @@ class RowLoss(Loss):
         if check == "nan" and is_checked:
             refuse_nan(name, "input", x)
         return x.to(eager_loss.working_dtype(x.dtype)), y, x.dtype, is_checked
+
+    @classmethod
+    def alike(cls, operands: tuple[Any, ...]) -> bool:
+        """Whether two tensors of one shape, of at least one dimension, were given."""
+        x, y = operands
+        return isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape and x.dim() > 0
 
 
 class MultiLabelMarginLoss(RowLoss):
@@ -130,6 +143,14 @@ class MultiLabelMarginLoss(RowLoss):
         return hinges(x, k) / size(x)
 
     @classmethod
+    def way(cls, operands: tuple[Any, ...], **options: Any) -> Way | None:
+        """Rows of scores, each with a list of class indices."""
+        x, y = operands
+        if not cls.alike(operands) or y.is_floating_point() or y.is_complex():
+            return None
+        return Way(cls.value, Letters((x, y.long()), ("row", "labels"), x.shape[:-1]), options)
+
+    @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:
         """Rows of scores, each with a list of class indices."""
         x, y, dtype, is_checked = cls.rows(operands, check)
@@ -154,6 +175,10 @@ class MultiLabelMarginLoss(RowLoss):
         self, size_average: Any = None, reduce: Any = None, reduction: str = "mean", **settings: Unpack[Settings]
     ) -> None:
         super().__init__(size_average, reduce, reduction, **settings)
+
+
+def _outside(x, y, w):
+    return total(where((y < -SLACK) | (y > 1 + SLACK), 1, 0)) > 0
 
 
 class MultiLabelSoftMarginLoss(RowLoss):
@@ -183,6 +208,19 @@ class MultiLabelSoftMarginLoss(RowLoss):
         false_alarm = (1 - y) * (s + where(x > 0, x, 0))
         loss = miss + false_alarm
         return total(loss if w is None else w * loss) / size(x)
+
+    @classmethod
+    def way(cls, operands: tuple[Any, ...], *, weight: Tensor | None = None, **options: Any) -> Way | None:
+        """Rows of logits, each with a row of labels."""
+        if not cls.alike(operands):
+            return None
+        x, y = operands
+        if weight is not None:
+            if weight.shape != x.shape[-1:]:
+                return None
+            weight = weight.to(eager_loss.working_dtype(x.dtype))
+        letters = Letters((x, y.to(x.dtype), weight), ("row", "row", "shared"), x.shape[:-1])
+        return Way(cls.value, letters, options, (_outside,))
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Call:

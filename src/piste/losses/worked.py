@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import rows
 from ..formula import OPERATIONS, Symbol
 from ..mathematics import read
-from . import rows
 from .embeddings import distance
 from .loss import Call
 

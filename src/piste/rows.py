@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..formula import _words
+from .formula import _words
 
-__all__ = ["each", "hinges", "index", "log_softmax", "norm", "pick", "size", "total"]
+__all__ = ["each", "hinge_slopes", "hinges", "index", "log_softmax", "norm", "pick", "size", "total"]
 
 
 def log_softmax(x: Any) -> Any:
@@ -55,9 +55,21 @@ def hinges(x: Any, k: Any) -> Any:
     """The sum of max(0, 1 - (x_j - x_i)) over the classes j that k lists (up to its first -1) and i it does not."""
     if not isinstance(x, torch.Tensor):
         return _words(x).hinges(x, k)
+    z, counts, _ = _listed_against_others(x, k)
+    return torch.where(counts, z, 0).sum((-1, -2))
+
+
+def hinge_slopes(x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """The gradient of `hinges` by x: for a class that isn't listed, how many pairs with it count; less that, for j."""
+    _, counts, j = _listed_against_others(x, k)
+    counted = counts.to(x.dtype)
+    return counted.sum(-2).scatter_add(-1, j, -counted.sum(-1))
+
+
+def _listed_against_others(x: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """1 - (x_j - x_i) for each entry of k and each class i, whether it counts, and j (0 after the end of the list)."""
     is_listed = (k < 0).to(torch.int64).cumsum(-1) == 0
     j = torch.where(is_listed, k, 0)
     member = torch.zeros_like(x).scatter_add(-1, j, is_listed.to(x.dtype)) > 0
     z = 1 - x.gather(-1, j).unsqueeze(-1) + x.unsqueeze(-2)
-    counts = is_listed.unsqueeze(-1) & ~member.unsqueeze(-2) & ~(z <= 0)  # NaN counts
-    return torch.where(counts, z, 0).sum((-1, -2))
+    return z, is_listed.unsqueeze(-1) & ~member.unsqueeze(-2) & ~(z <= 0), j  # NaN counts
