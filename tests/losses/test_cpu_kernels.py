@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import piste
-from piste.engine import buffers, cpu_loss, eager_loss, libtorch
+from piste.engine import buffers, cpu_loss, eager_loss, element_source, libtorch, loss_form
 from piste.engine.eager_loss import values
+from piste.losses import loss as loss_module
+from piste.losses import rowwise
 from piste.losses.loss import ElementwiseLoss
 from tests.losses.cases import CASES, Case, seeded
 
@@ -25,7 +27,9 @@ KERNELS = [c for c in CASES if issubclass(c.loss, ElementwiseLoss)]
 def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of this holds whoever looks at the operands."""
     cpu_loss._kernel.cache_clear()
-    monkeypatch.setattr(ElementwiseLoss, "_ready", {})
+    monkeypatch.setattr(ElementwiseLoss, "_found", {})
+    loss_module._ready.cache_clear()
+    rowwise._ready.cache_clear()
     if request.param == "at once":
         assert libtorch.functions(), "this machine's torch has every function that is asked"
     else:
@@ -56,8 +60,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     seen: list[bool] = []
     original = cpu_loss.Ready.__call__
 
-    def watched(*args):
-        result = original(*args)
+    def watched(*args, **kwargs):
+        result = original(*args, **kwargs)
         seen.append(result is not None)
         return result
 
@@ -85,7 +89,9 @@ def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: 
     torch.testing.assert_close(alone, loss.detach(), **tolerance)
 
 
-@pytest.mark.parametrize("size", [1, cpu_loss.TILE + 1, cpu_loss.BLOCK, cpu_loss.BLOCK + 7, 3 * cpu_loss.BLOCK - 1])
+@pytest.mark.parametrize(
+    "size", [1, element_source.TILE + 1, loss_form.BLOCK, loss_form.BLOCK + 7, 3 * loss_form.BLOCK - 1]
+)
 def test_every_element_counts_once_whatever_the_size(size: int, served: list[bool]) -> None:
     x = torch.arange(size, dtype=torch.float64, requires_grad=True)
     loss = F.mse_loss(x, torch.zeros(size, dtype=torch.float64), reduction="sum")
@@ -110,8 +116,8 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
 
 
 def test_a_refused_value_is_found_wherever_it_stands(served: list[bool]) -> None:
-    for place in (0, 1, cpu_loss.TILE, cpu_loss.BLOCK - 1, cpu_loss.BLOCK, 2 * cpu_loss.BLOCK + 3):
-        y = torch.zeros(2 * cpu_loss.BLOCK + 4)
+    for place in (0, 1, element_source.TILE, loss_form.BLOCK - 1, loss_form.BLOCK, 2 * loss_form.BLOCK + 3):
+        y = torch.zeros(2 * loss_form.BLOCK + 4)
         y[place] = 2.0
         with pytest.raises(ValueError, match=rf"received 2\.0 at \({place},\)"):
             F.binary_cross_entropy_with_logits(torch.zeros_like(y), y)
@@ -144,13 +150,13 @@ def test_an_annealed_option_is_no_new_kernel() -> None:
     kernels = set()
     for delta in (0.5, 0.75, 1.25):
         F.huber_loss(x, y, delta=delta)
-        made = cpu_loss._kernel(piste.losses.HuberLoss, 2, (("delta", delta),), torch.float32, False, True)
-        kernels.add(id(made.code))
+        made = loss_module._ready(piste.losses.HuberLoss, ("element",) * 2, (("delta", delta),), True, "sum")
+        kernels.update(id(kernel.code) for kernel in made.kernels.values())
     assert len(kernels) == 1
     torch.testing.assert_close(F.huber_loss(x, y, delta=0.3), torch.nn.functional.huber_loss(x, y, delta=0.3))
 
 
-@pytest.mark.parametrize("size", [10, 3 * cpu_loss.BLOCK])
+@pytest.mark.parametrize("size", [10, 3 * loss_form.BLOCK])
 def test_operands_are_let_go_after_the_backward(size: int) -> None:
     loss_function = piste.losses.MSELoss()
     for _ in range(2):  # the second call goes to the kernel at once
@@ -294,7 +300,7 @@ def test_rows_and_images_are_torchs_cross_entropy(shape: tuple[int, ...], dtype:
     k.reshape(-1)[1::7] = -100
     for reduction in ("mean", "sum"):
         ours = F.cross_entropy(x, k, reduction=reduction)
-        assert type(ours.grad_fn).__name__ == ("_RowLossBackward" if len(shape) == 2 else "_PixelsBackward")
+        assert type(ours.grad_fn).__name__ == ("_LossBackward" if len(shape) == 2 else "_PixelsBackward")
         theirs = torch.nn.functional.cross_entropy(x.double(), k, reduction=reduction)
         tolerance = {"rtol": 2e-6, "atol": 4e-7} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
         torch.testing.assert_close(ours, theirs.to(dtype), **tolerance)

@@ -1,117 +1,55 @@
-"""Elementwise losses on the CPU: value, gradient and check of every element in one pass over memory.
+"""Losses on the CPU: value, gradients and check of every element or row in one pass over memory.
 
-The kernel is made of the formula and its written derivatives. It leaves the gradient of a loss whose own gradient is
-1, which is what a backward nearly always brings; any other number costs the backward one pass over that gradient.
-Partial sums lie one to a block and are added in order, so the result does not depend on the number of threads.
-A second backward, and whatever `unserved` names, go to the eager engine.
+A kernel leaves the gradient of a loss whose own gradient is 1, which is what a backward nearly always brings; any other
+number costs the backward one pass over that gradient. Partial sums lie one to a block and are added in order, so the
+result does not depend on the number of threads. A second backward, and whatever `foreign` names, go to torch.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from array import array
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..formula import FormulaError, Symbol, trace
-from ..mathematics import Letter, is_number
-from . import native
+from ..formula import FormulaError
+from ..mathematics import is_number
+from . import eager_loss, element_source, native, row_source
 from .buffers import gradient_like
-from .once import BLOCKS, COLUMNS, FAULTY, NUMBERS, OUT, PARTIALS, SERVED, SIZE, Once, can_serve
-from .source import Lines
+from .loss_form import BLOCK, DIVISOR, FAULTS, SCALE, STORAGES, Column, Form
+from .loss_form import SCRATCH as SCRATCH_AT
+from .loss_form import TICKETS as TICKETS_AT
+from .once import FAULTY, SERVED, Once, can_serve
+from .slope import Slope, on_tensors
 
-__all__ = [
-    "DTYPES",
-    "Fused",
-    "LossLines",
-    "Unserved",
-    "as_number",
-    "foreign",
-    "is_batched",
-    "reduced",
-    "source",
-    "transforms",
-    "unserved",
-]
+__all__ = ["NEVER", "Ready", "as_number", "foreign", "is_batched"]
 
-BLOCK = 1 << 15  # elements that a thread takes at a time
-TILE = 1 << 10  # elements whose sum is kept in the precision of the elements
-ALONE = 4  # blocks that one thread finishes sooner than a team can be woken; of exp or log, one
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-_BYTES = {"float32": 4, "float64": 8}
+ALONE = 4  # blocks that one thread finishes sooner than a team can be woken; of rows, exp or log, one
+MOST_CLASSES = 1 << 24  # that float32 can count
+NEVER = -(1 << 62)
+"""An index that nothing has: none is ignored."""
 _PLAIN = {Tensor, torch.nn.Parameter}
 _is_compiling = torch.compiler.is_compiling
 is_batched = torch._C._functorch.is_legacy_batchedtensor
-transforms = torch._C._functorch.peek_interpreter_stack
+_transforms = torch._C._functorch.peek_interpreter_stack
 _dispatchers = torch._C._len_torch_dispatch_stack
 _overrides = torch._C._len_torch_function_stack
 
 
-def unserved(letters: Sequence[Tensor], weight: Tensor | None = None) -> str | None:
-    """Why no kernel can take these operands, or None."""
-    operands = letters if weight is None else (*letters, weight)
-    return foreign(operands) or apart(operands)
-
-
-def foreign(operands: Sequence[Tensor], gradients: int = 1) -> str | None:
-    """Why operands like these, or any at the moment, are torch's business; so many of the first may need gradients."""
+def foreign(operands: Sequence[Tensor]) -> str | None:
+    """Why operands like these, or any at the moment, are torch's business."""
     if _is_compiling():
         return "torch is tracing"
-    for k, x in enumerate(operands):
+    for x in operands:
         if type(x) not in _PLAIN:
             return "an operand is no plain tensor"
-        if k >= gradients and x.requires_grad:
-            return "another operand than the first needs a gradient"
-    if transforms() is not None or _dispatchers() or _overrides() or forward_ad._current_level >= 0:
+    if _transforms() is not None or _dispatchers() or _overrides() or forward_ad._current_level >= 0:
         return "torch is tracing or transforming"
     return None
-
-
-def apart(operands: Sequence[Tensor]) -> str | None:
-    """Why operands that lie like these can't be walked at once."""
-    first = operands[0]
-    dtype, shape = first.dtype, first.shape
-    for x in operands:
-        if x.layout is not torch.strided or not x.is_cpu:
-            return "an operand is not a dense tensor on the CPU"
-        if x.dtype is not dtype or dtype not in DTYPES:
-            return "the operands are not all of float32, or all of float64"
-        if x.shape != shape or not x.is_contiguous():
-            return "the operands do not lie in memory alike"
-        if x.is_neg():
-            return "a sign has yet to be applied"
-    if not first.numel():
-        return "there are no elements"
-    return None
-
-
-def reduced(
-    loss: Any,
-    letters: Sequence[Tensor],
-    options: dict[str, Any],
-    divisor: float | None,
-    is_checked: bool,
-    weight: Tensor | None = None,
-) -> Tensor | None:
-    """The sum over all elements divided by `divisor` (None: by their number).
-
-    None where `unserved` has a reason, where no kernel can be made, and where a value has to be refused: the eager
-    engine finds it again and names it.
-    """
-    operands = letters if weight is None else (*letters, weight)
-    if foreign(operands) is not None:
-        return None
-    if weight is not None:
-        operands = (*letters, weight.expand(letters[0].shape))
-    ready = Ready(loss, options, divisor, is_checked, len(letters), weight is not None)
-    # What is spread over the elements, or lies otherwise, is copied: one pass, where the eager engine takes several.
-    return ready([x.contiguous() for x in operands])
 
 
 def as_number(divisor: Tensor) -> float | None:
@@ -120,240 +58,255 @@ def as_number(divisor: Tensor) -> float | None:
 
 
 class Ready:
-    """A loss with all that is known before its operands: call it with those, the weight last."""
+    """A loss with its settings, to be called with its operands: the loss, or None where no kernel serves.
 
-    __slots__ = ("divisor", "is_checked", "is_weighted", "kernels", "letters", "loss", "options")
+    None too where a value has to be refused: the eager engine finds it again and names it.
+    """
+
+    __slots__ = ("derivatives", "divisor", "faults", "formula", "is_nothing_nan", "kernels", "kinds", "mode", "options")
 
     def __init__(
         self,
-        loss: Any,
+        formula: Callable[..., Any],
+        derivatives: Callable[..., Any] | None,
+        kinds: tuple[str | None, ...],
         options: dict[str, Any],
-        divisor: float | None,
-        is_checked: bool,
-        letters: int,
-        is_weighted: bool = False,
+        faults: tuple[Callable[..., Any], ...],
+        mode: str,
+        divisor: str = "given",
+        is_nothing_nan: bool = True,
     ) -> None:
-        self.loss, self.options, self.divisor, self.is_checked = loss, options, divisor, is_checked
-        self.letters, self.is_weighted = letters, is_weighted
-        self.kernels: dict[torch.dtype, _Kernel | None] = {}
+        self.formula, self.derivatives, self.kinds = formula, derivatives, kinds
+        self.options, self.faults = tuple(options.items()), faults
+        self.mode, self.divisor, self.is_nothing_nan = mode, divisor, is_nothing_nan
+        self.kernels: dict[tuple[int, torch.dtype], _Kernel | None] = {}
 
-    def __call__(self, operands: Sequence[Tensor]) -> Tensor | None:
-        if foreign(operands) is not None:
+    def __call__(
+        self, given: Sequence[Tensor], shape: torch.Size | None = None, ignored: int = NEVER, divisor: float = 0.0
+    ) -> Tensor | None:
+        """The loss of operands that stand in the order of the formula; those it goes without are left out.
+
+        `shape` is that of the rows. A mean divides by `divisor`, if it is not 0, and else by the rows or elements.
+        """
+        if foreign(given) is not None:
             return None
-        x = operands[0]
+        wanted = 0
+        if torch.is_grad_enabled():
+            for k, x in enumerate(given):
+                if x.requires_grad:
+                    wanted |= 1 << k
+        first = given[0]
+        key = wanted, first.dtype
         try:
-            kernel = self.kernels[x.dtype]
+            kernel = self.kernels[key]
         except KeyError:
-            given = tuple(self.options.items())
-            kernel = _kernel(self.loss, self.letters, given, x.dtype, self.is_weighted, self.is_checked)
-            self.kernels[x.dtype] = kernel
-        if kernel is None:
+            kernel = self.kernels[key] = self._kernel(given, wanted)
+        if kernel is None or (kernel.is_narrow and torch.is_autocast_enabled("cpu")):  # which keeps results wide
             return None
+        given = [x if x.is_contiguous() else x.contiguous() for x in given]
+        call = (kernel, given, first.shape if shape is None else shape, ignored, divisor, self.is_nothing_nan)
         try:
-            if x.requires_grad and torch.is_grad_enabled():
-                return _apply(x, (self, kernel, operands))
-            return kernel(operands, self.divisor, None)
+            if not wanted:
+                return kernel(given, [], *call[2:], 1.0)
+            return _apply(call, *[x for k, x in enumerate(given) if wanted >> k & 1])
         except Unserved:
             return None
 
-    def slope(self, *operands: Tensor) -> Tensor:
-        """The gradient again, as torch operations: for a second backward, or a backward once more."""
-        letters = operands[: self.letters]
-        slope = self.loss.derivatives(*letters, **self.options)[0]
-        slope = slope * (1.0 / (letters[0].numel() if self.divisor is None else self.divisor))
-        return slope * operands[-1] if self.is_weighted else slope
+    def _kernel(self, given: Sequence[Tensor], wanted: int) -> _Kernel | None:
+        """A kernel for operands of these dtypes, or None where none can be made."""
+        first = STORAGES.get(given[0].dtype)
+        if first is None:
+            return None
+        wide = "float32" if first in ("bfloat16", "float16") else first
+        storages = {"shared": wide, "number": wide, "index": "int64", "labels": "int64"}
+        columns: list[Column | None] = []
+        names = (*self.formula.__code__.co_varnames[: self.formula.__code__.co_argcount], "weight")
+        for name, kind in zip(names, self.kinds, strict=False):
+            columns.append(None if kind is None else Column(name, kind, storages.get(kind, first)))
+        kinds = [c.kind for c in columns if c is not None]
+        marks = iter([bool(wanted >> k & 1) for k in range(len(kinds))])
+        asked = tuple(c is not None and next(marks) for c in columns)
+        if any(w and c is not None and c.kind not in ("row", "element") for c, w in zip(columns, asked, strict=True)):
+            return None
+        form = Form(
+            self.formula, self.derivatives, tuple(columns), self.options, self.faults, asked, self.mode, self.divisor
+        )
+        try:
+            return _kernel(form)
+        except FormulaError:
+            return None
 
 
 class Unserved(Exception):
     """The operands, or a value among them, want the eager engine."""
 
 
+@functools.lru_cache(maxsize=512)
+def _kernel(form: Form) -> _Kernel:
+    return _Kernel(form)
+
+
 class _Kernel:
-    """The machine code of a loss with its options, in one dtype."""
+    """The machine code of a form."""
 
-    def __init__(
-        self, code: native.Kernel, dtype: torch.dtype, columns: int, options: Sequence[float], alone: int
-    ) -> None:
-        self.code, self.options, self.alone = code, options, alone
-        self._scalar = torch.empty((), dtype=dtype)
-        self.once = Once(code, dtype, columns, BLOCK, options) if can_serve(columns, options) else None
+    def __init__(self, form: Form) -> None:
+        self.form, self.scratch_rows = form, 0
+        if form.derivatives is None:
+            text, entries, self.scratch_rows = row_source.source(form)
+        else:
+            text, entries = element_source.source(form)
+        self.code = native.load(text, entries)
+        self.prepare = self.code.call.get("prepare")
+        self.is_one, self.is_narrow = form.mode == "sum", form.storage != form.dtype
+        self.dtypes = [getattr(torch, c.storage) for c in form.given]
+        self._options = [float(v) for _, v in form.options if is_number(v)]
+        is_costly = form.derivatives is None or any(word in text for word in ("exp32(", "log32(", "log1p32(", "math."))
+        self.alone = 1 if is_costly else ALONE
+        self.once = Once(form, self.code) if can_serve(form) and not self.scratch_rows else None
+        self._scalar = torch.empty((), dtype=self.dtypes[0])
 
-    def __call__(self, operands: Sequence[Tensor], divisor: float | None, grad: Tensor | None) -> Tensor:
-        out = torch.empty_like(self._scalar)
-        if self.once is not None and (divisor is None or divisor == 1.0):
-            became = self.once(divisor is None, out, grad, operands)
+    def __call__(
+        self,
+        given: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        shape: torch.Size,
+        ignored: int,
+        divisor: float,
+        is_nothing_nan: bool,
+        factor: float,
+    ) -> Tensor:
+        """The loss; and its gradients, times `factor`, in the memory of `gradients`."""
+        out = torch.empty_like(self._scalar) if self.is_one else torch.empty(shape, dtype=self.dtypes[0])
+        if self.once is not None and factor == 1.0:
+            became = self.once(divisor if self.is_one else 1.0, ignored, out, given, gradients)
             if became == SERVED:
                 return out
             if became == FAULTY:
                 raise Unserved
-        if apart(operands) is not None:
-            raise Unserved
-        elements = operands[0].numel()
-        blocks = (elements + BLOCK - 1) // BLOCK
+        self._refuse(given)
+        first = given[0]
+        rows, classes = first.numel(), 1
+        if self.form.derivatives is None:
+            classes = first.shape[-1]
+            rows = rows // classes
+        per_block = max(1, BLOCK // classes)
+        blocks = -(-rows // per_block)
+        by = (divisor or rows) if self.is_one else 1.0
+        numbers = array("d", (factor / by, by, 0.0, *self._options))
         partials = array("d", bytes(16 * blocks))
-        numbers = array("d", (1.0 / (elements if divisor is None else divisor), *self.options))
-        table = [0, blocks, elements, partials.buffer_info()[0], out.data_ptr(), numbers.buffer_info()[0]]
-        table.append(0 if grad is None else grad.data_ptr())
-        held = array("q", [*table, *(operand.data_ptr() for operand in operands)])
-        at = held.buffer_info()[0]
+        head = (0, blocks, rows, classes, per_block, partials.buffer_info()[0], out.data_ptr())
+        table = array("q", (*head, numbers.buffer_info()[0], ignored, 0, 0))
+        table.extend([x.data_ptr() for x in (*given, *gradients)])
         threads = torch.get_num_threads() if blocks > self.alone else 1
-        self.code.parallel("forward" if grad is None else "gradient", at, threads)
+        if self.scratch_rows:
+            tickets = array("q", [0])
+            scratch = torch.empty(threads * self.scratch_rows * classes, dtype=getattr(torch, self.form.dtype))
+            table[TICKETS_AT], table[SCRATCH_AT] = tickets.buffer_info()[0], scratch.data_ptr()
+        at = table.buffer_info()[0]
+        if self.prepare is not None:
+            self.prepare(at)
+            if numbers[DIVISOR] == 0 and not is_nothing_nan:
+                raise Unserved
+            numbers[SCALE] *= factor
+        self.code.parallel("run", at, threads)
         self.code.call["finish"](at)
-        if numbers[0]:  # it counts the values that are refused now
+        if numbers[FAULTS]:
             raise Unserved
         return out
 
+    def _refuse(self, given: Sequence[Tensor]) -> None:
+        """Operands that a kernel can't walk."""
+        first = given[0]
+        if not first.numel() or (self.form.derivatives is None and first.shape[-1] > MOST_CLASSES):
+            raise Unserved
+        for x, dtype, column in zip(given, self.dtypes, self.form.given, strict=True):
+            if not x.is_cpu or x.layout is not torch.strided or x.dtype is not dtype or x.is_neg() or x.is_conj():
+                raise Unserved
+            if column.kind in ("row", "element", "weight", "labels") and x.shape != first.shape:
+                raise Unserved
 
-class Fused(torch.autograd.Function):
-    """A run that leaves the gradient as it computes the loss; `run.slope` is the same gradient in torch operations."""
+    def slopes(self, given: Sequence[Tensor], shape: torch.Size, ignored: int, divisor: float) -> list[Tensor]:
+        """The gradients again, as torch operations."""
+        form = self.form
+        inputs = [x.to(eager_loss.working_dtype(x.dtype)) for x in given]
+        if form.derivatives is not None:
+            letters = [x for x, c in zip(inputs, form.given, strict=True) if c.kind == "element"]
+            found = form.derivatives(*letters, **dict(form.options))
+            found = [s for s, is_wanted in zip(found, form.wanted, strict=False) if is_wanted]
+            if form.given[-1].kind == "weight":
+                found = [s * inputs[-1] for s in found]
+            return [s / (divisor or inputs[0].numel()) for s in found] if self.is_one else found
+        return _row_slopes(self, inputs, ignored, divisor or shape.numel())
+
+    @functools.cached_property
+    def row_slopes(self) -> list[Slope]:
+        return row_source.formulas(self.form)[1]
+
+
+def _row_slopes(kernel: _Kernel, inputs: list[Tensor], ignored: int, divisor: Any) -> list[Tensor]:
+    form = kernel.form
+    named = dict(zip((c.name for c in form.given), inputs, strict=True))
+    keep: Tensor | None = None
+    for c in form.given:
+        if c.kind == "index" and ignored != NEVER:
+            k = named[c.name]
+            keep = k != ignored
+            named[c.name] = k = torch.where(keep, k, 0)
+            if form.divisor == "count":
+                divisor = keep.sum()
+            elif form.divisor == "weights":
+                divisor = torch.where(keep, inputs[-1][k], 0).sum()
+        elif c.kind == "index" and form.divisor == "weights":
+            divisor = inputs[-1][named[c.name]].sum()
+    found = []
+    for column, slope in zip(form.by, kernel.row_slopes, strict=True):
+        made = on_tensors(slope, named, named[column.name])
+        made = made if keep is None else torch.where(keep.unsqueeze(-1), made, 0)
+        found.append(made / divisor if kernel.is_one else made)
+    return found
+
+
+class _Loss(torch.autograd.Function):
+    """A call that leaves the gradients as it computes the loss; autograd keeps the operands until the backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, run: Any) -> Tensor:
-        ctx.run, ctx.grad = run, gradient_like(x)
-        ctx.save_for_backward(x)
-        return run(x, ctx.grad)
+    def forward(ctx: Any, call: Any, *by: Tensor) -> Tensor:
+        kernel, given, *rest = call
+        ctx.kernel, ctx.rest = kernel, rest
+        ctx.gradients = [gradient_like(x) for x in by]
+        ctx.save_for_backward(*given)
+        return kernel(given, ctx.gradients, *rest, 1.0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        made, ctx.grad = ctx.grad, None
+        kernel, gradients, given = ctx.kernel, ctx.gradients, ctx.saved_tensors
+        ctx.gradients = None
         # Several gradients may come as one, under vmap or with `is_grads_batched`.
-        if made is None or torch.is_grad_enabled() or transforms() is not None or is_batched(grad):
-            return grad * ctx.run.slope(*ctx.saved_tensors), None
-        if grad.item() != 1.0:
-            made.mul_(grad)
-        return made, None
+        if torch.is_grad_enabled() or _transforms() is not None or is_batched(grad):
+            grad = grad if kernel.is_one or kernel.form.derivatives is not None else grad.unsqueeze(-1)
+            return None, *[grad * slope for slope in kernel.slopes(given, *ctx.rest[:3])]
+        if gradients is None:  # the graph was kept for a backward once more
+            by = [x for x, is_wanted in zip(given, _marks(kernel.form), strict=True) if is_wanted]
+            gradients = [gradient_like(x) for x in by]
+            kernel(given, gradients, *ctx.rest, 1.0)
+        if not kernel.is_one:
+            each = grad if kernel.form.derivatives is not None else grad.unsqueeze(-1)
+            for made in gradients:
+                made.mul_(each)
+        elif (factor := grad.item()) != 1.0:
+            if kernel.is_narrow:  # rounded once, or what a loss is scaled up for would be lost before
+                kernel(given, gradients, *ctx.rest, factor)
+            else:
+                for made in gradients:
+                    made.mul_(factor)
+        return None, *gradients
 
 
-class _Elementwise(Fused):
-    """Of operands that autograd keeps, and lets go after the backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, call: tuple[Ready, _Kernel, Sequence[Tensor]]) -> Tensor:
-        ctx.run, kernel, operands = call
-        ctx.grad = gradient_like(x)
-        ctx.save_for_backward(*operands)
-        return kernel(operands, ctx.run.divisor, ctx.grad)
+def _marks(form: Form) -> list[bool]:
+    return [is_wanted for c, is_wanted in zip(form.columns, form.wanted, strict=True) if c is not None]
 
 
 # What torch's own `apply` does besides: in the forward it is for functorch, which was ruled out before; in the
 # backward it looks which kind of backward there is.
-_apply = torch._C._FunctionBase.__dict__["apply"].__get__(None, _Elementwise)
-_Elementwise._backward_cls.apply = Fused.backward  # type: ignore[attr-defined]
-
-
-@functools.lru_cache(maxsize=512)
-def _kernel(
-    loss: Any,
-    letters: int,
-    options: tuple[tuple[str, Any], ...],
-    dtype: torch.dtype,
-    is_weighted: bool,
-    is_checked: bool,
-) -> _Kernel | None:
-    """The kernel of a loss, or None where none can be made of it."""
-    if dtype not in DTYPES:
-        return None
-    try:
-        text = source(loss, letters, options, DTYPES[dtype], is_weighted, is_checked)
-    except FormulaError:
-        return None
-    numbers = [float(v) for _, v in options if is_number(v)]
-    code = native.load(text, ("forward", "gradient", "finish"))
-    is_costly = any(word in text for word in ("exp32(", "log32(", "log1p32(", "math."))
-    return _Kernel(code, dtype, letters + is_weighted, numbers, 1 if is_costly else ALONE)
-
-
-class LossLines(Lines):
-    """Lines whose exp and log vectorise, and whose options are read when the kernel runs."""
-
-    def name(self, value: Any) -> str:
-        return f"o_{value.name}" if isinstance(value, Letter) else super().name(value)
-
-    def key(self, value: Any) -> Any:
-        return value.name if isinstance(value, Letter) else super().key(value)
-
-    def _expression(self, value: Symbol) -> str:
-        if self._precision == "float32" and value.op in ("exp", "log", "log1p"):
-            return f"{value.op}32({self.name(value.args[0])})"
-        return super()._expression(value)
-
-
-def source(
-    loss: Any, letters: int, options: tuple[tuple[str, Any], ...], dtype: str, is_weighted: bool, is_checked: bool
-) -> str:
-    """The kernel as Python that Numba compiles: `forward` gives the value, `gradient` the gradient by the first too."""
-    names = loss.value.__code__.co_varnames[:letters]
-    given = {k: Letter(k, v) if is_number(v) else v for k, v in options}
-    symbols = [Symbol("input", f"{name}_") for name in names]
-    value = trace(loss.value, *symbols, **given)
-    slope = trace(loss.derivatives, *symbols, **given)[0]
-    rules = loss.domains(**dict(options)) if is_checked else ()
-    broken = [b for b in (trace(rule.bad, *symbols) for rule in rules) if isinstance(b, Symbol)]
-    columns = [*names, *(["weight"] if is_weighted else [])]
-    if is_weighted:
-        value, slope = value * Symbol("input", "weight_"), slope * Symbol("input", "weight_")
-    numbers = [k for k, v in options if is_number(v)]
-    digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
-    lines = [f"from piste.engine.polynomials import add, exp32, log1p32, log32  # {digest}", ""]
-    for entry in ("forward", "gradient"):
-        body = LossLines(dtype, "v", lambda symbol: symbol.args[0] if symbol.op == "input" else None)
-        made = [f"part = add(part, {body.name(value)})"]
-        if broken:
-            fault = " | ".join(f"({body.name(condition)})" for condition in broken)
-            made.append(f"faults = add(faults, {dtype}(1.0) if {fault} else {dtype}(0.0))")
-        if entry == "gradient":
-            made.append(f"grad[k] = {body.name(slope * Symbol('input', 'scale'))}")
-        lines += _entry(entry, columns, numbers, dtype, [*body.lines, *made])
-    return "\n".join([*lines, *_finish(dtype)])
-
-
-def _entry(entry: str, columns: Sequence[str], numbers: Sequence[str], dtype: str, body: Sequence[str]) -> list[str]:
-    """Blocks of elements, claimed until none is left; no `min`, whose error path would stay in the code."""
-    places = [f"a_{n} = pointer(table[{COLUMNS + 1 + i}] + at, {dtype})" for i, n in enumerate(columns)]
-    return [
-        f"def {entry}(table):",
-        f"    numbers = pointer(table[{NUMBERS}], float64)",
-        f"    scale = {dtype}(numbers[0])",
-        *(f"    o_{name} = {dtype}(numbers[{i + 1}])" for i, name in enumerate(numbers)),
-        f"    partials = pointer(table[{PARTIALS}], float64)",
-        "    while True:",
-        "        block = claim(table)",
-        f"        if block >= table[{BLOCKS}]:",
-        "            break",
-        f"        left = table[{SIZE}] - block * {BLOCK}",
-        f"        size = {BLOCK} if left > {BLOCK} else left",
-        f"        at = block * {BLOCK * _BYTES[dtype]}",
-        *(f"        {place}" for place in places),
-        f"        grad = pointer(table[{COLUMNS}] + at, {dtype})",
-        "        total = 0.0",
-        f"        faults = {dtype}(0.0)",
-        "        first = 0",
-        "        while first < size:",
-        f"            last = first + {TILE} if first + {TILE} < size else size",
-        f"            part = {dtype}(0.0)",
-        "            for k in range(first, last):",
-        *(f"                {n}_ = a_{n}[k]" for n in columns),
-        *(f"                {line}" for line in body),
-        "            total += float64(part)",
-        "            first = last",
-        "        partials[2 * block] = total",
-        "        partials[2 * block + 1] = float64(faults)",
-        "",
-    ]
-
-
-def _finish(dtype: str) -> list[str]:
-    """The partial sums in order; the number of faults takes the place of the scale."""
-    return [
-        "def finish(table):",
-        f"    partials = pointer(table[{PARTIALS}], float64)",
-        f"    numbers = pointer(table[{NUMBERS}], float64)",
-        "    total = 0.0",
-        "    faults = 0.0",
-        f"    for block in range(table[{BLOCKS}]):",
-        "        total += partials[2 * block]",
-        "        faults += partials[2 * block + 1]",
-        f"    pointer(table[{OUT}], {dtype})[0] = {dtype}(total * numbers[0])",
-        "    numbers[0] = faults",
-        "",
-    ]
+_apply = torch._C._FunctionBase.__dict__["apply"].__get__(None, _Loss)
+_Loss._backward_cls.apply = _Loss.backward  # type: ignore[attr-defined]

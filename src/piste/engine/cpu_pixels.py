@@ -12,12 +12,14 @@ import functools
 import hashlib
 from array import array
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import native
-from .cpu_loss import DTYPES, Fused, unserved
+from .buffers import gradient_like
+from .cpu_loss import foreign, is_batched
 
 __all__ = ["cross_entropy"]
 
@@ -26,16 +28,22 @@ BLOCK = 16  # tiles that a thread takes at a time
 MOST_CLASSES = 4096  # of more, the sums in the precision of the logits would lose digits
 CLAIMED, BLOCKS, PLACES, CLASSES, SAMPLES, PARTIALS, OUT, NUMBERS, X, K, GRAD, IGNORED, TICKETS, SCRATCH = range(14)
 SCALE, IS_MEAN, FAULTS, COUNT = range(4)  # of the numbers
+_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 ENTRIES = ("prepare", "forward", "gradient", "finish")
 
 
 def cross_entropy(x: Tensor, k: Tensor, ignore_index: int, is_mean: bool) -> Tensor | None:
     """The mean or sum over (N, C, d1, ...) logits, or None: no kernel serves, or an index is out of range."""
-    if unserved((x,)) is not None or type(k) is not Tensor or k.dtype is not torch.int64:
+    if foreign((x, k)) is not None or x.dtype not in _DTYPES or k.dtype is not torch.int64:
         return None
-    if not k.is_cpu or k.shape != x.shape[:1] + x.shape[2:] or not k.is_contiguous() or x.shape[1] > MOST_CLASSES:
+    if not x.numel() or k.shape != x.shape[:1] + x.shape[2:] or x.shape[1] > MOST_CLASSES:
         return None
-    run = PixelRun(x, k, ignore_index, is_mean, DTYPES[x.dtype])
+    for operand in (x, k):
+        if not operand.is_cpu or operand.layout is not torch.strided or not operand.is_contiguous():
+            return None
+    if x.is_neg():
+        return None
+    run = PixelRun(x, k, ignore_index, is_mean, _DTYPES[x.dtype])
     if run.is_faulty:
         return None
     return _Pixels.apply(x, run) if x.requires_grad and torch.is_grad_enabled() else run(x, None)
@@ -78,8 +86,24 @@ class PixelRun:
         return torch.where(keep.unsqueeze(1), (p - at_k) * self.numbers[SCALE], 0)
 
 
-class _Pixels(Fused):
-    """Under a name of its own in the graph."""
+class _Pixels(torch.autograd.Function):
+    """A run that leaves the gradient as it computes the loss; `run.slope` is the same gradient in torch operations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, run: PixelRun) -> Tensor:
+        ctx.run, ctx.grad = run, gradient_like(x)
+        ctx.save_for_backward(x)
+        return run(x, ctx.grad)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        made, ctx.grad = ctx.grad, None
+        # Several gradients may come as one, under vmap or with `is_grads_batched`.
+        if made is None or torch.is_grad_enabled() or foreign(()) is not None or is_batched(grad):
+            return grad * ctx.run.slope(*ctx.saved_tensors), None
+        if grad.item() != 1.0:
+            made.mul_(grad)
+        return made, None
 
 
 @functools.cache

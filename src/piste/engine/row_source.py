@@ -8,47 +8,41 @@ are kept. So a row is read from memory once, and a few times more from the cache
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..formula import FormulaError, Symbol, trace
 from ..mathematics import Letter, is_number
-from .cpu_loss import LossLines
+from .loss_form import (
+    BLOCKS,
+    BYTES,
+    CLASSES,
+    COLUMNS,
+    DIVISOR,
+    IGNORED,
+    NUMBERS,
+    OUT,
+    PARTIALS,
+    PER_BLOCK,
+    ROWS,
+    SCALE,
+    SCRATCH,
+    TICKETS,
+    Column,
+    Form,
+    LossLines,
+    finish_lines,
+    loaded,
+    options_lines,
+    pointed,
+    stored,
+)
 from .slope import Slope, gradients, is_row
 
-__all__ = ["COLUMNS", "Column", "Form", "formulas", "source"]
+__all__ = ["formulas", "source"]
 
 CHUNK = 256  # entries whose sum is kept in the precision of the entries
-
-CLAIMED, BLOCKS, ROWS, CLASSES, PER_BLOCK, PARTIALS, OUT, NUMBERS, IGNORED, TICKETS, SCRATCH, COLUMNS = range(12)
-SCALE, DIVISOR, FAULTS, OPTIONS = range(4)  # of the numbers
-BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "int64": 8}
-
-
-class Column(NamedTuple):
-    """An operand: `kind` is row, shared (one row for all samples), number, index or labels (a row of indices)."""
-
-    name: str
-    kind: str
-    storage: str
-
-
-class Form(NamedTuple):
-    """All that a kernel is made of; hashable, so that it can be found again."""
-
-    formula: Callable[..., Any]
-    columns: tuple[Column | None, ...]
-    options: tuple[tuple[str, Any], ...]
-    faults: tuple[Callable[..., Any], ...]  # conditions on a row that refuse it
-    wanted: tuple[bool, ...]  # of which columns the gradient is wanted
-    mode: str  # "sum": one number; "none": one for each row
-    divisor: str  # what `prepare` finds: "given", "count", or "weights" (the last column's, at the index)
-
-    @property
-    def dtype(self) -> str:
-        """What it is computed in."""
-        return "float64" if any(c and c.storage == "float64" for c in self.columns) else "float32"
 
 
 def formulas(form: Form) -> tuple[Symbol, list[Slope], list[Symbol], set[str]]:
@@ -224,7 +218,7 @@ class _Row:
         return hoisted[key]
 
     def _load(self, name: str) -> str:
-        return _loaded(self.form, name, "c")
+        return loaded(self._column(name), "c", self.dtype)
 
     def _top(self, symbol: Symbol) -> None:
         name = f"s{len(self.sums)}"
@@ -263,7 +257,7 @@ class _Row:
             f"{name} = 0.0",
             "for i in range(listed):",
             f"    j = a_{k}[i]",
-            f"    bound = {self.dtype}(1.0) - {_loaded(self.form, x, 'j')}",
+            f"    bound = {self.dtype}(1.0) - {loaded(self._column(x), 'j', self.dtype)}",
             f"    part, count = {zero}, {zero}",
             "    for c in range(classes):",
             f"        z = bound + {self._load(x)}",
@@ -327,41 +321,23 @@ class _Row:
         body, results = self._loop([dense for _, dense, _ in slopes])
         self.lines += ["for c in range(classes):", *(f"    {line}" for line in body)]
         for (name, *_), result in zip(slopes, results, strict=True):
-            self.lines.append(f"    g_{name}[c] = {_stored(self._storage(name), self.dtype, result)}")
+            self.lines.append(f"    g_{name}[c] = {stored(self._column(name).storage, result)}")
         for name, place, value in singles:
             number = self.number(value)
-            self.lines.append(f"g_{name}[{place}_] = {_stored(self._storage(name), self.dtype, number)}")
+            self.lines.append(f"g_{name}[{place}_] = {stored(self._column(name).storage, number)}")
 
-    def _storage(self, name: str) -> str:
-        return _column(self.form, name).storage
+    def _column(self, name: str) -> Column:
+        return next(c for c in self.form.given if c.name == name)
 
 
 def _column(form: Form, name: str) -> Column:
     return next(c for c in form.columns if c is not None and c.name == name)
 
 
-def _loaded(form: Form, name: str, at: str) -> str:
-    """An entry of a row in the precision of the computation."""
-    storage, dtype = _column(form, name).storage, form.dtype
-    entry = f"a_{name}[{at}]"
-    if storage in ("bfloat16", "float16"):
-        entry = f"from_{storage}({entry})"
-    return entry if storage == dtype else f"{dtype}({entry})"
-
-
-def _stored(storage: str, dtype: str, value: str) -> str:
-    return f"to_{storage}(float32({value}))" if storage in ("bfloat16", "float16") else f"{storage}({value})"
-
-
-def _pointer(storage: str) -> str:
-    return "uint16" if storage in ("bfloat16", "float16") else storage
-
-
 def source(form: Form) -> tuple[str, tuple[str, ...], int]:
     """The kernel as Python that Numba compiles, its entries, and how many scratch rows each thread wants."""
     value, slopes, faults, rows = formulas(form)
-    columns = [c for c in form.columns if c is not None]
-    wanted = [c for c, is_wanted in zip(form.columns, form.wanted, strict=True) if is_wanted and c is not None]
+    columns, wanted = form.given, form.by
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
     text = [f"from piste.engine.polynomials import add, exp32, log1p32, log32, ordered, unordered  # {digest}", ""]
     own = bool(wanted) and wanted[0].storage != form.dtype
@@ -381,7 +357,7 @@ def source(form: Form) -> tuple[str, tuple[str, ...], int]:
     if own and row.kept is not None:
         row.scratch_rows = 1
     text += _run(form, columns, wanted, index, row, refused)
-    text += _finish(form.dtype)
+    text += finish_lines(form)
     entries = (("prepare",) if form.divisor != "given" else ()) + ("run", "finish")
     return "\n".join(text), entries, row.scratch_rows
 
@@ -396,7 +372,6 @@ def _run(
 ) -> list[str]:
     """Blocks of rows, claimed until none is left."""
     dtype = form.dtype
-    numbers = [k for k, v in form.options if is_number(v)]
     places = {c.name: COLUMNS + i for i, c in enumerate(columns)}
     grads = {c.name: COLUMNS + len(columns) + i for i, c in enumerate(wanted)}
     begin: list[str] = []
@@ -404,23 +379,23 @@ def _run(
         if c.kind in ("row", "labels"):
             begin.append(
                 f"a_{c.name} = pointer(table[{places[c.name]}] + r * classes * {BYTES[c.storage]}, "
-                f"{_pointer(c.storage)})"
+                f"{pointed(c.storage)})"
             )
         elif c.kind == "number":
             begin.append(f"{c.name}_ = float64(pointer(table[{places[c.name]}], {c.storage})[r])")
     for c in wanted:
         begin.append(
-            f"g_{c.name} = pointer(table[{grads[c.name]}] + r * classes * {BYTES[c.storage]}, {_pointer(c.storage)})"
+            f"g_{c.name} = pointer(table[{grads[c.name]}] + r * classes * {BYTES[c.storage]}, {pointed(c.storage)})"
         )
     if row.kept_at == "kept" and row.kept is not None:
         begin.append(f"kept = pointer(scratch, {dtype})")
     cleared = [
         *(line for c in wanted for line in ("for c in range(classes):", f"    g_{c.name}[c] = {_zero(c)}")),
-        *([f"pointer(table[{OUT}], {dtype})[r] = {dtype}(0.0)"] if form.mode == "none" else []),
+        *([f"out[r] = {stored(form.storage, '0.0')}"] if form.mode == "none" else []),
     ]
     if index is not None:
         picked = [
-            f"at_{c.name}_{index.name} = float64({_loaded(form, c.name, f'{index.name}_')})"
+            f"at_{c.name}_{index.name} = float64({loaded(c, f'{index.name}_', form.dtype)})"
             for c in columns
             if c.kind in ("row", "shared")
         ]
@@ -437,19 +412,18 @@ def _run(
         ]
     else:
         picked, guard = [], []
-    ended = f"pointer(table[{OUT}], {dtype})[r] = {dtype}(result)" if form.mode == "none" else "total += result"
+    ended = f"out[r] = {stored(form.storage, 'result')}" if form.mode == "none" else "total += result"
     return [
         "def run(table):",
-        f"    partials = pointer(table[{PARTIALS}], float64)",
-        f"    given = pointer(table[{NUMBERS}], float64)",
+        *options_lines(form.options, dtype),
         f"    scale_ = given[{SCALE}]",
-        *(f"    o_{name} = {dtype}(given[{OPTIONS + i}])" for i, name in enumerate(numbers)),
-        *(f"    d_{name} = given[{OPTIONS + i}]" for i, name in enumerate(numbers)),
+        f"    partials = pointer(table[{PARTIALS}], float64)",
+        f"    out = pointer(table[{OUT}], {pointed(form.storage)})",
         f"    whole = table[{CLASSES}]",
         "    classes = whole",
         "    classes_ = float64(classes)",
         *(
-            f"    a_{c.name} = pointer(table[{places[c.name]}], {_pointer(c.storage)})"
+            f"    a_{c.name} = pointer(table[{places[c.name]}], {pointed(c.storage)})"
             for c in columns
             if c.kind == "shared"
         ),
@@ -484,20 +458,20 @@ def _run(
 
 
 def _zero(column: Column) -> str:
-    return "uint16(0)" if _pointer(column.storage) == "uint16" else f"{column.storage}(0.0)"
+    return "uint16(0)" if pointed(column.storage) == "uint16" else f"{column.storage}(0.0)"
 
 
 def _prepare(form: Form, index: Column | None) -> list[str]:
     """What the mean divides by: the rows that are not ignored, or the sum of their weights."""
     assert index is not None
-    columns = [c for c in form.columns if c is not None]
+    columns = form.given
     k = COLUMNS + columns.index(index)
     is_weighted = form.divisor == "weights"
     lines = []
     if is_weighted:
         last = columns[-1]
-        lines = [f"    a_{last.name} = pointer(table[{COLUMNS + len(columns) - 1}], {_pointer(last.storage)})"]
-        count = f"float64({_loaded(form, last.name, 'j')})"
+        lines = [f"    a_{last.name} = pointer(table[{COLUMNS + len(columns) - 1}], {pointed(last.storage)})"]
+        count = f"float64({loaded(last, 'j', form.dtype)})"
     else:
         count = "1.0"
     return [
@@ -512,22 +486,5 @@ def _prepare(form: Form, index: Column | None) -> list[str]:
         f"            total += {count}",
         f"    given[{DIVISOR}] = total",
         f"    given[{SCALE}] = 1.0 / total",
-        "",
-    ]
-
-
-def _finish(dtype: str) -> list[str]:
-    """The partial sums in order."""
-    return [
-        "def finish(table):",
-        f"    partials = pointer(table[{PARTIALS}], float64)",
-        f"    given = pointer(table[{NUMBERS}], float64)",
-        "    total = 0.0",
-        "    faults = 0.0",
-        f"    for block in range(table[{BLOCKS}]):",
-        "        total += partials[2 * block]",
-        "        faults += partials[2 * block + 1]",
-        f"    given[{FAULTS}] = faults",
-        f"    pointer(table[{OUT}], {dtype})[0] = {dtype}(total / given[{DIVISOR}])",
         "",
     ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..engine import eager_loss
-from ..engine.cpu_rows import Letters
+from ..engine.cpu_loss import NEVER
 from ..errors import InvalidType, InvalidValue
 from ..formula import where
 from ..rows import pick, total
@@ -80,14 +80,15 @@ class ClassLoss(RowwiseLoss):
         elif y.shape != shape or y.is_complex():
             return None
         x = x if is_last else x.movedim(dim, -1)
-        ignored = ignore_index if cls.may_ignore and not is_soft else None
-        kinds = ("row", "row" if is_soft else "index", "shared")
         return Way(
             cls.soft_value if is_soft else cls.value,
-            Letters((x, y if is_soft else y.long(), weight), kinds, shape, ignored),
+            (x, y if is_soft else y.long(), weight),
+            ("row", "row" if is_soft else "index", "shared"),
+            shape,
             options,
             cls.faults(is_soft, x.dtype),
             "count" if is_soft else cls.mean_by,
+            ignore_index if cls.may_ignore and not is_soft else NEVER,
         )
 
     @classmethod

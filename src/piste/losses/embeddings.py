@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..engine import eager_loss
-from ..engine.cpu_rows import Letters
 from ..errors import InvalidType, InvalidValue
 from ..formula import minimum, sqrt, where
 from ..rows import norm, total
@@ -103,8 +102,8 @@ class CosineEmbeddingLoss(VectorLoss):
         a, b, y = operands
         if not cls.alike((a, b)) or a.dim() > 2 or not isinstance(y, Tensor) or y.shape != a.shape[:-1]:
             return None
-        letters = Letters((a, b, y.to(eager_loss.working_dtype(a.dtype))), ("row", "row", "number"), y.shape)
-        return Way(cls.value, letters, options, (_neither_sign,))
+        letters = a, b, y.to(eager_loss.working_dtype(a.dtype))
+        return Way(cls.value, letters, ("row", "row", "number"), y.shape, options, (_neither_sign,))
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:
@@ -151,7 +150,7 @@ class TripletLoss(VectorLoss):
         """Triplets of vectors."""
         if not cls.alike(operands):
             return None
-        return Way(cls.value, Letters(operands, ("row", "row", "row"), operands[0].shape[:-1]), options)
+        return Way(cls.value, operands, ("row", "row", "row"), operands[0].shape[:-1], options)
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:

@@ -141,14 +141,9 @@ class Loss(torch.nn.Module):
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
         """The loss of operands whose options are known to be right."""
         call = cls.prepare(operands, check, **options)
-        if call.derivatives is not None and reduction.mode != "none" and check != "nan":
-            divisor = 1.0 if reduction.mode == "sum" else reduction.divisor(call)
-            if isinstance(divisor, Tensor):
-                divisor = cpu_loss.as_number(divisor)
-            if divisor:
-                served = cpu_loss.reduced(cls, call.letters, call.options, divisor, check == "raise", call.weight)
-                if served is not None:
-                    return eager_loss.narrowed(served, call.dtype)
+        served = cls.by_kernel(call, reduction, check) if check != "nan" else None
+        if served is not None:
+            return eager_loss.narrowed(served, call.dtype)
         if call.inspect is not None:
             call.inspect()
         values = eager_loss.values(call.formula, call.derivatives, call.letters, call.options)
@@ -158,6 +153,11 @@ class Loss(torch.nn.Module):
             values = values * call.weight
         result = reduction.of(cls.__name__, values, call)
         return eager_loss.narrowed(result, call.dtype)
+
+    @classmethod
+    def by_kernel(cls, call: Call, reduction: Reduction, check: str) -> Tensor | None:
+        """The loss of a call by a kernel, or None where none serves."""
+        return None
 
     @classmethod
     def run(
@@ -257,7 +257,7 @@ class ElementwiseLoss(Loss):
     extras: ClassVar[tuple[str, ...]] = ()  # options that are operands too: tensors that spread over the elements
     is_complex_allowed: ClassVar[bool] = False
 
-    _ready: ClassVar[dict[tuple[Any, ...], cpu_loss.Ready]] = {}
+    _found: ClassVar[dict[tuple[Any, ...], tuple[cpu_loss.Ready, float]]] = {}
 
     @classmethod
     def evaluate(
@@ -266,13 +266,13 @@ class ElementwiseLoss(Loss):
         """By the kernel at once where nothing has to be converted, spread or refused; else step by step."""
         key = (cls, reduction, check, normalizer, empty, *options.values())
         try:
-            ready = cls._ready.get(key)
+            found = cls._found.get(key)
         except TypeError:  # an option that can't be hashed, which will be refused
-            ready = None
-        result = None if ready is None else ready(operands)
+            found = None
+        result = None if found is None else found[0](operands, divisor=found[1])
         if result is None:
             result = super().evaluate(operands, reduction, check, normalizer, empty, options)
-            if ready is None:
+            if found is None:
                 cls._prepare_next(key, reduction, check, normalizer, options)
         return result
 
@@ -281,11 +281,27 @@ class ElementwiseLoss(Loss):
         cls, key: tuple[Any, ...], reduction: str, check: str, normalizer: Any, options: dict[str, Any]
     ) -> None:
         """After a call with settings that were found right, let the next go to the kernel at once."""
-        is_plain = reduction in ("mean", "sum") and normalizer is None and check != "nan"
-        if is_plain and not any(isinstance(o, Tensor) for o in options.values()) and len(cls._ready) < 1000:
-            given = {k: v for k, v in options.items() if v is not None}
-            divisor = None if reduction == "mean" else 1.0
-            cls._ready[key] = cpu_loss.Ready(cls, given, divisor, check == "raise", len(cls.arguments))
+        is_plain = reduction in ("mean", "sum", "none") and normalizer is None and check != "nan"
+        if is_plain and not any(isinstance(o, Tensor) for o in options.values()) and len(cls._found) < 1000:
+            given = tuple((k, v) for k, v in options.items() if v is not None)
+            mode = "none" if reduction == "none" else "sum"
+            ready = _ready(cls, ("element",) * len(cls.arguments), given, check == "raise", mode)  # type: ignore[arg-type]
+            cls._found[key] = ready, 0.0 if reduction == "mean" else 1.0
+
+    @classmethod
+    def by_kernel(cls, call: Call, reduction: Reduction, check: str) -> Tensor | None:
+        """The loss in one pass; what is spread over the elements, or lies otherwise, is copied first."""
+        divisor = reduction.divisor(call) if reduction.mode in ("mean", "batchmean") else 1.0
+        if isinstance(divisor, Tensor):
+            divisor = cpu_loss.as_number(divisor)
+        if not divisor:
+            return None
+        given, kinds = call.letters, ("element",) * len(call.letters)
+        if call.weight is not None:
+            given, kinds = (*given, call.weight.expand(given[0].shape)), (*kinds, "weight")
+        mode = "none" if reduction.mode == "none" else "sum"
+        ready = _ready(cls, kinds, tuple(call.options.items()), check == "raise", mode)  # type: ignore[arg-type]
+        return ready(given, divisor=float(divisor))
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Call:
@@ -353,6 +369,14 @@ class ElementwiseLoss(Loss):
         if check == "nan":
             for argument, operand in zip(names, operands, strict=False):
                 refuse_nan(cls.__name__, argument, operand)
+
+
+@functools.lru_cache(maxsize=1000)  # mypy takes a class of modules for something without a hash
+def _ready(
+    cls: Any, kinds: tuple[str, ...], options: tuple[tuple[str, Any], ...], is_checked: bool, mode: str
+) -> cpu_loss.Ready:
+    faults = tuple(rule.bad for rule in cls.domains(**dict(options))) if is_checked else ()
+    return cpu_loss.Ready(cls.value, cls.derivatives, kinds, dict(options), faults, mode)
 
 
 def explained(cls: type[Loss]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

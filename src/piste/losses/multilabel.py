@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..engine import eager_loss
-from ..engine.cpu_rows import Letters
 from ..errors import InvalidType, InvalidValue
 from ..formula import exp, log1p, where
 from ..rows import each, hinges, index, pick, size, total
@@ -148,7 +147,7 @@ class MultiLabelMarginLoss(RowLoss):
         x, y = operands
         if not cls.alike(operands) or y.is_floating_point() or y.is_complex():
             return None
-        return Way(cls.value, Letters((x, y.long()), ("row", "labels"), x.shape[:-1]), options)
+        return Way(cls.value, (x, y.long()), ("row", "labels"), x.shape[:-1], options)
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:
@@ -219,8 +218,8 @@ class MultiLabelSoftMarginLoss(RowLoss):
             if weight.shape != x.shape[-1:]:
                 return None
             weight = weight.to(eager_loss.working_dtype(x.dtype))
-        letters = Letters((x, y.to(x.dtype), weight), ("row", "row", "shared"), x.shape[:-1])
-        return Way(cls.value, letters, options, (_outside,))
+        letters = x, y.to(x.dtype), weight
+        return Way(cls.value, letters, ("row", "row", "shared"), x.shape[:-1], options, (_outside,))
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Call:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..engine import cpu_loss, eager_loss
-from ..engine.cpu_rows import Letters, Rows
+from ..engine import cpu_loss
+from ..engine.cpu_loss import NEVER, Ready
 from .loss import Loss
 from .reduction import Reduction
 
@@ -16,19 +18,20 @@ __all__ = ["RowwiseLoss", "Way"]
 
 
 class Way(NamedTuple):
-    """How a call goes to the kernel: a formula and its letters, and the conditions on a row that refuse it."""
+    """How a call goes to the kernel: its formula and letters, what each letter is (as in `Column`), and the rest."""
 
     formula: Callable[..., Any]
-    letters: Letters
+    letters: tuple[Tensor | None, ...]
+    kinds: tuple[str, ...]
+    shape: torch.Size  # of the rows
     options: dict[str, Any]
-    faults: tuple[Callable[..., Any], ...] = ()
+    faults: tuple[Callable[..., Any], ...] = ()  # conditions on a row for which the call is looked at more closely
     mean_by: str = "count"
+    ignored: int = NEVER
 
 
 class RowwiseLoss(Loss):
     """A loss of rows; `way` says how a call that needs no explanation goes to the kernel."""
-
-    _ready: ClassVar[dict[tuple[Any, ...], Rows]] = {}
 
     @classmethod
     def way(cls, operands: tuple[Any, ...], **options: Any) -> Way | None:
@@ -40,37 +43,46 @@ class RowwiseLoss(Loss):
         """By the kernel where it serves."""
         way = cls.way(operands, **options) if check != "nan" else None
         served = None if way is None else cls._served(way, reduction, check)
-        if served is None:
-            return super().compute(operands, reduction, check, **options)
-        return eager_loss.narrowed(served, operands[0].dtype)
+        return super().compute(operands, reduction, check, **options) if served is None else served
 
     @classmethod
     def _served(cls, way: Way, reduction: Reduction, check: str) -> Tensor | None:
-        letters, divisor = way.letters, "given"
+        mode, by = "given", 0.0 if reduction.mode == "mean" else 1.0
         if reduction.mode == "mean":
-            by = way.mean_by if reduction.normalizer is None else reduction.normalizer
-            if isinstance(by, Tensor):
-                by = cpu_loss.as_number(by)
-            if by == "weights" and "shared" in letters.kinds:
-                if "index" not in letters.kinds:
-                    return None  # the weights of probabilities are a sum over all of them
-                by = "count" if letters.tensors[-1] is None else by
-            elif by == "weights":
-                by = "count"
-            if by == "count" and letters.ignored is None:
-                by = letters.shape.numel()
-            if not by:
-                return None
-            if isinstance(by, str):
-                divisor = by
-            else:
-                letters = letters._replace(divisor=float(by))
-        mode = "none" if reduction.mode == "none" else "sum"
-        key = (way.formula, mode, divisor, reduction.empty, check, way.faults, *way.options.values())
-        ready = cls._ready.get(key)
-        if ready is None:
-            faults = way.faults if check == "raise" else ()
-            ready = Rows(way.formula, way.options, faults, mode, divisor, reduction.empty == "nan")
-            if len(cls._ready) < 1000:
-                cls._ready[key] = ready
-        return ready(letters)
+            name = way.mean_by if reduction.normalizer is None else reduction.normalizer
+            if isinstance(name, Tensor):
+                name = cpu_loss.as_number(name)
+                if not name:
+                    return None
+            if name == "weights" and "shared" in way.kinds and "index" not in way.kinds:
+                return None  # the weights of probabilities are a sum over all of them
+            has_weights = name == "weights" and "shared" in way.kinds and way.letters[-1] is not None
+            if not isinstance(name, str):
+                by = float(name)
+            elif has_weights:
+                mode = "weights"
+            elif way.ignored != NEVER:
+                mode = "count"
+        ready = _ready(
+            way.formula,
+            tuple(None if x is None else kind for x, kind in zip(way.letters, way.kinds, strict=True)),
+            tuple(way.options.items()),
+            way.faults if check == "raise" else (),
+            "none" if reduction.mode == "none" else "sum",
+            mode,
+            reduction.empty == "nan",
+        )
+        return ready([x for x in way.letters if x is not None], way.shape, way.ignored, by)
+
+
+@functools.lru_cache(maxsize=1000)
+def _ready(
+    formula: Callable[..., Any],
+    kinds: tuple[str | None, ...],
+    options: tuple[tuple[str, Any], ...],
+    faults: tuple[Callable[..., Any], ...],
+    mode: str,
+    divisor: str,
+    is_nothing_nan: bool,
+) -> Ready:
+    return Ready(formula, None, kinds, dict(options), faults, mode, divisor, is_nothing_nan)

@@ -1,0 +1,99 @@
+"""From the formula of one element and its written derivatives to a kernel: value, gradients and check in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ..formula import FormulaError, Symbol, trace
+from ..mathematics import Letter, is_number
+from .loss_form import (
+    BLOCKS,
+    BYTES,
+    COLUMNS,
+    OUT,
+    PARTIALS,
+    PER_BLOCK,
+    ROWS,
+    SCALE,
+    Form,
+    LossLines,
+    finish_lines,
+    loaded,
+    options_lines,
+    pointed,
+    stored,
+)
+
+__all__ = ["source"]
+
+TILE = 1 << 10  # elements whose sum is kept in the precision of the elements
+
+
+def source(form: Form) -> tuple[str, tuple[str, ...]]:
+    """The kernel as Python that Numba compiles, and its entries."""
+    assert form.derivatives is not None
+    dtype = form.dtype
+    letters = [c for c in form.given if c.kind == "element"]
+    given = {k: Letter(k, v) if is_number(v) else v for k, v in form.options}
+    symbols = [Symbol("input", f"{c.name}_") for c in letters]
+    value = trace(form.formula, *symbols, **given)
+    all_slopes = trace(form.derivatives, *symbols, **given) if form.by else ()
+    slopes = [s for s, is_wanted in zip(all_slopes, form.wanted, strict=False) if is_wanted]
+    if any(slope is None for slope in slopes):
+        raise FormulaError("a derivative is not written down")
+    broken = [b for b in (trace(fault, *symbols) for fault in form.faults) if isinstance(b, Symbol)]
+    if form.given[-1].kind == "weight":
+        weight = Symbol("input", f"{form.given[-1].name}_")
+        value, slopes = value * weight, [slope * weight for slope in slopes]
+    body = LossLines(dtype, "v", lambda symbol: symbol.args[0] if symbol.op == "input" else None)
+    if form.mode == "none":
+        made = [f"out[k] = {stored(form.storage, body.name(value))}"]
+    else:
+        made = [f"part = add(part, {body.name(value)})"]
+    if broken:
+        fault = " | ".join(f"({body.name(condition)})" for condition in broken)
+        made.append(f"faults = add(faults, {dtype}(1.0) if {fault} else {dtype}(0.0))")
+    for column, slope in zip(form.by, slopes, strict=True):
+        made.append(f"g_{column.name}[k] = {stored(column.storage, body.name(slope * Symbol('input', 'scale')))}")
+    digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
+    names = f"from piste.engine.polynomials import add, exp32, log1p32, log32  # {digest}"
+    return "\n".join([names, "", *_run(form, [*body.lines, *made]), *finish_lines(form)]), ("run", "finish")
+
+
+def _run(form: Form, body: list[str]) -> list[str]:
+    """Blocks of elements, claimed until none is left; no `min`, whose error path would stay in the code."""
+    dtype = form.dtype
+    columns = [(f"a_{c.name}", c.storage, COLUMNS + i) for i, c in enumerate(form.given)]
+    columns += [(f"g_{c.name}", c.storage, COLUMNS + len(form.given) + i) for i, c in enumerate(form.by)]
+    if form.mode == "none":
+        columns.append(("out", form.storage, OUT))
+    places = [f"{name} = pointer(table[{at}] + at * {BYTES[s]}, {pointed(s)})" for name, s, at in columns]
+    return [
+        "def run(table):",
+        *options_lines(form.options, dtype),
+        f"    scale = {dtype}(given[{SCALE}])",
+        f"    partials = pointer(table[{PARTIALS}], float64)",
+        "    while True:",
+        "        block = claim(table)",
+        f"        if block >= table[{BLOCKS}]:",
+        "            break",
+        f"        at = block * table[{PER_BLOCK}]",
+        f"        left = table[{ROWS}] - at",
+        f"        size = table[{PER_BLOCK}] if left > table[{PER_BLOCK}] else left",
+        *(f"        {place}" for place in places),
+        "        total = 0.0",
+        f"        faults = {dtype}(0.0)",
+        "        first = 0",
+        "        while first < size:",
+        f"            last = first + {TILE} if first + {TILE} < size else size",
+        f"            part = {dtype}(0.0)",
+        "            for k in range(first, last):",
+        *(f"                {c.name}_ = {loaded(c, 'k', dtype)}" for c in form.given),
+        *(f"                {line}" for line in body),
+        "            total += float64(part)",
+        "            first = last",
+        "        partials[2 * block] = total",
+        "        partials[2 * block + 1] = float64(faults)",
+        "",
+    ]
