@@ -42,14 +42,16 @@ _overrides = torch._C._len_torch_function_stack
 
 def foreign(operands: Sequence[Tensor]) -> str | None:
     """Why operands like these, or any at the moment, are torch's business."""
-    if _is_compiling():
-        return "torch is tracing"
     for x in operands:
         if type(x) not in _PLAIN:
             return "an operand is no plain tensor"
-    if _transforms() is not None or _dispatchers() or _overrides() or forward_ad._current_level >= 0:
-        return "torch is tracing or transforming"
-    return None
+    return "torch is tracing or transforming" if _is_elsewhere() else None
+
+
+def _is_elsewhere() -> bool:
+    return bool(
+        _is_compiling() or _transforms() is not None or _dispatchers() or _overrides() or forward_ad._current_level >= 0
+    )
 
 
 def as_number(divisor: Tensor) -> float | None:
@@ -88,29 +90,35 @@ class Ready:
 
         `shape` is that of the rows. A mean divides by `divisor`, if it is not 0, and else by the rows or elements.
         """
-        if foreign(given) is not None:
+        wanted, bit = 0, 1
+        for x in given:
+            if type(x) not in _PLAIN:
+                return None
+            if x.requires_grad:
+                wanted |= bit
+            bit <<= 1
+        if _is_elsewhere():
             return None
-        wanted = 0
-        if torch.is_grad_enabled():
-            for k, x in enumerate(given):
-                if x.requires_grad:
-                    wanted |= 1 << k
+        if wanted and not torch.is_grad_enabled():
+            wanted = 0
         first = given[0]
-        key = wanted, first.dtype
         try:
-            kernel = self.kernels[key]
+            kernel = self.kernels[wanted, first.dtype]
         except KeyError:
-            kernel = self.kernels[key] = self._kernel(given, wanted)
+            kernel = self.kernels[wanted, first.dtype] = self._kernel(given, wanted)
         if kernel is None or (kernel.is_narrow and torch.is_autocast_enabled("cpu")):  # which keeps results wide
             return None
-        given = [x if x.is_contiguous() else x.contiguous() for x in given]
-        call = (kernel, given, first.shape if shape is None else shape, ignored, divisor, self.is_nothing_nan)
+        rest = (first.shape if shape is None else shape, ignored, divisor, self.is_nothing_nan)
         try:
             if not wanted:
-                return kernel(given, [], *call[2:], 1.0)
-            return _apply(call, *[x for k, x in enumerate(given) if wanted >> k & 1])
+                return kernel(given, (), rest)
+            if wanted == 1:
+                return _apply((kernel, given, rest), first)
+            return _apply((kernel, given, rest), *[x for k, x in enumerate(given) if wanted >> k & 1])
         except Unserved:
-            return None
+            if all([x.is_contiguous() for x in given]):
+                return None
+        return self([x.contiguous() for x in given], shape, ignored, divisor)
 
     def _kernel(self, given: Sequence[Tensor], wanted: int) -> _Kernel | None:
         """A kernel for operands of these dtypes, or None where none can be made."""
@@ -169,13 +177,14 @@ class _Kernel:
         self,
         given: Sequence[Tensor],
         gradients: Sequence[Tensor],
-        shape: torch.Size,
-        ignored: int,
-        divisor: float,
-        is_nothing_nan: bool,
-        factor: float,
+        rest: tuple[torch.Size, int, float, bool],
+        factor: float = 1.0,
     ) -> Tensor:
-        """The loss; and its gradients, times `factor`, in the memory of `gradients`."""
+        """The loss; and its gradients, times `factor`, in the memory of `gradients`.
+
+        The rest: the shape of the rows, the index that is ignored, what a mean divides by, whether nothing's is NaN.
+        """
+        shape, ignored, divisor, is_nothing_nan = rest
         out = torch.empty_like(self._scalar) if self.is_one else torch.empty(shape, dtype=self.dtypes[0])
         if self.once is not None and factor == 1.0:
             became = self.once(divisor if self.is_one else 1.0, ignored, out, given, gradients)
@@ -220,7 +229,9 @@ class _Kernel:
         if not first.numel() or (self.form.derivatives is None and first.shape[-1] > MOST_CLASSES):
             raise Unserved
         for x, dtype, column in zip(given, self.dtypes, self.form.given, strict=True):
-            if not x.is_cpu or x.layout is not torch.strided or x.dtype is not dtype or x.is_neg() or x.is_conj():
+            if not x.is_cpu or x.layout is not torch.strided or x.dtype is not dtype or not x.is_contiguous():
+                raise Unserved
+            if x.is_neg() or x.is_conj():  # to be applied yet
                 raise Unserved
             if column.kind in ("row", "element", "weight", "labels") and x.shape != first.shape:
                 raise Unserved
@@ -271,11 +282,10 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Any, *by: Tensor) -> Tensor:
-        kernel, given, *rest = call
-        ctx.kernel, ctx.rest = kernel, rest
-        ctx.gradients = [gradient_like(x) for x in by]
+        ctx.kernel, given, ctx.rest = call
+        ctx.gradients = gradients = [gradient_like(x) for x in by]
         ctx.save_for_backward(*given)
-        return kernel(given, ctx.gradients, *rest, 1.0)
+        return ctx.kernel(given, gradients, ctx.rest)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -288,14 +298,14 @@ class _Loss(torch.autograd.Function):
         if gradients is None:  # the graph was kept for a backward once more
             by = [x for x, is_wanted in zip(given, _marks(kernel.form), strict=True) if is_wanted]
             gradients = [gradient_like(x) for x in by]
-            kernel(given, gradients, *ctx.rest, 1.0)
+            kernel(given, gradients, ctx.rest)
         if not kernel.is_one:
             each = grad if kernel.form.derivatives is not None else grad.unsqueeze(-1)
             for made in gradients:
                 made.mul_(each)
         elif (factor := grad.item()) != 1.0:
             if kernel.is_narrow:  # rounded once, or what a loss is scaled up for would be lost before
-                kernel(given, gradients, *ctx.rest, factor)
+                kernel(given, gradients, ctx.rest, factor)
             else:
                 for made in gradients:
                     made.mul_(factor)

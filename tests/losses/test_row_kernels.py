@@ -1,0 +1,213 @@
+"""The kernels of the losses of rows against the eager formulas and torch: every option, dtype and reduction."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import piste
+import piste.rows
+from piste.engine import cpu_loss
+from piste.engine.slope import gradients, on_tensors
+from piste.formula import Symbol
+from piste.losses import rowwise
+from piste.losses.rowwise import RowwiseLoss
+from tests.losses.cases import CASES, Case, seeded
+
+F = piste.losses.functional
+ROWS = [c for c in CASES if issubclass(c.loss, RowwiseLoss) and "distance" not in c.name]
+TOLERANCES = {
+    torch.float64: {"rtol": 1e-12, "atol": 1e-13},
+    torch.float32: {"rtol": 4e-6, "atol": 1e-6},
+    torch.bfloat16: {"rtol": 2**-8, "atol": 1e-5},  # one rounding
+    torch.float16: {"rtol": 2**-11, "atol": 1e-6},
+}
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each loss that was computed was computed by a kernel."""
+    seen: list[bool] = []
+    original = cpu_loss.Ready.__call__
+
+    def watched(*args, **kwargs):
+        result = original(*args, **kwargs)
+        seen.append(result is not None)
+        return result
+
+    monkeypatch.setattr(cpu_loss.Ready, "__call__", watched)
+    monkeypatch.setattr(RowwiseLoss, "_found", {})
+    rowwise._ready.cache_clear()
+    return seen
+
+
+def by_formula(case: Case, operands, **settings):
+    """The same call by the eager formula: no kernel serves a tensor of a class of its own."""
+
+    class Own(torch.Tensor):
+        pass
+
+    return case.function(operands[0].as_subclass(Own), *operands[1:], **case.options, **settings).as_subclass(
+        torch.Tensor
+    )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("case", ROWS, ids=str)
+def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: list[bool]) -> None:
+    shape = case.shapes[0] if len(case.shapes[0]) < 3 else (2, 3, 2, 2)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    operands = [o.to(dtype) if o.is_floating_point() else o for o in seeded(case, shape, wide)]
+    for reduction in ("mean", "sum", "none"):
+        inputs = [o.clone().requires_grad_() if o.is_floating_point() else o for o in operands]
+        inputs[0].requires_grad_()
+        by = [x for x in inputs if x.requires_grad]
+        twins = [o.to(wide).requires_grad_(o.is_floating_point()) if o.is_floating_point() else o for o in operands]
+        served.clear()
+        ours = case.function(*inputs, reduction=reduction, **case.options)
+        assert any(served) and ours.dtype == dtype
+        theirs = by_formula(case, twins, reduction=reduction, check="off")
+        assert torch.is_tensor(theirs)
+        torch.testing.assert_close(ours, theirs.to(dtype), **TOLERANCES[dtype])
+        upstream = torch.linspace(0.5, -1.5, ours.numel(), dtype=dtype).reshape(ours.shape)
+        expected = torch.autograd.grad(theirs, [x for x in twins if x.requires_grad], upstream.to(wide))
+        found = torch.autograd.grad(ours, by, upstream, retain_graph=True)
+        slack = TOLERANCES[dtype] if reduction != "none" or dtype in (torch.float32, torch.float64) else {
+            key: 2 * value for key, value in TOLERANCES[dtype].items()  # rounded as it is left, and times the upstream
+        }  # fmt: skip
+        for mine, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, wanted.to(dtype), **slack)
+        again = torch.autograd.grad(ours, by, upstream)
+        assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (7, 3), (300, 37), (3, 40_000), (4099, 10)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weight": True}, {"label_smoothing": 0.1}, {"weight": True, "label_smoothing": 0.3, "reduction": "none"}],
+    ids=str,
+)
+def test_cross_entropy_of_any_size_is_torchs(shape: tuple[int, int], options: dict, served: list[bool]) -> None:
+    torch.manual_seed(0)
+    x, k = (torch.randn(shape) * 4).requires_grad_(), torch.randint(shape[1], shape[:1])
+    k[1::5] = -100
+    given = options | ({"weight": torch.rand(shape[1])} if "weight" in options else {})
+    exact = {key: v.double() if torch.is_tensor(v) else v for key, v in given.items()}
+    for target, expected in ((k, k), (x.detach().softmax(1), x.detach().softmax(1).double())):
+        served.clear()
+        ours = F.cross_entropy(x, target, **given)
+        assert served == [True]
+        theirs = torch.nn.functional.cross_entropy(x.double(), expected, **exact)
+        torch.testing.assert_close(ours, theirs.float(), rtol=2e-6, atol=2e-6)
+        mine, torchs = (torch.autograd.grad(loss.sum(), x)[0] for loss in (ours, theirs))
+        torch.testing.assert_close(mine, torchs, rtol=3e-6, atol=3e-7)
+
+
+def test_classes_elsewhere_and_rows_with_gaps(served: list[bool]) -> None:
+    x, k, w = torch.randn(4, 5, 6, requires_grad=True), torch.randint(5, (4, 6)), torch.rand(5)
+    for call in (
+        lambda f, x: f(x, k, weight=w),
+        lambda f, x: f(x[:, :, ::2], k[:, ::2], label_smoothing=0.1),
+        lambda f, x: f(x[:, :, 0], k[:, 0], reduction="none").sum(),
+    ):
+        served.clear()
+        ours, theirs = call(F.cross_entropy, x), call(torch.nn.functional.cross_entropy, x)
+        assert any(served)
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(theirs, x))
+    last = x.detach().movedim(1, -1).contiguous().requires_grad_()
+    ours = F.cross_entropy(last, k, weight=w, class_dim=-1)
+    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(x, k, weight=w))
+
+
+def test_what_a_mean_divides_by(served: list[bool]) -> None:
+    x, k, w = torch.randn(6, 3), torch.tensor([0, 1, -100, 2, 2, -100]), torch.tensor([0.5, 2.0, 1.0])
+    total = F.cross_entropy(x, k, weight=w, reduction="sum").item()
+    for normalizer, divisor in ((None, 4.5), ("weights", 4.5), ("count", 4), (10, 10), (torch.tensor(8.0), 8)):
+        served.clear()
+        found = F.cross_entropy(x, k, weight=w, normalizer=normalizer)
+        assert served == [True] and found.item() == pytest.approx(total / divisor, rel=1e-6)
+    nothing = torch.full((6,), -100)
+    assert F.cross_entropy(x, nothing).isnan()
+    assert F.cross_entropy(x, nothing, empty="zero").item() == 0
+    with pytest.raises(ValueError, match="there is nothing to take the mean of"):
+        F.cross_entropy(x, nothing, weight=w, empty="raise")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: F.nll_loss(torch.tensor([[0.0, 0.2]]), torch.tensor([1])), "never above 0; received 0.2"),
+        (lambda: F.nll_loss(torch.zeros(2, 3), torch.tensor([0, 3])), r"in \[0, 2\] for 3 classes"),
+        (lambda: F.cross_entropy(torch.zeros(2, 3), torch.tensor([[0.5, 0.5, 0], [0.5, 1, 0]])), "row 1 sums to 1.5"),
+        (lambda: F.cross_entropy(torch.zeros(1, 2), torch.tensor([[1.5, -0.5]])), "must be at least 0; received -0.5"),
+        (lambda: F.multi_margin_loss(torch.zeros(2, 3), torch.tensor([0, -1])), "received -1"),
+        (lambda: F.multilabel_margin_loss(torch.zeros(1, 3), torch.tensor([[0, -1, 3]])), "received 3"),
+        (lambda: F.multilabel_margin_loss(torch.zeros(1, 3), torch.tensor([[0, -2, 1]])), "received -2"),
+        (lambda: F.multilabel_soft_margin_loss(torch.zeros(1, 3), torch.tensor([[0, 2.0, 1]])), "received 2.0"),
+        (lambda: F.cosine_embedding_loss(torch.ones(2, 3), torch.ones(2, 3), torch.tensor([1, 0])), "received 0"),
+    ],
+)
+def test_a_refused_value_is_found_on_the_second_call_too(call, words: str) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_a_loss_that_is_scaled_up_keeps_its_smallest_gradients() -> None:
+    x = (torch.randn(4096, 10) * 3).half().requires_grad_()
+    k = torch.randint(10, (4096,))
+    (plain,) = torch.autograd.grad(F.cross_entropy(x, k).float() * 1024, x)
+    (wanted,) = torch.autograd.grad(torch.nn.functional.cross_entropy(x.float(), k) * 1024, x)
+    torch.testing.assert_close(plain, wanted.half(), rtol=2**-10, atol=1e-7)
+
+
+def test_all_of_them_are_twice_differentiable_and_take_several_gradients_at_once() -> None:
+    x, k = torch.randn(4, 3, dtype=torch.float64, requires_grad=True), torch.tensor([0, -100, 2, 1])
+    w = torch.rand(3, dtype=torch.float64)
+    loss = F.cross_entropy(x, k, weight=w, label_smoothing=0.2)
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    both = torch.autograd.grad(
+        loss, x, torch.tensor([1.0, -2.0], dtype=torch.float64), is_grads_batched=True, retain_graph=True
+    )[0]
+    torch.testing.assert_close(both, torch.stack([first, -2 * first]))
+    slope = torch.autograd.grad(loss, x, create_graph=True)[0]
+    twin = torch.nn.functional.cross_entropy(x, k, weight=w, label_smoothing=0.2)
+    wanted = torch.autograd.grad(twin, x, create_graph=True)[0]
+    torch.testing.assert_close(
+        torch.autograd.grad(slope.square().sum(), x), torch.autograd.grad(wanted.square().sum(), x)
+    )
+
+
+def test_the_norm_of_nothing_has_no_slope() -> None:
+    for p in (1.0, 2.0, 3.0):
+        a, b = torch.ones(1, 3, requires_grad=True), torch.ones(1, 3)
+        F.triplet_margin_loss(a, b, b + 1, p=p, eps=0.0, margin=9.0).backward()
+        assert a.grad is not None and a.grad.isfinite().all()
+    far = F.triplet_margin_loss(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 5.5]]), p=math.inf)
+    assert far.item() == 0  # by the formula: no kernel sums the largest entry
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        lambda x, y: piste.rows.total(x * y) / piste.rows.size(x),
+        lambda x, y: piste.rows.total(piste.formula.maximum(x, y) * piste.formula.minimum(x, 0.5)),
+        lambda x, y: piste.rows.norm(x - y, 3.0) - piste.rows.norm(x, 2.0) + piste.rows.norm(x * y, 1.0),
+        lambda x, y: piste.rows.total(piste.formula.exp(x) / (1 + y * y) - piste.formula.log1p(x * x)),
+        lambda x, y: piste.rows.total(x**3 - abs(y) + piste.formula.sqrt(x * x + 1) * piste.formula.log(y * y + 2)),
+        lambda x, y: piste.rows.total(piste.formula.where(x > y, x * x, -y) * piste.rows.each(piste.rows.total(x))),
+        lambda x, y: piste.rows.total(piste.rows.log_softmax(x * y) * y),
+    ],
+)
+def test_a_formula_s_derivative_is_the_one_that_autograd_finds(formula) -> None:
+    torch.manual_seed(1)
+    tensors = [torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    x, y = Symbol("input", "x"), Symbol("input", "y")
+    slopes = gradients(formula(x, y), [x, y], {"x", "y"})
+    expected = torch.autograd.grad(formula(*tensors).sum(), tensors)
+    for slope, tensor, wanted in zip(slopes, tensors, expected, strict=True):
+        found = on_tensors(slope, dict(zip("xy", tensors, strict=True)), tensor)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)
