@@ -20,7 +20,7 @@ from ..formula import FormulaError
 from ..mathematics import is_number
 from . import eager_loss, element_source, native, row_source
 from .buffers import gradient_like
-from .loss_form import BLOCK, DIVISOR, FAULTS, SCALE, STORAGES, Column, Form
+from .loss_form import BLOCK, DIVISOR, FAULTS, GRAIN, SCALE, STORAGES, Column, Form
 from .loss_form import SCRATCH as SCRATCH_AT
 from .loss_form import TICKETS as TICKETS_AT
 from .once import FAULTY, SERVED, Once, can_serve
@@ -28,7 +28,6 @@ from .slope import Slope, on_tensors
 
 __all__ = ["NEVER", "Ready", "as_number", "foreign", "is_batched"]
 
-ALONE = 4  # blocks that one thread finishes sooner than a team can be woken; of rows, exp or log, one
 MOST_CLASSES = 1 << 24  # that float32 can count
 NEVER = -(1 << 62)
 """An index that nothing has: none is ignored."""
@@ -65,7 +64,10 @@ class Ready:
     None too where a value has to be refused: the eager engine finds it again and names it.
     """
 
-    __slots__ = ("derivatives", "divisor", "faults", "formula", "is_nothing_nan", "kernels", "kinds", "mode", "options")
+    __slots__ = (
+        *("bounds", "derivatives", "divisor", "faults", "formula"),
+        *("is_nothing_nan", "kernels", "kinds", "mode", "options"),
+    )
 
     def __init__(
         self,
@@ -77,9 +79,10 @@ class Ready:
         mode: str,
         divisor: str = "given",
         is_nothing_nan: bool = True,
+        bounds: tuple[tuple[int, float], ...] = (),
     ) -> None:
         self.formula, self.derivatives, self.kinds = formula, derivatives, kinds
-        self.options, self.faults = tuple(options.items()), faults
+        self.options, self.faults, self.bounds = tuple(options.items()), faults, bounds
         self.mode, self.divisor, self.is_nothing_nan = mode, divisor, is_nothing_nan
         self.kernels: dict[tuple[int, torch.dtype], _Kernel | None] = {}
 
@@ -136,9 +139,8 @@ class Ready:
         asked = tuple(c is not None and next(marks) for c in columns)
         if any(w and c is not None and c.kind not in ("row", "element") for c, w in zip(columns, asked, strict=True)):
             return None
-        form = Form(
-            self.formula, self.derivatives, tuple(columns), self.options, self.faults, asked, self.mode, self.divisor
-        )
+        what = self.formula, self.derivatives, tuple(columns), self.options, self.faults
+        form = Form(*what, asked, self.bounds, self.mode, self.divisor)
         try:
             return _kernel(form)
         except FormulaError:
@@ -168,8 +170,6 @@ class _Kernel:
         self.is_one, self.is_narrow = form.mode == "sum", form.storage != form.dtype
         self.dtypes = [getattr(torch, c.storage) for c in form.given]
         self._options = [float(v) for _, v in form.options if is_number(v)]
-        is_costly = form.derivatives is None or any(word in text for word in ("exp32(", "log32(", "log1p32(", "math."))
-        self.alone = 1 if is_costly else ALONE
         self.once = Once(form, self.code) if can_serve(form) and not self.scratch_rows else None
         self._scalar = torch.empty((), dtype=self.dtypes[0])
 
@@ -206,7 +206,7 @@ class _Kernel:
         head = (0, blocks, rows, classes, per_block, partials.buffer_info()[0], out.data_ptr())
         table = array("q", (*head, numbers.buffer_info()[0], ignored, 0, 0))
         table.extend([x.data_ptr() for x in (*given, *gradients)])
-        threads = torch.get_num_threads() if blocks > self.alone else 1
+        threads = torch.get_num_threads() if rows * classes > GRAIN else 1
         if self.scratch_rows:
             tickets = array("q", [0])
             scratch = torch.empty(threads * self.scratch_rows * classes, dtype=getattr(torch, self.form.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 from ..formula import FormulaError, Symbol, trace
@@ -54,16 +55,20 @@ def source(form: Form) -> tuple[str, tuple[str, ...]]:
     if broken:
         fault = " | ".join(f"({body.name(condition)})" for condition in broken)
         made.append(f"faults = add(faults, {dtype}(1.0) if {fault} else {dtype}(0.0))")
+    for k, _ in form.bounds:
+        made.append(f"bits_ = bits({form.given[k].name}_)")
+        made.append(f"top{k} = bits_ if bits_ > top{k} else top{k}")
     for column, slope in zip(form.by, slopes, strict=True):
         made.append(f"g_{column.name}[k] = {stored(column.storage, body.name(slope * Symbol('input', 'scale')))}")
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
-    names = f"from piste.engine.polynomials import add, exp32, log1p32, log32  # {digest}"
+    names = f"from piste.engine.polynomials import add, bits, exp32, log1p32, log32  # {digest}"
     return "\n".join([names, "", *_run(form, [*body.lines, *made]), *finish_lines(form)]), ("run", "finish")
 
 
 def _run(form: Form, body: list[str]) -> list[str]:
     """Blocks of elements, claimed until none is left; no `min`, whose error path would stay in the code."""
     dtype = form.dtype
+    bounds = [(k, "math.inf" if bound == math.inf else repr(bound)) for k, bound in form.bounds]
     columns = [(f"a_{c.name}", c.storage, COLUMNS + i) for i, c in enumerate(form.given)]
     columns += [(f"g_{c.name}", c.storage, COLUMNS + len(form.given) + i) for i, c in enumerate(form.by)]
     if form.mode == "none":
@@ -83,15 +88,17 @@ def _run(form: Form, body: list[str]) -> list[str]:
         f"        size = table[{PER_BLOCK}] if left > table[{PER_BLOCK}] else left",
         *(f"        {place}" for place in places),
         "        total = 0.0",
-        f"        faults = {dtype}(0.0)",
+        f"        faults = zero = {dtype}(0.0)",
         "        first = 0",
         "        while first < size:",
         f"            last = first + {TILE} if first + {TILE} < size else size",
         f"            part = {dtype}(0.0)",
+        *(f"            top{k} = bits({dtype}(0.0))" for k, _ in form.bounds),
         "            for k in range(first, last):",
         *(f"                {c.name}_ = {loaded(c, 'k', dtype)}" for c in form.given),
         *(f"                {line}" for line in body),
         "            total += float64(part)",
+        *(f"            faults += {dtype}(1.0) if top{k} > bits({dtype}({b})) else zero" for k, b in bounds),
         "            first = last",
         "        partials[2 * block] = total",
         "        partials[2 * block + 1] = float64(faults)",

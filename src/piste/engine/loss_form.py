@@ -14,6 +14,7 @@ from .source import Lines
 __all__ = [
     "BLOCK",
     "BYTES",
+    "GRAIN",
     "STORAGES",
     "Column",
     "Form",
@@ -25,7 +26,8 @@ __all__ = [
     "stored",
 ]
 
-BLOCK = 1 << 15  # elements that a thread takes at a time
+BLOCK = 1 << 13  # elements that a thread takes at a time
+GRAIN = 1 << 15  # elements from which on a team is worth waking, as in torch
 CLAIMED, BLOCKS, ROWS, CLASSES, PER_BLOCK, PARTIALS, OUT, NUMBERS, IGNORED, TICKETS, SCRATCH, COLUMNS = range(12)
 """The table; a loss of elements has them as rows of one class. After the columns come the gradients that are wanted."""
 SCALE, DIVISOR, FAULTS, OPTIONS = range(4)  # of the numbers
@@ -60,6 +62,7 @@ class Form(NamedTuple):
     options: tuple[tuple[str, Any], ...]
     faults: tuple[Callable[..., Any], ...]  # conditions on the operands that refuse them
     wanted: tuple[bool, ...]  # of which columns the gradient is wanted
+    bounds: tuple[tuple[int, float], ...]  # columns that are looked at more closely outside [0, the number]
     mode: str  # "sum": one number; "none": one for each element or row
     divisor: str  # what `prepare` finds: "given", "count", or "weights" (the last column's, at the index)
 

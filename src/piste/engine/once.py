@@ -15,13 +15,13 @@ from torch import Tensor
 from ..mathematics import is_number
 from . import libtorch, native
 from .loss_form import (
-    BLOCK,
     BLOCKS,
     CLAIMED,
     CLASSES,
     COLUMNS,
     DIVISOR,
     FAULTS,
+    GRAIN,
     IGNORED,
     NUMBERS,
     OPTIONS,
@@ -105,7 +105,7 @@ def _source() -> str:
             "            elements = n",
             "            if is_rows != 0:",
             "                classes = first[dims - 1]",
-            f"    if elements == 0 or elements > {BLOCK}:",
+            f"    if elements == 0 or elements > {GRAIN}:",
             "        return 0",
             f"    value = place(request) + {8 * _OUT}",
             *libtorch.question("address", "value", 4),

@@ -14,7 +14,7 @@ from typing import Any
 from numba import float32, int32, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["add", "exp32", "log1p32", "log32", "ordered", "unordered"]
+__all__ = ["add", "bits", "exp32", "log1p32", "log32", "ordered", "unordered"]
 
 
 @intrinsic
@@ -106,6 +106,17 @@ def log1p32(x):
     finite = lost if (u > float32(0.0)) & (u < float32(math.inf)) else float32(0.0)
     y = log32(u)
     return x if u == float32(1.0) else y + finite
+
+
+@intrinsic
+def bits(typingctx: Any, x: Any) -> Any:
+    """The bits of a float as a whole number without a sign: they grow from +0 on; below 0, and NaN, lie above."""
+    whole = types.uint32 if x == types.float32 else types.uint64
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(whole))
+
+    return whole(x), codegen
 
 
 @intrinsic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Unpack
 
 from torch import Tensor
@@ -43,8 +44,9 @@ class BCELoss(ElementwiseLoss):
             lambda x, y: (x < 0) | (x > 1),
             "in [0, 1]",
             "apply torch.sigmoid first, or give the logits to BCEWithLogitsLoss, which is more exact",
+            upto=1,
         ),
-        Check("target", lambda x, y: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP),
+        Check("target", lambda x, y: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP, 1 + SLACK),
     )
 
     @staticmethod
@@ -85,8 +87,8 @@ class BCEWithLogitsLoss(ElementwiseLoss):
     example = "torch.randn(4), torch.tensor([0.0, 1.0, 1.0, 0.0])"
     extras = ("pos_weight",)
     checks = (
-        Check("target", lambda x, y, p=None: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP),
-        Check("pos_weight", lambda x, y, p=1: p < 0, "at least 0", "it is usually negatives / positives"),
+        Check("target", lambda x, y, p=None: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP, 1 + SLACK),
+        Check("pos_weight", lambda x, y, p=1: p < 0, "at least 0", "it is usually negatives / positives", math.inf),
     )
 
     @staticmethod

@@ -30,12 +30,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Check:
-    """A domain of one argument: `bad` is a formula over the operands that holds where a value is refused."""
+    """A domain of one argument: `bad` is a formula over the operands that holds where a value is refused.
+
+    Where all that lies in [0, `upto`] is right, a kernel looks more closely only if something lies elsewhere, which
+    costs it one instruction for many elements.
+    """
 
     argument: str
     bad: Callable[..., Any]
     range: str
     help: str
+    upto: float | None = None
 
 
 def choice(loss: str, argument: str, value: Any, allowed: Sequence[str]) -> None:

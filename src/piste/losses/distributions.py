@@ -63,7 +63,7 @@ class KLDivLoss(ElementwiseLoss):
         if log_target:
             return above, Check("target", lambda x, y: y > 0.05, _LOG, "log_target=False takes probabilities")
         how = "log_target=True takes log-probabilities; scores become probabilities by torch.softmax"
-        return above, Check("target", lambda x, y: (y < 0) | (y > 1 + SLACK), "in [0, 1]", how)
+        return above, Check("target", lambda x, y: (y < 0) | (y > 1 + SLACK), "in [0, 1]", how, 1 + SLACK)
 
     def __init__(
         self,
@@ -115,8 +115,10 @@ class PoissonNLLLoss(ElementwiseLoss):
     @classmethod
     def domains(cls, *, log_input: bool = True, **options: Any) -> tuple[Check, ...]:
         """Counts, and rates, are not negative."""
-        count = Check("target", lambda x, y, **_: y < 0, "at least 0", "a target is a count")
-        rate = Check("input", lambda x, y, **_: x < 0, "at least 0", "log_input=True takes the logarithm of the rate")
+        count = Check("target", lambda x, y, **_: y < 0, "at least 0", "a target is a count", math.inf)
+        rate = Check(
+            "input", lambda x, y, **_: x < 0, "at least 0", "log_input=True takes the logarithm of the rate", math.inf
+        )
         return (count,) if log_input else (rate, count)
 
     def __init__(
@@ -160,6 +162,7 @@ class GaussianNLLLoss(ElementwiseLoss):
             lambda x, y, v: v < 0,
             "at least 0",
             "let the model give its logarithm, and pass .exp(); or torch.nn.functional.softplus",
+            math.inf,
         ),
     )
 
