@@ -16,34 +16,80 @@ from torch import Tensor
 
 import piste
 
+from .peak import peaks
 from .timing import in_turns, listed, machine, numbers
 
-ELEMENTWISE = ("l1", "smooth_l1", "huber", "mse", "bce", "bce_with_logits", "kl_div", "poisson_nll", "soft_margin")
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 25_000_000)
-ROWS = ((128, 10), (256, 1000), (4096, 32000), (8, 21, 512, 512))
+ROWS = ((128, 10), (256, 1000), (4096, 1000))
+CROSS_ENTROPY = ((128, 10), (256, 1000), (4096, 32000), (8, 21, 512, 512))
 
 
-def operands(name: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """A leaf to make the input of, and the target."""
-    if name == "cross_entropy":
-        return torch.randn(shape), torch.randint(shape[1], shape[:1] + shape[2:])
-    x = torch.rand(shape) * 0.9 + 0.05
-    x = x.log() if name == "kl_div" else x
-    return x, (2 * torch.randint(2, shape) - 1).float() if name == "soft_margin" else torch.rand(shape)
+def labels(shape: tuple[int, ...]) -> Tensor:
+    return torch.randint(shape[1], shape[:1] + shape[2:])
 
 
-def contenders(name: str, shape: tuple[int, ...], others: bool) -> dict[str, Callable[[], object]]:
+def signs(shape: tuple[int, ...]) -> Tensor:
+    return 2.0 * torch.randint(2, shape) - 1
+
+
+def between(shape: tuple[int, ...]) -> Tensor:
+    return torch.rand(shape) * 0.9 + 0.05
+
+
+def three_labels(shape: tuple[int, ...]) -> Tensor:
+    lists = torch.full(shape, -1)
+    lists[:, :3] = torch.rand(shape).argsort(1)[:, :3]
+    return lists
+
+
+ELEMENTS: dict[str, Callable[[tuple[int, ...]], tuple[Tensor, ...]]] = {
+    "l1": lambda s: (torch.randn(s), torch.randn(s)),
+    "smooth_l1": lambda s: (torch.randn(s), torch.randn(s)),
+    "huber": lambda s: (torch.randn(s), torch.randn(s)),
+    "mse": lambda s: (torch.randn(s), torch.randn(s)),
+    "bce": lambda s: (between(s), torch.rand(s)),
+    "bce_with_logits": lambda s: (torch.randn(s), torch.rand(s)),
+    "kl_div": lambda s: (between(s).log(), torch.rand(s)),
+    "poisson_nll": lambda s: (torch.randn(s), torch.rand(s)),
+    "gaussian_nll": lambda s: (torch.randn(s), torch.randn(s), between(s)),
+    "hinge_embedding": lambda s: (torch.randn(s), signs(s)),
+    "soft_margin": lambda s: (torch.randn(s), signs(s)),
+    "margin_ranking": lambda s: (torch.randn(s), torch.randn(s), signs(s)),
+}
+OF_ROWS: dict[str, Callable[[tuple[int, ...]], tuple[Tensor, ...]]] = {
+    "cross_entropy": lambda s: (torch.randn(s), labels(s)),
+    "nll": lambda s: (torch.randn(s).log_softmax(1), labels(s)),
+    "multi_margin": lambda s: (torch.randn(s), labels(s)),
+    "multilabel_margin": lambda s: (torch.randn(s), three_labels(s)),
+    "multilabel_soft_margin": lambda s: (torch.randn(s), torch.randint(2, s).float()),
+    "cosine_embedding": lambda s: (torch.randn(s), torch.randn(s), signs(s[:1])),
+    "triplet_margin": lambda s: (torch.randn(s), torch.randn(s), torch.randn(s)),
+}
+VARIANTS: dict[str, Callable[[tuple[int, ...]], tuple[tuple[Tensor, ...], dict[str, Any]]]] = {
+    "weights": lambda s: ((torch.randn(s), labels(s)), {"weight": torch.rand(s[1]) + 0.5}),
+    "smoothing": lambda s: ((torch.randn(s), labels(s)), {"label_smoothing": 0.1}),
+    "probabilities": lambda s: ((torch.randn(s), torch.randn(s).softmax(1)), {}),
+    "bfloat16": lambda s: ((torch.randn(s).bfloat16(), labels(s)), {}),
+    "none": lambda s: ((torch.randn(s), labels(s)), {"reduction": "none"}),
+}
+"""Of cross entropy."""
+
+
+def contenders(
+    name: str, operands: tuple[Tensor, ...], options: dict[str, Any], others: bool
+) -> dict[str, Callable[[], object]]:
     """One step each: input = leaf * 1, the loss, its backward down to the leaf."""
-    leaf, target = operands(name, shape)
+    leaf, *rest = operands
     leaf.requires_grad_()
     cls = piste.losses.named(name)
-    theirs = getattr(torch.nn, cls.__name__)()
-    upstream = torch.ones(shape)
+    theirs = getattr(torch.nn, cls.__name__)(**options)
+    upstream = torch.ones_like(leaf)
 
-    def step_of(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+    def step_of(loss: Callable[..., Tensor]) -> Callable[[], None]:
         def step() -> None:
             leaf.grad = None
-            loss(leaf * 1.0, target).backward()
+            value = loss(leaf * 1.0, *rest)
+            (value if value.dim() == 0 else value.sum()).backward()
 
         return step
 
@@ -52,8 +98,8 @@ def contenders(name: str, shape: tuple[int, ...], others: bool) -> dict[str, Cal
         (leaf * 1.0).backward(upstream)
 
     steps: dict[str, Callable[[], object]] = {
-        "piste": step_of(cls()),
-        "unchecked": step_of(cls(check="off")),
+        "piste": step_of(cls(**options)),
+        "unchecked": step_of(cls(check="off", **options)),
         "torch": step_of(theirs),
         "graph": graph,
     }
@@ -63,20 +109,33 @@ def contenders(name: str, shape: tuple[int, ...], others: bool) -> dict[str, Cal
     return steps
 
 
-def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def subjects(arguments: argparse.Namespace) -> Iterator[tuple[str, str, tuple[int, ...], tuple[Any, ...]]]:
+    """The name to show, the loss, its shape, and its operands and options."""
     for name in arguments.losses:
-        shapes = [s for s in ROWS if s[0] != 4096 or arguments.large] if name == "cross_entropy" else None
-        for shape in shapes or [(n,) for n in arguments.sizes]:
-            steps = contenders(name, shape, arguments.others)
-            timed = in_turns(
-                {(threads, side): step for threads in arguments.threads for side, step in steps.items()},
-                before=lambda of: torch.set_num_threads(of[0]),
-                rounds=arguments.rounds,
-                budget=arguments.budget,
-            )
-            for threads in arguments.threads:
-                seconds = {side: timed[threads, side] for side in steps}
-                yield {"loss": name, "shape": shape, "threads": threads, "seconds": seconds}
+        if name in ELEMENTS:
+            for size in arguments.sizes:
+                yield name, name, (size,), (ELEMENTS[name]((size,)), {})
+            continue
+        for shape in CROSS_ENTROPY if name == "cross_entropy" else ROWS:
+            if shape[1] < 32000 or arguments.large:
+                yield name, name, shape, (OF_ROWS[name](shape), {})
+        for variant in arguments.variants if name == "cross_entropy" else ():
+            for shape in ROWS:
+                yield f"{name}, {variant}", name, shape, VARIANTS[variant](shape)
+
+
+def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for shown, name, shape, (operands, options) in subjects(arguments):
+        steps = contenders(name, operands, options, arguments.others)
+        timed = in_turns(
+            {(threads, side): step for threads in arguments.threads for side, step in steps.items()},
+            before=lambda of: torch.set_num_threads(of[0]),
+            rounds=arguments.rounds,
+            budget=arguments.budget,
+        )
+        for threads in arguments.threads:
+            seconds = {side: timed[threads, side] for side in steps}
+            yield {"loss": shown, "shape": shape, "threads": threads, "seconds": seconds}
 
 
 def table(found: list[dict[str, Any]]) -> Iterator[str]:
@@ -96,16 +155,21 @@ def table(found: list[dict[str, Any]]) -> Iterator[str]:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench losses", description=__doc__)
-    parser.add_argument("--losses", type=listed, default=[*ELEMENTWISE, "cross_entropy"], help="names, with commas")
+    parser.add_argument("--losses", type=listed, default=[*ELEMENTS, *OF_ROWS], help="names, with commas")
+    parser.add_argument("--variants", type=listed, default=list(VARIANTS), help="of cross entropy, with commas")
     parser.add_argument("--sizes", type=numbers, default=list(SIZES), help="elements, with commas")
     parser.add_argument("--threads", type=numbers, default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--budget", type=float, default=4.0, help="seconds for a row of the table")
     parser.add_argument("--others", action="store_true", help="torch.compile too")
     parser.add_argument("--large", action="store_true", help="cross entropy at (4096, 32000) too, which takes 2 GB")
+    parser.add_argument("--memory", action="store_true", help="only the peak memory of cross entropy at (4096, 32000)")
     parser.add_argument("--out", type=Path, help="write the times as JSON")
     arguments = parser.parse_args(argv)
     print(machine(), flush=True)
+    if arguments.memory:
+        print("\n".join(peaks()))
+        return
     found = []
     for row in rows(arguments):
         lines = list(table([row]))
