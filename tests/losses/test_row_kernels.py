@@ -156,6 +156,18 @@ def test_a_refused_value_is_found_on_the_second_call_too(call, words: str) -> No
             call()
 
 
+def test_a_shape_that_does_not_fit_is_refused_after_one_that_did() -> None:
+    F.cross_entropy(torch.randn(3), torch.tensor(1))
+    F.cross_entropy(torch.randn(4, 3), torch.tensor([1, 2, 0, 0]))
+    for x, k in ((torch.randn(3), torch.tensor([0, 1, 2])), (torch.randn(4, 3), torch.tensor([0, 1]))):
+        with pytest.raises((ValueError, TypeError), match="`target` must hold class indices"):
+            F.cross_entropy(x, k)
+    large = torch.randn(300, 300)
+    F.triplet_margin_loss(large, large, large)
+    with pytest.raises(ValueError, match="same shape"):
+        F.triplet_margin_loss(large, large, large[1:])
+
+
 def test_a_loss_that_is_scaled_up_keeps_its_smallest_gradients() -> None:
     x = (torch.randn(4096, 10) * 3).half().requires_grad_()
     k = torch.randint(10, (4096,))

@@ -233,7 +233,11 @@ class _Kernel:
                 raise Unserved
             if x.is_neg() or x.is_conj():  # to be applied yet
                 raise Unserved
-            if column.kind in ("row", "element", "weight", "labels") and x.shape != first.shape:
+            if column.kind in ("number", "index"):
+                expected = first.shape[:-1]
+            else:
+                expected = first.shape[-1:] if column.kind == "shared" else first.shape
+            if x.shape != expected:
                 raise Unserved
 
     def slopes(self, given: Sequence[Tensor], shape: torch.Size, ignored: int, divisor: float) -> list[Tensor]:
