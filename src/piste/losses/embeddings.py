@@ -93,7 +93,7 @@ class CosineEmbeddingLoss(VectorLoss):
     def value(a, b, y, *, margin):
         # torch's 1e-12 keeps the cosine of a vector of zeros, and its gradient, finite.
         c = total(a * b) / sqrt((total(a * a) + 1e-12) * (total(b * b) + 1e-12))
-        far = where(c > margin, c - margin, 0)
+        far = where(c < margin, 0, c - margin)
         return where(y == 1, 1 - c, 0) + where(y == -1, far, 0)
 
     @classmethod
