@@ -9,6 +9,8 @@ import torch
 
 import piste
 from tests.losses.cases import CASES, MODULES, Case, seeded, spread_weight
+from tests.losses.judge import fault_beside_torch, fault_of_elements, fault_of_rows
+from tests.losses.points import ELEMENTS, ON_THE_CORNER, ROWS, ROWS_ON_THE_CORNER, Points
 from tests.oracle import losses as oracle
 
 REGRESSION = ("l1", "mse", "smooth_l1", "huber")
@@ -68,59 +70,38 @@ def test_lower_precisions_round_once(case: Case, dtype: torch.dtype) -> None:
         torch.testing.assert_close(x.grad.double(), wide[0].grad, rtol=near * 4, atol=near)
 
 
-ELEMENTWISE = [
-    ("l1", {}),
-    ("mse", {}),
-    ("smooth_l1", {}),
-    ("smooth_l1", {"beta": 0.3}),
-    ("smooth_l1", {"beta": 0.0}),
-    ("huber", {}),
-    ("huber", {"delta": 0.4}),
-    ("bce", {}),
-    ("bce_with_logits", {}),
-    ("bce_with_logits", {"pos_weight": 2.5}),
-    ("kl_div", {"log_target": False}),
-    ("kl_div", {"log_target": True}),
-    ("poisson_nll", {"log_input": True, "full": False}),
-    ("poisson_nll", {"log_input": True, "full": True}),
-    ("poisson_nll", {"log_input": False, "full": True, "eps": 1e-3}),
-    ("gaussian_nll", {"full": False}),
-    ("gaussian_nll", {"full": True, "eps": 0.5}),
-    ("hinge_embedding", {}),
-    ("hinge_embedding", {"margin": 0.5}),
-    ("soft_margin", {}),
-    ("margin_ranking", {"margin": 0.5}),
-]
-POINTS = {
-    "bce": [(0.3, 0.0), (0.3, 1.0), (0.3, 0.6), (1e-6, 0.5), (1 - 1e-6, 0.25), (0.5, 0.5)],
-    "bce_with_logits": [(0.0, 0.3), (0.0, 1.0), (4.0, 0.2), (-4.0, 0.0), (30.0, 1.0), (-30.0, 1.0), (500.0, 0.5)],
-}
-POINTS["kl_div-True"] = [(-0.5, -2.0), (-3.0, -0.125), (-1.0, -1.0), (-30.0, -7.0)]
-POINTS["kl_div-False"] = [(-0.5, 0.25), (-3.0, 1.0), (-1.0, 0.5), (-30.0, 1e-3)]
-POINTS["poisson_nll-False"] = [(0.5, 0.25), (3.0, 2.5), (7.0, 4.0), (1e-3, 1.5)]
-POINTS["poisson_nll-True"] = [(0.5, 0.25), (-3.0, 2.5), (2.0, 4.0), (0.0, 1.5)]
-POINTS["gaussian_nll"] = [(0.5, 0.25, 1.5), (-3.0, 2.5, 0.75), (2.0, 4.0, 8.0), (0.0, 1.5, 1.0)]
-POINTS["hinge_embedding"] = POINTS["soft_margin"] = [(0.3, 1), (0.3, -1), (2.0, -1), (-2.0, 1), (30.0, -1), (30.0, 1)]
-POINTS["margin_ranking"] = [(0.3, 0.1, 1), (0.3, 0.1, -1), (2.0, -1.0, 1), (-2.0, 1.0, 1), (5.0, 4.75, -1)]
-LINE = [(0.0, 0.25), (1.0, -2.0), (-3.0, 0.125), (0.1, 0.05), (5.0, 4.75), (-1.5, -1.25), (2.0, 2.5)]
+@pytest.mark.parametrize("points", ELEMENTS, ids=str)
+def test_elementwise_losses_are_the_oracles_to_the_second_derivative(points: Points) -> None:
+    loss = piste.losses.named(points.name)
+    assert fault_of_elements(getattr(piste.losses.functional, loss.function), points) is None
 
 
-@pytest.mark.parametrize(("name", "options"), ELEMENTWISE, ids=str)
-def test_elementwise_losses_are_the_oracles(name: str, options: dict) -> None:
-    exact = getattr(oracle, name)
-    function = getattr(piste.losses.functional, piste.losses.named(name).function)
-    given = {k: torch.tensor(v, dtype=torch.float64) if k == "pos_weight" else v for k, v in options.items()}
-    flag = options.get("log_target", options.get("log_input"))
-    for point in POINTS.get(f"{name}-{flag}", POINTS.get(name, LINE)):
+@pytest.mark.parametrize("points", ROWS, ids=str)
+def test_losses_of_rows_are_the_oracles(points: Points) -> None:
+    loss = piste.losses.named(points.name)
+    assert fault_of_rows(getattr(piste.losses.functional, loss.function), points) is None
+
+
+@pytest.mark.parametrize("points", ON_THE_CORNER + ROWS_ON_THE_CORNER, ids=str)
+def test_slopes_at_corners_are_torchs(points: Points) -> None:
+    function = piste.losses.named(points.name).function
+    torchs = getattr(torch.nn.functional, function)
+    assert fault_beside_torch(getattr(piste.losses.functional, function), torchs, points) is None
+
+
+@pytest.mark.parametrize("points", [p for p in ELEMENTS if p.last is None], ids=str)
+def test_kernels_of_single_elements_are_the_oracles(points: Points) -> None:
+    exact = getattr(oracle, points.name)
+    function = getattr(piste.losses.functional, piste.losses.named(points.name).function)
+    for point in points.operands:
         operands = [torch.tensor(p, dtype=torch.float64, requires_grad=True) for p in point]
-        result = function(*operands, **given)
-        assert result.item() == pytest.approx(float(exact(*point, **options)), rel=4e-16, abs=1e-300)
+        result = function(*operands, **points.options)
+        assert result.item() == pytest.approx(float(exact(*point, **points.options)), rel=4e-16, abs=4e-16)
         result.backward()
-        for by, operand in enumerate(operands):
-            if operand.grad is None:  # a label of hinge_embedding
-                continue
-            slope = float(oracle.gradient(exact, *point, by=by, **options))
-            assert operand.grad.item() == pytest.approx(slope, rel=1e-14, abs=1e-15), (point, by)
+        for by in range(len(point)) if points.by is None else points.by:
+            if operands[by].grad is not None:  # a label of hinge_embedding has none
+                slope = float(oracle.gradient(exact, *point, by=by, **points.options))
+                assert operands[by].grad.item() == pytest.approx(slope, rel=1e-14, abs=1e-15), (point, by)
 
 
 @pytest.mark.parametrize("weight", [None, [0.5, 2.0, 1.0]])
@@ -256,40 +237,21 @@ def test_kl_div_of_masked_distributions_and_its_batchmean() -> None:
     torch.testing.assert_close(piste.losses.functional.kl_div(x, y, reduction="batchmean"), expected)
 
 
-A, B, C = [0.5, -1.0, 2.0], [0.25, 0.75, -0.5], [1.0, -0.5, 0.125]
+@pytest.mark.parametrize("case", [c for c in CASES if c.loss.function != "nll_loss"], ids=str)
+def test_a_nan_shows_in_what_it_belongs_to_and_nowhere_else(case: Case) -> None:
+    operands = seeded(case)
+    for a, operand in enumerate(operands):
+        for i in range(operand.numel() if operand.is_floating_point() else 0):
+            spoilt = [o.clone() for o in operands]
+            spoilt[a].reshape(-1)[i] = torch.nan
+            values = case.function(*spoilt, **case.options, reduction="none")
+            is_ignored = "ignore_index" in case.options and operands[1][i // 3] == case.options["ignore_index"]
+            shared = values.shape[-1] if values.numel() > operand.numel() else 1  # one variance for a whole row
+            assert int(values.isnan().sum()) == (0 if is_ignored else shared)
+            assert case.function(*spoilt, **case.options).isnan() == (not is_ignored)
 
 
-@pytest.mark.parametrize(
-    ("name", "operands", "options"),
-    [
-        ("multi_margin", (A, 0), {}),
-        ("multi_margin", (A, 2), {"p": 2, "margin": 0.5}),
-        ("multi_margin", (A, 1), {"p": 2, "weight": [0.5, 2.0, 1.0]}),
-        ("multilabel_margin", (A, [1, 0, -1]), {}),
-        ("multilabel_margin", (A, [2, -1, 1]), {}),
-        ("multilabel_margin", (A, [-1, 0, 1]), {}),
-        ("multilabel_soft_margin", (A, [1.0, 0.0, 0.25]), {}),
-        ("multilabel_soft_margin", (A, [0.0, 1.0, 1.0]), {"weight": [0.5, 2.0, 1.0]}),
-        ("cosine_embedding", (A, B, 1), {}),
-        ("cosine_embedding", (A, C, -1), {"margin": 0.25}),
-        ("cosine_embedding", (A, B, -1), {}),
-        ("triplet_margin", (A, B, C), {}),
-        ("triplet_margin", (A, C, B), {"margin": 3.0, "p": 1.0}),
-        ("triplet_margin", (A, B, C), {"p": 3.0, "swap": True, "eps": 1e-3}),
-    ],
-    ids=str,
-)
-def test_losses_of_rows_are_the_oracles(name: str, operands, options: dict) -> None:
-    exact = getattr(oracle, name)
-    tensors = [
-        torch.tensor([o], dtype=torch.float64 if isinstance(o, list) and isinstance(o[0], float) else torch.int64)
-        for o in operands
-    ]
-    given = {k: torch.tensor(v, dtype=torch.float64) if isinstance(v, list) else v for k, v in options.items()}
-    x = tensors[0].requires_grad_()
-    function = getattr(piste.losses.functional, piste.losses.named(name).function)
-    result = function(x, *tensors[1:], reduction="sum", **given)
-    assert result.item() == pytest.approx(float(exact(*operands, **options)), rel=1e-11, abs=1e-15)
-    result.backward()
-    slopes = [float(s) for s in oracle.gradient(exact, *operands, **options)]
-    assert x.grad.squeeze(0).tolist() == pytest.approx(slopes, rel=1e-10, abs=1e-12)
+def test_a_nan_that_nll_does_not_read_is_not_seen() -> None:
+    x = torch.tensor([[-1.0, torch.nan], [torch.nan, -2.0], [torch.nan, -1.0]])
+    losses = piste.losses.NLLLoss(reduction="none", ignore_index=1)(x, torch.tensor([0, 1, 0]))
+    assert losses[:2].tolist() == [1, 0] and losses[2].isnan()

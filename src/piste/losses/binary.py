@@ -107,7 +107,7 @@ class BCEWithLogitsLoss(ElementwiseLoss):
         yes = where(x > 0, 1, e) / (1 + e)
         no = where(x > 0, e, 1) / (1 + e)
         s = log1p(e)
-        miss, false_alarm = s + maximum(-x, 0), s + maximum(x, 0)
+        miss, false_alarm = s + where(x > 0, 0, -x), s + where(x > 0, x, 0)
         if p is None:
             return (1 - y) * yes - y * no, miss - false_alarm
         return (1 - y) * yes - p * y * no, p * miss - false_alarm, y * miss

@@ -169,7 +169,7 @@ class HuberLoss(ElementwiseLoss):
     @staticmethod
     def derivatives(x, y, *, delta):
         d = x - y
-        s = where(abs(d) <= delta, d, delta * sign(d))
+        s = where(abs(d) < delta, d, delta * sign(d))  # the curvature on the border is that of the line, as in torch
         return s, -s
 
     @classmethod

@@ -1,0 +1,135 @@
+"""Puts a loss beside its oracle, or beside torch's, and names the first number that is not what it should be."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.losses.points import Points
+from tests.oracle import losses as oracle
+
+Loss = Callable[..., Tensor]
+NEAR = {0: (4e-16, 4e-16), 1: (1e-13, 1e-14), 2: (1e-11, 1e-12)}
+"""Of a derivative of each order: the relative and the absolute error that rounding may leave."""
+ROW_NEAR = {0: (1e-13, 1e-15), 1: (1e-11, 1e-12)}
+
+ROUGH = ("bce", "cosine_embedding")  # torch's 1e-12 is a float32, in float64 too
+
+
+def fault_of_elements(loss: Loss, points: Points) -> str | None:
+    """A loss of elements beside the oracle: its value, slopes and curvatures; None where all are right."""
+    operands = _columns(points)
+    found = _derivatives(_call(loss, operands, points), operands, points)
+    for what, values in found.items():
+        rel, absolute = NEAR[len(what)]
+        for point, value in zip(points.operands, values.tolist(), strict=True):
+            expected = _exact(points.name, point, what, tuple(points.options.items()))
+            if not math.isclose(value, expected, rel_tol=rel, abs_tol=absolute):
+                return f"{points} at {point}: {_said(what)} is {value!r}, expected {expected!r}"
+    return None
+
+
+def fault_of_rows(loss: Loss, points: Points) -> str | None:
+    """A loss of rows beside the oracle: its value and slopes, of the rows together and of each alone."""
+    operands = _columns(points)
+    values = _call(loss, operands, points)
+    wanted = [i for i, o in enumerate(operands) if o.requires_grad]
+    slopes = torch.autograd.grad(values.sum(), [operands[i] for i in wanted])
+    for n, point in enumerate(points.operands):
+        expected = _exact(points.name, _frozen(point), (), tuple(_frozen(points.options.items())))
+        alone = _call(loss, [o[n] for o in operands], points)
+        for value in (values[n].item(), alone.item()):
+            if not math.isclose(value, expected, rel_tol=ROW_NEAR[0][0], abs_tol=ROW_NEAR[0][1]):
+                return f"{points} of row {n}: the value is {value!r}, expected {expected!r}"
+        for i, slope in zip(wanted, slopes, strict=True):
+            exact = _exact(points.name, _frozen(point), (i,), tuple(_frozen(points.options.items())))
+            for value, expected in zip(slope[n].tolist(), exact, strict=True):
+                if not math.isclose(value, expected, rel_tol=ROW_NEAR[1][0], abs_tol=ROW_NEAR[1][1]):
+                    return f"{points} of row {n}: {_said((i,))} is {slope[n].tolist()}, expected {exact}"
+    return None
+
+
+def fault_beside_torch(loss: Loss, torchs: Loss, points: Points) -> str | None:
+    """A loss beside torch's, where the slope at a corner is what torch made it."""
+    found = []
+    for function in (loss, torchs):
+        operands = _columns(points)
+        result = _call(function, operands, points)
+        found.append(_derivatives(result, operands, points))
+    for (what, ours), theirs in zip(found[0].items(), found[1].values(), strict=True):
+        if not torch.allclose(ours, theirs, rtol=1e-6 if points.name in ROUGH else 1e-13, atol=1e-15, equal_nan=True):
+            return f"{points}: {_said(what)} is {ours.tolist()}, torch's {theirs.tolist()}"
+    return None
+
+
+def _columns(points: Points) -> list[Tensor]:
+    """One tensor for each operand; those that are differentiated by ask for it."""
+    by = range(len(points.operands[0])) if points.by is None else points.by
+    columns = []
+    for i, column in enumerate(zip(*points.operands, strict=True)):
+        is_floating = any(
+            isinstance(x, float) for entry in column for x in (entry if isinstance(entry, list) else [entry])
+        )
+        tensor = torch.tensor(column, dtype=torch.float64 if is_floating else torch.int64)
+        columns.append(tensor.requires_grad_(is_floating and i in by))
+    return columns
+
+
+def _call(loss: Loss, operands: list[Tensor], points: Points) -> Tensor:
+    given = {k: torch.tensor(v, dtype=torch.float64) if isinstance(v, list) else v for k, v in points.options.items()}
+    if points.last is not None:
+        *operands, given[points.last] = operands
+    return loss(*operands, **given, reduction="none")
+
+
+def _derivatives(result: Tensor, operands: list[Tensor], points: Points) -> dict[tuple[int, ...], Tensor]:
+    """The value of each element, and its derivatives by each choice of the operands, up to the order of the points."""
+    found = {(): result.detach()}
+    wanted = [i for i, o in enumerate(operands) if o.requires_grad]
+    slopes = _slopes(result, [operands[i] for i in wanted])
+    for i, slope in zip(wanted, slopes, strict=True):
+        found[(i,)] = slope.detach()
+        if points.order == 2 and slope.dim() == 1:
+            curvatures = _slopes(slope, [operands[j] for j in wanted])
+            found |= {(i, j): c.detach() for j, c in zip(wanted, curvatures, strict=True)}
+    return found
+
+
+def _slopes(result: Tensor, operands: list[Tensor]) -> list[Tensor]:
+    if not result.requires_grad:
+        return [torch.zeros_like(o) for o in operands]
+    slopes = torch.autograd.grad(result.sum(), operands, create_graph=True, allow_unused=True)
+    return [torch.zeros_like(o) if s is None else s for o, s in zip(operands, slopes, strict=True)]
+
+
+@functools.cache
+def _exact(name: str, point: tuple[Any, ...], what: tuple[int, ...], options: tuple[tuple[str, Any], ...]) -> Any:
+    """The oracle's value, slope or curvature: by mpmath's differences, in 60 digits."""
+    loss = functools.partial(getattr(oracle, name), **{k: _thawed(v) for k, v in options})
+    operands = [_thawed(x) for x in point]
+    if len(what) == 1:
+        slope = oracle.gradient(loss, *operands, by=what[0])
+        return [float(s) for s in slope] if isinstance(slope, list) else float(slope)
+    if len(what) == 2:
+        return float(oracle.curvature(loss, *operands, by=what))
+    return float(loss(*operands))
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, which can be remembered by."""
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) or hasattr(value, "mapping") else value
+
+
+def _thawed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _said(what: tuple[int, ...]) -> str:
+    if not what:
+        return "the value"
+    return f"the derivative by operand{'s' * (len(what) > 1)} {' and '.join(map(str, what))}"

@@ -1,0 +1,140 @@
+"""Where each loss is looked at: elements and rows with options, away from its corners and on them.
+
+Away from a corner the oracle has the value and its derivatives; on one, where a slope is a matter of convention,
+torch says it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = list[float]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Operands of one loss: elements (numbers), or rows (lists), each with what belongs to it."""
+
+    name: str
+    operands: list[tuple[Any, ...]]
+    options: dict[str, Any] = field(default_factory=dict)
+    by: tuple[int, ...] | None = None  # the operands it is differentiated by; None: all that are floating
+    order: int = 2  # of the highest derivative to look at; of rows 1
+    last: str | None = None  # the argument that the last operand is given for, where it is an option
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.options or ''}"
+
+
+LINE = [(0.0, 0.25), (1.0, -2.0), (-3.0, 0.125), (0.1, 0.05), (5.0, 4.75), (-1.5, -1.25), (2.0, 2.5)]
+PROBABLE = [(0.3, 0.0), (0.3, 1.0), (0.3, 0.6), (1e-6, 0.5), (1 - 1e-6, 0.25), (0.5, 0.5), (0.9, 0.2)]
+LOGIT = [(0.0, 0.3), (4.0, 0.2), (-4.0, 0.25), (30.0, 0.75), (-30.0, 0.75), (500.0, 0.5), (-0.5, 0.6)]
+WEIGHED = [(*point, p) for point, p in zip(LOGIT, (2.5, 0.5, 3.0, 1.0, 0.25, 2.0, 0.125), strict=True)]
+LOG_PAIR = [(-0.5, -2.0), (-3.0, -0.125), (-1.0, -1.0), (-30.0, -7.0)]
+DISTRIBUTIONS = [(-0.5, 0.25), (-3.0, 1.0), (-1.0, 0.5), (-30.0, 1e-3)]
+RATES = [(0.5, 0.25), (3.0, 2.5), (7.0, 4.0), (1e-3, 1.5)]
+LOG_RATES = [(0.5, 0.25), (-3.0, 2.5), (2.0, 4.0), (0.0, 1.5)]
+NORMAL = [(0.5, 0.25, 1.5), (-3.0, 2.5, 0.75), (2.0, 4.0, 8.0), (0.0, 1.5, 1.0)]
+SIGNED = [(0.3, 1), (0.3, -1), (2.0, -1), (-2.0, 1), (-2.0, -1), (30.0, -1), (30.0, 1)]
+RANKED = [(0.3, 0.1, 1.0), (0.3, 0.1, -1.0), (2.0, -1.0, 1.0), (-2.0, 1.0, 1.0), (5.0, 4.75, -1.0)]
+
+ELEMENTS = [
+    Points("l1", LINE),
+    Points("mse", LINE),
+    Points("smooth_l1", LINE, {"beta": 1.0}),
+    Points("smooth_l1", LINE, {"beta": 0.3}),
+    Points("smooth_l1", LINE, {"beta": 0.0}),
+    Points("huber", LINE, {"delta": 1.0}),
+    Points("huber", LINE, {"delta": 0.4}),
+    Points("bce", PROBABLE),
+    Points("bce", [(0.0, 0.3), (1.0, 0.6), (0.0, 1.0), (1.0, 0.0)], by=(1,)),  # both logarithms at their bound
+    Points("bce_with_logits", LOGIT),
+    Points("bce_with_logits", [(30.0, 1.0), (-30.0, 1.0), (2.0, 0.0), (-2.0, 0.0), (0.5, 1.0)], by=(0,)),
+    Points("bce_with_logits", WEIGHED, last="pos_weight"),
+    Points("kl_div", DISTRIBUTIONS, {"log_target": False}),
+    Points("kl_div", LOG_PAIR, {"log_target": True}),
+    Points("kl_div", [(-0.5, 0.0), (-3.0, 0.0)], {"log_target": False}, by=(0,)),
+    Points("poisson_nll", LOG_RATES, {"log_input": True, "full": False}),
+    Points("poisson_nll", LOG_RATES, {"log_input": True, "full": True}),
+    Points("poisson_nll", RATES, {"log_input": False, "full": False}),
+    Points("poisson_nll", RATES, {"log_input": False, "full": True, "eps": 1e-3}),
+    Points("gaussian_nll", NORMAL, {"full": False}),
+    Points("gaussian_nll", NORMAL, {"full": True, "eps": 0.5}),
+    Points("hinge_embedding", SIGNED, {"margin": 1.0}),
+    Points("hinge_embedding", SIGNED, {"margin": 0.5}),
+    Points("hinge_embedding", SIGNED, {"margin": -0.5}),
+    Points("soft_margin", [(x, float(y)) for x, y in SIGNED]),
+    Points("margin_ranking", RANKED, {"margin": 0.5}),
+    Points("margin_ranking", RANKED, {"margin": 0.125}),
+]
+
+ON_THE_CORNER = [  # (2.0, 2.0) is the corner of |x - y|, (1.0, 0.0) that of a width of 1, and so on
+    Points("l1", [(2.0, 2.0), (0.0, 0.0)]),
+    Points("smooth_l1", [(2.0, 2.0), (1.0, 0.0), (0.0, 1.0)], {"beta": 1.0}),
+    Points("smooth_l1", [(2.0, 2.0)], {"beta": 0.0}),
+    Points("huber", [(2.0, 2.0), (0.5, 0.0), (0.0, 0.5)], {"delta": 0.5}),
+    Points("bce", [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.5), (1e-60, 0.5)], by=(0,), order=1),
+    Points("bce_with_logits", [(0.0, 0.0), (0.0, 1.0), (0.0, 0.25)], by=(0,)),
+    Points("kl_div", [(-0.5, 0.0)], {"log_target": False}, by=(0,)),
+    Points("poisson_nll", [(0.5, 1.0), (-1.0, 0.0), (0.0, 1.0)], {"full": True}, by=(0,)),
+    Points("poisson_nll", [(0.0, 0.0), (0.0, 1.0)], {"log_input": False}, by=(0,)),
+    Points("gaussian_nll", [(0.5, 1.0, 0.25), (0.5, 1.0, 0.5), (0.5, 1.0, 0.0)], {"eps": 0.5}, order=1),
+    Points("hinge_embedding", [(1.0, -1), (1.0, 1), (0.0, 1), (0.0, -1)], {"margin": 1.0}),
+    Points("soft_margin", [(0.0, 1.0), (0.0, -1.0)], by=(0,)),
+    Points("margin_ranking", [(1.0, 0.5, 1.0), (0.5, 1.0, -1.0), (1.0, 1.0, 1.0)], {"margin": 0.5}),
+    Points("margin_ranking", [(1.0, 1.0, 1.0), (1.0, 1.0, -1.0)], {"margin": 0.0}),
+]
+
+A, B, C = [0.5, -1.0, 2.0, 0.25], [0.25, 0.75, -0.5, 1.5], [1.0, -0.5, 0.125, -2.0]
+TALL, FLAT = [-20.0, 10.0, 0.0, 3.0], [3.0, 3.0, 3.0, 3.0]
+P, Q, ONE = [0.2, 0.5, 0.3, 0.0], [0.25, 0.125, 0.125, 0.5], [0.0, 1.0, 0.0, 0.0]
+W = [0.5, 2.0, 1.0, 0.75]
+INDEXED = [(A, 0), (A, 2), (B, 3), (TALL, 0), (TALL, 1), (FLAT, 2)]
+SPREAD = [(A, P), (B, Q), (TALL, Q), (FLAT, ONE), (C, ONE)]
+LISTS = [(A, [1, 0, -1, 2]), (B, [2, -1, 1, 0]), (C, [-1, 0, 1, 2]), (A, [3, 2, 1, -1]), (B, [0, 1, 2, 3])]
+LABELS = [(A, [1.0, 0.0, 0.25, 0.5]), (B, [0.0, 1.0, 1.0, 0.0]), ([0.0, 30.0, -30.0, 4.0], [0.5, 1.0, 1.0, 0.25])]
+PAIRS = [(A, B, 1), (A, C, -1), (A, B, -1), (B, C, 1), (A, A, -1), (C, A, -1)]
+TRIPLETS = [(A, B, C), (A, C, B), (B, A, C), (C, B, A), (A, [9.0, 9.0, 9.0, 9.0], C), (A, [*A[:3], 0.5], [9.0] * 4)]
+
+ROWS = [
+    Points("nll", [([-0.5, -1.5, -2.5, -0.25], k) for k in range(4)]),
+    Points("nll", [([-0.5, -1.5, -2.5, -0.25], k) for k in range(4)], {"weight": W}),
+    Points("cross_entropy", INDEXED),
+    Points("cross_entropy", INDEXED, {"weight": W}),
+    Points("cross_entropy", INDEXED, {"label_smoothing": 0.2}),
+    Points("cross_entropy", INDEXED, {"label_smoothing": 1.0}),
+    Points("cross_entropy", INDEXED, {"weight": W, "label_smoothing": 0.3}),
+    Points("cross_entropy", SPREAD),
+    Points("cross_entropy", SPREAD, {"weight": W}),
+    Points("cross_entropy", SPREAD, {"label_smoothing": 0.2}),
+    Points("cross_entropy", SPREAD, {"weight": W, "label_smoothing": 0.3}),
+    Points("multi_margin", INDEXED),
+    Points("multi_margin", INDEXED, {"p": 2, "margin": 0.5}),
+    Points("multi_margin", INDEXED, {"p": 2, "weight": W}),
+    Points("multilabel_margin", LISTS),
+    Points("multilabel_soft_margin", LABELS),
+    Points("multilabel_soft_margin", LABELS, {"weight": W}),
+    Points("cosine_embedding", PAIRS),
+    Points("cosine_embedding", PAIRS, {"margin": 0.25}),
+    Points("cosine_embedding", PAIRS, {"margin": -0.5}),
+    Points("triplet_margin", TRIPLETS),
+    Points("triplet_margin", TRIPLETS, {"margin": 3.0, "p": 1.0}),
+    Points("triplet_margin", TRIPLETS, {"p": 3.0, "swap": True, "eps": 1e-3}),
+    Points("triplet_margin", TRIPLETS, {"swap": True, "margin": 6.0}),
+]
+
+ZERO, E, N = [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]
+INF = math.inf
+ROWS_ON_THE_CORNER = [
+    Points("nll", [([-0.5, -INF], 1), ([-INF, 0.0], 1)]),
+    Points("cross_entropy", [([0.0, -INF], 0), ([-INF, 3.0], 1), ([1e4, 0.0], 0), ([1e4, 0.0], 1)]),
+    Points("multi_margin", [([1.0, 0.0], 0), ([0.0, -1.0], 0), ([0.5, 0.5], 1)]),
+    Points("multi_margin", [([1.0, 0.0], 0), ([0.5, 0.5], 1)], {"p": 2}),
+    Points("multilabel_margin", [([1.0, 0.0], [0, -1]), ([0.0, 1.0], [0, -1]), ([0.5, 0.0], [1, 0])]),
+    Points("multilabel_soft_margin", [([0.0, 1.0], [1.0, 0.0]), ([1.0, 0.0], [1.0, 0.0])], by=(0,)),
+    Points("cosine_embedding", [(E, N, 1), (E, N, -1), (E, E, 1), (ZERO, E, 1), (ZERO, ZERO, -1), (E, [1.0, 1e-6], 1)]),
+    Points("triplet_margin", [(ZERO, E, [2.0, 0.0]), (ZERO, E, [3.0, 0.0]), (E, E, N)], {"eps": 0.0}),
+    Points("triplet_margin", [(ZERO, E, N), (ZERO, E, [1.0, 2.0])], {"eps": 0.0, "swap": True, "p": 1.0}),
+]
