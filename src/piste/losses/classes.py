@@ -116,7 +116,9 @@ class ClassLoss(RowwiseLoss):
             weight = weight.to(working)
         is_checked = check != "off" and is_readable((x, y))
         if check == "nan" and is_checked:
-            refuse_nan(name, cls.arguments[0], x)
+            for argument, operand in (("input", given), ("target", target), ("weight", weight)):
+                if operand is not None:
+                    refuse_nan(name, argument, operand)
         if not has_indices:
             return cls._soft_call(x, y.to(working), weight, ignore_index, is_checked, dtype, options)
         keep = y != ignore_index if cls.may_ignore else torch.ones_like(y, dtype=torch.bool)

@@ -159,7 +159,7 @@ class TripletLoss(VectorLoss):
         first = vectors[0]
         if first.dim() == 0:
             raise InvalidValue(f"{cls.__name__}: `anchor` must be (N, D) or (D); received a 0-dimensional tensor.")
-        rows = first[..., 0].numel() if first.shape[-1] else 0
+        rows = first.shape[:-1].numel()
         return Call(cls.value, vectors, options, dtype, lambda: rows, lambda: rows, "count")
 
 

@@ -327,6 +327,8 @@ class ElementwiseLoss(Loss):
         def inspect() -> None:
             if is_readable(operands):
                 cls._inspect(operands, options, check)
+                if check == "nan" and weight is not None and is_readable((weight,)):
+                    refuse_nan(name, "weight", weight)
 
         return Call(
             cls.value,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -109,6 +110,7 @@ class RowLoss(RowwiseLoss):
         is_checked = check != "off" and is_readable(operands)
         if check == "nan" and is_checked:
             refuse_nan(name, "input", x)
+            refuse_nan(name, "target", y)
         return x.to(eager_loss.working_dtype(x.dtype)), y, x.dtype, is_checked
 
     @classmethod
@@ -167,7 +169,7 @@ class MultiLabelMarginLoss(RowLoss):
                     "received "
                     f"{offence}. Help: labels are numbered from 0."
                 )
-        rows = x[..., 0].numel() if x.shape[-1] else 0
+        rows = x.shape[:-1].numel()
         return Call(cls.value, (x, y.long()), options, dtype, lambda: rows, lambda: rows, "count")
 
     def __init__(
@@ -203,8 +205,9 @@ class MultiLabelSoftMarginLoss(RowLoss):
     @staticmethod
     def value(x, y, w=None):
         s = log1p(exp(where(x > 0, -x, x)))
-        miss = y * (s + where(x > 0, 0, -x))
-        false_alarm = (1 - y) * (s + where(x > 0, x, 0))
+        # A logit of infinity with its own label is no loss at all, and 0 * inf would say NaN.
+        miss = y * where((y == 0) & (x == -math.inf), 0, s + where(x > 0, 0, -x))
+        false_alarm = (1 - y) * where((y == 1) & (x == math.inf), 0, s + where(x > 0, x, 0))
         loss = miss + false_alarm
         return total(loss if w is None else w * loss) / size(x)
 
@@ -233,7 +236,9 @@ class MultiLabelSoftMarginLoss(RowLoss):
                 )
         if weight is not None:
             weight = spread(cls.__name__, "weight", weight, x)
-        rows = x[..., 0].numel() if x.shape[-1] else 0
+            if check == "nan" and is_checked:
+                refuse_nan(cls.__name__, "weight", weight)
+        rows = x.shape[:-1].numel()
         return Call(cls.value, (x, y.to(x.dtype), weight), options, dtype, lambda: rows, lambda: rows, "count")
 
     def __init__(
