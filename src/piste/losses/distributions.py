@@ -47,13 +47,15 @@ class KLDivLoss(ElementwiseLoss):
     @staticmethod
     def value(x, y, *, log_target):
         if log_target:
-            return exp(y) * (y - x)
+            q = exp(y)
+            return where(q == 0, 0, q * (y - x))  # what can't be costs nothing: not 0 * inf
         return where(y == 0, 0, y * (log(y) - x))
 
     @staticmethod
     def derivatives(x, y, *, log_target):
         if log_target:
-            return -exp(y), exp(y) * (y - x + 1)
+            q = exp(y)
+            return -q, where(q == 0, 0, q * (y - x + 1))
         return -y, log(y) + 1 - x
 
     @classmethod
@@ -97,18 +99,18 @@ class PoissonNLLLoss(ElementwiseLoss):
 
     @staticmethod
     def value(x, y, *, log_input, full, eps):
-        loss = exp(x) - y * x if log_input else x - y * log(x + eps)
+        seen = where(y == 0, 0, y * (x if log_input else log(x + eps)))  # nothing of nothing, not 0 * inf
+        loss = (exp(x) if log_input else x) - seen
         if not full:
             return loss
-        n = maximum(y, 1)
-        return loss + where(y > 1, n * log(n) - n + 0.5 * log(2 * math.pi * n), 0)
+        return loss + where(y > 1, y * log(y) - y + 0.5 * log(2 * math.pi * y), 0)
 
     @staticmethod
     def derivatives(x, y, *, log_input, full, eps):
-        dx = exp(x) - y if log_input else 1 - y / (x + eps)
+        dx = exp(x) - y if log_input else 1 - where(y == 0, 0, y / (x + eps))
         dy = -x if log_input else -log(x + eps)
         if full:
-            n = maximum(y, 1)
+            n = where(y > 1, y, 1)  # so that the second derivative where nothing is added is 0, not 0 * inf
             dy = dy + where(y > 1, log(n) + 0.5 / n, 0)
         return dx, dy
 

@@ -49,7 +49,7 @@ class HingeEmbeddingLoss(ElementwiseLoss):
 
     @staticmethod
     def derivatives(x, y, *, margin):
-        one = 0 * y + 1
+        one = 0 * y + 1  # in the dtype of the operands, where a constant would have its own
         far = where((y == 1) | (margin - x < 0), 0, -one)
         near = where(y == -1, 0, one)
         return far + near, None

@@ -120,7 +120,7 @@ class SmoothL1Loss(ElementwiseLoss):
     @staticmethod
     def derivatives(x, y, *, beta):
         d = x - y
-        s = sign(d) if beta == 0 else where(abs(d) < beta, d / beta, sign(d))
+        s = sign(d) if beta == 0 else where(abs(d) >= beta, sign(d), d / beta)  # NaN stays NaN
         return s, -s
 
     @classmethod
@@ -169,7 +169,7 @@ class HuberLoss(ElementwiseLoss):
     @staticmethod
     def derivatives(x, y, *, delta):
         d = x - y
-        s = where(abs(d) < delta, d, delta * sign(d))  # the curvature on the border is that of the line, as in torch
+        s = where(abs(d) >= delta, delta * sign(d), d)  # NaN stays NaN; the border curves as the line does, as in torch
         return s, -s
 
     @classmethod
