@@ -150,6 +150,70 @@ def test_large_inputs_of_classes_show_the_classes_that_contribute_most() -> None
     shows(text, f"row {int(rows.argmax())}:  p = [", ", ...]")
 
 
+def test_every_choice_of_a_formula_is_counted_among_those_that_come_to_it() -> None:
+    torch.manual_seed(0)
+    x, a, b = torch.randn(3, 500).abs()
+    y = 2 * torch.randint(2, (500,)) - 1
+    unlike, beyond = int((y == -1).sum()), int(((y == -1) & (x > 1)).sum())
+    text = explain("hinge_embedding", x, y)
+    shows(text, f"where margin - x < 0: {beyond} of {unlike}\n", f"where y == 1: {500 - unlike} of 500\n")
+    right = int((0.5 - y * (a - b) < 0).sum())
+    shows(explain("margin_ranking", a, b, y, margin=0.5), f"where z < 0: {right} of 500\n")
+    shows(explain("soft_margin", x, y), f"where z > 0: {unlike} of 500\n")
+    rows, others = torch.randn(2, 100, 7)
+    labels = y[:100]
+    far = torch.nn.functional.cosine_similarity(rows, others) < 0.125
+    counted = f"where c < margin: {int((far & (labels == -1)).sum())} of {int((labels == -1).sum())}\n"
+    shows(explain("cosine_embedding", rows, others, labels, margin=0.125), counted)
+    k = torch.arange(100) % 7
+    z = 1 - rows.gather(1, k[:, None]) + rows
+    idle = int((z.scatter(1, k[:, None], -1.0) <= 0).sum())
+    shows(explain("multi_margin", rows, k), f"where c == k or z <= 0: {idle} of 700 entries\n")
+    counts = torch.arange(500) % 4
+    text = explain("poisson_nll", x, counts, full=True)
+    shows(text, "where y == 0: 125 of 500", "where y > 1: 250 of 500")
+    assert "where" not in str(explain("hinge_embedding", x[:2], y[:2])).split("Elements")[1].split("Gradient")[0]
+
+
+def test_classes_contribute_where_the_target_is_a_row() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 6), torch.randn(200, 6).softmax(1)
+    y[:, 4] += 1
+    y = y / y.sum(1, keepdim=True)
+    parts = -(y.double() * x.double().log_softmax(1)).sum(0)
+    shows(explain("cross_entropy", x, y), f"class 4: {parts[4]:.6g} of {parts.sum():.6g}\n")
+    labels = torch.randint(2, (200, 6)).float()
+    parts = (
+        torch.nn.functional.binary_cross_entropy_with_logits(x.double(), labels.double(), reduction="none").sum(0) / 6
+    )
+    first = int(parts.argmax())
+    shows(explain("multilabel_soft_margin", x, labels), f"\n  class {first}: {parts[first]:.6g} of {parts.sum():.6g}\n")
+
+
+def test_rows_that_are_ignored_or_not_finite_are_counted_apart() -> None:
+    torch.manual_seed(0)
+    x, k = torch.randn(1000, 50), torch.randint(50, (1000,))
+    k[::10] = -100
+    x[5, 7] = math.nan
+    x[12, k[12]] = -math.inf
+    text = explain("cross_entropy", x, k)
+    shows(text, "ignored: 100 of 1000", "not finite: 2 of 1000", "contribute most\n  row 5:", "nan\n  row 12:")
+    shows(text, "nan / 900 = nan", "not finite: 50 of 50000")
+
+
+def test_probabilities_of_exactly_zero_and_one_are_counted_where_they_clamp() -> None:
+    p = torch.full((1000,), 0.5)
+    p[:50], p[50:90] = 0, 1
+    text = explain("bce", p, torch.ones(1000))
+    shows(text, "log(x) clamped to -100: 50 of 1000", "log(1 - x) clamped to -100: 40 of 1000")
+    shows(explain("gaussian_nll", [0.0], [1.0], [0.25], eps=0.5), "(0.25 is clamped to 0.5)")
+
+
+def test_a_choice_that_a_whole_row_agrees_on_is_written_as_made() -> None:
+    text = explain("multilabel_soft_margin", [[-1, -2]], [[0, 1]])
+    shows(text, "row 0:  s = log(1 + exp([-1, -2]))", "false_alarm = (1 - [0, 1]) * ([0.313262, 0.126928] + 0)")
+
+
 def test_weights_and_single_values() -> None:
     text = explain(piste.losses.functional.mse_loss, [1.0, 2.0], [0.0, 0.0], weight=torch.tensor([1.0, 3.0]))
     shows(text, "weight 3: 3 * 4 = 12", "13 / 4 = 3.25   (divided by the sum of the weights of the elements)")

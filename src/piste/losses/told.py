@@ -77,10 +77,13 @@ def _unit(module: Loss, work: Worked, i: int) -> str:
     numbers = {id(leaf): _written(work.at(leaf, i)) for leaf in work.leaves()}
 
     def taken(condition: Symbol) -> bool | None:
-        return None if work.is_row_valued(condition) else bool(work.flat(condition)[i])
+        if not work.is_row_valued(condition):
+            return bool(work.flat(condition)[i])
+        holds = set(work.at(condition, i))
+        return holds.pop() if len(holds) == 1 else None
 
     def worked(node: Symbol, value: str) -> str:
-        while node.op == "where" and work.is_row_valued(node.args[0]):
+        while node.op == "where" and taken(node.args[0]) is None:
             node = node.args[2]  # a choice made class by class can't be written as one branch: its rule is the other
         spelt = render(node, numbers, taken)
         return spelt if spelt == value else f"{spelt} = {value}"
@@ -104,8 +107,8 @@ def _unit(module: Loss, work: Worked, i: int) -> str:
         notes.append(f"{module.branches[not is_first]}, as {condition} is {'true' if is_first else 'false'}")
     for node, bound in work.clamps():
         if work.flat(node)[i] < bound:
-            before = number(work.at(node, i))
-            notes.append(f"{render(node, numbers, taken)} = {before} is clamped to {number(bound)}")
+            before, spelt = number(work.at(node, i)), render(node, numbers, taken)
+            notes.append(f"{spelt if spelt == before else f'{spelt} = {before}'} is clamped to {number(bound)}")
     return label + ";  ".join([*parts, *([f"({'; '.join(notes)})"] if notes else [])])
 
 
@@ -118,6 +121,8 @@ def _counts(module: Loss, work: Worked) -> list[str]:
         first, second = module.branches
         condition = render(work.loss.args[0], names)
         lines.append(f"{first}, {condition}: {inside} of {work.count};  {second}: {work.count - inside}")
+    if work.count > FEW:
+        lines += _choices(module, work, names)
     for node, bound in work.clamps():
         if clamped := int((work.flat(node) < bound).sum()):
             lines.append(f"{render(node, names)} clamped to {number(bound)}: {clamped} of {work.count}")
@@ -127,7 +132,20 @@ def _counts(module: Loss, work: Worked) -> list[str]:
         lines.append(f"not finite: {infinite} of {work.count}")
     if work.count > FEW and "k" in work.letters and work.keep is not None:
         lines += _classes(work, work.keep)
+    elif work.count > FEW and (parts := work.parts()) is not None:
+        sums, total = parts.reshape(-1, parts.shape[-1]).sum(0), number(work.values.sum().item())
+        lines += [f"class {c}: {number(sums[c].item())} of {total}" for c in _top(sums)]
     return ["Counts", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _choices(module: Loss, work: Worked, names: dict[int, str]) -> list[str]:
+    """Of every further choice that the formula makes: for how many of those that come to it its condition holds."""
+    lines = []
+    for node, holds, reached in work.choices():
+        if int(holds.sum()) and not (module.branches and node is work.loss):
+            unit = " entries" if work.is_row_valued(node.args[0]) else ""
+            lines.append(f"where {render(node.args[0], names)}: {int(holds.sum())} of {int(reached.sum())}{unit}")
+    return list(dict.fromkeys(lines))
 
 
 def _classes(work: Worked, keep: Tensor) -> list[str]:
@@ -135,8 +153,11 @@ def _classes(work: Worked, keep: Tensor) -> list[str]:
     classes, total = work.letters["x"].shape[-1], number(values.sum().item())
     sums = torch.zeros(classes, dtype=torch.float64).index_add_(0, k, values)
     rows = torch.bincount(k, minlength=classes).tolist()
-    top = sums.topk(min(MOST, classes)).indices.tolist()
-    return [f"class {c}: {rows[c]} rows, {number(sums[c].item())} of {total}" for c in top if rows[c]]
+    return [f"class {c}: {rows[c]} rows, {number(sums[c].item())} of {total}" for c in _top(sums) if rows[c]]
+
+
+def _top(sums: Tensor) -> list[int]:
+    return sums.topk(min(MOST, len(sums))).indices.tolist()
 
 
 def _divisor(module: Loss, work: Worked) -> float:

@@ -117,7 +117,47 @@ class Worked:
             if node.op == "maximum" and not isinstance(node.args[1], Symbol) and node.args[1] != 0
         ]
 
+    def choices(self) -> list[tuple[Symbol, Tensor, Tensor]]:
+        """Every choice that the formula makes: where its condition holds, of the units (or entries) that come to it."""
+        reached = {id(self.loss): torch.ones(self.count, dtype=torch.bool) if self.keep is None else self.keep}
+        found = []
+        for node in reversed(self.nodes()):
+            here = reached[id(node)]
+            ways = [here] * len(node.args)
+            if node.op == "where":
+                condition = self._mask(self.of(node.args[0]), node.args[0])
+                if self.is_row_valued(node.args[0]) and here.dim() == 1:
+                    here = here[:, None].expand(condition.shape)
+                found.append((node, here & condition, here))
+                ways = [here, here & condition, here & ~condition]
+            for operand, way in zip(node.args, ways, strict=True):
+                if isinstance(operand, Symbol) and operand.op != "input":
+                    reached[id(operand)] = self._either(operand, reached.get(id(operand)), way)
+        return found[::-1]
+
+    def _mask(self, value: Tensor, node: Symbol) -> Tensor:
+        """A condition, one for each unit, or for each entry of each."""
+        return value.reshape(self.count, -1) if self.is_row_valued(node) else self.flat(node)
+
+    def _either(self, node: Symbol, before: Tensor | None, way: Tensor) -> Tensor:
+        """Where a node is come to, one way or another; a row is, where one of its entries is."""
+        if way.dim() == 2 and not self.is_row_valued(node):
+            way = way.any(-1)
+        if before is None:
+            return way
+        if before.dim() < way.dim():
+            before = before[:, None]
+        return before | (way[:, None] if way.dim() < before.dim() else way)
+
+    def parts(self) -> Tensor | None:
+        """What each class of each row contributes, where the loss of a row is a sum over its classes."""
+        node, factor = self.loss, 1.0
+        while node.op in ("neg", "/"):
+            factor = -factor if node.op == "neg" else factor / self.of(node.args[1])
+            node = node.args[0]
+        return factor * self.of(node.args[0]) if node.op == "total" else None
+
     def largest(self, number: int) -> list[int]:
         """The units that contribute most, NaN before all."""
-        size = torch.where(self.weighted.isnan(), torch.inf, self.weighted.abs())
+        size = self.weighted.abs().clamp_max(torch.finfo(torch.float64).max).nan_to_num(torch.inf)
         return size.topk(min(number, self.count)).indices.tolist()
