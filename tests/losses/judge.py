@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.losses.points import Points
+from tests.losses.points import Extreme, Points
 from tests.oracle import losses as oracle
 
 Loss = Callable[..., Tensor]
@@ -67,6 +67,22 @@ def fault_beside_torch(loss: Loss, torchs: Loss, points: Points) -> str | None:
     return None
 
 
+def fault_at_extreme(
+    loss: Loss, extreme: Extreme, dtype: torch.dtype = torch.float64, reduction: str = "none"
+) -> str | None:
+    """A loss of an infinite or huge element (or row), alone, beside the number that mathematics has for it."""
+    columns = _columns(Points(extreme.name, [extreme.operands], by=(extreme.by,)))
+    operands = [o[0].detach().to(dtype if o.is_floating_point() else o.dtype) for o in columns]
+    operands[extreme.by].requires_grad_()
+    last = "pos_weight" if extreme.name == "bce_with_logits" and len(operands) == 3 else None
+    result = _call(loss, operands, Points(extreme.name, [], extreme.options, last=last), reduction)
+    (slope,) = torch.autograd.grad(result, operands[extreme.by])
+    for found, expected in ((result.detach(), extreme.value), (slope, extreme.slope)):
+        if not torch.allclose(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-300):
+            return f"{extreme} in {dtype}: {found.tolist()}, expected {expected}"
+    return None
+
+
 def _columns(points: Points) -> list[Tensor]:
     """One tensor for each operand; those that are differentiated by ask for it."""
     by = range(len(points.operands[0])) if points.by is None else points.by
@@ -80,11 +96,11 @@ def _columns(points: Points) -> list[Tensor]:
     return columns
 
 
-def _call(loss: Loss, operands: list[Tensor], points: Points) -> Tensor:
+def _call(loss: Loss, operands: list[Tensor], points: Points, reduction: str = "none") -> Tensor:
     given = {k: torch.tensor(v, dtype=torch.float64) if isinstance(v, list) else v for k, v in points.options.items()}
     if points.last is not None:
         *operands, given[points.last] = operands
-    return loss(*operands, **given, reduction="none")
+    return loss(*operands, **given, reduction=reduction)
 
 
 def _derivatives(result: Tensor, operands: list[Tensor], points: Points) -> dict[tuple[int, ...], Tensor]:

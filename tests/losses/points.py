@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 Row = list[float]
 
 
@@ -25,13 +27,13 @@ class Points:
     last: str | None = None  # the argument that the last operand is given for, where it is an option
 
     def __str__(self) -> str:
-        return f"{self.name}{self.options or ''}"
+        return "-".join([self.name, *(f"{k}={getattr(v, '__name__', v)}" for k, v in self.options.items())])
 
 
 LINE = [(0.0, 0.25), (1.0, -2.0), (-3.0, 0.125), (0.1, 0.05), (5.0, 4.75), (-1.5, -1.25), (2.0, 2.5)]
 PROBABLE = [(0.3, 0.0), (0.3, 1.0), (0.3, 0.6), (1e-6, 0.5), (1 - 1e-6, 0.25), (0.5, 0.5), (0.9, 0.2)]
-LOGIT = [(0.0, 0.3), (4.0, 0.2), (-4.0, 0.25), (30.0, 0.75), (-30.0, 0.75), (500.0, 0.5), (-0.5, 0.6)]
-WEIGHED = [(*point, p) for point, p in zip(LOGIT, (2.5, 0.5, 3.0, 1.0, 0.25, 2.0, 0.125), strict=True)]
+LOGIT = [(0.5, 0.6), (0.0, 0.3), (4.0, 0.2), (-4.0, 0.25), (30.0, 0.75), (-30.0, 0.75), (500.0, 0.5), (-0.5, 0.6)]
+WEIGHED = [(*point, p) for point, p in zip(LOGIT, (4.0, 2.5, 0.5, 3.0, 1.0, 0.25, 2.0, 0.125), strict=True)]
 LOG_PAIR = [(-0.5, -2.0), (-3.0, -0.125), (-1.0, -1.0), (-30.0, -7.0)]
 DISTRIBUTIONS = [(-0.5, 0.25), (-3.0, 1.0), (-1.0, 0.5), (-30.0, 1e-3)]
 RATES = [(0.5, 0.25), (3.0, 2.5), (7.0, 4.0), (1e-3, 1.5)]
@@ -58,6 +60,7 @@ ELEMENTS = [
     Points("kl_div", [(-0.5, 0.0), (-3.0, 0.0)], {"log_target": False}, by=(0,)),
     Points("poisson_nll", LOG_RATES, {"log_input": True, "full": False}),
     Points("poisson_nll", LOG_RATES, {"log_input": True, "full": True}),
+    Points("poisson_nll", [(0.5, 0.0), (-1.0, 0.0)], {"full": True}),
     Points("poisson_nll", RATES, {"log_input": False, "full": False}),
     Points("poisson_nll", RATES, {"log_input": False, "full": True, "eps": 1e-3}),
     Points("gaussian_nll", NORMAL, {"full": False}),
@@ -78,9 +81,10 @@ ON_THE_CORNER = [  # (2.0, 2.0) is the corner of |x - y|, (1.0, 0.0) that of a w
     Points("bce", [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.5), (1e-60, 0.5)], by=(0,), order=1),
     Points("bce_with_logits", [(0.0, 0.0), (0.0, 1.0), (0.0, 0.25)], by=(0,)),
     Points("kl_div", [(-0.5, 0.0)], {"log_target": False}, by=(0,)),
-    Points("poisson_nll", [(0.5, 1.0), (-1.0, 0.0), (0.0, 1.0)], {"full": True}, by=(0,)),
+    Points("poisson_nll", [(0.5, 1.0), (0.0, 1.0)], {"full": True}),
     Points("poisson_nll", [(0.0, 0.0), (0.0, 1.0)], {"log_input": False}, by=(0,)),
-    Points("gaussian_nll", [(0.5, 1.0, 0.25), (0.5, 1.0, 0.5), (0.5, 1.0, 0.0)], {"eps": 0.5}, order=1),
+    Points("gaussian_nll", [(0.5, 1.0, 0.25), (0.5, 1.0, 0.0)], {"eps": 0.5}, order=1),
+    Points("gaussian_nll", [(0.5, 1.0, 0.5)], {"eps": 0.5}),
     Points("hinge_embedding", [(1.0, -1), (1.0, 1), (0.0, 1), (0.0, -1)], {"margin": 1.0}),
     Points("soft_margin", [(0.0, 1.0), (0.0, -1.0)], by=(0,)),
     Points("margin_ranking", [(1.0, 0.5, 1.0), (0.5, 1.0, -1.0), (1.0, 1.0, 1.0)], {"margin": 0.5}),
@@ -98,6 +102,12 @@ LABELS = [(A, [1.0, 0.0, 0.25, 0.5]), (B, [0.0, 1.0, 1.0, 0.0]), ([0.0, 30.0, -3
 PAIRS = [(A, B, 1), (A, C, -1), (A, B, -1), (B, C, 1), (A, A, -1), (C, A, -1)]
 TRIPLETS = [(A, B, C), (A, C, B), (B, A, C), (C, B, A), (A, [9.0, 9.0, 9.0, 9.0], C), (A, [*A[:3], 0.5], [9.0] * 4)]
 
+
+def city_blocks(a: Any, b: Any) -> Any:
+    """A distance of one's own: of two tensors of vectors, or of two lists of numbers."""
+    return (a - b).abs().sum(-1) if isinstance(a, torch.Tensor) else sum(abs(u - v) for u, v in zip(a, b, strict=True))
+
+
 ROWS = [
     Points("nll", [([-0.5, -1.5, -2.5, -0.25], k) for k in range(4)]),
     Points("nll", [([-0.5, -1.5, -2.5, -0.25], k) for k in range(4)], {"weight": W}),
@@ -109,6 +119,7 @@ ROWS = [
     Points("cross_entropy", SPREAD),
     Points("cross_entropy", SPREAD, {"weight": W}),
     Points("cross_entropy", SPREAD, {"label_smoothing": 0.2}),
+    Points("cross_entropy", SPREAD, {"label_smoothing": 1.0}),
     Points("cross_entropy", SPREAD, {"weight": W, "label_smoothing": 0.3}),
     Points("multi_margin", INDEXED),
     Points("multi_margin", INDEXED, {"p": 2, "margin": 0.5}),
@@ -123,6 +134,10 @@ ROWS = [
     Points("triplet_margin", TRIPLETS, {"margin": 3.0, "p": 1.0}),
     Points("triplet_margin", TRIPLETS, {"p": 3.0, "swap": True, "eps": 1e-3}),
     Points("triplet_margin", TRIPLETS, {"swap": True, "margin": 6.0}),
+    Points("triplet_margin_with_distance", TRIPLETS),
+    Points("triplet_margin_with_distance", TRIPLETS, {"swap": True, "margin": 6.0}),
+    Points("triplet_margin_with_distance", TRIPLETS, {"distance_function": city_blocks, "margin": 3.0}),
+    Points("triplet_margin_with_distance", TRIPLETS, {"distance_function": city_blocks, "swap": True}),
 ]
 
 ZERO, E, N = [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]
@@ -136,5 +151,80 @@ ROWS_ON_THE_CORNER = [
     Points("multilabel_soft_margin", [([0.0, 1.0], [1.0, 0.0]), ([1.0, 0.0], [1.0, 0.0])], by=(0,)),
     Points("cosine_embedding", [(E, N, 1), (E, N, -1), (E, E, 1), (ZERO, E, 1), (ZERO, ZERO, -1), (E, [1.0, 1e-6], 1)]),
     Points("triplet_margin", [(ZERO, E, [2.0, 0.0]), (ZERO, E, [3.0, 0.0]), (E, E, N)], {"eps": 0.0}),
+    Points("triplet_margin_with_distance", [(ZERO, E, [2.0, 0.0])], {"distance_function": city_blocks}),
     Points("triplet_margin", [(ZERO, E, N), (ZERO, E, [1.0, 2.0])], {"eps": 0.0, "swap": True, "p": 1.0}),
+]
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """An element (or row) of infinities, or near them; its value and a slope, as mathematics has it."""
+
+    name: str
+    operands: tuple[Any, ...]
+    value: float
+    slope: float | Row
+    options: dict[str, Any] = field(default_factory=dict)
+    by: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.operands}{self.options or ''}"
+
+
+EXTREMES = [
+    Extreme("l1", (INF, 0.0), INF, 1.0),
+    Extreme("mse", (1e15, 0.0), 1e30, 2e15),
+    Extreme("smooth_l1", (-INF, 0.0), INF, -1.0, {"beta": 2.0}),
+    Extreme("huber", (INF, 0.0), INF, 2.0, {"delta": 2.0}),
+    *(Extreme("bce", (x, y), abs(x - y) * 100, (x - y) * 1e12) for x in (0.0, 1.0) for y in (0.0, 1.0)),
+    *(
+        Extreme("bce_with_logits", (x, y), INF if (x > 0) != y else 0.0, (x > 0) - y)
+        for x in (INF, -INF)
+        for y in (0, 1.0)
+    ),
+    *(
+        Extreme("bce_with_logits", (1e4 * s, y), 1e4 if (s > 0) != y else 0, (s > 0) - y)
+        for s in (1, -1)
+        for y in (0, 1.0)
+    ),
+    *(Extreme("bce_with_logits", (INF, y, p), p * 0 if y else INF, 1 - y) for y in (0, 1.0) for p in (2.0, 0.5)),
+    Extreme("kl_div", (-INF, 0.0), 0.0, 0.0, {"log_target": False}),
+    Extreme("kl_div", (-INF, 0.5), INF, -0.5, {"log_target": False}),
+    Extreme("kl_div", (-1.0, -INF), 0.0, 0.0, {"log_target": True}),
+    Extreme("kl_div", (-1.0, -INF), 0.0, 0.0, {"log_target": True}, by=1),
+    Extreme("kl_div", (-INF, -INF), 0.0, 0.0, {"log_target": True}),
+    Extreme("kl_div", (-INF, 0.0), INF, -1.0, {"log_target": True}),
+    Extreme("poisson_nll", (-INF, 0.0), 0.0, 0.0),
+    Extreme("poisson_nll", (-INF, 2.0), INF, -2.0),
+    Extreme("poisson_nll", (0.0, 0.0), 0.0, 1.0, {"log_input": False, "eps": 0.0}),
+    Extreme("poisson_nll", (0.0, 2.0), INF, -INF, {"log_input": False, "eps": 0.0}),
+    Extreme("gaussian_nll", (INF, 0.0, 1.0), INF, INF),
+    Extreme("hinge_embedding", (INF, -1), 0.0, 0.0),
+    Extreme("hinge_embedding", (INF, 1), INF, 1.0),
+    Extreme("hinge_embedding", (-INF, -1), INF, -1.0),
+    *(
+        Extreme("soft_margin", (1e4 * s, y), 1e4 if s * y < 0 else 0, -y if s * y < 0 else 0)
+        for s in (1, -1)
+        for y in (1.0, -1.0)
+    ),
+    Extreme("soft_margin", (INF, 1.0), 0.0, 0.0),
+    Extreme("soft_margin", (-INF, 1.0), INF, -1.0),
+    Extreme("margin_ranking", (INF, 0.0, 1.0), 0.0, 0.0, {"margin": 1.0}),
+    Extreme("margin_ranking", (-INF, 0.0, 1.0), INF, -1.0, {"margin": 1.0}),
+    Extreme("nll", ([-INF, 0.0], 0), INF, [-1.0, 0.0]),
+    Extreme("cross_entropy", ([1e4, 0.0, -1e4], 0), 0.0, [0.0, 0.0, 0.0]),
+    Extreme("cross_entropy", ([1e4, 0.0, -1e4], 2), 2e4, [1.0, 0.0, -1.0]),
+    Extreme("cross_entropy", ([-INF, 0.0, 0.0], 1), math.log(2), [0.0, -0.5, 0.5]),
+    Extreme("cross_entropy", ([-INF, 0.0, 0.0], [0.0, 0.5, 0.5]), math.log(2), [0.0, 0.0, 0.0]),
+    Extreme("cross_entropy", ([1e4, 0.0, -1e4], [0.25, 0.5, 0.25]), 1e4, [0.75, -0.5, -0.25]),
+    Extreme("cross_entropy", ([-INF, 0.0, 0.0], [0.5, 0.5, 0.0]), INF, [-0.5, 0.0, 0.5]),
+    Extreme("multi_margin", ([1e4, 0.0, -INF], 0), 0.0, [0.0, 0.0, 0.0]),
+    Extreme("multi_margin", ([0.0, 1e4, -INF], 0), 10001 / 3, [-1 / 3, 1 / 3, 0.0]),
+    Extreme("multilabel_margin", ([1e4, 0.0, -INF], [0, -1, -1]), 0.0, [0.0, 0.0, 0.0]),
+    Extreme("multilabel_soft_margin", ([INF, -INF], [1.0, 0.0]), 0.0, [0.0, 0.0]),
+    Extreme("multilabel_soft_margin", ([INF, -1e4], [0.0, 1.0]), INF, [0.5, -0.5]),
+    Extreme("multilabel_soft_margin", ([-INF, 0.0], [0.5, 1.0]), INF, [-0.25, -0.25]),
+    Extreme("multilabel_soft_margin", ([INF, 0.0], [0.5, 1.0]), INF, [0.25, -0.25]),
+    Extreme("cosine_embedding", ([0.0, 0.0], [1.0, 0.0], 1), 1.0, [-1e6, 0.0]),
+    Extreme("triplet_margin", ([1e4, 0.0], [0.0, 0.0], [1e4, 0.0]), 10001.0, [1.0, 0.0], {"eps": 0.0}),
 ]

@@ -9,8 +9,8 @@ import torch
 
 import piste
 from tests.losses.cases import CASES, MODULES, Case, seeded, spread_weight
-from tests.losses.judge import fault_beside_torch, fault_of_elements, fault_of_rows
-from tests.losses.points import ELEMENTS, ON_THE_CORNER, ROWS, ROWS_ON_THE_CORNER, Points
+from tests.losses.judge import fault_at_extreme, fault_beside_torch, fault_of_elements, fault_of_rows
+from tests.losses.points import ELEMENTS, EXTREMES, ON_THE_CORNER, ROWS, ROWS_ON_THE_CORNER, Extreme, Points
 from tests.oracle import losses as oracle
 
 REGRESSION = ("l1", "mse", "smooth_l1", "huber")
@@ -87,6 +87,14 @@ def test_slopes_at_corners_are_torchs(points: Points) -> None:
     function = piste.losses.named(points.name).function
     torchs = getattr(torch.nn.functional, function)
     assert fault_beside_torch(getattr(piste.losses.functional, function), torchs, points) is None
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.parametrize("extreme", EXTREMES, ids=str)
+def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) -> None:
+    function = getattr(piste.losses.functional, piste.losses.named(extreme.name).function)
+    for dtype in (torch.float64, torch.float32):
+        assert fault_at_extreme(function, extreme, dtype, reduction) is None
 
 
 @pytest.mark.parametrize("points", [p for p in ELEMENTS if p.last is None], ids=str)
@@ -235,6 +243,15 @@ def test_kl_div_of_masked_distributions_and_its_batchmean() -> None:
     x, y = seeded(next(c for c in CASES if c.name == "kl_div"))
     expected = torch.nn.functional.kl_div(x, y, reduction="batchmean")
     torch.testing.assert_close(piste.losses.functional.kl_div(x, y, reduction="batchmean"), expected)
+
+
+@pytest.mark.parametrize("name", ["smooth_l1", "huber", "mse", "bce_with_logits", "soft_margin"])
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_the_slope_of_a_nan_is_a_nan(name: str, reduction: str) -> None:
+    x = torch.tensor([torch.nan, 3.0], requires_grad=True)
+    function = getattr(piste.losses.functional, piste.losses.named(name).function)
+    (slope,) = torch.autograd.grad(function(x, torch.tensor([1.0, 1.0]), reduction=reduction).sum(), x)
+    assert slope.isnan().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.loss.function != "nll_loss"], ids=str)

@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Iterable
 
-from . import optim
+from . import losses, optim
 from .subject import Subject, examine
 
 
 def subjects() -> list[Subject]:
-    return optim.subjects()
+    return [*optim.subjects(), *losses.subjects()]
 
 
 def main(names: list[str], known: Iterable[Subject]) -> int:

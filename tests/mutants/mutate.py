@@ -6,7 +6,15 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-TERMS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
+TERMS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
 ORDERS = {
     ast.Gt: (ast.GtE, ast.Lt),
     ast.GtE: (ast.Gt, ast.Lt),
@@ -16,8 +24,15 @@ ORDERS = {
     ast.NotEq: (ast.Eq,),
     ast.Is: (ast.IsNot,),
     ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
 }
 OPPOSITES = {"maximum": "minimum", "minimum": "maximum", "any": "all", "all": "any"}
+PLAIN = {"sqrt", "exp", "log", "log1p", "sign", "abs", "log_softmax", "total", "each"}
+"""Words of one operand, which a slip may leave out."""
+WORDS = PLAIN | {"maximum", "minimum", "where", "pick", "norm", "hinges"}
+METHODS = {"abs", "cumsum", "clamp_min"}
+"""What a slip may leave out of what is done to a tensor."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +75,15 @@ ELSE = {"annotation", "returns", "decorator_list", "targets", "target", "func", 
 
 def _places(parent: ast.AST, neighbours: dict[str, str]) -> Iterator[Place]:
     """Every expression below that computes something, the place it hangs at, and its function's arguments."""
-    if isinstance(parent, ast.Raise) or (isinstance(parent, ast.keyword) and parent.arg == "strict"):
+    is_said = isinstance(parent, ast.Raise | ast.JoinedStr)
+    if is_said or (isinstance(parent, ast.keyword) and parent.arg == "strict"):
         return  # what is said of a wrong rule, and checks against one
     if isinstance(parent, ast.FunctionDef | ast.Lambda):
         neighbours = _neighbours(parent.args)
     for field, value in ast.iter_fields(parent):
+        if isinstance(parent, ast.Call) and isinstance(parent.func, ast.Attribute) and field == "func":
+            yield parent.func, "value", None, parent.func.value, neighbours  # what a method is called on
+            yield from _places(parent.func.value, neighbours)
         if field in ELSE and not (field == "args" and isinstance(parent, ast.Call)):
             continue
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
@@ -99,7 +118,7 @@ def _alternatives(node: ast.expr, neighbours: dict[str, str]) -> Iterator[ast.ex
             yield from map(ast.Constant, {0: (1,), 1: (0, 2), 2: (1, 3)}.get(value, (value * 2, 0)))
         case ast.Name(id=name, ctx=ast.Load()) if name in neighbours:
             yield ast.Name(neighbours[name], ast.Load())
-        case ast.UnaryOp(op=ast.USub() | ast.Not(), operand=operand):
+        case ast.UnaryOp(op=ast.USub() | ast.Not() | ast.Invert(), operand=operand):
             yield operand
         case ast.BinOp(left=left, op=op, right=right) if type(op) in TERMS:
             yield ast.BinOp(left, TERMS[type(op)](), right)
@@ -108,23 +127,26 @@ def _alternatives(node: ast.expr, neighbours: dict[str, str]) -> Iterator[ast.ex
                 yield right
             if isinstance(op, ast.Sub | ast.Div | ast.Pow):
                 yield ast.BinOp(right, op, left)
-        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in ORDERS:
-            for other in ORDERS[type(op)]:
-                yield ast.Compare(left, [other()], [right])
+        case ast.Compare(left=left, ops=ops, comparators=rights):
+            for i, op in enumerate(ops):
+                for other in ORDERS[type(op)]:
+                    yield ast.Compare(left, [*ops[:i], other(), *ops[i + 1 :]], rights)
         case ast.BoolOp(op=op, values=values):
             yield ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)
         case ast.IfExp(test=test, body=body, orelse=orelse):
             yield ast.IfExp(test, orelse, body)
             yield body
             yield orelse
-        case ast.Call(func=ast.Name(id="where"), args=[condition, a, b]):
-            yield ast.Call(ast.Name("where", ast.Load()), [condition, b, a], [])
+        case ast.Call(func=(ast.Name(id="where") | ast.Attribute(attr="where")) as word, args=[condition, a, b]):
+            yield ast.Call(word, [condition, b, a], [])
             yield a
             yield b
         case ast.Call(func=ast.Name(id=word), args=args) if word in OPPOSITES:
             yield ast.Call(ast.Name(OPPOSITES[word], ast.Load()), args, [])
             yield from args
-        case ast.Call(func=ast.Name(id="sqrt" | "exp" | "log" | "log1p" | "sign" | "abs"), args=[x]):
+        case ast.Call(func=ast.Name(id=word), args=[x]) if word in PLAIN:
+            yield x
+        case ast.Call(func=ast.Attribute(value=x, attr=method)) if method in METHODS:
             yield x
     if isinstance(node, ast.BinOp | ast.Call) and _is_arithmetic(node):
         yield ast.UnaryOp(ast.USub(), node)
@@ -132,5 +154,6 @@ def _alternatives(node: ast.expr, neighbours: dict[str, str]) -> Iterator[ast.ex
 
 def _is_arithmetic(node: ast.expr) -> bool:
     """Whether the node is a term of a formula, so that turning its sign means something."""
-    words = {"sqrt", "exp", "log", "log1p", "sign", "abs", "maximum", "minimum", "where"}
-    return isinstance(node, ast.BinOp) or (isinstance(node.func, ast.Name) and node.func.id in words)
+    if isinstance(node, ast.BinOp):
+        return not isinstance(node.op, ast.BitAnd | ast.BitOr)
+    return isinstance(node.func, ast.Name) and node.func.id in WORDS

@@ -8,7 +8,11 @@ import textwrap
 
 import pytest
 
-from . import optim
+from piste.losses import CTCLoss, NLLLoss2d
+from piste.losses.loss import ElementwiseLoss, _registry
+from tests.losses.domains import DOMAINS
+
+from . import losses, optim
 from .__main__ import main
 from .mutate import mutants
 from .subject import Subject, examine, find
@@ -61,6 +65,32 @@ def test_every_kind_of_change_is_made():
     ]:
         assert change in made
     assert ("1", "2") in changes("Rule.per_step") and ("beta ** t", "beta") in changes("Rule.per_step")
+
+
+def test_every_kind_of_change_is_made_to_tensors_and_checks():
+    formula = """
+        def judge(x, k, low, high):
+            is_wrong = (low <= x < high) & ~(k == 0)
+            return total(torch.where(is_wrong, pick(x, k), 0)) + (x - k).abs() if k in x else log_softmax(x)
+    """
+    tree = ast.parse(textwrap.dedent(formula))
+    made = [(m.before, m.after) for m in mutants("judge", find(tree, "judge"))]
+    for change in [
+        ("low <= x < high", "low < x < high"),
+        ("low <= x < high", "low <= x <= high"),
+        ("(low <= x < high) & ~(k == 0)", "(low <= x < high) | ~(k == 0)"),
+        ("(low <= x < high) & ~(k == 0)", "low <= x < high"),
+        ("~(k == 0)", "k == 0"),
+        ("total(torch.where(is_wrong, pick(x, k), 0))", "torch.where(is_wrong, pick(x, k), 0)"),
+        ("torch.where(is_wrong, pick(x, k), 0)", "torch.where(is_wrong, 0, pick(x, k))"),
+        ("pick(x, k)", "-pick(x, k)"),
+        ("(x - k).abs()", "x - k"),
+        ("x - k", "x"),  # also what a method is called on
+        ("k in x", "k not in x"),
+        ("log_softmax(x)", "x"),
+    ]:
+        assert change in made, change
+    assert not any(after.startswith("-(low") for _, after in made)
 
 
 def test_the_tree_is_whole_after_every_change():
@@ -118,6 +148,22 @@ def test_the_command_fails_for_survivors_stale_entries_and_broken_checks(module,
 def test_every_optimizer_is_a_subject():
     formulas = {formula for subject in optim.subjects() for formula in subject.formulas}
     assert {f"{name}.update" for name in optim.OPTIMIZERS if name != "AdamW"} <= formulas
+
+
+def test_every_loss_with_a_formula_is_a_subject():
+    formulas = {formula for subject in losses.subjects() for formula in subject.formulas}
+    for loss in set(_registry.values()) - {CTCLoss, NLLLoss2d}:  # torch's, and NLLLoss
+        assert f"{loss.__name__}.value" in formulas
+        if issubclass(loss, ElementwiseLoss):
+            assert f"{loss.__name__}.derivatives" in formulas
+        if loss.name not in ("l1", "mse", "smooth_l1", "huber", "triplet_margin", "triplet_margin_with_distance"):
+            assert any(domain.name == loss.name for domain in DOMAINS)  # of values, which these take all
+
+
+def test_no_mutant_of_the_margin_losses_survives():
+    (subject,) = (s for s in losses.subjects() if s.module.endswith("margins"))
+    outcome = examine(subject)
+    assert outcome.killed > 200 and not outcome.survivors and not outcome.stale and outcome.broken is None
 
 
 def test_no_mutant_of_adamax_survives():

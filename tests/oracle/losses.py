@@ -159,6 +159,22 @@ def triplet_margin(
     return max(mpf(0), mpf(margin) + distance(a, b) - far)
 
 
+def triplet_margin_with_distance(
+    a: Sequence[Any],
+    b: Sequence[Any],
+    c: Sequence[Any],
+    distance_function: Callable[..., Any] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+) -> mpf:
+    """The same with any distance; torch.pairwise_distance is the Euclidean one of the difference plus 1e-6."""
+    if distance_function is None:
+        return triplet_margin(a, b, c, margin, swap=swap)
+    exact = [[mpf(x) for x in row] for row in (a, b, c)]
+    near, far, across = (distance_function(exact[i], exact[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    return max(mpf(0), mpf(margin) + near - (min(far, across) if swap else far))
+
+
 def gradient(loss: Callable[..., mpf], *arguments: Any, by: int = 0, **options: Any) -> Any:
     """The derivative by argument number `by`; a list of them where that argument is a row."""
     given = list(arguments)

@@ -1,0 +1,196 @@
+"""The formulas and checks of every loss, and what all losses share.
+
+They are judged by the oracles, at corners by torch's losses, and by counts made by hand; as torch operations, since
+the kernels are made of the same formulas, and have tests of their own that they are the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from piste import losses
+from piste.formula import Symbol
+from piste.losses.loss import _registry
+from tests.losses.domains import DOMAINS, SHAPES, fault_of_domain, fault_of_means, fault_of_shapes
+from tests.losses.judge import fault_at_extreme, fault_beside_torch, fault_of_elements, fault_of_rows
+from tests.losses.points import ELEMENTS, EXTREMES, ON_THE_CORNER, ROWS, ROWS_ON_THE_CORNER
+
+from .subject import Subject, stated
+
+PACKAGE = "piste.losses"
+FILES = ("regression", "binary", "distributions", "margins", "classes", "classification", "multilabel", "embeddings")
+"""In the order of import."""
+FORMULAS = ("value", "soft_value", "derivatives", "checks", "domains")
+FURTHER = {
+    "classes": ("ClassLoss.prepare", "ClassLoss._soft_call", "ClassLoss._refuse_probabilities"),
+    "classification": ("NLLLoss._refuse_input",),
+    "multilabel": ("MultiMarginLoss.validate", "MultiLabelMarginLoss.prepare", "MultiLabelSoftMarginLoss.prepare"),
+    "embeddings": ("CosineEmbeddingLoss.prepare", "TripletLoss.prepare", "distance"),
+}
+"""Where else a value is judged or a denominator counted."""
+SHARED = {
+    "rows": (("log_softmax", "total", "norm", "size", "index", "each", "pick", "hinges"), FILES[4:]),
+    "reduction": (("Reduction.of", "Reduction.divisor"), ("loss", *FILES)),
+    "loss": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
+    "checks": (("number",), ("reduction", "loss", *FILES)),
+}
+
+REGRESSION = ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss")
+PROMOTED = "x.dtype if has_indices else torch.promote_types(x.dtype, y.dtype)"
+SMOOTHED = "(1 - label_smoothing) * y + label_smoothing / size(x)"
+EVEN = "the square, the absolute value or the norm is the same"
+BORDER = "both sides are the same number there, and its slope is written down apart"
+UNUSED = "it stands in where the result is not used"
+MASKED = "it is multiplied by 0"
+DTYPE = "it gives the constant its dtype"
+SYMBOLS = "both are tensors, or both are symbols"
+ALIKE = "both have the same shape and dtype"
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "piste.losses.regression": {
+        **{f"{name}.value: x - y -> {other}": EVEN for name in REGRESSION for other in ("y - x", "-(x - y)")},
+        "SmoothL1Loss.value: d < beta -> d <= beta": BORDER,
+        "HuberLoss.value: d <= delta -> d < delta": BORDER,
+        "HuberLoss.derivatives: delta * sign(d) -> delta / sign(d)": "the sign is 1 or -1 on that side",
+    },
+    "piste.losses.distributions": {
+        "PoissonNLLLoss.derivatives: y > 1 -> y >= 1": "n is 1 either way",
+        "PoissonNLLLoss.derivatives: 1 -> 0 (number 2)": UNUSED,
+        "PoissonNLLLoss.derivatives: 1 -> 0 (number 3)": UNUSED,
+        "PoissonNLLLoss.derivatives: 1 -> 2 (number 3)": UNUSED,
+        **{f"GaussianNLLLoss.value: x - y -> {other}": EVEN for other in ("y - x", "-(x - y)")},
+    },
+    "piste.losses.margins": {
+        "HingeEmbeddingLoss.derivatives: 0 * y + 1 -> 1": DTYPE,
+        **{f"HingeEmbeddingLoss.derivatives: 0 * y -> {other}": DTYPE for other in ("0 / y", "0", "-(0 * y)")},
+        "HingeEmbeddingLoss.value: margin - x < 0 -> margin - x <= 0": BORDER,
+        "SoftMarginLoss.value: z > 0 -> z >= 0": BORDER,
+        "MarginRankingLoss.value: z < 0 -> z <= 0": BORDER,
+    },
+    "piste.losses.classes": {
+        f"ClassLoss.prepare: {PROMOTED} -> torch.promote_types(x.dtype, y.dtype)": "integers promote nothing",
+        "ClassLoss.prepare: 0 -> 1": UNUSED,
+        "ClassLoss._refuse_probabilities: (sums - 1).abs() > slack -> (sums - 1).abs() >= slack": "no such sum",
+        **{f"ClassLoss._refuse_probabilities: sums - 1 -> {other}": EVEN for other in ("1 - sums", "-(sums - 1)")},
+    },
+    "piste.losses.classification": {
+        f"CrossEntropyLoss.soft_value: y if label_smoothing == 0 else {SMOOTHED} -> {SMOOTHED}": "by 0 it is y",
+        "CrossEntropyLoss.soft_value: x -> y": ALIKE,
+        "CrossEntropyLoss.soft_value: 0 -> 1 (number 3)": MASKED,
+    },
+    "piste.losses.multilabel": {
+        "MultiLabelMarginLoss.value: x -> k (number 2)": ALIKE,
+        "MultiLabelSoftMarginLoss.value: 0 -> 1 (number 3)": MASKED,
+        "MultiLabelSoftMarginLoss.value: 0 -> 1 (number 6)": MASKED,
+        "MultiLabelSoftMarginLoss.value: x -> y (number 10)": ALIKE,
+    },
+    "piste.losses.embeddings": {
+        **{f"TripletMarginLoss.value: {d} + eps -> -({d} + eps)": EVEN for d in ("a - b", "a - c", "b - c")},
+        "TripletLoss.prepare: 0 -> 1": ALIKE,
+        "distance: a -> b": ALIKE,
+        "distance: a -> b (number 3)": ALIKE,
+    },
+    "piste.losses.rows": {
+        "hinges: 0 -> 1 (number 3)": UNUSED,
+        **{f"{word}: x -> k{nth}": SYMBOLS for word in ("pick", "hinges") for nth in ("", " (number 2)")},
+    },
+    "piste.losses.reduction": {
+        "Reduction.of: 1 -> 2": "the sum that it divides is 0",
+        "Reduction.of: total * math.nan -> total / math.nan": "NaN either way",
+        "Reduction.of: total * math.nan -> -(total * math.nan)": "NaN either way",
+    },
+    "piste.losses.loss": {"ElementwiseLoss.prepare: 0 -> 1": ALIKE},
+}
+"""By module: changes that change nothing, and why."""
+
+
+def subjects() -> list[Subject]:
+    """Every file of losses, and those that all of them share."""
+    found = []
+    for file in FILES:
+        module = f"{PACKAGE}.{file}"
+        names = [name for name, loss in vars(importlib.import_module(module)).items() if _is_from(loss, module)]
+        formulas = stated(module, [f"{name}.{key}" for name in names for key in FORMULAS])
+        others = tuple(f"{PACKAGE}.{f}" for f in FILES[5:]) if file == "classes" else ()
+        known = {cls.name for cls in _registry.values()} if others else {loss for loss in _names_of(module)}
+        found.append(_subject(module, (*formulas, *FURTHER.get(file, ())), known, others))
+    for file, (formulas, dependents) in SHARED.items():
+        everything = {cls.name for cls in _registry.values()}
+        found.append(_subject(f"{PACKAGE}.{file}", formulas, everything, tuple(f"{PACKAGE}.{d}" for d in dependents)))
+    return found
+
+
+def _subject(module: str, formulas: tuple[str, ...], names: set[str], dependents: tuple[str, ...]) -> Subject:
+    return Subject(module, formulas, partial(_check, names), dependents, EQUIVALENT.get(module, {}))
+
+
+def _is_from(loss: object, module: str) -> bool:
+    return isinstance(loss, type) and issubclass(loss, losses.Loss) and loss.__module__ == module
+
+
+def _names_of(module: str) -> set[str]:
+    return {cls.name for cls in _registry.values() if cls.__module__ == module}
+
+
+def _function(name: str) -> Callable[..., torch.Tensor]:
+    """A loss as it is now, with the mutant in place."""
+    cls = losses.named(name)
+    module = sys.modules[cls.__module__]
+    if name == "nll2d":
+        return lambda *operands, **options: module.NLLLoss2d(**options)(*operands)
+    function: Callable[..., torch.Tensor] = getattr(module, cls.function)
+    return function
+
+
+def _check(names: set[str], modules: Mapping[str, ModuleType]) -> str | None:
+    """The first fault of these losses."""
+    with Eager():
+        return next(filter(None, _faults(names)), None)
+
+
+class Eager(TorchFunctionMode):
+    """While torch's functions are watched, no kernel serves."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+def _faults(names: set[str]) -> Iterator[str | None]:
+    for judge, table in ((fault_of_elements, ELEMENTS), (fault_of_rows, ROWS)):
+        for points in table:
+            if points.name in names:
+                yield judge(_function(points.name), points)
+    for points in (*ON_THE_CORNER, *ROWS_ON_THE_CORNER):
+        if points.name in names:
+            torchs = getattr(torch.nn.functional, losses.named(points.name).function)
+            yield fault_beside_torch(_function(points.name), torchs, points)
+    for extreme in EXTREMES:
+        if extreme.name in names:
+            yield fault_at_extreme(_function(extreme.name), extreme)
+    for domain in DOMAINS:
+        if domain.name in names:
+            yield fault_of_domain(_function, domain)
+    for shapes in SHAPES:
+        if shapes.name in names:
+            yield fault_of_shapes(_function, shapes)
+    yield fault_of_means(_function)
+    yield from _faults_of_words()
+
+
+def _faults_of_words() -> Iterator[str | None]:
+    """Words over rows are symbols of symbols, which `explain` reads."""
+    a, b = Symbol("input", "a"), Symbol("input", "b")
+    rows = sys.modules[f"{PACKAGE}.rows"]
+    reads = {f"{word}(a)": getattr(rows, word)(a) for word in ("log_softmax", "total", "size", "index", "each")}
+    reads |= {f"{word}(a, b)": getattr(rows, word)(a, b) for word in ("pick", "hinges")}
+    reads["norm(a, 2)"] = rows.norm(a, 2)
+    reads["distance(a, b)"] = sys.modules[f"{PACKAGE}.embeddings"].distance(None, a, b)
+    for expected, symbol in reads.items():
+        yield None if repr(symbol) == expected else f"{expected} reads as {symbol}"
