@@ -20,7 +20,7 @@ from ..formula import FormulaError
 from ..mathematics import is_number
 from . import eager_loss, element_source, native, row_source
 from .buffers import gradient_like
-from .loss_form import BLOCK, DIVISOR, FAULTS, GRAIN, SCALE, STORAGES, Column, Form
+from .loss_form import BLOCK, DIVISOR, FAULTS, GRAIN, SCALE, STORAGES, Column, Form, finish_source
 from .loss_form import SCRATCH as SCRATCH_AT
 from .loss_form import TICKETS as TICKETS_AT
 from .once import FAULTY, SERVED, Once, can_serve
@@ -162,15 +162,19 @@ class _Kernel:
     def __init__(self, form: Form) -> None:
         self.form, self.scratch_rows = form, 0
         if form.derivatives is None:
-            text, entries, self.scratch_rows = row_source.source(form)
+            text, self.scratch_rows = row_source.source(form)
         else:
-            text, entries = element_source.source(form)
-        self.code = native.load(text, entries)
-        self.prepare = self.code.call.get("prepare")
+            text = element_source.source(form)
+        # Apart, as they are alike for many kernels.
+        finish = native.load(finish_source(form.storage, form.mode), ("finish",))
+        prepare = None if form.divisor == "given" else native.load(row_source.prepare_source(form), ("prepare",))
+        self.code, self.finish = native.load(text, ("run",)), finish.call["finish"]
+        self.prepare = None if prepare is None else prepare.call["prepare"]
+        parts = [self.code, finish] if prepare is None else [self.code, finish, prepare]
         self.is_one, self.is_narrow = form.mode == "sum", form.storage != form.dtype
         self.dtypes = [getattr(torch, c.storage) for c in form.given]
         self._options = [float(v) for _, v in form.options if is_number(v)]
-        self.once = Once(form, self.code) if can_serve(form) and not self.scratch_rows else None
+        self.once = Once(form, parts) if can_serve(form) and not self.scratch_rows else None
         self._scalar = torch.empty((), dtype=self.dtypes[0])
 
     def __call__(
@@ -218,7 +222,7 @@ class _Kernel:
                 raise Unserved
             numbers[SCALE] *= factor
         self.code.parallel("run", at, threads)
-        self.code.call["finish"](at)
+        self.finish(at)
         if numbers[FAULTS]:
             raise Unserved
         return out

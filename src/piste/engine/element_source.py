@@ -19,7 +19,6 @@ from .loss_form import (
     SCALE,
     Form,
     LossLines,
-    finish_lines,
     loaded,
     options_lines,
     pointed,
@@ -31,8 +30,8 @@ __all__ = ["source"]
 TILE = 1 << 10  # elements whose sum is kept in the precision of the elements
 
 
-def source(form: Form) -> tuple[str, tuple[str, ...]]:
-    """The kernel as Python that Numba compiles, and its entries."""
+def source(form: Form) -> str:
+    """The kernel as Python that Numba compiles."""
     assert form.derivatives is not None
     dtype = form.dtype
     letters = [c for c in form.given if c.kind == "element"]
@@ -62,7 +61,7 @@ def source(form: Form) -> tuple[str, tuple[str, ...]]:
         made.append(f"g_{column.name}[k] = {stored(column.storage, body.name(slope * Symbol('input', 'scale')))}")
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
     names = f"from piste.engine.polynomials import add, bits, exp32, log1p32, log32  # {digest}"
-    return "\n".join([names, "", *_run(form, [*body.lines, *made]), *finish_lines(form)]), ("run", "finish")
+    return "\n".join([names, "", *_run(form, [*body.lines, *made])])
 
 
 def _run(form: Form, body: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ __all__ = [
     "Column",
     "Form",
     "LossLines",
-    "finish_lines",
+    "finish_source",
     "loaded",
     "options_lines",
     "pointed",
@@ -128,11 +128,11 @@ def options_lines(options: Sequence[tuple[str, Any]], dtype: str) -> list[str]:
     return lines
 
 
-def finish_lines(form: Form) -> list[str]:
+def finish_source(storage: str, mode: str) -> str:
     """The partial sums in order, so that the result does not depend on the number of threads; and the faults."""
-    result = stored(form.storage, f"total / given[{DIVISOR}]")
-    written = [f"    pointer(table[{OUT}], {pointed(form.storage)})[0] = {result}"] if form.mode == "sum" else []
-    return [
+    result = stored(storage, f"total / given[{DIVISOR}]")
+    written = [f"    pointer(table[{OUT}], {pointed(storage)})[0] = {result}"] if mode == "sum" else []
+    lines = [
         "def finish(table):",
         f"    partials = pointer(table[{PARTIALS}], float64)",
         f"    given = pointer(table[{NUMBERS}], float64)",
@@ -145,3 +145,4 @@ def finish_lines(form: Form) -> list[str]:
         *written,
         "",
     ]
+    return "\n".join(lines)

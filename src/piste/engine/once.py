@@ -139,13 +139,13 @@ def _source() -> str:
 class Once:
     """The calls of one kernel on few elements."""
 
-    def __init__(self, form: Form, kernel: native.Kernel) -> None:
+    def __init__(self, form: Form, kernels: Sequence[native.Kernel]) -> None:
         functions = libtorch.functions()
         assert functions is not None
         options = [float(v) for _, v in form.options if is_number(v)]
         dtypes = [libtorch.number(getattr(torch, c.storage)) for c in form.given]
         shapes = [_SHAPES.get(c.kind, _WHOLE) for c in form.given]
-        self._kept = array("d", options), array("q", dtypes), array("q", shapes), kernel
+        self._kept = array("d", options), array("q", dtypes), array("q", shapes), kernels
         known = {
             "is_rows": form.derivatives is None,
             "count": len(form.given),
@@ -155,7 +155,7 @@ class Once:
             "shapes": self._kept[2].buffer_info()[0],
             "options": len(options),
             "prepare": 0,
-            **kernel.addresses,
+            **{name: at for kernel in kernels for name, at in kernel.addresses.items()},
             **functions,
         }
         self._fixed = array("q", [known[name] for name in _FIXED])

@@ -24,7 +24,6 @@ from .loss_form import (
     TICKETS,
     Column,
     Form,
-    finish_lines,
     loaded,
     options_lines,
     pointed,
@@ -33,7 +32,7 @@ from .loss_form import (
 from .row_lines import RowLines
 from .slope import Slope, gradients
 
-__all__ = ["formulas", "source"]
+__all__ = ["formulas", "prepare_source", "source"]
 
 
 def formulas(form: Form) -> tuple[Symbol, list[Slope], list[Symbol], set[str]]:
@@ -48,8 +47,8 @@ def formulas(form: Form) -> tuple[Symbol, list[Slope], list[Symbol], set[str]]:
     return value, slopes, faults, rows
 
 
-def source(form: Form) -> tuple[str, tuple[str, ...], int]:
-    """The kernel as Python that Numba compiles, its entries, and how many scratch rows each thread wants."""
+def source(form: Form) -> tuple[str, int]:
+    """The kernel as Python that Numba compiles, and how many scratch rows each thread wants."""
     value, slopes, faults, rows = formulas(form)
     wanted = form.by
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
@@ -65,13 +64,9 @@ def source(form: Form) -> tuple[str, tuple[str, ...], int]:
     row.lines.append(f"result = {row.number(value)}")
     if wanted:
         row.write(scaled)
-    if form.divisor != "given":
-        text += _prepare(form)
     if own and row.kept is not None:
         row.scratch_rows = 1
-    text += [*_run(form, row, refused), *finish_lines(form)]
-    entries = (("prepare",) if form.divisor != "given" else ()) + ("run", "finish")
-    return "\n".join(text), entries, row.scratch_rows
+    return "\n".join([*text, *_run(form, row, refused)]), row.scratch_rows
 
 
 def _run(form: Form, row: RowLines, refused: str) -> list[str]:
@@ -169,18 +164,18 @@ def _zero(column: Column) -> str:
     return "uint16(0)" if pointed(column.storage) == "uint16" else f"{column.storage}(0.0)"
 
 
-def _prepare(form: Form) -> list[str]:
+def prepare_source(form: Form) -> str:
     """What the mean divides by: the rows that are not ignored, or the sum of their weights."""
     index, last = next(c for c in form.given if c.kind == "index"), form.given[-1]
-    lines, count = [], "1.0"
+    weights, count = [], "1.0"
     if form.divisor == "weights":
-        lines = [f"    a_{last.name} = pointer(table[{_place(form, last)}], {pointed(last.storage)})"]
+        weights = [f"    a_{last.name} = pointer(table[{_place(form, last)}], {pointed(last.storage)})"]
         count = f"float64({loaded(last, 'j', form.dtype)})"
-    return [
+    lines = [
         "def prepare(table):",
         f"    given = pointer(table[{NUMBERS}], float64)",
         f"    k = pointer(table[{_place(form, index)}], int64)",
-        *lines,
+        *weights,
         "    total = 0.0",
         f"    for r in range(table[{ROWS}]):",
         "        j = k[r]",
@@ -190,3 +185,4 @@ def _prepare(form: Form) -> list[str]:
         f"    given[{SCALE}] = 1.0 / total",
         "",
     ]
+    return "\n".join(lines)
