@@ -111,6 +111,30 @@ def test_autocast_gives_float32_as_torchs_list_does() -> None:
     assert F.mse_loss(x, y).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("case", MODULES, ids=str)
+@pytest.mark.filterwarnings("ignore:reduction:UserWarning")
+def test_every_loss_gives_float32_of_16_bit_operands_under_autocast(case: Case) -> None:
+    operands = seeded(case, dtype=torch.bfloat16)
+    options = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in case.options.items()}
+    if case.name == "bce":  # torch forbids it there; a loss of bfloat16 probabilities is all the same right
+        expected = None
+    else:
+        wide = [o.float() if o.is_floating_point() else o for o in operands]
+        expected = case.torchs(*wide, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = case.function(*operands, **options, check="off")
+    assert loss.dtype == torch.float32
+    if expected is not None:
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradcheck_of_batchmean() -> None:
+    x, y = seeded(next(c for c in CASES if c.name == "kl_div"))
+    tracked = x.requires_grad_(), y.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, y: F.kl_div(x, y, reduction="batchmean"), tracked, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda x, y: F.kl_div(x, y, reduction="batchmean"), tracked, fast_mode=True)
+
+
 def test_second_derivatives_at_a_logit_of_zero() -> None:
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     loss = F.binary_cross_entropy_with_logits(x, torch.tensor([1.0]).double())

@@ -9,10 +9,12 @@ import torch
 
 import piste
 from piste.errors import InvalidType, InvalidValue, PisteError
+from piste.losses.loss import ElementwiseLoss, _registry
 
 nn, F = piste.losses, piste.losses.functional
 X = torch.randn(4, 3)
 K = torch.tensor([0, 2, 1, 0])
+ELEMENTWISE = sorted((c for c in set(_registry.values()) if issubclass(c, ElementwiseLoss)), key=lambda c: c.name)
 
 
 def refused(call, *words: str, kind: type[PisteError] = InvalidValue) -> None:
@@ -32,6 +34,14 @@ def test_shapes_are_never_broadcast(function) -> None:
     refused(lambda: function(torch.zeros(2, 6), torch.zeros(3, 4)), "target.reshape(input.shape)")
     refused(lambda: function(torch.zeros(4, 3), torch.zeros(4)), "class indices, CrossEntropyLoss is the loss")
     refused(lambda: function(torch.zeros(4, 3), torch.zeros(3)), "target.expand_as(input)")
+
+
+@pytest.mark.parametrize("loss", ELEMENTWISE, ids=lambda loss: loss.name)
+def test_no_elementwise_loss_broadcasts(loss) -> None:
+    operands = [torch.ones(4, 1), torch.ones(4), torch.ones(4)][: len(loss.arguments)]
+    if loss.name == "gaussian_nll":
+        operands[2] = torch.ones(4, 1)  # a variance may be one for a row
+    refused(lambda: loss(check="off")(*operands), "must have the same shape; received (4, 1) and (4,)", "squeeze(1)")
 
 
 def test_operands_must_be_tensors_of_numbers_on_one_device() -> None:

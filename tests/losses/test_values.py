@@ -192,6 +192,8 @@ def test_integer_and_bool_targets_and_mixed_dtypes_are_converted() -> None:
     expected = torch.nn.functional.binary_cross_entropy(x, labels.float())
     for kind in (torch.int64, torch.bool, torch.uint8):
         assert torch.equal(piste.losses.BCELoss()(x, labels.to(kind)), expected)
+        logits = piste.losses.BCEWithLogitsLoss()(torch.logit(x), labels.to(kind))
+        torch.testing.assert_close(logits, expected)
     assert piste.losses.MSELoss()(x, labels.double()).dtype == torch.float64
     torch.manual_seed(0)
     logits = torch.randn(3, 4, dtype=torch.float64)
@@ -266,6 +268,37 @@ def test_a_nan_shows_in_what_it_belongs_to_and_nowhere_else(case: Case) -> None:
             shared = values.shape[-1] if values.numel() > operand.numel() else 1  # one variance for a whole row
             assert int(values.isnan().sum()) == (0 if is_ignored else shared)
             assert case.function(*spoilt, **case.options).isnan() == (not is_ignored)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if len(c.shapes) > 1], ids=str)
+def test_nothing_has_no_loss(case: Case) -> None:
+    shape = case.shapes[0]
+    operands = [o[:0] for o in seeded(case, shape)]
+    for reduction in ("none", "sum", "mean"):
+        x = operands[0].clone().requires_grad_()
+        loss = case.function(x, *operands[1:], **case.options, reduction=reduction)
+        (slope,) = torch.autograd.grad(loss.sum(), x)
+        assert slope.shape == x.shape
+        if reduction == "none":
+            assert loss.numel() == 0
+        else:
+            assert loss.item() == 0 if reduction == "sum" else loss.isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if (4, 3) in c.shapes], ids=str)
+def test_many_give_the_exact_mean_and_the_same_bits_every_time(case: Case, dtype: torch.dtype) -> None:
+    operands = seeded(case, (100_000, 3), dtype)
+    options = {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in case.options.items()}
+    wide = [o.double() if o.is_floating_point() else o for o in operands]
+    exact = case.function(*wide, **case.options, check="off").item()
+    results = []
+    for _ in range(3):
+        x = operands[0].clone().requires_grad_()
+        loss = case.function(x, *operands[1:], **options, check="off")
+        results.append((loss.detach(), *torch.autograd.grad(loss, x)))
+    assert results[0][0].item() == pytest.approx(exact, rel=1e-6 if dtype == torch.float32 else 2**-8)
+    assert all(torch.equal(a, b) for again in results[1:] for a, b in zip(results[0], again, strict=True))
 
 
 def test_a_nan_that_nll_does_not_read_is_not_seen() -> None:
