@@ -46,7 +46,7 @@ def _in_a_sentence(debug: bool) -> Iterator[None]:
         typer.echo(f"piste: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("piste: interrupted; nothing was finished.", err=True)
+        typer.echo("piste: interrupted.", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 

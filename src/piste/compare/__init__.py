@@ -151,6 +151,7 @@ def compare_task(
     """`compare` for a `Task`; `losses` and `epochs` stand in for the task's own."""
     from .budget import as_seconds, estimate
     from .carry_out import carry_out
+    from .interrupts import Interrupts
     from .plan import prepare
     from .progress import display
     from .randomness import Randomness
@@ -163,20 +164,21 @@ def compare_task(
     began = time.perf_counter()
     folder = None if out is None else writable(out)
     shown = tracked(display(progress), track, folder)
-    with Randomness(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0):
-        plan = prepare(
-            task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials, epochs=epochs,
-            steps=steps, budget=None if budget is None else as_seconds(budget),
-        )  # fmt: skip
-        store = open_store(folder, storage, task.name, fresh)
-        plan.take(store.settings)
-        with one_thread(plan.weights < SMALL), choose(plan, jobs, ray, shown.look) as executor:
-            if plan.open or shown.tells:
-                estimate(plan, executor.workers)
-            store.hold(plan.settings())
-            comparison = carry_out(plan, store, shown, executor, began)
-    files = [] if folder is None else comparison.save(folder)
-    shown.report(comparison, files)
+    with Interrupts() as interrupts:
+        with Randomness(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0):
+            plan = prepare(
+                task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials, epochs=epochs,
+                steps=steps, budget=None if budget is None else as_seconds(budget),
+            )  # fmt: skip
+            store = open_store(folder, storage, task.name, fresh)
+            plan.take(store.settings)
+            with one_thread(plan.weights < SMALL), choose(plan, jobs, ray, shown.look) as executor:
+                if plan.open or shown.tells:
+                    estimate(plan, executor.workers)
+                store.hold(plan.settings())
+                comparison = carry_out(plan, store, shown, executor, interrupts, began)
+        files = [] if folder is None else comparison.save(folder)
+        shown.report(comparison, files)
     return comparison
 
 

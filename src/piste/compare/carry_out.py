@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from .budget import REPORT, span
 from .candidates import Candidate
 from .comparison import Comparison, summarise
+from .interrupts import Interrupts
 from .plan import Plan
 from .progress import Progress
 from .search import search
@@ -49,8 +50,11 @@ def chain(plan: Plan, plain: Candidate, number: int, found: Findings) -> Chain:
 class _Desk:
     """Keeps chains going: what the store knows goes on at once, the rest is sent to the executor."""
 
-    def __init__(self, plan: Plan, store: Store, progress: Progress, executor: Executor) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, progress: Progress, executor: Executor, interrupts: Interrupts
+    ) -> None:
         self.plan, self.store, self.progress, self.executor = plan, store, progress, executor
+        self.interrupts = interrupts
         self.under_way: dict[Job, Chain] = {}
         self.count = 0
 
@@ -58,13 +62,15 @@ class _Desk:
         """Begin a chain as soon as there is room for it."""
         while len(self.under_way) >= self.executor.workers:
             self.wait()
-        self._go_on(chain, next(chain, None))
+        with self.interrupts.held():
+            self._go_on(chain, next(chain, None))
 
     def wait(self) -> None:
         """Wait for one job, keep its result, and send its chain on."""
         job, result = self.executor.finished()
-        self.store.put(job.number, result)
-        self._go_on(self.under_way.pop(job), job, result)
+        with self.interrupts.held():
+            self.store.put(job.number, result)
+            self._go_on(self.under_way.pop(job), job, result)
 
     def _go_on(self, chain: Chain, job: Job | None, result: Result | None = None) -> None:
         while job is not None:
@@ -82,7 +88,12 @@ class _Desk:
 
 
 def carry_out(
-    plan: Plan, store: Store, progress: Progress, executor: Executor, began: float | None = None
+    plan: Plan,
+    store: Store,
+    progress: Progress,
+    executor: Executor,
+    interrupts: Interrupts,
+    began: float | None = None,
 ) -> Comparison:
     """Carry out every chain, seed by seed, as many at a time as the executor can; an interruption keeps what is done.
 
@@ -90,7 +101,7 @@ def carry_out(
     with a budget, counted from `began`, leaves out seeds for which no time is left.
     """
     found: dict[tuple[int, str], Findings] = {}
-    desk = _Desk(plan, store, progress, executor)
+    desk = _Desk(plan, store, progress, executor, interrupts)
     interrupted = left_out = ""
     progress.begin(plan, len(store))
     started = time.perf_counter()
@@ -111,6 +122,7 @@ def carry_out(
             raise
         interrupted = f"Interrupted after {desk.count} of {plan.runs} runs; what was done is kept."
     finally:
+        interrupts.hold()
         progress.end()
     return summarise(plan, sum(found.values(), Findings()), interrupted, left_out)
 

@@ -1,0 +1,146 @@
+"""Ctrl-C, wherever it arrives: what is finished is kept and told, and nothing is torn."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import optuna
+import pytest
+
+from piste.compare import compare_task, figures
+from piste.compare.interrupts import Interrupts
+from tests.compare.small import task
+
+OPTIONS = {"optimizers": ["SGD", "Adam"], "seeds": 3, "progress": False}
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def within(monkeypatch, owner, name, *, at=1, times=1):
+    """Ctrl-C is pressed, `times` times, inside the call of that number."""
+    real, calls = getattr(owner, name), []
+
+    def pressed(*arguments, **options):
+        calls.append(1)
+        if len(calls) == at:
+            for _ in range(times):
+                ctrl_c()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, pressed)
+
+
+@pytest.mark.parametrize("where", [{}, {"jobs": 2}], ids=["here", "jobs"])
+@pytest.mark.parametrize("at", [1, 4])
+def test_while_a_run_is_stored_it_waits_until_it_is(where, at, tmp_path, monkeypatch):
+    within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=at)
+    found = compare_task(task(), **OPTIONS, **where, out=tmp_path)
+    assert found.interrupted == f"Interrupted after {at} of 6 runs; what was done is kept."
+    assert len(json.loads((tmp_path / "results.json").read_text())["results"]) == at
+    monkeypatch.undo()
+    again = compare_task(task(), **OPTIONS, out=tmp_path)
+    assert not again.interrupted
+    assert again.verdict == compare_task(task(), **OPTIONS).verdict
+
+
+def test_a_second_one_does_not_wait_for_a_store_that_hangs(tmp_path, monkeypatch):
+    within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=3, times=2)
+    found = compare_task(task(), **OPTIONS, out=tmp_path)
+    assert found.interrupted == "Interrupted after 2 of 6 runs; what was done is kept."
+    assert (tmp_path / "report.html").exists()
+
+
+def test_pressed_again_while_the_report_is_written_it_is_written_whole(tmp_path, monkeypatch):
+    within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=2)
+    within(monkeypatch, figures, "curves")
+    found = compare_task(task(), **OPTIONS, out=tmp_path)
+    assert found.interrupted == "Interrupted after 2 of 6 runs; what was done is kept."
+    assert (tmp_path / "curves.svg").exists()
+
+
+def test_while_the_report_of_a_whole_comparison_is_written_it_waits(tmp_path, monkeypatch):
+    within(monkeypatch, figures, "curves")
+    with pytest.raises(KeyboardInterrupt):
+        compare_task(task(), **OPTIONS, out=tmp_path)
+    assert (tmp_path / "curves.svg").exists()
+    assert json.loads((tmp_path / "results.json").read_text())["interrupted"] == ""
+
+
+def test_and_pressed_twice_it_does_not(tmp_path, monkeypatch):
+    within(monkeypatch, figures, "curves", times=2)
+    with pytest.raises(KeyboardInterrupt):
+        compare_task(task(), **OPTIONS, out=tmp_path)
+    assert not (tmp_path / "curves.svg").exists()
+
+
+SCRIPT = """
+import os, signal, sys
+import optuna
+from piste.compare import compare_task
+from tests.compare.small import task
+
+real = optuna.storages.RDBStorage._create_new_trial
+def stored(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    return real(*arguments)
+optuna.storages.RDBStorage._create_new_trial = stored
+compare_task(task(), optimizers=["SGD", "Adam"], seeds=50, out=sys.argv[1])
+"""
+
+
+def test_the_process_ends_in_order_when_it_comes_with_the_first_result(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "script.py", tmp_path / "out"], env={**os.environ, "PYTHONPATH": os.getcwd()},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert kept["interrupted"] == "Interrupted after 1 of 100 runs; what was done is kept."
+
+
+def test_it_raises_once_and_what_follows_is_forgotten():
+    done = []
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c()
+        ctrl_c()
+        with interrupts.held():
+            done.append(1)
+    assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_held_within_held_it_waits_for_the_outer_end():
+    done = []
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.held():
+        with interrupts.held():
+            ctrl_c()
+        done.append(1)
+    assert done
+
+
+def test_an_error_is_not_hidden_by_one_that_waited():
+    with pytest.raises(ValueError, match="a reason"), Interrupts() as interrupts:
+        interrupts.hold()
+        ctrl_c()
+        raise ValueError("a reason")
+
+
+def test_a_handler_of_one_s_own_stays_and_so_does_another_thread():
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(1))
+    try:
+        with Interrupts() as interrupts, interrupts.held():
+            ctrl_c()
+            assert came
+    finally:
+        signal.signal(signal.SIGINT, before)
+    thread = threading.Thread(target=lambda: came.append(compare_task(task(), **OPTIONS)))
+    thread.start()
+    thread.join()
+    assert len(came) == 2
