@@ -30,6 +30,34 @@ def test_accuracy_of_classes_pixels_and_single_logits():
     )
 
 
+def test_accuracy_takes_the_most_probable_class_of_one_hot_and_of_soft_targets():
+    logits, classes = torch.randn(20, 4) - 2, torch.randint(4, (20,))  # most logits are negative
+    expected = sk.accuracy_score(classes, logits.argmax(1))
+    one_hot = torch.nn.functional.one_hot(classes, 4)
+    for target in (one_hot, one_hot.float(), 0.7 * one_hot + 0.3 / 4, one_hot.half()):
+        assert METRICS["accuracy"].value(logits, target) == pytest.approx(expected)
+    pixels, where = torch.randn(5, 3, 2, 2), torch.randint(3, (5, 2, 2))
+    soft = torch.nn.functional.one_hot(where, 3).movedim(3, 1).float()
+    expected = METRICS["accuracy"].scores(pixels, where)
+    assert torch.equal(METRICS["accuracy"].scores(pixels, soft), expected)
+
+
+def test_accuracy_of_several_labels_counts_each_and_takes_nothing_between():
+    logits = torch.tensor([[2.0, -1.0, 0.5], [1.0, 3.0, -2.0]])
+    labels = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    assert METRICS["accuracy"].scores(logits, labels).tolist() == pytest.approx([2 / 3, 1.0])
+    assert METRICS["accuracy"].value(logits[:, :1], labels[:, :1]) == 1
+    for target in (0.9 * labels, labels[:, :1] * 0.9):
+        with pytest.raises(InvalidValue) as caught:
+            METRICS["accuracy"].scores(logits[:, : target.shape[1]], target)
+        assert str(caught.value) == (
+            "accuracy takes targets of 0 and 1, one for each logit, or probabilities of classes (N, C, ...) that sum "
+            "to 1; received 0.9."
+        )
+    with pytest.raises(InvalidValue, match=r"received -0\.5"):
+        METRICS["accuracy"].scores(logits[:1, :2], torch.tensor([[-0.5, 1.5]]))
+
+
 def test_a_metric_of_one_s_own():
     metric = as_metric((lambda output, target: (output - target).abs().max(), "min"))
     assert metric.value(GUESS, TRUTH) == pytest.approx((GUESS - TRUTH).abs().max().item())

@@ -55,9 +55,19 @@ class Metric:
 def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """1 where the class was right: the largest of the logits (N, C, ...), or the sign of one logit (N, ...).
 
-    With further dimensions (one class per pixel) the share that was right, per example.
+    A target of the logits' shape whose rows each sum to 1 holds probabilities of classes (one-hot, or soft), the most
+    probable of which is the right one; else its numbers are 0 or 1, each for a logit of its own. With further
+    dimensions (one class per pixel) the share that was right, per example.
     """
-    if output.shape == target.shape:
+    if output.shape == target.shape and _are_classes(target):
+        right = output.argmax(1) == target.argmax(1)
+    elif output.shape == target.shape:
+        stray = target[(target != 0) & (target != 1)]
+        if len(stray):
+            raise InvalidValue(
+                f"accuracy takes targets of 0 and 1, one for each logit, or probabilities of classes (N, C, ...) that "
+                f"sum to 1; received {float(stray[0]):.3g}."
+            )
         right = (output > 0) == (target > 0.5)
     elif output.dim() == target.dim() + 1:
         right = output.argmax(1) == target
@@ -67,6 +77,13 @@ def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             f"received {tuple(output.shape)} and {tuple(target.shape)}."
         )
     return right.reshape(len(right), -1).double().mean(1)
+
+
+def _are_classes(target: torch.Tensor) -> bool:
+    """Whether each row is a distribution over classes."""
+    if target.dim() < 2 or target.shape[1] < 2 or bool((target < 0).any()):
+        return False
+    return bool(((target.sum(1, dtype=torch.float64) - 1).abs() < 1e-3).all())
 
 
 def squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
