@@ -94,5 +94,8 @@ def test_a_phone_shows_it_without_scrolling_sideways(page):
         # innerWidth grows with what overflows, so it is no measure; plots follow the new width a frame later.
         script = "return document.documentElement.scrollWidth"
         WebDriverWait(page, 10).until(lambda _: page.execute_script(script) <= 390, "wider than the phone")
+        legend = "return document.querySelector('.plot').layout.legend.orientation"
+        WebDriverWait(page, 10).until(lambda _: page.execute_script(legend) == "h", "a legend beside the plot")
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    WebDriverWait(page, 10).until(lambda _: page.execute_script(legend) is None, "a legend below a wide plot")
