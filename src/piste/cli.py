@@ -73,6 +73,10 @@ def compare(
     trials: Annotated[
         int | None, typer.Option(help="Learning rates tried for each, anew for every seed; 1, no search, if not given.")
     ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(help="Another option for the tries to choose, as momentum=0,0.9; may be given again for others."),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="A time, such as 3m: what isn't given of seeds, trials and length is fitted to it."),
@@ -95,8 +99,8 @@ def compare(
         made = _task(task, target)
         comparison = compare_task(
             made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
-            seeds=seeds, lr=_rates(lr), trials=trials, budget=budget, out=out, fresh=fresh, storage=storage, jobs=jobs,
-            ray=ray, track=_names(track), progress=True,
+            seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), budget=budget, out=out, fresh=fresh,
+            storage=storage, jobs=jobs, ray=ray, track=_names(track), progress=True,
         )  # fmt: skip
         _show(comparison, out)
     if comparison.interrupted:
@@ -160,6 +164,20 @@ def _rates(text: str | None) -> float | dict[str, float] | None:
         raise InvalidValue(
             f"--lr must be a number (0.01) or numbers by name (adam=0.01,sgd=0.1); received {text!r}."
         ) from None
+
+
+def _knobs(texts: list[str] | None) -> dict[str, list[Any]] | None:
+    found: dict[str, list[Any]] = {}
+    for text in texts or []:
+        name, _, values = text.partition("=")
+        try:
+            found[name.strip()] = json.loads(f"[{values}]")
+        except ValueError:
+            raise InvalidValue(
+                f"--search must be an option and its values, such as momentum=0,0.9 or nesterov=false,true or "
+                f"betas=[0.9,0.999],[0.8,0.99]; received {text!r}."
+            ) from None
+    return found or None
 
 
 def _tensor(option: str, text: str) -> Any:

@@ -95,6 +95,29 @@ def test_the_page_asks_for_nothing_from_outside_and_escapes_what_users_set(tmp_p
     assert mean["y"] == pytest.approx([(a + b) / 2 for a, b in zip(*done, strict=True)])
 
 
+def test_text_set_by_users_is_text_in_markdown_too(tmp_path):
+    nasty = "<img src=x onerror='alert(1)'> a|b\n`&lt;`"
+    found = compare_task(
+        task(name=nasty, metric=(named(nasty), "max")), optimizers={nasty: torch.optim.SGD, "plain": torch.optim.Adam},
+        seeds=2, progress=False, out=tmp_path,
+    )  # fmt: skip
+    shown, written = found._repr_markdown_(), (tmp_path / "report.md").read_text().partition("## Settings")[0]
+    for text in (shown, written):
+        prose = "\n".join(line for line in text.split("\n") if not line.startswith("    "))  # but for the code
+        assert "\\<img src=x" in prose
+        assert not re.search(r"(?<!\\)[<&`]", prose)
+    lines = found.table().strip().split("\n")
+    assert [line.replace("\\|", "").count("|") for line in lines] == 4 * [10]
+
+
+def named(name):
+    def metric(output, target):
+        return (output.argmax(1) == target).double()
+
+    metric.__name__ = name
+    return metric
+
+
 def test_the_same_results_make_the_same_svg(found, tmp_path):
     found.save(tmp_path / "a")
     found.save(tmp_path / "b")

@@ -96,6 +96,17 @@ def test_a_candidate_without_a_rate_is_judged_as_it_is():
     assert [row.lr for row in found.rows] == [0.1]
 
 
+def test_a_rate_is_the_one_that_was_tried_whatever_its_maker_makes_of_it():
+    def lower_at_first(params, lr=1e-3):
+        first, *others = params
+        return torch.optim.SGD([{"params": [first], "lr": 1e-5 * lr}, {"params": others}], lr=lr)
+
+    found = found_by(optimizers={"layers": lower_at_first}, seeds=1)
+    assert found.tries[0].lr == 1e-3
+    assert all(1e-6 <= r.lr <= 1 for r in (*found.tries, *found.results))
+    assert found.rows[0].lr in {r.lr for r in found.tries}
+
+
 def test_every_try_diverging_leaves_the_default():
     x = torch.linspace(-1, 1, 32).unsqueeze(1)
     scaled = (1e12 * x, 3e12 * x)

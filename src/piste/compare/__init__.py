@@ -35,6 +35,7 @@ def compare(
     lr: Any = None,
     target: float | None = None,
     trials: int | None = None,
+    search: Any = None,
     budget: Any = None,
     out: Any = None,
     fresh: bool = False,
@@ -66,6 +67,8 @@ def compare(
     trials: how many learning rates are tried for each candidate before it is judged, anew for every seed and with
         seeds that judge nobody: its default first, then Optuna's choice within three decades to either side. 1,
         which it is if nothing is said, searches nothing.
+    search: other options that the tries choose among, such as {"momentum": [0, 0.9]}, with every optimizer that takes
+        them; its default is always among the values, and comes first.
     budget: a time, such as "3m", or a number of seconds. Those of seeds, trials and length that aren't given are chosen
         to fit into it, alike for everyone, from a few steps that are measured first.
     out: a folder for curves, tables and numbers; None writes nothing. Each finished run is written there at once:
@@ -117,6 +120,7 @@ def compare(
         seeds=seeds,
         lr=lr,
         trials=trials,
+        search=search,
         budget=budget,
         out=out,
         fresh=fresh,
@@ -139,6 +143,7 @@ def compare_task(
     seeds: int | None = None,
     lr: Any = None,
     trials: int | None = None,
+    search: Any = None,
     budget: Any = None,
     out: Any = None,
     fresh: bool = False,
@@ -168,7 +173,7 @@ def compare_task(
         with Randomness(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0):
             plan = prepare(
                 task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials, epochs=epochs,
-                steps=steps, budget=None if budget is None else as_seconds(budget),
+                steps=steps, budget=None if budget is None else as_seconds(budget), search=search,
             )  # fmt: skip
             store = open_store(folder, storage, task.name, fresh)
             plan.take(store.settings)

@@ -59,6 +59,8 @@ def fit(plan: Plan, paces: Mapping[str, Pace], workers: int = 1) -> None:
     most, fewest = plan.steps, min(FEWEST_STEPS, plan.steps) if "steps" in plan.open else plan.steps
     seeds, trials = ("seeds" in plan.open) or len(plan.seeds), ("trials" in plan.open) or plan.trials
     kinds = list(dict.fromkeys((s if seeds is True else seeds, t if trials is True else trials) for s, t in _kinds()))
+    if plan.search:  # which was asked for
+        kinds = [kind for kind in kinds if kind[1] > 1]
 
     def needs(kind: tuple[int, int], steps: int) -> float:
         return needed(plan, paces, workers, *kind, steps)

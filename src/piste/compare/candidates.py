@@ -13,23 +13,29 @@ from typing import Any
 import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
+from .knobs import Knobs, find_knobs
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One row of a comparison. `lr` None means the optimizer's own default."""
+    """One row of a comparison. `lr` None means the optimizer's own default; `options` are others than its own.
+
+    `knobs` are the options that a search tries beside the rate.
+    """
 
     name: str
     optimizer: str
     loss: str
     lr: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    knobs: Knobs = field(default_factory=dict, hash=False)
     make: Callable[..., torch.optim.Optimizer] = field(repr=False, compare=False, default=torch.optim.SGD)
     loss_function: Loss = field(repr=False, compare=False, default=torch.nn.functional.mse_loss)
 
     def new_optimizer(self, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
-        return self.make(parameters) if self.lr is None else self.make(parameters, lr=self.lr)
+        return self.make(parameters, **({} if self.lr is None else {"lr": self.lr}), **self.options)
 
     def new_loss(self) -> Loss:
         return (
@@ -41,14 +47,17 @@ USUAL = ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax")
 """What most people choose among; more curves than these are hard to read in one picture."""
 
 
-def candidates(optimizers: Any, losses: Any, lr: Any) -> list[Candidate]:
+def candidates(optimizers: Any, losses: Any, lr: Any, search: Any = None) -> list[Candidate]:
     """Every optimizer with every loss."""
     makers, functions = find_optimizers(optimizers), find_losses(losses)
-    rates = learning_rates(lr, makers)
+    rates, knobs = learning_rates(lr, makers), find_knobs(search, makers)
     return [
-        Candidate(o if len(functions) == 1 else f"{o} · {loss}", o, loss, rates[o], makers[o], functions[loss])
+        Candidate(
+            o if len(functions) == 1 else f"{o} · {loss}", o, loss, rates[o], knobs=knobs[o], make=makers[o],
+            loss_function=functions[loss],
+        )
         for loss, o in itertools.product(functions, makers)
-    ]
+    ]  # fmt: skip
 
 
 def find_optimizers(wanted: Any) -> dict[str, Callable[..., torch.optim.Optimizer]]:

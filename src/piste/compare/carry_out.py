@@ -39,9 +39,9 @@ def chain(plan: Plan, plain: Candidate, number: int, found: Findings) -> Chain:
     candidate, seed = plain, plan.seeds[number]
     if plan.searches:
         candidate = yield from search(plan, plain, number, found.tries)
-    result = yield Job("judged", plain.name, number, seed, candidate.lr)
+    result = yield Job("judged", plain.name, number, seed, candidate.lr, candidate.options)
     found.results.append(result)
-    if plan.searches and candidate.lr != plain.lr:
+    if plan.searches and (candidate.lr, candidate.options) != (plain.lr, plain.options):
         result = yield Job("default", plain.name, number, seed, plain.lr)
     if plan.searches:
         found.defaults.append(result)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..optim import OPTIMIZERS
 from .candidates import Candidate, default_rate
+from .knobs import spoken
 from .measures import steps_to
 from .metrics import Metric
 from .plan import Plan
@@ -28,7 +29,10 @@ TARGET_SHARE = 0.9
 
 @dataclass
 class Row:
-    """One candidate over all its seeds. Curves and shares are means; rates, steps and seconds medians."""
+    """One candidate over all its seeds. Curves and shares are means; rates, steps and seconds medians.
+
+    `options` are those that most of its seeds' searches found, and `lr` is the median of the rates found with them.
+    """
 
     name: str
     optimizer: str
@@ -50,6 +54,7 @@ class Row:
     evenness: float
     default_metric: float = math.nan
     lr_width: float = math.nan
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -91,9 +96,12 @@ class Comparison:
         return f"{self.table()}\n{self.verdict}"
 
     def _repr_markdown_(self) -> str:
+        from .tables import escaped
+
         verdict = self.verdict
-        advice = f"\n\n{verdict.recommendation}\n\n    {verdict.code}" if verdict.code else ""
-        return f"{self.table()}\n**{self.verdict.sentence}** {self.verdict.test} {self.verdict.limits}{advice}"
+        sentence, recommendation = escaped(verdict.sentence), escaped(verdict.recommendation)
+        advice = f"\n\n{recommendation}\n\n    {verdict.code}" if verdict.code else ""
+        return f"{self.table()}\n**{sentence}** {verdict.test} {verdict.limits}{advice}"
 
 
 def summarise(plan: Plan, found: Findings, interrupted: str = "", left_out: str = "") -> Comparison:
@@ -153,11 +161,13 @@ def _row(candidate: Candidate, results: list[Result], target: float, metric: Met
         low, high = sorted(metric.finish(bound) for bound in interval(done[0].scores))
     reached = [at for r in results if (at := steps_to(target, r.steps, r.metrics, metric.higher_is_better)) is not None]
     worst = next((r for r in results if r.diverged), None)
+    options = statistics.mode([spoken(r.options) for r in results])
+    alike = [r for r in results if spoken(r.options) == options]
     return Row(
         name=candidate.name,
         optimizer=candidate.optimizer,
         loss=candidate.loss,
-        lr=None if results[0].lr is None else statistics.median_low([r.lr for r in results if r.lr is not None]),
+        lr=None if alike[0].lr is None else statistics.median_low([r.lr for r in alike if r.lr is not None]),
         metric=_mean(values),
         low=low,
         high=high,
@@ -172,6 +182,7 @@ def _row(candidate: Candidate, results: list[Result], target: float, metric: Met
         peak_bytes=max(r.peak_bytes for r in results),
         descent_share=_mean([r.descent_share for r in done]),
         evenness=_mean([r.evenness for r in done]),
+        options=alike[0].options,
     )
 
 

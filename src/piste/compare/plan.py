@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class Plan:
     """Who runs, on what, how often and how long.
 
     `open` names those of seeds, trials and steps that `budget`, in seconds, is to decide; `seconds` is how long all is
-    expected to take, NaN if nobody asked.
+    expected to take, NaN if nobody asked. `search` holds the values of other options that are tried beside the rate.
     """
 
     task: Task
@@ -41,6 +42,7 @@ class Plan:
     budget: float | None = None
     open: frozenset[str] = frozenset()
     seconds: float = math.nan
+    search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def searches(self) -> bool:
@@ -71,6 +73,7 @@ class Plan:
             ],
             "fingerprint": self.fingerprint,
             **({} if self.budget is None else {"budget": self.budget}),
+            **({"search": {name: list(values) for name, values in self.search.items()}} if self.search else {}),
         }
 
     def take(self, settings: dict[str, Any]) -> None:
@@ -80,13 +83,17 @@ class Plan:
                 setattr(self, name, settings[name])
             self.open = frozenset()
 
+    @property
+    def _tried(self) -> str:
+        return f"settings (lr, {', '.join(self.search)})" if self.search else "learning rates"
+
     def __str__(self) -> str:
         optimizers = len({c.optimizer for c in self.candidates})
         losses = list(dict.fromkeys(c.loss for c in self.candidates))
         return (
             f"{self.task.name}: {optimizers} optimizer{'s' * (optimizers > 1)} with {', '.join(losses)}; "
             f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {self.steps} steps each"
-            f"{f', each after a search of its own over {self.trials} learning rates' * self.searches}; "
+            f"{f', each after a search of its own over {self.trials} {self._tried}' * self.searches}; "
             f"judged by {self.metric.name} on {len(self.data.targets)} validation examples"
         )
 
@@ -103,6 +110,7 @@ def prepare(
     epochs: int | None = None,
     steps: int | None = None,
     budget: float | None = None,
+    search: Any = None,
 ) -> Plan:
     """Resolve every name and try everything once on one batch; raises before any training."""
     given = {"seeds": seeds, "trials": trials, "steps": epochs if steps is None else steps}
@@ -115,19 +123,22 @@ def prepare(
     epochs = task.epochs if epochs is None else whole_number("epochs", epochs, least=1)
     if steps is not None:
         whole_number("steps", steps, least=1)
+    if search is not None and trials == 1 and "trials" not in left_open:
+        raise InvalidValue("`search` needs tries: say how many settings are tried for each with --trials (trials=).")
     losses = task.loss if losses is None else losses
     optimizers = task.optimizers if optimizers is None else optimizers
-    found = None if losses is None else candidates(optimizers, losses, lr)  # names first: they cost nothing
+    found = None if losses is None else candidates(optimizers, losses, lr, search)  # names first: they cost nothing
     parameters = list(task.new_model(seed).parameters())
     data = Data(task.train, task.validation, task.batch_size, parameters[0].device)
     if found is None:
-        found = candidates(optimizers, "mse" if data.targets.is_floating_point() else "cross_entropy", lr)
+        found = candidates(optimizers, "mse" if data.targets.is_floating_point() else "cross_entropy", lr, search)
     metric = None if task.metric is None else as_metric(task.metric)
     outputs, targets = check(task, data, metric, found)
     metric = metric or default_metric(outputs, targets)
     return Plan(
         task, data, metric, found, list(range(seed, seed + seeds)), steps or epochs * data.steps_per_epoch,
         sum(p.numel() for p in parameters), trials, _fingerprint(data, outputs), budget, left_open,
+        search=dict(search or {}),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from .budget import span
 from .candidates import Candidate
+from .knobs import spoken
 from .plan import Plan
 from .trial import Result
 
@@ -59,7 +60,11 @@ class Lines(Progress):
         outcome = f"loss {result.losses[-1]:.4g}  {plan.metric.name} {result.metrics[-1]:.4g}"
         if result.status != "done":
             outcome = f"DIVERGED: {result.note}" if result.diverged else result.note
-        role = "" if result.role == "judged" else f"{result.role} lr {result.lr:.3g}  "
+        setting = [
+            *([] if result.lr is None else [f"lr {result.lr:.3g}"]),
+            *[spoken(result.options)] * bool(result.options),
+        ]
+        role = "" if result.role == "judged" else f"{result.role} {', '.join(setting)}  "
         spent = time.perf_counter() - self.started
         self._write(
             f"[{self.count:>{len(str(plan.runs))}}/{plan.runs}] {spent:5.1f} s  seed {result.seed}  "

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .knobs import spoken
+
 if TYPE_CHECKING:
     from .comparison import Row
 
@@ -43,7 +45,7 @@ def recommend(
             reasons.append("good learning rates range over {width:.1f} decades")
             choice = wide
     if widths and len(choice) > 1:
-        plain = [row for row in choice if row.lr == defaults.get(row.name)]
+        plain = [row for row in choice if row.lr == defaults.get(row.name) and not row.options]
         if plain and len(plain) < len(choice):
             reasons.append("its default learning rate does as well as any")
             choice = plain
@@ -62,8 +64,9 @@ def recommend(
 def line(row: Row, known: Sequence[str]) -> str:
     """The line of code that makes the recommended optimizer; one that was given in a dict is taken from there."""
     rate = "" if row.lr is None else f", lr={row.lr:.3g}"
+    options = f", {spoken(row.options)}" * bool(row.options)
     if row.optimizer in known:
         maker = f"piste.optim.{row.optimizer}"
     else:
         maker = row.optimizer if row.optimizer.isidentifier() else f"optimizers[{row.optimizer!r}]"
-    return f"optimizer = {maker}(model.parameters(){rate})"
+    return f"optimizer = {maker}(model.parameters(){rate}{options})"

@@ -61,10 +61,12 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
 
 def as_markdown(comparison: Comparison, numbers: dict[str, Any]) -> str:
     """The report to read in an editor or to paste: verdict and table, the curves beside it, settings and versions."""
+    from .tables import escaped
+
     pictures = ["curves", *["learning_rates"] * bool(comparison.tries), *["picture"] * bool(comparison.picture)]
     settings = json.dumps({key: numbers[key] for key in ("settings", "versions")}, indent=1, ensure_ascii=False)
     parts = [
-        f"# piste compare {comparison.name}",
+        f"# piste compare {escaped(comparison.name)}",
         comparison.interrupted,
         comparison.left_out,
         comparison._repr_markdown_(),

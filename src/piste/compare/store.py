@@ -131,7 +131,9 @@ def _record(result: Result) -> str:
 
 
 def _result(text: str) -> Result:
-    return Result(**json.loads(text))
+    fields = json.loads(text)
+    options = fields.pop("options", {}).items()
+    return Result(**fields, options={name: tuple(v) if isinstance(v, list) else v for name, v in options})
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -6,7 +6,10 @@ import csv
 import dataclasses
 import io
 import math
+import re
 from typing import TYPE_CHECKING, Any
+
+from .knobs import spoken
 
 if TYPE_CHECKING:
     from .comparison import Comparison, Row
@@ -36,7 +39,7 @@ def cells(comparison: Comparison, row: Row) -> list[str]:
     tuned = bool(comparison.tries)
     return [
         name,
-        "–" if row.lr is None else f"{row.lr:.3g}",
+        _setting(row),
         metric,
         *([number(row.default_metric), "–" if math.isnan(row.lr_width) else f"{row.lr_width:.1f}"] if tuned else []),
         number(row.training_loss),
@@ -50,8 +53,10 @@ def cells(comparison: Comparison, row: Row) -> list[str]:
 
 def markdown(comparison: Comparison) -> str:
     """The table as Markdown, best first."""
-    rows = [[_escaped(cell) for cell in cells(comparison, row)] for row in comparison.rows]
-    titles = header(comparison)
+    titles, *rows = [
+        [escaped(cell).replace("|", "\\|") for cell in line]
+        for line in (header(comparison), *(cells(comparison, row) for row in comparison.rows))
+    ]
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -80,7 +85,7 @@ def as_csv(comparison: Comparison) -> str:
     writer.writeheader()
     for record in records:
         writer.writerow(
-            {k: "" if v is None or (isinstance(v, float) and math.isnan(v)) else v for k, v in record.items()}
+            {k: "" if v in (None, {}) or (isinstance(v, float) and math.isnan(v)) else v for k, v in record.items()}
         )
     return out.getvalue()
 
@@ -134,9 +139,15 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
+def _setting(row: Row) -> str:
+    rate = [] if row.lr is None else [f"{row.lr:.3g}"]
+    return ", ".join([*rate, *[spoken(row.options)] * bool(row.options)]) or "–"
+
+
 def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is: no HTML, and no new line."""
+    return re.sub(r"([<&\\`])", r"\\\1", text).replace("\n", " ")

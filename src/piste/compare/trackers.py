@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidType, InvalidValue, Unsupported, did_you_mean
+from .knobs import spoken
 from .plan import Plan
 from .progress import Progress
 from .trial import Result
@@ -174,7 +175,8 @@ def tracked(shown: Progress, wanted: Any, folder: Path | None) -> Together:
 def key(result: Result) -> str:
     """The name of a trial's run, one for each trial of a comparison."""
     rate = "" if result.lr is None else f" lr={result.lr:.6g}"
-    return f"{result.role} {result.candidate} seed={result.seed}{rate}"
+    options = f" {spoken(result.options)}" * bool(result.options)
+    return f"{result.role} {result.candidate} seed={result.seed}{rate}{options}"
 
 
 def settings_of(result: Result) -> dict[str, Any]:
@@ -186,6 +188,10 @@ def settings_of(result: Result) -> dict[str, Any]:
         "seed": result.seed,
         "role": result.role,
         "status": result.status,
+        **{
+            name: value if isinstance(value, (int, float, str)) else repr(value)
+            for name, value in result.options.items()
+        },
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import statistics
@@ -14,8 +15,9 @@ from typing import Any
 import torch
 
 from ..errors import InvalidValue
-from .candidates import Candidate, Loss
+from .candidates import Candidate, Loss, default_rate
 from .data import Batch, Data
+from .knobs import settings, spoken
 from .measures import WeightTrace, descent_share, evenness
 from .memory import allocated_during, state_bytes
 from .metrics import Metric
@@ -53,6 +55,7 @@ class Result:
     descent_share: float = math.nan
     evenness: float = math.nan
     path: list[list[float]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)  # that a search set, beside the rate
 
     @property
     def diverged(self) -> bool:
@@ -87,7 +90,10 @@ def run_trial(
     trainable = [p for p in model.parameters() if p.requires_grad]
     loss_function, trace = candidate.new_loss(), WeightTrace(trainable)
     with Randomness(seed):
-        result = Result(candidate.name, candidate.optimizer, candidate.loss, seed, candidate.lr, role=role)
+        result = Result(
+            candidate.name, candidate.optimizer, candidate.loss, seed, candidate.lr, role=role,
+            options=dict(candidate.options),
+        )  # fmt: skip
         run = Run(model, loss_function, candidate, data, metric, result, trace, watch)
         try:
             run.train(steps)
@@ -139,7 +145,8 @@ class Run:
 
     def start(self, opening: list[Batch]) -> None:
         self.optimizer = self.candidate.new_optimizer(self.model.parameters())
-        self.result.lr = _rate(self.optimizer)
+        if self.result.lr is None:  # a rate is what its maker was given, whatever it makes of it for some weights
+            self.result.lr = default_rate(self.candidate.make) or _rate(self.optimizer)
         for step, (x, y) in enumerate(opening, 1):
             self.step(x, y, step)
 
@@ -221,7 +228,9 @@ def check(
         if metric is not None:
             _told(f"the metric `{metric.name}` refused the model's output", metric.scores, output.detach(), y)
     for candidate in {c.optimizer: c for c in candidates}.values():
-        _told(f"{candidate.optimizer} could not be built", candidate.new_optimizer, model.parameters())
+        for options in settings(candidate.knobs):
+            chosen, of = dataclasses.replace(candidate, options=options), f" with {spoken(options)}" * bool(options)
+            _told(f"{candidate.optimizer}{of} could not be built", chosen.new_optimizer, model.parameters())
     return output.detach(), y
 
 

@@ -9,9 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import InvalidValue, PisteError
 from .candidates import Candidate
+from .knobs import spoken
 from .own import OWN
 from .plan import Plan
 from .task import whole_number
@@ -26,24 +28,28 @@ Look = Callable[[Plan, Candidate, int, int, float, float], None]
 
 @dataclass(frozen=True)
 class Job:
-    """A trial: what a process that holds the plan must know to run it. `bar` is the metric to keep above, by step."""
+    """A trial: what a process that holds the plan must know to run it.
+
+    `options` are those that a search set; `bar` is the metric to keep above, by step.
+    """
 
     role: str
     candidate: str
     number: int
     seed: int
     lr: float | None
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     bar: Mapping[int, float] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         rate = "" if self.lr is None else f" with lr {self.lr:.3g}"
-        return f"{self.candidate}{rate} and seed {self.seed}"
+        return f"{self.candidate}{rate}{f', {spoken(self.options)}' * bool(self.options)} and seed {self.seed}"
 
 
 def do(plan: Plan, job: Job, look: Look | None = None) -> Result:
     """Run the trial, here and now."""
     plain = next(c for c in plan.candidates if c.name == job.candidate)
-    candidate = dataclasses.replace(plain, lr=job.lr)
+    candidate = dataclasses.replace(plain, lr=job.lr, options=job.options)
     started = time.perf_counter()
     result = run_trial(
         plan.task, plan.data, plan.metric, candidate, seed=job.seed, steps=plan.steps, role=job.role,
