@@ -89,6 +89,29 @@ def test_compile_reads_the_whole_training_step(case: Case) -> None:
     torch.testing.assert_close(results[0], results[1])
 
 
+@pytest.mark.parametrize("name", ["mse", "bce_with_logits", "cross_entropy", "multilabel_margin", "triplet_margin"])
+def test_compile_of_forward_backward_and_step(name: str) -> None:
+    case = next(c for c in MODULES if c.name == name and not c.options)
+    x, *rest = seeded(case, dtype=torch.float32)
+    results = []
+    for wrap in (lambda step: step, lambda step: torch.compile(step, backend="aot_eager")):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        layer, loss = torch.nn.Linear(3, 3), case.loss()
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+        def step(layer=layer, loss=loss, optimizer=optimizer):
+            optimizer.zero_grad()
+            value = loss(layer(x), *rest)
+            value.backward()
+            optimizer.step()
+            return value.detach()
+
+        trained = wrap(step)
+        results.append([*(trained() for _ in range(3)), *layer.parameters()])
+    torch.testing.assert_close(*results)
+
+
 @pytest.mark.parametrize("case", [c for c in MODULES if not c.options], ids=str)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 def test_export_and_meta_tensors(case: Case) -> None:

@@ -240,7 +240,11 @@ def test_adaptive_softmax_and_linear_cross_entropy_check_their_targets() -> None
     expected = F.cross_entropy(linear.linear(x), y)
     torch.testing.assert_close(linear(x, y), expected)
     torch.testing.assert_close(F.linear_cross_entropy(x, linear.linear.weight, y), expected)
-    refused(lambda: linear(x, torch.tensor([0, 3])), "class indices in [0, 2] for 3 classes", "received 3 at (1,)")
+    said = "LinearCrossEntropyLoss: `target` must hold class indices in [0, 2] for 3 classes"
+    refused(lambda: linear(x, torch.tensor([0, 3])), said, "received 3 at (1,)")
+    line = "piste.losses.LinearCrossEntropyLoss(4, 3)(torch.randn(2, 4), torch.tensor([0, 2]))"
+    refused(lambda: linear(x, torch.tensor([0])), f"A line that works: {line}")
+    assert eval(line, {"torch": torch, "piste": piste}).isfinite()
     refused(lambda: F.linear_cross_entropy(x, linear.linear.weight, torch.ones(2, 3)), "row 0 sums to 3")
     refused(lambda: nn.LinearCrossEntropyLoss(4, 3, check="nan"), '`check` must be one of "raise", "off"')
 

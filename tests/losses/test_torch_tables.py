@@ -109,6 +109,22 @@ def test_modules_on_the_inputs_of_module_db(info) -> None:
         agrees(ours, lambda theirs=theirs, given=given: theirs(*given.args, **given.kwargs))
 
 
+@pytest.mark.parametrize(
+    "info", [m for m in MODULES if m.module_error_inputs_func], ids=lambda info: info.module_cls.__name__
+)
+def test_what_torchs_modules_refuse_is_refused(info) -> None:
+    cls = getattr(losses, info.module_cls.__name__)
+    for error in info.module_error_inputs_func(
+        info, device="cpu", dtype=torch.float64, requires_grad=False, training=True
+    ):
+        made, given = error.module_error_input.constructor_input, error.module_error_input.forward_input
+        if "expected scalar type" in error.error_regex:  # weights of another dtype are converted
+            continue
+        with pytest.raises((ValueError, TypeError, RuntimeError)):
+            module = cls(*made.args, **made.kwargs)
+            module(*given.args, **given.kwargs)
+
+
 @pytest.mark.parametrize("entry", criterion_tests, ids=lambda entry: entry["fullname"])
 def test_criteria_against_their_reference_functions(entry) -> None:
     name, reduction = re.fullmatch(r"(\w+?)_no_batch_dim_(\w+)", entry["fullname"]).groups()

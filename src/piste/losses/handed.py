@@ -199,19 +199,31 @@ class AdaptiveLogSoftmaxWithLoss(torch.nn.AdaptiveLogSoftmaxWithLoss):
         return super().forward(input, target.long())
 
 
+class _Linear(CrossEntropyLoss):
+    """The rules of cross entropy, said of the loss that has its linear layer."""
+
+    @classmethod
+    def line_that_works(cls) -> str:
+        """A call to copy."""
+        return "piste.losses.LinearCrossEntropyLoss(4, 3)(torch.randn(2, 4), torch.tensor([0, 2]))"
+
+
+_Linear.__name__ = "LinearCrossEntropyLoss"
+
+
 def _check_linear(logits: tuple[int, ...], target: Any, ignore_index: int | None, label_smoothing: float) -> None:
     """Refuse a target by the rules of cross entropy, without the logits being made."""
     tensors("LinearCrossEntropyLoss", ("target",), (target,))
-    CrossEntropyLoss.validate(label_smoothing=label_smoothing)
+    _Linear.validate(label_smoothing=label_smoothing)
     x = torch.empty((), device=target.device).expand(logits)
-    arranged, y, has_indices = CrossEntropyLoss._arranged(x, target, None, "raise")
+    arranged, y, has_indices = _Linear._arranged(x, target, None, "raise")
     if not is_readable((target,)):
         return
     if has_indices:
         ignored = -100 if ignore_index is None else ignore_index
-        CrossEntropyLoss._refuse_indices(y, y != ignored, arranged.shape[-1], ignored)
+        _Linear._refuse_indices(y, y != ignored, arranged.shape[-1], ignored)
     else:
-        CrossEntropyLoss._refuse_probabilities(y.float(), y.dtype)
+        _Linear._refuse_probabilities(y.float(), y.dtype)
 
 
 if hasattr(torch.nn, "LinearCrossEntropyLoss"):
