@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -26,11 +27,13 @@ def in_turns(
 ) -> dict[Name, float]:
     """Seconds a call takes, for each contender, as the median over rounds.
 
-    A round gives every contender a block of calls of about `block` seconds, so that each finds the caches as it left
-    them and all see the same noise. `before` is called with a contender's name before its block, to set the scene for
-    it. With `between`, that runs before every call and is not counted. A row ends after `budget` seconds, but not
-    before three rounds.
+    A round gives every contender a block of calls of about `block` seconds, in an order of its own, so that nobody
+    always comes after the same one; the first call, which finds the caches and the team of threads as somebody else
+    left them, is not counted. `before` is called with a contender's name before its block, to set the scene for it.
+    With `between`, that runs before every call and is not counted. A row ends after `budget` seconds, but not before
+    three rounds.
     """
+    order = random.Random(0)
     calls = {}
     for name, step in contenders.items():
         before(name)
@@ -42,9 +45,9 @@ def in_turns(
     seconds: dict[Name, list[float]] = {name: [] for name in contenders}
     start = time.perf_counter()
     for turn in range(rounds):
-        names = list(contenders)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        for name in order.sample(list(contenders), len(contenders)):
             before(name)
+            _once(contenders[name], between)
             if between is None:
                 began = time.perf_counter()
                 for _ in range(calls[name]):
