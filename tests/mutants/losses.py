@@ -37,7 +37,10 @@ FURTHER = {
 }
 """Where else a value is judged or a denominator counted."""
 SHARED = {
-    "rows": (("log_softmax", "total", "norm", "size", "index", "each", "pick", "hinges"), FILES[4:]),
+    "rows": (
+        ("log_softmax", "total", "norm", "size", "index", "each", "pick", "hinges", "_listed_against_others"),
+        FILES[4:],
+    ),
     "reduction": (("Reduction.of", "Reduction.divisor"), ("loss", *FILES)),
     "loss": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
     "checks": (("number",), ("reduction", "loss", *FILES)),
@@ -97,8 +100,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "distance: a -> b": ALIKE,
         "distance: a -> b (number 3)": ALIKE,
     },
-    "piste.losses.rows": {
-        "hinges: 0 -> 1 (number 3)": UNUSED,
+    "piste.rows": {
+        "_listed_against_others: 0 -> 1 (number 3)": UNUSED,
         **{f"{word}: x -> k{nth}": SYMBOLS for word in ("pick", "hinges") for nth in ("", " (number 2)")},
     },
     "piste.losses.reduction": {
@@ -123,7 +126,8 @@ def subjects() -> list[Subject]:
         found.append(_subject(module, (*formulas, *FURTHER.get(file, ())), known, others))
     for file, (formulas, dependents) in SHARED.items():
         everything = {cls.name for cls in _registry.values()}
-        found.append(_subject(f"{PACKAGE}.{file}", formulas, everything, tuple(f"{PACKAGE}.{d}" for d in dependents)))
+        module = "piste.rows" if file == "rows" else f"{PACKAGE}.{file}"
+        found.append(_subject(module, formulas, everything, tuple(f"{PACKAGE}.{d}" for d in dependents)))
     return found
 
 
@@ -187,7 +191,7 @@ def _faults(names: set[str]) -> Iterator[str | None]:
 def _faults_of_words() -> Iterator[str | None]:
     """Words over rows are symbols of symbols, which `explain` reads."""
     a, b = Symbol("input", "a"), Symbol("input", "b")
-    rows = sys.modules[f"{PACKAGE}.rows"]
+    rows = sys.modules["piste.rows"]
     reads = {f"{word}(a)": getattr(rows, word)(a) for word in ("log_softmax", "total", "size", "index", "each")}
     reads |= {f"{word}(a, b)": getattr(rows, word)(a, b) for word in ("pick", "hinges")}
     reads["norm(a, 2)"] = rows.norm(a, 2)
