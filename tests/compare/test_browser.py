@@ -84,6 +84,26 @@ def test_dark_and_light(page):
     assert colours(page, "dark") != colours(page, "light")
 
 
+def test_it_is_printed_in_light_colours_and_within_the_paper(page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    light, features = colours(page, "light"), [{"name": "prefers-color-scheme", "value": "dark"}]
+    ink = "return document.querySelector('.plot').layout.font.color"
+    bright = page.execute_script(ink)
+    assert colours(page, "dark") != light
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
+    paper = {"width": 718, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # A4 at 96 dots an inch
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
+    try:
+        assert background(page) == light
+        WebDriverWait(page, 10).until(lambda _: page.execute_script(ink) == bright, "plots in light ink")
+        table = "return document.querySelector('table').getBoundingClientRect().right"
+        assert page.execute_script(table) <= 718
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_a_phone_shows_it_without_scrolling_sideways(page):
     from selenium.webdriver.support.ui import WebDriverWait
 

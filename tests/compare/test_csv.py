@@ -287,6 +287,7 @@ def test_a_table_is_learned_better_than_by_guessing(tmp_path):
 REFUSED = [
     ("", "y", "data.csv is empty; a table is a line of names and a line for each example."),
     ("\n\n", "y", "data.csv is empty; a table is a line of names"),
+    ("\n  \n\t\n", "y", "data.csv is empty; a table is a line of names"),
     ("x,y\n", "y", "data.csv has 0 rows with a `y` to learn from; at least 20 are needed, some to train on and "),
     ("x,y\n1,2\n", "y", "data.csv has 1 row with a `y` to learn from; at least 20 are needed"),
     (lines(X, column("y", lambda i: "" if i % 3 else i)), "y", "data.csv has 14 rows with a `y` to learn from"),

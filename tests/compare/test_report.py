@@ -90,6 +90,12 @@ def test_the_page_asks_for_nothing_from_outside_and_escapes_what_users_set(tmp_p
     plots = json.loads(re.search(r"const plots = (.*);\n", text)[1], parse_constant=pytest.fail)
     assert {"loss0", "metric0", "rates", "smoothness", "path"} == set(plots)
     assert shown.tags.count("tr") == 1 + len(found.rows)
+    worst = min(r.metrics[-1] for r in found.tries if r.status == "done")
+    ticks = next(t for t in plots["rates"]["data"] if t["name"] == "wild" and "showlegend" in t)
+    cut = [r for r in found.tries if r.candidate == "wild" and r.status != "done"]
+    assert cut and ticks["x"] == [r.lr for r in cut]
+    assert all(y < worst for y in ticks["y"])
+    assert ticks["text"][0].startswith(cut[0].note)
     mean = next(t for t in plots["metric0"]["data"] if t.get("name") == html.escape(nasty))
     done = [r.metrics for r in found.results if r.candidate == nasty]
     assert mean["y"] == pytest.approx([(a + b) / 2 for a, b in zip(*done, strict=True)])

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from piste.compare import compare_task, work
-from piste.compare.search import width
+from piste.compare.plan import prepare
+from piste.compare.search import _ask, width
 from piste.compare.trial import Result
 from piste.errors import InvalidType, InvalidValue, Unsupported
 from tests.compare.small import task
@@ -117,6 +118,19 @@ def test_every_try_diverging_leaves_the_default():
     assert {r.status for r in found.tries} == {"diverged"}
     assert found.rows[0].lr == 1e-3
     assert found.rows[0].diverged == 1
+
+
+def test_a_search_learns_where_rates_diverge():
+    plan = prepare(task(), optimizers=["SGD"], trials=12)
+    edge, late = 1e-2, []  # 38 % of the range lies above
+    for seed in range(10):
+        tries = []
+        for number in range(12):
+            lr, _ = _ask(plan, plan.candidates[0], 1e-3, tries, seed)
+            good = 1 / (1 + abs(math.log10(lr / edge)))  # the better, the nearer to where it diverges
+            tries.append(tried(lr, 0.1, "diverged") if lr > edge else tried(lr, good))
+            late += [lr > edge] * (number >= 6)
+    assert sum(late) / len(late) < 0.5  # nine in ten, where the search doesn't count those that diverged
 
 
 def test_a_planted_winner_on_an_ill_conditioned_problem_is_found():

@@ -9,6 +9,7 @@ from torch import nn
 from piste.compare import compare_task
 from piste.compare.data import FEWEST_LOOKS, MOST_LOOKS, Data
 from piste.compare.memory import allocated_during, state_bytes
+from piste.compare.tables import duration
 from tests.compare.small import data, model, task
 
 
@@ -128,6 +129,8 @@ def test_time_and_steps_to_a_target_are_reported():
     adam = next(r for r in found.results if r.candidate == "Adam")
     expected = next(step for step, value in zip(adam.steps, adam.metrics, strict=True) if value >= 0.8)
     assert by_name["Adam"].steps_to_target == expected
+    assert by_name["Adam"].seconds_to_target == expected * adam.step_seconds
+    assert f"| {expected} ({duration(expected * adam.step_seconds)}) |" in found.table()
 
 
 def test_without_a_target_ninety_percent_of_the_way_counts():

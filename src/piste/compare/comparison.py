@@ -55,6 +55,7 @@ class Row:
     default_metric: float = math.nan
     lr_width: float = math.nan
     options: dict[str, Any] = field(default_factory=dict)
+    seconds_to_target: float | None = None
 
 
 @dataclass
@@ -159,7 +160,9 @@ def _row(candidate: Candidate, results: list[Result], target: float, metric: Met
     low, high = interval(values)
     if len(done) == 1 and done[0].scores:
         low, high = sorted(metric.finish(bound) for bound in interval(done[0].scores))
-    reached = [at for r in results if (at := steps_to(target, r.steps, r.metrics, metric.higher_is_better)) is not None]
+    arrivals = [(steps_to(target, r.steps, r.metrics, metric.higher_is_better), r.step_seconds) for r in results]
+    reached = [(at, at * seconds) for at, seconds in arrivals if at is not None]
+    most = len(reached) > len(results) / 2
     worst = next((r for r in results if r.diverged), None)
     options = statistics.mode([spoken(r.options) for r in results])
     alike = [r for r in results if spoken(r.options) == options]
@@ -172,7 +175,8 @@ def _row(candidate: Candidate, results: list[Result], target: float, metric: Met
         low=low,
         high=high,
         training_loss=_mean([r.losses[-1] for r in done]),
-        steps_to_target=statistics.median(reached) if len(reached) > len(results) / 2 else None,
+        steps_to_target=statistics.median(at for at, _ in reached) if most else None,
+        seconds_to_target=statistics.median(seconds for _, seconds in reached) if most else None,
         reached=len(reached),
         seeds=len(results),
         diverged=len(results) - len(done),

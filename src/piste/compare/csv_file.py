@@ -57,7 +57,7 @@ def read(path: Path) -> Table:
     rows, lines = [], []
     try:
         for row in reader:
-            if row:
+            if len(row) > 1 or (row and row[0].strip()):  # not a blank line
                 rows.append([cell.strip() for cell in row])
                 lines.append(reader.line_num)
     except csv.Error as error:

@@ -90,7 +90,8 @@ def rates(comparison: Comparison) -> Any:
             mine = [r for r in comparison.tries if r.loss == loss and r.optimizer == name]
             ended = sorted((r.lr, r.metrics[-1]) for r in mine if r.status == "done")
             if ended:
-                (entries[name],) = axes.plot(*zip(*ended, strict=True), **style[name], lw=1.4, marker="o", ms=3.5)
+                look = {**style[name], **({"linestyle": ""} if any(r.options for r in mine) else {})}
+                (entries[name],) = axes.plot(*zip(*ended, strict=True), **look, lw=1.4, marker="o", ms=3.5)
             cut = [r.lr for r in mine if r.status != "done"]
             axes.plot(
                 cut, [0.01] * len(cut), "|", ms=8, color=style[name]["color"], transform=axes.get_xaxis_transform()

@@ -10,6 +10,7 @@ from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from .knobs import spoken
 from .tables import cells, header
 
 if TYPE_CHECKING:
@@ -107,17 +108,27 @@ def _curves(comparison: Comparison, loss: str, attribute: str, title: str, note:
 
 def _rates(comparison: Comparison) -> dict[str, Any]:
     traces = []
+    values = [r.metrics[-1] for r in comparison.tries if r.status == "done"] or [0.0]
+    bottom = min(values) - 0.06 * (max(values) - min(values))
     for row in comparison.rows:
         mine = [r for r in comparison.tries if r.candidate == row.name]
         ended = sorted((r for r in mine if r.status == "done"), key=lambda r: r.lr or 0.0)
         look = _look(comparison, row.optimizer)
-        trace = _line(row.name, [r.lr for r in ended], [r.metrics[-1] for r in ended], look)
+        hints = [html.escape(spoken(r.options)) for r in ended]
+        trace = _line(row.name, [r.lr for r in ended], [r.metrics[-1] for r in ended], look, text=hints)
         symbols = ["diamond-open" if r.lr == mine[0].lr else "circle" for r in ended]
         sizes = [13 if r.lr == mine[0].lr else 6 for r in ended]
-        traces.append(
-            {**trace, "mode": "lines+markers", "marker": {"color": look["color"], "symbol": symbols, "size": sizes}}
-        )
-    note = "Every learning rate that was tried and ran to its end, in each seed's own search. Diamond: the default."
+        mode = "markers" if any(r.options for r in mine) else "lines+markers"  # a line joins what differs in one thing
+        traces.append({**trace, "mode": mode, "marker": {"color": look["color"], "symbol": symbols, "size": sizes}})
+        cut = [r for r in mine if r.status != "done"]
+        why = [html.escape(f"{r.note} {spoken(r.options)}") for r in cut]
+        short = _line(row.name, [r.lr for r in cut], [bottom] * len(cut), look, text=why, showlegend=False)
+        mark = {"color": look["color"], "symbol": "line-ns-open", "size": 10}
+        traces.append({**short, "mode": "markers", "marker": mark, "hoverinfo": "x+name+text"})
+    note = (
+        "Every learning rate that was tried, in each seed's own search. Diamond: the default. "
+        "Ticks below: stopped early, or diverged."
+    )
     axis = {"title": {"text": "learning rate"}, "type": "log", "exponentformat": "power"}
     return _plot("Result by learning rate", note, traces, axis, {"title": {"text": comparison.metric}})
 

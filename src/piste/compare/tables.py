@@ -21,7 +21,7 @@ def header(comparison: Comparison) -> list[str]:
     tuned = ["at the default lr", "decades of good lr"] if comparison.tries else []
     return [
         "candidate", "lr", f"{comparison.metric} ({arrow})", *tuned, "training loss",
-        f"steps to {number(comparison.target)}", "time per step", "memory per step", "descent share", "evenness",
+        f"steps to {number(comparison.target)} (time)", "time per step", "memory per step", "descent share", "evenness",
     ]  # fmt: skip
 
 
@@ -33,9 +33,6 @@ def cells(comparison: Comparison, row: Row) -> list[str]:
         metric = "diverged" if row.seeds == 1 else f"diverged ({row.diverged} of {row.seeds})"
     else:
         metric = with_error(row.metric, (row.high - row.low) / 2)
-    steps = "–" if row.steps_to_target is None else f"{row.steps_to_target:.0f}"
-    if 0 < row.reached < row.seeds:
-        steps += f" ({row.reached} of {row.seeds})"
     tuned = bool(comparison.tries)
     return [
         name,
@@ -43,7 +40,7 @@ def cells(comparison: Comparison, row: Row) -> list[str]:
         metric,
         *([number(row.default_metric), "–" if math.isnan(row.lr_width) else f"{row.lr_width:.1f}"] if tuned else []),
         number(row.training_loss),
-        steps,
+        _arrival(row),
         duration(row.step_seconds),
         size(row.peak_bytes),
         _share(row.descent_share),
@@ -142,6 +139,17 @@ def size(count: int) -> str:
 def _setting(row: Row) -> str:
     rate = [] if row.lr is None else [f"{row.lr:.3g}"]
     return ", ".join([*rate, *[spoken(row.options)] * bool(row.options)]) or "–"
+
+
+def _arrival(row: Row) -> str:
+    """Steps and training time until the target, and how many seeds got there where not all did."""
+    if not row.reached:
+        return "–"
+    steps = "–" if row.steps_to_target is None else f"{row.steps_to_target:.0f}"
+    seconds = row.seconds_to_target
+    said = [] if seconds is None or math.isnan(seconds) else [duration(seconds)]
+    said += [f"{row.reached} of {row.seeds}"] * (row.reached < row.seeds)
+    return f"{steps} ({', '.join(said)})" if said else steps
 
 
 def _share(value: float) -> str:
