@@ -68,7 +68,9 @@ def _check(names: list[str], modules: Mapping[str, ModuleType]) -> str | None:
                 return f"{name}, the kernel: {fault}"
             if not _differentiable(make):
                 return f"{name}: a gradient through the step is not finite"
-        return _fault_of_an_own_rule(modules[BASE].Optimizer) if BASE in modules else None
+        if BASE not in modules:
+            return None
+        return _fault_of_an_own_rule(modules[BASE].Optimizer) or _fault_of_a_complex_start(modules[BASE])
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -96,3 +98,11 @@ def _fault_of_an_own_rule(base: Any) -> str | None:
     p.grad = torch.tensor([3.0, 4.0])
     Plain([p], fused=False).step()
     return None if p.tolist() == [-3.5, -6.0] else f"a rule without buffers moved to {p.tolist()}"
+
+
+def _fault_of_a_complex_start(base: Any) -> str | None:
+    """A buffer of a complex parameter starts alike in both parts, as torch's."""
+    p = torch.zeros(2, dtype=torch.complex128, requires_grad=True)
+    made = base._full(p.detach(), 0.5)
+    torchs = torch.optim.Adagrad([p], initial_accumulator_value=0.5).state[p]["sum"]
+    return None if torch.equal(made, torchs) else f"a complex buffer starts at {made.tolist()}"
