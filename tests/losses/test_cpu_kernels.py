@@ -221,6 +221,26 @@ def test_large_gradients_use_memory_again_when_nobody_holds_it() -> None:
     torch.testing.assert_close(first, 2 * (x - y).detach() / size)
 
 
+@pytest.mark.parametrize("mode", ["sum", "none"])
+@pytest.mark.parametrize("case", KERNELS, ids=str)
+def test_the_place_in_memory_changes_no_bit(case: Case, mode: str) -> None:
+    """Machine code that first looks whether arrays overlap adds in another order where they lie close together."""
+    operands = seeded(case, (5, 9))
+    options = tuple((k, v) for k, v in rest_of(case).items() if v is not None and not isinstance(v, torch.Tensor))
+    ready = loss_module._ready(case.loss, ("element",) * len(operands), options, True, mode)
+    results = []
+    for gap in (0, 4096):
+        memory = torch.zeros(4 * (45 + gap))
+        *given, slope = (memory[k * (45 + gap) :][:45].view(5, 9) for k in range(len(operands) + 1))
+        for place, operand in zip(given, operands, strict=True):
+            place.copy_(operand)
+        kernel = ready._kernel(given, wanted=1)
+        assert kernel is not None
+        results.append((kernel(given, [slope], (slope.shape, cpu_loss.NEVER, 0.0, True)), slope))
+    (near, near_slope), (far, far_slope) = results
+    assert torch.equal(near, far) and torch.equal(near_slope, far_slope)
+
+
 def test_operands_that_lie_otherwise_are_served(served: list[bool]) -> None:
     weights = torch.rand(3)
     for x, y in ((torch.rand(3, 40).T, torch.rand(3, 40).T), (torch.rand(40, 6)[:, ::2], torch.rand(40, 3))):

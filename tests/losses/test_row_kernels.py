@@ -83,6 +83,22 @@ def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: 
         assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
 
 
+@pytest.mark.parametrize("case", [c for c in ROWS if "2d" not in c.name and "weight" not in c.options], ids=str)
+def test_the_place_in_memory_changes_no_bit(case: Case, served: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machine code that first looks whether arrays overlap adds in another order where they lie close together."""
+    operands = seeded(case, (6, 21), torch.float32)
+    results = []
+    for gap in (0, 4096):
+        memory = torch.zeros(2 * operands[0].numel() + gap)
+        x = memory[: operands[0].numel()].view_as(operands[0]).copy_(operands[0])
+        place = memory[operands[0].numel() + gap :].view_as(x)
+        monkeypatch.setattr(cpu_loss, "gradient_like", lambda x, place=place: place)
+        loss = case.function(x.requires_grad_(), *operands[1:], **case.options)
+        results.append((loss, *torch.autograd.grad(loss, x)))
+        assert results[-1][1].data_ptr() == place.data_ptr() and any(served)
+    assert all(torch.equal(near, far) for near, far in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("shape", [(1, 2), (7, 3), (300, 37), (3, 40_000), (4099, 10)], ids=str)
 @pytest.mark.parametrize(
     "options",

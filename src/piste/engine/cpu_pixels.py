@@ -27,6 +27,7 @@ TILE = 256  # places that are worked on together
 BLOCK = 16  # tiles that a thread takes at a time
 MOST_CLASSES = 4096  # of more, the sums in the precision of the logits would lose digits
 CLAIMED, BLOCKS, PLACES, CLASSES, SAMPLES, PARTIALS, OUT, NUMBERS, X, K, GRAD, IGNORED, TICKETS, SCRATCH = range(14)
+E, M, S, F = range(14, 18)  # columns of the scratch
 SCALE, IS_MEAN, FAULTS, COUNT = range(4)  # of the numbers
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 ENTRIES = ("prepare", "forward", "gradient", "finish")
@@ -127,13 +128,13 @@ def _entry(entry: str, dtype: str) -> list[str]:
     zero = f"{dtype}(0.0)"
     written = [
         "            for c in range(classes):",
-        f"                g = pointer(table[{GRAD}] + (start + c * places) * {size}, {dtype})",
-        f"                e = pointer(scratch + c * {TILE * size}, {dtype})",
+        f"                g = column(table[{GRAD}] + (start + c * places) * {size}, {dtype}, {GRAD})",
+        f"                e = column(scratch + c * {TILE * size}, {dtype}, {E})",
         "                for j in range(width):",
         f"                    g[j] = {zero} if f[j] == {zero} else e[j] * f[j]",
         "            for j in range(width):",
         f"                if t[j] != table[{IGNORED}]:",
-        f"                    g = pointer(table[{GRAD}] + (start + t[j] * places) * {size}, {dtype})",
+        f"                    g = column(table[{GRAD}] + (start + t[j] * places) * {size}, {dtype}, {GRAD})",
         f"                    g[j] -= {dtype}(scale)",
     ]
     return [
@@ -145,9 +146,9 @@ def _entry(entry: str, dtype: str) -> list[str]:
         f"    per_sample = (places + {TILE * BLOCK - 1}) // {TILE * BLOCK}",
         f"    ticket = claim(pointer(table[{TICKETS}], int64))",
         f"    scratch = table[{SCRATCH}] + ticket * (classes + 3) * {TILE * size}",
-        f"    m = pointer(scratch + classes * {TILE * size}, {dtype})",
-        f"    s = pointer(scratch + (classes + 1) * {TILE * size}, {dtype})",
-        f"    f = pointer(scratch + (classes + 2) * {TILE * size}, {dtype})",
+        f"    m = column(scratch + classes * {TILE * size}, {dtype}, {M})",
+        f"    s = column(scratch + (classes + 1) * {TILE * size}, {dtype}, {S})",
+        f"    f = column(scratch + (classes + 2) * {TILE * size}, {dtype}, {F})",
         "    while True:",
         "        block = claim(table)",
         f"        if block >= table[{BLOCKS}]:",
@@ -160,10 +161,10 @@ def _entry(entry: str, dtype: str) -> list[str]:
         "        while place < stop:",
         f"            width = {TILE} if place + {TILE} < stop else stop - place",
         "            start = sample * classes * places + place",
-        f"            t = pointer(table[{K}] + (sample * places + place) * 8, int64)",
+        f"            t = column(table[{K}] + (sample * places + place) * 8, int64, {K})",
         "            for c in range(classes):",
-        f"                x = pointer(table[{X}] + (start + c * places) * {size}, {dtype})",
-        f"                e = pointer(scratch + c * {TILE * size}, {dtype})",
+        f"                x = column(table[{X}] + (start + c * places) * {size}, {dtype}, {X})",
+        f"                e = column(scratch + c * {TILE * size}, {dtype}, {E})",
         "                if c == 0:",
         "                    for j in range(width):",
         "                        e[j] = x[j]",
@@ -177,10 +178,10 @@ def _entry(entry: str, dtype: str) -> list[str]:
         "            for j in range(width):",  # the logit of the target, before its place is taken
         f"                is_ignored = t[j] == table[{IGNORED}]",
         "                at = 0 if is_ignored else t[j]",
-        f"                e = pointer(scratch + at * {TILE * size}, {dtype})",
+        f"                e = column(scratch + at * {TILE * size}, {dtype}, {E})",
         "                f[j] = e[j]",
         "            for c in range(classes):",
-        f"                e = pointer(scratch + c * {TILE * size}, {dtype})",
+        f"                e = column(scratch + c * {TILE * size}, {dtype}, {E})",
         "                for j in range(width):",
         f"                    v = {dtype}({exp}(e[j] - m[j]))",
         "                    e[j] = v",

@@ -72,7 +72,7 @@ def _run(form: Form, body: list[str]) -> list[str]:
     columns += [(f"g_{c.name}", c.storage, COLUMNS + len(form.given) + i) for i, c in enumerate(form.by)]
     if form.mode == "none":
         columns.append(("out", form.storage, OUT))
-    places = [f"{name} = pointer(table[{at}] + at * {BYTES[s]}, {pointed(s)})" for name, s, at in columns]
+    places = [f"{name} = column(table[{at}] + at * {BYTES[s]}, {pointed(s)}, {at})" for name, s, at in columns]
     return [
         "def run(table):",
         *options_lines(form.options, dtype),

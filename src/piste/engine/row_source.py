@@ -80,7 +80,10 @@ def _run(form: Form, row: RowLines, refused: str) -> list[str]:
         f"    out = pointer(table[{OUT}], {pointed(form.storage)})",
         f"    classes = table[{CLASSES}]",
         "    classes_ = float64(classes)",
-        *(f"    a_{c.name} = pointer(table[{_place(form, c)}], {pointed(c.storage)})" for c in shared),
+        *(
+            f"    a_{c.name} = column(table[{_place(form, c)}], {pointed(c.storage)}, {_place(form, c)})"
+            for c in shared
+        ),
     ]
     if row.scratch_rows:
         lines += [
@@ -125,12 +128,12 @@ def _operands(form: Form, row: RowLines) -> list[str]:
     for i, c in enumerate(form.by):
         lines.append(f"g_{c.name} = {_row_of(COLUMNS + len(form.given) + i, c)}")
     if row.kept_at == "kept" and row.kept is not None:
-        lines.append(f"kept = pointer(scratch, {form.dtype})")
+        lines.append(f"kept = column(scratch, {form.dtype}, {SCRATCH})")
     return lines
 
 
 def _row_of(place: int, column: Column) -> str:
-    return f"pointer(table[{place}] + r * classes * {BYTES[column.storage]}, {pointed(column.storage)})"
+    return f"column(table[{place}] + r * classes * {BYTES[column.storage]}, {pointed(column.storage)}, {place})"
 
 
 def _picked(form: Form) -> list[str]:
