@@ -27,7 +27,7 @@ KERNELS = [c for c in CASES if issubclass(c.loss, ElementwiseLoss)]
 def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of this holds whoever looks at the operands."""
     cpu_loss._kernel.cache_clear()
-    monkeypatch.setattr(ElementwiseLoss, "_found", {})
+    monkeypatch.setattr(loss_module, "_known", {})
     loss_module._ready.cache_clear()
     rowwise._ready.cache_clear()
     if request.param == "at once":

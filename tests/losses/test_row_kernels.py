@@ -12,6 +12,7 @@ import piste.rows
 from piste.engine import cpu_loss
 from piste.engine.slope import gradients, on_tensors
 from piste.formula import Symbol
+from piste.losses import loss as loss_module
 from piste.losses import rowwise
 from piste.losses.rowwise import RowwiseLoss
 from tests.losses.cases import CASES, Case, seeded
@@ -38,7 +39,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return result
 
     monkeypatch.setattr(cpu_loss.Ready, "__call__", watched)
-    monkeypatch.setattr(RowwiseLoss, "_found", {})
+    monkeypatch.setattr(loss_module, "_known", {})
     rowwise._ready.cache_clear()
     return seen
 

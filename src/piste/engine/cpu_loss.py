@@ -116,8 +116,8 @@ class Ready:
             if not wanted:
                 return kernel(given, (), rest)
             if wanted == 1:
-                return _apply((kernel, given, rest), first)
-            return _apply((kernel, given, rest), *[x for k, x in enumerate(given) if wanted >> k & 1])
+                return _apply((kernel, rest), given, first)
+            return _apply((kernel, rest), given, *[x for k, x in enumerate(given) if wanted >> k & 1])
         except Unserved:
             if all([x.is_contiguous() for x in given]):
                 return None
@@ -289,35 +289,35 @@ class _Loss(torch.autograd.Function):
     """A call that leaves the gradients as it computes the loss; autograd keeps the operands until the backward."""
 
     @staticmethod
-    def forward(ctx: Any, call: Any, *by: Tensor) -> Tensor:
-        ctx.kernel, given, ctx.rest = call
+    def forward(ctx: Any, of: tuple[_Kernel, Any], given: Sequence[Tensor], *by: Tensor) -> Tensor:
+        ctx.of = kernel, rest = of
         ctx.gradients = gradients = [gradient_like(x) for x in by]
         ctx.save_for_backward(*given)
-        return ctx.kernel(given, gradients, ctx.rest)
+        return kernel(given, gradients, rest)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        kernel, gradients, given = ctx.kernel, ctx.gradients, ctx.saved_tensors
+        (kernel, rest), gradients, given = ctx.of, ctx.gradients, ctx.saved_tensors
         ctx.gradients = None
         # Several gradients may come as one, under vmap or with `is_grads_batched`.
         if torch.is_grad_enabled() or _transforms() is not None or is_batched(grad):
             grad = grad if kernel.is_one or kernel.form.derivatives is not None else grad.unsqueeze(-1)
-            return None, *[grad * slope for slope in kernel.slopes(given, *ctx.rest[:3])]
+            return None, None, *[grad * slope for slope in kernel.slopes(given, *rest[:3])]
         if gradients is None:  # the graph was kept for a backward once more
             by = [x for x, is_wanted in zip(given, _marks(kernel.form), strict=True) if is_wanted]
             gradients = [gradient_like(x) for x in by]
-            kernel(given, gradients, ctx.rest)
+            kernel(given, gradients, rest)
         if not kernel.is_one:
             each = grad if kernel.form.derivatives is not None else grad.unsqueeze(-1)
             for made in gradients:
                 made.mul_(each)
         elif (factor := grad.item()) != 1.0:
             if kernel.is_narrow:  # rounded once, or what a loss is scaled up for would be lost before
-                kernel(given, gradients, ctx.rest, factor)
+                kernel(given, gradients, rest, factor)
             else:
                 for made in gradients:
                     made.mul_(factor)
-        return None, *gradients
+        return None, None, *gradients
 
 
 def _marks(form: Form) -> list[bool]:

@@ -28,7 +28,7 @@ from .checks import (
 )
 from .reduction import Reduction, Settings, legacy, settings
 
-__all__ = ["Call", "ElementwiseLoss", "Loss", "explained", "named"]
+__all__ = ["Call", "Chosen", "ElementwiseLoss", "Loss", "explained", "named"]
 
 
 @dataclass(slots=True)
@@ -49,7 +49,18 @@ class Call:
     inspect: Callable[[], None] | None = None  # refuses values that are not allowed, where it was not done before
 
 
-_right: set[tuple[Any, ...]] = set()  # settings that were found right
+class Chosen:
+    """Settings and options that were found right, but for tensors; and how calls with them go to a kernel at once."""
+
+    __slots__ = ("at_once", "check", "options", "reduction")
+
+    def __init__(self, reduction: Reduction, check: str, options: dict[str, Any]) -> None:
+        self.reduction, self.check, self.options = reduction, check, options
+        self.at_once: dict[Any, tuple[Any, ...]] = {}  # by the kind of the operands; empty where none serves
+
+
+_is_compiling = torch.compiler.is_compiling
+_known: dict[tuple[Any, ...], Chosen] = {}
 _registry: dict[str, type[Loss]] = {}
 
 
@@ -177,33 +188,43 @@ class Loss(torch.nn.Module):
         """The function form: every option by name."""
         if size_average is not None or reduce is not None:
             reduction = legacy(size_average, reduce, reduction)
-        return cls.evaluate(operands, reduction, check, normalizer, empty, options)
+        return cls.call(operands, *cls._choose(reduction, check, normalizer, empty, options))
 
     @classmethod
-    def evaluate(
-        cls, operands: tuple[Any, ...], reduction: Any, check: Any, normalizer: Any, empty: Any, options: dict[str, Any]
-    ) -> Tensor:
-        """Every setting and option, then the loss."""
-        how = cls._settled(reduction, check, normalizer, empty, options)
-        return cls.compute(operands, how, check, **options)
+    def call(cls, operands: tuple[Any, ...], chosen: Chosen, tensors: dict[str, Tensor]) -> Tensor:
+        """The loss of operands, with the options that are tensors."""
+        return cls.compute(operands, chosen.reduction, chosen.check, **chosen.options, **tensors)
 
     @classmethod
-    def _settled(cls, reduction: Any, check: Any, normalizer: Any, empty: Any, options: dict[str, Any]) -> Reduction:
-        """The reduction, after all options were found right; what was found right once is not looked at again."""
-        key = (cls, reduction, check, normalizer, empty, *options.values())
+    def _choose(
+        cls, reduction: Any, check: Any, normalizer: Any, empty: Any, options: dict[str, Any]
+    ) -> tuple[Chosen, dict[str, Tensor]]:
+        """All settings and options, refused where they are wrong; what was found right is not looked at again."""
+        tensors: dict[str, Tensor] = {}
+        values = (normalizer, *options.values())
+        key: tuple[Any, ...] = (cls, reduction, check, empty, *values, *map(type, values))  # as True == 1
+        is_known = True
         try:
-            if key in _right:
-                return Reduction(reduction, normalizer, empty)
-        except TypeError:  # an option that can't be hashed is looked at, and refused
-            pass
-        how = settings(cls.__name__, cls.reductions, reduction, check, normalizer, empty)
-        cls.validate(**options)
-        for option, value in options.items():
-            if option.endswith("weight"):
-                refuse_untensored(cls.__name__, option, value)
-        if len(_right) < 1000 and not any(isinstance(value, Tensor) for value in key):
-            _right.add(key)
-        return how
+            chosen = _known.get(key)
+            if chosen is None:
+                tensors = {name: value for name, value in options.items() if isinstance(value, Tensor)}
+            if tensors:  # of which only the shape is remembered
+                marks = [(type(v), v.shape if isinstance(v, Tensor) else v) for v in values]
+                key = (cls, reduction, check, empty, *marks)
+                chosen = _known.get(key)
+        except TypeError:  # what can't be hashed is looked at, and mostly refused
+            chosen, is_known = None, False
+            tensors = {name: value for name, value in options.items() if isinstance(value, Tensor)}
+        if chosen is None:
+            how = settings(cls.__name__, cls.reductions, reduction, check, normalizer, empty)
+            cls.validate(**options)
+            for option, value in options.items():
+                if option.endswith("weight"):
+                    refuse_untensored(cls.__name__, option, value)
+            chosen = Chosen(how, check, {k: v for k, v in options.items() if k not in tensors})
+            if is_known and not isinstance(normalizer, Tensor) and len(_known) < 1000 and not _is_compiling():
+                _known[key] = chosen
+        return chosen, tensors
 
     def _reduction(self) -> Reduction:
         return settings(type(self).__name__, self.reductions, self.reduction, self.check, self.normalizer, self.empty)
@@ -212,8 +233,22 @@ class Loss(torch.nn.Module):
         """The loss of `input` against `target`."""
         if named_operands or len(operands) != len(self.arguments):
             operands = self._bind(operands, named_operands)
+        known = self.__dict__.get("_chosen")
+        if known is not None:
+            chosen, names = known
+            return self.call(operands, chosen, {name: getattr(self, name) for name in names} if names else {})
         options = {name: getattr(self, name) for name in self._options}
-        return self.evaluate(operands, self.reduction, self.check, self.normalizer, self.empty, options)
+        chosen, tensors = self._choose(self.reduction, self.check, self.normalizer, self.empty, options)
+        if not _is_compiling():
+            self.__dict__["_chosen"] = chosen, tuple(tensors)
+        return self.call(operands, chosen, tensors)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__.pop("_chosen", None)
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_chosen"}
 
     def _bind(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
         """Operands given by name, in order; one that is missing or unknown is explained."""
@@ -260,36 +295,43 @@ class ElementwiseLoss(Loss):
     extras: ClassVar[tuple[str, ...]] = ()  # options that are operands too: tensors that spread over the elements
     is_complex_allowed: ClassVar[bool] = False
 
-    _found: ClassVar[dict[tuple[Any, ...], tuple[cpu_loss.Ready, float]]] = {}
-
     @classmethod
-    def evaluate(
-        cls, operands: tuple[Any, ...], reduction: Any, check: Any, normalizer: Any, empty: Any, options: dict[str, Any]
-    ) -> Tensor:
-        """By the kernel at once where nothing has to be converted, spread or refused; else step by step."""
-        key = (cls, reduction, check, normalizer, empty, *options.values())
-        try:
-            found = cls._found.get(key)
-        except TypeError:  # an option that can't be hashed, which will be refused
-            found = None
-        result = None if found is None else found[0](operands, divisor=found[1])
-        if result is None:
-            result = super().evaluate(operands, reduction, check, normalizer, empty, options)
-            if found is None:
-                cls._prepare_next(key, reduction, check, normalizer, options)
+    def call(cls, operands: tuple[Any, ...], chosen: Chosen, tensors: dict[str, Tensor]) -> Tensor:
+        """By the kernel at once where nothing has to be converted or refused; else step by step."""
+        found = chosen.at_once.get(None)
+        if found:
+            given = cls._spread(operands, tensors) if tensors else operands
+            result = found[0](given, None, cpu_loss.NEVER, found[1])
+            if result is not None:
+                return result
+        result = super().call(operands, chosen, tensors)
+        if found is None and not _is_compiling():
+            chosen.at_once[None] = cls._at_once(chosen, tensors)
         return result
 
     @classmethod
-    def _prepare_next(
-        cls, key: tuple[Any, ...], reduction: str, check: str, normalizer: Any, options: dict[str, Any]
-    ) -> None:
-        """After a call with settings that were found right, let the next go to the kernel at once."""
-        is_plain = reduction in ("mean", "sum", "none") and normalizer is None and check != "nan"
-        if is_plain and not any(isinstance(o, Tensor) for o in options.values()) and len(cls._found) < 1000:
-            given = tuple((k, v) for k, v in options.items() if v is not None)
-            mode = "none" if reduction == "none" else "sum"
-            ready = _ready(cls, ("element",) * len(cls.arguments), given, check == "raise", mode)  # type: ignore[arg-type]
-            cls._found[key] = ready, 0.0 if reduction == "mean" else 1.0
+    def _spread(cls, operands: tuple[Any, ...], tensors: dict[str, Tensor]) -> tuple[Any, ...]:
+        """With the options that are operands too; nothing that a kernel takes, where they don't fit."""
+        try:
+            shape = operands[0].shape
+            extras = [tensors[name].expand(shape).contiguous() for name in (*cls.extras, "weight") if name in tensors]
+        except (AttributeError, RuntimeError):
+            return (None,)
+        return (*operands, *extras)
+
+    @classmethod
+    def _at_once(cls, chosen: Chosen, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
+        """After a call with these settings: the kernel that the next goes to, and what it divides by (0: the count)."""
+        mode, normalizer, _ = chosen.reduction
+        is_weighted = "weight" in tensors
+        if mode == "batchmean" or normalizer is not None or chosen.check == "nan":
+            return ()
+        if mode == "mean" and is_weighted and cls.mean_by == "weights":
+            return ()
+        given = tuple((k, v) for k, v in chosen.options.items() if v is not None)
+        kinds = ("element",) * (len(cls.arguments) + len(tensors) - is_weighted) + ("weight",) * is_weighted
+        ready = _ready(cls, kinds, given, chosen.check == "raise", "none" if mode == "none" else "sum")  # type: ignore[arg-type]
+        return ready, 0.0 if mode == "mean" else 1.0
 
     @classmethod
     def by_kernel(cls, call: Call, reduction: Reduction, check: str) -> Tensor | None:

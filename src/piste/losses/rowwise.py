@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..engine import cpu_loss
 from ..engine.cpu_loss import NEVER, Ready
-from .loss import Loss
+from .loss import Chosen, Loss
 from .reduction import Reduction
 
 __all__ = ["RowwiseLoss", "Way"]
@@ -34,34 +34,37 @@ class Way(NamedTuple):
 class RowwiseLoss(Loss):
     """A loss of rows; `way` says how a call that needs no explanation goes to the kernel."""
 
-    _found: ClassVar[dict[tuple[Any, ...], tuple[Ready, int, float]]] = {}
-
     @classmethod
-    def evaluate(
-        cls, operands: tuple[Any, ...], reduction: Any, check: Any, normalizer: Any, empty: Any, options: dict[str, Any]
-    ) -> Tensor:
+    def call(cls, operands: tuple[Any, ...], chosen: Chosen, tensors: dict[str, Tensor]) -> Tensor:
         """By the kernel at once where operands of this kind went there as they are; else step by step."""
-        settings = (reduction, check, normalizer, empty, *options.values())
         try:
             x = operands[0]
-            key = (cls, x.ndim, x.shape[-1] > 1, *[o.dtype for o in operands], *settings)
-            found = cls._found.get(key)
-        except (AttributeError, IndexError, TypeError):  # no tensors, or an option that can't be hashed
-            return super().evaluate(operands, reduction, check, normalizer, empty, options)
-        if found is not None:
+            kind = (x.ndim, x.shape[-1] > 1, *[o.dtype for o in operands])
+        except (AttributeError, IndexError):  # no tensors
+            return super().call(operands, chosen, tensors)
+        found = chosen.at_once.get(kind)
+        if found:
             ready, ignored, by = found
-            result = ready(operands, x.shape[:-1], ignored, by)
+            given = (*operands, *tensors.values()) if tensors else operands
+            result = ready(given, x.shape[:-1], ignored, by)
             if result is not None:
                 return result
-        result = super().evaluate(operands, reduction, check, normalizer, empty, options)
-        if found is None and check != "nan" and len(cls._found) < 1000:
-            way = None if any(isinstance(o, Tensor) for o in settings) else cls.way(operands, **options)
-            letters = () if way is None else tuple(x for x in way.letters if x is not None)
-            if way is not None and len(letters) == len(operands) and all(map(operator.is_, letters, operands)):
-                served = cls._served_by(way, Reduction(reduction, normalizer, empty), check)
-                if served is not None:
-                    cls._found[key] = served[0], way.ignored, served[1]
+        result = super().call(operands, chosen, tensors)
+        if found is None and not torch.compiler.is_compiling():
+            chosen.at_once[kind] = cls._at_once(operands, chosen, tensors)
         return result
+
+    @classmethod
+    def _at_once(cls, operands: tuple[Any, ...], chosen: Chosen, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
+        """After a call with these settings: how the next of its kind goes to the kernel, if that is without detours."""
+        is_plain = chosen.check != "nan" and not isinstance(chosen.reduction.normalizer, Tensor)
+        way = cls.way(operands, **chosen.options, **tensors) if is_plain else None
+        given = (*operands, *tensors.values())
+        letters = () if way is None else tuple(x for x in way.letters if x is not None)
+        if way is None or len(letters) != len(given) or not all(map(operator.is_, letters, given)):
+            return ()
+        served = cls._served_by(way, chosen.reduction, chosen.check)
+        return () if served is None else (served[0], way.ignored, served[1])
 
     @classmethod
     def way(cls, operands: tuple[Any, ...], **options: Any) -> Way | None:
