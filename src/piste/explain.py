@@ -38,6 +38,7 @@ def explain(loss: Any, input: Any, target: Any, *more: Any, **options: Any) -> E
     `loss` is a loss of Piste (built or not), one of its functions, or a name such as "l1" or "cross_entropy";
     `options` are its options. `input` and `target` are tensors, or numbers and nested lists of them. Up to 12 elements
     (for a loss over classes, rows) are all shown; of more, those that contribute most, with counts of the rest.
+    A loss that holds a layer (LinearCrossEntropyLoss, AdaptiveLogSoftmaxWithLoss) is given built.
     A call that the loss refuses is not raised but explained, with a line that works.
     Raises: InvalidValue for an unknown name, InvalidType for what is no loss.
 
@@ -66,6 +67,8 @@ def explain(loss: Any, input: Any, target: Any, *more: Any, **options: Any) -> E
       d loss / d x = sign(x - y), each divided by 4
       [[0.25, 0], [-0.25, -0.25]]
     """
+    if isinstance(loss, torch.nn.Module) and hasattr(loss, "comes_to"):
+        return _with_layer(loss, _tensor(input, False), _tensor(target, True), options)
     module = _module(loss, options)
     given = (input, target, *more)
     names = module.arguments if len(module.arguments) == len(given) else ("input",) * len(given)
@@ -77,6 +80,22 @@ def explain(loss: Any, input: Any, target: Any, *more: Any, **options: Any) -> E
     chosen = {name: getattr(module, name) for name in module._options}
     call = type(module).prepare(tuple(operands), "off", **chosen)
     return Explanation(tell(module, call, operands, value), value)
+
+
+def _with_layer(loss: Any, x: Tensor, y: Tensor, options: dict[str, Any]) -> Explanation:
+    """A loss that holds a layer, by the plain loss that it comes to."""
+    if options:
+        raise InvalidType(
+            f"{type(loss).__name__} holds a layer, so its options are given when it is built; received "
+            f"{', '.join(options)}. Help: explain(loss, input, target)."
+        )
+    try:
+        value = loss(x, y)
+    except PisteError as refusal:
+        return Explanation(f"{loss!r}\n\nRefused\n  {refusal}", refusal=refusal)
+    plain, x, y, said = loss.comes_to(x, y)
+    told = explain(plain, x.detach(), y)
+    return Explanation(f"{loss!r}\n\n{said}\n\n{told.text}", value if isinstance(value, Tensor) else value.loss)
 
 
 def _module(loss: Any, options: dict[str, Any]) -> Loss:

@@ -13,7 +13,12 @@ from tests.losses.judge import fault_at_extreme, fault_beside_torch, fault_of_el
 from tests.losses.points import ELEMENTS, EXTREMES, ON_THE_CORNER, ROWS, ROWS_ON_THE_CORNER, Extreme, Points
 from tests.oracle import losses as oracle
 
+F = piste.losses.functional
 REGRESSION = ("l1", "mse", "smooth_l1", "huber")
+
+
+class Own(torch.Tensor):
+    """Of a class that no kernel serves, so that the formula has to."""
 
 
 def gradients(result: torch.Tensor, operands) -> list[torch.Tensor]:
@@ -73,26 +78,26 @@ def test_lower_precisions_round_once(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("points", ELEMENTS, ids=str)
 def test_elementwise_losses_are_the_oracles_to_the_second_derivative(points: Points) -> None:
     loss = piste.losses.named(points.name)
-    assert fault_of_elements(getattr(piste.losses.functional, loss.function), points) is None
+    assert fault_of_elements(getattr(F, loss.function), points) is None
 
 
 @pytest.mark.parametrize("points", ROWS, ids=str)
 def test_losses_of_rows_are_the_oracles(points: Points) -> None:
     loss = piste.losses.named(points.name)
-    assert fault_of_rows(getattr(piste.losses.functional, loss.function), points) is None
+    assert fault_of_rows(getattr(F, loss.function), points) is None
 
 
 @pytest.mark.parametrize("points", ON_THE_CORNER + ROWS_ON_THE_CORNER, ids=str)
 def test_slopes_at_corners_are_torchs(points: Points) -> None:
     function = piste.losses.named(points.name).function
     torchs = getattr(torch.nn.functional, function)
-    assert fault_beside_torch(getattr(piste.losses.functional, function), torchs, points) is None
+    assert fault_beside_torch(getattr(F, function), torchs, points) is None
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("extreme", EXTREMES, ids=str)
 def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) -> None:
-    function = getattr(piste.losses.functional, piste.losses.named(extreme.name).function)
+    function = getattr(F, piste.losses.named(extreme.name).function)
     for dtype in (torch.float64, torch.float32):
         assert fault_at_extreme(function, extreme, dtype, reduction) is None
 
@@ -100,7 +105,7 @@ def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) ->
 @pytest.mark.parametrize("points", [p for p in ELEMENTS if p.last is None], ids=str)
 def test_kernels_of_single_elements_are_the_oracles(points: Points) -> None:
     exact = getattr(oracle, points.name)
-    function = getattr(piste.losses.functional, piste.losses.named(points.name).function)
+    function = getattr(F, piste.losses.named(points.name).function)
     for point in points.operands:
         operands = [torch.tensor(p, dtype=torch.float64, requires_grad=True) for p in point]
         result = function(*operands, **points.options)
@@ -120,7 +125,7 @@ def test_cross_entropy_is_the_oracles(target, label_smoothing: float, weight) ->
         x = torch.tensor([row], dtype=torch.float64, requires_grad=True)
         w = None if weight is None else torch.tensor(weight, dtype=torch.float64)
         y = torch.tensor([target], dtype=torch.int64 if isinstance(target, int) else torch.float64)
-        result = piste.losses.functional.cross_entropy(x, y, weight=w, label_smoothing=label_smoothing, reduction="sum")
+        result = F.cross_entropy(x, y, weight=w, label_smoothing=label_smoothing, reduction="sum")
         options = {"weight": weight, "label_smoothing": label_smoothing}
         assert result.item() == pytest.approx(float(oracle.cross_entropy(row, target, **options)), rel=1e-14)
         result.backward()
@@ -133,7 +138,7 @@ def test_nll_is_the_oracles() -> None:
     x = torch.tensor([row], dtype=torch.float64)
     for k, weight in itertools.product(range(3), (None, [0.5, 2.0, 1.0])):
         w = None if weight is None else torch.tensor(weight, dtype=torch.float64)
-        result = piste.losses.functional.nll_loss(x, torch.tensor([k]), weight=w, reduction="sum")
+        result = F.nll_loss(x, torch.tensor([k]), weight=w, reduction="sum")
         assert result.item() == float(oracle.nll(row, k, weight))
 
 
@@ -181,7 +186,7 @@ def test_a_bfloat16_mean_of_many_accumulates_in_float32() -> None:
 def test_l1_takes_complex_numbers_as_torch_does() -> None:
     x = torch.randn(5, dtype=torch.complex128, requires_grad=True)
     y = torch.randn(5, dtype=torch.complex128)
-    ours, theirs = piste.losses.functional.l1_loss(x, y), torch.nn.functional.l1_loss(x, y)
+    ours, theirs = F.l1_loss(x, y), torch.nn.functional.l1_loss(x, y)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(theirs, x))
 
@@ -217,7 +222,6 @@ def test_strides_do_not_matter_and_operands_stay_as_they_were(case: Case) -> Non
 
 def test_class_dim_says_where_the_classes_are() -> None:
     x, y = torch.randn(2, 4, 4), torch.randint(4, (2, 4))
-    F = piste.losses.functional
     assert torch.equal(F.cross_entropy(x, y, class_dim=-1), F.cross_entropy(x.transpose(1, 2), y))
     assert torch.equal(piste.losses.CrossEntropyLoss(class_dim=2)(x, y), F.cross_entropy(x, y, class_dim=-1))
     soft = x.softmax(-1)
@@ -229,11 +233,11 @@ def test_class_dim_says_where_the_classes_are() -> None:
 def test_the_gradient_of_a_variance_passes_its_bound_as_in_torch() -> None:
     x, y = torch.randn(6, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
     var = torch.tensor([0.01, 0.2, 0.5, 0.7, 0.0, 3.0], dtype=torch.float64, requires_grad=True)
-    ours = piste.losses.functional.gaussian_nll_loss(x, y, var, eps=0.5)
+    ours = F.gaussian_nll_loss(x, y, var, eps=0.5)
     theirs = torch.nn.functional.gaussian_nll_loss(x, y, var, eps=0.5)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(loss, var) for loss in (ours, theirs)))
-    one = piste.losses.functional.gaussian_nll_loss(x, y, 0.75)
+    one = F.gaussian_nll_loss(x, y, 0.75)
     torch.testing.assert_close(one, torch.nn.functional.gaussian_nll_loss(x, y, torch.full_like(x, 0.75)))
 
 
@@ -244,14 +248,14 @@ def test_kl_div_of_masked_distributions_and_its_batchmean() -> None:
     assert loss.item() == pytest.approx(0.5 * (0.5 * torch.tensor(0.5).log().item() + 0.25))
     x, y = seeded(next(c for c in CASES if c.name == "kl_div"))
     expected = torch.nn.functional.kl_div(x, y, reduction="batchmean")
-    torch.testing.assert_close(piste.losses.functional.kl_div(x, y, reduction="batchmean"), expected)
+    torch.testing.assert_close(F.kl_div(x, y, reduction="batchmean"), expected)
 
 
 @pytest.mark.parametrize("name", ["smooth_l1", "huber", "mse", "bce_with_logits", "soft_margin"])
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 def test_the_slope_of_a_nan_is_a_nan(name: str, reduction: str) -> None:
     x = torch.tensor([torch.nan, 3.0], requires_grad=True)
-    function = getattr(piste.losses.functional, piste.losses.named(name).function)
+    function = getattr(F, piste.losses.named(name).function)
     (slope,) = torch.autograd.grad(function(x, torch.tensor([1.0, 1.0]), reduction=reduction).sum(), x)
     assert slope.isnan().tolist() == [True, False]
 
@@ -305,3 +309,36 @@ def test_a_nan_that_nll_does_not_read_is_not_seen() -> None:
     x = torch.tensor([[-1.0, torch.nan], [torch.nan, -2.0], [torch.nan, -1.0]])
     losses = piste.losses.NLLLoss(reduction="none", ignore_index=1)(x, torch.tensor([0, 1, 0]))
     assert losses[:2].tolist() == [1, 0] and losses[2].isnan()
+
+
+@pytest.mark.parametrize("is_formula", [False, True])
+@pytest.mark.parametrize("function", [F.cross_entropy, F.nll_loss])
+def test_a_row_that_is_ignored_has_no_gradient_whatever_it_holds(function, is_formula: bool) -> None:
+    """By the kernel and by the formula; torch gives NaN for cross entropy, and 0 for NLL."""
+    x = torch.randn(3, 4).log_softmax(1)
+    x[1] = torch.nan
+    x = x.requires_grad_()
+    given = x.as_subclass(Own) if is_formula else x
+    function(given, torch.tensor([0, -100, 2])).backward()
+    assert (x.grad[1] == 0).all() and x.grad.isfinite().all() and x.grad[0].any()
+
+
+def test_ctc_of_no_samples() -> None:
+    none = torch.zeros(3, 0, 4, requires_grad=True), torch.zeros(0, 2, dtype=torch.int64), (), ()
+    assert F.ctc_loss(*none).isnan() and F.ctc_loss(*none, reduction="sum") == 0
+    loss = F.ctc_loss(*none, empty="zero")
+    loss.backward()
+    assert loss == 0 and none[0].grad.shape == (3, 0, 4)
+    with pytest.raises(ValueError, match="CTCLoss: there is nothing to take the mean of"):
+        F.ctc_loss(*none, empty="raise")
+
+
+def test_a_float32_mean_of_many_is_exact_to_a_few_ulps() -> None:
+    """A sum of 2^25 float32 in one accumulator stops growing at 2^24 times an element."""
+    x = torch.full((1 << 25,), 0.1)
+    torch.testing.assert_close(F.l1_loss(x, torch.zeros_like(x)), x[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(F.l1_loss(x, torch.zeros_like(x), reduction="sum"), x[0] * x.numel(), rtol=1e-6, atol=0)
+    rows = x.view(-1, 2).log_softmax(1)
+    torch.testing.assert_close(
+        F.nll_loss(rows, torch.zeros(len(rows), dtype=torch.int64)), -rows[0, 0], rtol=1e-6, atol=0
+    )

@@ -3,13 +3,14 @@
 The settings that every loss takes beside torch's (`check`, `normalizer`, `empty`) are in `piste.losses.reduction`.
 """
 
-from . import functional, handed
+from . import functional, layers
 from .binary import BCELoss, BCEWithLogitsLoss
 from .classification import CrossEntropyLoss, NLLLoss, NLLLoss2d
+from .ctc import CTCLoss
 from .distributions import GaussianNLLLoss, KLDivLoss, PoissonNLLLoss
 from .embeddings import CosineEmbeddingLoss, TripletMarginLoss, TripletMarginWithDistanceLoss
 from .functional import *  # noqa: F403
-from .handed import AdaptiveLogSoftmaxWithLoss, CTCLoss
+from .layers import AdaptiveLogSoftmaxWithLoss
 from .loss import Loss, named
 from .margins import HingeEmbeddingLoss, MarginRankingLoss, SoftMarginLoss
 from .multilabel import MultiLabelMarginLoss, MultiLabelSoftMarginLoss, MultiMarginLoss
@@ -45,6 +46,6 @@ __all__ = [
     *functional.__all__,
 ]
 
-if hasattr(handed, "LinearCrossEntropyLoss"):  # torch 2.12 and later
-    LinearCrossEntropyLoss = handed.LinearCrossEntropyLoss
+if hasattr(layers, "LinearCrossEntropyLoss"):  # torch 2.12 and later
+    LinearCrossEntropyLoss = layers.LinearCrossEntropyLoss
     __all__ += ["LinearCrossEntropyLoss"]

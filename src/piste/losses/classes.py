@@ -127,6 +127,8 @@ class ClassLoss(RowwiseLoss):
         k = torch.where(keep, y, 0)
         if is_checked:
             cls._refuse_input(x, k, keep)
+        if cls.may_ignore:  # a row that is ignored has the gradient 0, also where it holds a NaN
+            x = torch.where(keep.unsqueeze(-1), x, 0)
         return Call(
             cls.value,
             (x, k, weight),

@@ -1,11 +1,11 @@
 """The losses as functions, under the names of torch.nn.functional."""
 
-from . import handed
+from . import layers
 from .binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from .classification import cross_entropy, nll_loss
+from .ctc import ctc_loss
 from .distributions import gaussian_nll_loss, kl_div, poisson_nll_loss
 from .embeddings import cosine_embedding_loss, triplet_margin_loss, triplet_margin_with_distance_loss
-from .handed import ctc_loss
 from .margins import hinge_embedding_loss, margin_ranking_loss, soft_margin_loss
 from .multilabel import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
 from .regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
@@ -34,6 +34,6 @@ __all__ = [
     "triplet_margin_with_distance_loss",
 ]
 
-if hasattr(handed, "linear_cross_entropy"):
-    linear_cross_entropy = handed.linear_cross_entropy
+if hasattr(layers, "linear_cross_entropy"):
+    linear_cross_entropy = layers.linear_cross_entropy
     __all__ += ["linear_cross_entropy"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..formula import Symbol
 from ..mathematics import Reading, is_number, number, read, render
 from .checks import unravelled
-from .handed import CTCLoss
+from .ctc import CTCLoss
 from .loss import Call, Loss
 from .worked import Worked
 
@@ -24,7 +24,7 @@ WIDE = 6  # classes of a row that are all written
 def tell(module: Loss, call: Call, operands: list[Tensor], value: Tensor) -> str:
     """The whole story of a call that gave `value`."""
     if isinstance(module, CTCLoss):
-        return _handed(module, call, value)
+        return _by_sample(module, call, value)
     work = Worked(call)
     sections = [
         [repr(module)],
@@ -39,7 +39,7 @@ def tell(module: Loss, call: Call, operands: list[Tensor], value: Tensor) -> str
     return "\n\n".join("\n".join(section) for section in sections if section)
 
 
-def _handed(module: Loss, call: Call, value: Tensor) -> str:
+def _by_sample(module: Loss, call: Call, value: Tensor) -> str:
     """A loss that torch computes: what each sample contributes."""
     values = call.formula(*call.letters, **call.options).reshape(-1)
     lengths = call.letters[3].reshape(-1).tolist()

@@ -1,24 +1,19 @@
-"""Losses that are checked here and computed by torch, whose implementation is the right one.
-
-CTC, LinearCrossEntropy (where this torch has it), AdaptiveLogSoftmaxWithLoss.
-"""
+"""CTC: labels and lengths are checked here; the sum over alignments is torch's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from ..engine import eager_loss
-from ..errors import InvalidType, InvalidValue
-from .checks import choice, first_offence, is_readable, refuse_nan, same_device, shape_of, tensors
-from .classification import CrossEntropyLoss
+from ..errors import InvalidValue
+from .checks import first_offence, is_readable, refuse_nan, shape_of, tensors
 from .loss import Call, Loss, explained
 from .reduction import Reduction, Settings
 
-__all__ = ["AdaptiveLogSoftmaxWithLoss", "CTCLoss", "ctc_loss"]
+__all__ = ["CTCLoss", "ctc_loss"]
 
 
 class CTCLoss(Loss):
@@ -49,6 +44,8 @@ class CTCLoss(Loss):
 
     @staticmethod
     def value(x, y, input_lengths, target_lengths, *, blank, zero_infinity):
+        if x.dim() == 3 and not x.shape[1]:  # no samples, which torch refuses
+            return x.sum((0, 2))
         return torch.nn.functional.ctc_loss(
             x, y, input_lengths, target_lengths, blank=blank, reduction="none", zero_infinity=zero_infinity
         )
@@ -95,7 +92,7 @@ class CTCLoss(Loss):
     @staticmethod
     def _lengths(name: str, lengths: Any, samples: int, x: Tensor) -> Tensor:
         if not isinstance(lengths, Tensor):
-            lengths = torch.tensor(lengths)
+            lengths = torch.tensor(lengths, dtype=None if lengths else torch.int64)
         if lengths.is_floating_point() or lengths.numel() != samples:
             raise InvalidValue(
                 f"CTCLoss: `{name}` must hold {samples} integers, one for each sample of `log_probs` {shape_of(x)}; "
@@ -165,101 +162,3 @@ def ctc_loss(
         zero_infinity=zero_infinity,
         **settings,
     )
-
-
-class AdaptiveLogSoftmaxWithLoss(torch.nn.AdaptiveLogSoftmaxWithLoss):
-    """torch.nn.AdaptiveLogSoftmaxWithLoss (Grave et al. 2017), with a target that is checked first.
-
-    Shapes: `input` (N, in_features) and `target` (N), or (in_features) and (). Raises: InvalidType, InvalidValue for a
-    target that is not of class indices in [0, n_classes - 1]. There is no setting to leave the check out.
-
-    >>> import torch, piste
-    >>> loss = piste.losses.AdaptiveLogSoftmaxWithLoss(4, 10, cutoffs=[3, 6])
-    >>> loss(torch.randn(2, 4), torch.tensor([0, 9])).output.shape
-    torch.Size([2])
-    """
-
-    def forward(self, input: Tensor, target: Tensor) -> Any:
-        """The log-probability of each target, and their mean loss."""
-        name = "AdaptiveLogSoftmaxWithLoss"
-        tensors(name, ("input", "target"), (input, target))
-        same_device(name, ("input", "target"), (input, target))
-        if target.is_floating_point() or input.dim() not in (1, 2) or target.shape != input.shape[:-1]:
-            raise InvalidType(
-                f"{name}: `target` must hold class indices of dtype int64, one for each row of `input` (N, "
-                "in_features); "
-                f"received {target.dtype} of shape {shape_of(target)} for {shape_of(input)}."
-            )
-        if is_readable((target,)):
-            offence = first_offence(target, (target < 0) | (target >= self.n_classes))
-            if offence:
-                raise InvalidValue(
-                    f"{name}: `target` must hold class indices in [0, {self.n_classes - 1}]; received {offence}."
-                )
-        return super().forward(input, target.long())
-
-
-class _Linear(CrossEntropyLoss):
-    """The rules of cross entropy, said of the loss that has its linear layer."""
-
-    @classmethod
-    def line_that_works(cls) -> str:
-        """A call to copy."""
-        return "piste.losses.LinearCrossEntropyLoss(4, 3)(torch.randn(2, 4), torch.tensor([0, 2]))"
-
-
-_Linear.__name__ = "LinearCrossEntropyLoss"
-
-
-def _check_linear(logits: tuple[int, ...], target: Any, ignore_index: int | None, label_smoothing: float) -> None:
-    """Refuse a target by the rules of cross entropy, without the logits being made."""
-    tensors("LinearCrossEntropyLoss", ("target",), (target,))
-    _Linear.validate(label_smoothing=label_smoothing)
-    x = torch.empty((), device=target.device).expand(logits)
-    arranged, y, has_indices = _Linear._arranged(x, target, None, "raise")
-    if not is_readable((target,)):
-        return
-    if has_indices:
-        ignored = -100 if ignore_index is None else ignore_index
-        _Linear._refuse_indices(y, y != ignored, arranged.shape[-1], ignored)
-    else:
-        _Linear._refuse_probabilities(y.float(), y.dtype)
-
-
-if hasattr(torch.nn, "LinearCrossEntropyLoss"):
-    __all__ += ["LinearCrossEntropyLoss", "linear_cross_entropy"]
-
-    class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
-        """torch.nn.LinearCrossEntropyLoss: a linear layer and CrossEntropyLoss in one, with a target that is checked.
-
-        `check` "raise" or "off" is Piste's; everything else is torch's. Raises: what CrossEntropyLoss raises.
-
-        >>> import torch, piste
-        >>> piste.losses.LinearCrossEntropyLoss(4, 3)(torch.randn(2, 4), torch.tensor([0, 2])).dim()
-        0
-        """
-
-        def __init__(self, *args: Any, check: str = "raise", **options: Any) -> None:
-            choice("LinearCrossEntropyLoss", "check", check, ("raise", "off"))
-            super().__init__(*args, **options)
-            self.check = check
-
-        def forward(self, input: Tensor, target: Tensor) -> Tensor:
-            """The loss of the rows of `input` against `target`."""
-            if self.check != "off":
-                tensors("LinearCrossEntropyLoss", ("input",), (input,))
-                logits = (*input.shape[:-1], self.num_classes, *self.out_features)
-                _check_linear(logits, target, self.ignore_index, self.label_smoothing)
-            return super().forward(input, target)
-
-    def linear_cross_entropy(
-        input: Tensor, linear_weight: Tensor, target: Tensor, *, check: str = "raise", **options: Any
-    ) -> Tensor:
-        """The function form of `LinearCrossEntropyLoss`, with the options of torch's."""
-        choice("linear_cross_entropy", "check", check, ("raise", "off"))
-        if check != "off":
-            tensors("linear_cross_entropy", ("input", "linear_weight"), (input, linear_weight))
-            logits = (*input.shape[:-1], linear_weight.shape[0], *linear_weight.shape[1:-1])
-            _check_linear(logits, target, options.get("ignore_index"), options.get("label_smoothing", 0.0))
-        compute: Callable[..., Tensor] = torch.nn.functional.linear_cross_entropy
-        return compute(input, linear_weight, target, **options)
