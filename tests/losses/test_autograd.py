@@ -35,6 +35,18 @@ def test_gradcheck_and_gradgradcheck(case: Case, reduction: str) -> None:
     assert torch.autograd.gradgradcheck(function, operands, fast_mode=True)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"reduction": "batchmean"}, {"normalizer": 7}, {"normalizer": "count"}, {"empty": "zero"}], ids=str
+)
+def test_gradcheck_of_other_denominators(settings: dict) -> None:
+    cases = [c for c in CASES if not c.options and ("reduction" not in settings or c.name == "kl_div")]
+    for case in cases:
+        x, *rest = seeded(case)
+        x.requires_grad_()
+        for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+            assert check(lambda x, c=case, r=rest: c.function(x, *r, check="off", **settings), x, fast_mode=True)
+
+
 @pytest.mark.parametrize("name", ["weight", "pos_weight"])
 def test_gradients_reach_the_weights(name: str) -> None:
     x, y, w = torch.randn(4, 3, dtype=torch.float64), torch.rand(4, 3, dtype=torch.float64), torch.rand(3).double()

@@ -10,6 +10,7 @@ import torch
 import piste
 from piste.errors import InvalidType, InvalidValue, PisteError
 from piste.losses.loss import ElementwiseLoss, _registry
+from tests.losses.cases import MODULES, Case, seeded
 
 nn, F = piste.losses, piste.losses.functional
 X = torch.randn(4, 3)
@@ -286,3 +287,28 @@ def test_vectors_are_checked() -> None:
     refused(lambda: nn.TripletMarginLoss(swap="no"), "`swap` must be True or False", kind=InvalidType)
     refused(lambda: F.triplet_margin_loss(a, a.long(), a), "`positive` must hold floating-point", kind=InvalidType)
     refused(lambda: nn.TripletMarginWithDistanceLoss(distance_function=3), "must be a function", kind=InvalidType)
+
+
+@pytest.mark.parametrize("case", MODULES, ids=str)
+def test_a_bad_call_changes_nothing(case: Case) -> None:
+    """Neither operands, their gradients, the module nor the random state; and the next call is as it was before."""
+    operands = seeded(case)
+    x = operands[0].requires_grad_()
+    module = case.loss(check="nan", **case.options)
+    before = module(*operands)
+    bad = [
+        (x.detach() * math.nan, *operands[1:]),
+        (*operands[:-1], operands[-1].flatten()[:-1]),
+        tuple(o.detach().to(torch.int64) for o in operands),
+        operands[:-1],
+        (*operands[:-1], operands[-1].tolist()),
+    ]
+    copies, versions = [o.detach().clone() for o in operands], [o._version for o in operands]
+    settings, state = dict(vars(module)), torch.get_rng_state()
+    for given in bad:
+        with pytest.raises(PisteError):
+            module(*given)
+    assert all(torch.equal(o, c) for o, c in zip(operands, copies, strict=True))
+    assert [o._version for o in operands] == versions
+    assert x.grad is None and dict(vars(module)) == settings and torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(module(*operands), before)

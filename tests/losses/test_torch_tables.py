@@ -144,6 +144,11 @@ def test_criteria_against_their_reference_functions(entry) -> None:
             assert check == "raise" and any(part in str(refusal) for part in VALUES), refusal
             continue
         torch.testing.assert_close(result, entry["reference_fn"](input, target, module))
+        by = [x.detach().requires_grad_() for x in inputs]
+        given = tuple(by) if isinstance(input, tuple) else by[0]
+        mine = torch.autograd.grad(module(*by, *targets).sum(), by)
+        theirs = torch.autograd.grad(entry["reference_fn"](given, target, module).sum(), by)
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_the_tables_are_not_empty() -> None:
