@@ -33,6 +33,7 @@ NEVER = -(1 << 62)
 """An index that nothing has: none is ignored."""
 _PLAIN = {Tensor, torch.nn.Parameter}
 _is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
 is_batched = torch._C._functorch.is_legacy_batchedtensor
 _transforms = torch._C._functorch.peek_interpreter_stack
 _dispatchers = torch._C._len_torch_dispatch_stack
@@ -102,7 +103,7 @@ class Ready:
             bit <<= 1
         if _is_elsewhere():
             return None
-        if wanted and not torch.is_grad_enabled():
+        if wanted and not _is_grad_enabled():
             wanted = 0
         first = given[0]
         try:
@@ -300,7 +301,7 @@ class _Loss(torch.autograd.Function):
         (kernel, rest), gradients, given = ctx.of, ctx.gradients, ctx.saved_tensors
         ctx.gradients = None
         # Several gradients may come as one, under vmap or with `is_grads_batched`.
-        if torch.is_grad_enabled() or _transforms() is not None or is_batched(grad):
+        if _is_grad_enabled() or _transforms() is not None or is_batched(grad):
             grad = grad if kernel.is_one or kernel.form.derivatives is not None else grad.unsqueeze(-1)
             return None, None, *[grad * slope for slope in kernel.slopes(given, *rest[:3])]
         if gradients is None:  # the graph was kept for a backward once more
