@@ -124,6 +124,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     continue
                 steps = contenders(name, params, arguments.others)
                 first = first_steps(steps)
+                if "25M" in workload and setting == "alone":
+                    steps["in-place"] = in_place()
                 timed = in_turns(
                     {(threads, side): step for threads in arguments.threads for side, step in steps.items()},
                     before=lambda of: torch.set_num_threads(of[0]),
@@ -155,10 +157,10 @@ def traffic(name: str) -> int:
     return 3 + 2 * len(kept)
 
 
-def bandwidth() -> float:
-    """Bytes a second that an in-place operation of torch moves over a gigabyte, which no cache holds."""
+def in_place() -> Callable[[], object]:
+    """An operation of torch that reads and writes a gigabyte, which no cache holds: the bandwidth to compare with."""
     x = torch.ones(250_000_000)
-    return 2 * 4 * x.numel() / in_turns({"in-place": lambda: x.mul_(1.0)}, rounds=15, block=0.05)["in-place"]
+    return lambda: x.mul_(1.0)
 
 
 def training() -> Iterator[dict[str, Any]]:
@@ -193,18 +195,18 @@ HOW_TO_READ = """\
 A ratio is the other's time over Piste's: above 1, Piste is faster. All stand in turns in one process, over the same
 parameters and gradients, and times are medians; "interleaved" has a forward and a backward pass before every step,
 which is not counted. "by threads" is how many times faster Piste is than with one thread; these stand in turns as well.
-The last column is the share of the bandwidth of an in-place operation, measured in the same run; above 100 % the
-machine was busier while that was measured. Nobody had the machine to himself: a few percent either way mean nothing.
+The last column is the share of the bandwidth of an in-place operation (torch's mul_ on a gigabyte), on as many threads
+and in turns with the others. Nobody had the machine to himself: a few percent either way mean nothing.
 """
 
 
 def best(seconds: dict[str, float]) -> tuple[str, float]:
-    theirs = {name: t for name, t in seconds.items() if name != "piste"}
+    theirs = {name: t for name, t in seconds.items() if name in RIVALS}
     name = min(theirs, key=lambda n: theirs[n], default="")
     return name, theirs.get(name, float("nan"))
 
 
-def table(found: list[dict[str, Any]], in_place: float) -> Iterator[str]:
+def table(found: list[dict[str, Any]]) -> Iterator[str]:
     columns = [
         "tensors",
         "optimizer",
@@ -222,16 +224,15 @@ def table(found: list[dict[str, Any]], in_place: float) -> Iterator[str]:
         seconds = row["seconds"]
         name, theirs = best(seconds)
         cells = [f"{seconds[n] / seconds['piste']:.2f}" if n in seconds else "" for n in RIVALS]
-        share = (
-            row["bytes"] / seconds["piste"] / in_place
-            if "25M" in row["workload"] and row["setting"] == "alone"
-            else None
-        )
+        share = ""
+        if "in-place" in seconds:
+            most = 2e9 / seconds["in-place"]
+            share = f"{row['bytes'] / seconds['piste'] / most:.0%} of {most / 1e9:.0f} GB/s"
         what = " | ".join(str(row[key]) for key in ("workload", "optimizer", "threads", "setting"))
         yield (
             f"| {what} | {shown(seconds['piste'])} "
             f"| {shown(theirs) + ' (' + name + ')' if name else 'none'} | {theirs / seconds['piste']:.2f} "
-            f"| {' | '.join(cells)} | {row['by_threads']:.2f} | {f'{share:.0%}' if share else ''} |"
+            f"| {' | '.join(cells)} | {row['by_threads']:.2f} | {share} |"
         )
 
 
@@ -276,18 +277,16 @@ def main(argv: list[str]) -> None:
 
     all_threads = torch.get_num_threads()
     head = f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}."
-    in_place = bandwidth()
     lines = ["# The speed of a step", "", "Made by `python -m bench optim`.", HOW_TO_READ, head, ""]
-    lines += [f"In-place memory bandwidth (torch's mul_ on 250M float32): {in_place / 1e9:.1f} GB/s.", ""]
     print("\n".join(lines), flush=True)
     found: list[dict[str, Any]] = []
     shown_head = False
     for row in rows(arguments):
         found.append(row)
-        new = list(table([row], in_place))
+        new = list(table([row]))
         print("\n".join(new if not shown_head else new[2:]), flush=True)
         shown_head = True
-    lines += table(found, in_place)
+    lines += table(found)
     if arguments.others:
         lines += ["", "Time to the first step, compilation included:", "", *first_table(found)]
     torch.set_num_threads(all_threads)
@@ -303,8 +302,6 @@ def main(argv: list[str]) -> None:
         print("\n".join(tail))
         lines += tail
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"machine": head, "in_place": in_place, "rows": found, "training": steps}, indent=1)
-        )
+        arguments.json.write_text(json.dumps({"machine": head, "rows": found, "training": steps}, indent=1))
     if arguments.markdown:
         arguments.markdown.write_text("\n".join(lines) + "\n")
