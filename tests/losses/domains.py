@@ -184,6 +184,20 @@ def fault_of_domain(function: Function, domain: Domain, reduction: str = "none")
     return None
 
 
+def fault_of_bound(function: Function, domain: Domain) -> str | None:
+    """Kernels look more closely only at what lies outside [0, `upto`]: all inside must be right, and nothing beyond."""
+    loss: Any = getattr(function(domain.name), "loss", None)
+    rules = loss.domains(**domain.options) if hasattr(loss, "domains") else ()
+    for rule in rules:
+        if rule.argument != domain.argument or rule.upto is None or None not in domain.operands:
+            continue
+        for value, is_right in ((0.0, True), (rule.upto, True), (math.nextafter(rule.upto, INF), rule.upto == INF)):
+            operands = [torch.tensor(value if o is None else o, dtype=torch.float64) for o in domain.operands]
+            if bool(rule.bad(*operands)) == is_right:
+                return f"{domain}: the bound {rule.upto} is not that of the check"
+    return None
+
+
 def _fault_of_check(loss: Callable[..., torch.Tensor], domain: Domain, value: Any, is_right: bool) -> str | None:
     """With check="off" a value is taken; with "nan" a NaN is refused."""
     operands, options = _placed(domain, [value])

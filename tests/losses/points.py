@@ -141,7 +141,7 @@ ROWS = [
 ]
 
 ZERO, E, N = [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]
-INF = math.inf
+INF, NAN = math.inf, math.nan
 ROWS_ON_THE_CORNER = [
     Points("nll", [([-0.5, -INF], 1), ([-INF, 0.0], 1)]),
     Points("cross_entropy", [([0.0, -INF], 0), ([-INF, 3.0], 1), ([1e4, 0.0], 0), ([1e4, 0.0], 1)]),
@@ -218,6 +218,8 @@ EXTREMES = [
     Extreme("cross_entropy", ([-INF, 0.0, 0.0], [0.0, 0.5, 0.5]), math.log(2), [0.0, 0.0, 0.0]),
     Extreme("cross_entropy", ([1e4, 0.0, -1e4], [0.25, 0.5, 0.25]), 1e4, [0.75, -0.5, -0.25]),
     Extreme("cross_entropy", ([-INF, 0.0, 0.0], [0.5, 0.5, 0.0]), INF, [-0.5, 0.0, 0.5]),
+    Extreme("cross_entropy", ([NAN, 1.0, INF], -100), 0.0, [0.0, 0.0, 0.0]),
+    Extreme("nll", ([NAN, 1.0, INF], 1), 0.0, [0.0, 0.0, 0.0], {"ignore_index": 1}),
     Extreme("multi_margin", ([1e4, 0.0, -INF], 0), 0.0, [0.0, 0.0, 0.0]),
     Extreme("multi_margin", ([0.0, 1e4, -INF], 0), 10001 / 3, [-1 / 3, 1 / 3, 0.0]),
     Extreme("multilabel_margin", ([1e4, 0.0, -INF], [0, -1, -1]), 0.0, [0.0, 0.0, 0.0]),

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from piste import losses
-from tests.losses.domains import DOMAINS, SHAPES, Domain, Shapes, fault_of_domain, fault_of_means, fault_of_shapes
+from tests.losses.domains import (
+    DOMAINS,
+    SHAPES,
+    Domain,
+    Shapes,
+    fault_of_bound,
+    fault_of_domain,
+    fault_of_means,
+    fault_of_shapes,
+)
 
 
 def function(name: str) -> Callable[..., torch.Tensor]:
@@ -22,6 +31,11 @@ def function(name: str) -> Callable[..., torch.Tensor]:
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
 def test_values_are_refused_from_the_border_on(domain: Domain, reduction: str) -> None:
     assert fault_of_domain(function, domain, reduction) is None
+
+
+@pytest.mark.parametrize("domain", DOMAINS, ids=str)
+def test_the_cheap_look_reaches_to_the_border(domain: Domain) -> None:
+    assert fault_of_bound(function, domain) is None
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)

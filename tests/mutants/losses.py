@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from piste import losses
 from piste.formula import Symbol
 from piste.losses.loss import _registry
-from tests.losses.domains import DOMAINS, SHAPES, fault_of_domain, fault_of_means, fault_of_shapes
+from tests.losses.domains import DOMAINS, SHAPES, fault_of_bound, fault_of_domain, fault_of_means, fault_of_shapes
 from tests.losses.judge import fault_at_extreme, fault_beside_torch, fault_of_elements, fault_of_rows
 from tests.losses.points import ELEMENTS, EXTREMES, ON_THE_CORNER, ROWS, ROWS_ON_THE_CORNER
 
@@ -80,6 +80,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "piste.losses.classes": {
         f"ClassLoss.prepare: {PROMOTED} -> torch.promote_types(x.dtype, y.dtype)": "integers promote nothing",
         "ClassLoss.prepare: 0 -> 1": UNUSED,
+        "ClassLoss.prepare: 0 -> 1 (number 2)": UNUSED,
         "ClassLoss._refuse_probabilities: (sums - 1).abs() > slack -> (sums - 1).abs() >= slack": "no such sum",
         **{f"ClassLoss._refuse_probabilities: sums - 1 -> {other}": EVEN for other in ("1 - sums", "-(sums - 1)")},
     },
@@ -181,6 +182,7 @@ def _faults(names: set[str]) -> Iterator[str | None]:
     for domain in DOMAINS:
         if domain.name in names:
             yield fault_of_domain(_function, domain)
+            yield fault_of_bound(_function, domain)
     for shapes in SHAPES:
         if shapes.name in names:
             yield fault_of_shapes(_function, shapes)
