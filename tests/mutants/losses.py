@@ -41,9 +41,9 @@ SHARED = {
         ("log_softmax", "total", "norm", "size", "index", "each", "pick", "hinges", "_listed_against_others"),
         FILES[4:],
     ),
-    "reduction": (("Reduction.of", "Reduction.divisor"), ("loss", *FILES)),
-    "loss": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
-    "checks": (("number",), ("reduction", "loss", *FILES)),
+    "reduction": (("Reduction.of", "Reduction.divisor"), ("loss", "rowwise", *FILES)),
+    "loss": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), ("rowwise", *FILES)),
+    "checks": (("number",), ("reduction", "loss", "rowwise", *FILES)),
 }
 
 REGRESSION = ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss")
