@@ -96,9 +96,9 @@ def as_numbers(comparison: Comparison) -> dict[str, Any]:
             "versions": versions(),
             "verdict": dataclasses.asdict(comparison.verdict),
             "rows": [dataclasses.asdict(row) for row in comparison.rows],
-            "results": [dataclasses.asdict(result) for result in comparison.results],
-            "defaults": [dataclasses.asdict(r) for r in comparison.defaults if r.role == "default"],
-            "tries": [dataclasses.asdict(result) for result in comparison.tries],
+            "results": [vars(result) for result in comparison.results],
+            "defaults": [vars(r) for r in comparison.defaults if r.role == "default"],
+            "tries": [vars(result) for result in comparison.tries],
         }
     )
 
