@@ -194,7 +194,7 @@ def _tensor(option: str, text: str) -> Any:
 def _show(comparison: Comparison, out: Path) -> None:
     from rich.console import Console
 
-    from .compare.tables import rich_table
+    from .compare.tables import rich_tables
 
     if not comparison.rows:
         typer.echo(comparison.interrupted)
@@ -202,7 +202,8 @@ def _show(comparison: Comparison, out: Path) -> None:
     verdict = comparison.verdict
     if sys.stdout.isatty():
         console = Console(highlight=False)
-        console.print(rich_table(comparison), "")
+        for table in rich_tables(comparison, console.width):
+            console.print(table, "")
         console.print(verdict.sentence, style="bold", markup=False)
         console.print(f"{verdict.test} {verdict.limits}", verdict.recommendation, markup=False, sep="\n")
     else:

@@ -17,7 +17,7 @@ from torch import nn
 from piste.compare import compare_task
 from piste.compare.figures import _apart
 from piste.compare.progress import Lines, Live, Progress, display, sparkline
-from piste.compare.tables import rich_table, size
+from piste.compare.tables import header, rich_tables, size
 from tests.compare.small import data, task
 
 
@@ -142,12 +142,20 @@ def test_it_prints_as_its_table_and_verdict(found):
     assert all(line.replace("\\|", "").count("|") == 10 for line in lines)
 
 
-def test_a_table_for_a_terminal(found):
+@pytest.mark.parametrize(("width", "parts"), [(200, 1), (80, 2), (60, 3)])
+def test_a_table_for_a_terminal_shows_every_column_whatever_its_width(found, width, parts):
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=200)
-    console.print(rich_table(found))
-    assert "Adam" in console.file.getvalue()
+    tables = rich_tables(found, width)
+    assert len(tables) == parts
+    shown_titles = [" ".join(column.header.split()) for table in tables for column in table.columns[1:]]
+    assert shown_titles == header(found)[1:]
+    console = Console(file=io.StringIO(), width=width)
+    for table in tables:
+        console.print(table)
+    shown = console.file.getvalue()
+    assert all(shown.count(row.name) == parts for row in found.rows)
+    assert all(word in shown for title in header(found) for word in title.split())
 
 
 def test_bytes_read_well():

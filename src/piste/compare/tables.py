@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from .knobs import spoken
@@ -58,19 +59,40 @@ def markdown(comparison: Comparison) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def rich_table(comparison: Comparison) -> Any:
-    """The table for a terminal."""
+def rich_tables(comparison: Comparison, width: int) -> list[Any]:
+    """The table for a terminal of that width: in parts below each other where it is too wide to be one."""
+    from rich.console import Console
+
+    titles, lines = header(comparison), [cells(comparison, row) for row in comparison.rows]
+
+    def fits(columns: list[int]) -> bool:
+        table = _rich_table(comparison, titles, lines, columns)
+        return bool(Console(width=1000).measure(table).maximum <= width)
+
+    if fits(list(range(len(titles)))):
+        return [_rich_table(comparison, titles, lines, list(range(len(titles))))]
+    for i, title in enumerate(titles):  # as narrow as the cells below it
+        least = max(map(len, [*title.split(), *(line[i] for line in lines)]))
+        titles[i] = "\n".join(textwrap.wrap(title, least))
+    parts = [[0]]
+    for i in range(1, len(titles)):
+        if len(parts[-1]) > 1 and not fits([*parts[-1], i]):
+            parts.append([0])
+        parts[-1].append(i)
+    return [_rich_table(comparison, titles, lines, part) for part in parts]
+
+
+def _rich_table(comparison: Comparison, titles: list[str], lines: list[list[str]], columns: list[int]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    lines = [cells(comparison, row) for row in comparison.rows]
-    for i, title in enumerate(header(comparison)):
+    for i in columns:
         widest = max((len(line[i]) for line in lines), default=1)
-        table.add_column(title, justify="right" if i else "left", vertical="bottom", min_width=widest)
+        table.add_column(titles[i], justify="right" if i else "left", vertical="bottom", min_width=widest)
     for row, line in zip(comparison.rows, lines, strict=True):
         style = "red" if row.diverged else "green" if row.name in comparison.verdict.group else ""
-        table.add_row(*(Text(cell, style=style if i in (0, 2) else "", no_wrap=True) for i, cell in enumerate(line)))
+        table.add_row(*(Text(line[i], style=style if i in (0, 2) else "", no_wrap=True) for i in columns))
     return table
 
 
