@@ -102,21 +102,26 @@ def test_a_source_is_written_once():
 
 # --- sharing out ----------------------------------------------------------------------------------------------
 
-sizes_ = st.lists(st.one_of(st.integers(0, 40), st.integers(CHUNK - 2, CHUNK + 2), st.integers(0, 5 * CHUNK)))
+sizes_ = st.lists(
+    st.one_of(
+        st.integers(0, 40), st.integers(CHUNK - 2, CHUNK + 2), st.integers(0, 5 * CHUNK), st.integers(0, 1000 * CHUNK)
+    )
+)
 
 
 @settings(max_examples=80, deadline=None)
-@given(sizes_)
-def test_every_element_is_shared_out_once_and_evenly(sizes):
-    items, ends = cpu._shared_out(sizes)
+@given(sizes_, st.integers(1, 64))
+def test_every_element_is_shared_out_once_and_evenly(sizes, threads):
+    items, ends = cpu._shared_out(sizes, threads)
     triples = list(zip(items[::3], items[1::3], items[2::3], strict=True))
     for tensor, size in enumerate(sizes):
         parts = sorted((start, stop) for i, start, stop in triples if i == tensor)
-        assert [n for part in parts for n in range(*part)] == list(range(size))
+        assert [0, *(stop for _, stop in parts)] == [*(start for start, _ in parts), size]
     assert ends[0] == 0 and ends[-1] == len(triples)
     assert all(a < b for a, b in itertools.pairwise(ends))
     work = [sum(stop - start for _, start, stop in triples[a:b]) for a, b in itertools.pairwise(ends)]
-    assert all(w < 2 * CHUNK for w in work)
+    most = 2 * max(CHUNK, min(sum(sizes) / threads / 32, 1 << 18))
+    assert all(w <= most for w in work)
 
 
 SIZES = [0, 1, 2, 7, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1, 3 * CHUNK + 5]

@@ -25,7 +25,8 @@ from .source import Lines
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _COUNTERS = {torch.float32, torch.float64}
 PLAIN = {Tensor, torch.nn.Parameter}
-CHUNK = 1 << 14  # elements of one item: enough to forget the overhead, little enough to share out evenly
+CHUNK, LARGEST = 1 << 14, 1 << 18  # elements of one item, where there are few in all and where there are many
+PARTS = 32  # that each thread gets of the whole, so that one that is held up leaves some to the others
 OVERHEAD = 64  # what starting on an item costs, in elements
 ALONE = 1 << 17  # elements that one thread steps sooner than a team can be woken
 
@@ -292,15 +293,19 @@ def _walk(slot: Slot, dims: int) -> Iterable[int]:
         yield from [*(2 * stride for stride in x.stride()), 1] if pairs else x.stride()
 
 
-def _shared_out(sizes: Sequence[int]) -> tuple[array[int], array[int]]:
-    """Items (tensor, start, stop) and where each block of items ends; a block is what a thread takes at a time."""
+def _shared_out(sizes: Sequence[int], threads: int) -> tuple[array[int], array[int]]:
+    """Items (tensor, start, stop) and where each block of items ends; a block is what a thread takes at a time.
+
+    The larger the items, the longer memory is read in one go, which is what a step of many elements waits for.
+    """
+    chunk = min(max(CHUNK, sum(sizes) // (PARTS * threads)), LARGEST)
     items, ends, filled = array("q"), array("q", [0]), 0
     for tensor, size in enumerate(sizes):
-        for start in range(0, size, CHUNK):
-            stop = min(start + CHUNK, size)
+        for start in range(0, size, chunk):
+            stop = min(start + chunk, size)
             items.extend((tensor, start, stop))
             filled += stop - start + OVERHEAD
-            if filled >= CHUNK:
+            if filled >= chunk:
                 ends.append(len(items) // 3)
                 filled = 0
     if filled:
@@ -317,7 +322,7 @@ class Launch:
         self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters)]
         sizes = [slot.p.numel() * (1 + slot.p.is_complex()) for slot in slots]
         self.elements = sum(sizes)
-        items, ends = _shared_out(sizes)
+        items, ends = _shared_out(sizes, torch.get_num_threads())
         self.gradients = array("q", bytes(8 * len(slots)))
         self.numbers = array("d", bytes(8 * len(program.numbers)))
         scalars = array("d", bytes(8 * width * len(slots)))
