@@ -20,7 +20,7 @@ from ..formula import FormulaError
 from ..mathematics import is_number
 from . import eager_loss, element_source, native, row_source
 from .buffers import gradient_like
-from .loss_form import BLOCK, DIVISOR, FAULTS, GRAIN, SCALE, STORAGES, Column, Form, finish_source
+from .loss_form import BLOCK, DIVISOR, FAULTS, GRAIN, PARTS, SCALE, STORAGES, Column, Form, finish_source
 from .loss_form import SCRATCH as SCRATCH_AT
 from .loss_form import TICKETS as TICKETS_AT
 from .once import FAULTY, SERVED, Once, can_serve
@@ -208,10 +208,10 @@ class _Kernel:
         by = (divisor or rows) if self.is_one else 1.0
         numbers = array("d", (factor / by, by, 0.0, *self._options))
         partials = array("d", bytes(16 * blocks))
-        head = (0, blocks, rows, classes, per_block, partials.buffer_info()[0], out.data_ptr())
-        table = array("q", (*head, numbers.buffer_info()[0], ignored, 0, 0))
-        table.extend([x.data_ptr() for x in (*given, *gradients)])
         threads = torch.get_num_threads() if rows * classes > GRAIN else 1
+        head = (0, blocks, rows, classes, per_block, partials.buffer_info()[0], out.data_ptr())
+        table = array("q", (*head, numbers.buffer_info()[0], ignored, 0, 0, max(1, blocks // (PARTS * threads))))
+        table.extend([x.data_ptr() for x in (*given, *gradients)])
         if self.scratch_rows:
             tickets = array("q", [0])
             scratch = torch.empty(threads * self.scratch_rows * classes, dtype=getattr(torch, self.form.dtype))

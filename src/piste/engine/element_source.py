@@ -9,7 +9,6 @@ from pathlib import Path
 from ..formula import FormulaError, Symbol, trace
 from ..mathematics import Letter, is_number
 from .loss_form import (
-    BLOCKS,
     BYTES,
     COLUMNS,
     OUT,
@@ -19,6 +18,7 @@ from .loss_form import (
     SCALE,
     Form,
     LossLines,
+    blocks_source,
     loaded,
     options_lines,
     pointed,
@@ -65,7 +65,7 @@ def source(form: Form) -> str:
 
 
 def _run(form: Form, body: list[str]) -> list[str]:
-    """Blocks of elements, claimed until none is left; no `min`, whose error path would stay in the code."""
+    """The sum of a block in tiles; no `min`, whose error path would stay in the code."""
     dtype = form.dtype
     bounds = [(k, "math.inf" if bound == math.inf else repr(bound)) for k, bound in form.bounds]
     columns = [(f"a_{c.name}", c.storage, COLUMNS + i) for i, c in enumerate(form.given)]
@@ -73,33 +73,32 @@ def _run(form: Form, body: list[str]) -> list[str]:
     if form.mode == "none":
         columns.append(("out", form.storage, OUT))
     places = [f"{name} = column(table[{at}] + at * {BYTES[s]}, {pointed(s)}, {at})" for name, s, at in columns]
+    block = [
+        f"at = block * table[{PER_BLOCK}]",
+        f"left = table[{ROWS}] - at",
+        f"size = table[{PER_BLOCK}] if left > table[{PER_BLOCK}] else left",
+        *places,
+        "total = 0.0",
+        f"faults = zero = {dtype}(0.0)",
+        "first = 0",
+        "while first < size:",
+        f"    last = first + {TILE} if first + {TILE} < size else size",
+        f"    part = {dtype}(0.0)",
+        *(f"    top{k} = bits({dtype}(0.0))" for k, _ in form.bounds),
+        "    for k in range(first, last):",
+        *(f"        {c.name}_ = {loaded(c, 'k', dtype)}" for c in form.given),
+        *(f"        {line}" for line in body),
+        "    total += float64(part)",
+        *(f"    faults += {dtype}(1.0) if top{k} > bits({dtype}({b})) else zero" for k, b in bounds),
+        "    first = last",
+        "partials[2 * block] = total",
+        "partials[2 * block + 1] = float64(faults)",
+    ]
     return [
         "def run(table):",
         *options_lines(form.options, dtype),
         f"    scale = {dtype}(given[{SCALE}])",
         f"    partials = pointer(table[{PARTIALS}], float64)",
-        "    while True:",
-        "        block = claim(table)",
-        f"        if block >= table[{BLOCKS}]:",
-        "            break",
-        f"        at = block * table[{PER_BLOCK}]",
-        f"        left = table[{ROWS}] - at",
-        f"        size = table[{PER_BLOCK}] if left > table[{PER_BLOCK}] else left",
-        *(f"        {place}" for place in places),
-        "        total = 0.0",
-        f"        faults = zero = {dtype}(0.0)",
-        "        first = 0",
-        "        while first < size:",
-        f"            last = first + {TILE} if first + {TILE} < size else size",
-        f"            part = {dtype}(0.0)",
-        *(f"            top{k} = bits({dtype}(0.0))" for k, _ in form.bounds),
-        "            for k in range(first, last):",
-        *(f"                {c.name}_ = {loaded(c, 'k', dtype)}" for c in form.given),
-        *(f"                {line}" for line in body),
-        "            total += float64(part)",
-        *(f"            faults += {dtype}(1.0) if top{k} > bits({dtype}({b})) else zero" for k, b in bounds),
-        "            first = last",
-        "        partials[2 * block] = total",
-        "        partials[2 * block + 1] = float64(faults)",
+        *blocks_source(block),
         "",
     ]

@@ -29,6 +29,7 @@ from .loss_form import (
     PARTIALS,
     PER_BLOCK,
     ROWS,
+    RUN,
     SCALE,
     Form,
 )
@@ -116,7 +117,7 @@ def _source() -> str:
             f"        table[{COLUMNS} + count + i] = answer[0]",
             "    rows = elements // classes",
             f"    table[{CLAIMED}], table[{BLOCKS}], table[{ROWS}], table[{CLASSES}] = 0, 1, rows, classes",
-            f"    table[{PER_BLOCK}], table[{IGNORED}] = rows, request[{_IGNORED}]",
+            f"    table[{RUN}], table[{PER_BLOCK}], table[{IGNORED}] = 1, rows, request[{_IGNORED}]",
             f"    table[{PARTIALS}], table[{NUMBERS}] = out + {8 * _PARTIALS}, out + {8 * _NUMBERS}",
             f"    divisor = pointer(place(request), float64)[{_DIVISOR}]",
             f"    real[{DIVISOR}] = float64(rows) if divisor == 0.0 else divisor",

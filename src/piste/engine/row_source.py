@@ -8,7 +8,6 @@ from pathlib import Path
 from ..formula import Symbol, trace
 from ..mathematics import Letter, is_number
 from .loss_form import (
-    BLOCKS,
     BYTES,
     CLASSES,
     COLUMNS,
@@ -24,6 +23,7 @@ from .loss_form import (
     TICKETS,
     Column,
     Form,
+    blocks_source,
     loaded,
     options_lines,
     pointed,
@@ -70,7 +70,7 @@ def source(form: Form) -> tuple[str, int]:
 
 
 def _run(form: Form, row: RowLines, refused: str) -> list[str]:
-    """Blocks of rows, claimed until none is left."""
+    """The sum of a block, row by row."""
     shared = [c for c in form.given if c.kind == "shared"]
     lines = [
         "def run(table):",
@@ -91,26 +91,21 @@ def _run(form: Form, row: RowLines, refused: str) -> list[str]:
             f"    scratch = table[{SCRATCH}] + ticket * classes * {row.scratch_rows * BYTES[form.dtype]}",
         ]
     ended = f"out[r] = {stored(form.storage, 'result')}" if form.mode == "none" else "total += result"
-    return [
-        *lines,
-        "    while True:",
-        "        block = claim(table)",
-        f"        if block >= table[{BLOCKS}]:",
-        "            break",
-        f"        r = block * table[{PER_BLOCK}]",
-        f"        stop = r + table[{PER_BLOCK}]",
-        f"        stop = stop if stop < table[{ROWS}] else table[{ROWS}]",
-        "        total = 0.0",
-        "        faults = 0",
-        "        while r < stop:",
-        *(f"            {line}" for line in (*_operands(form, row), *_picked(form), *row.lines)),
-        *([f"            if {refused}:", "                faults += 1"] if refused else []),
-        f"            {ended}",
-        "            r += 1",
-        "        partials[2 * block] = total",
-        "        partials[2 * block + 1] = float64(faults)",
-        "",
+    block = [
+        f"r = block * table[{PER_BLOCK}]",
+        f"stop = r + table[{PER_BLOCK}]",
+        f"stop = stop if stop < table[{ROWS}] else table[{ROWS}]",
+        "total = 0.0",
+        "faults = 0",
+        "while r < stop:",
+        *(f"    {line}" for line in (*_operands(form, row), *_picked(form), *row.lines)),
+        *([f"    if {refused}:", "        faults += 1"] if refused else []),
+        f"    {ended}",
+        "    r += 1",
+        "partials[2 * block] = total",
+        "partials[2 * block + 1] = float64(faults)",
     ]
+    return [*lines, *blocks_source(block), ""]
 
 
 def _place(form: Form, column: Column) -> int:
