@@ -14,9 +14,9 @@ import torch
 import piste
 from piste.engine import buffers, cpu_loss, eager_loss, element_source, libtorch, loss_form
 from piste.engine.eager_loss import values
+from piste.losses import elementwise, rowwise
 from piste.losses import loss as loss_module
-from piste.losses import rowwise
-from piste.losses.loss import ElementwiseLoss
+from piste.losses.elementwise import ElementwiseLoss
 from tests.losses.cases import CASES, Case, seeded
 
 F = piste.losses.functional
@@ -28,7 +28,7 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """All of this holds whoever looks at the operands."""
     cpu_loss._kernel.cache_clear()
     monkeypatch.setattr(loss_module, "_known", {})
-    loss_module._ready.cache_clear()
+    elementwise._ready.cache_clear()
     rowwise._ready.cache_clear()
     if request.param == "at once":
         assert libtorch.functions(), "this machine's torch has every function that is asked"
@@ -150,7 +150,7 @@ def test_an_annealed_option_is_no_new_kernel() -> None:
     kernels = set()
     for delta in (0.5, 0.75, 1.25):
         F.huber_loss(x, y, delta=delta)
-        made = loss_module._ready(piste.losses.HuberLoss, ("element",) * 2, (("delta", delta),), True, "sum")
+        made = elementwise._ready(piste.losses.HuberLoss, ("element",) * 2, (("delta", delta),), True, "sum")
         kernels.update(id(kernel.code) for kernel in made.kernels.values())
     assert len(kernels) == 1
     torch.testing.assert_close(F.huber_loss(x, y, delta=0.3), torch.nn.functional.huber_loss(x, y, delta=0.3))
@@ -227,7 +227,7 @@ def test_the_place_in_memory_changes_no_bit(case: Case, mode: str) -> None:
     """Machine code that first looks whether arrays overlap adds in another order where they lie close together."""
     operands = seeded(case, (5, 9))
     options = tuple((k, v) for k, v in rest_of(case).items() if v is not None and not isinstance(v, torch.Tensor))
-    ready = loss_module._ready(case.loss, ("element",) * len(operands), options, True, mode)
+    ready = elementwise._ready(case.loss, ("element",) * len(operands), options, True, mode)
     results = []
     for gap in (0, 4096):
         memory = torch.zeros(4 * (45 + gap))

@@ -9,7 +9,8 @@ import torch
 
 import piste
 from piste.errors import InvalidType, InvalidValue, PisteError
-from piste.losses.loss import ElementwiseLoss, _registry
+from piste.losses.elementwise import ElementwiseLoss
+from piste.losses.loss import _registry
 from tests.losses.cases import MODULES, Case, seeded
 
 nn, F = piste.losses, piste.losses.functional

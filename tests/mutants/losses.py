@@ -41,9 +41,9 @@ SHARED = {
         ("log_softmax", "total", "norm", "size", "index", "each", "pick", "hinges", "_listed_against_others"),
         FILES[4:],
     ),
-    "reduction": (("Reduction.of", "Reduction.divisor"), ("loss", "rowwise", *FILES)),
-    "loss": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), ("rowwise", *FILES)),
-    "checks": (("number",), ("reduction", "loss", "rowwise", *FILES)),
+    "reduction": (("Reduction.of", "Reduction.divisor"), ("loss", "elementwise", "rowwise", *FILES)),
+    "elementwise": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
+    "checks": (("number",), ("reduction", "loss", "elementwise", "rowwise", *FILES)),
 }
 
 REGRESSION = ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss")
@@ -110,7 +110,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "Reduction.of: total * math.nan -> total / math.nan": "NaN either way",
         "Reduction.of: total * math.nan -> -(total * math.nan)": "NaN either way",
     },
-    "piste.losses.loss": {"ElementwiseLoss.prepare: 0 -> 1": ALIKE},
+    "piste.losses.elementwise": {"ElementwiseLoss.prepare: 0 -> 1": ALIKE},
 }
 """By module: changes that change nothing, and why."""
 

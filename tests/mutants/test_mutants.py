@@ -9,7 +9,8 @@ import textwrap
 import pytest
 
 from piste.losses import CTCLoss, NLLLoss2d
-from piste.losses.loss import ElementwiseLoss, _registry
+from piste.losses.elementwise import ElementwiseLoss
+from piste.losses.loss import _registry
 from tests.losses.domains import DOMAINS
 
 from . import losses, optim

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..formula import exp, log, log1p, maximum, where
 from .checks import Check
-from .loss import ElementwiseLoss, explained
+from .elementwise import ElementwiseLoss
+from .loss import explained
 from .reduction import Settings
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits"]

@@ -12,7 +12,8 @@ from ..errors import InvalidType, InvalidValue
 from ..formula import exp, log, maximum, where
 from .binary import SLACK
 from .checks import Check, shape_of
-from .loss import Call, ElementwiseLoss, explained
+from .elementwise import ElementwiseLoss
+from .loss import Call, explained
 from .reduction import Settings
 
 __all__ = ["GaussianNLLLoss", "KLDivLoss", "PoissonNLLLoss", "gaussian_nll_loss", "kl_div", "poisson_nll_loss"]

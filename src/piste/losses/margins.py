@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..formula import exp, log1p, where
 from .checks import Check
-from .loss import ElementwiseLoss, explained
+from .elementwise import ElementwiseLoss
+from .loss import explained
 from .reduction import Settings
 
 __all__ = [

@@ -7,7 +7,8 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from ..formula import sign, where
-from .loss import ElementwiseLoss, explained
+from .elementwise import ElementwiseLoss
+from .loss import explained
 from .reduction import Settings
 
 __all__ = [
