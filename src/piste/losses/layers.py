@@ -5,7 +5,7 @@ AdaptiveLogSoftmaxWithLoss.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,26 @@ Comes = tuple[Loss, Tensor, Tensor, str]
 """A plain loss with its input and target, that a loss with a layer comes to; and how, in a sentence."""
 
 
-class AdaptiveLogSoftmaxWithLoss(torch.nn.AdaptiveLogSoftmaxWithLoss):
+class _Settled:
+    """A module of torch with the settings of `piste.losses.reduction` besides its own arguments."""
+
+    reductions: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        *args: Any,
+        check: str = "raise",
+        normalizer: float | Tensor | str | None = None,
+        empty: str = "nan",
+        **options: Any,
+    ) -> None:
+        mode = options.get("reduction", "mean")
+        settings(type(self).__name__, self.reductions, mode, check, normalizer, empty)
+        super().__init__(*args, **options)
+        self.check, self.normalizer, self.empty = check, normalizer, empty
+
+
+class AdaptiveLogSoftmaxWithLoss(_Settled, torch.nn.AdaptiveLogSoftmaxWithLoss):
     """Efficient softmax approximation: frequent classes in a head, rare ones in tails (Grave et al. 2017).
 
     Gives torch's pair `output` (N), the log-probability of each target, and `loss`, -`output` reduced to its mean.
@@ -38,22 +57,12 @@ class AdaptiveLogSoftmaxWithLoss(torch.nn.AdaptiveLogSoftmaxWithLoss):
     torch.Size([2])
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        check: str = "raise",
-        normalizer: float | Tensor | str | None = None,
-        empty: str = "nan",
-        **options: Any,
-    ) -> None:
-        settings("AdaptiveLogSoftmaxWithLoss", ("mean",), "mean", check, normalizer, empty)
-        super().__init__(*args, **options)
-        self.check, self.normalizer, self.empty = check, normalizer, empty
+    reductions = ("mean",)
 
     def forward(self, input: Tensor, target: Tensor) -> Any:
         """The log-probability of each target, and their mean loss."""
         name = "AdaptiveLogSoftmaxWithLoss"
-        how = settings(name, ("mean",), "mean", self.check, self.normalizer, self.empty)
+        how = settings(name, self.reductions, "mean", self.check, self.normalizer, self.empty)
         tensors(name, ("input", "target"), (input, target))
         same_device(name, ("input", "target"), (input, target))
         if target.is_floating_point() or input.dim() not in (1, 2) or target.shape != input.shape[:-1]:
@@ -100,7 +109,7 @@ _Linear.__name__ = "LinearCrossEntropyLoss"
 if hasattr(torch.nn, "LinearCrossEntropyLoss"):
     __all__ += ["LinearCrossEntropyLoss", "linear_cross_entropy"]
 
-    class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
+    class LinearCrossEntropyLoss(_Settled, torch.nn.LinearCrossEntropyLoss):
         """A linear layer and CrossEntropyLoss in one, which may go without all logits at once.
 
         Shapes: `input` (N, in_features) or (in_features), `target` as in `CrossEntropyLoss` for the logits.
@@ -112,19 +121,7 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
         0
         """
 
-        def __init__(
-            self,
-            *args: Any,
-            check: str = "raise",
-            normalizer: float | Tensor | str | None = None,
-            empty: str = "nan",
-            **options: Any,
-        ) -> None:
-            settings(
-                type(self).__name__, _Linear.reductions, options.get("reduction", "mean"), check, normalizer, empty
-            )
-            super().__init__(*args, **options)
-            self.check, self.normalizer, self.empty = check, normalizer, empty
+        reductions = _Linear.reductions
 
         def forward(self, input: Tensor, target: Tensor) -> Tensor:
             """The loss of the rows of `input` against `target`."""
