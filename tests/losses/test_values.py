@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -321,6 +322,13 @@ def test_a_row_that_is_ignored_has_no_gradient_whatever_it_holds(function, is_fo
     given = x.as_subclass(Own) if is_formula else x
     function(given, torch.tensor([0, -100, 2])).backward()
     assert (x.grad[1] == 0).all() and x.grad.isfinite().all() and x.grad[0].any()
+
+
+def test_ctc_takes_lengths_as_a_tensor_a_tuple_or_an_array() -> None:
+    x, y = torch.randn(6, 2, 4).log_softmax(2), torch.tensor([[1, 2], [3, 1]])
+    expected = F.ctc_loss(x, y, torch.tensor([6, 5]), torch.tensor([2, 1]))
+    for of in (tuple, list, np.array):
+        assert torch.equal(F.ctc_loss(x, y, of([6, 5]), of([2, 1])), expected)
 
 
 def test_ctc_of_no_samples() -> None:

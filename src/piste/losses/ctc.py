@@ -92,7 +92,8 @@ class CTCLoss(Loss):
     @staticmethod
     def _lengths(name: str, lengths: Any, samples: int, x: Tensor) -> Tensor:
         if not isinstance(lengths, Tensor):
-            lengths = torch.tensor(lengths, dtype=None if lengths else torch.int64)
+            lengths = torch.tensor(lengths)
+            lengths = lengths if lengths.numel() else lengths.long()
         if lengths.is_floating_point() or lengths.numel() != samples:
             raise InvalidValue(
                 f"CTCLoss: `{name}` must hold {samples} integers, one for each sample of `log_probs` {shape_of(x)}; "
