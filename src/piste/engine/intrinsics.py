@@ -76,7 +76,9 @@ _MOST_COLUMNS = 40
 
 
 def _mark(builder: Any, access: Any, number: int) -> None:
-    """Say of a load or store which column it belongs to."""
+    """Say of a load or store which column it belongs to; of one beyond the last LLVM finds out by itself."""
+    if number >= _MOST_COLUMNS:
+        return
     module = builder.module
     domain = module.add_metadata(["piste"])
     scopes = [module.add_metadata([f"piste {k}", domain]) for k in range(_MOST_COLUMNS)]

@@ -45,8 +45,10 @@ _FIXED = (
 _WHOLE, _ROW_EACH, _CLASS_EACH = range(3)  # the shape of an operand: the first one's, or without the classes, or they
 _SHAPES = {"number": _ROW_EACH, "index": _ROW_EACH, "shared": _CLASS_EACH}
 _DIVISOR, _IGNORED, _OUT, _OPERANDS = range(1, 5)  # of a request; the first word says what is fixed
-_TABLE, _NUMBERS, _PARTIALS = 1, 28, 48  # in words of the room; the first is for answers
 MOST_COLUMNS, MOST_OPTIONS = 14, 16
+_TABLE = 1  # in words of the room, as the next two; the first is for answers
+_NUMBERS = _TABLE + COLUMNS + MOST_COLUMNS
+_PARTIALS = _NUMBERS + OPTIONS + MOST_OPTIONS
 
 
 def _source() -> str:
