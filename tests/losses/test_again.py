@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import piste
+from piste.losses import loss as loss_module
 
 F, T = piste.losses.functional, torch.nn.functional
 X, K, Y = (
@@ -124,6 +125,16 @@ def test_a_module_that_was_called_is_copied_and_pickled() -> None:
         made.reduction = "sum"
         assert not torch.equal(made(X, K), expected)
     assert torch.equal(loss(X, K), expected)
+
+
+def test_however_many_settings_there_were_the_next_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(1, loss_module.MOST_KNOWN + 100):
+        F.mse_loss(X, Y, normalizer=n)
+        assert len(loss_module._known) <= loss_module.MOST_KNOWN
+    expected = twice(lambda: F.mse_loss(X, Y, normalizer=0.5))
+    monkeypatch.setattr(piste.losses.MSELoss, "prepare", lambda *_, **__: pytest.fail("went step by step"))
+    assert torch.equal(F.mse_loss(X, Y, normalizer=0.5), expected)
+    torch.testing.assert_close(expected, 2 * T.mse_loss(X, Y, reduction="sum"))
 
 
 def test_operands_of_another_kind_find_their_own_way() -> None:

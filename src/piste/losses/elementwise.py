@@ -59,14 +59,14 @@ class ElementwiseLoss(Loss):
         """After a call with these settings: the kernel that the next goes to, and what it divides by (0: the count)."""
         mode, normalizer, _ = chosen.reduction
         is_weighted = "weight" in tensors
-        if mode == "batchmean" or normalizer is not None or chosen.check == "nan":
+        if mode == "batchmean" or isinstance(normalizer, str | Tensor) or chosen.check == "nan":
             return ()
-        if mode == "mean" and is_weighted and cls.mean_by == "weights":
+        if mode == "mean" and normalizer is None and is_weighted and cls.mean_by == "weights":
             return ()
         given = tuple((k, v) for k, v in chosen.options.items() if v is not None)
         kinds = ("element",) * (len(cls.arguments) + len(tensors) - is_weighted) + ("weight",) * is_weighted
         ready = _ready(cls, kinds, given, chosen.check == "raise", "none" if mode == "none" else "sum")  # type: ignore[arg-type]
-        return ready, 0.0 if mode == "mean" else 1.0
+        return ready, float(normalizer or 0) if mode == "mean" else 1.0
 
     @classmethod
     def by_kernel(cls, call: Call, reduction: Reduction, check: str) -> Tensor | None:

@@ -13,11 +13,7 @@ from torch import Tensor
 
 from ..engine import eager_loss
 from ..errors import InvalidType, InvalidValue, did_you_mean
-from .checks import (
-    number,
-    refuse_untensored,
-    shape_of,
-)
+from .checks import number, refuse_untensored, shape_of
 from .reduction import Reduction, Settings, legacy, settings
 
 __all__ = ["Call", "Chosen", "Loss", "explained", "named"]
@@ -52,6 +48,7 @@ class Chosen:
 
 
 _is_compiling = torch.compiler.is_compiling
+MOST_KNOWN = 1000
 _known: dict[tuple[Any, ...], Chosen] = {}
 _registry: dict[str, type[Loss]] = {}
 
@@ -214,7 +211,9 @@ class Loss(torch.nn.Module):
                 if option.endswith("weight"):
                     refuse_untensored(cls.__name__, option, value)
             chosen = Chosen(how, check, {k: v for k, v in options.items() if k not in tensors})
-            if is_known and not isinstance(normalizer, Tensor) and len(_known) < 1000 and not _is_compiling():
+            if is_known and not isinstance(normalizer, Tensor) and not _is_compiling():
+                if len(_known) >= MOST_KNOWN:  # a normalizer may be another number in every step
+                    _known.clear()
                 _known[key] = chosen
         return chosen, tensors
 
