@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import piste
-from piste.engine import buffers, cpu_loss, eager_loss, element_source, libtorch, loss_form
+from piste.engine import buffers, cpu_loss, eager_loss, element_source, libtorch, loss_form, loss_kernel, unit
 from piste.engine.eager_loss import values
+from piste.engine.once import Rest
 from piste.losses import elementwise, rowwise
 from piste.losses import loss as loss_module
 from piste.losses.elementwise import ElementwiseLoss
@@ -26,7 +27,8 @@ KERNELS = [c for c in CASES if issubclass(c.loss, ElementwiseLoss)]
 @pytest.fixture(autouse=True, params=["at once", "by questions in Python"])
 def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of this holds whoever looks at the operands."""
-    cpu_loss._kernel.cache_clear()
+    for made_once in (loss_kernel.kernel_of, unit.unit):
+        made_once.cache_clear()
     monkeypatch.setattr(loss_module, "_known", {})
     elementwise._ready.cache_clear()
     rowwise._ready.cache_clear()
@@ -58,14 +60,14 @@ def rest_of(case: Case) -> dict:
 def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each loss that was computed was computed by a kernel."""
     seen: list[bool] = []
-    original = cpu_loss.Ready.__call__
+    original = cpu_loss.Ready.loss
 
     def watched(*args, **kwargs):
         result = original(*args, **kwargs)
         seen.append(result is not None)
         return result
 
-    monkeypatch.setattr(cpu_loss.Ready, "__call__", watched)
+    monkeypatch.setattr(cpu_loss.Ready, "loss", watched)
     return seen
 
 
@@ -231,12 +233,14 @@ def test_the_place_in_memory_changes_no_bit(case: Case, mode: str) -> None:
     results = []
     for gap in (0, 4096):
         memory = torch.zeros(4 * (45 + gap))
-        *given, slope = (memory[k * (45 + gap) :][:45].view(5, 9) for k in range(len(operands) + 1))
+        *given, slope = (memory[k * (45 + gap) :][:45].view(5, 9).detach() for k in range(len(operands) + 1))
         for place, operand in zip(given, operands, strict=True):
             place.copy_(operand)
-        kernel = ready._kernel(given, wanted=1)
+        kernel = ready._kernel([given[0].requires_grad_(), *given[1:]])
         assert kernel is not None
-        results.append((kernel(given, [slope], (slope.shape, cpu_loss.NEVER, 0.0, True)), slope))
+        out = torch.zeros(() if mode == "sum" else (5, 9))
+        kernel.fill(out, [slope], given, Rest.of(0.0))
+        results.append((out, slope))
     (near, near_slope), (far, far_slope) = results
     assert torch.equal(near, far) and torch.equal(near_slope, far_slope)
 

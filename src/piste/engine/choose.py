@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from . import cpu, direct, eager
+from .libtorch import PLAIN
 from .program import Program, Slot
 
 _failed: weakref.WeakKeyDictionary[Program, str] = weakref.WeakKeyDictionary()
@@ -158,7 +159,7 @@ class Plan:
             params, grads = list(compress(params, self._served)), list(compress(grads, self._served))
         if not self._launches:
             return True
-        if not set(map(type, grads)) <= cpu.PLAIN:  # one is missing now, or of a subclass
+        if not set(map(type, grads)) <= PLAIN:  # one is missing now, or of a subclass
             return False
         try:
             gradients = list(map(_address, grads))

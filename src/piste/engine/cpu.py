@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ..formula import Symbol, trace
 from . import native
+from .libtorch import PLAIN
 from .program import Program, Slot
 from .source import Lines
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _COUNTERS = {torch.float32, torch.float64}
-PLAIN = {Tensor, torch.nn.Parameter}
 CHUNK, LARGEST = 1 << 14, 1 << 18  # elements of one item, where there are few in all and where there are many
 PARTS = 32  # that each thread gets of the whole, so that one that is held up leaves some to the others
 OVERHEAD = 64  # what starting on an item costs, in elements

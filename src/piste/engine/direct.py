@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from . import libtorch, native
-from .cpu import ALONE, PLAIN, Launch
+from .cpu import ALONE, Launch
+from .libtorch import PLAIN
 from .program import Slot
 
 HELD = 1 << 22
 """Up to this many elements a step keeps Python's lock, so that nobody takes a gradient away: about a millisecond."""
 
 _FIELDS = (
-    *("count", "params", "objects", "impls", "offset", "item"),
+    *("count", "objects", "impls", "offset", "item"),
     *("forms", "addresses", "dims", "found", "out", "launches", "runs", "threads", "team"),
     *libtorch.NAMES,
 )
@@ -35,7 +35,8 @@ _RUN = 7  # for each launch: prepare, body, table, tensors, their places, their 
 def _source() -> str:
     """The step: first every question, then, if all is as it was, every launch."""
     lines = [
-        "def step(table) -> int:",
+        "def step(table, given) -> int:",
+        "    params = given[0]",
         *(f"    {name} = table[{place}]" for name, place in _AT.items()),
         f"    handles = table[{_AT['impls']}]",
         "    objects, impls = pointer(objects, int64), pointer(impls, int64)",
@@ -151,12 +152,12 @@ class Direct:
             "out": array("q", [0]),
             "runs": runs,
         }
-        known = {"count": len(params), "offset": _offset(), "launches": len(launches), **functions}
+        known = {"count": len(params), "offset": libtorch.offset(), "launches": len(launches), **functions}
         known |= {name: column.buffer_info()[0] for name, column in columns.items()}
         self._table = array("q", [known.get(name, 0) for name in _FIELDS])
         self._keep = [places, *columns.values()]
         kernel = native.load(_source(), ("step",))
-        self._at, self._step = self._table.buffer_info()[0], kernel.locked["step"]
+        self._step = native.builtin(kernel, "step", self._table)
 
     def __call__(self, params: list[Any], values: array[float]) -> bool:
         """Step, and return True; or return False, with nothing changed, where something isn't as it was."""
@@ -165,9 +166,8 @@ class Direct:
             return False
         for launch, _ in self._launches:
             launch.numbers[:] = values
-        table[_AT["params"]], table[_AT["threads"]] = id(params), torch.get_num_threads()
-        table[_AT["team"]] = native.address_of_team()
-        return self._step(self._at) == 1
+        table[_AT["threads"]], table[_AT["team"]] = torch.get_num_threads(), native.address_of_team()
+        return self._step(params)
 
 
 def serves(params: Sequence[Any], slots: Mapping[int, Slot], launches: Sequence[tuple[Launch, Sequence[int]]]) -> bool:
@@ -184,16 +184,4 @@ def serves(params: Sequence[Any], slots: Mapping[int, Slot], launches: Sequence[
 def available() -> dict[str, int] | None:
     """The addresses of all functions that are called, or None where one is missing."""
     known = libtorch.functions()
-    return {**known, "item": native.address(ctypes.pythonapi.PyList_GetItem)} if known and _offset() else None
-
-
-@functools.cache
-def _offset() -> int:
-    """Where in a Python tensor the address of its TensorImpl is: the one word of the object that holds it; 0: none."""
-    words = Tensor.__basicsize__ // 8
-    examples = [torch.empty(()) for _ in range(3)]
-    places = [
-        {k for k, word in enumerate((ctypes.c_int64 * words).from_address(id(x))) if word == x._cdata} for x in examples
-    ]
-    common = set.intersection(*places)
-    return 8 * common.pop() if len(common) == 1 else 0
+    return {**known, "item": native.address(ctypes.pythonapi.PyList_GetItem)} if known else None

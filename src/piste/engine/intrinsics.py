@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 __all__ = [
+    "call0",
     "call1",
     "call2",
     "call4",
@@ -138,6 +139,11 @@ def _caller(count: int) -> Any:
         return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
 
     return types.int64(*[types.int64] * (count + 1)), codegen
+
+
+@intrinsic
+def call0(typingctx: Any, function: Any) -> Any:
+    return _caller(0)
 
 
 @intrinsic

@@ -3,7 +3,8 @@
 Asking in Python costs more than a small kernel. libtorch exports what is needed: AOTInductor's C interface, which is
 kept stable, and a few C++ functions by name. Where one is missing `functions` says so, and Python asks.
 
-A tensor's handle, for all of these, is the address of a word that holds its TensorImpl (`Tensor._cdata`).
+A tensor's handle, for most of these, is the address of a word that holds its TensorImpl (`Tensor._cdata`), as there is
+one in its Python object, `offset()` behind the object's own address.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from . import native
 
-__all__ = ["NAMES", "functions", "number", "question"]
+__all__ = ["NAMES", "PLAIN", "functions", "number", "offset", "question"]
 
+PLAIN = {Tensor, torch.nn.Parameter}
+"""The types of tensors that are nothing else besides."""
 _SYMBOLS = {
+    "is_grad_enabled": ("c10", "_ZN3c108GradMode10is_enabledEv"),
+    "requires_grad": ("c10", "_ZNK3c1010TensorImpl13requires_gradEv"),
+    "has_storage": ("c10", "_ZNK3c1010TensorImpl11has_storageEv"),
     "grad": ("c10", "_ZNK3c1010TensorImpl4gradEv"),
     "bump_version": ("torch_cpu", "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"),
     "is_neg": ("torch_cpu", "_ZN2at6native6is_negERKNS_6TensorE"),
@@ -38,8 +45,8 @@ NAMES = tuple(_SYMBOLS)
 
 @functools.cache
 def functions() -> dict[str, int] | None:
-    """The address of each function, or None where one is missing or threads share no lock."""
-    if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
+    """The address of each function, or None where one is missing, or tensors hide, or threads share no lock."""
+    if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)() or not offset():
         return None
     suffix = {"linux": "so", "darwin": "dylib"}.get(sys.platform)
     folder = Path(torch.__file__).parent / "lib"
@@ -49,6 +56,18 @@ def functions() -> dict[str, int] | None:
     except (OSError, AttributeError):
         return None
     return {name: native.address(function) for name, function in found.items()}
+
+
+@functools.cache
+def offset() -> int:
+    """Where in a Python tensor the address of its TensorImpl is: the one word of the object that holds it; 0: none."""
+    words = Tensor.__basicsize__ // 8
+    examples = [torch.empty(()) for _ in range(3)]
+    places = [
+        {k for k, word in enumerate((ctypes.c_int64 * words).from_address(id(x))) if word == x._cdata} for x in examples
+    ]
+    common = set.intersection(*places)
+    return 8 * common.pop() if len(common) == 1 else 0
 
 
 @functools.cache

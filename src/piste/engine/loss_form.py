@@ -84,6 +84,11 @@ class Form(NamedTuple):
         return [c for c in self.columns if c is not None]
 
     @property
+    def marks(self) -> list[bool]:
+        """Of which of what is given the gradient is wanted."""
+        return [is_wanted for c, is_wanted in zip(self.columns, self.wanted, strict=True) if c is not None]
+
+    @property
     def by(self) -> list[Column]:
         """The columns whose gradient is wanted."""
         return [c for c, is_wanted in zip(self.columns, self.wanted, strict=True) if is_wanted and c is not None]

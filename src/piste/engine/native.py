@@ -1,7 +1,7 @@
 """Machine code from the source of a kernel: compiled by Numba once, kept on disk, called by its address.
 
-A kernel is Python source that Numba understands, with functions of one argument, the address of an int64 table that
-says where everything is; one that is declared `-> int` gives a number back. What Numba makes of it is stored as an
+A kernel is Python source that Numba understands, with functions of the address of an int64 table that says where
+everything is; one that is declared `-> int` gives a number back. What Numba makes of it is stored as an
 object file under a key that holds all it depends on, so that later processes need only the linker of llvmlite, and
 neither Numba nor its import.
 """
@@ -18,6 +18,7 @@ import platform
 import sys
 import tempfile
 import threading
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,6 @@ class Kernel:
         self.addresses = entries
         call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
         self.call: dict[str, Callable[[Any], int]] = {name: call(address) for name, address in entries.items()}
-        locked = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)  # which keeps Python's lock meanwhile
-        self.locked: dict[str, Callable[[Any], int]] = {name: locked(address) for name, address in entries.items()}
 
     def parallel(self, entry: str, table: int, threads: int) -> None:
         """Run one entry on every thread of torch's own team at once; the entry shares out the work by itself."""
@@ -48,6 +47,35 @@ class Kernel:
             team(self.addresses[entry], table, threads, 0)
         else:
             self.call[entry](table)
+
+
+CONTENT = bytes.__basicsize__ - 1
+"""How far into a bytes object its content begins."""
+_NAME = ctypes.create_string_buffer(b"kernel")
+_FASTCALL = 0x80
+_ANSWER = f"""
+def answer(own, given, many) -> int:
+    words = pointer(place(own) + {CONTENT}, int64)
+    said = words[3] if call2(words[0], words[1], place(given)) != 0 else words[2]
+    call1(words[4], said)
+    return said
+"""
+
+
+def builtin(kernel: Kernel, entry: str, table: array[int], *kept: object) -> Callable[..., bool]:
+    """An entry `(table, given) -> int` as a function of Python's own kind, which says whether the answer was not 0.
+
+    `given` is where the addresses of the Python objects lie that the function is called with: there is nothing to
+    convert, which takes longer than many a kernel runs. It keeps Python's lock, and trusts its caller.
+    """
+    words = kernel.addresses[entry], table.buffer_info()[0], id(False), id(True), address(ctypes.pythonapi.Py_IncRef)
+    code = load(_ANSWER, ("answer",)).addresses["answer"]
+    definition = ctypes.addressof(_NAME), code, _FASTCALL, 0  # CPython's PyMethodDef
+    own = array("q", [*words, *definition]).tobytes()
+    make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
+    # The function keeps what it is given as its self and its module: its own definition, and all that it refers to.
+    define = make(address(ctypes.pythonapi.PyCFunction_NewEx))
+    return define(id(own) + CONTENT + 8 * len(words), own, (kernel, table, *kept))
 
 
 def load(source: str, entries: tuple[str, ...]) -> Kernel:
@@ -186,7 +214,8 @@ def _compiled(key: str, source: str, entries: tuple[str, ...]) -> Kernel:
     number, nothing, table = numba.types.int64, numba.types.void, numba.types.CPointer(numba.types.int64)
     module: Any = None
     for entry in entries:
-        signature = (number if scope[entry].__annotations__ else nothing)(table)
+        taken = scope[entry].__code__.co_argcount
+        signature = (number if scope[entry].__annotations__ else nothing)(*[table] * taken)
         made = numba.cfunc(signature, fastmath={"contract", "nsz"}, error_model="numpy")(scope[entry])
         text = made._library.get_llvm_str().replace(f'"{made.native_name}"', entry).replace(made.native_name, entry)
         part = llvm.parse_assembly(text)

@@ -5,12 +5,13 @@ Beside the work on a hundred elements, a dozen questions in Python are what a lo
 
 from __future__ import annotations
 
+import struct
+import sys
 from array import array
-from collections.abc import Sequence
-from struct import Struct
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..mathematics import is_number
 from . import libtorch, native
@@ -31,42 +32,60 @@ from .loss_form import (
     ROWS,
     RUN,
     SCALE,
+    SCRATCH,
+    TICKETS,
     Form,
 )
 
-__all__ = ["FAULTY", "SERVED", "Once", "can_serve"]
+__all__ = ["NEVER", "Rest", "can_serve", "serving"]
 
-UNSERVED, SERVED, FAULTY = range(3)
-"""What became of a call: the operands want another way, or all is done, or a value has to be refused."""
+NEVER = -(1 << 62)
+"""An index that nothing has: none is ignored."""
+
 _FIXED = (
-    *("is_rows", "count", "wanted", "dtypes", "shapes", "options", "numbers", "prepare", "run", "finish"),
+    *("is_rows", "count", "wanted", "dtypes", "shapes", "marks", "options", "numbers", "scratch", "most"),
+    *("prepare", "run", "finish", "sequence", "tensor", "parameter"),
     *libtorch.NAMES,
 )
 _WHOLE, _ROW_EACH, _CLASS_EACH = range(3)  # the shape of an operand: the first one's, or without the classes, or they
 _SHAPES = {"number": _ROW_EACH, "index": _ROW_EACH, "shared": _CLASS_EACH}
-_DIVISOR, _IGNORED, _OUT, _OPERANDS = range(1, 5)  # of a request; the first word says what is fixed
-MOST_COLUMNS, MOST_OPTIONS = 14, 16
+_REST, _OUT, _OPERANDS, _SLOPES = range(4)  # of the objects given
+_ITEMS = tuple.__basicsize__  # how far into a tuple its items begin; before them is how many they are
+_TYPE = object.__basicsize__ - 8  # how far into any object the address of its type is
+MOST_COLUMNS, MOST_OPTIONS, MOST_CLASSES = 14, 16, 4096
 _TABLE = 1  # in words of the room, as the next two; the first is for answers
 _NUMBERS = _TABLE + COLUMNS + MOST_COLUMNS
 _PARTIALS = _NUMBERS + OPTIONS + MOST_OPTIONS
 
 
 def _source() -> str:
-    """`once(request)`: every question, then the kernel on one block."""
+    """Every question, then the kernel on one block."""
     return "\n".join(
         [
-            "def once(request) -> int:",
-            "    fixed = pointer(request[0], int64)",
+            "def once(fixed, given) -> int:",
             *(f"    {name} = fixed[{k}]" for k, name in enumerate(_FIXED)),
             "    out = room()",
             "    answer = pointer(out, int64)",
             f"    table = pointer(out + {8 * _TABLE}, int64)",
             f"    real = pointer(out + {8 * _NUMBERS}, float64)",
-            "    kinds, forms = pointer(dtypes, int64), pointer(shapes, int64)",
+            "    kinds, forms, asked = pointer(dtypes, int64), pointer(shapes, int64), pointer(marks, int64)",
+            "    is_on = call0(is_grad_enabled) & 255",
             "    n, classes, elements, dims = 1, 1, 1, 0",
+            f"    rest = given[{_REST}] + {native.CONTENT}",
+            f"    if pointer(given[{_OPERANDS}] + {_TYPE}, int64)[0] != sequence:",
+            "        return 0",
+            f"    if pointer(given[{_OPERANDS}] + {_ITEMS - 8}, int64)[0] != count:",
+            "        return 0",
+            f"    operands = pointer(given[{_OPERANDS}] + {_ITEMS}, int64)",
+            f"    slopes = pointer(given[{_SLOPES}] + {_ITEMS}, int64)",
             "    first = pointer(out, int64)",
             "    for i in range(count):",
-            f"        x = place(request) + 8 * (i + {_OPERANDS})",
+            f"        kind = pointer(operands[i] + {_TYPE}, int64)[0]",
+            "        if kind != tensor and kind != parameter:",
+            "            return 0",
+            f"        x = operands[i] + {libtorch.offset()}",
+            "        if (call1(requires_grad, pointer(x, int64)[0]) & is_on & 255) != asked[i]:",
+            "            return 0",
             *(
                 line
                 for about, value in (("device", "0"), ("layout", "0"), ("dtype", "kinds[i]"))
@@ -110,69 +129,86 @@ def _source() -> str:
             "                classes = first[dims - 1]",
             f"    if elements == 0 or elements > {GRAIN}:",
             "        return 0",
-            f"    value = place(request) + {8 * _OUT}",
+            "    kept = pointer(rest, int64)[2]",
+            "    if classes > most or (kept >= 0 and (dims != kept or classes < 2)):",
+            "        return 0",
+            f"    value = given[{_OUT}] + {libtorch.offset()}",
             *libtorch.question("address", "value", 4),
             f"    table[{OUT}] = answer[0]",
             "    for i in range(wanted):",
-            f"        slope = place(request) + 8 * (count + i + {_OPERANDS})",
+            f"        slope = slopes[i] + {libtorch.offset()}",
             *libtorch.question("address", "slope", 8),
             f"        table[{COLUMNS} + count + i] = answer[0]",
             "    rows = elements // classes",
             f"    table[{CLAIMED}], table[{BLOCKS}], table[{ROWS}], table[{CLASSES}] = 0, 1, rows, classes",
-            f"    table[{RUN}], table[{PER_BLOCK}], table[{IGNORED}] = 1, rows, request[{_IGNORED}]",
+            f"    table[{RUN}], table[{PER_BLOCK}], table[{IGNORED}] = 1, rows, pointer(rest, int64)[1]",
+            f"    answer[0], table[{TICKETS}], table[{SCRATCH}] = 0, out, scratch",
             f"    table[{PARTIALS}], table[{NUMBERS}] = out + {8 * _PARTIALS}, out + {8 * _NUMBERS}",
-            f"    divisor = pointer(place(request), float64)[{_DIVISOR}]",
+            "    divisor = pointer(rest, float64)[0]",
             f"    real[{DIVISOR}] = float64(rows) if divisor == 0.0 else divisor",
             f"    real[{SCALE}] = 1.0 / real[{DIVISOR}]",
-            "    given = pointer(numbers, float64)",
+            "    values = pointer(numbers, float64)",
             "    for k in range(options):",
-            f"        real[{OPTIONS} + k] = given[k]",
+            f"        real[{OPTIONS} + k] = values[k]",
             "    if prepare != 0:",
             f"        call1(prepare, out + {8 * _TABLE})",
             f"        if real[{DIVISOR}] == 0.0:",
             "            return 0  # what the mean of nothing is, is decided elsewhere",
             f"    call1(run, out + {8 * _TABLE})",
             f"    call1(finish, out + {8 * _TABLE})",
-            f"    return {SERVED} if real[{FAULTS}] == 0.0 else {FAULTY}",
+            f"    return 1 if real[{FAULTS}] == 0.0 else 0",
             "",
         ]
     )
 
 
-class Once:
-    """The calls of one kernel on few elements."""
+def serving(form: Form, kernels: Sequence[native.Kernel], scratch_rows: int) -> Callable[..., bool]:
+    """What computes a loss of few elements, by the kernels of its form.
 
-    def __init__(self, form: Form, kernels: Sequence[native.Kernel]) -> None:
-        functions = libtorch.functions()
-        assert functions is not None
-        options = [float(v) for _, v in form.options if is_number(v)]
-        dtypes = [libtorch.number(getattr(torch, c.storage)) for c in form.given]
-        shapes = [_SHAPES.get(c.kind, _WHOLE) for c in form.given]
-        self._kept = array("d", options), array("q", dtypes), array("q", shapes), kernels
-        known = {
-            "is_rows": form.derivatives is None,
-            "count": len(form.given),
-            "wanted": len(form.by),
-            "numbers": self._kept[0].buffer_info()[0],
-            "dtypes": self._kept[1].buffer_info()[0],
-            "shapes": self._kept[2].buffer_info()[0],
-            "options": len(options),
-            "prepare": 0,
-            **{name: at for kernel in kernels for name, at in kernel.addresses.items()},
-            **functions,
-        }
-        self._fixed = array("q", [known[name] for name in _FIXED])
-        self._at = self._fixed.buffer_info()[0]
-        self._call = native.load(_source(), ("once",)).locked["once"]
-        self._request = Struct(f"qd{2 + len(form.given) + len(form.by)}q").pack
+    It takes what `Rest` has packed, the tensor for the loss, the tuple of the operands, and that of the tensors for the
+    gradients. It says no where the operands, or a value among them, want another way.
+    """
+    functions = libtorch.functions()
+    assert functions is not None
+    options = [float(v) for _, v in form.options if is_number(v)]
+    arrays: dict[str, array[Any]] = {
+        "numbers": array("d", options),
+        "dtypes": array("q", [libtorch.number(getattr(torch, c.storage)) for c in form.given]),
+        "shapes": array("q", [_SHAPES.get(c.kind, _WHOLE) for c in form.given]),
+        "marks": array("q", form.marks),
+        "scratch": array("d", bytes(8 * scratch_rows * MOST_CLASSES)),  # one call at a time: it keeps Python's lock
+    }
+    known = {
+        "is_rows": form.derivatives is None,
+        "count": len(form.given),
+        "wanted": len(form.by),
+        "most": MOST_CLASSES if scratch_rows else sys.maxsize,
+        "options": len(options),
+        "prepare": 0,
+        "sequence": id(tuple),
+        "tensor": id(torch.Tensor),
+        "parameter": id(torch.nn.Parameter),
+        **{name: a.buffer_info()[0] for name, a in arrays.items()},
+        **{name: at for kernel in kernels for name, at in kernel.addresses.items()},
+        **functions,
+    }
+    fixed = array("q", [known[name] for name in _FIXED])
+    return native.builtin(native.load(_source(), ("once",)), "once", fixed, arrays, kernels)
 
-    def __call__(
-        self, divisor: float, ignored: int, out: Tensor, operands: Sequence[Tensor], slopes: Sequence[Tensor]
-    ) -> int:
-        """Leave the loss in `out` and the gradients in `slopes`, and say what became of it; 0 divides by the rows."""
-        handles = [x._cdata for x in operands]
-        handles += [x._cdata for x in slopes]
-        return self._call(self._request(self._at, divisor, ignored, out._cdata, *handles))
+
+class Rest(NamedTuple):
+    """What a call brings besides its operands."""
+
+    packed: bytes  # divisor, ignored and dims, as machine code reads them
+    divisor: float  # of a mean; 0: the rows or elements
+    ignored: int  # an index
+    is_nothing_nan: bool  # the mean of no rows
+    dims: int  # that the first operand must have, beside more than one class; negative: any
+
+    @classmethod
+    def of(cls, divisor: float, ignored: int = NEVER, is_nothing_nan: bool = True, dims: int = -1) -> Rest:
+        """The rest, packed too."""
+        return cls(struct.pack("dqq", divisor, ignored, dims), divisor, ignored, is_nothing_nan, dims)
 
 
 def can_serve(form: Form) -> bool:

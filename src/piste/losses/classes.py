@@ -84,7 +84,6 @@ class ClassLoss(RowwiseLoss):
             cls.soft_value if is_soft else cls.value,
             (x, y if is_soft else y.long(), weight),
             ("row", "row" if is_soft else "index", "shared"),
-            shape,
             options,
             cls.faults(is_soft, x.dtype),
             "count" if is_soft else cls.mean_by,

@@ -35,9 +35,9 @@ class ElementwiseLoss(Loss):
         """By the kernel at once where nothing has to be converted or refused; else step by step."""
         found = chosen.at_once.get(None)
         if found:
-            given = cls._spread(operands, tensors) if tensors else operands
-            result = found[0](given, None, cpu_loss.NEVER, found[1])
+            result = found[0].loss(cls._spread(operands, tensors) if tensors else operands, found[1])
             if result is not None:
+                chosen.last = None if tensors else found
                 return result
         result = super().call(operands, chosen, tensors)
         if found is None and not torch.compiler.is_compiling():
@@ -56,7 +56,7 @@ class ElementwiseLoss(Loss):
 
     @classmethod
     def _at_once(cls, chosen: Chosen, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
-        """After a call with these settings: the kernel that the next goes to, and what it divides by (0: the count)."""
+        """After a call with these settings: the kernel that the next goes to, and what it has to be told besides."""
         mode, normalizer, _ = chosen.reduction
         is_weighted = "weight" in tensors
         if mode == "batchmean" or isinstance(normalizer, str | Tensor) or chosen.check == "nan":
@@ -66,7 +66,7 @@ class ElementwiseLoss(Loss):
         given = tuple((k, v) for k, v in chosen.options.items() if v is not None)
         kinds = ("element",) * (len(cls.arguments) + len(tensors) - is_weighted) + ("weight",) * is_weighted
         ready = _ready(cls, kinds, given, chosen.check == "raise", "none" if mode == "none" else "sum")  # type: ignore[arg-type]
-        return ready, float(normalizer or 0) if mode == "mean" else 1.0
+        return ready, cpu_loss.Rest.of(float(normalizer or 0) if mode == "mean" else 1.0)
 
     @classmethod
     def by_kernel(cls, call: Call, reduction: Reduction, check: str) -> Tensor | None:
@@ -81,7 +81,7 @@ class ElementwiseLoss(Loss):
             given, kinds = (*given, call.weight.expand(given[0].shape)), (*kinds, "weight")
         mode = "none" if reduction.mode == "none" else "sum"
         ready = _ready(cls, kinds, tuple(call.options.items()), check == "raise", mode)  # type: ignore[arg-type]
-        return ready(given, divisor=float(divisor))
+        return ready.loss(tuple(given), cpu_loss.Rest.of(float(divisor)))
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Call:

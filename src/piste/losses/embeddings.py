@@ -103,7 +103,7 @@ class CosineEmbeddingLoss(VectorLoss):
         if not cls.alike((a, b)) or a.dim() > 2 or not isinstance(y, Tensor) or y.shape != a.shape[:-1]:
             return None
         letters = a, b, y.to(eager_loss.working_dtype(a.dtype))
-        return Way(cls.value, letters, ("row", "row", "number"), y.shape, options, (_neither_sign,))
+        return Way(cls.value, letters, ("row", "row", "number"), options, (_neither_sign,))
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:
@@ -150,7 +150,7 @@ class TripletLoss(VectorLoss):
         """Triplets of vectors."""
         if not cls.alike(operands):
             return None
-        return Way(cls.value, operands, ("row", "row", "row"), operands[0].shape[:-1], options)
+        return Way(cls.value, operands, ("row", "row", "row"), options)
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:

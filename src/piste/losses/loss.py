@@ -40,11 +40,13 @@ class Call:
 class Chosen:
     """Settings and options that were found right, but for tensors; and how calls with them go to a kernel at once."""
 
-    __slots__ = ("at_once", "check", "options", "reduction")
+    __slots__ = ("at_once", "check", "last", "options", "reduction")
 
     def __init__(self, reduction: Reduction, check: str, options: dict[str, Any]) -> None:
         self.reduction, self.check, self.options = reduction, check, options
-        self.at_once: dict[Any, tuple[Any, ...]] = {}  # by the kind of the operands; empty where none serves
+        # By the kind of the operands: a kernel, and what it has to be told besides; empty where none serves.
+        self.at_once: dict[Any, tuple[Any, ...]] = {}
+        self.last: tuple[Any, ...] | None = None  # of these, where no option is a tensor
 
 
 _is_compiling = torch.compiler.is_compiling
@@ -222,9 +224,15 @@ class Loss(torch.nn.Module):
 
     def forward(self, *operands: Any, **named_operands: Any) -> Tensor:
         """The loss of `input` against `target`."""
+        known = self.__dict__.get("_chosen")
+        if known is not None and operands and not named_operands:
+            last = known[0].last
+            if last is not None:
+                result = last[0].loss(operands, last[1])
+                if result is not None:
+                    return result
         if named_operands or len(operands) != len(self.arguments):
             operands = self._bind(operands, named_operands)
-        known = self.__dict__.get("_chosen")
         if known is not None:
             chosen, names = known
             return self.call(operands, chosen, {name: getattr(self, name) for name in names} if names else {})

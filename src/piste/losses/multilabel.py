@@ -149,7 +149,7 @@ class MultiLabelMarginLoss(RowLoss):
         x, y = operands
         if not cls.alike(operands) or y.is_floating_point() or y.is_complex():
             return None
-        return Way(cls.value, (x, y.long()), ("row", "labels"), x.shape[:-1], options)
+        return Way(cls.value, (x, y.long()), ("row", "labels"), options)
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:
@@ -222,7 +222,7 @@ class MultiLabelSoftMarginLoss(RowLoss):
                 return None
             weight = weight.to(eager_loss.working_dtype(x.dtype))
         letters = x, y.to(x.dtype), weight
-        return Way(cls.value, letters, ("row", "row", "shared"), x.shape[:-1], options, (_outside,))
+        return Way(cls.value, letters, ("row", "row", "shared"), options, (_outside,))
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Call:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..engine import cpu_loss
-from ..engine.cpu_loss import NEVER, Ready
+from ..engine.cpu_loss import NEVER, Ready, Rest
 from .loss import Chosen, Loss
 from .reduction import Reduction
 
@@ -24,7 +24,6 @@ class Way(NamedTuple):
     formula: Callable[..., Any]
     letters: tuple[Tensor | None, ...]
     kinds: tuple[str, ...]
-    shape: torch.Size  # of the rows
     options: dict[str, Any]
     faults: tuple[Callable[..., Any], ...] = ()  # conditions on a row for which the call is looked at more closely
     mean_by: str = "count"
@@ -44,10 +43,9 @@ class RowwiseLoss(Loss):
             return super().call(operands, chosen, tensors)
         found = chosen.at_once.get(kind)
         if found:
-            ready, ignored, by = found
-            given = (*operands, *tensors.values()) if tensors else operands
-            result = ready(given, x.shape[:-1], ignored, by)
+            result = found[0].loss((*operands, *tensors.values()) if tensors else operands, found[1])
             if result is not None:
+                chosen.last = None if tensors else found
                 return result
         result = super().call(operands, chosen, tensors)
         if found is None and not torch.compiler.is_compiling():
@@ -63,8 +61,7 @@ class RowwiseLoss(Loss):
         letters = () if way is None else tuple(x for x in way.letters if x is not None)
         if way is None or len(letters) != len(given) or not all(map(operator.is_, letters, given)):
             return ()
-        served = cls._served_by(way, chosen.reduction, chosen.check)
-        return () if served is None else (served[0], way.ignored, served[1])
+        return cls._served_by(way, chosen.reduction, chosen.check, operands[0].ndim) or ()
 
     @classmethod
     def way(cls, operands: tuple[Any, ...], **options: Any) -> Way | None:
@@ -78,12 +75,12 @@ class RowwiseLoss(Loss):
         served = None if way is None else cls._served_by(way, reduction, check)
         result = None
         if way is not None and served is not None:
-            result = served[0]([x for x in way.letters if x is not None], way.shape, way.ignored, served[1])
+            result = served[0].loss(tuple([x for x in way.letters if x is not None]), served[1])
         return super().compute(operands, reduction, check, **options) if result is None else result
 
     @classmethod
-    def _served_by(cls, way: Way, reduction: Reduction, check: str) -> tuple[Ready, float] | None:
-        """What computes such a call, and what its mean divides by (0: the number of rows)."""
+    def _served_by(cls, way: Way, reduction: Reduction, check: str, dims: int = -1) -> tuple[Ready, Rest] | None:
+        """What computes such a call, and what it has to be told besides."""
         mode, by = "given", 0.0 if reduction.mode == "mean" else 1.0
         if reduction.mode == "mean":
             name = way.mean_by if reduction.normalizer is None else reduction.normalizer
@@ -107,9 +104,8 @@ class RowwiseLoss(Loss):
             way.faults if check == "raise" else (),
             "none" if reduction.mode == "none" else "sum",
             mode,
-            reduction.empty == "nan",
         )
-        return ready, by
+        return ready, Rest.of(by, way.ignored, reduction.empty == "nan", dims)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -120,6 +116,5 @@ def _ready(
     faults: tuple[Callable[..., Any], ...],
     mode: str,
     divisor: str,
-    is_nothing_nan: bool,
 ) -> Ready:
-    return Ready(formula, None, kinds, dict(options), faults, mode, divisor, is_nothing_nan)
+    return Ready(formula, None, kinds, dict(options), faults, mode, divisor)

@@ -1,0 +1,54 @@
+"""Whether the gradient that comes to a loss is the number 1, as it is wherever the backward begins at the loss.
+
+`item` takes a few times as long.
+"""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import libtorch, native
+
+__all__ = ["unit"]
+
+_ONES = {
+    torch.float32: ("float32", 1),
+    torch.float64: ("float64", 1),
+    torch.bfloat16: ("uint16", 0x3F80),
+    torch.float16: ("uint16", 0x3C00),
+}
+_QUESTIONS = ("has_storage", "device", "layout", "dim", "is_neg", "dtype", "address")
+
+
+def _source() -> str:
+    """1 for a tensor that is a plain 1, 0 for whatever else."""
+    lines = [
+        "def unit(fixed, given) -> int:",
+        f"    x, out = given[0] + {libtorch.offset()}, room()",
+        *(f"    {name} = fixed[{k}]" for k, name in enumerate(_QUESTIONS)),
+        "    answer = pointer(out, int64)",
+        "    # of one that stands for several, or for another, there is nothing to read",
+        "    if (call1(has_storage, pointer(x, int64)[0]) & 255) == 0 or (call1(is_neg, x) & 255) != 0:",
+        "        return 0",
+    ]
+    for about in ("device", "layout", "dim"):
+        lines += [*libtorch.question(about, "x", 4), "    if answer[0] != 0:", "        return 0"]
+    lines += [*libtorch.question("dtype", "x", 4), "    kind = answer[0]", *libtorch.question("address", "x", 4)]
+    for k, (word, one) in enumerate(_ONES.values(), len(_QUESTIONS)):
+        lines += [f"    if kind == fixed[{k}] and pointer(answer[0], {word})[0] == {one}:", "        return 1"]
+    return "\n".join([*lines, "    return 0", ""])
+
+
+@functools.cache
+def unit() -> Callable[[Tensor], bool]:
+    """What says whether a gradient is the number 1; False too where that is not to be seen at a glance."""
+    known = libtorch.functions()
+    if known is None:
+        return lambda grad: False
+    table = array("q", [*(known[name] for name in _QUESTIONS), *map(libtorch.number, _ONES)])
+    return native.builtin(native.load(_source(), ("unit",)), "unit", table)
