@@ -17,7 +17,7 @@ from torch import Tensor
 import piste
 
 from .peak import peaks
-from .timing import in_turns, listed, machine, numbers
+from .timing import in_turns, keep_memory, listed, machine, numbers
 
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 25_000_000)
 ROWS = ((128, 10), (256, 1000), (4096, 1000))
@@ -166,6 +166,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--memory", action="store_true", help="only the peak memory of cross entropy at (4096, 32000)")
     parser.add_argument("--out", type=Path, help="write the times as JSON")
     arguments = parser.parse_args(argv)
+    keep_memory()
     print(machine(), flush=True)
     if arguments.memory:
         print("\n".join(peaks()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import random
 import statistics
@@ -68,6 +69,19 @@ def _once(step: Step, between: Step | None) -> float:
     return max(time.perf_counter() - began, 1e-7)
 
 
+def keep_memory() -> None:
+    """Have glibc keep what is freed, up to the largest pieces that it would ever keep.
+
+    Else it hands memory back to the system whenever enough of it is free at the end of the heap, which depends on what
+    the program happens to hold there; the pages then fault in anew at every call, of one contender or of another.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim_threshold, 1 << 30)
+
+
 def machine() -> str:
     """The processor, its cores and the versions that matter, for the head of a table."""
     import numba
@@ -93,7 +107,7 @@ def shown(seconds: float) -> str:
 
 def listed(text: str) -> list[str]:
     """What an option names, with commas between."""
-    return [part.strip() for part in text.split(",")]
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def numbers(text: str) -> list[int]:

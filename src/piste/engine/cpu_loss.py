@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from ..formula import FormulaError
 from .libtorch import PLAIN
-from .loss_form import GRAIN, STORAGES, Column, Form
+from .loss_form import FEW, STORAGES, Column, Form
 from .loss_kernel import LossKernel, Unserved, kernel_of
 from .once import NEVER, Rest
 
@@ -86,7 +86,7 @@ class Ready:
         if type(first) not in PLAIN or _is_elsewhere():
             return None
         usual = self.usual[first.requires_grad]
-        if usual is not None and first.numel() <= GRAIN and not (usual.is_narrow and _is_autocast_enabled("cpu")):
+        if usual is not None and first.numel() <= FEW and not (usual.is_narrow and _is_autocast_enabled("cpu")):
             made = usual.of_few(given, rest)
             if made is not None:
                 return _apply((usual, rest, given, made), *usual.by(given)) if made[1] else made[0]

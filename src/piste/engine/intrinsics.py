@@ -11,6 +11,8 @@ from numba import float32, float64, int64, njit, types, uint16, uint32
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from .native import ROOM
+
 __all__ = [
     "call0",
     "call1",
@@ -111,10 +113,10 @@ def place(typingctx: Any, table: Any) -> Any:
 
 @intrinsic
 def room(typingctx: Any) -> Any:
-    """The address of 64 words that the function has to itself until it returns."""
+    """The address of `ROOM` words that the function has to itself until it returns."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ptrtoint(cgutils.alloca_once(builder, ir.IntType(64), 64), ir.IntType(64))
+        return builder.ptrtoint(cgutils.alloca_once(builder, ir.IntType(64), ROOM), ir.IntType(64))
 
     return types.int64(), codegen
 

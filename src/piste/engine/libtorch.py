@@ -26,6 +26,7 @@ PLAIN = {Tensor, torch.nn.Parameter}
 _SYMBOLS = {
     "is_grad_enabled": ("c10", "_ZN3c108GradMode10is_enabledEv"),
     "requires_grad": ("c10", "_ZNK3c1010TensorImpl13requires_gradEv"),
+    "get_num_threads": ("torch_cpu", "_ZN2at15get_num_threadsEv"),
     "has_storage": ("c10", "_ZNK3c1010TensorImpl11has_storageEv"),
     "grad": ("c10", "_ZNK3c1010TensorImpl4gradEv"),
     "bump_version": ("torch_cpu", "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"),

@@ -14,6 +14,7 @@ from .source import Lines
 __all__ = [
     "BLOCK",
     "BYTES",
+    "FEW",
     "GRAIN",
     "PARTS",
     "STORAGES",
@@ -31,6 +32,7 @@ __all__ = [
 BLOCK = 1 << 13  # elements whose sum is kept apart, whoever makes it
 PARTS = 8  # that each thread gets of the whole: runs of blocks, as memory is read best in one go
 GRAIN = 1 << 15  # elements from which on a team is worth waking, as in torch
+FEW = 1 << 18  # elements up to which a call keeps Python's lock: a third of a millisecond
 CLAIMED, BLOCKS, ROWS, CLASSES, PER_BLOCK, PARTIALS, OUT, NUMBERS, IGNORED, TICKETS, SCRATCH, RUN, COLUMNS = range(13)
 """The table; a loss of elements has them as rows of one class. After the columns come the gradients that are wanted."""
 SCALE, DIVISOR, FAULTS, OPTIONS = range(4)  # of the numbers
@@ -101,7 +103,13 @@ class LossLines(Lines):
         return f"o_{value.name}" if isinstance(value, Letter) else super().name(value)
 
     def key(self, value: Any) -> Any:
-        return value.name if isinstance(value, Letter) else super().key(value)
+        if isinstance(value, Letter):
+            return value.name
+        match super().key(value):
+            case ("where", (">", x, 0.0), ("neg", y), z) if x == y == z:
+                return "neg", ("abs", x)  # what a derivative calls where(x > 0, -x, x) is -abs(x) in the value
+            case key:
+                return key
 
     def _expression(self, value: Symbol) -> str:
         if self._precision == "float32" and value.op in ("exp", "log", "log1p"):

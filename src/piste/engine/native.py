@@ -49,6 +49,8 @@ class Kernel:
             self.call[entry](table)
 
 
+ROOM = 256
+"""The words of `room()` in machine code."""
 CONTENT = bytes.__basicsize__ - 1
 """How far into a bytes object its content begins."""
 _NAME = ctypes.create_string_buffer(b"kernel")
@@ -248,12 +250,14 @@ def _let_many_arrays_vectorise() -> None:
 # --- torch's team ---------------------------------------------------------------------------------------------
 
 _forked = False
+_team = array("q", [0])
 
 
 def _after_fork() -> None:
     # The team's threads stayed behind in the parent, and waiting for them would never end.
     global _forked, _lock
     _forked, _lock = True, threading.RLock()
+    _team[0] = 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -272,6 +276,12 @@ def team_of_torch() -> Callable[[int, int, int, int], None] | None:
 def address_of_team() -> int:
     """Where `team_of_torch` is, for machine code that calls it; 0 where there is none."""
     return 0 if _forked else _gomp_address()
+
+
+def place_of_team() -> int:
+    """Where machine code finds `address_of_team`, as it is at any time."""
+    _team[0] = address_of_team()
+    return _team.buffer_info()[0]
 
 
 @functools.cache

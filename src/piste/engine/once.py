@@ -16,18 +16,21 @@ import torch
 from ..mathematics import is_number
 from . import libtorch, native
 from .loss_form import (
+    BLOCK,
     BLOCKS,
     CLAIMED,
     CLASSES,
     COLUMNS,
     DIVISOR,
     FAULTS,
+    FEW,
     GRAIN,
     IGNORED,
     NUMBERS,
     OPTIONS,
     OUT,
     PARTIALS,
+    PARTS,
     PER_BLOCK,
     ROWS,
     RUN,
@@ -44,7 +47,7 @@ NEVER = -(1 << 62)
 
 _FIXED = (
     *("is_rows", "count", "wanted", "dtypes", "shapes", "marks", "options", "numbers", "scratch", "most"),
-    *("prepare", "run", "finish", "sequence", "tensor", "parameter"),
+    *("prepare", "run", "finish", "sequence", "tensor", "parameter", "team"),
     *libtorch.NAMES,
 )
 _WHOLE, _ROW_EACH, _CLASS_EACH = range(3)  # the shape of an operand: the first one's, or without the classes, or they
@@ -56,10 +59,11 @@ MOST_COLUMNS, MOST_OPTIONS, MOST_CLASSES = 14, 16, 4096
 _TABLE = 1  # in words of the room, as the next two; the first is for answers
 _NUMBERS = _TABLE + COLUMNS + MOST_COLUMNS
 _PARTIALS = _NUMBERS + OPTIONS + MOST_OPTIONS
+assert _PARTIALS + 2 * (2 * FEW // BLOCK + 1) <= native.ROOM
 
 
 def _source() -> str:
-    """Every question, then the kernel on one block."""
+    """Every question, then the kernel."""
     return "\n".join(
         [
             "def once(fixed, given) -> int:",
@@ -127,10 +131,11 @@ def _source() -> str:
             "            elements = n",
             "            if is_rows != 0:",
             "                classes = first[dims - 1]",
-            f"    if elements == 0 or elements > {GRAIN}:",
+            f"    if elements == 0 or elements > {FEW}:",
             "        return 0",
+            f"    threads = call0(get_num_threads) & {0xFFFFFFFF} if elements > {GRAIN} else 1",
             "    kept = pointer(rest, int64)[2]",
-            "    if classes > most or (kept >= 0 and (dims != kept or classes < 2)):",
+            "    if classes * threads > most or (kept >= 0 and (dims != kept or classes < 2)):",
             "        return 0",
             f"    value = given[{_OUT}] + {libtorch.offset()}",
             *libtorch.question("address", "value", 4),
@@ -140,8 +145,13 @@ def _source() -> str:
             *libtorch.question("address", "slope", 8),
             f"        table[{COLUMNS} + count + i] = answer[0]",
             "    rows = elements // classes",
-            f"    table[{CLAIMED}], table[{BLOCKS}], table[{ROWS}], table[{CLASSES}] = 0, 1, rows, classes",
-            f"    table[{RUN}], table[{PER_BLOCK}], table[{IGNORED}] = 1, rows, pointer(rest, int64)[1]",
+            f"    each = {BLOCK} // classes",
+            "    each = each if each > 1 else 1",
+            "    blocks = (rows + each - 1) // each",
+            f"    runs = blocks // ({PARTS} * threads)",
+            f"    table[{CLAIMED}], table[{BLOCKS}], table[{ROWS}], table[{CLASSES}] = 0, blocks, rows, classes",
+            f"    table[{RUN}], table[{PER_BLOCK}] = runs if runs > 1 else 1, each",
+            f"    table[{IGNORED}] = pointer(rest, int64)[1]",
             f"    answer[0], table[{TICKETS}], table[{SCRATCH}] = 0, out, scratch",
             f"    table[{PARTIALS}], table[{NUMBERS}] = out + {8 * _PARTIALS}, out + {8 * _NUMBERS}",
             "    divisor = pointer(rest, float64)[0]",
@@ -154,7 +164,11 @@ def _source() -> str:
             f"        call1(prepare, out + {8 * _TABLE})",
             f"        if real[{DIVISOR}] == 0.0:",
             "            return 0  # what the mean of nothing is, is decided elsewhere",
-            f"    call1(run, out + {8 * _TABLE})",
+            "    team_ = pointer(team, int64)[0]",
+            "    if threads > 1 and team_ != 0:",
+            f"        call4(team_, run, out + {8 * _TABLE}, threads, 0)",
+            "    else:",
+            f"        call1(run, out + {8 * _TABLE})",
             f"    call1(finish, out + {8 * _TABLE})",
             f"    return 1 if real[{FAULTS}] == 0.0 else 0",
             "",
@@ -186,6 +200,7 @@ def serving(form: Form, kernels: Sequence[native.Kernel], scratch_rows: int) -> 
         "options": len(options),
         "prepare": 0,
         "sequence": id(tuple),
+        "team": native.place_of_team(),
         "tensor": id(torch.Tensor),
         "parameter": id(torch.nn.Parameter),
         **{name: a.buffer_info()[0] for name, a in arrays.items()},

@@ -48,13 +48,14 @@ def _as_float(typingctx: Any, x: Any) -> Any:
 
 
 _ROUND = float32(12582912.0)  # 1.5 * 2^23: adding it rounds a float32 to a whole number, which its low bits then hold
+_ABOVE, _BELOW = int32(0x4B400000 - 126), int32(0x4B400000 - 151)  # the bits of _ROUND, less the exponent of 1/2, 2^24
 
 
 @njit(inline="always")
 def exp32(x):
-    """e^x = 2^n e^r with n the nearest whole number to x / ln 2."""
-    low = x if x > float32(-104.0) else float32(-104.0)
-    y = low if low < float32(89.0) else float32(89.0)
+    """e^x = 2^n e^r with n the nearest whole number to x / ln 2; NaN goes through all of it."""
+    low = float32(-104.0) if x < float32(-104.0) else x
+    y = float32(89.0) if low > float32(89.0) else low
     t = y * float32(1.44269504088896341) + _ROUND
     n = t - _ROUND
     r = y - n * float32(0.693359375) + n * float32(2.12194440e-4)
@@ -64,23 +65,16 @@ def exp32(x):
     p = p * r + float32(1.6666665459e-1)
     p = p * r + float32(5.0000001201e-1)
     p = p * r * r + r + float32(1.0)
-    k = int32(_as_int(t) - _as_int(_ROUND))
-    half = int32(k >> int32(1))  # 2^n in two factors, so that the largest and the subnormal come out right
-    a = _as_float(int32(int32(half + int32(127)) << int32(23)))
-    b = _as_float(int32(int32(int32(k - half) + int32(127)) << int32(23)))
-    return x if x != x else p * a * b
+    # 2^n in two factors, so that the largest and the subnormal come out right: 2 and 2^(n - 1), or 2^-24 and 2^(n + 24)
+    is_below = t < _ROUND
+    rest = float32(5.9604644775390625e-8) if is_below else float32(2.0)
+    near = int32(_as_int(t) - (_BELOW if is_below else _ABOVE))
+    return p * _as_float(int32(near << int32(23))) * rest
 
 
 @njit(inline="always")
-def log32(x):
-    """log x = log m + e ln 2, with m in [sqrt(1/2), sqrt(2))."""
-    is_small = x < float32(1.17549435e-38)
-    y = x * float32(8388608.0) if is_small else x  # a subnormal number is brought up by 2^23
-    shift = float32(-23.0) if is_small else float32(0.0)
-    bits = int32(_as_int(y) - int32(0x3F3504F3))
-    e = float32(int32(bits >> int32(23)))
-    m = _as_float(int32(int32(bits & int32(0x007FFFFF)) + int32(0x3F3504F3)))
-    f = m - float32(1.0)
+def _log_of(f, e):
+    """log(1 + f) + e ln 2, with 1 + f in [sqrt(1/2), sqrt(2))."""
     z = f * f
     p = float32(7.0376836292e-2) * f + float32(-1.1514610310e-1)
     p = p * f + float32(1.1676998740e-1)
@@ -90,22 +84,41 @@ def log32(x):
     p = p * f + float32(2.0000714765e-1)
     p = p * f + float32(-2.4999993993e-1)
     p = p * f + float32(3.3333331174e-1)
-    n = e + shift
-    s = f * z * p + n * float32(-2.12194440e-4) - float32(0.5) * z
-    result = f + s + n * float32(0.693359375)
-    at_zero = float32(-math.inf) if x == float32(0.0) else result
-    below = float32(math.nan) if x < float32(0.0) else at_zero
-    return x if (x != x) | (x == float32(math.inf)) else below
+    s = f * z * p + e * float32(-2.12194440e-4) - float32(0.5) * z
+    return f + s + e * float32(0.693359375)
+
+
+@njit(inline="always")
+def _at_the_ends(x, result):
+    """The logarithm of x: the result where x is above 0 and finite, and else what it is there."""
+    below = float32(-math.inf) if x == float32(0.0) else float32(math.nan)
+    finite = result if x < float32(math.inf) else x
+    return finite if x > float32(0.0) else below
+
+
+@njit(inline="always")
+def log32(x):
+    """log x = log m + e ln 2, with m in [sqrt(1/2), sqrt(2))."""
+    is_small = x < float32(1.17549435e-38)
+    y = x * float32(8388608.0) if is_small else x  # a subnormal number is brought up by 2^23
+    shift = float32(-23.0) if is_small else float32(0.0)
+    bits = int32(_as_int(y) - int32(0x3F3504F3))
+    e = float32(int32(bits >> int32(23))) + shift
+    m = _as_float(int32(int32(bits & int32(0x007FFFFF)) + int32(0x3F3504F3)))
+    return _at_the_ends(x, _log_of(m - float32(1.0), e))
 
 
 @njit(inline="always")
 def log1p32(x):
-    """log(1 + x), corrected for what is lost when 1 is added."""
+    """log(1 + x) = log(2^-e (1 + x)) + e ln 2, where what was lost when 1 was added is added to 2^-e (1 + x) - 1."""
     u = float32(1.0) + x
-    lost = (x - (u - float32(1.0))) / u
-    finite = lost if (u > float32(0.0)) & (u < float32(math.inf)) else float32(0.0)
-    y = log32(u)
-    return x if u == float32(1.0) else y + finite
+    lost = x - (u - float32(1.0))
+    bits = int32(_as_int(u) - int32(0x3F3504F3))
+    e = int32(bits >> int32(23))
+    m = _as_float(int32(int32(bits & int32(0x007FFFFF)) + int32(0x3F3504F3)))
+    down = int32(int32(0x3F800000) - int32(e << int32(23)))  # 2^-e; where that is too small, nothing is lost
+    scale = _as_float(down if down > int32(0) else int32(0))
+    return _at_the_ends(u, _log_of((m - float32(1.0)) + lost * scale, float32(e)))
 
 
 @intrinsic

@@ -83,7 +83,9 @@ class Lines:
             negative = self._assigned(f"{self._constant(-1)} if {a} < {zero} else {zero}")
             return f"{one} if {a} > {zero} else {negative}"
         if op in ("maximum", "minimum"):  # NaN, which compares false, falls through to the result
-            b = rest[0]
-            other = self._assigned(f"{a} if {a} {'>' if op == 'maximum' else '<'} {b} else {b}")
-            return f"{a} if {a} != {a} else {other}"
+            b, beyond = rest[0], ">" if op == "maximum" else "<"
+            if not isinstance(value.args[1], Symbol):
+                return f"{b} if {b} {beyond} {a} else {a}"
+            other = f"{a} if {a} {beyond} {b} else {b}"
+            return other if not isinstance(value.args[0], Symbol) else f"{a} if {a} != {a} else {self._assigned(other)}"
         raise FormulaError(f"no kernel can be made of the word `{op}`")

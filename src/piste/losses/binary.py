@@ -105,8 +105,8 @@ class BCEWithLogitsLoss(ElementwiseLoss):
     def derivatives(x, y, p=None):
         # e = exp(-|x|), written so that its own derivative at 0 is right for the second backward.
         e = exp(where(x > 0, -x, x))
-        yes = where(x > 0, 1, e) / (1 + e)
-        no = where(x > 0, e, 1) / (1 + e)
+        r = 1 / (1 + e)
+        yes, no = where(x > 0, 1, e) * r, where(x > 0, e, 1) * r
         s = log1p(e)
         miss, false_alarm = s + where(x > 0, 0, -x), s + where(x > 0, x, 0)
         if p is None:

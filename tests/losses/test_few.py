@@ -1,0 +1,250 @@
+"""Few elements: machine code that is a function of Python looks at the operands, and is never wrong about them."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import piste
+from piste.engine import cpu_loss, libtorch, loss_form, native, once, unit
+from piste.engine.loss_kernel import LossKernel
+
+F, T = piste.losses.functional, torch.nn.functional
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each call of machine code served."""
+    assert libtorch.functions(), "this machine's torch has every function that is asked"
+    seen: list[bool] = []
+    original = LossKernel.of_few
+
+    def watched(self, given, rest):
+        made = original(self, given, rest)
+        seen.append(made is not None)
+        return made
+
+    monkeypatch.setattr(LossKernel, "of_few", watched)
+    return seen
+
+
+class Own(torch.Tensor):
+    pass
+
+
+def warm(loss: Callable[..., torch.Tensor], *operands: torch.Tensor) -> None:
+    """Twice: from then on such operands go to machine code at once."""
+    for _ in range(2):
+        loss(*operands)
+
+
+def check(loss, theirs, x: torch.Tensor, *rest: torch.Tensor) -> None:
+    """Value and gradients are torch's."""
+    a, b = (x.detach().clone().requires_grad_(x.requires_grad) for _ in range(2))
+    ours, want = loss(a, *rest), theirs(b, *rest)
+    torch.testing.assert_close(ours, want)
+    if x.requires_grad:
+        ours.sum().backward()
+        want.sum().backward()
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_what_is_as_it_was_is_served_and_all_else_is_torchs(quick: list[bool]) -> None:
+    loss, theirs = piste.losses.MSELoss(), torch.nn.MSELoss()
+    x, y = torch.randn(6, 4, requires_grad=True), torch.randn(6, 4)
+    warm(loss, x, y)
+    quick.clear()
+    for again in (x, torch.nn.Parameter(x.detach())):
+        check(loss, theirs, again, y)
+    assert quick == [True, True]
+    quick.clear()
+    others = [
+        (x.detach(), y.clone().requires_grad_()),
+        (x.double(), y.double()),
+        (x.T, y.T),
+        (x[:, ::2], y[:, ::2]),
+        (x[0, 0], y[0, 0]),
+        (x.detach().requires_grad_(), y.clone().requires_grad_()),
+        (x, y.double()),
+        (x, y.conj()),
+        (x.detach().as_subclass(Own), y),
+        (x, y.as_subclass(Own)),
+    ]
+    for operands in others:
+        torch.testing.assert_close(loss(*operands), theirs(*operands))
+        check(loss, theirs, x, y)  # and back
+    with torch.no_grad():
+        assert not loss(x, y).requires_grad
+    with torch.inference_mode():
+        torch.testing.assert_close(loss(x, y), theirs(x, y))
+    check(loss, theirs, x, y)
+    torch.testing.assert_close(loss(x, y.to(torch.int64)), theirs(x, y.to(torch.int64).float()))
+
+
+@pytest.mark.parametrize(
+    "operands", [(), (0,), (0, 1, 1), (0, None), (0, 2.0), (0, [1.0]), ("a", 1), (None, 1)], ids=str
+)
+def test_what_is_no_operand_is_explained_as_on_the_first_call(operands: tuple) -> None:
+    def explained(loss) -> str:
+        given = [(x, y)[k] if isinstance(k, int) else k for k in operands]
+        with pytest.raises((TypeError, ValueError)) as caught:
+            loss(*given)
+        return str(caught.value)
+
+    x, y = torch.randn(5, requires_grad=True), torch.randn(5)
+    loss = piste.losses.MSELoss()
+    at_first = explained(loss)
+    warm(loss, x, y)
+    assert explained(loss) == at_first and "MSELoss" in at_first
+
+
+def test_rows_of_other_dimensions_are_not_taken_for_those_seen_before(quick: list[bool]) -> None:
+    loss, theirs = piste.losses.CrossEntropyLoss(), torch.nn.CrossEntropyLoss()
+    x, k = torch.randn(6, 4, requires_grad=True), torch.tensor([0, 1, 2, 3, 3, -100])
+    warm(loss, x, k)
+    quick.clear()
+    check(loss, theirs, x, k)
+    assert quick == [True]
+    # classes are the second dimension, also where the last would fit the target
+    check(loss, theirs, torch.randn(6, 4, 4, requires_grad=True), torch.randint(4, (6, 4)))
+    check(loss, theirs, torch.randn(4, requires_grad=True), torch.tensor(2))
+    check(loss, theirs, x, k.int().long())
+    check(loss, theirs, x, x.detach().softmax(1))
+    with pytest.raises(ValueError, match="`input` must have at least 2 classes"):
+        loss(x[:, :1], k)
+    with pytest.raises(ValueError, match=r"received 4 at \(1,\)"):
+        loss(x, torch.tensor([0, 4, 2, 3, 3, 1]))
+    check(loss, theirs, x, k)
+
+
+@pytest.mark.parametrize("classes", [10, once.MOST_CLASSES, once.MOST_CLASSES + 1])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_that_want_room_have_it(classes: int, threads: int, quick: list[bool]) -> None:
+    """A gradient in 16 bits is kept in 32 while it is made, in rows of one buffer for each thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        rows = 3 * loss_form.GRAIN // (2 * classes)
+        x, k = torch.randn(rows, classes).bfloat16().requires_grad_(), torch.randint(classes, (rows,))
+        loss = piste.losses.CrossEntropyLoss()
+        warm(loss, x, k)
+        quick.clear()
+        found = loss(x, k)
+        assert quick == [classes * threads <= once.MOST_CLASSES]
+        wide = x.detach().float().requires_grad_()
+        want = T.cross_entropy(wide, k)
+        torch.testing.assert_close(found, want.bfloat16(), rtol=2**-7, atol=0)
+        torch.testing.assert_close(
+            torch.autograd.grad(found, x)[0],
+            torch.autograd.grad(want, wide)[0].bfloat16(),
+            rtol=2**-7,
+            atol=1e-9,
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("rows", [3, loss_form.BLOCK // 8 + 1, loss_form.GRAIN // 8 + 1, loss_form.FEW // 8])
+def test_every_way_to_the_kernel_brings_the_same_bits(
+    name: str, rows: int, quick: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call, those after it, and with another number of threads."""
+    x = torch.randn(rows, 8, requires_grad=True)
+    y = torch.randn(rows, 8) if name == "mse" else torch.randint(8, (rows,))
+    loss = piste.losses.named(name)()
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for _ in range(3):
+                found = loss(x, y)
+                results.append((found, *torch.autograd.grad(found, x)))
+        monkeypatch.setattr(cpu_loss, "FEW", 0)
+        found = loss(x, y)
+        results.append((found, *torch.autograd.grad(found, x)))
+    finally:
+        torch.set_num_threads(before)
+    assert sum(quick) >= 4
+    first = results[0]
+    assert all(torch.equal(a, b) for other in results for a, b in zip(first, other, strict=True))
+
+
+def test_a_child_forked_after_a_loss_has_no_team_to_wait_for(quick: list[bool]) -> None:
+    x, y = torch.randn(loss_form.FEW // 2, requires_grad=True), torch.randn(loss_form.FEW // 2)
+    loss = piste.losses.MSELoss()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        warm(loss, x, y)
+        want = loss(x, y).item()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if loss(x.detach(), y).item() == want and native.address_of_team() == 0 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_function_of_machine_code_keeps_what_it_needs() -> None:
+    loss = piste.losses.L1Loss()
+    x, y = torch.randn(5, requires_grad=True), torch.randn(5)
+    warm(loss, x, y)
+    kernel = loss._chosen[0].last[0].usual[1]
+    serve, rest = kernel.serve, loss._chosen[0].last[1]
+    out, slope = torch.empty(()), torch.empty(5)
+    del loss, kernel
+    for cached in (piste.engine.loss_kernel.kernel_of, unit.unit):
+        cached.cache_clear()
+    gc.collect()
+    [torch.randn(64) for _ in range(100)]
+    assert serve(rest.packed, out, (x, y), (slope,)) is True
+    torch.testing.assert_close(out, T.l1_loss(x, y).detach())
+    assert serve(rest.packed, out, [x, y], (slope,)) is False
+    assert serve(rest.packed, out, (x, y, y), (slope,)) is False
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_a_gradient_of_one_is_seen_at_a_glance_and_nothing_else_is(dtype: torch.dtype) -> None:
+    is_unit = unit.unit()
+    one = torch.ones((), dtype=dtype)
+    assert is_unit(one) is True
+    others = [0 * one, -one, one + torch.finfo(dtype).eps, one / 0, one * torch.nan, one.expand(1), one.to_sparse()]
+    others += [torch.ones((), dtype=torch.int32), torch.ones((), dtype=torch.complex64), one.to("meta")]
+    others += [torch._neg_view(one)]
+    assert [is_unit(x) for x in others] == [False] * len(others)
+    assert torch.vmap(lambda g: one if is_unit(g) else 0 * one)(torch.ones(2, dtype=dtype)).tolist() == [0, 0]
+
+
+def test_an_operand_that_changes_after_the_loss_leaves_the_gradient_as_it_was() -> None:
+    leaf, y = torch.randn(5, requires_grad=True), torch.randn(5)
+    loss = piste.losses.MSELoss()
+    for _ in range(2):
+        x = leaf * 1.0
+        made = loss(x, y)
+        want = 2 * (x - y).detach() / 5
+        again = loss(x, y)
+        with torch.no_grad():
+            x.add_(1)
+        made.backward()
+        torch.testing.assert_close(leaf.grad, want)
+        leaf.grad = None
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(again, leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        made.backward()
+
+
+def test_one_exponential_serves_value_and_gradient() -> None:
+    from piste.engine import element_source
+
+    for name in ("bce_with_logits", "soft_margin"):
+        loss = piste.losses.named(name)()
+        x, y = torch.randn(5, requires_grad=True), torch.ones(5)
+        warm(loss, x, y)
+        source = element_source.source(loss._chosen[0].last[0].usual[1].form)
+        assert source.count("exp32(") == 1, source
