@@ -212,8 +212,9 @@ def test_a_function_of_machine_code_keeps_what_it_needs() -> None:
 def test_a_gradient_of_one_is_seen_at_a_glance_and_nothing_else_is(dtype: torch.dtype) -> None:
     is_unit = unit.unit()
     one = torch.ones((), dtype=dtype)
-    assert is_unit(one) is True
-    others = [0 * one, -one, one + torch.finfo(dtype).eps, one / 0, one * torch.nan, one.expand(1), one.to_sparse()]
+    assert [is_unit(x) for x in (one, one.expand(1), one.expand(3, 2), torch.ones(1, 1, dtype=dtype))] == [True] * 4
+    others = [0 * one, -one, one + torch.finfo(dtype).eps, one / 0, one * torch.nan, one.to_sparse(), 2 * one.expand(3)]
+    others += [torch.ones(3, dtype=dtype), torch.ones(1, 2, dtype=dtype), one.expand(3, 0)]
     others += [torch.ones((), dtype=torch.int32), torch.ones((), dtype=torch.complex64), one.to("meta")]
     others += [torch._neg_view(one)]
     assert [is_unit(x) for x in others] == [False] * len(others)
@@ -248,3 +249,22 @@ def test_one_exponential_serves_value_and_gradient() -> None:
         warm(loss, x, y)
         source = element_source.source(loss._chosen[0].last[0].usual[1].form)
         assert source.count("exp32(") == 1, source
+
+
+@pytest.mark.parametrize("name", ["l1", "cross_entropy"])
+def test_the_gradients_of_single_losses_are_weighted_by_what_comes_in(name: str, quick: list[bool]) -> None:
+    loss, theirs = (
+        m(reduction="none") for m in (piste.losses.named(name), getattr(torch.nn, piste.losses.named(name).__name__))
+    )
+    x = torch.randn(6, 4, requires_grad=True)
+    y = torch.randn(6, 4) if name == "l1" else torch.randint(4, (6,))
+    warm(loss, x, y)
+    for weigh in (
+        torch.sum,
+        torch.mean,
+        lambda v: (v * torch.arange(v.numel()).view_as(v)).sum(),
+        lambda v: v.flatten()[1],
+    ):
+        (ours,), (want,) = (torch.autograd.grad(weigh(f(x, y)), x) for f in (loss, theirs))
+        torch.testing.assert_close(ours, want)
+    assert all(quick)

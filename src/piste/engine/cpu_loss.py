@@ -148,7 +148,7 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         kernel, rest, gradients = of = ctx.of
         of[2] = None
-        if gradients is not None and kernel.is_one and not _is_grad_enabled() and kernel.is_unit(grad):
+        if gradients is not None and not _is_grad_enabled() and kernel.is_unit(grad):
             return None, *gradients
         # Several gradients may come as one, under vmap or with `is_grads_batched`.
         if _is_grad_enabled() or _transforms() is not None or is_batched(grad):

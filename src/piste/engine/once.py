@@ -53,8 +53,8 @@ _FIXED = (
 _WHOLE, _ROW_EACH, _CLASS_EACH = range(3)  # the shape of an operand: the first one's, or without the classes, or they
 _SHAPES = {"number": _ROW_EACH, "index": _ROW_EACH, "shared": _CLASS_EACH}
 _REST, _OUT, _OPERANDS, _SLOPES = range(4)  # of the objects given
-_ITEMS = tuple.__basicsize__  # how far into a tuple its items begin; before them is how many they are
-_TYPE = object.__basicsize__ - 8  # how far into any object the address of its type is
+_TYPE, _MANY = object.__basicsize__ - 8, object.__basicsize__  # how far into a tuple its type and its length are
+_ITEMS = tuple.__basicsize__  # and where its items begin
 MOST_COLUMNS, MOST_OPTIONS, MOST_CLASSES = 14, 16, 4096
 _TABLE = 1  # in words of the room, as the next two; the first is for answers
 _NUMBERS = _TABLE + COLUMNS + MOST_COLUMNS
@@ -78,7 +78,7 @@ def _source() -> str:
             f"    rest = given[{_REST}] + {native.CONTENT}",
             f"    if pointer(given[{_OPERANDS}] + {_TYPE}, int64)[0] != sequence:",
             "        return 0",
-            f"    if pointer(given[{_OPERANDS}] + {_ITEMS - 8}, int64)[0] != count:",
+            f"    if pointer(given[{_OPERANDS}] + {_MANY}, int64)[0] != count:",
             "        return 0",
             f"    operands = pointer(given[{_OPERANDS}] + {_ITEMS}, int64)",
             f"    slopes = pointer(given[{_SLOPES}] + {_ITEMS}, int64)",
