@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import piste
 from piste.engine import cpu_loss, libtorch, loss_form, native, once, unit
@@ -216,7 +217,9 @@ def test_a_gradient_of_one_is_seen_at_a_glance_and_nothing_else_is(dtype: torch.
     others = [0 * one, -one, one + torch.finfo(dtype).eps, one / 0, one * torch.nan, one.to_sparse(), 2 * one.expand(3)]
     others += [torch.ones(3, dtype=dtype), torch.ones(1, 2, dtype=dtype), one.expand(3, 0)]
     others += [torch.ones((), dtype=torch.int32), torch.ones((), dtype=torch.complex64), one.to("meta")]
-    others += [torch._neg_view(one)]
+    with FakeTensorMode():
+        fake = torch.ones((), dtype=dtype)
+    others += [torch._neg_view(one), fake]
     assert [is_unit(x) for x in others] == [False] * len(others)
     assert torch.vmap(lambda g: one if is_unit(g) else 0 * one)(torch.ones(2, dtype=dtype)).tolist() == [0, 0]
 

@@ -46,8 +46,9 @@ NAMES = tuple(_SYMBOLS)
 
 @functools.cache
 def functions() -> dict[str, int] | None:
-    """The address of each function, or None where one is missing, or tensors hide, or threads share no lock."""
-    if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)() or not offset():
+    """The address of each function, or None where one is missing, or this Python is not laid out as expected."""
+    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if sys.implementation.name != "cpython" or sys.byteorder != "little" or not has_lock or not offset():
         return None
     suffix = {"linux": "so", "darwin": "dylib"}.get(sys.platform)
     folder = Path(torch.__file__).parent / "lib"

@@ -47,6 +47,7 @@ def _source() -> str:
         "            return 0",
     ]
     lines += [*libtorch.question("dtype", "x", 4), "    kind = answer[0]", *libtorch.question("address", "x", 4)]
+    lines += ["    if answer[0] == 0:", "        return 0"]
     for k, (word, one) in enumerate(_ONES.values(), len(_QUESTIONS)):
         lines += [f"    if kind == fixed[{k}] and pointer(answer[0], {word})[0] == {one}:", "        return 1"]
     return "\n".join([*lines, "    return 0", ""])
