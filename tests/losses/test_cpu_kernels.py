@@ -301,6 +301,8 @@ def test_exp_and_log_are_within_two_units_in_the_last_place() -> None:
     assert ulps(polynomials.exp32, np.exp, np.concatenate([exponents, ends])) < 2
     assert ulps(polynomials.log32, np.log, np.concatenate([wide, near_one, ends])) < 2
     assert ulps(polynomials.log1p32, np.log1p, np.concatenate([wide, small, ends])) < 2
+    part = np.concatenate([np.abs(small), wide[wide < 1], [0, 1e-45, 1e-38, 1, math.nan]]).astype(np.float32)
+    assert ulps(polynomials.log1p_part32, np.log1p, part) < 2
 
 
 def test_half_precision_is_widened_once() -> None:

@@ -60,7 +60,7 @@ def source(form: Form) -> str:
     for column, slope in zip(form.by, slopes, strict=True):
         made.append(f"g_{column.name}[k] = {stored(column.storage, body.name(slope * Symbol('input', 'scale')))}")
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
-    names = f"from piste.engine.polynomials import add, bits, exp32, log1p32, log32  # {digest}"
+    names = f"from piste.engine.polynomials import add, bits, exp32, log1p32, log1p_part32, log32  # {digest}"
     return "\n".join([names, "", *_run(form, [*body.lines, *made])])
 
 

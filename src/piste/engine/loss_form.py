@@ -113,6 +113,9 @@ class LossLines(Lines):
 
     def _expression(self, value: Symbol) -> str:
         if self._precision == "float32" and value.op in ("exp", "log", "log1p"):
+            match value.op, self.key(value.args[0]):
+                case "log1p", ("exp", ("neg", ("abs", _))):
+                    return f"log1p_part32({self.name(value.args[0])})"
             return f"{value.op}32({self.name(value.args[0])})"
         return super()._expression(value)
 

@@ -1,9 +1,10 @@
 # mypy: disable-error-code=call-arg
 """exp, log and log1p of float32 that vectorise, within 2 units in the last place; and a sum in any order.
 
-Each is a range reduction and a polynomial (Cephes' coefficients), without a branch: choices are made between numbers
-that are there already. Infinities, zero and NaN give what they should; results too small for normal numbers are
-rounded to zero or to the nearest subnormal. Imported by the kernels of losses, and only when one is compiled.
+Each is a range reduction and a polynomial (Cephes' coefficients, but where it is said), without a branch: choices are
+made between numbers that are there already. Infinities, zero and NaN give what they should; results too small for
+normal numbers are rounded to zero or to the nearest subnormal. Imported by the kernels of losses, and only when one is
+compiled.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from numba import float32, int32, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["add", "bits", "exp32", "log1p32", "log32", "ordered", "unordered"]
+__all__ = ["add", "bits", "exp32", "log1p32", "log1p_part32", "log32", "ordered", "unordered"]
 
 
 @intrinsic
@@ -119,6 +120,20 @@ def log1p32(x):
     down = int32(int32(0x3F800000) - int32(e << int32(23)))  # 2^-e; where that is too small, nothing is lost
     scale = _as_float(down if down > int32(0) else int32(0))
     return _at_the_ends(u, _log_of((m - float32(1.0)) + lost * scale, float32(e)))
+
+
+@njit(inline="always")
+def log1p_part32(x):
+    """log(1 + x) of x from 0 to 1: one polynomial, the nearest to it by relative error."""
+    p = float32(-3.2440228387713432e-3) * x + float32(1.9851455464959145e-2)
+    p = p * x + float32(-5.6959524750709534e-2)
+    p = p * x + float32(0.10603655129671097)
+    p = p * x + float32(-0.15305593609809875)
+    p = p * x + float32(0.1967594027519226)
+    p = p * x + float32(-0.24954134225845337)
+    p = p * x + float32(0.3332996368408203)
+    p = p * x + float32(-0.4999990165233612)
+    return p * x * x + x
 
 
 @intrinsic

@@ -52,7 +52,8 @@ def source(form: Form) -> tuple[str, int]:
     value, slopes, faults, rows = formulas(form)
     wanted = form.by
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
-    text = [f"from piste.engine.polynomials import add, exp32, log1p32, log32, ordered, unordered  # {digest}", ""]
+    words = "add, exp32, log1p32, log1p_part32, log32, ordered, unordered"
+    text = [f"from piste.engine.polynomials import {words}  # {digest}", ""]
     own = bool(wanted) and wanted[0].storage != form.dtype
     # The gradient's own row, if it has the precision; under its own name, so that LLVM sees one row and not two.
     kept = ("kept" if own else f"g_{wanted[0].name}") if wanted else None
