@@ -185,17 +185,30 @@ def fault_of_domain(function: Function, domain: Domain, reduction: str = "none")
 
 
 def fault_of_bound(function: Function, domain: Domain) -> str | None:
-    """Kernels look more closely only at what lies outside [0, `upto`]: all inside must be right, and nothing beyond."""
+    """Kernels look more closely only where a number is not surely right: all such must be right, and nothing beyond."""
     loss: Any = getattr(function(domain.name), "loss", None)
     rules = loss.domains(**domain.options) if hasattr(loss, "domains") else ()
     for rule in rules:
-        if rule.argument != domain.argument or rule.upto is None or None not in domain.operands:
+        if rule.argument != domain.argument or rule.sure is None or None not in domain.operands:
             continue
-        for value, is_right in ((0.0, True), (rule.upto, True), (math.nextafter(rule.upto, INF), rule.upto == INF)):
+        for value, is_right in _edges(*rule.sure):
             operands = [torch.tensor(value if o is None else o, dtype=torch.float64) for o in domain.operands]
             if bool(rule.bad(*operands)) == is_right:
-                return f"{domain}: the bound {rule.upto} is not that of the check"
+                return f"{domain}: {rule.sure} is not what the check is about"
     return None
+
+
+def _edges(kind: str, number: float) -> list[tuple[float, bool]]:
+    """Numbers at the edge of what is surely right, and whether they are right."""
+    beyond = math.nextafter(number, INF), number == INF
+    match kind:
+        case "from 0 to":
+            return [(0.0, True), (number, True), beyond]
+        case "up to":
+            return [(-INF, True), (number, True), beyond]
+        case "of size":
+            return [(number, True), (-number, True), beyond, (0.0, False)]
+    raise AssertionError(kind)
 
 
 def _fault_of_check(loss: Callable[..., torch.Tensor], domain: Domain, value: Any, is_right: bool) -> str | None:

@@ -7,7 +7,7 @@ import threading
 import torch
 from torch import Tensor
 
-__all__ = ["gradient_like"]
+__all__ = ["LARGE", "gradient_like"]
 
 LARGE = 1 << 20  # bytes from which memory comes from the system in fresh pages
 _kept = threading.local()

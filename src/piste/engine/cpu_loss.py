@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..formula import FormulaError
+from .bounds import Bound
 from .libtorch import PLAIN
-from .loss_form import FEW, STORAGES, Column, Form
+from .loss_form import STORAGES, Column, Form
 from .loss_kernel import LossKernel, Unserved, kernel_of
 from .once import NEVER, Rest
 
@@ -68,7 +69,7 @@ class Ready:
         faults: tuple[Callable[..., Any], ...],
         mode: str,
         divisor: str = "given",
-        bounds: tuple[tuple[int, float], ...] = (),
+        bounds: tuple[Bound, ...] = (),
     ) -> None:
         self.formula, self.derivatives, self.kinds = formula, derivatives, kinds
         self.options, self.faults, self.bounds = tuple(options.items()), faults, bounds
@@ -86,7 +87,7 @@ class Ready:
         if type(first) not in PLAIN or _is_elsewhere():
             return None
         usual = self.usual[first.requires_grad]
-        if usual is not None and first.numel() <= FEW and not (usual.is_narrow and _is_autocast_enabled("cpu")):
+        if usual is not None and first.numel() <= usual.few and not (usual.is_narrow and _is_autocast_enabled("cpu")):
             made = usual.of_few(given, rest)
             if made is not None:
                 return _apply((usual, rest, given, made), *usual.by(given)) if made[1] else made[0]

@@ -115,7 +115,7 @@ def _kernel(dtype: str) -> native.Kernel:
 def source(dtype: str) -> str:
     """The kernel as Python that Numba compiles."""
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
-    names = f"from piste.engine.polynomials import exp32, log32  # {digest}"
+    names = f"from piste.engine.polynomials import exp_part32, log32  # {digest}"
     return "\n".join(
         [names, "", *_prepare_lines(), *_entry("forward", dtype), *_entry("gradient", dtype), *_finish_lines(dtype)]
     )
@@ -124,7 +124,7 @@ def source(dtype: str) -> str:
 def _entry(entry: str, dtype: str) -> list[str]:
     """Blocks of tiles, claimed until none is left; a ticket gives each thread its scratch."""
     size = 4 if dtype == "float32" else 8
-    exp, log = ("exp32", "log32") if dtype == "float32" else ("math.exp", "math.log")
+    exp, log = ("exp_part32", "log32") if dtype == "float32" else ("math.exp", "math.log")
     zero = f"{dtype}(0.0)"
     written = [
         "            for c in range(classes):",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 
 from ..formula import FormulaError, Symbol, trace
@@ -47,27 +46,29 @@ def source(form: Form) -> str:
         weight = Symbol("input", f"{form.given[-1].name}_")
         value, slopes = value * weight, [slope * weight for slope in slopes]
     body = LossLines(dtype, "v", lambda symbol: symbol.args[0] if symbol.op == "input" else None)
-    if form.mode == "none":
-        made = [f"out[k] = {stored(form.storage, body.name(value))}"]
-    else:
-        made = [f"part = add(part, {body.name(value)})"]
+    for i, column in enumerate(form.given):
+        body.lines.append(f"{column.name}_ = {loaded(column, 'k', dtype)}")
+        for bound in form.bounds:
+            body.lines += bound.each(f"{column.name}_", dtype) if bound.column == i else ()
     if broken:
         fault = " | ".join(f"({body.name(condition)})" for condition in broken)
-        made.append(f"faults = add(faults, {dtype}(1.0) if {fault} else {dtype}(0.0))")
-    for k, _ in form.bounds:
-        made.append(f"bits_ = bits({form.given[k].name}_)")
-        made.append(f"top{k} = bits_ if bits_ > top{k} else top{k}")
+        body.lines.append(f"faults = add(faults, {dtype}(1.0) if {fault} else {dtype}(0.0))")
+    result = body.name(value)
+    body.lines.append(
+        f"out[k] = {stored(form.storage, result)}" if form.mode == "none" else f"part = add(part, {result})"
+    )
     for column, slope in zip(form.by, slopes, strict=True):
-        made.append(f"g_{column.name}[k] = {stored(column.storage, body.name(slope * Symbol('input', 'scale')))}")
+        made = body.name(slope * Symbol("input", "scale"))
+        body.lines.append(f"g_{column.name}[k] = {stored(column.storage, made)}")
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
-    names = f"from piste.engine.polynomials import add, bits, exp32, log1p32, log1p_part32, log32  # {digest}"
-    return "\n".join([names, "", *_run(form, [*body.lines, *made])])
+    words = "add, bits, exp32, exp_part32, log1p32, log1p_part32, log32, signed_bits, unlike"
+    names = f"from piste.engine.polynomials import {words}  # {digest}"
+    return "\n".join([names, "", *_run(form, body.lines)])
 
 
 def _run(form: Form, body: list[str]) -> list[str]:
     """The sum of a block in tiles; no `min`, whose error path would stay in the code."""
     dtype = form.dtype
-    bounds = [(k, "math.inf" if bound == math.inf else repr(bound)) for k, bound in form.bounds]
     columns = [(f"a_{c.name}", c.storage, COLUMNS + i) for i, c in enumerate(form.given)]
     columns += [(f"g_{c.name}", c.storage, COLUMNS + len(form.given) + i) for i, c in enumerate(form.by)]
     if form.mode == "none":
@@ -84,12 +85,11 @@ def _run(form: Form, body: list[str]) -> list[str]:
         "while first < size:",
         f"    last = first + {TILE} if first + {TILE} < size else size",
         f"    part = {dtype}(0.0)",
-        *(f"    top{k} = bits({dtype}(0.0))" for k, _ in form.bounds),
+        *(f"    {bound.first(dtype)}" for bound in form.bounds),
         "    for k in range(first, last):",
-        *(f"        {c.name}_ = {loaded(c, 'k', dtype)}" for c in form.given),
         *(f"        {line}" for line in body),
         "    total += float64(part)",
-        *(f"    faults += {dtype}(1.0) if top{k} > bits({dtype}({b})) else zero" for k, b in bounds),
+        *(f"    faults += {dtype}(1.0) if {bound.is_broken(dtype)} else zero" for bound in form.bounds),
         "    first = last",
         "partials[2 * block] = total",
         "partials[2 * block + 1] = float64(faults)",

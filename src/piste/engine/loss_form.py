@@ -9,6 +9,7 @@ import torch
 
 from ..formula import Symbol
 from ..mathematics import Letter, is_number
+from .bounds import Bound
 from .source import Lines
 
 __all__ = [
@@ -67,7 +68,7 @@ class Form(NamedTuple):
     options: tuple[tuple[str, Any], ...]
     faults: tuple[Callable[..., Any], ...]  # conditions on the operands that refuse them
     wanted: tuple[bool, ...]  # of which columns the gradient is wanted
-    bounds: tuple[tuple[int, float], ...]  # columns that are looked at more closely outside [0, the number]
+    bounds: tuple[Bound, ...]
     mode: str  # "sum": one number; "none": one for each element or row
     divisor: str  # what `prepare` finds: "given", "count", or "weights" (the last column's, at the index)
 
@@ -114,10 +115,23 @@ class LossLines(Lines):
     def _expression(self, value: Symbol) -> str:
         if self._precision == "float32" and value.op in ("exp", "log", "log1p"):
             match value.op, self.key(value.args[0]):
-                case "log1p", ("exp", ("neg", ("abs", _))):
-                    return f"log1p_part32({self.name(value.args[0])})"
-            return f"{value.op}32({self.name(value.args[0])})"
+                case ("exp", within) if _is_never_positive(within):
+                    word = "exp_part32"
+                case ("log1p", ("exp", within)) if _is_never_positive(within):
+                    word = "log1p_part32"
+                case op, _:
+                    word = f"{op}32"
+            return f"{word}({self.name(value.args[0])})"
         return super()._expression(value)
+
+
+def _is_never_positive(key: Any) -> bool:
+    match key:
+        case ("neg", ("abs", _)):
+            return True
+        case ("-", x, ("each", ("top", y))):
+            return bool(x == y)
+    return False
 
 
 def loaded(column: Column, at: str, dtype: str) -> str:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..mathematics import is_number
 from . import eager_loss, element_source, native, row_source
-from .buffers import gradient_like
+from .buffers import LARGE, gradient_like
 from .libtorch import PLAIN
-from .loss_form import BLOCK, DIVISOR, FAULTS, GRAIN, PARTS, SCALE, Form, finish_source
+from .loss_form import BLOCK, DIVISOR, FAULTS, FEW, GRAIN, PARTS, SCALE, Form, finish_source
 from .loss_form import SCRATCH as SCRATCH_AT
 from .loss_form import TICKETS as TICKETS_AT
 from .once import NEVER, Rest, can_serve, serving
@@ -62,6 +62,7 @@ class LossKernel:
         wanted = [k for k, is_wanted in enumerate(form.marks) if is_wanted]
         self.by, self.leads = _picker(wanted), wanted == [0]
         self._options = [float(v) for _, v in form.options if is_number(v)]
+        self.few = min(FEW, LARGE // self.dtypes[0].itemsize - 1)  # larger gradients have memory that is kept
         self.serve = serving(form, parts, self.scratch_rows) if can_serve(form) else None
         self.is_unit = unit()
         self._scalar = torch.empty((), dtype=self.dtypes[0])

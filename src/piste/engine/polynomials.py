@@ -15,7 +15,19 @@ from typing import Any
 from numba import float32, int32, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["add", "bits", "exp32", "log1p32", "log1p_part32", "log32", "ordered", "unordered"]
+__all__ = [
+    "add",
+    "bits",
+    "exp32",
+    "exp_part32",
+    "log1p32",
+    "log1p_part32",
+    "log32",
+    "ordered",
+    "signed_bits",
+    "unlike",
+    "unordered",
+]
 
 
 @intrinsic
@@ -53,10 +65,8 @@ _ABOVE, _BELOW = int32(0x4B400000 - 126), int32(0x4B400000 - 151)  # the bits of
 
 
 @njit(inline="always")
-def exp32(x):
-    """e^x = 2^n e^r with n the nearest whole number to x / ln 2; NaN goes through all of it."""
-    low = float32(-104.0) if x < float32(-104.0) else x
-    y = float32(89.0) if low > float32(89.0) else low
+def _reduced(y):
+    """e^r, where y = n ln 2 + r; and n + _ROUND."""
     t = y * float32(1.44269504088896341) + _ROUND
     n = t - _ROUND
     r = y - n * float32(0.693359375) + n * float32(2.12194440e-4)
@@ -65,7 +75,14 @@ def exp32(x):
     p = p * r + float32(4.1665795894e-2)
     p = p * r + float32(1.6666665459e-1)
     p = p * r + float32(5.0000001201e-1)
-    p = p * r * r + r + float32(1.0)
+    return p * r * r + r + float32(1.0), t
+
+
+@njit(inline="always")
+def exp32(x):
+    """e^x = 2^n e^r with n the nearest whole number to x / ln 2; NaN goes through all of it."""
+    low = float32(-104.0) if x < float32(-104.0) else x
+    p, t = _reduced(float32(89.0) if low > float32(89.0) else low)
     # 2^n in two factors, so that the largest and the subnormal come out right: 2 and 2^(n - 1), or 2^-24 and 2^(n + 24)
     is_below = t < _ROUND
     rest = float32(5.9604644775390625e-8) if is_below else float32(2.0)
@@ -74,9 +91,15 @@ def exp32(x):
 
 
 @njit(inline="always")
+def exp_part32(x):
+    """e^x of x up to 0, which needs no choice between factors."""
+    p, t = _reduced(float32(-104.0) if x < float32(-104.0) else x)
+    return p * _as_float(int32(int32(_as_int(t) - _BELOW) << int32(23))) * float32(5.9604644775390625e-8)
+
+
+@njit(inline="always")
 def _log_of(f, e):
     """log(1 + f) + e ln 2, with 1 + f in [sqrt(1/2), sqrt(2))."""
-    z = f * f
     p = float32(7.0376836292e-2) * f + float32(-1.1514610310e-1)
     p = p * f + float32(1.1676998740e-1)
     p = p * f + float32(-1.2420140846e-1)
@@ -85,16 +108,15 @@ def _log_of(f, e):
     p = p * f + float32(2.0000714765e-1)
     p = p * f + float32(-2.4999993993e-1)
     p = p * f + float32(3.3333331174e-1)
-    s = f * z * p + e * float32(-2.12194440e-4) - float32(0.5) * z
-    return f + s + e * float32(0.693359375)
+    return (p * f - float32(0.5)) * f * f + f + e * float32(-2.12194440e-4) + e * float32(0.693359375)
 
 
 @njit(inline="always")
 def _at_the_ends(x, result):
     """The logarithm of x: the result where x is above 0 and finite, and else what it is there."""
-    below = float32(-math.inf) if x == float32(0.0) else float32(math.nan)
-    finite = result if x < float32(math.inf) else x
-    return finite if x > float32(0.0) else below
+    result = result if x < float32(math.inf) else x
+    result = result if x > float32(0.0) else float32(math.nan)
+    return float32(-math.inf) if x == float32(0.0) else result
 
 
 @njit(inline="always")
@@ -145,6 +167,29 @@ def bits(typingctx: Any, x: Any) -> Any:
         return builder.bitcast(args[0], context.get_value_type(whole))
 
     return whole(x), codegen
+
+
+@intrinsic
+def signed_bits(typingctx: Any, x: Any) -> Any:
+    """The bits of a float as a whole number with a sign: they grow from +0 on, and lie below 0 where the float does."""
+    whole = types.int32 if x == types.float32 else types.int64
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(whole))
+
+    return whole(x), codegen
+
+
+@intrinsic
+def unlike(typingctx: Any, seen: Any, x: Any, y: Any) -> Any:
+    """The bits of `seen`, and those in which two floats differ."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        seen_, x_, y_ = args
+        whole = context.get_value_type(seen)
+        return builder.or_(seen_, builder.xor(builder.bitcast(x_, whole), builder.bitcast(y_, whole)))
+
+    return seen(seen, x, y), codegen
 
 
 @intrinsic

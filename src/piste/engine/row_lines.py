@@ -17,7 +17,7 @@ from .slope import Slope, is_row
 
 __all__ = ["RowLines"]
 
-CHUNK = 256  # entries whose sum is kept in the precision of the entries
+CHUNK = 1024  # entries whose sum is kept in the precision of the entries
 
 
 class _Numbers(LossLines):
@@ -39,6 +39,7 @@ class RowLines:
         self.numbers = _Numbers("float64", "n", self._number)
         self._count = 0
         self.scratch_rows = 0
+        self.seen: set[str] = set()  # the columns that were held against their bounds
 
     # --- what a word over rows comes to ---------------------------------------------------------------------------
 
@@ -112,29 +113,43 @@ class RowLines:
         self._count = len(self.numbers.lines)
 
     def sum_up(self, values: Sequence[Any]) -> None:
-        """Loops over the classes until all sums that these values are made of are known."""
+        """Loops over the classes until all sums that these values are made of are known.
+
+        A sum is left to the last loop unless another one waits for it: there are fewer loops then.
+        """
         while True:
             waiting: dict[Any, Symbol] = {}
+            awaited: set[Any] = set()
             for value in values:
-                self._collect(value, waiting)
+                self._collect(value, waiting, awaited)
             if not waiting:
                 return
+            if awaited:
+                waiting = {key: symbol for key, symbol in waiting.items() if key in awaited}
             for symbol in waiting.values():
                 if symbol.op != "total":
                     (self._top if symbol.op == "top" else self._hinges)(symbol)
             self._totals([s for s in waiting.values() if s.op == "total"])
 
-    def _collect(self, value: Any, waiting: dict[Any, Symbol]) -> bool:
-        """Note the unknown sums below whose own parts are all known; say whether anything is unknown."""
+    def _collect(self, value: Any, waiting: dict[Any, Symbol], awaited: set[Any]) -> set[Any]:
+        """Note the unknown sums below whose own parts are all known, and those that others are made of; give the first.
+
+        Both are named by how they are written.
+        """
         if not isinstance(value, Symbol) or value.op == "input":
-            return False
+            return set()
         is_sum = value.op in ("top", "total", "hinges")
-        if is_sum and self.numbers.key(value) in self.sums:
-            return False
-        below = [self._collect(a, waiting) for a in value.args]
-        if is_sum and not any(below):
-            waiting[self.numbers.key(value)] = value
-        return is_sum or any(below)
+        key = self.numbers.key(value) if is_sum else None
+        if is_sum and key in self.sums:
+            return set()
+        below: set[Any] = set().union(*(self._collect(a, waiting, awaited) for a in value.args))
+        if not is_sum:
+            return below
+        if below:
+            awaited |= below
+            return below
+        waiting[key] = value
+        return {key}
 
     # --- loops ------------------------------------------------------------------------------------------------------
 
@@ -245,6 +260,12 @@ class RowLines:
                 if inner.op == "exp":
                     keeps = [f"{self.kept_at}[c] = {result}"]
                     kept = self.numbers.key(inner)
+        for bound in self.form.bounds:
+            name = f"{self.form.given[bound.column].name}_"
+            if name not in self.seen and any(line.startswith(f"{name} = ") for line in body):
+                self.seen.add(name)
+                self.lines.append(bound.first(self.dtype))
+                body += bound.each(name, self.dtype)
         self.lines += [
             *(f"{name} = 0.0" for name in names),
             "first = 0",

@@ -52,7 +52,7 @@ def source(form: Form) -> tuple[str, int]:
     value, slopes, faults, rows = formulas(form)
     wanted = form.by
     digest = hashlib.sha256(Path(__file__).with_name("polynomials.py").read_bytes()).hexdigest()
-    words = "add, exp32, log1p32, log1p_part32, log32, ordered, unordered"
+    words = "add, bits, exp32, exp_part32, log1p32, log1p_part32, log32, ordered, signed_bits, unlike, unordered"
     text = [f"from piste.engine.polynomials import {words}  # {digest}", ""]
     own = bool(wanted) and wanted[0].storage != form.dtype
     # The gradient's own row, if it has the precision; under its own name, so that LLVM sees one row and not two.
@@ -61,7 +61,9 @@ def source(form: Form) -> tuple[str, int]:
     scaled = [(c.name, *row.scaled(slope)) for c, slope in zip(wanted, slopes, strict=True)]
     parts = [part for _, dense, single in scaled for part in (dense, single and single[1])]
     row.sum_up([row.lower(part) for part in (*faults, value, *parts)])
-    refused = " or ".join(row.number(fault) for fault in faults)
+    assert len(row.seen) == len(form.bounds), "a bound is on a row that is never summed up"
+    broken = [bound.is_broken(form.dtype) for bound in form.bounds]
+    refused = " or ".join([row.number(fault) for fault in faults] + broken)
     row.lines.append(f"result = {row.number(value)}")
     if wanted:
         row.write(scaled)

@@ -30,6 +30,7 @@ class Lines:
         self.lines: list[str] = []
         self._precision, self._prefix, self._given = precision, prefix, given
         self._done: dict[Any, str] = {}
+        self._needs: dict[Any, int] = {}
         self._keys: dict[int, tuple[Symbol, Any]] = {}
 
     def name(self, value: Any) -> str:
@@ -50,6 +51,19 @@ class Lines:
             self._keys[id(value)] = value, (value.op, *operands)
         return self._keys[id(value)][1]
 
+    def _need(self, value: Any) -> int:
+        """How many registers a value takes to compute (Sethi and Ullman); what needs most goes first."""
+        if not isinstance(value, Symbol):
+            return 0
+        key = self.key(value)
+        if key in self._done or value.op == "input":
+            return 0
+        if key not in self._needs:
+            needs = sorted(map(self._need, value.args), reverse=True)
+            own = 6 if value.op in ("exp", "log", "log1p") else 1
+            self._needs[key] = max(own, *(need + i for i, need in enumerate(needs)))
+        return self._needs[key]
+
     def _assigned(self, expression: str) -> str:
         name = f"{self._prefix}{len(self.lines)}"
         self.lines.append(f"{name} = {expression}")
@@ -69,7 +83,9 @@ class Lines:
         if op == "**" and not isinstance(value.args[1], Symbol) and value.args[1] == 2:
             base = self.name(value.args[0])
             return f"{base} * {base}"
-        a, *rest = (self.name(x) for x in value.args)
+        for x in sorted(value.args, key=self._need, reverse=True):
+            self.name(x)
+        a, *rest = map(self.name, value.args)
         if op in _INFIX:
             return f"{a} {op} {rest[0]}"
         if op in _PREFIX:

@@ -16,6 +16,7 @@ from .reduction import Settings
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
 
 SLACK = 0.01  # a mixed or resized target may be rounded a little beyond its range
+SURE = "from 0 to", 1 + SLACK
 TARGET_HELP = (
     "a target is a 0/1 label or a probability; divide pixel values by 255, and use CrossEntropyLoss for class indices"
 )
@@ -45,9 +46,9 @@ class BCELoss(ElementwiseLoss):
             lambda x, y: (x < 0) | (x > 1),
             "in [0, 1]",
             "apply torch.sigmoid first, or give the logits to BCEWithLogitsLoss, which is more exact",
-            upto=1,
+            ("from 0 to", 1),
         ),
-        Check("target", lambda x, y: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP, 1 + SLACK),
+        Check("target", lambda x, y: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP, SURE),
     )
 
     @staticmethod
@@ -88,8 +89,14 @@ class BCEWithLogitsLoss(ElementwiseLoss):
     example = "torch.randn(4), torch.tensor([0.0, 1.0, 1.0, 0.0])"
     extras = ("pos_weight",)
     checks = (
-        Check("target", lambda x, y, p=None: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP, 1 + SLACK),
-        Check("pos_weight", lambda x, y, p=1: p < 0, "at least 0", "it is usually negatives / positives", math.inf),
+        Check("target", lambda x, y, p=None: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP, SURE),
+        Check(
+            "pos_weight",
+            lambda x, y, p=1: p < 0,
+            "at least 0",
+            "it is usually negatives / positives",
+            ("from 0 to", math.inf),
+        ),
     )
 
     @staticmethod
@@ -97,8 +104,8 @@ class BCEWithLogitsLoss(ElementwiseLoss):
         # log1p(exp(-|x|)) never overflows. A logit of infinity with its own label is no loss at all, and 0 *
         # inf would say NaN.
         s = log1p(exp(-abs(x)))
-        miss = where(y == 0, 0, y * (s + maximum(-x, 0)))
-        false_alarm = where(y == 1, 0, (1 - y) * (s + maximum(x, 0)))
+        miss = y * where(y == 0, 0, s + maximum(-x, 0))
+        false_alarm = (1 - y) * where(y == 1, 0, s + maximum(x, 0))
         return (miss if p is None else p * miss) + false_alarm
 
     @staticmethod

@@ -32,15 +32,15 @@ __all__ = [
 class Check:
     """A domain of one argument: `bad` is a formula over the operands that holds where a value is refused.
 
-    Where all that lies in [0, `upto`] is right, a kernel looks more closely only if something lies elsewhere, which
-    costs it one instruction for many elements.
+    `sure` names numbers that are all right, as in `piste.engine.bounds`: a kernel looks more closely only if there are
+    others, which costs it one instruction for many elements.
     """
 
     argument: str
     bad: Callable[..., Any]
     range: str
     help: str
-    upto: float | None = None
+    sure: tuple[str, float] | None = None
 
 
 def choice(loss: str, argument: str, value: Any, allowed: Sequence[str]) -> None:

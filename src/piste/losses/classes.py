@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..engine import eager_loss
+from ..engine.bounds import Bound
 from ..engine.cpu_loss import NEVER
 from ..errors import InvalidType, InvalidValue
-from ..formula import where
 from ..rows import pick, total
 from .checks import first_offence, is_readable, refuse_nan, same_device, shape_of, tensors, unravelled
 from .loss import Call
@@ -86,6 +87,7 @@ class ClassLoss(RowwiseLoss):
             ("row", "row" if is_soft else "index", "shared"),
             options,
             cls.faults(is_soft, x.dtype),
+            (Bound(1, "from 0 to", math.inf),) if is_soft else (),
             "count" if is_soft else cls.mean_by,
             ignore_index if cls.may_ignore and not is_soft else NEVER,
         )
@@ -295,6 +297,6 @@ class ClassLoss(RowwiseLoss):
 def _unlike_probabilities(slack: float) -> Callable[..., Any]:
     def fault(x: Any, y: Any, w: Any) -> Any:
         s = total(y)
-        return (total(where(y < 0, 1, 0)) > 0) | ((s != 0) & (abs(s - 1) > slack))
+        return (s != 0) & (abs(s - 1) > slack)
 
     return fault

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InvalidType, InvalidValue
 from ..formula import exp, log, maximum, where
-from .binary import SLACK
+from .binary import SLACK, SURE
 from .checks import Check, shape_of
 from .elementwise import ElementwiseLoss
 from .loss import Call, explained
@@ -20,6 +20,7 @@ __all__ = ["GaussianNLLLoss", "KLDivLoss", "PoissonNLLLoss", "gaussian_nll_loss"
 
 _LOG = "a log-probability, which is never above 0"
 _LOG_HELP = "torch.log_softmax(logits, dim=-1), or probabilities.log()"
+_NEGATIVE, _POSITIVE = ("up to", 0.05), ("from 0 to", math.inf)
 
 
 class KLDivLoss(ElementwiseLoss):
@@ -62,11 +63,13 @@ class KLDivLoss(ElementwiseLoss):
     @classmethod
     def domains(cls, *, log_target: bool = False, **options: Any) -> tuple[Check, ...]:
         """An input, and a target, that can be what they are said to be."""
-        above = Check("input", lambda x, y: x > 0.05, _LOG, _LOG_HELP)
+        above = Check("input", lambda x, y: x > 0.05, _LOG, _LOG_HELP, _NEGATIVE)
         if log_target:
-            return above, Check("target", lambda x, y: y > 0.05, _LOG, "log_target=False takes probabilities")
+            return above, Check(
+                "target", lambda x, y: y > 0.05, _LOG, "log_target=False takes probabilities", _NEGATIVE
+            )
         how = "log_target=True takes log-probabilities; scores become probabilities by torch.softmax"
-        return above, Check("target", lambda x, y: (y < 0) | (y > 1 + SLACK), "in [0, 1]", how, 1 + SLACK)
+        return above, Check("target", lambda x, y: (y < 0) | (y > 1 + SLACK), "in [0, 1]", how, SURE)
 
     def __init__(
         self,
@@ -118,9 +121,9 @@ class PoissonNLLLoss(ElementwiseLoss):
     @classmethod
     def domains(cls, *, log_input: bool = True, **options: Any) -> tuple[Check, ...]:
         """Counts, and rates, are not negative."""
-        count = Check("target", lambda x, y, **_: y < 0, "at least 0", "a target is a count", math.inf)
+        count = Check("target", lambda x, y, **_: y < 0, "at least 0", "a target is a count", _POSITIVE)
         rate = Check(
-            "input", lambda x, y, **_: x < 0, "at least 0", "log_input=True takes the logarithm of the rate", math.inf
+            "input", lambda x, y, **_: x < 0, "at least 0", "log_input=True takes the logarithm of the rate", _POSITIVE
         )
         return (count,) if log_input else (rate, count)
 
@@ -165,7 +168,7 @@ class GaussianNLLLoss(ElementwiseLoss):
             lambda x, y, v: v < 0,
             "at least 0",
             "let the model give its logarithm, and pass .exp(); or torch.nn.functional.softplus",
-            math.inf,
+            _POSITIVE,
         ),
     )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..engine import cpu_loss, eager_loss
+from ..engine.bounds import Bound
 from ..errors import InvalidType, InvalidValue
 from .checks import Check, first_offence, is_readable, refuse_nan, same_device, same_shape, spread, tensors
 from .loss import Call, Chosen, Loss
@@ -159,6 +160,6 @@ def _ready(
 ) -> cpu_loss.Ready:
     names = (*cls.arguments, *cls.extras)[: kinds.count("element")]
     rules = [rule for rule in cls.domains(**dict(options)) if is_checked and rule.argument in names]
-    faults = tuple(rule.bad for rule in rules if rule.upto is None)
-    bounds = tuple((names.index(rule.argument), rule.upto) for rule in rules if rule.upto is not None)
+    faults = tuple(rule.bad for rule in rules if rule.sure is None)
+    bounds = tuple(Bound(names.index(rule.argument), *rule.sure) for rule in rules if rule.sure is not None)
     return cpu_loss.Ready(cls.value, cls.derivatives, kinds, dict(options), faults, mode, bounds=bounds)

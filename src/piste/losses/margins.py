@@ -40,7 +40,7 @@ class HingeEmbeddingLoss(ElementwiseLoss):
     ranges = {"margin": "(-inf, inf)"}
     expects = "distances and labels -1 or 1 of the same shape"
     example = "torch.rand(4), torch.tensor([1, -1, -1, 1])"
-    checks = (Check("target", lambda x, y: (y != 1) & (y != -1) & (y == y), *SIGN),)
+    checks = (Check("target", lambda x, y: (y != 1) & (y != -1) & (y == y), *SIGN, ("of size", 1)),)
 
     @staticmethod
     def value(x, y, *, margin):
@@ -81,7 +81,7 @@ class SoftMarginLoss(ElementwiseLoss):
     name, function = "soft_margin", "soft_margin_loss"
     expects = "scores and labels -1 or 1 of the same shape"
     example = "torch.randn(4), torch.tensor([1, -1, -1, 1])"
-    checks = (Check("target", lambda x, y: (y != 1) & (y != -1) & (y == y), *SIGN),)
+    checks = (Check("target", lambda x, y: (y != 1) & (y != -1) & (y == y), *SIGN, ("of size", 1)),)
 
     @staticmethod
     def value(x, y):
@@ -119,7 +119,7 @@ class MarginRankingLoss(ElementwiseLoss):
     ranges = {"margin": "(-inf, inf)"}
     expects = "two tensors of scores and one of labels -1 or 1, all of the same shape"
     example = "torch.randn(3), torch.randn(3), torch.tensor([1, -1, 1])"
-    checks = (Check("target", lambda a, b, y: (y != 1) & (y != -1) & (y == y), *SIGN),)
+    checks = (Check("target", lambda a, b, y: (y != 1) & (y != -1) & (y == y), *SIGN, ("of size", 1)),)
 
     @staticmethod
     def value(a, b, y, *, margin):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..engine import eager_loss
+from ..engine.bounds import Bound
 from ..errors import InvalidType, InvalidValue
 from ..formula import exp, log1p, where
 from ..rows import each, hinges, index, pick, size, total
-from .binary import SLACK, TARGET_HELP
+from .binary import SLACK, SURE, TARGET_HELP
 from .checks import first_offence, is_readable, refuse_nan, same_device, same_shape, shape_of, spread, tensors
 from .classes import ClassLoss
 from .loss import Call, explained
@@ -178,10 +179,6 @@ class MultiLabelMarginLoss(RowLoss):
         super().__init__(size_average, reduce, reduction, **settings)
 
 
-def _outside(x, y, w):
-    return total(where((y < -SLACK) | (y > 1 + SLACK), 1, 0)) > 0
-
-
 class MultiLabelSoftMarginLoss(RowLoss):
     """Binary cross entropy of a row of logits with a 0/1 label for each class, averaged over the classes.
 
@@ -222,7 +219,7 @@ class MultiLabelSoftMarginLoss(RowLoss):
                 return None
             weight = weight.to(eager_loss.working_dtype(x.dtype))
         letters = x, y.to(x.dtype), weight
-        return Way(cls.value, letters, ("row", "row", "shared"), options, (_outside,))
+        return Way(cls.value, letters, ("row", "row", "shared"), options, bounds=(Bound(1, *SURE),))
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Call:

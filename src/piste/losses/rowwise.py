@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..engine import cpu_loss
+from ..engine.bounds import Bound
 from ..engine.cpu_loss import NEVER, Ready, Rest
 from .loss import Chosen, Loss
 from .reduction import Reduction
@@ -26,6 +27,7 @@ class Way(NamedTuple):
     kinds: tuple[str, ...]
     options: dict[str, Any]
     faults: tuple[Callable[..., Any], ...] = ()  # conditions on a row for which the call is looked at more closely
+    bounds: tuple[Bound, ...] = ()  # beyond which it is looked at more closely too
     mean_by: str = "count"
     ignored: int = NEVER
 
@@ -101,7 +103,7 @@ class RowwiseLoss(Loss):
             way.formula,
             tuple(None if x is None else kind for x, kind in zip(way.letters, way.kinds, strict=True)),
             tuple(way.options.items()),
-            way.faults if check == "raise" else (),
+            *((way.faults, way.bounds) if check == "raise" else ((), ())),
             "none" if reduction.mode == "none" else "sum",
             mode,
         )
@@ -114,7 +116,8 @@ def _ready(
     kinds: tuple[str | None, ...],
     options: tuple[tuple[str, Any], ...],
     faults: tuple[Callable[..., Any], ...],
+    bounds: tuple[Bound, ...],
     mode: str,
     divisor: str,
 ) -> Ready:
-    return Ready(formula, None, kinds, dict(options), faults, mode, divisor)
+    return Ready(formula, None, kinds, dict(options), faults, mode, divisor, bounds)
