@@ -299,7 +299,7 @@ def test_exp_and_log_are_within_two_units_in_the_last_place() -> None:
     exponents = rng.uniform(-104, 88.7, 100_000).astype(np.float32)
     small = rng.uniform(-1, 1, 100_000).astype(np.float32)
     assert ulps(polynomials.exp32, np.exp, np.concatenate([exponents, ends])) < 2
-    assert ulps(polynomials.exp_part32, np.exp, np.concatenate([-np.abs(exponents), -np.abs(ends), -small**2])) < 2
+    assert ulps(polynomials.exp_part32, np.exp, np.concatenate([-np.abs(exponents), -np.abs(ends), -(small**2)])) < 2
     assert ulps(polynomials.log32, np.log, np.concatenate([wide, near_one, ends])) < 2
     assert ulps(polynomials.log1p32, np.log1p, np.concatenate([wide, small, ends])) < 2
     part = np.concatenate([np.abs(small), wide[wide < 1], [0, 1e-45, 1e-38, 1, math.nan]]).astype(np.float32)

@@ -63,6 +63,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "HuberLoss.value: d <= delta -> d < delta": BORDER,
         "HuberLoss.derivatives: delta * sign(d) -> delta / sign(d)": "the sign is 1 or -1 on that side",
     },
+    "piste.losses.binary": {
+        f"BCEWithLogitsLoss.value: 0 -> 1 (number {k})": "a label of 0 multiplies it, and so does 1 - y of 1"
+        for k in (2, 4)
+    },
     "piste.losses.distributions": {
         "PoissonNLLLoss.derivatives: y > 1 -> y >= 1": "n is 1 either way",
         "PoissonNLLLoss.derivatives: 1 -> 0 (number 2)": UNUSED,
