@@ -11,7 +11,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import piste
-from piste.engine import cpu_loss, libtorch, loss_form, native, once, unit
+from piste.engine import libtorch, loss_form, native, once, unit
 from piste.engine.loss_kernel import LossKernel
 
 F, T = piste.losses.functional, torch.nn.functional
