@@ -1,13 +1,14 @@
 """The CPU engine: one kernel call steps all tensors of a group, in one pass over memory and without temporaries.
 
 A program is read once and becomes the source of a kernel with two entries. `prepare` counts the steps and works out,
-in double precision, every number that is the same for all elements of a tensor; `body` claims blocks of elements
+in double precision, every number that is the same for all elements of a tensor; `body` takes blocks of elements
 until none is left, on as many threads as call it. A launch is a kernel with the tables that tell it where the tensors
 are; only the addresses of the gradients are written anew for each step.
 """
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor
 
 from ..formula import Symbol, trace
-from . import native
+from . import native, shares
 from .libtorch import PLAIN
 from .program import Program, Slot
+from .shares import HEAD, SHARES, reset_lines, shared_lines
 from .source import Lines
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -31,7 +33,7 @@ OVERHEAD = 64  # what starting on an item costs, in elements
 ALONE = 1 << 17  # elements that one thread steps sooner than a team can be woken
 
 # The table that a kernel is called with.
-CLAIMED, BLOCKS, BLOCK_ENDS, ITEMS, SCALARS, NUMBERS, TENSORS, SHAPES, COLUMNS = range(9)
+BLOCK_ENDS, ITEMS, SCALARS, NUMBERS, TENSORS, SHAPES, COLUMNS = range(HEAD, HEAD + 7)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _prepare(program: Program, layout: Layout, lines: list[str], width: int) -> 
         counters.append(f"n_{letter} = float64(c_{letter}[0])")
     return [
         "def prepare(table):",
-        "    table[0] = 0",
+        *reset_lines(),
         f"    numbers = pointer(table[{NUMBERS}], float64)",
         *(f"    n_{name} = numbers[{k}]" for k, name in enumerate(program.numbers)),
         *(f"    {line}" for line in columns),
@@ -139,31 +141,30 @@ def _body(columns: Sequence[str], layout: Layout, lines: list[str], results: lis
     ]
     start = "" if layout.dims else " + start * {size}"
     place = (lambda name: f"o_{name}") if layout.dims else (lambda name: "k")
-    walk, indent = (_strided(columns, layout.dims), 20) if layout.dims else (["for k in range(stop - start):"], 16)
+    walk, indent = (_strided(columns, layout.dims), 12) if layout.dims else (["for k in range(stop - start):"], 8)
     loads = [
         f"{n}_ = {_load(kind, f'a_{n}[{place(n)}]', layout.compute)}"
         for n, kind in zip(columns, layout.columns, strict=True)
     ]
     stores = [f"a_{n}[{place(n)}] = {_stored(kind, result)}" for n, kind, result in kept]
+    block = [
+        "for item in range(ends[block], ends[block + 1]):",
+        "    i, start, stop = items[3 * item], items[3 * item + 1], items[3 * item + 2]",
+        f"    row = pointer(table[{SCALARS}] + i * {8 * width}, float64)",
+        *(f"    h{k} = {layout.compute}(row[{k}])" for k in range(width)),
+        *(
+            f"    a_{n} = pointer(col_{n}[i]{start.format(size=_SIZE[kind])}, {_STORAGE[kind]})"
+            for n, kind in zip(columns, layout.columns, strict=True)
+        ),
+        *(f"    {line}" for line in walk),
+        *(f"{' ' * indent}{line}" for line in (*loads, *lines, *stores)),
+    ]
     return [
         "def body(table):",
         f"    ends = pointer(table[{BLOCK_ENDS}], int64)",
         f"    items = pointer(table[{ITEMS}], int64)",
         *(f"    col_{n} = pointer(table[{COLUMNS + k}], int64)" for k, n in enumerate(columns)),
-        "    while True:",
-        "        block = claim(table)",
-        f"        if block >= table[{BLOCKS}]:",
-        "            break",
-        "        for item in range(ends[block], ends[block + 1]):",
-        "            i, start, stop = items[3 * item], items[3 * item + 1], items[3 * item + 2]",
-        f"            row = pointer(table[{SCALARS}] + i * {8 * width}, float64)",
-        *(f"            h{k} = {layout.compute}(row[{k}])" for k in range(width)),
-        *(
-            f"            a_{n} = pointer(col_{n}[i]{start.format(size=_SIZE[kind])}, {_STORAGE[kind]})"
-            for n, kind in zip(columns, layout.columns, strict=True)
-        ),
-        *(f"            {line}" for line in walk),
-        *(f"{' ' * indent}{line}" for line in (*loads, *lines, *stores)),
+        *shared_lines(block),
         "",
     ]
 
@@ -330,8 +331,11 @@ class Launch:
         columns = [array("q", [slot.p.data_ptr() for slot in slots]), self.gradients]
         kept = zip(*((*slot.buffers, *slot.counters) for slot in slots), strict=True)
         columns += [array("q", [x.data_ptr() for x in column]) for column in kept]
-        table = [0] * COLUMNS
-        table[BLOCKS], table[TENSORS] = len(ends) - 1, len(slots)
+        # As many shares as there can be threads: their number may change.
+        self.shares = max(torch.get_num_threads(), os.cpu_count() or 1)
+        self._counters = shares.counters(self.shares)
+        table = [*shares.head(self._counters, len(ends) - 1), *[0] * (COLUMNS - HEAD)]
+        table[TENSORS] = len(slots)
         for place, values in (
             (BLOCK_ENDS, ends),
             (ITEMS, items),
@@ -345,5 +349,7 @@ class Launch:
         self.at = self._table.buffer_info()[0]
 
     def __call__(self) -> None:
+        threads = torch.get_num_threads() if self.elements > ALONE else 1
+        self._table[SHARES] = min(threads, self.shares)
         self.kernel.call["prepare"](self.at)
-        self.kernel.parallel("body", self.at, torch.get_num_threads() if self.elements > ALONE else 1)
+        self.kernel.parallel("body", self.at, threads)

@@ -17,17 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native
+from . import native, shares
 from .buffers import gradient_like
 from .cpu_loss import foreign, is_batched
+from .shares import BLOCKS, HEAD, shared_lines
 
 __all__ = ["cross_entropy"]
 
 TILE = 256  # places that are worked on together
 BLOCK = 16  # tiles that a thread takes at a time
 MOST_CLASSES = 4096  # of more, the sums in the precision of the logits would lose digits
-CLAIMED, BLOCKS, PLACES, CLASSES, SAMPLES, PARTIALS, OUT, NUMBERS, X, K, GRAD, IGNORED, TICKETS, SCRATCH = range(14)
-E, M, S, F = range(14, 18)  # columns of the scratch
+PLACES, CLASSES, SAMPLES, PARTIALS, OUT, NUMBERS, X, K, GRAD, IGNORED, SCRATCH, END = range(HEAD, HEAD + 12)
+E, M, S, F = range(END, END + 4)  # columns of the scratch
 SCALE, IS_MEAN, FAULTS, COUNT = range(4)  # of the numbers
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 ENTRIES = ("prepare", "forward", "gradient", "finish")
@@ -61,12 +62,12 @@ class PixelRun:
         self.numbers = array("d", [1.0, is_mean, 0.0, 0.0])
         self.blocks = samples * (-(-places // (TILE * BLOCK)))
         self.partials = array("d", bytes(8 * self.blocks))
-        self.tickets = array("q", [0])
         self.threads = torch.get_num_threads() if self.blocks > 1 else 1
         self.scratch = torch.empty(self.threads * TILE * (classes + 3), dtype=x.dtype)
-        table = [0, self.blocks, places, classes, samples, self.partials.buffer_info()[0], 0]
-        table += [self.numbers.buffer_info()[0], 0, k.data_ptr(), 0, ignore_index]
-        self.table = array("q", [*table, self.tickets.buffer_info()[0], self.scratch.data_ptr()])
+        self.counters = shares.counters(self.threads)
+        table = [*shares.head(self.counters, self.blocks), places, classes, samples, self.partials.buffer_info()[0], 0]
+        table += [self.numbers.buffer_info()[0], 0, k.data_ptr(), 0, ignore_index, self.scratch.data_ptr()]
+        self.table = array("q", table)
         self.at = self.table.buffer_info()[0]
         self.kernel.call["prepare"](self.at)
         self.is_faulty = self.numbers[2] != 0
@@ -122,20 +123,68 @@ def source(dtype: str) -> str:
 
 
 def _entry(entry: str, dtype: str) -> list[str]:
-    """Blocks of tiles, claimed until none is left; a ticket gives each thread its scratch."""
+    """Blocks of tiles; each thread has a scratch."""
     size = 4 if dtype == "float32" else 8
     exp, log = ("exp_part32", "log32") if dtype == "float32" else ("math.exp", "math.log")
     zero = f"{dtype}(0.0)"
     written = [
-        "            for c in range(classes):",
-        f"                g = column(table[{GRAD}] + (start + c * places) * {size}, {dtype}, {GRAD})",
-        f"                e = column(scratch + c * {TILE * size}, {dtype}, {E})",
-        "                for j in range(width):",
-        f"                    g[j] = {zero} if f[j] == {zero} else e[j] * f[j]",
+        "    for c in range(classes):",
+        f"        g = column(table[{GRAD}] + (start + c * places) * {size}, {dtype}, {GRAD})",
+        f"        e = column(scratch + c * {TILE * size}, {dtype}, {E})",
+        "        for j in range(width):",
+        f"            g[j] = {zero} if f[j] == {zero} else e[j] * f[j]",
+        "    for j in range(width):",
+        f"        if t[j] != table[{IGNORED}]:",
+        f"            g = column(table[{GRAD}] + (start + t[j] * places) * {size}, {dtype}, {GRAD})",
+        f"            g[j] -= {dtype}(scale)",
+    ]
+    block = [
+        f"scratch = table[{SCRATCH}] + own * (classes + 3) * {TILE * size}",
+        f"m = column(scratch + classes * {TILE * size}, {dtype}, {M})",
+        f"s = column(scratch + (classes + 1) * {TILE * size}, {dtype}, {S})",
+        f"f = column(scratch + (classes + 2) * {TILE * size}, {dtype}, {F})",
+        "sample = block // per_sample",
+        f"place = (block - sample * per_sample) * {TILE * BLOCK}",
+        f"stop = place + {TILE * BLOCK}",
+        "stop = stop if stop < places else places",
+        "total = 0.0",
+        "while place < stop:",
+        f"    width = {TILE} if place + {TILE} < stop else stop - place",
+        "    start = sample * classes * places + place",
+        f"    t = column(table[{K}] + (sample * places + place) * 8, int64, {K})",
+        "    for c in range(classes):",
+        f"        x = column(table[{X}] + (start + c * places) * {size}, {dtype}, {X})",
+        f"        e = column(scratch + c * {TILE * size}, {dtype}, {E})",
+        "        if c == 0:",
         "            for j in range(width):",
-        f"                if t[j] != table[{IGNORED}]:",
-        f"                    g = column(table[{GRAD}] + (start + t[j] * places) * {size}, {dtype}, {GRAD})",
-        f"                    g[j] -= {dtype}(scale)",
+        "                e[j] = x[j]",
+        "                m[j] = x[j]",
+        f"                s[j] = {zero}",
+        "        else:",
+        "            for j in range(width):",
+        "                v = x[j]",
+        "                e[j] = v",
+        "                m[j] = v if v > m[j] else m[j]",
+        "    for j in range(width):",  # the logit of the target, before its place is taken
+        f"        is_ignored = t[j] == table[{IGNORED}]",
+        "        at = 0 if is_ignored else t[j]",
+        f"        e = column(scratch + at * {TILE * size}, {dtype}, {E})",
+        "        f[j] = e[j]",
+        "    for c in range(classes):",
+        f"        e = column(scratch + c * {TILE * size}, {dtype}, {E})",
+        "        for j in range(width):",
+        f"            v = {dtype}({exp}(e[j] - m[j]))",
+        "            e[j] = v",
+        "            s[j] = s[j] + v",
+        "    for j in range(width):",
+        f"        f[j] = {dtype}({log}(s[j])) - (f[j] - m[j])",
+        "    for j in range(width):",
+        f"        if t[j] != table[{IGNORED}]:",
+        "            total += float64(f[j])",
+        f"        f[j] = {zero} if t[j] == table[{IGNORED}] else {dtype}(scale / float64(s[j]))",
+        *(written if entry == "gradient" else []),
+        "    place += width",
+        "partials[block] = total",
     ]
     return [
         f"def {entry}(table):",
@@ -144,57 +193,7 @@ def _entry(entry: str, dtype: str) -> list[str]:
         f"    places = table[{PLACES}]",
         f"    classes = table[{CLASSES}]",
         f"    per_sample = (places + {TILE * BLOCK - 1}) // {TILE * BLOCK}",
-        f"    ticket = claim(pointer(table[{TICKETS}], int64))",
-        f"    scratch = table[{SCRATCH}] + ticket * (classes + 3) * {TILE * size}",
-        f"    m = column(scratch + classes * {TILE * size}, {dtype}, {M})",
-        f"    s = column(scratch + (classes + 1) * {TILE * size}, {dtype}, {S})",
-        f"    f = column(scratch + (classes + 2) * {TILE * size}, {dtype}, {F})",
-        "    while True:",
-        "        block = claim(table)",
-        f"        if block >= table[{BLOCKS}]:",
-        "            break",
-        "        sample = block // per_sample",
-        f"        place = (block - sample * per_sample) * {TILE * BLOCK}",
-        f"        stop = place + {TILE * BLOCK}",
-        "        stop = stop if stop < places else places",
-        "        total = 0.0",
-        "        while place < stop:",
-        f"            width = {TILE} if place + {TILE} < stop else stop - place",
-        "            start = sample * classes * places + place",
-        f"            t = column(table[{K}] + (sample * places + place) * 8, int64, {K})",
-        "            for c in range(classes):",
-        f"                x = column(table[{X}] + (start + c * places) * {size}, {dtype}, {X})",
-        f"                e = column(scratch + c * {TILE * size}, {dtype}, {E})",
-        "                if c == 0:",
-        "                    for j in range(width):",
-        "                        e[j] = x[j]",
-        "                        m[j] = x[j]",
-        f"                        s[j] = {zero}",
-        "                else:",
-        "                    for j in range(width):",
-        "                        v = x[j]",
-        "                        e[j] = v",
-        "                        m[j] = v if v > m[j] else m[j]",
-        "            for j in range(width):",  # the logit of the target, before its place is taken
-        f"                is_ignored = t[j] == table[{IGNORED}]",
-        "                at = 0 if is_ignored else t[j]",
-        f"                e = column(scratch + at * {TILE * size}, {dtype}, {E})",
-        "                f[j] = e[j]",
-        "            for c in range(classes):",
-        f"                e = column(scratch + c * {TILE * size}, {dtype}, {E})",
-        "                for j in range(width):",
-        f"                    v = {dtype}({exp}(e[j] - m[j]))",
-        "                    e[j] = v",
-        "                    s[j] = s[j] + v",
-        "            for j in range(width):",
-        f"                f[j] = {dtype}({log}(s[j])) - (f[j] - m[j])",
-        "            for j in range(width):",
-        f"                if t[j] != table[{IGNORED}]:",
-        "                    total += float64(f[j])",
-        f"                f[j] = {zero} if t[j] == table[{IGNORED}] else {dtype}(scale / float64(s[j]))",
-        *(written if entry == "gradient" else []),
-        "            place += width",
-        "        partials[block] = total",
+        *shared_lines(block),
         "",
     ]
 

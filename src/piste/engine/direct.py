@@ -17,6 +17,7 @@ from . import libtorch, native
 from .cpu import ALONE, Launch
 from .libtorch import PLAIN
 from .program import Slot
+from .shares import SHARES
 
 HELD = 1 << 22
 """Up to this many elements a step keeps Python's lock, so that nobody takes a gradient away: about a millisecond."""
@@ -29,7 +30,7 @@ _FIELDS = (
 _AT = {name: place for place, name in enumerate(_FIELDS)}
 _FORM = 3  # for each parameter: what is expected of its gradient, its dimensions, its dtype
 _ANY, _NONE = -1, -2  # expectations besides a dtype: the eager engine's business; that there is none
-_RUN = 7  # for each launch: prepare, body, table, tensors, their places, their gradients, whether a team is worth it
+_RUN = 7  # for each launch: prepare, body, table, tensors, their places, their gradients, most shares (0: no team)
 
 
 def _source() -> str:
@@ -101,8 +102,11 @@ def _source() -> str:
         f"        gradients = pointer(row[{_RUN} * l + 5], int64)",
         f"        for k in range(row[{_RUN} * l + 3]):",
         "            gradients[k] = found[places[k]]",
+        f"        most = row[{_RUN} * l + 6] if team != 0 else 0",
+        "        shares = threads if threads < most else most",
+        f"        pointer(row[{_RUN} * l + 2], int64)[{SHARES}] = shares if shares > 1 else 1",
         f"        call1(row[{_RUN} * l], row[{_RUN} * l + 2])",
-        f"        if threads > 1 and team != 0 and row[{_RUN} * l + 6] != 0:",
+        "        if shares > 1:",
         f"            call4(team, row[{_RUN} * l + 1], row[{_RUN} * l + 2], threads, 0)",
         "        else:",
         f"            call1(row[{_RUN} * l + 1], row[{_RUN} * l + 2])",
@@ -141,7 +145,8 @@ class Direct:
         for (launch, _), where in zip(launches, places, strict=True):
             entries = launch.kernel.addresses
             runs.extend((entries["prepare"], entries["body"], launch.at, len(where)))
-            runs.extend((where.buffer_info()[0], launch.gradients.buffer_info()[0], launch.elements > ALONE))
+            runs.extend((where.buffer_info()[0], launch.gradients.buffer_info()[0]))
+            runs.append(launch.shares if launch.elements > ALONE else 0)
         columns = {
             "objects": array("q", map(id, params)),
             "impls": array("q", [p._cdata for p in params]),

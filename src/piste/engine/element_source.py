@@ -14,15 +14,16 @@ from .loss_form import (
     PARTIALS,
     PER_BLOCK,
     ROWS,
+    RUN,
     SCALE,
     Form,
     LossLines,
-    blocks_source,
     loaded,
     options_lines,
     pointed,
     stored,
 )
+from .shares import shared_lines
 
 __all__ = ["source"]
 
@@ -99,6 +100,6 @@ def _run(form: Form, body: list[str]) -> list[str]:
         *options_lines(form.options, dtype),
         f"    scale = {dtype}(given[{SCALE}])",
         f"    partials = pointer(table[{PARTIALS}], float64)",
-        *blocks_source(block),
+        *shared_lines(block, f"table[{RUN}]"),
         "",
     ]

@@ -10,6 +10,7 @@ import torch
 from ..formula import Symbol
 from ..mathematics import Letter, is_number
 from .bounds import Bound
+from .shares import BLOCKS, HEAD
 from .source import Lines
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "Column",
     "Form",
     "LossLines",
-    "blocks_source",
     "finish_source",
     "loaded",
     "options_lines",
@@ -34,7 +34,7 @@ BLOCK = 1 << 13  # elements whose sum is kept apart, whoever makes it
 PARTS = 8  # that each thread gets of the whole: runs of blocks, as memory is read best in one go
 GRAIN = 1 << 15  # elements from which on a team is worth waking, as in torch
 FEW = 1 << 18  # elements up to which a call keeps Python's lock: a third of a millisecond
-CLAIMED, BLOCKS, ROWS, CLASSES, PER_BLOCK, PARTIALS, OUT, NUMBERS, IGNORED, TICKETS, SCRATCH, RUN, COLUMNS = range(13)
+ROWS, CLASSES, PER_BLOCK, PARTIALS, OUT, NUMBERS, IGNORED, SCRATCH, RUN, COLUMNS = range(HEAD, HEAD + 10)
 """The table; a loss of elements has them as rows of one class. After the columns come the gradients that are wanted."""
 SCALE, DIVISOR, FAULTS, OPTIONS = range(4)  # of the numbers
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "int64": 8}
@@ -159,21 +159,6 @@ def options_lines(options: Sequence[tuple[str, Any]], dtype: str) -> list[str]:
     for i, name in enumerate(names):
         lines += [f"    d_{name} = given[{OPTIONS + i}]", f"    o_{name} = {dtype}(d_{name})"]
     return lines
-
-
-def blocks_source(body: Sequence[str]) -> list[str]:
-    """Lines for each `block`: runs of blocks are claimed until none is left."""
-    return [
-        "    while True:",
-        f"        block = claim(table) * table[{RUN}]",
-        f"        if block >= table[{BLOCKS}]:",
-        "            break",
-        f"        end = block + table[{RUN}]",
-        f"        end = end if end < table[{BLOCKS}] else table[{BLOCKS}]",
-        "        while block < end:",
-        *(f"            {line}" for line in body),
-        "            block += 1",
-    ]
 
 
 def finish_source(storage: str, mode: str) -> str:

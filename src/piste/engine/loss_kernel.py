@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from ..mathematics import is_number
-from . import eager_loss, element_source, native, row_source
+from . import eager_loss, element_source, native, row_source, shares
 from .buffers import LARGE, gradient_like
 from .libtorch import PLAIN
 from .loss_form import BLOCK, DIVISOR, FAULTS, FEW, GRAIN, PARTS, SCALE, Form, finish_source
 from .loss_form import SCRATCH as SCRATCH_AT
-from .loss_form import TICKETS as TICKETS_AT
 from .once import NEVER, Rest, can_serve, serving
 from .slope import Slope, on_tensors
 from .unit import unit
@@ -104,14 +103,14 @@ class LossKernel:
         numbers = array("d", (factor / by, by, 0.0, *self._options))
         partials = array("d", bytes(16 * blocks))
         threads = torch.get_num_threads() if rows * classes > GRAIN else 1
-        head = (0, blocks, rows, classes, per_block, partials.buffer_info()[0], out.data_ptr())
-        run = max(1, blocks // (PARTS * threads))
-        table = array("q", (*head, numbers.buffer_info()[0], rest.ignored, 0, 0, run))
+        counters = shares.counters(threads)
+        table = array("q", shares.head(counters, blocks))
+        table.extend((rows, classes, per_block, partials.buffer_info()[0], out.data_ptr(), numbers.buffer_info()[0]))
+        table.extend((rest.ignored, 0, max(1, blocks // (PARTS * threads))))
         table.extend([x.data_ptr() for x in (*given, *gradients)])
         if self.scratch_rows:
-            tickets = array("q", [0])
             scratch = torch.empty(threads * self.scratch_rows * classes, dtype=getattr(torch, self.form.dtype))
-            table[TICKETS_AT], table[SCRATCH_AT] = tickets.buffer_info()[0], scratch.data_ptr()
+            table[SCRATCH_AT] = scratch.data_ptr()
         at = table.buffer_info()[0]
         if self.prepare is not None:
             self.prepare(at)

@@ -49,7 +49,7 @@ class Kernel:
             self.call[entry](table)
 
 
-ROOM = 256
+ROOM = 512
 """The words of `room()` in machine code."""
 CONTENT = bytes.__basicsize__ - 1
 """How far into a bytes object its content begins."""
@@ -270,12 +270,17 @@ def team_of_torch() -> Callable[[int, int, int, int], None] | None:
     Joining torch's own threads matters: they spin for a while after each of its operations, and a second team would
     fight with them for the cores.
     """
-    return None if _forked else _gomp()
+    return None if _forked else _openmp()[0]
 
 
 def address_of_team() -> int:
     """Where `team_of_torch` is, for machine code that calls it; 0 where there is none."""
-    return 0 if _forked else _gomp_address()
+    return 0 if _forked else _openmp()[1]
+
+
+def address_of_member() -> int:
+    """Where the function is that tells a thread its number in the team; 0 where there is none."""
+    return _openmp()[2]
 
 
 def place_of_team() -> int:
@@ -284,27 +289,24 @@ def place_of_team() -> int:
     return _team.buffer_info()[0]
 
 
-@functools.cache
-def _gomp_address() -> int:
-    return address(_gomp()) if _gomp() is not None else 0
-
-
 def address(function: Any) -> int:
     """Where a C function that ctypes has found lies."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 @functools.cache
-def _gomp() -> Callable[[int, int, int, int], None] | None:
-    for library in _openmp_libraries():
+def _openmp() -> tuple[Callable[[int, int, int, int], None] | None, int, int]:
+    """GOMP_parallel, its address and that of omp_get_thread_num, in the OpenMP library that torch runs on."""
+    for path in _openmp_libraries():
         try:
-            parallel = ctypes.CDLL(str(library)).GOMP_parallel
+            library = ctypes.CDLL(str(path))
+            parallel, member = library.GOMP_parallel, library.omp_get_thread_num
         except (OSError, AttributeError):
             continue
         parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         parallel.restype = None
-        return parallel
-    return None
+        return parallel, address(parallel), address(member)
+    return None, 0, 0
 
 
 def _openmp_libraries() -> list[Path]:

@@ -17,8 +17,6 @@ from ..mathematics import is_number
 from . import libtorch, native
 from .loss_form import (
     BLOCK,
-    BLOCKS,
-    CLAIMED,
     CLASSES,
     COLUMNS,
     DIVISOR,
@@ -36,9 +34,9 @@ from .loss_form import (
     RUN,
     SCALE,
     SCRATCH,
-    TICKETS,
     Form,
 )
+from .shares import APART, BLOCKS, COUNTERS, MEMBER, SHARES, reset_lines
 
 __all__ = ["NEVER", "Rest", "can_serve", "serving"]
 
@@ -47,7 +45,7 @@ NEVER = -(1 << 62)
 
 _FIXED = (
     *("is_rows", "count", "wanted", "dtypes", "shapes", "marks", "options", "numbers", "scratch", "most"),
-    *("prepare", "run", "finish", "sequence", "tensor", "parameter", "team"),
+    *("prepare", "run", "finish", "sequence", "tensor", "parameter", "team", "member"),
     *libtorch.NAMES,
 )
 _WHOLE, _ROW_EACH, _CLASS_EACH = range(3)  # the shape of an operand: the first one's, or without the classes, or they
@@ -59,7 +57,9 @@ MOST_COLUMNS, MOST_OPTIONS, MOST_CLASSES = 14, 16, 4096
 _TABLE = 1  # in words of the room, as the next two; the first is for answers
 _NUMBERS = _TABLE + COLUMNS + MOST_COLUMNS
 _PARTIALS = _NUMBERS + OPTIONS + MOST_OPTIONS
-assert _PARTIALS + 2 * (2 * FEW // BLOCK + 1) <= native.ROOM
+_COUNTERS = _PARTIALS + 2 * (2 * FEW // BLOCK + 1)
+MOST_THREADS = FEW // BLOCK
+assert _COUNTERS + APART * MOST_THREADS <= native.ROOM
 
 
 def _source() -> str:
@@ -134,6 +134,7 @@ def _source() -> str:
             f"    if elements == 0 or elements > {FEW}:",
             "        return 0",
             f"    threads = call0(get_num_threads) & {0xFFFFFFFF} if elements > {GRAIN} else 1",
+            f"    threads = threads if threads < {MOST_THREADS} else {MOST_THREADS}",
             "    kept = pointer(rest, int64)[2]",
             "    if classes * threads > most or (kept >= 0 and (dims != kept or classes < 2)):",
             "        return 0",
@@ -149,10 +150,12 @@ def _source() -> str:
             "    each = each if each > 1 else 1",
             "    blocks = (rows + each - 1) // each",
             f"    runs = blocks // ({PARTS} * threads)",
-            f"    table[{CLAIMED}], table[{BLOCKS}], table[{ROWS}], table[{CLASSES}] = 0, blocks, rows, classes",
+            f"    table[{SHARES}], table[{BLOCKS}], table[{ROWS}], table[{CLASSES}] = threads, blocks, rows, classes",
+            f"    table[{COUNTERS}], table[{MEMBER}] = out + {8 * _COUNTERS}, member",
+            *reset_lines(),
             f"    table[{RUN}], table[{PER_BLOCK}] = runs if runs > 1 else 1, each",
             f"    table[{IGNORED}] = pointer(rest, int64)[1]",
-            f"    answer[0], table[{TICKETS}], table[{SCRATCH}] = 0, out, scratch",
+            f"    table[{SCRATCH}] = scratch",
             f"    table[{PARTIALS}], table[{NUMBERS}] = out + {8 * _PARTIALS}, out + {8 * _NUMBERS}",
             "    divisor = pointer(rest, float64)[0]",
             f"    real[{DIVISOR}] = float64(rows) if divisor == 0.0 else divisor",
@@ -201,6 +204,7 @@ def serving(form: Form, kernels: Sequence[native.Kernel], scratch_rows: int) -> 
         "prepare": 0,
         "sequence": id(tuple),
         "team": native.place_of_team(),
+        "member": native.address_of_member(),
         "tensor": id(torch.Tensor),
         "parameter": id(torch.nn.Parameter),
         **{name: a.buffer_info()[0] for name, a in arrays.items()},

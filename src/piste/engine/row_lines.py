@@ -12,7 +12,7 @@ from typing import Any
 
 from ..formula import FormulaError, Symbol
 from ..mathematics import Letter
-from .loss_form import BYTES, SCRATCH, TICKETS, Column, Form, LossLines, loaded, stored
+from .loss_form import BYTES, PARTIALS, SCRATCH, Column, Form, LossLines, loaded, stored
 from .slope import Slope, is_row
 
 __all__ = ["RowLines"]
@@ -218,7 +218,7 @@ class RowLines:
         self.scratch_rows = 2
         zero = f"{self.dtype}(0.0)"
         self.lines += [
-            f"is_other = column(scratch, {self.dtype}, {TICKETS})",
+            f"is_other = column(scratch, {self.dtype}, {PARTIALS})",
             f"hinge_slope = column(scratch + classes * {BYTES[self.dtype]}, {self.dtype}, {SCRATCH})",
             "is_wrong = 0",
             "for c in range(classes):",

@@ -18,18 +18,18 @@ from .loss_form import (
     PARTIALS,
     PER_BLOCK,
     ROWS,
+    RUN,
     SCALE,
     SCRATCH,
-    TICKETS,
     Column,
     Form,
-    blocks_source,
     loaded,
     options_lines,
     pointed,
     stored,
 )
 from .row_lines import RowLines
+from .shares import shared_lines
 from .slope import Slope, gradients
 
 __all__ = ["formulas", "prepare_source", "source"]
@@ -88,13 +88,10 @@ def _run(form: Form, row: RowLines, refused: str) -> list[str]:
             for c in shared
         ),
     ]
-    if row.scratch_rows:
-        lines += [
-            f"    ticket = claim(pointer(table[{TICKETS}], int64))",
-            f"    scratch = table[{SCRATCH}] + ticket * classes * {row.scratch_rows * BYTES[form.dtype]}",
-        ]
+    scratch = f"scratch = table[{SCRATCH}] + own * classes * {row.scratch_rows * BYTES[form.dtype]}"
     ended = f"out[r] = {stored(form.storage, 'result')}" if form.mode == "none" else "total += result"
     block = [
+        *([scratch] if row.scratch_rows else []),
         f"r = block * table[{PER_BLOCK}]",
         f"stop = r + table[{PER_BLOCK}]",
         f"stop = stop if stop < table[{ROWS}] else table[{ROWS}]",
@@ -108,7 +105,7 @@ def _run(form: Form, row: RowLines, refused: str) -> list[str]:
         "partials[2 * block] = total",
         "partials[2 * block + 1] = float64(faults)",
     ]
-    return [*lines, *blocks_source(block), ""]
+    return [*lines, *shared_lines(block, f"table[{RUN}]"), ""]
 
 
 def _place(form: Form, column: Column) -> int:

@@ -1,0 +1,80 @@
+"""Blocks of work are shared out to threads: each block is done once, and first by the thread it belongs to."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+import pytest
+
+from piste.engine import native, shares
+
+DONE, WHO, RUN, BEGUN, OTHERS, SPINS = range(shares.HEAD, shares.HEAD + 6)
+LONG = 100_000_000
+
+
+def source(*body: str) -> str:
+    return "\n".join(
+        [
+            "def run(table):",
+            f"    done, who = pointer(table[{DONE}], int64), pointer(table[{WHO}], int64)",
+            *shares.shared_lines([*body, "done[block] += 1", "who[block] = own"], f"table[{RUN}]"),
+            "",
+            "def again(table):",
+            *shares.reset_lines(),
+            "",
+        ]
+    )
+
+
+def shared(
+    blocks: int, many: int, threads: int, run: int = 1, times: int = 1, body: Sequence[str] = ()
+) -> tuple[list[int], list[int]]:
+    """How often each block was done, and by whom at last."""
+    kernel = native.load(source(*body), ("run", "again"))
+    counters, done, who = shares.counters(many), array("q", bytes(8 * blocks)), array("q", [-1] * blocks)
+    words = array("q", [0, 0, 0])
+    at = words.buffer_info()[0]
+    table = array("q", [*shares.head(counters, blocks), done.buffer_info()[0], who.buffer_info()[0], run])
+    table.extend((at, at + 8, at + 16))
+    for _ in range(times):
+        kernel.call["again"](table.buffer_info()[0])
+        kernel.parallel("run", table.buffer_info()[0], threads)
+    return list(done), list(who)
+
+
+@pytest.mark.parametrize("run", [1, 3])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("many", [1, 2, 5])
+@pytest.mark.parametrize("blocks", [0, 1, 4, 7, 100])
+def test_every_block_is_done_once(blocks: int, many: int, threads: int, run: int) -> None:
+    done, _ = shared(blocks, many, threads, run, times=10)
+    assert done == [10] * blocks
+
+
+def test_one_thread_does_the_shares_of_all() -> None:
+    assert shared(10, 4, 1) == ([1] * 10, [0] * 10)
+
+
+@pytest.mark.skipif(native.team_of_torch() is None, reason="no team of threads to be in")
+def test_a_thread_begins_with_its_own_share_and_then_helps() -> None:
+    """The first stays in its first block until the other has done its own share, and then the rest of the first's."""
+    body = [
+        f"begun, others = pointer(table[{BEGUN}], int64), pointer(table[{OTHERS}], int64)",
+        f"spins = pointer(table[{SPINS}], int64)",
+        "if own == 0:",
+        "    claim(begun)",
+        f"    while others[0] < 19 and claim(spins) < {LONG}:",
+        "        continue",
+        "else:",
+        f"    while begun[0] == 0 and claim(spins) < {LONG}:",
+        "        continue",
+        "    claim(others)",
+    ]
+    assert shared(20, 2, 2, body=body) == ([1] * 20, [0] + [1] * 19)
+
+
+def test_the_counters_lie_on_lines_of_their_own() -> None:
+    counters = shares.counters(3)
+    assert len(counters) * counters.itemsize == 3 * 64
+    assert shares.head(counters, 7)[1:] == [3, native.address_of_member(), 7]
