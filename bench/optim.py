@@ -274,6 +274,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", type=Path, help="write every measurement here")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     arguments = parser.parse_args(argv)
+    if not arguments.workloads:
+        parser.error(f"no workload has such a name; there are {', '.join(WORKLOADS)}")
 
     all_threads = torch.get_num_threads()
     head = f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}."
