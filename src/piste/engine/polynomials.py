@@ -40,24 +40,31 @@ def add(typingctx: Any, a: Any, b: Any) -> Any:
     return a(a, b), codegen
 
 
-@intrinsic
-def _as_int(typingctx: Any, x: Any) -> Any:
-    """The bits of a float32 as int32."""
+def _recast(x: Any, dtype: Any) -> Any:
+    """The bits of x as another type of the same width."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(types.int32))
+        return builder.bitcast(args[0], context.get_value_type(dtype))
 
-    return types.int32(types.float32), codegen
+    return dtype(x), codegen
+
+
+@intrinsic
+def bits(typingctx: Any, x: Any) -> Any:
+    """The bits of a float as a whole number without a sign: they grow from +0 on; below 0, and NaN, lie above."""
+    return _recast(x, types.uint32 if x == types.float32 else types.uint64)
+
+
+@intrinsic
+def signed_bits(typingctx: Any, x: Any) -> Any:
+    """The bits of a float as a whole number with a sign: they grow from +0 on, and lie below 0 where the float does."""
+    return _recast(x, types.int32 if x == types.float32 else types.int64)
 
 
 @intrinsic
 def _as_float(typingctx: Any, x: Any) -> Any:
     """A float32 of the given bits."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), codegen
+    return _recast(x, types.float32)
 
 
 _ROUND = float32(12582912.0)  # 1.5 * 2^23: adding it rounds a float32 to a whole number, which its low bits then hold
@@ -86,7 +93,7 @@ def exp32(x):
     # 2^n in two factors, so that the largest and the subnormal come out right: 2 and 2^(n - 1), or 2^-24 and 2^(n + 24)
     is_below = t < _ROUND
     rest = float32(5.9604644775390625e-8) if is_below else float32(2.0)
-    near = int32(_as_int(t) - (_BELOW if is_below else _ABOVE))
+    near = int32(signed_bits(t) - (_BELOW if is_below else _ABOVE))
     return p * _as_float(int32(near << int32(23))) * rest
 
 
@@ -94,7 +101,7 @@ def exp32(x):
 def exp_part32(x):
     """e^x of x up to 0, which needs no choice between factors."""
     p, t = _reduced(float32(-104.0) if x < float32(-104.0) else x)
-    return p * _as_float(int32(int32(_as_int(t) - _BELOW) << int32(23))) * float32(5.9604644775390625e-8)
+    return p * _as_float(int32(int32(signed_bits(t) - _BELOW) << int32(23))) * float32(5.9604644775390625e-8)
 
 
 @njit(inline="always")
@@ -125,7 +132,7 @@ def log32(x):
     is_small = x < float32(1.17549435e-38)
     y = x * float32(8388608.0) if is_small else x  # a subnormal number is brought up by 2^23
     shift = float32(-23.0) if is_small else float32(0.0)
-    bits = int32(_as_int(y) - int32(0x3F3504F3))
+    bits = int32(signed_bits(y) - int32(0x3F3504F3))
     e = float32(int32(bits >> int32(23))) + shift
     m = _as_float(int32(int32(bits & int32(0x007FFFFF)) + int32(0x3F3504F3)))
     return _at_the_ends(x, _log_of(m - float32(1.0), e))
@@ -136,7 +143,7 @@ def log1p32(x):
     """log(1 + x) = log(2^-e (1 + x)) + e ln 2, where what was lost when 1 was added is added to 2^-e (1 + x) - 1."""
     u = float32(1.0) + x
     lost = x - (u - float32(1.0))
-    bits = int32(_as_int(u) - int32(0x3F3504F3))
+    bits = int32(signed_bits(u) - int32(0x3F3504F3))
     e = int32(bits >> int32(23))
     m = _as_float(int32(int32(bits & int32(0x007FFFFF)) + int32(0x3F3504F3)))
     down = int32(int32(0x3F800000) - int32(e << int32(23)))  # 2^-e; where that is too small, nothing is lost
@@ -156,28 +163,6 @@ def log1p_part32(x):
     p = p * x + float32(0.3332996368408203)
     p = p * x + float32(-0.4999990165233612)
     return p * x * x + x
-
-
-@intrinsic
-def bits(typingctx: Any, x: Any) -> Any:
-    """The bits of a float as a whole number without a sign: they grow from +0 on; below 0, and NaN, lie above."""
-    whole = types.uint32 if x == types.float32 else types.uint64
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(whole))
-
-    return whole(x), codegen
-
-
-@intrinsic
-def signed_bits(typingctx: Any, x: Any) -> Any:
-    """The bits of a float as a whole number with a sign: they grow from +0 on, and lie below 0 where the float does."""
-    whole = types.int32 if x == types.float32 else types.int64
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(whole))
-
-    return whole(x), codegen
 
 
 @intrinsic
