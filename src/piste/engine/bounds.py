@@ -21,24 +21,27 @@ class Bound(NamedTuple):
     kind: str
     number: float
 
+    @property
+    def _bits(self) -> str:
+        return "signed_bits" if self.kind == "up to" else "bits"
+
     def _at(self, dtype: str) -> str:
         return f"{dtype}({'math.inf' if self.number == math.inf else repr(self.number)})"
 
     def first(self, dtype: str) -> str:
         """The line before anything was seen."""
-        return f"seen{self.column} = {'signed_bits' if self.kind == 'up to' else 'bits'}({dtype}(0.0))"
+        return f"seen{self.column} = {self._bits}({dtype}(0.0))"
 
     def each(self, name: str, dtype: str) -> list[str]:
         """The lines for one number."""
         seen = f"seen{self.column}"
         if self.kind == "of size":
             return [f"{seen} = unlike({seen}, {name}, {self._at(dtype)})"]
-        word = "signed_bits" if self.kind == "up to" else "bits"
-        return [f"bits_ = {word}({name})", f"{seen} = bits_ if bits_ > {seen} else {seen}"]
+        return [f"bits_ = {self._bits}({name})", f"{seen} = bits_ if bits_ > {seen} else {seen}"]
 
     def is_broken(self, dtype: str) -> str:
         """Whether something else was seen."""
         seen = f"seen{self.column}"
         if self.kind == "of size":  # all bits are the same, but for the sign's
             return f"({seen} != bits({dtype}(0.0)) and {seen} != bits({dtype}(-0.0)))"
-        return f"({seen} > {'signed_bits' if self.kind == 'up to' else 'bits'}({self._at(dtype)}))"
+        return f"({seen} > {self._bits}({self._at(dtype)}))"
