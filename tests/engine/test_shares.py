@@ -56,7 +56,6 @@ def test_one_thread_does_the_shares_of_all() -> None:
     assert shared(10, 4, 1) == ([1] * 10, [0] * 10)
 
 
-@pytest.mark.skipif(native.team_of_torch() is None, reason="no team of threads to be in")
 def test_a_thread_begins_with_its_own_share_and_then_helps() -> None:
     """The first stays in its first block until the other has done its own share, and then the rest of the first's."""
     body = [

@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-__all__ = ["Bound"]
+__all__ = ["Bound", "Kind", "Sure"]
+
+Kind = Literal["from 0 to", "up to", "of size"]
+Sure = tuple[Kind, float]
+"""A kind and its number."""
 
 
 class Bound(NamedTuple):
@@ -18,7 +22,7 @@ class Bound(NamedTuple):
     """
 
     column: int
-    kind: str
+    kind: Kind
     number: float
 
     @property

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from ..engine.bounds import Sure
 from ..formula import exp, log, log1p, maximum, where
 from .checks import Check
 from .elementwise import ElementwiseLoss
@@ -16,7 +17,7 @@ from .reduction import Settings
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
 
 SLACK = 0.01  # a mixed or resized target may be rounded a little beyond its range
-SURE = "from 0 to", 1 + SLACK
+SURE: Sure = "from 0 to", 1 + SLACK
 TARGET_HELP = (
     "a target is a 0/1 label or a probability; divide pixel values by 255, and use CrossEntropyLoss for class indices"
 )

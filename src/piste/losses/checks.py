@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.bounds import Sure
 from ..errors import InvalidType, InvalidValue, did_you_mean, nearest
 
 __all__ = [
@@ -40,7 +41,7 @@ class Check:
     bad: Callable[..., Any]
     range: str
     help: str
-    sure: tuple[str, float] | None = None
+    sure: Sure | None = None
 
 
 def choice(loss: str, argument: str, value: Any, allowed: Sequence[str]) -> None:

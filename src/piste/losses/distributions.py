@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from ..engine.bounds import Sure
 from ..errors import InvalidType, InvalidValue
 from ..formula import exp, log, maximum, where
 from .binary import SLACK, SURE
@@ -20,7 +21,8 @@ __all__ = ["GaussianNLLLoss", "KLDivLoss", "PoissonNLLLoss", "gaussian_nll_loss"
 
 _LOG = "a log-probability, which is never above 0"
 _LOG_HELP = "torch.log_softmax(logits, dim=-1), or probabilities.log()"
-_NEGATIVE, _POSITIVE = ("up to", 0.05), ("from 0 to", math.inf)
+_NEGATIVE: Sure = "up to", 0.05
+_POSITIVE: Sure = "from 0 to", math.inf
 
 
 class KLDivLoss(ElementwiseLoss):
