@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: compare test lint bench mutants clean
+.PHONY: compare test lint bench mutants replay clean
 
 compare: $(VENV)/.installed
 	$(BIN)/piste compare digits --out piste-compare --fresh
@@ -32,6 +32,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.mutants
+
+# Compare the source of every kernel with that of another commit: make replay BASE=<commit>
+replay: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.replay $(BASE)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench optim
