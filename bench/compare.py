@@ -18,7 +18,7 @@ from torch import nn
 
 from piste.compare import Task, compare_task, tasks
 from piste.compare.plan import Plan, prepare
-from piste.compare.threads import SMALL, one_thread
+from piste.compare.training.threads import SMALL, one_thread
 
 from .timing import Step, listed, machine, shown
 

@@ -10,8 +10,8 @@ import torch
 import piste.losses
 from piste.errors import InvalidType, InvalidValue
 from piste.explain import explain
+from piste.formula.printing import read, render
 from piste.losses.loss import _registry
-from piste.mathematics import read, render
 
 SAMPLE, TARGET = [[1, 1], [1, 1]], [[0, 1], [2, 3]]
 LOSSES = sorted(set(_registry.values()), key=lambda loss: loss.name)

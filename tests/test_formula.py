@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from piste import formula
 from piste.errors import PisteError
-from piste.formula import (
+from piste.formula import expression as formula
+from piste.formula.expression import (
     OPERATIONS,
     FormulaError,
     Symbol,
@@ -290,7 +290,7 @@ def test_an_error_of_the_formulas_own_is_told_as_it_is():
 
 
 def test_a_word_that_no_engine_knows_is_named():
-    from piste.engine.source import Lines
+    from piste.engine.emit import Lines
 
     with pytest.raises(FormulaError, match="no kernel can be made of the word `tan`"):
         Lines("float32", "x", lambda symbol: "x" if symbol.op == "input" else None).name(Symbol("tan", x))

@@ -137,7 +137,9 @@ def explain(
 
 
 def _task(text: str, column: str | None) -> Task:
-    from .compare import csv_table, own, tasks
+    from .compare import task_file as own
+    from .compare import tasks
+    from .compare.csv import task as csv_table
 
     if csv_table.is_table(text):
         made = csv_table.table(text, column)
@@ -194,7 +196,7 @@ def _tensor(option: str, text: str) -> Any:
 def _show(comparison: Comparison, out: Path) -> None:
     from rich.console import Console
 
-    from .compare.tables import rich_tables
+    from .compare.report.tables import rich_tables
 
     if not comparison.rows:
         typer.echo(comparison.interrupted)

@@ -6,10 +6,11 @@ import types
 
 import pytest
 
-from piste.compare import budget, carry_out, compare_task
+from piste.compare import budget, compare_task
 from piste.compare.budget import as_seconds, fit, needed
-from piste.compare.pace import Pace, measure
+from piste.compare.execution import scheduler as carry_out
 from piste.compare.plan import prepare
+from piste.compare.training.timing import Pace, measure
 from piste.errors import InvalidType, InvalidValue
 from tests.compare.small import task
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from piste.cli import app
 from piste.compare import compare_task, table
-from piste.compare.csv_file import TABLES
-from piste.compare.csv_table import is_table
+from piste.compare.csv.reader import TABLES
+from piste.compare.csv.task import is_table
 from piste.errors import InvalidType, InvalidValue
 
 ROWS = 40

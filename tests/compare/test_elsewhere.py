@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from piste.compare import cluster, compare_task, own, processes, work
+from piste.compare import compare_task
+from piste.compare import task_file as own
+from piste.compare.execution import executor as work
+from piste.compare.execution import processes
+from piste.compare.execution import ray as cluster
 from piste.errors import InvalidType, InvalidValue, PisteError, Unsupported
 from tests.compare.small import task
 

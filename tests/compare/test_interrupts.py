@@ -10,8 +10,9 @@ import threading
 import optuna
 import pytest
 
-from piste.compare import compare_task, figures
-from piste.compare.interrupts import Interrupts
+from piste.compare import compare_task
+from piste.compare.execution.interrupts import Interrupts
+from piste.compare.report import figures
 from tests.compare.small import task
 
 OPTIONS = {"optimizers": ["SGD", "Adam"], "seeds": 3, "progress": False}

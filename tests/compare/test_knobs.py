@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from piste.cli import app
 from piste.compare import compare_task
-from piste.compare.knobs import find_knobs, settings
-from piste.compare.recommend import line
-from piste.compare.trackers import key, settings_of
+from piste.compare.analysis.recommendation import line
+from piste.compare.report.trackers import key, settings_of
+from piste.compare.search_space import find_knobs, settings
 from piste.errors import InvalidType, InvalidValue
 from piste.optim import SGD, Adam
 from tests.compare.small import task
@@ -108,7 +108,7 @@ def test_in_processes_the_same_is_found(found):
 
 
 def test_the_width_is_that_of_the_rates_with_the_best_options():
-    from piste.compare.search import width
+    from piste.compare.execution.search import width
 
     tries = [tried(lr, value) for lr, value in ((1e-3, 0.95), (1e-2, 1.0), (1e-1, 0.95))]
     other = tried(5e-3, 0.2)
@@ -169,8 +169,8 @@ def test_without_tries_it_says_what_to_give(trials):
 
 def test_a_budget_buys_the_search_that_was_asked_for():
     from piste.compare.budget import fit
-    from piste.compare.pace import Pace
     from piste.compare.plan import prepare
+    from piste.compare.training.timing import Pace
 
     plan = prepare(task(epochs=200), optimizers=["SGD"], budget=20, search={"momentum": [0.9]})
     fit(plan, {"SGD": Pace(start=0.1, look=0.0, step=0.9 / plan.steps)})

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piste.compare.measures import WeightTrace, descent_share, evenness, steps_to
+from piste.compare.training.smoothness import WeightTrace, descent_share, evenness, steps_to
 
 numbers = st.floats(-1e6, 1e6)
 curve = st.lists(numbers, min_size=2, max_size=30)

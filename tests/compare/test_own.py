@@ -2,7 +2,7 @@
 
 import pytest
 
-from piste.compare import own
+from piste.compare import task_file as own
 from piste.errors import PisteError
 
 GOOD = """

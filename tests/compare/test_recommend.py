@@ -6,8 +6,8 @@ import torch
 
 import piste
 from piste.compare import compare_task
+from piste.compare.analysis.recommendation import line, recommend
 from piste.compare.comparison import Row
-from piste.compare.recommend import line, recommend
 from tests.compare.small import task
 
 

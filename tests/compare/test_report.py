@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from piste.compare import compare_task
-from piste.compare.figures import _apart
-from piste.compare.progress import Lines, Live, Progress, display, sparkline
-from piste.compare.tables import header, rich_tables, size
+from piste.compare.report.figures import _apart
+from piste.compare.report.progress import Lines, Live, Progress, display, sparkline
+from piste.compare.report.tables import header, rich_tables, size
 from tests.compare.small import data, task
 
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from piste.compare import compare_task, work
+from piste.compare import compare_task
+from piste.compare.execution import executor as work
+from piste.compare.execution.search import _ask, width
 from piste.compare.plan import prepare
-from piste.compare.search import _ask, width
-from piste.compare.trial import Result
+from piste.compare.training.trial import Result
 from piste.errors import InvalidType, InvalidValue, Unsupported
 from tests.compare.small import task
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from piste.compare import compare_task
 from piste.compare.data import FEWEST_LOOKS, MOST_LOOKS, Data
-from piste.compare.memory import allocated_during, state_bytes
-from piste.compare.tables import duration
+from piste.compare.report.tables import duration
+from piste.compare.training.memory import allocated_during, state_bytes
 from tests.compare.small import data, model, task
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from piste.compare.verdict import LEVEL, against_best, friedman_p, interval, judge, paired_p
+from piste.compare.analysis.verdict import LEVEL, against_best, friedman_p, interval, judge, paired_p
 
 
 def test_interval_and_paired_test_are_student_s():

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import piste
-from piste.engine import choose, cpu, direct, native
+from piste.engine import step_dispatch as choose
+from piste.engine.cpu import compiler as native
+from piste.engine.cpu import fast_step as direct
+from piste.engine.cpu import step_kernel as cpu
 from piste.errors import InvalidType, InvalidValue, Unsupported
-from piste.formula import FormulaError, maximum, sign, sqrt, where
+from piste.formula.expression import FormulaError, maximum, sign, sqrt, where
 from piste.optim import Optimizer
 from piste.optim.options import Flag, decay, eps, rate, weight_decay
 
@@ -260,7 +263,7 @@ for name in list(sys.modules):
     if name.startswith("llvmlite"):
         del sys.modules[name]
 sys.modules["llvmlite"] = None
-piste.engine.native._surroundings.cache_clear()
+piste.engine.cpu.compiler._surroundings.cache_clear()
 stepped(type("Mine", (piste.optim.SGD,), {{}}))
 """
 

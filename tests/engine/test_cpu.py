@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import piste
-from piste.engine import cpu
-from piste.engine.cpu import CHUNK, Layout
+from piste.engine.cpu import step_kernel as cpu
+from piste.engine.cpu.step_kernel import CHUNK, Layout
 
 from .twins import KERNEL, Twins, randn, spread, transposed, weights
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from piste.engine import native
+from piste.engine.cpu import compiler as native
 from piste.optim import OPTIMIZERS
 
 from .process import python

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import piste
-from piste.engine import cpu, direct, native
+from piste.engine.cpu import compiler as native
+from piste.engine.cpu import fast_step as direct
+from piste.engine.cpu import step_kernel as cpu
 
 from .twins import Twins, randn, spread, transposed, weights
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from piste.engine import native, shares
+from piste.engine.cpu import compiler as native
+from piste.engine.cpu import work_sharing as shares
 
 DONE, WHO, RUN, BEGUN, OTHERS, SPINS = range(shares.HEAD, shares.HEAD + 6)
 LONG = 100_000_000

@@ -10,7 +10,7 @@ import sympy
 import torch
 
 import piste
-from piste import formula
+from piste.formula import expression as formula
 from tests.losses.cases import CASES, MODULES, Case, seeded
 
 F = piste.losses.functional

@@ -12,9 +12,15 @@ import pytest
 import torch
 
 import piste
-from piste.engine import buffers, cpu_loss, eager_loss, element_source, libtorch, loss_form, loss_kernel, unit
-from piste.engine.eager_loss import values
-from piste.engine.once import Rest
+from piste.engine import loss_dispatch as cpu_loss
+from piste.engine.cpu import elementwise_kernel as element_source
+from piste.engine.cpu import is_one as unit
+from piste.engine.cpu import loss_form, loss_kernel
+from piste.engine.cpu import memory as buffers
+from piste.engine.cpu import torch_internals as libtorch
+from piste.engine.cpu.fast_loss import Rest
+from piste.engine.eager import loss as eager_loss
+from piste.engine.eager.loss import values
 from piste.losses import elementwise, rowwise
 from piste.losses import loss as loss_module
 from piste.losses.elementwise import ElementwiseLoss
@@ -289,7 +295,7 @@ def ulps(function, exact, x: np.ndarray) -> float:
 
 
 def test_exp_and_log_are_within_two_units_in_the_last_place() -> None:
-    from piste.engine import polynomials
+    from piste.engine.cpu import math32 as polynomials
 
     rng = np.random.default_rng(0)
     special = [0, -0.0, math.inf, -math.inf, math.nan, 1, -1, 1e-45, 1e-38, 88.7, 88.73, -87, -103.9, -104, -1e30, 1e30]

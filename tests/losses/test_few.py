@@ -11,8 +11,12 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import piste
-from piste.engine import libtorch, loss_form, native, once, unit
-from piste.engine.loss_kernel import LossKernel
+from piste.engine.cpu import compiler as native
+from piste.engine.cpu import fast_loss as once
+from piste.engine.cpu import is_one as unit
+from piste.engine.cpu import loss_form
+from piste.engine.cpu import torch_internals as libtorch
+from piste.engine.cpu.loss_kernel import LossKernel
 
 F, T = piste.losses.functional, torch.nn.functional
 
@@ -199,7 +203,7 @@ def test_a_function_of_machine_code_keeps_what_it_needs() -> None:
     serve, rest = kernel.serve, loss._chosen[0].last[1]
     out, slope = torch.empty(()), torch.empty(5)
     del loss, kernel
-    for cached in (piste.engine.loss_kernel.kernel_of, unit.unit):
+    for cached in (piste.engine.cpu.loss_kernel.kernel_of, unit.unit):
         cached.cache_clear()
     gc.collect()
     [torch.randn(64) for _ in range(100)]
@@ -244,7 +248,7 @@ def test_an_operand_that_changes_after_the_loss_leaves_the_gradient_as_it_was() 
 
 
 def test_one_exponential_serves_value_and_gradient() -> None:
-    from piste.engine import element_source
+    from piste.engine.cpu import elementwise_kernel as element_source
 
     for name in ("bce_with_logits", "soft_margin"):
         loss = piste.losses.named(name)()

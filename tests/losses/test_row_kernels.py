@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import piste
-import piste.rows
-from piste.engine import cpu_loss, loss_kernel
-from piste.engine.slope import gradients, on_tensors
-from piste.formula import Symbol
+from piste.engine import loss_dispatch as cpu_loss
+from piste.engine.cpu import loss_kernel
+from piste.formula import row_functions
+from piste.formula.differentiate import gradients, on_tensors
+from piste.formula.expression import Symbol
 from piste.losses import loss as loss_module
 from piste.losses import rowwise
 from piste.losses.rowwise import RowwiseLoss
@@ -223,13 +224,15 @@ def test_the_norm_of_nothing_has_no_slope() -> None:
 @pytest.mark.parametrize(
     "formula",
     [
-        lambda x, y: piste.rows.total(x * y) / piste.rows.size(x),
-        lambda x, y: piste.rows.total(piste.formula.maximum(x, y) * piste.formula.minimum(x, 0.5)),
-        lambda x, y: piste.rows.norm(x - y, 3.0) - piste.rows.norm(x, 2.0) + piste.rows.norm(x * y, 1.0),
-        lambda x, y: piste.rows.total(piste.formula.exp(x) / (1 + y * y) - piste.formula.log1p(x * x)),
-        lambda x, y: piste.rows.total(x**3 - abs(y) + piste.formula.sqrt(x * x + 1) * piste.formula.log(y * y + 2)),
-        lambda x, y: piste.rows.total(piste.formula.where(x > y, x * x, -y) * piste.rows.each(piste.rows.total(x))),
-        lambda x, y: piste.rows.total(piste.rows.log_softmax(x * y) * y),
+        lambda x, y: row_functions.total(x * y) / row_functions.size(x),
+        lambda x, y: row_functions.total(piste.formula.maximum(x, y) * piste.formula.minimum(x, 0.5)),
+        lambda x, y: row_functions.norm(x - y, 3.0) - row_functions.norm(x, 2.0) + row_functions.norm(x * y, 1.0),
+        lambda x, y: row_functions.total(piste.formula.exp(x) / (1 + y * y) - piste.formula.log1p(x * x)),
+        lambda x, y: row_functions.total(x**3 - abs(y) + piste.formula.sqrt(x * x + 1) * piste.formula.log(y * y + 2)),
+        lambda x, y: row_functions.total(
+            piste.formula.where(x > y, x * x, -y) * row_functions.each(row_functions.total(x))
+        ),
+        lambda x, y: row_functions.total(row_functions.log_softmax(x * y) * y),
     ],
 )
 def test_a_formula_s_derivative_is_the_one_that_autograd_finds(formula) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from piste import losses
-from piste.formula import Symbol
+from piste.formula.expression import Symbol
 from piste.losses.loss import _registry
 from tests.losses.domains import DOMAINS, SHAPES, fault_of_bound, fault_of_domain, fault_of_means, fault_of_shapes
 from tests.losses.judge import fault_at_extreme, fault_beside_torch, fault_of_elements, fault_of_rows
@@ -26,11 +26,11 @@ from tests.losses.points import ELEMENTS, EXTREMES, ON_THE_CORNER, ROWS, ROWS_ON
 from .subject import Subject, stated
 
 PACKAGE = "piste.losses"
-FILES = ("regression", "binary", "distributions", "margins", "classes", "classification", "multilabel", "embeddings")
+FILES = ("regression", "binary", "distributions", "margins", "class_loss", "classification", "multilabel", "embeddings")
 """In the order of import."""
 FORMULAS = ("value", "soft_value", "derivatives", "checks", "domains")
 FURTHER = {
-    "classes": ("ClassLoss.prepare", "ClassLoss._soft_call", "ClassLoss._refuse_probabilities"),
+    "class_loss": ("ClassLoss.prepare", "ClassLoss._soft_call", "ClassLoss._refuse_probabilities"),
     "classification": ("NLLLoss._refuse_input",),
     "multilabel": ("MultiMarginLoss.validate", "MultiLabelMarginLoss.prepare", "MultiLabelSoftMarginLoss.prepare"),
     "embeddings": ("CosineEmbeddingLoss.prepare", "TripletLoss.prepare", "distance"),
@@ -43,7 +43,7 @@ SHARED = {
     ),
     "reduction": (("Reduction.of", "Reduction.divisor"), ("loss", "elementwise", "rowwise", *FILES)),
     "elementwise": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
-    "checks": (("number",), ("reduction", "loss", "elementwise", "rowwise", *FILES)),
+    "value_checks": (("number",), ("reduction", "loss", "elementwise", "rowwise", *FILES)),
 }
 
 REGRESSION = ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss")
@@ -81,7 +81,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "SoftMarginLoss.value: z > 0 -> z >= 0": BORDER,
         "MarginRankingLoss.value: z < 0 -> z <= 0": BORDER,
     },
-    "piste.losses.classes": {
+    "piste.losses.class_loss": {
         f"ClassLoss.prepare: {PROMOTED} -> torch.promote_types(x.dtype, y.dtype)": "integers promote nothing",
         "ClassLoss.prepare: 0 -> 1": UNUSED,
         "ClassLoss.prepare: 0 -> 1 (number 2)": UNUSED,
@@ -105,7 +105,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "distance: a -> b": ALIKE,
         "distance: a -> b (number 3)": ALIKE,
     },
-    "piste.rows": {
+    "piste.formula.row_functions": {
         "_listed_against_others: 0 -> 1 (number 3)": UNUSED,
         **{f"{word}: x -> k{nth}": SYMBOLS for word in ("pick", "hinges") for nth in ("", " (number 2)")},
     },
@@ -126,12 +126,12 @@ def subjects() -> list[Subject]:
         module = f"{PACKAGE}.{file}"
         names = [name for name, loss in vars(importlib.import_module(module)).items() if _is_from(loss, module)]
         formulas = stated(module, [f"{name}.{key}" for name in names for key in FORMULAS])
-        others = tuple(f"{PACKAGE}.{f}" for f in FILES[5:]) if file == "classes" else ()
+        others = tuple(f"{PACKAGE}.{f}" for f in FILES[5:]) if file == "class_loss" else ()
         known = {cls.name for cls in _registry.values()} if others else {loss for loss in _names_of(module)}
         found.append(_subject(module, (*formulas, *FURTHER.get(file, ())), known, others))
     for file, (formulas, dependents) in SHARED.items():
         everything = {cls.name for cls in _registry.values()}
-        module = "piste.rows" if file == "rows" else f"{PACKAGE}.{file}"
+        module = "piste.formula.row_functions" if file == "rows" else f"{PACKAGE}.{file}"
         found.append(_subject(module, formulas, everything, tuple(f"{PACKAGE}.{d}" for d in dependents)))
     return found
 
@@ -197,7 +197,7 @@ def _faults(names: set[str]) -> Iterator[str | None]:
 def _faults_of_words() -> Iterator[str | None]:
     """Words over rows are symbols of symbols, which `explain` reads."""
     a, b = Symbol("input", "a"), Symbol("input", "b")
-    rows = sys.modules["piste.rows"]
+    rows = sys.modules["piste.formula.row_functions"]
     reads = {f"{word}(a)": getattr(rows, word)(a) for word in ("log_softmax", "total", "size", "index", "each")}
     reads |= {f"{word}(a, b)": getattr(rows, word)(a, b) for word in ("pick", "hinges")}
     reads["norm(a, 2)"] = rows.norm(a, 2)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from piste import formula
+from piste.formula import expression as formula
 
 from .mutate import Mutant, mutants
 

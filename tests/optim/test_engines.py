@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from piste.engine import choose
+from piste.engine import step_dispatch as choose
 from piste.errors import PisteError
 from piste.optim import OPTIMIZERS
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import piste
-from piste.engine import native as compiler
+from piste.engine.cpu import compiler
 from tests.losses.cases import CASES, Case, seeded
 from tests.optim import cases as optim_cases
 

@@ -10,7 +10,7 @@ import time
 import types
 from typing import TYPE_CHECKING, Any
 
-from .csv_table import table
+from .csv.task import table
 from .metrics import Metric
 from .task import Task
 
@@ -155,16 +155,16 @@ def compare_task(
 ) -> Comparison:
     """`compare` for a `Task`; `losses` and `epochs` stand in for the task's own."""
     from .budget import as_seconds, estimate
-    from .carry_out import carry_out
-    from .interrupts import Interrupts
+    from .execution.executor import choose
+    from .execution.interrupts import Interrupts
+    from .execution.scheduler import carry_out
+    from .execution.store import open_store
     from .plan import prepare
-    from .progress import display
-    from .randomness import Randomness
-    from .report import writable
-    from .store import open_store
-    from .threads import SMALL, one_thread
-    from .trackers import tracked
-    from .work import choose
+    from .report.files import writable
+    from .report.progress import display
+    from .report.trackers import tracked
+    from .training.random_state import Randomness
+    from .training.threads import SMALL, one_thread
 
     began = time.perf_counter()
     folder = None if out is None else writable(out)

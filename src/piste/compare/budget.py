@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import InvalidType, InvalidValue
-from .pace import Pace, measure
 from .plan import Plan
+from .training.timing import Pace, measure
 
 FEWEST_SEEDS, FEWEST_STEPS = 3, 50
 """The least that tells something. Runs are shortened, down to so many steps, before there are fewer seeds."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
-from .knobs import Knobs, find_knobs
+from .search_space import Knobs, find_knobs
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..optim import OPTIMIZERS
+from .analysis.recommendation import line, recommend
+from .analysis.verdict import Verdict, interval, judge
 from .candidates import Candidate, default_rate
-from .knobs import spoken
-from .measures import steps_to
+from .execution.search import width
 from .metrics import Metric
 from .plan import Plan
-from .recommend import line, recommend
-from .search import width
-from .trial import Result
-from .verdict import Verdict, interval, judge
+from .search_space import spoken
+from .training.smoothness import steps_to
+from .training.trial import Result
 
 if TYPE_CHECKING:
-    from .carry_out import Findings
+    from .execution.scheduler import Findings
 
 TARGET_SHARE = 0.9
 """Without a target of the task's own: this share of the way from the metric at the start to the best at the end."""
@@ -83,13 +83,13 @@ class Comparison:
 
     def table(self) -> str:
         """The table as Markdown."""
-        from .tables import markdown
+        from .report.tables import markdown
 
         return markdown(self)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write curves.svg, curves.png, results.json, results.csv and report.md into `folder`, and say which."""
-        from .report import save
+        from .report.files import save
 
         return save(self, Path(folder))
 
@@ -97,7 +97,7 @@ class Comparison:
         return f"{self.table()}\n{self.verdict}"
 
     def _repr_markdown_(self) -> str:
-        from .tables import escaped
+        from .report.tables import escaped
 
         verdict = self.verdict
         sentence, recommendation = escaped(verdict.sentence), escaped(verdict.recommendation)

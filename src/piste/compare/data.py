@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InvalidType, InvalidValue
-from .randomness import Randomness
+from .training.random_state import Randomness
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

@@ -14,7 +14,7 @@ from .candidates import Candidate, candidates
 from .data import Data
 from .metrics import Metric, as_metric, default_metric
 from .task import Task, whole_number
-from .trial import check
+from .training.trial import check
 
 MOST_SEED = 2**32 - 1
 """The largest seed that numpy takes."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
-from .randomness import Randomness
+from .training.random_state import Randomness
 
 
 @dataclass

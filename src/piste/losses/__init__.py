@@ -3,18 +3,19 @@
 The settings that every loss takes beside torch's (`check`, `normalizer`, `empty`) are in `piste.losses.reduction`.
 """
 
-from . import functional, layers
+from . import functional
+from . import with_layer as layers
 from .binary import BCELoss, BCEWithLogitsLoss
 from .classification import CrossEntropyLoss, NLLLoss, NLLLoss2d
 from .ctc import CTCLoss
 from .distributions import GaussianNLLLoss, KLDivLoss, PoissonNLLLoss
 from .embeddings import CosineEmbeddingLoss, TripletMarginLoss, TripletMarginWithDistanceLoss
 from .functional import *  # noqa: F403
-from .layers import AdaptiveLogSoftmaxWithLoss
 from .loss import Loss, named
 from .margins import HingeEmbeddingLoss, MarginRankingLoss, SoftMarginLoss
 from .multilabel import MultiLabelMarginLoss, MultiLabelSoftMarginLoss, MultiMarginLoss
 from .regression import HuberLoss, L1Loss, MSELoss, SmoothL1Loss
+from .with_layer import AdaptiveLogSoftmaxWithLoss
 
 __all__ = [
     "AdaptiveLogSoftmaxWithLoss",

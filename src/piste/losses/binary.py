@@ -7,12 +7,12 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from ..engine.bounds import Sure
-from ..formula import exp, log, log1p, maximum, where
-from .checks import Check
+from ..engine.range_guards import Sure
+from ..formula.expression import exp, log, log1p, maximum, where
 from .elementwise import ElementwiseLoss
 from .loss import explained
 from .reduction import Settings
+from .value_checks import Check
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
 

@@ -9,15 +9,15 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from ..engine import cpu_pixels
+from ..engine.cpu import image_cross_entropy as cpu_pixels
 from ..errors import InvalidValue
-from ..formula import where
-from ..rows import log_softmax, pick, size, total
-from .checks import first_offence, shape_of
-from .classes import ClassLoss
+from ..formula.expression import where
+from ..formula.row_functions import log_softmax, pick, size, total
+from .class_loss import ClassLoss
 from .loss import explained
 from .reduction import Reduction, Settings
 from .rowwise import Way
+from .value_checks import first_offence, shape_of
 
 __all__ = ["CrossEntropyLoss", "NLLLoss", "NLLLoss2d", "cross_entropy", "nll_loss"]
 

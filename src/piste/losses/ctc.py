@@ -7,11 +7,11 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from ..engine import eager_loss
+from ..engine.eager import loss as eager_loss
 from ..errors import InvalidValue
-from .checks import first_offence, is_readable, refuse_nan, shape_of, tensors
 from .loss import Call, Loss, explained
 from .reduction import Reduction, Settings
+from .value_checks import first_offence, is_readable, refuse_nan, shape_of, tensors
 
 __all__ = ["CTCLoss", "ctc_loss"]
 

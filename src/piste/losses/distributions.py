@@ -8,14 +8,14 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from ..engine.bounds import Sure
+from ..engine.range_guards import Sure
 from ..errors import InvalidType, InvalidValue
-from ..formula import exp, log, maximum, where
+from ..formula.expression import exp, log, maximum, where
 from .binary import SLACK, SURE
-from .checks import Check, shape_of
 from .elementwise import ElementwiseLoss
 from .loss import Call, explained
 from .reduction import Settings
+from .value_checks import Check, shape_of
 
 __all__ = ["GaussianNLLLoss", "KLDivLoss", "PoissonNLLLoss", "gaussian_nll_loss", "kl_div", "poisson_nll_loss"]
 

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import cpu_loss, eager_loss
-from ..engine.bounds import Bound
+from ..engine import loss_dispatch as cpu_loss
+from ..engine.eager import loss as eager_loss
+from ..engine.range_guards import Bound
 from ..errors import InvalidType, InvalidValue
-from .checks import Check, first_offence, is_readable, refuse_nan, same_device, same_shape, spread, tensors
 from .loss import Call, Chosen, Loss
 from .reduction import Reduction
+from .value_checks import Check, first_offence, is_readable, refuse_nan, same_device, same_shape, spread, tensors
 
 __all__ = ["ElementwiseLoss"]
 

@@ -8,15 +8,15 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
-from ..engine import eager_loss
+from ..engine.eager import loss as eager_loss
 from ..errors import InvalidType, InvalidValue
-from ..formula import minimum, sqrt, where
-from ..rows import norm, total
-from .checks import first_offence, is_readable, refuse_nan, same_device, same_shape, shape_of, tensors
+from ..formula.expression import minimum, sqrt, where
+from ..formula.row_functions import norm, total
 from .loss import Call, explained
 from .margins import SIGN
 from .reduction import Settings
 from .rowwise import RowwiseLoss, Way
+from .value_checks import first_offence, is_readable, refuse_nan, same_device, same_shape, shape_of, tensors
 
 __all__ = [
     "CosineEmbeddingLoss",

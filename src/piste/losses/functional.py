@@ -1,6 +1,6 @@
 """The losses as functions, under the names of torch.nn.functional."""
 
-from . import layers
+from . import with_layer as layers
 from .binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from .classification import cross_entropy, nll_loss
 from .ctc import ctc_loss

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import eager_loss
+from ..engine.eager import loss as eager_loss
 from ..errors import InvalidType, InvalidValue, did_you_mean
-from .checks import number, refuse_untensored, shape_of
 from .reduction import Reduction, Settings, legacy, settings
+from .value_checks import number, refuse_untensored, shape_of
 
 __all__ = ["Call", "Chosen", "Loss", "explained", "named"]
 

@@ -6,11 +6,11 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from ..formula import exp, log1p, where
-from .checks import Check
+from ..formula.expression import exp, log1p, where
 from .elementwise import ElementwiseLoss
 from .loss import explained
 from .reduction import Settings
+from .value_checks import Check
 
 __all__ = [
     "HingeEmbeddingLoss",

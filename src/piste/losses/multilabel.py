@@ -8,17 +8,17 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
-from ..engine import eager_loss
-from ..engine.bounds import Bound
+from ..engine.eager import loss as eager_loss
+from ..engine.range_guards import Bound
 from ..errors import InvalidType, InvalidValue
-from ..formula import exp, log1p, where
-from ..rows import each, hinges, index, pick, size, total
+from ..formula.expression import exp, log1p, where
+from ..formula.row_functions import each, hinges, index, pick, size, total
 from .binary import SLACK, SURE, TARGET_HELP
-from .checks import first_offence, is_readable, refuse_nan, same_device, same_shape, shape_of, spread, tensors
-from .classes import ClassLoss
+from .class_loss import ClassLoss
 from .loss import Call, explained
 from .reduction import Settings
 from .rowwise import RowwiseLoss, Way
+from .value_checks import first_offence, is_readable, refuse_nan, same_device, same_shape, shape_of, spread, tensors
 
 __all__ = [
     "MultiLabelMarginLoss",

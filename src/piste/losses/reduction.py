@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidValue
-from .checks import choice, is_readable
+from .value_checks import choice, is_readable
 
 __all__ = ["Reduction", "Settings", "legacy", "settings"]
 

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from ..formula import sign, where
+from ..formula.expression import sign, where
 from .elementwise import ElementwiseLoss
 from .loss import explained
 from .reduction import Settings

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..engine import cpu_loss
-from ..engine.bounds import Bound
-from ..engine.cpu_loss import NEVER, Ready, Rest
+from ..engine import loss_dispatch as cpu_loss
+from ..engine.loss_dispatch import NEVER, Ready, Rest
+from ..engine.range_guards import Bound
 from .loss import Chosen, Loss
 from .reduction import Reduction
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula import sqrt
+from ..formula.expression import sqrt
 from .optimizer import Optimizer
 from .options import decay, eps, rate, weight_decay
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula import maximum, sqrt
+from ..formula.expression import maximum, sqrt
 from .optimizer import Buffer, Optimizer
 from .options import Flag, betas, eps, rate, weight_decay
 

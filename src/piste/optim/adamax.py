@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula import maximum
+from ..formula.expression import maximum
 from .optimizer import Optimizer
 from .options import betas, eps, rate, weight_decay
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula import maximum, where
+from ..formula.expression import maximum, where
 from .optimizer import Buffer, Optimizer
 from .options import Number, rate, weight_decay
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidValue
-from . import arguments
+from . import validation as arguments
 
 
 def prepared(optimizer: Any, state_dict: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula import sqrt
+from ..formula.expression import sqrt
 from .adam import _DECOUPLED
 from .optimizer import Buffer, Optimizer
 from .options import Number, betas, eps, rate, weight_decay

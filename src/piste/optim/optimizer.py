@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ..engine import choose, eager
-from ..engine.program import Program, Slot, parameters
+from ..engine import step_dispatch as choose
+from ..engine.eager import step as eager
+from ..engine.specs import Program, Slot, parameters
 from ..errors import Unsupported
-from ..formula import FormulaError
-from . import arguments, checkpoint
+from ..formula.expression import FormulaError
+from . import checkpoint
+from . import validation as arguments
 from .options import Flag, Option
 
 

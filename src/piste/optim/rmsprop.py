@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula import sqrt
+from ..formula.expression import sqrt
 from .optimizer import Buffer, Optimizer
 from .options import Flag, decay, eps, rate, weight_decay
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula import maximum, minimum, sign, where
+from ..formula.expression import maximum, minimum, sign, where
 from .optimizer import Buffer, Optimizer
 from .options import Number, Pair, rate
 

@@ -1,7 +1,7 @@
 from typing import Any
 
 from ..errors import InvalidValue
-from ..formula import where
+from ..formula.expression import where
 from .optimizer import Buffer, Optimizer
 from .options import Flag, Number, decay, rate, weight_decay
 

@@ -8,9 +8,9 @@ from torch.nn import functional
 
 from ...optim import Adam
 from ..metrics import Metric, accuracy
-from ..randomness import Randomness
 from ..task import Task
-from ..threads import one_thread
+from ..training.random_state import Randomness
+from ..training.threads import one_thread
 from ._tables import Pair, digits
 
 TEMPERATURE = 4.0

@@ -42,7 +42,7 @@ def picture(comparison: Comparison) -> Any:
     """The first guess w1 and those that follow, each nearer, with the distances that are the loss; and the ways."""
     import numpy as np
 
-    from ..figures import FAINT, INK, figure, styles
+    from ..report.figures import FAINT, INK, figure, styles
 
     style = styles(comparison)
     seed = comparison.settings["seeds"][0]

@@ -1,0 +1,183 @@
+"""The table of a comparison: as Markdown, for a terminal, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from ..search_space import spoken
+
+if TYPE_CHECKING:
+    from ..comparison import Comparison, Row
+
+
+def header(comparison: Comparison) -> list[str]:
+    """The titles of the columns, with their units."""
+    arrow = "higher is better" if comparison.higher_is_better else "lower is better"
+    tuned = ["at the default lr", "decades of good lr"] if comparison.tries else []
+    return [
+        "candidate", "lr", f"{comparison.metric} ({arrow})", *tuned, "training loss",
+        f"steps to {number(comparison.target)} (time)", "time per step", "memory per step", "descent share", "evenness",
+    ]  # fmt: skip
+
+
+def cells(comparison: Comparison, row: Row) -> list[str]:
+    """One row, as text."""
+    group = comparison.verdict.group
+    name = f"{row.name} ★" if len(group) < len(comparison.rows) and row.name in group else row.name
+    if row.diverged:
+        metric = "diverged" if row.seeds == 1 else f"diverged ({row.diverged} of {row.seeds})"
+    else:
+        metric = with_error(row.metric, (row.high - row.low) / 2)
+    tuned = bool(comparison.tries)
+    return [
+        name,
+        _setting(row),
+        metric,
+        *([number(row.default_metric), "–" if math.isnan(row.lr_width) else f"{row.lr_width:.1f}"] if tuned else []),
+        number(row.training_loss),
+        _arrival(row),
+        duration(row.step_seconds),
+        size(row.peak_bytes),
+        _share(row.descent_share),
+        _share(row.evenness),
+    ]
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table as Markdown, best first."""
+    titles, *rows = [
+        [escaped(cell).replace("|", "\\|") for cell in line]
+        for line in (header(comparison), *(cells(comparison, row) for row in comparison.rows))
+    ]
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def rich_tables(comparison: Comparison, width: int) -> list[Any]:
+    """The table for a terminal of that width: in parts below each other where it is too wide to be one."""
+    from rich.console import Console
+
+    titles, lines = header(comparison), [cells(comparison, row) for row in comparison.rows]
+
+    def fits(columns: list[int]) -> bool:
+        table = _rich_table(comparison, titles, lines, columns)
+        return bool(Console(width=1000).measure(table).maximum <= width)
+
+    if fits(list(range(len(titles)))):
+        return [_rich_table(comparison, titles, lines, list(range(len(titles))))]
+    for i, title in enumerate(titles):  # as narrow as the cells below it
+        least = max(map(len, [*title.split(), *(line[i] for line in lines)]))
+        titles[i] = "\n".join(textwrap.wrap(title, least))
+    parts = [[0]]
+    for i in range(1, len(titles)):
+        if len(parts[-1]) > 1 and not fits([*parts[-1], i]):
+            parts.append([0])
+        parts[-1].append(i)
+    return [_rich_table(comparison, titles, lines, part) for part in parts]
+
+
+def _rich_table(comparison: Comparison, titles: list[str], lines: list[list[str]], columns: list[int]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    for i in columns:
+        widest = max((len(line[i]) for line in lines), default=1)
+        table.add_column(titles[i], justify="right" if i else "left", vertical="bottom", min_width=widest)
+    for row, line in zip(comparison.rows, lines, strict=True):
+        style = "red" if row.diverged else "green" if row.name in comparison.verdict.group else ""
+        table.add_row(*(Text(line[i], style=style if i in (0, 2) else "", no_wrap=True) for i in columns))
+    return table
+
+
+def as_csv(comparison: Comparison) -> str:
+    """Every number of the rows, unrounded; an empty field where there is none."""
+    out = io.StringIO()
+    records = [dataclasses.asdict(row) for row in comparison.rows]
+    writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow(
+            {k: "" if v in (None, {}) or (isinstance(v, float) and math.isnan(v)) else v for k, v in record.items()}
+        )
+    return out.getvalue()
+
+
+def number(value: float) -> str:
+    """Three significant digits, or a dash.
+
+    >>> number(0.97321), number(float("nan"))
+    ('0.973', '–')
+    """
+    return "–" if math.isnan(value) else f"{value:#.3g}".rstrip(".")
+
+
+def with_error(value: float, half: float) -> str:
+    """A value and half the width of its interval, to the digits that the interval allows.
+
+    >>> with_error(0.97321, 0.0062)
+    '0.9732 ± 0.0062'
+    >>> with_error(0.97321, float("nan"))
+    '0.973'
+    """
+    if math.isnan(half):
+        return number(value)
+    decimals = min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
+    return f"{value:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a readable unit.
+
+    >>> duration(0.000321)
+    '321 µs'
+    """
+    if math.isnan(seconds):
+        return "–"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def size(count: int) -> str:
+    """Bytes in a readable unit (1 kB = 1000 bytes).
+
+    >>> size(123_456)
+    '123 kB'
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
+def _setting(row: Row) -> str:
+    rate = [] if row.lr is None else [f"{row.lr:.3g}"]
+    return ", ".join([*rate, *[spoken(row.options)] * bool(row.options)]) or "–"
+
+
+def _arrival(row: Row) -> str:
+    """Steps and training time until the target, and how many seeds got there where not all did."""
+    if not row.reached:
+        return "–"
+    steps = "–" if row.steps_to_target is None else f"{row.steps_to_target:.0f}"
+    seconds = row.seconds_to_target
+    said = [] if seconds is None or math.isnan(seconds) else [duration(seconds)]
+    said += [f"{row.reached} of {row.seeds}"] * (row.reached < row.seeds)
+    return f"{steps} ({', '.join(said)})" if said else steps
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is: no HTML, and no new line."""
+    return re.sub(r"([<&\\`])", r"\\\1", text).replace("\n", " ")

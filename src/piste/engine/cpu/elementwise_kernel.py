@@ -1,0 +1,105 @@
+"""From the formula of one element and its written derivatives to a kernel: value, gradients and check in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ...formula.expression import FormulaError, Symbol, trace
+from ...formula.printing import Letter, is_number
+from .loss_form import (
+    BYTES,
+    COLUMNS,
+    OUT,
+    PARTIALS,
+    PER_BLOCK,
+    ROWS,
+    RUN,
+    SCALE,
+    Form,
+    LossLines,
+    loaded,
+    options_lines,
+    pointed,
+    stored,
+)
+from .work_sharing import shared_lines
+
+__all__ = ["source"]
+
+TILE = 1 << 10  # elements whose sum is kept in the precision of the elements
+
+
+def source(form: Form) -> str:
+    """The kernel as Python that Numba compiles."""
+    assert form.derivatives is not None
+    dtype = form.dtype
+    letters = [c for c in form.given if c.kind == "element"]
+    given = {k: Letter(k, v) if is_number(v) else v for k, v in form.options}
+    symbols = [Symbol("input", f"{c.name}_") for c in letters]
+    value = trace(form.formula, *symbols, **given)
+    all_slopes = trace(form.derivatives, *symbols, **given) if form.by else ()
+    slopes = [s for s, is_wanted in zip(all_slopes, form.wanted, strict=False) if is_wanted]
+    if any(slope is None for slope in slopes):
+        raise FormulaError("a derivative is not written down")
+    broken = [b for b in (trace(fault, *symbols) for fault in form.faults) if isinstance(b, Symbol)]
+    if form.given[-1].kind == "weight":
+        weight = Symbol("input", f"{form.given[-1].name}_")
+        value, slopes = value * weight, [slope * weight for slope in slopes]
+    body = LossLines(dtype, "v", lambda symbol: symbol.args[0] if symbol.op == "input" else None)
+    for i, column in enumerate(form.given):
+        body.lines.append(f"{column.name}_ = {loaded(column, 'k', dtype)}")
+        for bound in form.bounds:
+            body.lines += bound.each(f"{column.name}_", dtype) if bound.column == i else ()
+    if broken:
+        fault = " | ".join(f"({body.name(condition)})" for condition in broken)
+        body.lines.append(f"faults = add(faults, {dtype}(1.0) if {fault} else {dtype}(0.0))")
+    result = body.name(value)
+    body.lines.append(
+        f"out[k] = {stored(form.storage, result)}" if form.mode == "none" else f"part = add(part, {result})"
+    )
+    for column, slope in zip(form.by, slopes, strict=True):
+        made = body.name(slope * Symbol("input", "scale"))
+        body.lines.append(f"g_{column.name}[k] = {stored(column.storage, made)}")
+    digest = hashlib.sha256(Path(__file__).with_name("math32.py").read_bytes()).hexdigest()
+    words = "add, bits, exp32, exp_part32, log1p32, log1p_part32, log32, signed_bits, unlike"
+    names = f"from piste.engine.cpu.math32 import {words}  # {digest}"
+    return "\n".join([names, "", *_run(form, body.lines)])
+
+
+def _run(form: Form, body: list[str]) -> list[str]:
+    """The sum of a block in tiles; no `min`, whose error path would stay in the code."""
+    dtype = form.dtype
+    columns = [(f"a_{c.name}", c.storage, COLUMNS + i) for i, c in enumerate(form.given)]
+    columns += [(f"g_{c.name}", c.storage, COLUMNS + len(form.given) + i) for i, c in enumerate(form.by)]
+    if form.mode == "none":
+        columns.append(("out", form.storage, OUT))
+    places = [f"{name} = column(table[{at}] + at * {BYTES[s]}, {pointed(s)}, {at})" for name, s, at in columns]
+    block = [
+        f"at = block * table[{PER_BLOCK}]",
+        f"left = table[{ROWS}] - at",
+        f"size = table[{PER_BLOCK}] if left > table[{PER_BLOCK}] else left",
+        *places,
+        "total = 0.0",
+        f"faults = zero = {dtype}(0.0)",
+        "first = 0",
+        "while first < size:",
+        f"    last = first + {TILE} if first + {TILE} < size else size",
+        f"    part = {dtype}(0.0)",
+        *(f"    {bound.first(dtype)}" for bound in form.bounds),
+        "    for k in range(first, last):",
+        *(f"        {line}" for line in body),
+        "    total += float64(part)",
+        *(f"    faults += {dtype}(1.0) if {bound.is_broken(dtype)} else zero" for bound in form.bounds),
+        "    first = last",
+        "partials[2 * block] = total",
+        "partials[2 * block + 1] = float64(faults)",
+    ]
+    return [
+        "def run(table):",
+        *options_lines(form.options, dtype),
+        f"    scale = {dtype}(given[{SCALE}])",
+        f"    partials = pointer(table[{PARTIALS}], float64)",
+        *shared_lines(block, f"table[{RUN}]"),
+        "",
+    ]

@@ -1,0 +1,186 @@
+"""From a formula over rows to a kernel: all classes of a sample lie side by side, and loops run over them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ...formula.differentiate import Slope, gradients
+from ...formula.expression import Symbol, trace
+from ...formula.printing import Letter, is_number
+from .loss_form import (
+    BYTES,
+    CLASSES,
+    COLUMNS,
+    DIVISOR,
+    IGNORED,
+    NUMBERS,
+    OUT,
+    PARTIALS,
+    PER_BLOCK,
+    ROWS,
+    RUN,
+    SCALE,
+    SCRATCH,
+    Column,
+    Form,
+    loaded,
+    options_lines,
+    pointed,
+    stored,
+)
+from .row_lines import RowLines
+from .work_sharing import shared_lines
+
+__all__ = ["formulas", "prepare_source", "source"]
+
+
+def formulas(form: Form) -> tuple[Symbol, list[Slope], list[Symbol], set[str]]:
+    """The loss of a row, its gradients, the conditions that refuse it, and which letters are rows."""
+    letters = [None if c is None else Symbol("input", c.name) for c in form.columns]
+    rows = {c.name for c in form.columns if c is not None and c.kind in ("row", "shared", "labels")}
+    options = {k: Letter(k, v) if is_number(v) else v for k, v in form.options}
+    value = trace(form.formula, *letters, **options)
+    by = [x for x, is_wanted in zip(letters, form.wanted, strict=True) if is_wanted and x is not None]
+    slopes = gradients(value, by, rows) if by else []
+    faults = [trace(fault, *letters) for fault in form.faults]
+    return value, slopes, faults, rows
+
+
+def source(form: Form) -> tuple[str, int]:
+    """The kernel as Python that Numba compiles, and how many scratch rows each thread wants."""
+    value, slopes, faults, rows = formulas(form)
+    wanted = form.by
+    digest = hashlib.sha256(Path(__file__).with_name("math32.py").read_bytes()).hexdigest()
+    words = "add, bits, exp32, exp_part32, log1p32, log1p_part32, log32, ordered, signed_bits, unlike, unordered"
+    text = [f"from piste.engine.cpu.math32 import {words}  # {digest}", ""]
+    own = bool(wanted) and wanted[0].storage != form.dtype
+    # The gradient's own row, if it has the precision; under its own name, so that LLVM sees one row and not two.
+    kept = ("kept" if own else f"g_{wanted[0].name}") if wanted else None
+    row = RowLines(form, rows, kept)
+    scaled = [(c.name, *row.scaled(slope)) for c, slope in zip(wanted, slopes, strict=True)]
+    parts = [part for _, dense, single in scaled for part in (dense, single and single[1])]
+    row.sum_up([row.lower(part) for part in (*faults, value, *parts)])
+    assert len(row.seen) == len(form.bounds), "a bound is on a row that is never summed up"
+    broken = [bound.is_broken(form.dtype) for bound in form.bounds]
+    refused = " or ".join([row.number(fault) for fault in faults] + broken)
+    row.lines.append(f"result = {row.number(value)}")
+    if wanted:
+        row.write(scaled)
+    if own and row.kept is not None:
+        row.scratch_rows = 1
+    return "\n".join([*text, *_run(form, row, refused)]), row.scratch_rows
+
+
+def _run(form: Form, row: RowLines, refused: str) -> list[str]:
+    """The sum of a block, row by row."""
+    shared = [c for c in form.given if c.kind == "shared"]
+    lines = [
+        "def run(table):",
+        *options_lines(form.options, form.dtype),
+        f"    scale_ = given[{SCALE}]",
+        f"    partials = pointer(table[{PARTIALS}], float64)",
+        f"    out = pointer(table[{OUT}], {pointed(form.storage)})",
+        f"    classes = table[{CLASSES}]",
+        "    classes_ = float64(classes)",
+        *(
+            f"    a_{c.name} = column(table[{_place(form, c)}], {pointed(c.storage)}, {_place(form, c)})"
+            for c in shared
+        ),
+    ]
+    scratch = f"scratch = table[{SCRATCH}] + own * classes * {row.scratch_rows * BYTES[form.dtype]}"
+    ended = f"out[r] = {stored(form.storage, 'result')}" if form.mode == "none" else "total += result"
+    block = [
+        *([scratch] if row.scratch_rows else []),
+        f"r = block * table[{PER_BLOCK}]",
+        f"stop = r + table[{PER_BLOCK}]",
+        f"stop = stop if stop < table[{ROWS}] else table[{ROWS}]",
+        "total = 0.0",
+        "faults = 0",
+        "while r < stop:",
+        *(f"    {line}" for line in (*_operands(form, row), *_picked(form), *row.lines)),
+        *([f"    if {refused}:", "        faults += 1"] if refused else []),
+        f"    {ended}",
+        "    r += 1",
+        "partials[2 * block] = total",
+        "partials[2 * block + 1] = float64(faults)",
+    ]
+    return [*lines, *shared_lines(block, f"table[{RUN}]"), ""]
+
+
+def _place(form: Form, column: Column) -> int:
+    return COLUMNS + form.given.index(column)
+
+
+def _operands(form: Form, row: RowLines) -> list[str]:
+    """Where the operands of row r, and its gradients, lie."""
+    lines = []
+    for c in form.given:
+        if c.kind in ("row", "labels"):
+            lines.append(f"a_{c.name} = {_row_of(_place(form, c), c)}")
+        elif c.kind == "number":
+            lines.append(f"{c.name}_ = float64(pointer(table[{_place(form, c)}], {c.storage})[r])")
+    for i, c in enumerate(form.by):
+        lines.append(f"g_{c.name} = {_row_of(COLUMNS + len(form.given) + i, c)}")
+    if row.kept_at == "kept" and row.kept is not None:
+        lines.append(f"kept = column(scratch, {form.dtype}, {SCRATCH})")
+    return lines
+
+
+def _row_of(place: int, column: Column) -> str:
+    return f"column(table[{place}] + r * classes * {BYTES[column.storage]}, {pointed(column.storage)}, {place})"
+
+
+def _picked(form: Form) -> list[str]:
+    """The class index of row r: a row that is ignored, or whose index is out of range, ends here; and what it picks."""
+    index = next((c for c in form.given if c.kind == "index"), None)
+    if index is None:
+        return []
+    k = f"{index.name}_"
+    cleared = [f"    out[r] = {stored(form.storage, '0.0')}"] if form.mode == "none" else []
+    for c in form.by:
+        cleared += ["    for c in range(classes):", f"        g_{c.name}[c] = {_zero(c)}"]
+    return [
+        f"{k} = pointer(table[{_place(form, index)}], int64)[r]",
+        f"if {k} == table[{IGNORED}]:",
+        *cleared,
+        "    r += 1",
+        "    continue",
+        f"if {k} < 0 or {k} >= classes:",
+        "    faults += 1",
+        "    r += 1",
+        "    continue",
+        *(
+            f"at_{c.name}_{index.name} = float64({loaded(c, k, form.dtype)})"
+            for c in form.given
+            if c.kind in ("row", "shared")
+        ),
+    ]
+
+
+def _zero(column: Column) -> str:
+    return "uint16(0)" if pointed(column.storage) == "uint16" else f"{column.storage}(0.0)"
+
+
+def prepare_source(form: Form) -> str:
+    """What the mean divides by: the rows that are not ignored, or the sum of their weights."""
+    index, last = next(c for c in form.given if c.kind == "index"), form.given[-1]
+    weights, count = [], "1.0"
+    if form.divisor == "weights":
+        weights = [f"    a_{last.name} = pointer(table[{_place(form, last)}], {pointed(last.storage)})"]
+        count = f"float64({loaded(last, 'j', form.dtype)})"
+    lines = [
+        "def prepare(table):",
+        f"    given = pointer(table[{NUMBERS}], float64)",
+        f"    k = pointer(table[{_place(form, index)}], int64)",
+        *weights,
+        "    total = 0.0",
+        f"    for r in range(table[{ROWS}]):",
+        "        j = k[r]",
+        f"        if j != table[{IGNORED}] and j >= 0 and j < table[{CLASSES}]:",
+        f"            total += {count}",
+        f"    given[{DIVISOR}] = total",
+        f"    given[{SCALE}] = 1.0 / total",
+        "",
+    ]
+    return "\n".join(lines)

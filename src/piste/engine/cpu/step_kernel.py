@@ -1,0 +1,356 @@
+"""The CPU engine: one kernel call steps all tensors of a group, in one pass over memory and without temporaries.
+
+A program is read once and becomes the source of a kernel with two entries. `prepare` counts the steps and works out,
+in double precision, every number that is the same for all elements of a tensor; `body` takes blocks of elements
+until none is left, on as many threads as call it. A launch is a kernel with the tables that tell it where the tensors
+are; only the addresses of the gradients are written anew for each step.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...formula.expression import Symbol, trace
+from ..emit import Lines
+from ..specs import Program, Slot
+from . import compiler as native
+from . import work_sharing as shares
+from .torch_internals import PLAIN
+from .work_sharing import HEAD, SHARES, reset_lines, shared_lines
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_COUNTERS = {torch.float32, torch.float64}
+CHUNK, LARGEST = 1 << 14, 1 << 18  # elements of one item, where there are few in all and where there are many
+PARTS = 32  # that each thread gets of the whole, so that one that is held up leaves some to the others
+OVERHEAD = 64  # what starting on an item costs, in elements
+ALONE = 1 << 17  # elements that one thread steps sooner than a team can be woken
+
+# The table that a kernel is called with.
+BLOCK_ENDS, ITEMS, SCALARS, NUMBERS, TENSORS, SHAPES, COLUMNS = range(HEAD, HEAD + 7)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the machine code depends on besides the program."""
+
+    columns: tuple[str, ...]  # dtypes of the parameter, the gradient and the buffers
+    counter: str  # dtype of the counters
+    dims: int = 0  # 0: every column lies in memory alike; else how many dimensions to walk
+
+    @property
+    def compute(self) -> str:
+        return "float64" if self.columns[0] == "float64" else "float32"
+
+
+_HOISTED_CONDITIONS = {"<", "<=", ">", ">=", "==", "!=", "&", "|", "invert"}
+
+
+@cache
+def source(program: Program, layout: Layout) -> tuple[str, int]:
+    """The kernel of a program as Python that Numba compiles, and how many numbers `prepare` leaves for a tensor."""
+    columns = ["p", "g", *program.buffers]
+    stored: dict[str, Any] = {}
+
+    def store(letter: str, value: Any) -> Symbol:
+        stored[letter] = value
+        return Symbol("input", f"kept_{letter}")
+
+    inputs = {name: Symbol("input", f"n_{name}") for name in (*program.numbers, *program.counters)}
+    per_step = partial(program.scalars, inputs, {}, store)
+    per_step.__qualname__ = f"{program.name}.per_step"  # type: ignore[attr-defined]  # for messages
+    scalars = trace(per_step)
+    element = [Symbol("input", f"{name}_") for name in columns]
+    p, buffers = trace(program.element, element[0], element[1], element[2:], scalars)
+
+    per_element = {symbol.args[0] for symbol in element}
+    hoisted: dict[Any, tuple[str, Symbol]] = {}
+
+    def varies(value: Any) -> bool:
+        if not isinstance(value, Symbol):
+            return False
+        return value.args[0] in per_element if value.op == "input" else any(map(varies, value.args))
+
+    def given(value: Symbol) -> str | None:
+        if varies(value):
+            return value.args[0] if value.op == "input" else None
+        name, _ = hoisted.setdefault(body.key(value), (f"h{len(hoisted)}", value))
+        return f"({name} != 0)" if value.op in _HOISTED_CONDITIONS else name
+
+    body = Lines(layout.compute, "x", given)
+    results = [body.name(_with_reciprocals(value, varies)) for value in (p, *buffers)]
+
+    prepare = Lines("float64", "s", lambda value: value.args[0] if value.op == "input" else None)
+    for letter, value in stored.items():
+        prepare.lines += _store(letter, prepare.name(value), layout)
+    prepare.lines += [f"row[{slot}] = {prepare.name(value)}" for slot, (_, value) in enumerate(hoisted.values())]
+    width = len(hoisted)
+    lines = [*_prepare(program, layout, prepare.lines, width), *_body(columns, layout, body.lines, results, width)]
+    return "\n".join(lines), width
+
+
+def _with_reciprocals(value: Any, varies: Any) -> Any:
+    """Divide by what is the same for all elements once, in double precision, and multiply by that."""
+    if not varies(value) or value.op == "input":
+        return value
+    a, *rest = (_with_reciprocals(x, varies) for x in value.args)
+    if value.op == "/" and not varies(rest[0]):
+        return Symbol("*", a, Symbol("/", 1.0, rest[0]))
+    return Symbol(value.op, a, *rest)
+
+
+def _store(letter: str, value: str, layout: Layout) -> list[str]:
+    """Keep a counter, and go on with the value as it is kept."""
+    return [f"c_{letter}[0] = {layout.counter}({value})", f"kept_{letter} = float64(c_{letter}[0])"]
+
+
+def _prepare(program: Program, layout: Layout, lines: list[str], width: int) -> list[str]:
+    first = 2 + len(program.buffers)
+    columns = [f"col_{c} = pointer(table[{COLUMNS + first + k}], int64)" for k, c in enumerate(program.counters)]
+    counters = []
+    for letter in program.counters:
+        counters.append(f"c_{letter} = pointer(col_{letter}[i], {layout.counter})")
+        if letter == "t":
+            counters.append("c_t[0] += 1")
+        counters.append(f"n_{letter} = float64(c_{letter}[0])")
+    return [
+        "def prepare(table):",
+        *reset_lines(),
+        f"    numbers = pointer(table[{NUMBERS}], float64)",
+        *(f"    n_{name} = numbers[{k}]" for k, name in enumerate(program.numbers)),
+        *(f"    {line}" for line in columns),
+        f"    for i in range(table[{TENSORS}]):",
+        f"        row = pointer(table[{SCALARS}] + i * {8 * width}, float64)",
+        *(f"        {line}" for line in (*counters, *lines)),
+        "",
+    ]
+
+
+def _body(columns: Sequence[str], layout: Layout, lines: list[str], results: list[str], width: int) -> list[str]:
+    kept = [
+        (name, kind, result)
+        for name, kind, result in zip(
+            _without_gradient(columns), _without_gradient(layout.columns), results, strict=True
+        )
+    ]
+    start = "" if layout.dims else " + start * {size}"
+    place = (lambda name: f"o_{name}") if layout.dims else (lambda name: "k")
+    walk, indent = (_strided(columns, layout.dims), 12) if layout.dims else (["for k in range(stop - start):"], 8)
+    loads = [
+        f"{n}_ = {_load(kind, f'a_{n}[{place(n)}]', layout.compute)}"
+        for n, kind in zip(columns, layout.columns, strict=True)
+    ]
+    stores = [f"a_{n}[{place(n)}] = {_stored(kind, result)}" for n, kind, result in kept]
+    block = [
+        "for item in range(ends[block], ends[block + 1]):",
+        "    i, start, stop = items[3 * item], items[3 * item + 1], items[3 * item + 2]",
+        f"    row = pointer(table[{SCALARS}] + i * {8 * width}, float64)",
+        *(f"    h{k} = {layout.compute}(row[{k}])" for k in range(width)),
+        *(
+            f"    a_{n} = pointer(col_{n}[i]{start.format(size=_SIZE[kind])}, {_STORAGE[kind]})"
+            for n, kind in zip(columns, layout.columns, strict=True)
+        ),
+        *(f"    {line}" for line in walk),
+        *(f"{' ' * indent}{line}" for line in (*loads, *lines, *stores)),
+    ]
+    return [
+        "def body(table):",
+        f"    ends = pointer(table[{BLOCK_ENDS}], int64)",
+        f"    items = pointer(table[{ITEMS}], int64)",
+        *(f"    col_{n} = pointer(table[{COLUMNS + k}], int64)" for k, n in enumerate(columns)),
+        *shared_lines(block),
+        "",
+    ]
+
+
+def _without_gradient(columns: Sequence[str]) -> Sequence[str]:
+    return [columns[0], *columns[2:]]
+
+
+_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+_STORAGE = {"float64": "float64", "float32": "float32", "bfloat16": "uint16", "float16": "uint16"}
+
+
+def _load(kind: str, place: str, compute: str) -> str:
+    value = f"from_{kind}({place})" if _SIZE[kind] == 2 else place
+    return value if kind == compute else f"{compute}({value})"
+
+
+def _stored(kind: str, value: str) -> str:
+    return f"to_{kind}(float32({value}))" if _SIZE[kind] == 2 else f"{kind}({value})"
+
+
+def _strided(columns: Sequence[str], dims: int) -> list[str]:
+    """A walk in which every column has strides of its own: shape, then the strides of each column, in elements."""
+    width = dims * (1 + len(columns))
+    inner = dims - 1
+    return [
+        f"shape = pointer(table[{SHAPES}] + i * {8 * width}, int64)",
+        "n = start",
+        "while n < stop:",
+        "    rest = n",
+        *(f"    o_{name} = 0" for name in columns),
+        f"    k{inner} = rest % shape[{inner}]",
+        f"    rest = rest // shape[{inner}]",
+        *(
+            line
+            for d in reversed(range(inner))
+            for line in (
+                f"    k{d} = rest % shape[{d}]",
+                f"    rest = rest // shape[{d}]",
+                *(f"    o_{name} += k{d} * shape[{dims * (c + 1) + d}]" for c, name in enumerate(columns)),
+            )
+        ),
+        f"    run = shape[{inner}] - k{inner}",
+        "    if run > stop - n:",
+        "        run = stop - n",
+        *(f"    b_{name} = o_{name} + k{inner} * shape[{dims * (c + 1) + inner}]" for c, name in enumerate(columns)),
+        *(f"    d_{name} = shape[{dims * (c + 1) + inner}]" for c, name in enumerate(columns)),
+        "    n += run",
+        "    for k in range(run):",
+        *(f"        o_{name} = b_{name} + k * d_{name}" for name in columns),
+    ]
+
+
+def layout_of(slot: Slot) -> Layout:
+    """The layout of a slot's tensors; a slot that `unserved` has nothing against."""
+    columns = [slot.p, slot.g, *slot.buffers]
+    counter = DTYPES[slot.counters[0].dtype] if slot.counters else "float32"
+    kinds = tuple(DTYPES[_real_dtype(x)] for x in columns)
+    shape, strides = slot.p.shape, _strides(slot.p)
+    alike = not slot.p.numel() or (_dense(shape, strides) and all(_strides(x) == strides for x in columns))
+    return Layout(kinds, counter, 0 if alike else slot.p.dim() + slot.p.is_complex())
+
+
+def unserved(slot: Slot) -> str | None:
+    """Why the kernel can't step a slot, or None."""
+    if slot.g is not slot.p.grad and slot.p.grad is not None:
+        return "its gradient is sparse"  # and the slot has it as a dense tensor of the moment
+    for x in (slot.p, slot.g, *slot.buffers, *slot.counters):
+        if type(x) not in PLAIN:
+            return f"it is a {type(x).__name__}, a tensor subclass with operations of its own"
+        if x.device.type != "cpu":
+            return f"it is on {x.device.type}"
+        if x.layout != torch.strided:
+            return "its gradient is sparse" if x.is_sparse else f"its layout is {x.layout}"
+        if _real_dtype(x) not in DTYPES:
+            return f"its dtype is {x.dtype}"
+        if x.is_conj() or x.is_neg():
+            return "it is a lazy conjugate or negative"
+    for x in (slot.p, slot.g, *slot.buffers):
+        if x.shape != slot.p.shape or x.is_complex() != slot.p.is_complex():
+            return "its gradient or its state has another shape or kind than it has"
+        if x is not slot.g and _overlapping(x):
+            return "elements of it or of its state overlap in memory"
+    if any(x.numel() != 1 for x in slot.counters) or len({x.dtype for x in slot.counters} - _COUNTERS) > 0:
+        return "its step count is not one floating-point number"
+    if len({x.dtype for x in slot.counters}) > 1:
+        return "its counters differ in dtype"
+    return None
+
+
+def _real_dtype(x: Tensor) -> torch.dtype:
+    return {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(x.dtype, x.dtype)
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """Strides, those of single elements left out of account."""
+    return tuple(stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True))
+
+
+def _dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the elements fill a stretch of memory, in whatever order."""
+    expected = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size != 1):
+        if stride != expected and size:
+            return False
+        expected *= size
+    return True
+
+
+def _overlapping(x: Tensor) -> bool:
+    """Whether two elements may share memory."""
+    reach = 0
+    for stride, size in sorted((stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1):
+        if stride <= reach:
+            return x.numel() > 0
+        reach += stride * (size - 1)
+    return False
+
+
+def _walk(slot: Slot, dims: int) -> Iterable[int]:
+    """Shape and strides of a slot for a kernel that walks `dims` dimensions; complex numbers are pairs."""
+    if not dims:
+        return
+    pairs = slot.p.is_complex()
+    yield from [*slot.p.shape, 2] if pairs else slot.p.shape
+    for x in (slot.p, slot.g, *slot.buffers):
+        yield from [*(2 * stride for stride in x.stride()), 1] if pairs else x.stride()
+
+
+def _shared_out(sizes: Sequence[int], threads: int) -> tuple[array[int], array[int]]:
+    """Items (tensor, start, stop) and where each block of items ends; a block is what a thread takes at a time.
+
+    The larger the items, the longer memory is read in one go, which is what a step of many elements waits for.
+    """
+    chunk = min(max(CHUNK, sum(sizes) // (PARTS * threads)), LARGEST)
+    items, ends, filled = array("q"), array("q", [0]), 0
+    for tensor, size in enumerate(sizes):
+        for start in range(0, size, chunk):
+            stop = min(start + chunk, size)
+            items.extend((tensor, start, stop))
+            filled += stop - start + OVERHEAD
+            if filled >= chunk:
+                ends.append(len(items) // 3)
+                filled = 0
+    if filled:
+        ends.append(len(items) // 3)
+    return items, ends
+
+
+class Launch:
+    """A kernel, and the tables of the tensors it steps."""
+
+    def __init__(self, program: Program, layout: Layout, slots: Sequence[Slot]) -> None:
+        text, width = source(program, layout)
+        self.kernel = native.load(text, ("prepare", "body"))
+        self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters)]
+        sizes = [slot.p.numel() * (1 + slot.p.is_complex()) for slot in slots]
+        self.elements = sum(sizes)
+        items, ends = _shared_out(sizes, torch.get_num_threads())
+        self.gradients = array("q", bytes(8 * len(slots)))
+        self.numbers = array("d", bytes(8 * len(program.numbers)))
+        scalars = array("d", bytes(8 * width * len(slots)))
+        shapes = array("q", [n for slot in slots for n in _walk(slot, layout.dims)])
+        columns = [array("q", [slot.p.data_ptr() for slot in slots]), self.gradients]
+        kept = zip(*((*slot.buffers, *slot.counters) for slot in slots), strict=True)
+        columns += [array("q", [x.data_ptr() for x in column]) for column in kept]
+        # As many shares as there can be threads: their number may change.
+        self.shares = max(torch.get_num_threads(), os.cpu_count() or 1)
+        self._counters = shares.counters(self.shares)
+        table = [*shares.head(self._counters, len(ends) - 1), *[0] * (COLUMNS - HEAD)]
+        table[TENSORS] = len(slots)
+        for place, values in (
+            (BLOCK_ENDS, ends),
+            (ITEMS, items),
+            (SCALARS, scalars),
+            (NUMBERS, self.numbers),
+            (SHAPES, shapes),
+        ):
+            table[place] = values.buffer_info()[0]
+        self._table = array("q", [*table, *(column.buffer_info()[0] for column in columns)])
+        self._arrays = [ends, items, scalars, shapes, *columns]
+        self.at = self._table.buffer_info()[0]
+
+    def __call__(self) -> None:
+        threads = torch.get_num_threads() if self.elements > ALONE else 1
+        self._table[SHARES] = min(threads, self.shares)
+        self.kernel.call["prepare"](self.at)
+        self.kernel.parallel("body", self.at, threads)

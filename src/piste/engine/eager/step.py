@@ -1,0 +1,90 @@
+"""The reference engine: a formula run as torch operations, on any dtype, layout and device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..specs import Program, Slot
+
+_COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+def step(
+    program: Program,
+    slots: Iterable[Slot],
+    numbers: Mapping[str, Any],
+    *,
+    differentiable: bool = False,
+    on_device: bool = False,
+) -> None:
+    """One step of every slot, in place.
+
+    `differentiable` leaves the values that autograd has saved untouched; `on_device` keeps the step count a tensor,
+    for graph capture and tracing, where a Python number would be frozen into the graph.
+    """
+    numbers = {name: _plain(value, differentiable) for name, value in numbers.items()}
+    for slot in slots:
+        scalars = program.scalars(*_counted(program, slot, numbers, on_device or differentiable))
+        if slot.g.is_sparse:
+            _sparse_step(program, slot, scalars)
+        else:
+            _apply(program, slot.p, slot.g, slot.buffers, scalars, differentiable)
+
+
+def _plain(value: Any, differentiable: bool) -> Any:
+    """An option given as a tensor: a number, or a 0-d tensor where autograd or a tracer has to see it."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.reshape(()) if differentiable or torch.compiler.is_compiling() else value.item()
+
+
+def _counted(program: Program, slot: Slot, numbers: Mapping[str, Any], on_device: bool) -> tuple[Any, Any, Any]:
+    """The arguments of `Program.scalars`: counters read (t one further), and how to keep a new one."""
+    kept = dict(zip(program.counters, slot.counters, strict=True))
+
+    def read(letter: str) -> Any:
+        return _wide(kept[letter]) if on_device else kept[letter].item()
+
+    def store(letter: str, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            kept[letter].copy_(value)
+        else:
+            kept[letter].fill_(value)
+        return read(letter)
+
+    if "t" in kept:
+        kept["t"] += 1
+    return numbers, {letter: read(letter) for letter in kept}, store
+
+
+def _wide(counter: Tensor) -> Tensor:
+    # 1 - beta2**t in float32 has few good digits; devices without float64 (MPS) make do.
+    return counter.clone() if counter.device.type == "mps" else counter.to(torch.float64, copy=True)
+
+
+def _apply(
+    program: Program, p: Tensor, g: Tensor, buffers: list[Tensor], scalars: Mapping[str, Any], clone: bool
+) -> None:
+    if p.is_complex():
+        p, g, *buffers = (torch.view_as_real(x) for x in (p, g.resolve_conj(), *buffers))
+    compute = _COMPUTE.get(p.dtype, p.dtype)
+    before = [x.clone() if clone else x.to(compute) for x in (p, g, *buffers)]
+    after_p, after = program.element(before[0], before[1], before[2:], scalars)
+    p.copy_(after_p)
+    for buffer, value in zip(buffers, after, strict=True):
+        buffer.copy_(value)
+
+
+def _sparse_step(program: Program, slot: Slot, scalars: Mapping[str, Any]) -> None:
+    """The step of the entries that have a gradient; the others stay as they are."""
+    g = slot.g.coalesce()
+    index = tuple(g.indices())
+    whole = [slot.p, *slot.buffers]
+    part = [x[index] for x in whole]
+    _apply(program, part[0], g.values(), part[1:], scalars, clone=False)
+    for x, values in zip(whole, part, strict=True):
+        x[index] = values

@@ -1,0 +1,35 @@
+"""The language of formulas: its words, the graph that a formula is traced into, and what is derived from the graph.
+
+A formula is a plain Python function of arithmetic and the words below. Its meaning depends on its arguments: tensors
+give the reference, floats give a number, and `Symbol`s give the graph that becomes a kernel, a derivative, or text.
+"""
+
+from .expression import (
+    OPERATIONS,
+    FormulaError,
+    Symbol,
+    exp,
+    log,
+    log1p,
+    maximum,
+    minimum,
+    sign,
+    sqrt,
+    trace,
+    where,
+)
+
+__all__ = [
+    "OPERATIONS",
+    "FormulaError",
+    "Symbol",
+    "exp",
+    "log",
+    "log1p",
+    "maximum",
+    "minimum",
+    "sign",
+    "sqrt",
+    "trace",
+    "where",
+]

@@ -1,0 +1,242 @@
+"""The gradient of a formula over rows, as a formula: reverse differentiation of its graph.
+
+A symbol is a number of the row (a sum, a picked entry, a class index) or a row (a number for each class). The gradient
+by a row is a row too, plus numbers that belong at one class alone: that is what picking an entry leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import row_functions as words
+from .expression import OPERATIONS, FormulaError, Symbol
+
+__all__ = ["Slope", "gradients", "is_row", "on_tensors"]
+
+_NUMBERS = {"total", "norm", "pick", "size", "hinges", "top"}
+_ROWS = {"each", "index", "log_softmax", "hinge_slopes"}
+_FLAT = {"<", "<=", ">", ">=", "==", "!=", "&", "|", "invert", "sign", "size", "index"}
+
+
+class Slope(NamedTuple):
+    """The gradient by a row: `dense` at every class, and each of `single`, (number, class), at its class besides."""
+
+    dense: Any
+    single: tuple[tuple[Any, Any], ...]
+
+
+def is_row(value: Any, rows: set[str]) -> bool:
+    """Whether a value has an entry for each class; `rows` names the inputs that do."""
+    if not isinstance(value, Symbol) or value.op in _NUMBERS:
+        return False
+    if value.op == "input":
+        return value.args[0] in rows
+    return value.op in _ROWS or any(is_row(a, rows) for a in value.args)
+
+
+def gradients(result: Symbol, by: list[Symbol], rows: set[str]) -> list[Slope]:
+    """The gradient of a number by each of some rows that it is made of."""
+    order: list[Symbol] = []
+    active = {id(x) for x in by}
+    _visit(result, order, active)
+    found: dict[int, Slope] = {id(result): Slope(1.0, ())}
+    for symbol in reversed(order):
+        slope = found.get(id(symbol))
+        if slope is None or symbol.op == "input":
+            continue
+        for argument, part in _parts(symbol, slope, rows, active):
+            before = found.get(id(argument), Slope(0.0, ()))
+            found[id(argument)] = Slope(_add(before.dense, part.dense), before.single + part.single)
+    return [found.get(id(x), Slope(0.0, ())) for x in by]
+
+
+def _visit(value: Symbol, order: list[Symbol], active: set[int], seen: set[int] | None = None) -> None:
+    """Operands before what is made of them; what is made of something active is active."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    for argument in value.args if value.op != "input" else ():
+        if isinstance(argument, Symbol):
+            _visit(argument, order, active, seen)
+            if id(argument) in active and value.op not in _FLAT:
+                active.add(id(value))
+    order.append(value)
+
+
+def _parts(symbol: Symbol, slope: Slope, rows: set[str], active: set[int]) -> Any:
+    """What a symbol's gradient comes to at each of its operands."""
+    op, args = symbol.op, symbol.args
+    if op in ("each", "total", "pick", "log_softmax", "norm", "hinges"):
+        if id(args[0]) in active:
+            yield args[0], _BY_WORD[op](symbol, slope)
+        return
+    if op == "where":
+        for k in (1, 2):
+            if isinstance(args[k], Symbol) and id(args[k]) in active:
+                chosen = [slope.dense, 0.0] if k == 1 else [0.0, slope.dense]
+                dense = 0.0 if _is(slope.dense, 0) else Symbol("where", args[0], *chosen)
+                factor = Symbol("where", args[0], *((1.0, 0.0) if k == 1 else (0.0, 1.0)))
+                yield args[k], _gathered(Slope(dense, _at(slope, factor)), args[k], symbol, rows)
+        return
+    if op not in _DERIVATIVES:
+        raise FormulaError(f"no derivative of the word `{op}` is known")
+    for k, argument in enumerate(args):
+        if isinstance(argument, Symbol) and id(argument) in active:
+            local = _DERIVATIVES[op][k](symbol, *args)
+            part = Slope(_multiply(slope.dense, local), _at(slope, local))
+            yield argument, _gathered(part, argument, symbol, rows)
+
+
+def _at(slope: Slope, factor: Any) -> tuple[tuple[Any, Any], ...]:
+    """The numbers that belong at one class, each times the factor there."""
+    return tuple(
+        (_multiply(v, Symbol("pick", factor, k) if isinstance(factor, Symbol) else factor), k) for v, k in slope.single
+    )
+
+
+def _gathered(part: Slope, argument: Symbol, symbol: Symbol, rows: set[str]) -> Slope:
+    """A number that stands beside every entry of a row takes the sum of what it brings there."""
+    if is_row(symbol, rows) and not is_row(argument, rows):
+        return Slope(_sum(part), ())
+    return part
+
+
+def _sum(slope: Slope) -> Any:
+    total = _total(slope.dense) if isinstance(slope.dense, Symbol) else 0.0
+    if not isinstance(slope.dense, Symbol) and slope.dense != 0:
+        raise FormulaError("a plain number stands for a whole row")
+    for v, _ in slope.single:
+        total = _add(total, v)
+    return total
+
+
+def _total(row: Symbol) -> Any:
+    """The sum of a row, with what doesn't change along it in front."""
+    if row.op == "neg":
+        return _negative(_total(row.args[0]))
+    if row.op == "*":
+        for this, other in (row.args, row.args[::-1]):
+            if isinstance(this, Symbol) and this.op == "each":
+                rest = _total(other) if isinstance(other, Symbol) else _multiply(other, Symbol("size"))
+                return _multiply(this.args[0], rest)
+    if row.op == "each":
+        return _multiply(row.args[0], Symbol("size"))
+    return Symbol("total", row)
+
+
+def _each(v: Any) -> Any:
+    return Symbol("each", v)
+
+
+def _by_log_softmax(symbol: Symbol, slope: Slope) -> Slope:
+    pulled = _multiply(Symbol("exp", symbol), _each(_negative(_sum(slope))))
+    return Slope(_add(slope.dense, pulled), slope.single)
+
+
+def _by_norm(symbol: Symbol, slope: Slope) -> Slope:
+    """|x|_p has the slope sign(x) (|x| / |x|_p)^(p - 1), taken as 0 where the norm is 0."""
+    x, p = symbol.args
+    if p == math.inf:
+        raise FormulaError("no derivative of the largest entry is known")
+    if p == 1:
+        return Slope(Symbol("sign", x) * _each(slope.dense), ())
+    if p == 2:
+        return Slope(_multiply(x, _each(Symbol("where", symbol == 0, 0.0, slope.dense / symbol))), ())
+    rising = Symbol("**", Symbol("abs", x), p - 1)
+    power = Symbol("where", x == 0, 0.0, _multiply(Symbol("sign", x), rising))
+    over = Symbol("where", symbol == 0, 0.0, slope.dense / Symbol("**", symbol, p - 1))
+    return Slope(power * _each(over), ())
+
+
+_BY_WORD: dict[str, Callable[[Symbol, Slope], Slope]] = {
+    "each": lambda symbol, slope: Slope(_sum(slope), ()),
+    "total": lambda symbol, slope: Slope(_each(slope.dense), ()),
+    "pick": lambda symbol, slope: Slope(0.0, ((slope.dense, symbol.args[1]),)),
+    "log_softmax": _by_log_softmax,
+    "norm": _by_norm,
+    "hinges": lambda symbol, slope: Slope(_each(slope.dense) * Symbol("hinge_slopes", *symbol.args), ()),
+}
+
+_HALF = 0.5
+_DERIVATIVES: dict[str, list[Callable[..., Any]]] = {
+    "+": [lambda r, a, b: 1.0, lambda r, a, b: 1.0],
+    "-": [lambda r, a, b: 1.0, lambda r, a, b: -1.0],
+    "*": [lambda r, a, b: b, lambda r, a, b: a],
+    "/": [lambda r, a, b: 1.0 / b, lambda r, a, b: _negative(r / b)],
+    "**": [lambda r, a, b: 2.0 * a if b == 2 else b * Symbol("**", a, b - 1)],
+    "neg": [lambda r, a: -1.0],
+    "abs": [lambda r, a: Symbol("sign", a)],
+    "sqrt": [lambda r, a: _HALF / r],
+    "exp": [lambda r, a: r],
+    "log": [lambda r, a: 1.0 / a],
+    "log1p": [lambda r, a: 1.0 / (1.0 + a)],
+    # of equal numbers each takes half, as in torch
+    "maximum": [lambda r, a, b: _share(a > b, a == b), lambda r, a, b: _share(a < b, a == b)],
+    "minimum": [lambda r, a, b: _share(a < b, a == b), lambda r, a, b: _share(a > b, a == b)],
+}
+
+
+def _share(is_chosen: Symbol, is_tie: Symbol) -> Symbol:
+    return Symbol("where", is_chosen, 1.0, Symbol("where", is_tie, _HALF, 0.0))
+
+
+def _is(value: Any, number: float) -> bool:
+    return not isinstance(value, Symbol) and value == number
+
+
+def _add(a: Any, b: Any) -> Any:
+    return b if _is(a, 0) else a if _is(b, 0) else a + b
+
+
+def _multiply(a: Any, b: Any) -> Any:
+    if _is(a, 0) or _is(b, 0):
+        return 0.0
+    if _is(a, 1) or _is(b, 1):
+        return b if _is(a, 1) else a
+    if _is(a, -1) or _is(b, -1):
+        return _negative(b if _is(a, -1) else a)
+    return a * b
+
+
+def _negative(a: Any) -> Any:
+    return a.args[0] if isinstance(a, Symbol) and a.op == "neg" else -a
+
+
+def on_tensors(slope: Slope, inputs: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """A gradient in torch operations: for a second backward, or a backward once more."""
+    done: dict[int, Any] = {}
+
+    def value(symbol: Any) -> Any:
+        if not isinstance(symbol, Symbol):
+            return float(symbol)
+        if id(symbol) not in done:
+            done[id(symbol)] = made(symbol)
+        return done[id(symbol)]
+
+    def made(symbol: Symbol) -> Any:
+        if symbol.op == "input":
+            return inputs[symbol.args[0]]
+        if symbol.op == "size":
+            return like.shape[-1]
+        if symbol.op == "index":
+            return words.index(like)
+        if symbol.op == "each":
+            number = value(symbol.args[0])
+            return words.each(number) if isinstance(number, Tensor) else number
+        if symbol.op == "norm":
+            return words.norm(value(symbol.args[0]), float(symbol.args[1]))
+        word = OPERATIONS.get(symbol.op) or getattr(words, symbol.op)
+        return word(*map(value, symbol.args))
+
+    total = torch.zeros_like(like) + value(slope.dense)
+    for number, place in slope.single:
+        is_there = words.index(like) == words.each(value(place))
+        factor = value(number)
+        total = total + torch.where(is_there, words.each(factor) if isinstance(factor, Tensor) else factor, 0)
+    return total

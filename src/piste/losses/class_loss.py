@@ -1,0 +1,302 @@
+"""What the losses over classes share: where the classes are, targets, class weights, what is ignored."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..engine.eager import loss as eager_loss
+from ..engine.loss_dispatch import NEVER
+from ..engine.range_guards import Bound
+from ..errors import InvalidType, InvalidValue
+from ..formula.row_functions import pick, total
+from .loss import Call
+from .rowwise import RowwiseLoss, Way
+from .value_checks import first_offence, is_readable, refuse_nan, same_device, shape_of, tensors, unravelled
+
+__all__ = ["ClassLoss"]
+
+
+class ClassLoss(RowwiseLoss):
+    """What the losses over classes share: where the classes are, targets, class weights, and what is ignored."""
+
+    input_kind: ClassVar[str] = "logits"
+    mean_by: ClassVar[str] = "weights"  # for class indices
+    may_ignore: ClassVar[bool] = True
+    letters: ClassVar[dict[str, str]] = {
+        "x": "a row of input",
+        "k": "class index",
+        "y": "a row of class probabilities",
+        "w": "class weights",
+    }
+    value: ClassVar[Any]  # of the logits x of a row, the class index k, the weights w of the classes
+    soft_value: ClassVar[Any] = None  # of x, a row y of class probabilities, and w, where those can be a target
+
+    @classmethod
+    def validate(cls, *, ignore_index: int = -100, class_dim: int | None = None, **options: Any) -> None:
+        """Refuse options outside their range."""
+        super().validate(**options)
+        for name, value in (("ignore_index", ignore_index), ("class_dim", class_dim)):
+            if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
+                raise InvalidType(f"{cls.__name__}: `{name}` must be an int; received {value!r}.")
+
+    @classmethod
+    def faults(cls, is_soft: bool, dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
+        """Conditions on a row, beside a class index out of range, for which a call is looked at more closely."""
+        return (_unlike_probabilities(cls._slack(dtype)),) if is_soft else ()
+
+    @classmethod
+    def way(
+        cls,
+        operands: tuple[Any, ...],
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        class_dim: int | None = None,
+        **options: Any,
+    ) -> Way | None:
+        """Rows of classes, each with a class index or a row of probabilities."""
+        x, y = operands
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or not x.dim():
+            return None
+        dim = min(1, x.dim() - 1) if class_dim is None else class_dim
+        if not -x.dim() <= dim < x.dim() or x.shape[dim] < 2:
+            return None
+        if weight is not None:
+            if weight.shape != (x.shape[dim],):
+                return None
+            weight = weight.to(eager_loss.working_dtype(x.dtype))
+        is_last = dim % x.dim() == x.dim() - 1
+        is_soft = y.is_floating_point()
+        shape = x.shape[:-1] if is_last else x.shape[:dim] + x.shape[dim:][1:]
+        if is_soft:
+            if cls.soft_value is None or y.shape != x.shape or y.dtype != x.dtype or ignore_index >= 0:
+                return None
+            y = y if is_last else y.movedim(dim, -1)
+        elif y.shape != shape or y.is_complex():
+            return None
+        x = x if is_last else x.movedim(dim, -1)
+        return Way(
+            cls.soft_value if is_soft else cls.value,
+            (x, y if is_soft else y.long(), weight),
+            ("row", "row" if is_soft else "index", "shared"),
+            options,
+            cls.faults(is_soft, x.dtype),
+            (Bound(1, "from 0 to", math.inf),) if is_soft else (),
+            "count" if is_soft else cls.mean_by,
+            ignore_index if cls.may_ignore and not is_soft else NEVER,
+        )
+
+    @classmethod
+    def prepare(
+        cls,
+        operands: tuple[Any, ...],
+        check: str,
+        *,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        class_dim: int | None = None,
+        **options: Any,
+    ) -> Call:
+        """Rows of classes, each with a class index or a row of probabilities."""
+        name = cls.__name__
+        tensors(name, cls.arguments, operands)
+        same_device(name, cls.arguments, operands)
+        given, target = operands
+        x, y, has_indices = cls._arranged(given, target, class_dim, check)
+        dtype = x.dtype if has_indices else torch.promote_types(x.dtype, y.dtype)
+        working = eager_loss.working_dtype(dtype)
+        x = x.to(working)
+        if weight is not None:
+            cls._refuse_weight(weight, x)
+            weight = weight.to(working)
+        is_checked = check != "off" and is_readable((x, y))
+        if check == "nan" and is_checked:
+            for argument, operand in (("input", given), ("target", target), ("weight", weight)):
+                if operand is not None:
+                    refuse_nan(name, argument, operand)
+        if not has_indices:
+            return cls._soft_call(x, y.to(working), weight, ignore_index, is_checked, dtype, options)
+        keep = y != ignore_index if cls.may_ignore else torch.ones_like(y, dtype=torch.bool)
+        if is_checked:
+            cls._refuse_indices(y, keep, x.shape[-1], ignore_index)
+        k = torch.where(keep, y, 0)
+        if is_checked:
+            cls._refuse_input(x, k, keep)
+        if cls.may_ignore:  # a row that is ignored has the gradient 0, also where it holds a NaN
+            x = torch.where(keep.unsqueeze(-1), x, 0)
+        return Call(
+            cls.value,
+            (x, k, weight),
+            options,
+            dtype,
+            keep=keep,
+            count=keep.sum,
+            weights=lambda: (keep if weight is None else torch.where(keep, pick(weight, k), 0)).sum(),
+            mean_by=cls.mean_by,
+        )
+
+    @classmethod
+    def _soft_call(
+        cls,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        is_checked: bool,
+        dtype: torch.dtype,
+        options: dict[str, Any],
+    ) -> Call:
+        if ignore_index >= 0:
+            raise InvalidValue(
+                f"{cls.__name__}: `ignore_index` goes with class indices; received ignore_index={ignore_index} and a "
+                "target of class probabilities. Help: give the rows to be ignored a target of zeros."
+            )
+        if is_checked:
+            cls._refuse_probabilities(y, dtype)
+        return Call(
+            cls.soft_value,
+            (x, y, weight),
+            options,
+            dtype,
+            count=y[..., 0].numel,
+            weights=lambda: (y if weight is None else y * weight).sum(),
+            mean_by="count",
+        )
+
+    @classmethod
+    def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
+        """Input and target with the classes last, and whether the target holds class indices."""
+        name = cls.__name__
+        if not x.is_floating_point():
+            raise InvalidType(
+                f"{name}: `input` must hold floating-point {cls.input_kind}; received {x.dtype}. Help: input.float()."
+            )
+        if x.dim() == 0:
+            raise InvalidValue(f"{name}: `input` must be (C) or (N, C, ...); received a 0-dimensional tensor.")
+        dim = class_dim if class_dim is not None else min(1, x.dim() - 1)
+        if not -x.dim() <= dim < x.dim():
+            raise InvalidValue(
+                f"{name}: `class_dim` must be in [{-x.dim()}, {x.dim() - 1}] for an input of {x.dim()} dimensions; "
+                f"received class_dim={dim}."
+            )
+        dim %= x.dim()
+        rows = x.shape[:dim] + x.shape[dim + 1 :]
+        is_whole = not y.is_floating_point() and not y.is_complex()
+        if x.shape[dim] == 1 and check != "off" and (y.shape == rows or y.shape == x.shape):
+            raise InvalidValue(
+                f"{name}: `input` must have at least 2 classes; received {shape_of(x)}, that is one class (dimension "
+                f"{dim}), which leaves nothing to learn: the loss is 0 whatever the input. "
+                "Help: for a yes or no, BCEWithLogitsLoss with one logit and a 0/1 target of the same shape."
+            )
+        if y.shape == rows and is_whole:
+            return x.movedim(dim, -1), y.long(), True
+        if y.shape == x.shape and not is_whole and cls.soft_value:
+            return x.movedim(dim, -1), y.movedim(dim, -1), False
+        raise cls._mismatch(x, y, dim, rows, is_whole)
+
+    @classmethod
+    def _mismatch(cls, x: Tensor, y: Tensor, dim: int, rows: torch.Size, is_whole: bool) -> InvalidValue | InvalidType:
+        """Why a target fits neither as class indices nor as probabilities."""
+        received = f"received {y.dtype} of shape {shape_of(y)} for an input {shape_of(x)}"
+        wants = f"class indices of dtype int64 and shape {tuple(rows)}"
+        if cls.soft_value:
+            wants += f", or class probabilities of a floating dtype and shape {shape_of(x)}"
+        kind: type[InvalidValue] | type[InvalidType] = InvalidValue
+        if y.shape == x.shape:
+            kind = InvalidType
+            if is_whole and cls.soft_value:
+                how = f"it looks one-hot: target.argmax({dim}) gives the indices, target.float() the probabilities"
+            else:
+                how = f"if it is one-hot or holds scores, target.argmax({dim}) gives the class indices"
+        elif y.shape == rows:
+            kind = InvalidType
+            how = "target.long(), if it holds class indices; for 0/1 targets of single logits use BCEWithLogitsLoss"
+        elif y.dim() == len(rows) + 1 and y.shape[dim] == 1 and y.squeeze(dim).shape == rows:
+            how = f"target.squeeze({dim})" + ("" if is_whole else ".long()")
+        elif x.dim() > 2 and y.shape == x.shape[:-1]:
+            how = "if the classes are the last dimension of the input, say class_dim=-1"
+        elif x.dim() == 1 and y.dim() == 1:
+            how = "an input (C) is one sample; several samples have an input (N, C)"
+        else:
+            how = "one target for each sample (and place); the classes are dimension 1 of the input"
+        return kind(f"{cls.__name__}: `target` must hold {wants}; {received}. Help: {how}. {cls._to_copy()}")
+
+    @classmethod
+    def _to_copy(cls) -> str:
+        return f"It takes {cls.expects}. A line that works: {cls.line_that_works()}"
+
+    @classmethod
+    def _refuse_weight(cls, weight: Tensor, x: Tensor) -> None:
+        classes = x.shape[-1]
+        if weight.shape != (classes,):
+            raise InvalidValue(
+                f"{cls.__name__}: `weight` must have one number for each class, shape ({classes},); received "
+                f"{shape_of(weight)}."
+            )
+        same_device(cls.__name__, ("input", "weight"), (x, weight))
+
+    @classmethod
+    def _refuse_indices(cls, y: Tensor, keep: Tensor, classes: int, ignore_index: int) -> None:
+        offence = first_offence(y, keep & ((y < 0) | (y >= classes)))
+        if offence:
+            index = int(offence.split(" ", 1)[0])
+            how = "numbered from 1? target - 1" if index == classes else "labels are numbered from 0"
+            if index > classes:
+                how = "the input must have as many classes as there are labels"
+            elif cls.may_ignore and index < 0:
+                how = f"is it a mask? ignore_index={index}"
+            others = f", or ignore_index={ignore_index}" if cls.may_ignore else ""
+            raise InvalidValue(
+                f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} "
+                f"classes{others}; "
+                f"received {offence}. Help: {how}."
+            )
+
+    @classmethod
+    def _refuse_input(cls, x: Tensor, y: Tensor, keep: Tensor) -> None:
+        """Refuse an input that shows, in the entries that are read, to be something else."""
+
+    @staticmethod
+    def _slack(dtype: torch.dtype) -> float:
+        """How far from 1 the sum of probabilities may be."""
+        return max(1e-3, 4 * torch.finfo(dtype).eps)
+
+    @classmethod
+    def _refuse_probabilities(cls, y: Tensor, dtype: torch.dtype) -> None:
+        y = y.detach()
+        like = "Help: class indices look like torch.tensor([0, 2, 1]), one whole number (int64) for each sample"
+        offence = first_offence(y, y < 0)
+        if offence:
+            raise InvalidValue(
+                f"{cls.__name__}: `target` holds class probabilities, which must be at least 0; received {offence}. "
+                f"{like}."
+            )
+        sums = y.sum(-1)
+        slack = cls._slack(dtype)
+        wrong = ((sums - 1).abs() > slack) & (sums != 0)
+        if bool(wrong.any()):
+            place = int(wrong.flatten().nonzero()[0])
+            row = unravelled(place, sums.shape)
+            number = f"{float(sums.flatten()[place]):g}"
+            index = row[0] if len(row) == 1 else row
+            binary = "; one logit and one 0/1 target for each sample make a binary problem: BCEWithLogitsLoss"
+            raise InvalidValue(
+                f"{cls.__name__}: `target` of a floating dtype and the shape of the input holds class "
+                "probabilities, so each row must sum to 1 (or be all 0, to be left out); "
+                f"{f'row {index}' if row else 'this one'} sums to {number}. {like}{'' if row else binary}."
+            )
+
+
+@functools.cache
+def _unlike_probabilities(slack: float) -> Callable[..., Any]:
+    def fault(x: Any, y: Any, w: Any) -> Any:
+        s = total(y)
+        return (s != 0) & (abs(s - 1) > slack)
+
+    return fault
