@@ -267,7 +267,7 @@ SLOW = """
 import os, signal, sys
 from piste.compare import compare_task
 from tests.compare.small import task
-from piste.compare import store
+from piste.compare.execution import store
 
 if sys.argv[2] == "die":
     put = store.Database.put
