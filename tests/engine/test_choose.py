@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import piste
 from piste.engine import step_dispatch as choose
-from piste.engine.cpu import compiler as native
+from piste.engine.cpu import compiler
 from piste.engine.cpu import fast_step as direct
 from piste.engine.cpu import step_kernel as cpu
 from piste.errors import InvalidType, InvalidValue, Unsupported
@@ -188,7 +188,7 @@ def test_without_numba(monkeypatch):
 def nothing_loaded(monkeypatch, tmp_path):
     """As in a process that has loaded no kernel, with an empty cache; failures are forgotten afterwards."""
     monkeypatch.setenv("PISTE_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(native, "_loaded", {})
+    monkeypatch.setattr(compiler, "_loaded", {})
     monkeypatch.setattr(choose, "_failed", weakref.WeakKeyDictionary())
 
 
@@ -197,7 +197,7 @@ def fail(*args):
 
 
 def test_a_kernel_that_can_not_be_compiled_is_told_of_once(monkeypatch, nothing_loaded):
-    monkeypatch.setattr(native, "_compiled", fail)
+    monkeypatch.setattr(compiler, "_compile", fail)
     p, q, r = (parameter(torch.linspace(-1, 1, 6)) for _ in range(3))
     ours = piste.optim.Adam([{"params": [p]}, {"params": [r], "lr": 0.1}])
     theirs = torch.optim.Adam([q])
@@ -224,7 +224,7 @@ def test_a_kernel_that_can_not_be_compiled_is_told_of_once(monkeypatch, nothing_
 
 
 def test_with_fused_it_is_an_error(monkeypatch, nothing_loaded):
-    monkeypatch.setattr(native, "_compiled", fail)
+    monkeypatch.setattr(compiler, "_compile", fail)
     p = parameter(ones())
     optimizer = piste.optim.Adam([p], fused=True)
     for _ in range(2):
@@ -234,7 +234,7 @@ def test_with_fused_it_is_an_error(monkeypatch, nothing_loaded):
 
 
 def test_with_fused_off_it_is_quiet(monkeypatch, nothing_loaded):
-    monkeypatch.setattr(native, "_compiled", fail)
+    monkeypatch.setattr(compiler, "_compile", fail)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         piste.optim.Adam([parameter(ones())], fused=False).step()
@@ -263,7 +263,7 @@ for name in list(sys.modules):
     if name.startswith("llvmlite"):
         del sys.modules[name]
 sys.modules["llvmlite"] = None
-piste.engine.cpu.compiler._surroundings.cache_clear()
+piste.engine.cpu.compiler._environment_key.cache_clear()
 stepped(type("Mine", (piste.optim.SGD,), {{}}))
 """
 

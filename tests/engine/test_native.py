@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
 import sys
 import threading
 from array import array
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from piste.engine.cpu import compiler as native
+from piste.engine.cpu import compiler, object_cache, openmp
 from piste.optim import OPTIMIZERS
 
 from .process import python
@@ -29,7 +30,7 @@ def body(table):
 ENTRIES = ("prepare", "body")
 
 
-def works(kernel: native.Kernel) -> bool:
+def works(kernel: compiler.CompiledModule) -> bool:
     table = array("q", [0, 0, 5])
     for entry in ENTRIES:
         kernel.call[entry](table.buffer_info()[0])
@@ -41,9 +42,9 @@ class Cache:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.compiled = folder, 0
-        self._patch, self._compile = monkeypatch, native._compiled
+        self._patch, self._compile = monkeypatch, compiler._compile
         monkeypatch.setenv("PISTE_CACHE_DIR", str(folder))
-        monkeypatch.setattr(native, "_compiled", self._counted)
+        monkeypatch.setattr(compiler, "_compile", self._counted)
         self.forget()
 
     def _counted(self, *args):
@@ -52,10 +53,10 @@ class Cache:
 
     def forget(self) -> None:
         """As in a new process."""
-        self._patch.setattr(native, "_loaded", {})
+        self._patch.setattr(compiler, "_loaded", {})
 
-    def load(self) -> native.Kernel:
-        return native.load(SOURCE, ENTRIES)
+    def load(self) -> compiler.CompiledModule:
+        return compiler.load(SOURCE, ENTRIES)
 
     def files(self) -> list[Path]:
         return sorted(self.folder.iterdir())
@@ -85,12 +86,12 @@ BROKEN = {
     "empty": lambda whole: b"",
     "garbage": lambda whole: os.urandom(1000),
     "cut short": lambda whole: whole[: len(whole) // 2],
-    "only the head": lambda whole: whole[: len(native._MAGIC) + 32],
+    "only the head": lambda whole: whole[: len(object_cache._HEADER) + 32],
     "one bit": lambda whole: whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:],
     "too long": lambda whole: whole + b"\0",
-    "of an older kind": lambda whole: whole.replace(native._MAGIC, b"piste object 0\n"),
+    "of an older kind": lambda whole: whole.replace(object_cache._HEADER, b"piste object 0\n"),
     "whole, but no object file": lambda whole: (
-        native._MAGIC + native.hashlib.sha256(b"no object").digest() + b"no object"
+        object_cache._HEADER + object_cache.hashlib.sha256(b"no object").digest() + b"no object"
     ),
 }
 
@@ -135,7 +136,7 @@ def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     folder.mkdir(parents=True)
-    monkeypatch.setattr(native.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(object_cache.tempfile, "mkstemp", refuse)
 
 
 def full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +149,7 @@ def full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
         return file
 
-    monkeypatch.setattr(native.os, "fdopen", fdopen)
+    monkeypatch.setattr(object_cache.os, "fdopen", fdopen)
 
 
 def nowhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +160,7 @@ def nowhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     with pytest.raises(RuntimeError, match="home"):
-        native.cache_folder()
+        object_cache.cache_folder()
 
 
 @pytest.mark.parametrize("spoil", [a_file, below_a_file, read_only, full, nowhere])
@@ -185,34 +186,34 @@ def test_a_write_that_is_interrupted_leaves_nothing(cache, monkeypatch):
     def interrupted(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(native.os, "replace", interrupted)
+    monkeypatch.setattr(object_cache.os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cache.load()
     assert cache.files() == []
 
 
-@pytest.mark.parametrize("changed", range(len(native._surroundings())))
+@pytest.mark.parametrize("changed", range(len(compiler._environment_key())))
 def test_a_kernel_is_compiled_anew_when_anything_else_is(cache, monkeypatch, changed):
-    now = list(native._surroundings())
+    now = list(compiler._environment_key())
     cache.load()
     now[changed] += " changed"
-    monkeypatch.setattr(native, "_surroundings", lambda: tuple(now))
+    monkeypatch.setattr(compiler, "_environment_key", lambda: tuple(now))
     assert works(cache.load())
     assert cache.compiled == 2
     assert len(cache.files()) == 2
 
 
 def test_the_versions_of_everything_that_makes_the_code_are_part_of_the_key(monkeypatch):
-    fresh = native._surroundings.__wrapped__
+    fresh = compiler._environment_key.__wrapped__
     now = fresh()
-    assert now == native._surroundings()
+    assert now == compiler._environment_key()
     with monkeypatch.context() as patch:
         real = metadata.version
         for package in ("numba", "llvmlite"):
             patch.setattr(metadata, "version", lambda p, new=package: "99.9" if p == new else real(p))
             assert fresh() != now
     with monkeypatch.context() as patch:
-        patch.setattr(native, "_digest", lambda *files: "of another Piste" if "native.py" in files else "")
+        patch.setattr(compiler, "_digest", lambda *files: "of another Piste" if "compiler.py" in files else "")
         assert fresh() != now
     import llvmlite.binding as llvm
 
@@ -239,15 +240,42 @@ def test_where_the_cache_is(monkeypatch, platform, env, wanted):
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
-    assert str(native.cache_folder()) == wanted
+    assert str(object_cache.cache_folder()) == wanted
 
 
 def test_threads_that_ask_at_once_share_one_kernel(cache):
-    kernels: list[native.Kernel] = []
+    kernels: list[compiler.CompiledModule] = []
     in_threads([lambda: kernels.append(cache.load())] * 8)
     assert cache.compiled == 1
     assert len(kernels) == 8 and len(set(map(id, kernels))) == 1
     assert works(kernels[0])
+
+
+MANY_ARRAYS = """
+def body(table):
+    a, b, c = pointer(table[0], float32), pointer(table[1], float32), pointer(table[2], float32)
+    d, e, f = pointer(table[3], float32), pointer(table[4], float32), pointer(table[5], float32)
+    for k in range(table[6]):
+        a[k] += f[k]
+        b[k] += f[k]
+        c[k] += f[k]
+        d[k] += f[k]
+        e[k] += f[k]
+"""
+
+
+def test_loops_over_many_arrays_vectorise_without_an_option_of_the_process(cache, monkeypatch):
+    import llvmlite.binding as llvm
+
+    def set_option(*args):
+        raise AssertionError("an option of LLVM changes the code of its other users")
+
+    texts: list[str] = []
+    compile_entry = compiler._llvm_text
+    monkeypatch.setattr(llvm, "set_option", set_option)
+    monkeypatch.setattr(compiler, "_llvm_text", lambda *args: texts.append(compile_entry(*args)) or texts[-1])
+    compiler.load(MANY_ARRAYS, ("body",))
+    assert re.search(r"fadd .*<\d+ x float>", texts[0])
 
 
 # --- other processes ------------------------------------------------------------------------------------------
@@ -471,7 +499,7 @@ def test_the_number_of_threads_changes_no_bit(threads):
 def test_without_a_team_to_join_the_caller_does_all_of_it(threads, monkeypatch):
     torch.set_num_threads(2)
     wanted = run(OPTIMIZERS["Adam"])
-    monkeypatch.setattr(native, "team_of_torch", lambda: None)
+    monkeypatch.setattr(compiler, "openmp_parallel", lambda: None)
     assert equal(run(OPTIMIZERS["Adam"]), wanted)
 
 
@@ -480,11 +508,22 @@ def test_without_a_list_of_loaded_libraries_there_is_no_team(monkeypatch):
         raise OSError("no /proc here")
 
     monkeypatch.setattr(Path, "read_text", unreadable)
-    assert native._openmp_libraries() == []
-    assert native._openmp.__wrapped__() == (None, 0, 0)
+    assert openmp._openmp_libraries() == []
+    assert openmp._openmp.__wrapped__() == (None, 0, 0)
+    assert openmp.why_single_threaded() is None
+    monkeypatch.setattr(openmp, "_openmp", lambda: (None, 0, 0))
+    assert openmp.why_single_threaded() == (
+        "PyTorch's thread pool has no GNU OpenMP interface (GOMP_parallel) in this process"
+    )
+
+
+def test_a_fork_says_why_its_kernels_run_on_one_thread(monkeypatch):
+    monkeypatch.setattr(openmp, "_forked", True)
+    assert openmp.why_single_threaded() == "the process is a fork, and PyTorch's threads stayed in its parent"
+    assert openmp.openmp_parallel() is None and openmp.parallel_address() == 0
 
 
 def test_the_team_is_torchs_own():
-    first, *_ = native._openmp_libraries()
+    first, *_ = openmp._openmp_libraries()
     assert Path(torch.__file__).parent.parent in first.parents
-    assert native.team_of_torch() is not None
+    assert openmp.openmp_parallel() is not None

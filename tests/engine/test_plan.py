@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import piste
-from piste.engine.cpu import compiler as native
+from piste.engine.cpu import compiler
 from piste.engine.cpu import fast_step as direct
 from piste.engine.cpu import step_kernel as cpu
 
@@ -385,7 +385,7 @@ def test_a_stepped_optimizer_is_copied_with_its_parameters(again):
 def test_numbers_that_change_every_step_compile_nothing():
     twins = Twins("AdamW", weights(5, 7))
     twins.step()
-    kernels = set(native._loaded)
+    kernels = set(compiler._loaded)
     for t in range(1, 12):
         for optimizer in twins.optimizers:
             (group,) = optimizer.param_groups
@@ -393,7 +393,7 @@ def test_numbers_that_change_every_step_compile_nothing():
         twins.step()
     twins.both(lambda o, _: o.param_groups[0].update(lr=torch.tensor(0.01, dtype=torch.float64)))
     twins.step()
-    assert set(native._loaded) == kernels
+    assert set(compiler._loaded) == kernels
 
 
 def test_zero_decay_and_other_numbers_at_their_ends():

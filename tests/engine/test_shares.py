@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from piste.engine.cpu import compiler as native
+from piste.engine.cpu import compiler, openmp
 from piste.engine.cpu import work_sharing as shares
 
 DONE, WHO, RUN, BEGUN, OTHERS, SPINS = range(shares.HEAD, shares.HEAD + 6)
@@ -32,7 +32,7 @@ def shared(
     blocks: int, many: int, threads: int, run: int = 1, times: int = 1, body: Sequence[str] = ()
 ) -> tuple[list[int], list[int]]:
     """How often each block was done, and by whom at last."""
-    kernel = native.load(source(*body), ("run", "again"))
+    kernel = compiler.load(source(*body), ("run", "again"))
     counters, done, who = shares.counters(many), array("q", bytes(8 * blocks)), array("q", [-1] * blocks)
     words = array("q", [0, 0, 0])
     at = words.buffer_info()[0]
@@ -77,4 +77,4 @@ def test_a_thread_begins_with_its_own_share_and_then_helps() -> None:
 def test_the_counters_lie_on_lines_of_their_own() -> None:
     counters = shares.counters(3)
     assert len(counters) * counters.itemsize == 3 * 64
-    assert shares.head(counters, 7)[1:] == [3, native.address_of_member(), 7]
+    assert shares.head(counters, 7)[1:] == [3, openmp.thread_num_address(), 7]

@@ -11,10 +11,9 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import piste
-from piste.engine.cpu import compiler as native
 from piste.engine.cpu import fast_loss as once
 from piste.engine.cpu import is_one as unit
-from piste.engine.cpu import loss_form
+from piste.engine.cpu import loss_form, openmp
 from piste.engine.cpu import torch_internals as libtorch
 from piste.engine.cpu.loss_kernel import LossKernel
 
@@ -189,7 +188,7 @@ def test_a_child_forked_after_a_loss_has_no_team_to_wait_for(quick: list[bool]) 
         want = loss(x, y).item()
         pid = os.fork()
         if pid == 0:
-            os._exit(0 if loss(x.detach(), y).item() == want and native.address_of_team() == 0 else 1)
+            os._exit(0 if loss(x.detach(), y).item() == want and openmp.parallel_address() == 0 else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     finally:
         torch.set_num_threads(before)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ...formula.printing import is_number
-from . import compiler as native
 from . import torch_internals as libtorch
+from .compiler import CompiledModule, load
+from .fastcall import BYTES_HEADER, make_fastcall
 from .loss_form import (
     BLOCK,
     CLASSES,
@@ -37,6 +38,7 @@ from .loss_form import (
     SCRATCH,
     Form,
 )
+from .openmp import parallel_address_cell, thread_num_address
 from .work_sharing import APART, BLOCKS, COUNTERS, MEMBER, SHARES, reset_lines
 
 __all__ = ["NEVER", "Rest", "can_serve", "serving"]
@@ -60,7 +62,7 @@ _NUMBERS = _TABLE + COLUMNS + MOST_COLUMNS
 _PARTIALS = _NUMBERS + OPTIONS + MOST_OPTIONS
 _COUNTERS = _PARTIALS + 2 * (2 * FEW // BLOCK + 1)
 MOST_THREADS = FEW // BLOCK
-assert _COUNTERS + APART * MOST_THREADS <= native.ROOM
+_ROOM = _COUNTERS + APART * MOST_THREADS
 
 
 def _source() -> str:
@@ -69,14 +71,14 @@ def _source() -> str:
         [
             "def once(fixed, given) -> int:",
             *(f"    {name} = fixed[{k}]" for k, name in enumerate(_FIXED)),
-            "    out = room()",
+            f"    out = room({_ROOM})",
             "    answer = pointer(out, int64)",
             f"    table = pointer(out + {8 * _TABLE}, int64)",
             f"    real = pointer(out + {8 * _NUMBERS}, float64)",
             "    kinds, forms, asked = pointer(dtypes, int64), pointer(shapes, int64), pointer(marks, int64)",
             "    is_on = call0(is_grad_enabled) & 255",
             "    n, classes, elements, dims = 1, 1, 1, 0",
-            f"    rest = given[{_REST}] + {native.CONTENT}",
+            f"    rest = given[{_REST}] + {BYTES_HEADER}",
             f"    if pointer(given[{_OPERANDS}] + {_TYPE}, int64)[0] != sequence:",
             "        return 0",
             f"    if pointer(given[{_OPERANDS}] + {_MANY}, int64)[0] != count:",
@@ -180,7 +182,7 @@ def _source() -> str:
     )
 
 
-def serving(form: Form, kernels: Sequence[native.Kernel], scratch_rows: int) -> Callable[..., bool]:
+def serving(form: Form, kernels: Sequence[CompiledModule], scratch_rows: int) -> Callable[..., bool]:
     """What computes a loss of few elements, by the kernels of its form.
 
     It takes what `Rest` has packed, the tensor for the loss, the tuple of the operands, and that of the tensors for the
@@ -204,8 +206,8 @@ def serving(form: Form, kernels: Sequence[native.Kernel], scratch_rows: int) -> 
         "options": len(options),
         "prepare": 0,
         "sequence": id(tuple),
-        "team": native.place_of_team(),
-        "member": native.address_of_member(),
+        "team": parallel_address_cell(),
+        "member": thread_num_address(),
         "tensor": id(torch.Tensor),
         "parameter": id(torch.nn.Parameter),
         **{name: a.buffer_info()[0] for name, a in arrays.items()},
@@ -213,7 +215,7 @@ def serving(form: Form, kernels: Sequence[native.Kernel], scratch_rows: int) -> 
         **functions,
     }
     fixed = array("q", [known[name] for name in _FIXED])
-    return native.builtin(native.load(_source(), ("once",)), "once", fixed, arrays, kernels)
+    return make_fastcall(load(_source(), ("once",)), "once", fixed, arrays, kernels)
 
 
 class Rest(NamedTuple):

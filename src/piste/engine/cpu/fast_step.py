@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from ..specs import Slot
-from . import compiler as native
 from . import torch_internals as libtorch
+from .compiler import load
+from .fastcall import make_fastcall
+from .openmp import function_address, parallel_address
 from .step_kernel import ALONE, Launch
 from .torch_internals import PLAIN
 from .work_sharing import SHARES
@@ -162,8 +164,8 @@ class Direct:
         known |= {name: column.buffer_info()[0] for name, column in columns.items()}
         self._table = array("q", [known.get(name, 0) for name in _FIELDS])
         self._keep = [places, *columns.values()]
-        kernel = native.load(_source(), ("step",))
-        self._step = native.builtin(kernel, "step", self._table)
+        kernel = load(_source(), ("step",))
+        self._step = make_fastcall(kernel, "step", self._table)
 
     def __call__(self, params: list[Any], values: array[float]) -> bool:
         """Step, and return True; or return False, with nothing changed, where something isn't as it was."""
@@ -172,7 +174,7 @@ class Direct:
             return False
         for launch, _ in self._launches:
             launch.numbers[:] = values
-        table[_AT["threads"]], table[_AT["team"]] = torch.get_num_threads(), native.address_of_team()
+        table[_AT["threads"]], table[_AT["team"]] = torch.get_num_threads(), parallel_address()
         return self._step(params)
 
 
@@ -190,4 +192,4 @@ def serves(params: Sequence[Any], slots: Mapping[int, Slot], launches: Sequence[
 def available() -> dict[str, int] | None:
     """The addresses of all functions that are called, or None where one is missing."""
     known = libtorch.functions()
-    return {**known, "item": native.address(ctypes.pythonapi.PyList_GetItem)} if known else None
+    return {**known, "item": function_address(ctypes.pythonapi.PyList_GetItem)} if known else None

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..loss_dispatch import foreign, is_batched
-from . import compiler as native
 from . import work_sharing as shares
+from .compiler import CompiledModule, load
 from .memory import gradient_like
 from .work_sharing import BLOCKS, HEAD, shared_lines
 
@@ -110,8 +110,8 @@ class _Pixels(torch.autograd.Function):
 
 
 @functools.cache
-def _kernel(dtype: str) -> native.Kernel:
-    return native.load(source(dtype), ENTRIES)
+def _kernel(dtype: str) -> CompiledModule:
+    return load(source(dtype), ENTRIES)
 
 
 def source(dtype: str) -> str:

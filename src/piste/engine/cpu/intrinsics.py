@@ -11,8 +11,6 @@ from numba import float32, float64, int64, njit, types, uint16, uint32
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from .compiler import ROOM
-
 __all__ = [
     "call0",
     "call1",
@@ -111,14 +109,14 @@ def place(typingctx: Any, table: Any) -> Any:
     return types.int64(types.CPointer(types.int64)), codegen
 
 
-@intrinsic
-def room(typingctx: Any) -> Any:
-    """The address of `ROOM` words that the function has to itself until it returns."""
+@intrinsic(prefer_literal=True)
+def room(typingctx: Any, words: Any) -> Any:
+    """The address of a constant number of words that the function has to itself until it returns."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ptrtoint(cgutils.alloca_once(builder, ir.IntType(64), ROOM), ir.IntType(64))
+        return builder.ptrtoint(cgutils.alloca_once(builder, ir.IntType(64), words.literal_value), ir.IntType(64))
 
-    return types.int64(), codegen
+    return types.int64(words), codegen
 
 
 @intrinsic

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import compiler as native
 from . import torch_internals as libtorch
+from .compiler import load
+from .fastcall import make_fastcall
 
 __all__ = ["unit"]
 
@@ -30,7 +31,7 @@ def _source() -> str:
     """1 for a plain tensor of one 1, however often it stands there; 0 for whatever else."""
     lines = [
         "def unit(fixed, given) -> int:",
-        f"    x, out = given[0] + {libtorch.offset()}, room()",
+        f"    x, out = given[0] + {libtorch.offset()}, room(1)",
         *(f"    {name} = fixed[{k}]" for k, name in enumerate(_QUESTIONS)),
         "    answer = pointer(out, int64)",
         "    # of one that stands for several, or for another, there is nothing to read",
@@ -61,4 +62,4 @@ def unit() -> Callable[[Tensor], bool]:
     if known is None:
         return lambda grad: False
     table = array("q", [*(known[name] for name in _QUESTIONS), *map(libtorch.number, _ONES)])
-    return native.builtin(native.load(_source(), ("unit",)), "unit", table)
+    return make_fastcall(load(_source(), ("unit",)), "unit", table)

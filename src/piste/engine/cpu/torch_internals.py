@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import compiler as native
+from .openmp import function_address
 
 __all__ = ["NAMES", "PLAIN", "functions", "number", "offset", "question"]
 
@@ -57,7 +57,7 @@ def functions() -> dict[str, int] | None:
         found = {name: getattr(libraries[library], symbol) for name, (library, symbol) in _SYMBOLS.items()}
     except (OSError, AttributeError):
         return None
-    return {name: native.address(function) for name, function in found.items()}
+    return {name: function_address(function) for name, function in found.items()}
 
 
 @functools.cache

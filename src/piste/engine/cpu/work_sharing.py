@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from . import compiler as native
+from .openmp import thread_num_address
 
 __all__ = ["APART", "BLOCKS", "COUNTERS", "HEAD", "MEMBER", "SHARES", "counters", "head", "reset_lines", "shared_lines"]
 
@@ -28,7 +28,7 @@ def counters(shares: int) -> array[int]:
 
 def head(counters: array[int], blocks: int) -> list[int]:
     """What a table begins with."""
-    return [counters.buffer_info()[0], len(counters) // APART, native.address_of_member(), blocks]
+    return [counters.buffer_info()[0], len(counters) // APART, thread_num_address(), blocks]
 
 
 def reset_lines() -> list[str]:
