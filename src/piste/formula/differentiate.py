@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -210,33 +211,39 @@ def _negative(a: Any) -> Any:
 
 def on_tensors(slope: Slope, inputs: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """A gradient in torch operations: for a second backward, or a backward once more."""
-    done: dict[int, Any] = {}
-
-    def value(symbol: Any) -> Any:
-        if not isinstance(symbol, Symbol):
-            return float(symbol)
-        if id(symbol) not in done:
-            done[id(symbol)] = made(symbol)
-        return done[id(symbol)]
-
-    def made(symbol: Symbol) -> Any:
-        if symbol.op == "input":
-            return inputs[symbol.args[0]]
-        if symbol.op == "size":
-            return like.shape[-1]
-        if symbol.op == "index":
-            return words.index(like)
-        if symbol.op == "each":
-            number = value(symbol.args[0])
-            return words.each(number) if isinstance(number, Tensor) else number
-        if symbol.op == "norm":
-            return words.norm(value(symbol.args[0]), float(symbol.args[1]))
-        word = OPERATIONS.get(symbol.op) or getattr(words, symbol.op)
-        return word(*map(value, symbol.args))
-
+    value = partial(_value, inputs=inputs, like=like, done={})
     total = torch.zeros_like(like) + value(slope.dense)
     for number, place in slope.single:
         is_there = words.index(like) == words.each(value(place))
         factor = value(number)
         total = total + torch.where(is_there, words.each(factor) if isinstance(factor, Tensor) else factor, 0)
     return total
+
+
+def _value(symbol: Any, inputs: Mapping[str, Tensor], like: Tensor, done: dict[int, Any]) -> Any:
+    """The value of a symbol; `done` keeps the values found so far.
+
+    This is no nested function: one that calls itself is in a reference cycle and would keep the tensors alive.
+    """
+    if not isinstance(symbol, Symbol):
+        return float(symbol)
+    if id(symbol) not in done:
+        value = partial(_value, inputs=inputs, like=like, done=done)
+        done[id(symbol)] = _made(symbol, value, inputs, like)
+    return done[id(symbol)]
+
+
+def _made(symbol: Symbol, value: Callable[[Any], Any], inputs: Mapping[str, Tensor], like: Tensor) -> Any:
+    if symbol.op == "input":
+        return inputs[symbol.args[0]]
+    if symbol.op == "size":
+        return like.shape[-1]
+    if symbol.op == "index":
+        return words.index(like)
+    if symbol.op == "each":
+        number = value(symbol.args[0])
+        return words.each(number) if isinstance(number, Tensor) else number
+    if symbol.op == "norm":
+        return words.norm(value(symbol.args[0]), float(symbol.args[1]))
+    word = OPERATIONS.get(symbol.op) or getattr(words, symbol.op)
+    return word(*map(value, symbol.args))

@@ -237,7 +237,7 @@ class Optimizer(torch.optim.Optimizer):
         same = next((plan for _, plan in plans[1:] if plan.has == has), None)
         if same is None or not same.step(params, numbers):
             same = choose.Plan(
-                key[0], params, partial(self._slot, group=group), partial(self._gradient, group=group), group
+                key[0], params, partial(self._slot, group=group), partial(type(self)._gradient, group=group), group
             )
             self._pointers = self._state_pointers()
             if not same.step(params, numbers):
@@ -300,13 +300,15 @@ class Optimizer(torch.optim.Optimizer):
     def _start(self, buffer: Buffer, group: Mapping[str, Any]) -> float:
         return float(group[buffer.start] if isinstance(buffer.start, str) else buffer.start)
 
-    def _gradient(self, p: Tensor, group: Mapping[str, Any]) -> Tensor:
+    @classmethod
+    def _gradient(cls, p: Tensor, group: Mapping[str, Any]) -> Tensor:
+        """The gradient of `p`; a plan keeps this method, so it must not hold the optimizer: that would be a cycle."""
         g: Any = p.grad
         if not g.is_sparse:
             return g
-        if not self.zero_stays:
+        if not cls.zero_stays:
             raise Unsupported(
-                f"{type(self).__name__} does not support sparse gradients. SGD and Adagrad do; or make the layer dense "
+                f"{cls.__name__} does not support sparse gradients. SGD and Adagrad do; or make the layer dense "
                 "(nn.Embedding(..., sparse=False))."
             )
         if group.get("weight_decay"):
@@ -314,7 +316,7 @@ class Optimizer(torch.optim.Optimizer):
                 "weight_decay option is not compatible with sparse gradients: it moves every entry. Set weight_decay=0."
             )
         # Momentum moves every entry as well, so it is the dense step that is meant.
-        return g.to_dense() if any(b.when and group[b.when] for b in self.buffers.values()) else g
+        return g.to_dense() if any(b.when and group[b.when] for b in cls.buffers.values()) else g
 
     def _program(self, group: Mapping[str, Any]) -> Program:
         """What the engines run for this group: the rule, with what the base adds to it."""
