@@ -1,17 +1,21 @@
-# `make compare` runs the main job, `make test` every test, `make lint` the linters.
+# `make compare` runs the main job, `make lint` the linters.
+# `make test` runs the tests, of the exhaustive ones a sample drawn by a seed; `make sweep` runs every case of every test.
 # Each makes .venv and installs what it needs there, from the pins in constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: compare test lint bench mutants replay clean
+.PHONY: compare test sweep lint bench mutants replay clean
 
 compare: $(VENV)/.installed
 	$(BIN)/piste compare digits --out piste-compare --fresh
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
+
+sweep: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --sweep
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from piste.losses.loss import _registry
 from tests.losses.domains import DOMAINS
 
 from . import losses, optim
-from .__main__ import main
+from .__main__ import main, subjects
 from .mutate import mutants
 from .subject import Subject, examine, find
 
@@ -161,13 +161,13 @@ def test_every_loss_with_a_formula_is_a_subject():
             assert any(domain.name == loss.name for domain in DOMAINS)  # of values, which these take all
 
 
-def test_no_mutant_of_the_margin_losses_survives():
-    (subject,) = (s for s in losses.subjects() if s.module.endswith("margins"))
-    outcome = examine(subject)
-    assert outcome.killed > 200 and not outcome.survivors and not outcome.stale and outcome.broken is None
+SUBJECTS = {subject.module.rpartition(".")[2]: subject for subject in subjects()}
+MANY = {"margins": 200, "adamax": 50}
 
 
-def test_no_mutant_of_adamax_survives():
-    (subject,) = (s for s in optim.subjects() if s.module.endswith("adamax"))
-    outcome = examine(subject)
-    assert outcome.killed > 50 and not outcome.survivors and outcome.broken is None
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_no_mutant_survives(name):
+    outcome = examine(SUBJECTS[name])
+    assert outcome.broken is None and not outcome.survivors and not outcome.stale
+    assert outcome.killed > MANY.get(name, 0)

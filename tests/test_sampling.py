@@ -1,0 +1,85 @@
+"""Sampled tests: a seed draws the cases, each draw is the same again, and a sweep runs everything."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+TESTS = """
+    import pytest
+
+    @pytest.mark.sample(3)
+    @pytest.mark.parametrize("case", range(20))
+    def test_twenty(case):
+        print(f"<twenty {case}>")
+
+    @pytest.mark.sample(1, per="name")
+    @pytest.mark.parametrize("case", range(10))
+    @pytest.mark.parametrize("name", ["first", "second"])
+    def test_named(name, case):
+        print(f"<{name} {case}>")
+
+    @pytest.mark.sample(5)
+    @pytest.mark.parametrize("case", range(2))
+    def test_few(case):
+        print(f"<few {case}>")
+
+    def test_unmarked():
+        print("<unmarked 0>")
+"""
+
+
+@pytest.fixture
+def run(pytester):
+    """Run TESTS with these arguments; return which cases ran, in order, and the whole output."""
+    pytester.makepyfile(test_drawn=TESTS)
+
+    def run_with(*args: str) -> tuple[list[tuple[str, str]], str]:
+        result = pytester.runpytest("-q", "-s", "-p", "tests.sampling", "-p", "no:hypothesispytest", *args)
+        text = result.stdout.str()
+        assert result.ret == 0, text
+        return re.findall(r"<(\w+) (\d+)>", text), text
+
+    return run_with
+
+
+def test_as_many_cases_run_as_the_mark_says(run):
+    ran, text = run()
+    names = [name for name, _ in ran]
+    assert {name: names.count(name) for name in names} == {
+        "twenty": 3,
+        "first": 1,
+        "second": 1,
+        "few": 2,
+        "unmarked": 1,
+    }
+    assert len(set(ran)) == len(ran) and "deselected" in text
+
+
+def test_a_seed_draws_the_same_cases_every_time_and_another_seed_draws_others(run):
+    first, text = run("--seed=5")
+    assert "--seed=5" in text
+    assert run("--seed=5")[0] == first
+    assert len({tuple(run(f"--seed={seed}")[0]) for seed in (6, 7)}) > 1
+
+
+def test_the_environment_sets_the_seed(run, monkeypatch):
+    monkeypatch.setenv("PISTE_TEST_SEED", "77")
+    assert run()[0] == run("--seed=77")[0]
+
+
+def test_a_sweep_runs_every_case(run):
+    ran, text = run("--sweep")
+    assert len(ran) == 20 + 20 + 2 + 1 and "Every case of every test ran" in text
+
+
+def test_cases_asked_for_by_their_ids_run(run):
+    ran, _ = run(*(f"test_drawn.py::test_twenty[{case}]" for case in range(20)))
+    assert ran == [("twenty", str(case)) for case in range(20)]
+
+
+def test_a_draw_does_not_depend_on_which_other_tests_are_collected(run):
+    everything, _ = run()
+    alone, _ = run("-k", "twenty")
+    assert alone == [case for case in everything if case[0] == "twenty"]
