@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
+from ..options import Integer
 from .training.random_state import Randomness
 
 
@@ -111,10 +112,6 @@ def as_task(made: Any, origin: str) -> Task:
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """`value`, if it is a whole number within bounds."""
-    allowed = f"a whole number, at least {least}" if most is None else f"a whole number from {least} to {most}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidType(f"`{name}` must be {allowed}; received {value!r}.")
-    if value < least or (most is not None and value > most):
-        raise InvalidValue(f"`{name}` must be {allowed}; received {value}.")
-    return value
+    """Return `value` if it is a whole number between `least` and `most`."""
+    Integer(low=least, high=most).check(name, value)
+    return int(value)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean, nearest
-from .options import SHARED, Option, as_float
+from ..options import Option, as_float, document, make_signature
+from .options import SHARED
 
 _ELSEWHERE = {
     "learning_rate": ("lr",),
@@ -43,12 +44,8 @@ def defaults(cls: Any) -> dict[str, Any]:
 
 
 def signature(options: Mapping[str, Option]) -> inspect.Signature:
-    """(params, *options in order, then the shared ones by keyword): what help() and editors show."""
-    kinds = inspect.Parameter
-    shown = [kinds("params", kinds.POSITIONAL_OR_KEYWORD)]
-    shown += [kinds(n, kinds.POSITIONAL_OR_KEYWORD, default=o.default) for n, o in options.items() if n not in SHARED]
-    shown += [kinds(n, kinds.KEYWORD_ONLY, default=o.default) for n, o in SHARED.items()]
-    return inspect.Signature(shown)
+    """(params, *options in order, then the shared ones by keyword): the signature for help() and editors."""
+    return make_signature(["params"], {n: o for n, o in options.items() if n not in SHARED}, SHARED)
 
 
 def documented(cls: Any) -> str:
@@ -56,16 +53,8 @@ def documented(cls: Any) -> str:
     text = inspect.cleandoc(cls.__doc__ or "")
     if not cls.options or "Args:" in text:
         return text
-    lines = [f"    {n} (default {o.default!r}, {o.range}): {o.doc}." for n, o in all_options(cls).items()]
-    return "\n".join(
-        [
-            text,
-            "",
-            "Args:",
-            "    params: parameters, named parameters, or param groups, as in torch.optim.",
-            *lines,
-        ]
-    )
+    params = "    params: parameters, named parameters, or param groups, as in torch.optim."
+    return "\n".join([text, "", "Args:", params, *document(all_options(cls))])
 
 
 def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

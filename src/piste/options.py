@@ -1,0 +1,267 @@
+"""Options, each declared once: its default, its range and its meaning.
+
+An optimizer and a loss list their options; the signature, the validation, the documentation and the type stubs are
+derived from that list. `piste.compare` validates its arguments with the same classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from .errors import InvalidType, InvalidValue, did_you_mean, nearest
+
+__all__ = [
+    "Choice",
+    "Flag",
+    "Function",
+    "Integer",
+    "Number",
+    "Option",
+    "Pair",
+    "TensorOption",
+    "as_float",
+    "document",
+    "make_signature",
+]
+
+
+class Option(Protocol):
+    """A declared option: `check` raises for a value outside `range`; `annotation` is its type in a stub."""
+
+    @property
+    def default(self) -> Any: ...
+    @property
+    def doc(self) -> str: ...
+    @property
+    def range(self) -> str: ...
+    @property
+    def annotation(self) -> str: ...
+    def check(self, name: str, value: Any) -> None: ...
+    def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class _NoLetters:
+    """An option that is no number in a formula of an optimizer."""
+
+    def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Number:
+    """A real number between `low` and `high`; `above` leaves out `low`, `closed` includes `high`."""
+
+    default: float
+    doc: str = ""
+    letter: str = ""  # the name in the formula, where it differs from the argument's
+    low: float = 0.0
+    high: float = math.inf
+    above: bool = False
+    closed: bool = False
+    annotation = "float"
+
+    @property
+    def range(self) -> str:
+        is_open = self.above or self.low == -math.inf
+        return f"{'(' if is_open else '['}{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
+
+    def check(self, name: str, value: Any) -> None:
+        number = as_float(name, value, f"a number in {self.range}")
+        is_above = number > self.low if self.above or self.low == -math.inf else number >= self.low
+        is_below = number <= self.high if self.closed else number < self.high
+        if not (is_above and is_below):  # NaN is neither
+            raise InvalidValue(f"`{name}` must be in {self.range}; received {name}={number!r}.")
+
+    def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        yield self.letter or name, value
+
+
+@dataclass(frozen=True)
+class Integer(_NoLetters):
+    """A whole number between `low` and `high`, both included; None too where that is the default."""
+
+    default: int | None = None
+    doc: str = ""
+    low: int | None = None
+    high: int | None = None
+
+    @property
+    def annotation(self) -> str:
+        return "int" if self.default is not None else "int | None"
+
+    @property
+    def range(self) -> str:
+        if self.low is None:
+            return "an int"
+        if self.high is None:
+            return f"a whole number, at least {self.low}"
+        return f"a whole number from {self.low} to {self.high}"
+
+    def check(self, name: str, value: Any) -> None:
+        if value is None and self.default is None and self.low is None:
+            return
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise InvalidType(f"`{name}` must be {self.range}; received {value!r}.")
+        if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
+            raise InvalidValue(f"`{name}` must be {self.range}; received {value}.")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two numbers, each with its own letter and range, given as a tuple or list."""
+
+    first: Number
+    second: Number
+    doc: str = ""
+    ordered: bool = False  # the first may not exceed the second
+    annotation = "tuple[float, float]"
+
+    @property
+    def default(self) -> tuple[float, float]:
+        return self.first.default, self.second.default
+
+    @property
+    def range(self) -> str:
+        if self.first.range == self.second.range:
+            return f"two numbers in {self.first.range}"
+        return f"two numbers, in {self.first.range} and {self.second.range}"
+
+    def check(self, name: str, value: Any) -> None:
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise InvalidType(
+                f"`{name}` must be {self.range}; received {name}={value!r}. "
+                f"Write {name}=({self.first.default:g}, {self.second.default:g})."
+            )
+        self.first.check(f"{name}[0]", value[0])
+        self.second.check(f"{name}[1]", value[1])
+        if self.ordered and not float(value[0]) <= float(value[1]):
+            raise InvalidValue(f"`{name}[0]` must not exceed `{name}[1]`; received {name}={value!r}.")
+
+    def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        yield self.first.letter, value[0]
+        yield self.second.letter, value[1]
+
+
+@dataclass(frozen=True)
+class Flag(_NoLetters):
+    """True or False; None too where that is the default, and Piste decides."""
+
+    default: bool | None = False
+    doc: str = ""
+
+    @property
+    def annotation(self) -> str:
+        return "bool" if self.default is not None else "bool | None"
+
+    @property
+    def range(self) -> str:
+        return "True or False" if self.default is not None else "True, False or None"
+
+    def check(self, name: str, value: Any) -> None:
+        if not isinstance(value, bool) and not (value is None and self.default is None):
+            raise InvalidType(f"`{name}` must be {self.range}; received {name}={value!r}.")
+
+
+@dataclass(frozen=True)
+class Choice(_NoLetters):
+    """One of a few words or numbers."""
+
+    default: Any
+    allowed: tuple[Any, ...]
+    doc: str = ""
+
+    @property
+    def annotation(self) -> str:
+        return f"Literal[{', '.join(map(_quoted, self.allowed))}]"
+
+    @property
+    def range(self) -> str:
+        if all(isinstance(word, str) for word in self.allowed):
+            return "one of " + ", ".join(map(_quoted, self.allowed))
+        return " or ".join(map(_quoted, self.allowed))
+
+    def check(self, name: str, value: Any) -> None:
+        if value in self.allowed:
+            return
+        words = [word for word in self.allowed if isinstance(word, str)]
+        if not words:
+            raise InvalidValue(f"`{name}` must be {self.range}; received {name}={value!r}.")
+        hint = f" {did_you_mean(value, words)}" if isinstance(value, str) and nearest(value, words) else ""
+        raise InvalidValue(f"`{name}` must be {self.range}; received {value!r}.{hint}")
+
+
+@dataclass(frozen=True)
+class TensorOption(_NoLetters):
+    """A tensor, or None."""
+
+    doc: str = ""
+    default: None = None
+    range = "a torch.Tensor or None"
+    annotation = "Tensor | None"
+
+    def check(self, name: str, value: Any) -> None:
+        if value is not None and not isinstance(value, torch.Tensor):
+            is_numbers = isinstance(value, (int, float, list, tuple))
+            help = f" Help: torch.tensor({value!r})." if is_numbers else ""
+            raise InvalidType(f"`{name}` must be a torch.Tensor or None; received {type(value).__name__}.{help}")
+
+
+@dataclass(frozen=True)
+class Function(_NoLetters):
+    """A function of two tensors, or None."""
+
+    doc: str = ""
+    default: None = None
+    range = "a function of two tensors, or None"
+    annotation = "Callable[[Tensor, Tensor], Tensor] | None"
+
+    def check(self, name: str, value: Any) -> None:
+        if value is not None and not callable(value):
+            raise InvalidType(f"`{name}` must be {self.range}; received {value!r}.")
+
+
+def as_float(name: str, value: Any, wanted: str) -> float:
+    """The value as a float; a tensor of one element counts, a string or a bool does not."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise InvalidValue(
+                f"`{name}` must be {wanted}; received a tensor of shape {tuple(value.shape)}. "
+                "Tensor lr must be 1-element, and so must any other option given as a tensor."
+            )
+        return float(value.detach())
+    if isinstance(value, str):
+        raise InvalidType(
+            f"`{name}` must be {wanted}; received the string {value!r}. "
+            f'YAML reads 1e-3 as a string: write 1.0e-3 there, or convert it with float("{value}").'
+        )
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InvalidType(f"`{name}` must be {wanted}; received {name}={value!r} of type {type(value).__name__}.")
+    return float(value)
+
+
+def make_signature(
+    leading: Iterable[str], positional: Mapping[str, Option], keyword_only: Mapping[str, Option]
+) -> inspect.Signature:
+    """Arguments without a default, then the options by position, then those by keyword."""
+    kinds = inspect.Parameter
+    parameters = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in leading]
+    parameters += [kinds(n, kinds.POSITIONAL_OR_KEYWORD, default=o.default) for n, o in positional.items()]
+    parameters += [kinds(n, kinds.KEYWORD_ONLY, default=o.default) for n, o in keyword_only.items()]
+    return inspect.Signature(parameters)
+
+
+def document(options: Mapping[str, Option]) -> list[str]:
+    """The lines of an Args section, one for each option."""
+    return [f"    {name} (default {o.default!r}, {o.range}): {o.doc}." for name, o in options.items()]
+
+
+def _quoted(word: Any) -> str:
+    return f'"{word}"' if isinstance(word, str) else repr(word)
