@@ -23,7 +23,7 @@ from piste.optim import Optimizer
 from piste.optim.options import Flag, decay, eps, rate, weight_decay
 
 from .process import python
-from .twins import KERNEL
+from .reference import KERNEL
 
 EAGER = "by the eager engine: "
 
@@ -138,16 +138,16 @@ def test_each_group_and_each_reason_has_a_line():
 def test_a_group_is_stepped_by_both_engines_where_it_has_to_be():
     """Gradients become sparse and dense again; the numbers are those of dense ones throughout."""
     params = [parameter(torch.linspace(-1, 1, 6)) for _ in range(3)]
-    twins = [parameter(p.detach().clone()) for p in params]
-    ours, theirs = piste.optim.Adagrad(params), torch.optim.Adagrad(twins)
+    their_params = [parameter(p.detach().clone()) for p in params]
+    ours, theirs = piste.optim.Adagrad(params), torch.optim.Adagrad(their_params)
     for t, kinds in enumerate(["ddd", "dsd", "sss", "dds", "ddd"]):
-        for p, q, kind in zip(params, twins, kinds, strict=True):
+        for p, q, kind in zip(params, their_params, kinds, strict=True):
             g = torch.linspace(1, 2, 6) * (t + 1)
             p.grad, q.grad = g.to_sparse() if kind == "s" else g, g.clone()
         ours.step()
         theirs.step()
         assert ours.explain().count("\n") == (0 if len(set(kinds)) == 1 else 1)
-        for p, q in zip(params, twins, strict=True):
+        for p, q in zip(params, their_params, strict=True):
             torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
 

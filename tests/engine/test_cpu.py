@@ -16,7 +16,7 @@ import piste
 from piste.engine.cpu import step_kernel as cpu
 from piste.engine.cpu.step_kernel import CHUNK, Layout
 
-from .twins import KERNEL, Twins, randn, spread, transposed, weights
+from .reference import KERNEL, AgainstTorch, randn, spread, transposed, weights
 
 # --- the source -----------------------------------------------------------------------------------------------
 
@@ -133,16 +133,16 @@ def test_sizes_around_what_a_thread_takes_at_a_time(threads):
     torch.set_num_threads(threads)
     try:
         for sizes in ([n] for n in SIZES):
-            Twins("Adam", weights(*sizes)).step(2)
-        twins = Twins("Adam", weights(*SIZES))
-        twins.step(3)
-        assert f"{len(SIZES)} of {len(SIZES)} parameters {KERNEL}" in twins.optimizer.explain()
+            AgainstTorch("Adam", weights(*sizes)).step(2)
+        pair = AgainstTorch("Adam", weights(*SIZES))
+        pair.step(3)
+        assert f"{len(SIZES)} of {len(SIZES)} parameters {KERNEL}" in pair.optimizer.explain()
     finally:
         torch.set_num_threads(before)
 
 
 def test_many_tiny_tensors():
-    Twins("RMSprop", weights(*(n % 8 for n in range(600)))).step(3)
+    AgainstTorch("RMSprop", weights(*(n % 8 for n in range(600)))).step(3)
 
 
 # --- where tensors lie ----------------------------------------------------------------------------------------
@@ -194,16 +194,16 @@ GRADIENTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_strides_of_the_parameter_and_of_its_gradient(layout):
     for lay in GRADIENTS.values():
-        twins = Twins("Adam", [LAYOUTS[layout]()], weight_decay=0.1)
-        outside = around(twins.ours[0])
+        pair = AgainstTorch("Adam", [LAYOUTS[layout]()], weight_decay=0.1)
+        outside = around(pair.ours[0])
         for _ in range(2):
-            twins.backward()
-            for p in (*twins.ours, *twins.theirs):
+            pair.backward()
+            for p in (*pair.ours, *pair.theirs):
                 p.grad = lay(p.grad)
-            kept = twins.ours[0].grad.clone(), twins.ours[0].grad.stride()
-            twins.go()
-            assert torch.equal(twins.ours[0].grad, kept[0]) and twins.ours[0].grad.stride() == kept[1]
-        assert torch.equal(around(twins.ours[0]), outside)
+            kept = pair.ours[0].grad.clone(), pair.ours[0].grad.stride()
+            pair.step_both()
+            assert torch.equal(pair.ours[0].grad, kept[0]) and pair.ours[0].grad.stride() == kept[1]
+        assert torch.equal(around(pair.ours[0]), outside)
 
 
 def around(p: Tensor) -> Tensor:
@@ -227,15 +227,15 @@ def test_what_the_kernel_serves_among_those():
 def test_layouts_and_dtypes_together_in_one_group():
     params = [make() for make in LAYOUTS.values()]
     params += weights(5, 20_000, dtype=torch.float32) + weights(3, dtype=torch.float64)
-    twins = Twins("SGD", params, momentum=0.9)
-    twins.backward()
-    for p in (*twins.ours[::2], *twins.theirs[::2]):
+    pair = AgainstTorch("SGD", params, momentum=0.9)
+    pair.backward()
+    for p in (*pair.ours[::2], *pair.theirs[::2]):
         p.grad = transposed(p.grad)
-    for optimizer in twins.optimizers:
+    for optimizer in pair.optimizers:
         optimizer.step()
-    for a, b in zip(twins.ours, twins.theirs, strict=True):
+    for a, b in zip(pair.ours, pair.theirs, strict=True):
         torch.testing.assert_close(a, b)
-    assert f"{len(params)} of {len(params)} parameters {KERNEL}" in twins.optimizer.explain()
+    assert f"{len(params)} of {len(params)} parameters {KERNEL}" in pair.optimizer.explain()
 
 
 def test_elements_that_overlap():

@@ -337,13 +337,13 @@ for p in params:
     p.grad = torch.randn_like(p)
 
 def stepped(make, times=1):
-    twins = copy.deepcopy(params)
-    for twin, p in zip(twins, params):
-        twin.grad = p.grad
-    optimizer = make(twins)
+    copies = copy.deepcopy(params)
+    for copied, p in zip(copies, params):
+        copied.grad = p.grad
+    optimizer = make(copies)
     for _ in range(times):
         optimizer.step()
-    return twins
+    return copies
 
 def same(a, b):
     return all(x.detach().numpy().tobytes() == y.detach().numpy().tobytes() for x, y in zip(a, b))
@@ -380,10 +380,10 @@ def goes_on():  # the same optimizer, the threads of the team gone
 
 def starts():  # a kernel that the parent had not loaded; torch's own zeros_like needs the first line
     torch.set_num_threads(1)
-    twins = [torch.nn.Parameter(p.detach()) for p in params]
-    for twin, p in zip(twins, params):
-        twin.grad = p.grad
-    piste.optim.Lion(twins).step()
+    copies = [torch.nn.Parameter(p.detach()) for p in params]
+    for copied, p in zip(copies, params):
+        copied.grad = p.grad
+    piste.optim.Lion(copies).step()
     return ended(child(lambda: True)) == 0
 
 print("goes on:", ended(child(goes_on)))

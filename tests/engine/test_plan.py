@@ -20,7 +20,7 @@ from piste.engine.cpu import compiler
 from piste.engine.cpu import fast_step as direct
 from piste.engine.cpu import step_kernel as cpu
 
-from .twins import Twins, randn, spread, transposed, weights
+from .reference import AgainstTorch, randn, spread, transposed, weights
 
 
 @pytest.fixture(autouse=True, params=["directly", "by questions in Python"])
@@ -170,44 +170,44 @@ CHANGES = [
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_change_between_steps_is_noticed(change):
-    twins = Twins("Adam", weights(5, 40_000, 3))
-    twins.step(2)
-    twins.both(change)
-    twins.step(3)
-    assert "eager" not in twins.optimizer.explain()
-    a, b = twins.optimizers
-    for p, q in zip(twins.ours, twins.theirs, strict=True):
+    pair = AgainstTorch("Adam", weights(5, 40_000, 3))
+    pair.step(2)
+    pair.change_both(change)
+    pair.step(3)
+    assert "eager" not in pair.optimizer.explain()
+    a, b = pair.optimizers
+    for p, q in zip(pair.ours, pair.theirs, strict=True):
         for key, value in b.state[q].items():
             torch.testing.assert_close(a.state[p][key], value, rtol=1e-11, atol=1e-12)
 
 
 def test_a_parameter_transposed_where_it_lies():
-    twins = Twins("Adam", [torch.arange(9.0, dtype=torch.float64).reshape(3, 3).requires_grad_()])
-    twins.step(2)
-    for p in (*twins.ours, *twins.theirs):
+    pair = AgainstTorch("Adam", [torch.arange(9.0, dtype=torch.float64).reshape(3, 3).requires_grad_()])
+    pair.step(2)
+    for p in (*pair.ours, *pair.theirs):
         p.grad = None
         p.data = p.data.t()
-    twins.step(2)
+    pair.step(2)
 
 
 def test_options_changed_in_place():
-    twins = Twins("Adam", weights(5, 3))
-    rates = [torch.tensor(0.1, dtype=torch.float64) for _ in twins.optimizers]
-    for optimizer, lr in zip(twins.optimizers, rates, strict=True):
+    pair = AgainstTorch("Adam", weights(5, 3))
+    rates = [torch.tensor(0.1, dtype=torch.float64) for _ in pair.optimizers]
+    for optimizer, lr in zip(pair.optimizers, rates, strict=True):
         optimizer.param_groups[0].update(betas=[0.9, 0.99], lr=lr)
     for _ in range(3):
-        twins.step(2)
-        for optimizer, lr in zip(twins.optimizers, rates, strict=True):
+        pair.step(2)
+        for optimizer, lr in zip(pair.optimizers, rates, strict=True):
             optimizer.param_groups[0]["betas"][0] -= 0.2
             lr.mul_(0.5)
 
 
 def test_momentum_turned_on_and_off():
-    twins = Twins("SGD", weights(5, 3), lr=0.1)
+    pair = AgainstTorch("SGD", weights(5, 3), lr=0.1)
     for momentum in (0.0, 0.9, 0.5, 0.0, 0.9):
-        for optimizer in twins.optimizers:
+        for optimizer in pair.optimizers:
             optimizer.param_groups[0]["momentum"] = momentum
-        twins.step(2)
+        pair.step(2)
 
 
 def test_an_option_turned_on_gets_the_state_it_lacks():
@@ -225,7 +225,7 @@ def test_an_option_turned_on_gets_the_state_it_lacks():
 
 
 def test_gradients_come_go_and_lie_otherwise():
-    twins = Twins("Adam", [nn.Parameter(randn(6, 5)), nn.Parameter(randn(3, 4)), nn.Parameter(randn(200, 200))])
+    pair = AgainstTorch("Adam", [nn.Parameter(randn(6, 5)), nn.Parameter(randn(3, 4)), nn.Parameter(randn(200, 200))])
     none, lie = (lambda g: None), transposed
     plan = [
         (None, None, None),
@@ -241,15 +241,15 @@ def test_gradients_come_go_and_lie_otherwise():
         (None, lambda g: g.sum().expand(g.shape), None),
     ]
     for row in plan:
-        twins.backward()
-        for params in (twins.ours, twins.theirs):
+        pair.backward()
+        for params in (pair.ours, pair.theirs):
             for p, do in zip(params, row, strict=True):
                 p.grad = p.grad if do is None else do(p.grad)
         if row == (none, none, none):
             with pytest.warns(UserWarning, match="moved nothing"):
-                twins.go()
+                pair.step_both()
         else:
-            twins.go()
+            pair.step_both()
 
 
 def test_a_gradient_of_another_dtype_at_any_step():
@@ -328,11 +328,11 @@ SIZE = "must match the size of tensor|doesn't match the broadcast shape|The expa
 
 def test_a_state_of_another_shape_is_refused_as_by_torch():
     for wrong in (torch.zeros(3), torch.zeros(0), torch.zeros(2, 8, 2)):
-        twins = Twins("Adam", weights(8, dtype=torch.float32))
-        twins.backward()
-        for optimizer in twins.optimizers:
+        pair = AgainstTorch("Adam", weights(8, dtype=torch.float32))
+        pair.backward()
+        for optimizer in pair.optimizers:
             optimizer.step()
-        for optimizer, params in zip(twins.optimizers, (twins.ours, twins.theirs), strict=True):
+        for optimizer, params in zip(pair.optimizers, (pair.ours, pair.theirs), strict=True):
             optimizer.state[params[0]]["exp_avg"] = wrong.clone()
             before = params[0].detach().clone()
             with pytest.raises(RuntimeError, match=SIZE):
@@ -341,9 +341,9 @@ def test_a_state_of_another_shape_is_refused_as_by_torch():
 
 
 def test_a_parameter_cut_short_in_place_is_refused_as_by_torch():
-    twins = Twins("Adam", weights(8))
-    twins.step()
-    for optimizer, (p,) in zip(twins.optimizers, (twins.ours, twins.theirs), strict=True):
+    pair = AgainstTorch("Adam", weights(8))
+    pair.step()
+    for optimizer, (p,) in zip(pair.optimizers, (pair.ours, pair.theirs), strict=True):
         p.data = p.data[:2]
         p.grad = None
         p.grad = torch.ones(2, dtype=torch.float64)
@@ -352,56 +352,56 @@ def test_a_parameter_cut_short_in_place_is_refused_as_by_torch():
 
 
 def test_a_state_whose_elements_overlap_is_refused_as_by_torch():
-    twins = Twins("Adam", weights(8))
-    twins.step()
-    for optimizer, (p,) in zip(twins.optimizers, (twins.ours, twins.theirs), strict=True):
+    pair = AgainstTorch("Adam", weights(8))
+    pair.step()
+    for optimizer, (p,) in zip(pair.optimizers, (pair.ours, pair.theirs), strict=True):
         optimizer.state[p]["exp_avg"] = torch.zeros(1, dtype=torch.float64).expand(8)
         with pytest.raises(RuntimeError, match="more than one element of the written-to tensor"):
             optimizer.step()
 
 
 def test_a_count_without_an_element_is_refused():
-    twins = Twins("Adam", weights(8))
-    twins.step()
-    twins.optimizer.state[twins.ours[0]]["step"] = torch.tensor([])
+    pair = AgainstTorch("Adam", weights(8))
+    pair.step()
+    pair.optimizer.state[pair.ours[0]]["step"] = torch.tensor([])
     with pytest.raises(RuntimeError):
-        twins.optimizer.step()
+        pair.optimizer.step()
 
 
 @pytest.mark.parametrize(
     "again", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"]
 )
 def test_a_stepped_optimizer_is_copied_with_its_parameters(again):
-    twins = Twins("Adam", weights(5, 40_000))
-    twins.step(2)
-    params, optimizer = again((twins.ours, twins.optimizer))
-    before = [p.detach().clone() for p in twins.ours]
-    old, twins.ours, twins.optimizers[0] = twins.ours, params, optimizer
-    twins.step(2)
+    pair = AgainstTorch("Adam", weights(5, 40_000))
+    pair.step(2)
+    params, optimizer = again((pair.ours, pair.optimizer))
+    before = [p.detach().clone() for p in pair.ours]
+    old, pair.ours, pair.optimizers[0] = pair.ours, params, optimizer
+    pair.step(2)
     assert all(map(torch.equal, old, before))  # the copy steps its own
     assert "eager" not in optimizer.explain()
 
 
 def test_numbers_that_change_every_step_compile_nothing():
-    twins = Twins("AdamW", weights(5, 7))
-    twins.step()
+    pair = AgainstTorch("AdamW", weights(5, 7))
+    pair.step()
     kernels = set(compiler._loaded)
     for t in range(1, 12):
-        for optimizer in twins.optimizers:
+        for optimizer in pair.optimizers:
             (group,) = optimizer.param_groups
             group.update(lr=1e-3 / t, betas=(0.9 - t / 100, 0.99 + t / 2000), eps=1e-8 * t, weight_decay=0.01 * t)
-        twins.step()
-    twins.both(lambda o, _: o.param_groups[0].update(lr=torch.tensor(0.01, dtype=torch.float64)))
-    twins.step()
+        pair.step()
+    pair.change_both(lambda o, _: o.param_groups[0].update(lr=torch.tensor(0.01, dtype=torch.float64)))
+    pair.step()
     assert set(compiler._loaded) == kernels
 
 
 def test_zero_decay_and_other_numbers_at_their_ends():
-    twins = Twins("Adam", weights(5))
+    pair = AgainstTorch("Adam", weights(5))
     for numbers in ({"lr": 0.0}, {"betas": (0.0, 0.0)}, {"eps": 0.0}, {"weight_decay": 0.1}, {"weight_decay": 0}):
-        for optimizer in twins.optimizers:
+        for optimizer in pair.optimizers:
             optimizer.param_groups[0].update(numbers)
-        twins.step(2)
+        pair.step(2)
 
 
 # --- what a step leaves alone ---------------------------------------------------------------------------------
@@ -426,12 +426,12 @@ def test_no_operation_of_torch_runs_in_a_step():
             return function(*args, **(kwargs or {}))
 
     for name in ("Adam", "SGD", "NAdam", "Rprop"):
-        twins = Twins(name, weights(5, 40_000))
-        twins.step()
-        twins.backward()
+        pair = AgainstTorch(name, weights(5, 40_000))
+        pair.step()
+        pair.backward()
         called: list[str] = []
         with Log():
-            twins.optimizer.step()
+            pair.optimizer.step()
         assert called == []
 
 
@@ -525,22 +525,22 @@ def test_counters_have_torchs_default_dtype():
                 "NAdam": ["step", "mu_product"],
                 "ASGD": ["step", "eta", "mu"],
             }.items():
-                twins = Twins(name, weights(5))
-                twins.step(2)
+                pair = AgainstTorch(name, weights(5))
+                pair.step(2)
                 for key in keys:
-                    assert twins.optimizer.state[twins.ours[0]][key].dtype == dtype, (name, key)
-                    assert twins.optimizer.state[twins.ours[0]][key].shape == ()
-                assert "eager" not in twins.optimizer.explain()
+                    assert pair.optimizer.state[pair.ours[0]][key].dtype == dtype, (name, key)
+                    assert pair.optimizer.state[pair.ours[0]][key].shape == ()
+                assert "eager" not in pair.optimizer.explain()
         finally:
             torch.set_default_dtype(torch.float32)
 
 
 def test_a_checkpoint_of_another_default_dtype_goes_on():
-    twins = Twins("Adam", weights(5, 7))
-    twins.step(2)
-    twins.both(lambda o, _: [s.update(step=s["step"].double()) for s in o.state.values()])
-    twins.step(2)
-    assert twins.optimizer.state[twins.ours[0]]["step"].dtype == torch.float64
+    pair = AgainstTorch("Adam", weights(5, 7))
+    pair.step(2)
+    pair.change_both(lambda o, _: [s.update(step=s["step"].double()) for s in o.state.values()])
+    pair.step(2)
+    assert pair.optimizer.state[pair.ours[0]]["step"].dtype == torch.float64
 
 
 # --- odd but legitimate ways to step --------------------------------------------------------------------------
@@ -569,44 +569,44 @@ def test_steps_in_the_backward_pass():
 
 
 def test_a_gradient_that_lies_in_the_parameter_itself():
-    twins = Twins("SGD", weights(5, 70_000), lr=0.1, momentum=0.9)
+    pair = AgainstTorch("SGD", weights(5, 70_000), lr=0.1, momentum=0.9)
     for _ in range(3):
-        for p in (*twins.ours, *twins.theirs):
+        for p in (*pair.ours, *pair.theirs):
             p.grad = p.detach()
-        twins.go()
+        pair.step_both()
 
 
 def test_parameters_that_share_a_gradient():
-    twins = Twins("Adam", weights(6, 6, 6), lr=0.1)
+    pair = AgainstTorch("Adam", weights(6, 6, 6), lr=0.1)
     for t in range(3):
-        for params in (twins.ours, twins.theirs):
+        for params in (pair.ours, pair.theirs):
             shared = torch.linspace(-1, t + 1, 6, dtype=torch.float64)
             for p in params:
                 p.grad = shared
-        twins.go()
+        pair.step_both()
 
 
 def test_a_rate_that_is_learned_itself():
-    twins = Twins("SGD", weights(5), lr=torch.tensor(0.1, dtype=torch.float64, requires_grad=True))
-    twins.step(2)
-    twins.both(lambda optimizer, _: optimizer.param_groups[0]["lr"].data.mul_(0.5))
-    twins.step(2)
+    pair = AgainstTorch("SGD", weights(5), lr=torch.tensor(0.1, dtype=torch.float64, requires_grad=True))
+    pair.step(2)
+    pair.change_both(lambda optimizer, _: optimizer.param_groups[0]["lr"].data.mul_(0.5))
+    pair.step(2)
 
 
 def test_two_optimizers_of_the_same_parameters():
-    twins = Twins("SGD", weights(5, 7), lr=0.1, momentum=0.9)
-    more = piste.optim.Adam(twins.ours), torch.optim.Adam(twins.theirs)
+    pair = AgainstTorch("SGD", weights(5, 7), lr=0.1, momentum=0.9)
+    more = piste.optim.Adam(pair.ours), torch.optim.Adam(pair.theirs)
     for _ in range(3):
-        twins.step()
+        pair.step()
         for optimizer in more:
             optimizer.step()
-        twins.same()
+        pair.assert_same()
 
 
 def test_parameters_that_are_views_of_one_tensor():
     flat = [randn(40) for _ in range(2)]
     views = [[nn.Parameter(x[:15].view(3, 5)), nn.Parameter(x[15:40:2])] for x in flat]
-    twins = Twins("Adam", views[0])
-    twins.step(3)
-    assert torch.equal(flat[0][:15].view(3, 5), twins.ours[0])
+    pair = AgainstTorch("Adam", views[0])
+    pair.step(3)
+    assert torch.equal(flat[0][:15].view(3, 5), pair.ours[0])
     assert torch.equal(flat[0][16:40:2], flat[1][16:40:2])  # what lies between is not touched

@@ -11,8 +11,8 @@ import torch
 
 from piste.optim import OPTIMIZERS
 from piste.optim.options import rate
+from tests.optim.assertions import find_fault
 from tests.optim.cases import OPTIONS, fullest
-from tests.optim.judge import first_fault
 
 from .subject import Subject, stated
 
@@ -60,10 +60,10 @@ def _check(names: list[str], modules: Mapping[str, ModuleType]) -> str | None:
         for name in names:
             make = getattr(modules[OPTIMIZERS[name].__module__], name)
             for options in OPTIONS[name]:
-                fault = first_fault(partial(make, fused=False), name, options, torch.float64)
+                fault = find_fault(partial(make, fused=False), name, options, torch.float64)
                 if fault is not None:
                     return f"{name}({options}): {fault}"
-            fault = first_fault(partial(make, fused=True), name, fullest(name), torch.float64)
+            fault = find_fault(partial(make, fused=True), name, fullest(name), torch.float64)
             if fault is not None:
                 return f"{name}, the kernel: {fault}"
             if not _differentiable(make):

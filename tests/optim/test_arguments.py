@@ -14,7 +14,7 @@ from torch import nn
 from piste.errors import InvalidType, InvalidValue
 from piste.optim import OPTIMIZERS
 
-from .twins import PAIRS, model
+from .reference import PAIRS, model
 
 every = pytest.mark.parametrize("name", OPTIMIZERS)
 SHARED = {"maximize", "foreach", "capturable", "differentiable", "fused"}

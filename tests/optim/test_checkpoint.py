@@ -13,7 +13,7 @@ from piste.errors import InvalidValue
 from piste.optim import OPTIMIZERS
 
 from .cases import cases, label
-from .twins import PAIRS, copies, model, same, same_state, train
+from .reference import PAIRS, assert_same, assert_same_state, copies, model, train
 
 pytestmark = pytest.mark.usefixtures("double_scalars")
 TORCHS = [case for case in cases() if case[0] in PAIRS]
@@ -53,8 +53,8 @@ def test_a_run_moves_between_torch_and_piste(name, options, direction):
     other = copy.deepcopy(net)
     moved = new(other.parameters())
     moved.load_state_dict(through_a_file(optimizer.state_dict()))
-    same(go_on(other, moved), go_on(net, optimizer))
-    same_state(*((moved, optimizer) if new is piste else (optimizer, moved)))
+    assert_same(go_on(other, moved), go_on(net, optimizer))
+    assert_same_state(*((moved, optimizer) if new is piste else (optimizer, moved)))
 
 
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
@@ -111,7 +111,7 @@ def test_a_step_count_that_is_a_number(name):
     other = copy.deepcopy(net)
     loaded = PAIRS[name][0](other.parameters())
     loaded.load_state_dict(saved)
-    same(go_on(other, loaded), go_on(net, optimizer))
+    assert_same(go_on(other, loaded), go_on(net, optimizer))
     assert loaded.state_dict()["state"][0]["step"].item() == 7.0
 
 
@@ -125,7 +125,7 @@ def test_a_checkpoint_with_options_that_torch_did_not_know_yet(name):
     other = copy.deepcopy(net)
     loaded = PAIRS[name][0](other.parameters())
     loaded.load_state_dict(saved)
-    same(go_on(other, loaded), go_on(net, optimizer))
+    assert_same(go_on(other, loaded), go_on(net, optimizer))
 
 
 # --- dtypes -----------------------------------------------------------------------------------------------------
@@ -173,8 +173,8 @@ def test_names_go_both_ways_with_torch():
     returned = torch.optim.Adam(back.named_parameters())
     returned.load_state_dict(through_a_file(loaded.state_dict()))
     expected = go_on(net, optimizer)
-    same(go_on(other, loaded), expected)
-    same(go_on(back, returned), expected)
+    assert_same(go_on(other, loaded), expected)
+    assert_same(go_on(back, returned), expected)
 
 
 # --- what doesn't fit is refused, and nothing has changed ------------------------------------------------------------

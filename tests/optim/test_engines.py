@@ -16,7 +16,7 @@ from piste.errors import PisteError
 from piste.optim import OPTIMIZERS
 
 from .cases import fullest, kernels, label
-from .twins import backward, batch, model, train
+from .reference import backward, batch, model, train
 
 pytestmark = pytest.mark.usefixtures("double_scalars")  # a kernel is made for each dtype of the counters
 every = pytest.mark.parametrize("name", OPTIMIZERS)

@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as arrays
 from piste.optim import OPTIMIZERS
 from tests.oracle.optim import step
 
+from .assertions import PRECISION
 from .cases import fullest, kernels
-from .judge import PRECISION
-from .twins import PAIRS
+from .reference import PAIRS
 
 pytestmark = [
     pytest.mark.usefixtures("double_scalars"),

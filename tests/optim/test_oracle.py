@@ -10,8 +10,8 @@ import torch
 from piste.optim import OPTIMIZERS
 from tests.oracle.optim import DEFAULTS, RULES
 
+from .assertions import find_fault
 from .cases import OPTIONS, cases, kernels, label
-from .judge import first_fault
 
 pytestmark = pytest.mark.usefixtures("double_scalars")
 TORCHS = [case for case in cases() if hasattr(torch.optim, case[0])]
@@ -21,7 +21,7 @@ TORCHS = [case for case in cases() if hasattr(torch.optim, case[0])]
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
 def test_the_oracle_says_what_torch_does(name, options, dtype):
     """What the oracle calls right is also PyTorch's meaning of every option."""
-    fault = first_fault(getattr(torch.optim, name), name, options, dtype)
+    fault = find_fault(getattr(torch.optim, name), name, options, dtype)
     assert fault is None, fault
 
 
@@ -29,13 +29,13 @@ def test_the_oracle_says_what_torch_does(name, options, dtype):
     ("name", "options", "dtype"), [*kernels(), *((*case, torch.float32) for case in cases())], ids=label
 )
 def test_the_eager_engine_does_what_the_oracle_says(name, options, dtype):
-    fault = first_fault(partial(OPTIMIZERS[name], fused=False), name, options, dtype)
+    fault = find_fault(partial(OPTIMIZERS[name], fused=False), name, options, dtype)
     assert fault is None, fault
 
 
 @pytest.mark.parametrize(("name", "options", "dtype"), kernels(), ids=label)
 def test_the_kernel_does_what_the_oracle_says(name, options, dtype):
-    fault = first_fault(partial(OPTIMIZERS[name], fused=True), name, options, dtype)
+    fault = find_fault(partial(OPTIMIZERS[name], fused=True), name, options, dtype)
     assert fault is None, fault
 
 

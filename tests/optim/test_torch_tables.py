@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
 
-from .twins import PAIRS, model, same, same_state
+from .reference import PAIRS, assert_same, assert_same_state, model
 
 INFOS = {info.name: info for info in optim_db if info.name in PAIRS}
 
@@ -71,8 +71,8 @@ def test_inputs(name, options, dtype):
     rtol, atol = (1e-5, 1e-7) if single else (1e-11, 1e-13)
     for how in [{"fused": False}] if single else implementations(name):  # kernels are made in double precision
         params, optimizer = run(PAIRS[name][0], how)
-        same(params, expected, rtol=rtol, atol=atol)
-        same_state(optimizer, reference, rtol=rtol, atol=atol)
+        assert_same(params, expected, rtol=rtol, atol=atol)
+        assert_same_state(optimizer, reference, rtol=rtol, atol=atol)
 
 
 RANGE = "Piste states the range and the value received, in one form for all options"

@@ -13,23 +13,23 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from piste.optim import OPTIMIZERS
 
-from .twins import PAIRS, backward, batch, copies, model, same, same_state, train
+from .reference import PAIRS, assert_same, assert_same_state, backward, batch, copies, model, train
 
 pytestmark = pytest.mark.usefixtures("double_scalars")
 every = pytest.mark.parametrize("name", OPTIMIZERS)
 paired = pytest.mark.parametrize("name", PAIRS)
 
 
-def twins(name, net=None, **options):
+def paired_with_torch(name, net=None, **options):
     """Two equal models, ours under Piste's optimizer and theirs under PyTorch's."""
     ours, theirs = copies(net or model())
     piste, torchs = PAIRS[name]
     return ours, piste(ours.parameters(), **options), theirs, torchs(theirs.parameters(), **options)
 
 
-def agree(ours, a, theirs, b):
-    same(ours.parameters(), theirs.parameters())
-    same_state(a, b)
+def assert_agree(ours, a, theirs, b):
+    assert_same(ours.parameters(), theirs.parameters())
+    assert_same_state(a, b)
 
 
 # --- schedulers ------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def cycles(optimizer):
 @paired
 def test_every_scheduler_gives_what_it_gives_in_torch(name, kind):
     options = {"momentum": 0.9} if "momentum" in OPTIMIZERS[name]([torch.ones(1, requires_grad=True)]).defaults else {}
-    ours, a, theirs, b = twins(name, **options)
+    ours, a, theirs, b = paired_with_torch(name, **options)
     runs = [(ours, a, SCHEDULERS[kind](a)), (theirs, b, SCHEDULERS[kind](b))]
     for t in range(7):
         for net, optimizer, scheduler in runs:
@@ -74,7 +74,7 @@ def test_every_scheduler_gives_what_it_gives_in_torch(name, kind):
             optimizer.step()
             scheduler.step(*([loss.detach()] if kind == "ReduceLROnPlateau" else []))
     assert a.param_groups[0]["lr"] == b.param_groups[0]["lr"]
-    agree(ours, a, theirs, b)
+    assert_agree(ours, a, theirs, b)
 
 
 def test_every_scheduler_of_torch_is_tried():
@@ -88,7 +88,7 @@ def test_every_scheduler_of_torch_is_tried():
 
 @paired
 def test_a_schedule_goes_on_after_a_checkpoint(name):
-    ours, a, theirs, b = twins(name)
+    ours, a, theirs, b = paired_with_torch(name)
     for net, optimizer in ((ours, a), (theirs, b)):
         scheduler = schedulers.OneCycleLR(optimizer, 0.1, total_steps=8, cycle_momentum=cycles(optimizer))
         for t in range(3):
@@ -102,7 +102,7 @@ def test_a_schedule_goes_on_after_a_checkpoint(name):
         for t in range(3, 7):
             train(net, optimizer, [t])
             scheduler.step()
-    same(ours.parameters(), theirs.parameters())
+    assert_same(ours.parameters(), theirs.parameters())
 
 
 # --- closures, hooks, scalers ------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_state_dict_hooks():
 
 @paired
 def test_a_gradient_scaler_unscales_and_skips_the_step_where_a_gradient_overflowed(name):
-    ours, a, theirs, b = twins(name)
+    ours, a, theirs, b = paired_with_torch(name)
     for net, optimizer in ((ours, a), (theirs, b)):
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
         for t in range(5):
@@ -181,18 +181,18 @@ def test_a_gradient_scaler_unscales_and_skips_the_step_where_a_gradient_overflow
             if t == 2:
                 assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
         assert scaler.get_scale() == 1024.0 * 2 / 2 * 2
-    agree(ours, a, theirs, b)
+    assert_agree(ours, a, theirs, b)
 
 
 @paired
 def test_clipped_gradients(name):
-    ours, a, theirs, b = twins(name)
+    ours, a, theirs, b = paired_with_torch(name)
     for net, optimizer in ((ours, a), (theirs, b)):
         for t in range(3):
             backward(net, t)
             nn.utils.clip_grad_norm_(net.parameters(), 0.1)
             optimizer.step()
-    agree(ours, a, theirs, b)
+    assert_agree(ours, a, theirs, b)
 
 
 # --- groups and parameters ------------------------------------------------------------------------------------
@@ -208,12 +208,12 @@ def test_groups_with_options_of_their_own_and_one_added_in_mid_run(name):
         optimizer.add_param_group({"params": net[2].parameters(), "lr": 0.05})
         train(net, optimizer, range(3, 6))
         runs.append(optimizer)
-    agree(ours, runs[0], theirs, runs[1])
+    assert_agree(ours, runs[0], theirs, runs[1])
 
 
 @paired
 def test_options_changed_between_steps(name):
-    ours, a, theirs, b = twins(name)
+    ours, a, theirs, b = paired_with_torch(name)
     changes = {"lr": 0.05, "weight_decay": 0.1, "maximize": True, "betas": (0.8, 0.9), "momentum": 0.5, "eps": 1e-3}
     if name == "RMSprop":
         changes.pop("momentum")  # its buffer is made by the first step alone, in PyTorch
@@ -222,12 +222,12 @@ def test_options_changed_between_steps(name):
         for key in changes.keys() & optimizer.param_groups[0].keys():
             optimizer.param_groups[0][key] = changes[key]
         train(net, optimizer, range(2, 5))
-    agree(ours, a, theirs, b)
+    assert_agree(ours, a, theirs, b)
 
 
 @paired
 def test_frozen_parameters_stay_and_those_thawed_later_join(name):
-    ours, a, theirs, b = twins(name)
+    ours, a, theirs, b = paired_with_torch(name)
     for net, optimizer in ((ours, a), (theirs, b)):
         net[0].requires_grad_(False)
         before = net[0].weight.clone()
@@ -235,33 +235,33 @@ def test_frozen_parameters_stay_and_those_thawed_later_join(name):
         assert torch.equal(net[0].weight, before)
         net[0].requires_grad_(True)
         train(net, optimizer, range(2, 4))
-    agree(ours, a, theirs, b)
+    assert_agree(ours, a, theirs, b)
 
 
 @paired
 def test_a_missing_gradient_leaves_parameter_and_state_alone(name):
-    ours, a, theirs, b = twins(name)
+    ours, a, theirs, b = paired_with_torch(name)
     for net, optimizer in ((ours, a), (theirs, b)):
         for t in range(4):
             backward(net, t)
             if t % 2:
                 net[0].bias.grad = None
             optimizer.step()
-    agree(ours, a, theirs, b)
+    assert_agree(ours, a, theirs, b)
 
 
 @paired
 def test_tied_weights_are_stepped_once(name):
     net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
     net[2].weight = net[0].weight
-    ours, a, theirs, b = twins(name, net)
+    ours, a, theirs, b = paired_with_torch(name, net)
     for net, optimizer in ((ours, a), (theirs, b)):
         assert len(optimizer.param_groups[0]["params"]) == 3
         for t in range(3):
             optimizer.zero_grad()
             net(batch(t)[0]).square().mean().backward()
             optimizer.step()
-    agree(ours, a, theirs, b)
+    assert_agree(ours, a, theirs, b)
 
 
 @paired
@@ -274,7 +274,7 @@ def test_the_rate_as_a_tensor(name):
         rate.fill_(0.02)
         train(net, optimizer, range(2, 4))
         assert optimizer.param_groups[0]["lr"] is rate
-    same(ours.parameters(), theirs.parameters())
+    assert_same(ours.parameters(), theirs.parameters())
 
 
 @every
@@ -367,8 +367,8 @@ def test_layouts(name, kind):
         assert p.stride() == start.stride()
         runs.append((p, optimizer))
     (a, ours), (b, theirs) = runs
-    same([a], [b])
-    same_state(ours, theirs)
+    assert_same([a], [b])
+    assert_same_state(ours, theirs)
     layout = torch.empty_like(start).stride()  # also where torch takes the gradient's, in Rprop
     assert all(value.stride() == layout for value in ours.state[a].values() if value.dim() == start.dim())
 
@@ -403,8 +403,8 @@ def test_complex_parameters_are_pairs_of_reals(name, options):
             optimizer.step()
         runs.append((p, optimizer))
     (a, ours), (b, theirs) = runs
-    same([a], [b])
-    same_state(ours, theirs)
+    assert_same([a], [b])
+    assert_same_state(ours, theirs)
 
 
 def embedding(cls, options):
@@ -434,7 +434,7 @@ def test_sparse_gradients(name, options):
             assert net.weight.grad.is_sparse
             optimizer.step()
         runs.append(net.weight)
-    same(*[[w] for w in runs])
+    assert_same(*[[w] for w in runs])
 
 
 @pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n not in ("SGD", "Adagrad")])
@@ -491,7 +491,7 @@ def test_a_step_can_be_compiled(name):
         backward(ours, t)
         step()
         train(theirs, b, [t])
-    same(ours.parameters(), theirs.parameters())
+    assert_same(ours.parameters(), theirs.parameters())
 
 
 # --- what is said once ------------------------------------------------------------------------------------

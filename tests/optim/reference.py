@@ -46,14 +46,14 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, ts: Iterable[int]) -
         optimizer.step()
 
 
-def same(ours: Iterable[Tensor], theirs: Iterable[Tensor], rtol: float = 1e-11, atol: float = 1e-13) -> None:
+def assert_same(ours: Iterable[Tensor], theirs: Iterable[Tensor], rtol: float = 1e-11, atol: float = 1e-13) -> None:
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         torch.testing.assert_close(
             a, b, rtol=rtol, atol=atol, equal_nan=True, msg=lambda text, i=i: f"parameter {i}: {text}"
         )
 
 
-def same_state(
+def assert_same_state(
     ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer, rtol: float = 1e-11, atol: float = 1e-13
 ) -> None:
     """The same checkpoint keys, dtypes, shapes and numbers."""

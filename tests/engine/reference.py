@@ -31,7 +31,7 @@ def spread(g: Tensor) -> Tensor:
     return out.copy_(g)
 
 
-class Twins:
+class AgainstTorch:
     """The same parameters, stepped by the kernel and by torch.optim, which knows nothing of it."""
 
     def __init__(self, name: str, params: list[nn.Parameter], **options) -> None:
@@ -46,7 +46,7 @@ class Twins:
     def optimizer(self):
         return self.optimizers[0]
 
-    def both(self, change) -> None:
+    def change_both(self, change) -> None:
         change(self.optimizers[0], self.ours)
         change(self.optimizers[1], self.theirs)
 
@@ -58,14 +58,14 @@ class Twins:
     def step(self, times: int = 1) -> None:
         for _ in range(times):
             self.backward()
-            self.go()
+            self.step_both()
 
-    def go(self) -> None:
+    def step_both(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
-        self.same()
+        self.assert_same()
 
-    def same(self) -> None:
+    def assert_same(self) -> None:
         for i, (a, b) in enumerate(zip(self.ours, self.theirs, strict=True)):
             torch.testing.assert_close(
                 a, b, rtol=1e-11, atol=1e-12, msg=lambda text, i=i, a=a: f"parameter {i} of shape {a.shape}: {text}"

@@ -34,7 +34,7 @@ def gradients(dtype: torch.dtype) -> Tensor:
     return g.to(dtype)
 
 
-def first_fault(
+def find_fault(
     make: Callable[..., torch.optim.Optimizer], name: str, options: dict[str, Any], dtype: torch.dtype
 ) -> str | None:
     """What the optimizer gets wrong first; None when every step, parameter and state is right.
