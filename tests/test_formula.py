@@ -290,7 +290,8 @@ def test_an_error_of_the_formulas_own_is_told_as_it_is():
 
 
 def test_a_word_that_no_engine_knows_is_named():
-    from piste.engine.emit import Lines
+    from piste.engine.cpu.dialect import numba
+    from piste.engine.emit import Emitter
 
     with pytest.raises(FormulaError, match="no kernel can be made of the word `tan`"):
-        Lines("float32", "x", lambda symbol: "x" if symbol.op == "input" else None).name(Symbol("tan", x))
+        Emitter(numba("float32"), "x", lambda symbol: "x" if symbol.op == "input" else None).name(Symbol("tan", x))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import piste
+from piste.engine import layout
 from piste.engine.cpu import step_kernel as cpu
 from piste.engine.cpu.step_kernel import CHUNK, Layout
 
@@ -260,13 +261,13 @@ def test_dense_and_overlapping_against_a_list_of_all_places(dims):
     places = [sum(i * s for i, s in zip(at, stride, strict=True)) for at in itertools.product(*map(range, shape))]
     x = torch.zeros(200).as_strided(shape, stride)
     if sorted(places) != list(range(len(places))):
-        assert not cpu._dense(x.shape, cpu._strides(x))
+        assert not layout.dense(x.shape, layout.strides(x))
     if x.is_contiguous() and places:
-        assert cpu._dense(x.shape, cpu._strides(x))
+        assert layout.dense(x.shape, layout.strides(x))
     if len(set(places)) < len(places):
-        assert cpu._overlapping(x)
+        assert layout.overlapping(x)
     if x.is_contiguous():
-        assert not cpu._overlapping(x)
+        assert not layout.overlapping(x)
 
 
 # --- sixteen bits ---------------------------------------------------------------------------------------------

@@ -1,40 +1,45 @@
-"""From the graph of a formula to the lines of a kernel."""
+"""Print the graph of a formula as the lines of a kernel, in the words of a dialect.
+
+A dialect is a table from operations to templates, one table per language and precision:
+
+- `{0}`, `{1}`, ... are the operands; `{zero}`, `{one}` and `{minus_one}` are constants of the dialect;
+- a tuple of templates takes one line each; `{last}` is the variable of the line before;
+- a key such as `"maximum(x, constant)"` holds for operands of these kinds and precedes `"maximum"`;
+- `"constant"` prints a finite number, `"inf"` and `"nan"` the others.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..formula.expression import FormulaError, Symbol
 
-_INFIX = {"+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=", "&", "|"}
-_PREFIX = {"neg": "-", "invert": "not "}
-_CALLS = {
-    "sqrt": "math.sqrt",
-    "exp": "math.exp",
-    "log": "math.log",
-    "log1p": "math.log1p",
-    "abs": "abs",
-    "**": "math.pow",
-}
+Dialect = Mapping[str, str | tuple[str, ...]]
+
+INFIX = ("+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=", "&", "|")
 
 
-class Lines:
-    """Assignments that compute symbols, each subexpression once, in one precision.
+class Emitter:
+    """Assignments that compute expressions in one precision, each subexpression once.
 
-    `given` names what is known already: a function of an input's name, or None where a symbol has to be computed.
+    Args:
+        dialect: the words of the language.
+        prefix: the start of every variable name.
+        given: the name of an expression whose value exists already, or None.
     """
 
-    def __init__(self, precision: str, prefix: str, given: Callable[[Symbol], str | None]) -> None:
+    def __init__(self, dialect: Dialect, prefix: str, given: Callable[[Symbol], str | None]) -> None:
         self.lines: list[str] = []
-        self._precision, self._prefix, self._given = precision, prefix, given
+        self._dialect, self._prefix, self._given = dialect, prefix, given
         self._done: dict[Any, str] = {}
         self._needs: dict[Any, int] = {}
         self._keys: dict[int, tuple[Symbol, Any]] = {}
+        self._constants = {"zero": self._constant(0.0), "one": self._constant(1.0), "minus_one": self._constant(-1.0)}
 
     def name(self, value: Any) -> str:
-        """The variable that holds a value, after adding the lines it needs."""
+        """Return the variable that holds a value, after adding the lines that compute it."""
         if not isinstance(value, Symbol):
             return self._constant(value)
         key = self.key(value)
@@ -43,7 +48,7 @@ class Lines:
         return self._done[key]
 
     def key(self, value: Any) -> Any:
-        """Equal for expressions that are written alike."""
+        """Return a key that is equal for equal expressions."""
         if not isinstance(value, Symbol):
             return float(value)
         if id(value) not in self._keys:
@@ -52,7 +57,7 @@ class Lines:
         return self._keys[id(value)][1]
 
     def _need(self, value: Any) -> int:
-        """How many registers a value takes to compute (Sethi and Ullman); what needs most goes first."""
+        """Count the registers that a value takes to compute (Sethi and Ullman); the neediest operand goes first."""
         if not isinstance(value, Symbol):
             return 0
         key = self.key(value)
@@ -71,37 +76,29 @@ class Lines:
 
     def _constant(self, value: Any) -> str:
         number = float(value)
-        text = (
-            repr(number)
-            if math.isfinite(number)
-            else f"({'-' if number < 0 else ''}math.{'nan' if number != number else 'inf'})"
-        )
-        return text if self._precision == "float64" else f"{self._precision}({text})"
+        if math.isfinite(number):
+            text = repr(number)
+        else:
+            text = f"({'-' if number < 0 else ''}{self._dialect['nan' if number != number else 'inf']})"
+        return str(self._dialect["constant"]).format(text)
 
     def _expression(self, value: Symbol) -> str:
         op = value.op
         if op == "**" and not isinstance(value.args[1], Symbol) and value.args[1] == 2:
             base = self.name(value.args[0])
-            return f"{base} * {base}"
+            return str(self._dialect["*"]).format(base, base)
         for x in sorted(value.args, key=self._need, reverse=True):
             self.name(x)
-        a, *rest = map(self.name, value.args)
-        if op in _INFIX:
-            return f"{a} {op} {rest[0]}"
-        if op in _PREFIX:
-            return f"{_PREFIX[op]}{a}"
-        if op in _CALLS:
-            return f"{self._precision}({_CALLS[op]}({', '.join([a, *rest])}))"
-        if op == "where":
-            return f"{rest[0]} if {a} else {rest[1]}"
-        if op == "sign":
-            zero, one = self._constant(0), self._constant(1)
-            negative = self._assigned(f"{self._constant(-1)} if {a} < {zero} else {zero}")
-            return f"{one} if {a} > {zero} else {negative}"
-        if op in ("maximum", "minimum"):  # NaN, which compares false, falls through to the result
-            b, beyond = rest[0], ">" if op == "maximum" else "<"
-            if not isinstance(value.args[1], Symbol):
-                return f"{b} if {b} {beyond} {a} else {a}"
-            other = f"{a} if {a} {beyond} {b} else {b}"
-            return other if not isinstance(value.args[0], Symbol) else f"{a} if {a} != {a} else {self._assigned(other)}"
-        raise FormulaError(f"no kernel can be made of the word `{op}`")
+        operands = [self.name(x) for x in value.args]
+        *lines, result = self._templates(value)
+        names = dict(self._constants)
+        for line in lines:
+            names["last"] = self._assigned(line.format(*operands, **names))
+        return result.format(*operands, **names)
+
+    def _templates(self, value: Symbol) -> tuple[str, ...]:
+        kinds = ", ".join("x" if isinstance(x, Symbol) else "constant" for x in value.args)
+        found = self._dialect.get(f"{value.op}({kinds})") or self._dialect.get(value.op)
+        if found is None:
+            raise FormulaError(f"no kernel can be made of the word `{value.op}`")
+        return (found,) if isinstance(found, str) else found

@@ -9,8 +9,9 @@ import torch
 
 from ...formula.expression import Symbol
 from ...formula.printing import Letter, is_number
-from ..emit import Lines
+from ..emit import Emitter
 from ..range_guards import Bound
+from .dialect import numba
 from .work_sharing import BLOCKS, HEAD
 
 __all__ = [
@@ -97,8 +98,12 @@ class Form(NamedTuple):
         return [c for c, is_wanted in zip(self.columns, self.wanted, strict=True) if is_wanted and c is not None]
 
 
-class LossLines(Lines):
-    """Lines whose exp and log vectorise, and whose options are read when the kernel runs."""
+class LossLines(Emitter):
+    """An emitter whose exp and log vectorise, and whose options are read when the kernel runs."""
+
+    def __init__(self, precision: str, prefix: str, given: Callable[[Symbol], str | None]) -> None:
+        super().__init__(numba(precision), prefix, given)
+        self._precision = precision
 
     def name(self, value: Any) -> str:
         return f"o_{value.name}" if isinstance(value, Letter) else super().name(value)

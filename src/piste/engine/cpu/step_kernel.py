@@ -1,9 +1,8 @@
-"""The CPU engine: one kernel call steps all tensors of a group, in one pass over memory and without temporaries.
+"""The CPU kernel of a step: one call steps all tensors of a group, in one pass over memory and without temporaries.
 
-A program is read once and becomes the source of a kernel with two entries. `prepare` counts the steps and works out,
-in double precision, every number that is the same for all elements of a tensor; `body` takes blocks of elements
-until none is left, on as many threads as call it. A launch is a kernel with the tables that tell it where the tensors
-are; only the addresses of the gradients are written anew for each step.
+The source has two entries. `prepare` counts the steps and computes the scalars of each tensor in double precision.
+`body` takes blocks of elements until none is left; every thread of the team calls it. A launch is a kernel with the
+addresses of its tensors; a step rewrites the addresses of the gradients alone.
 """
 
 from __future__ import annotations
@@ -12,102 +11,66 @@ import os
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any
+from functools import cache
 
 import torch
-from torch import Tensor
 
-from ...formula.expression import Symbol, trace
-from ..emit import Lines
+from ..emit import Emitter
+from ..hoisting import Hoisted, given_inputs, trace_step
+from ..layout import alike, overlapping, real_dtype, real_size
 from ..specs import Program, Slot
 from . import compiler as native
 from . import work_sharing as shares
+from .dialect import numba
 from .torch_internals import PLAIN
 from .work_sharing import HEAD, SHARES, reset_lines, shared_lines
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _COUNTERS = {torch.float32, torch.float64}
 CHUNK, LARGEST = 1 << 14, 1 << 18  # elements of one item, where there are few in all and where there are many
-PARTS = 32  # that each thread gets of the whole, so that one that is held up leaves some to the others
-OVERHEAD = 64  # what starting on an item costs, in elements
-ALONE = 1 << 17  # elements that one thread steps sooner than a team can be woken
+PARTS = 32  # items for each thread, so that the others take over the items of a delayed thread
+OVERHEAD = 64  # the cost of starting an item, in elements
+ALONE = 1 << 17  # up to this many elements one thread is faster than waking the team
 
-# The table that a kernel is called with.
+# The fields of a kernel's table.
 BLOCK_ENDS, ITEMS, SCALARS, NUMBERS, TENSORS, SHAPES, COLUMNS = range(HEAD, HEAD + 7)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the machine code depends on besides the program."""
+    """The properties of the tensors that the machine code depends on."""
 
     columns: tuple[str, ...]  # dtypes of the parameter, the gradient and the buffers
     counter: str  # dtype of the counters
-    dims: int = 0  # 0: every column lies in memory alike; else how many dimensions to walk
+    dims: int = 0  # 0: all columns lie alike in memory; otherwise the number of dimensions to walk
 
     @property
     def compute(self) -> str:
         return "float64" if self.columns[0] == "float64" else "float32"
 
 
-_HOISTED_CONDITIONS = {"<", "<=", ">", ">=", "==", "!=", "&", "|", "invert"}
-
-
 @cache
 def source(program: Program, layout: Layout) -> tuple[str, int]:
-    """The kernel of a program as Python that Numba compiles, and how many numbers `prepare` leaves for a tensor."""
-    columns = ["p", "g", *program.buffers]
-    stored: dict[str, Any] = {}
+    """Return the kernel as Python that Numba compiles, and how many scalars `prepare` leaves for a tensor."""
+    step = trace_step(program)
+    hoisted = Hoisted(step.columns)
+    body = Emitter(numba(layout.compute), "x", hoisted.given)
+    results = [body.name(value) for value in step.results]
+    width = len(hoisted.scalars)
 
-    def store(letter: str, value: Any) -> Symbol:
-        stored[letter] = value
-        return Symbol("input", f"kept_{letter}")
-
-    inputs = {name: Symbol("input", f"n_{name}") for name in (*program.numbers, *program.counters)}
-    per_step = partial(program.scalars, inputs, {}, store)
-    per_step.__qualname__ = f"{program.name}.per_step"  # type: ignore[attr-defined]  # for messages
-    scalars = trace(per_step)
-    element = [Symbol("input", f"{name}_") for name in columns]
-    p, buffers = trace(program.element, element[0], element[1], element[2:], scalars)
-
-    per_element = {symbol.args[0] for symbol in element}
-    hoisted: dict[Any, tuple[str, Symbol]] = {}
-
-    def varies(value: Any) -> bool:
-        if not isinstance(value, Symbol):
-            return False
-        return value.args[0] in per_element if value.op == "input" else any(map(varies, value.args))
-
-    def given(value: Symbol) -> str | None:
-        if varies(value):
-            return value.args[0] if value.op == "input" else None
-        name, _ = hoisted.setdefault(body.key(value), (f"h{len(hoisted)}", value))
-        return f"({name} != 0)" if value.op in _HOISTED_CONDITIONS else name
-
-    body = Lines(layout.compute, "x", given)
-    results = [body.name(_with_reciprocals(value, varies)) for value in (p, *buffers)]
-
-    prepare = Lines("float64", "s", lambda value: value.args[0] if value.op == "input" else None)
-    for letter, value in stored.items():
+    prepare = Emitter(numba("float64"), "s", given_inputs)
+    for letter, value in step.counters.items():
         prepare.lines += _store(letter, prepare.name(value), layout)
-    prepare.lines += [f"row[{slot}] = {prepare.name(value)}" for slot, (_, value) in enumerate(hoisted.values())]
-    width = len(hoisted)
-    lines = [*_prepare(program, layout, prepare.lines, width), *_body(columns, layout, body.lines, results, width)]
+    prepare.lines += [f"row[{slot}] = {prepare.name(value)}" for slot, value in enumerate(hoisted.scalars)]
+    lines = [
+        *_prepare(program, layout, prepare.lines, width),
+        *_body(step.columns, layout, body.lines, results, width),
+    ]
     return "\n".join(lines), width
 
 
-def _with_reciprocals(value: Any, varies: Any) -> Any:
-    """Divide by what is the same for all elements once, in double precision, and multiply by that."""
-    if not varies(value) or value.op == "input":
-        return value
-    a, *rest = (_with_reciprocals(x, varies) for x in value.args)
-    if value.op == "/" and not varies(rest[0]):
-        return Symbol("*", a, Symbol("/", 1.0, rest[0]))
-    return Symbol(value.op, a, *rest)
-
-
 def _store(letter: str, value: str, layout: Layout) -> list[str]:
-    """Keep a counter, and go on with the value as it is kept."""
+    """Store a counter, and continue with the value rounded to its dtype."""
     return [f"c_{letter}[0] = {layout.counter}({value})", f"kept_{letter} = float64(c_{letter}[0])"]
 
 
@@ -188,7 +151,7 @@ def _stored(kind: str, value: str) -> str:
 
 
 def _strided(columns: Sequence[str], dims: int) -> list[str]:
-    """A walk in which every column has strides of its own: shape, then the strides of each column, in elements."""
+    """Walk columns that differ in their strides; `shape` holds the shape, then each column's strides in elements."""
     width = dims * (1 + len(columns))
     inner = dims - 1
     return [
@@ -220,19 +183,17 @@ def _strided(columns: Sequence[str], dims: int) -> list[str]:
 
 
 def layout_of(slot: Slot) -> Layout:
-    """The layout of a slot's tensors; a slot that `unserved` has nothing against."""
+    """Return the layout of a slot that `unserved` accepts."""
     columns = [slot.p, slot.g, *slot.buffers]
     counter = DTYPES[slot.counters[0].dtype] if slot.counters else "float32"
-    kinds = tuple(DTYPES[_real_dtype(x)] for x in columns)
-    shape, strides = slot.p.shape, _strides(slot.p)
-    alike = not slot.p.numel() or (_dense(shape, strides) and all(_strides(x) == strides for x in columns))
-    return Layout(kinds, counter, 0 if alike else slot.p.dim() + slot.p.is_complex())
+    kinds = tuple(DTYPES[real_dtype(x)] for x in columns)
+    return Layout(kinds, counter, 0 if alike(columns) else slot.p.dim() + slot.p.is_complex())
 
 
 def unserved(slot: Slot) -> str | None:
-    """Why the kernel can't step a slot, or None."""
+    """Return the reason why the kernel can't step a slot, or None."""
     if slot.g is not slot.p.grad and slot.p.grad is not None:
-        return "its gradient is sparse"  # and the slot has it as a dense tensor of the moment
+        return "its gradient is sparse"  # the slot holds a dense copy
     for x in (slot.p, slot.g, *slot.buffers, *slot.counters):
         if type(x) not in PLAIN:
             return f"it is a {type(x).__name__}, a tensor subclass with operations of its own"
@@ -240,14 +201,14 @@ def unserved(slot: Slot) -> str | None:
             return f"it is on {x.device.type}"
         if x.layout != torch.strided:
             return "its gradient is sparse" if x.is_sparse else f"its layout is {x.layout}"
-        if _real_dtype(x) not in DTYPES:
+        if real_dtype(x) not in DTYPES:
             return f"its dtype is {x.dtype}"
         if x.is_conj() or x.is_neg():
             return "it is a lazy conjugate or negative"
     for x in (slot.p, slot.g, *slot.buffers):
         if x.shape != slot.p.shape or x.is_complex() != slot.p.is_complex():
             return "its gradient or its state has another shape or kind than it has"
-        if x is not slot.g and _overlapping(x):
+        if x is not slot.g and overlapping(x):
             return "elements of it or of its state overlap in memory"
     if any(x.numel() != 1 for x in slot.counters) or len({x.dtype for x in slot.counters} - _COUNTERS) > 0:
         return "its step count is not one floating-point number"
@@ -256,37 +217,8 @@ def unserved(slot: Slot) -> str | None:
     return None
 
 
-def _real_dtype(x: Tensor) -> torch.dtype:
-    return {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(x.dtype, x.dtype)
-
-
-def _strides(x: Tensor) -> tuple[int, ...]:
-    """Strides, those of single elements left out of account."""
-    return tuple(stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True))
-
-
-def _dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether the elements fill a stretch of memory, in whatever order."""
-    expected = 1
-    for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size != 1):
-        if stride != expected and size:
-            return False
-        expected *= size
-    return True
-
-
-def _overlapping(x: Tensor) -> bool:
-    """Whether two elements may share memory."""
-    reach = 0
-    for stride, size in sorted((stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1):
-        if stride <= reach:
-            return x.numel() > 0
-        reach += stride * (size - 1)
-    return False
-
-
 def _walk(slot: Slot, dims: int) -> Iterable[int]:
-    """Shape and strides of a slot for a kernel that walks `dims` dimensions; complex numbers are pairs."""
+    """Return shape and strides for a kernel that walks `dims` dimensions; complex numbers are pairs."""
     if not dims:
         return
     pairs = slot.p.is_complex()
@@ -296,9 +228,9 @@ def _walk(slot: Slot, dims: int) -> Iterable[int]:
 
 
 def _shared_out(sizes: Sequence[int], threads: int) -> tuple[array[int], array[int]]:
-    """Items (tensor, start, stop) and where each block of items ends; a block is what a thread takes at a time.
+    """Return items (tensor, start, stop) and the end of each block of items; a thread takes a block at a time.
 
-    The larger the items, the longer memory is read in one go, which is what a step of many elements waits for.
+    Large items give long sequential reads, which limit the speed of a step of many elements.
     """
     chunk = min(max(CHUNK, sum(sizes) // (PARTS * threads)), LARGEST)
     items, ends, filled = array("q"), array("q", [0]), 0
@@ -316,13 +248,13 @@ def _shared_out(sizes: Sequence[int], threads: int) -> tuple[array[int], array[i
 
 
 class Launch:
-    """A kernel, and the tables of the tensors it steps."""
+    """A kernel with the tables of its tensors."""
 
     def __init__(self, program: Program, layout: Layout, slots: Sequence[Slot]) -> None:
         text, width = source(program, layout)
         self.kernel = native.load(text, ("prepare", "body"))
         self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters)]
-        sizes = [slot.p.numel() * (1 + slot.p.is_complex()) for slot in slots]
+        sizes = [real_size(slot.p) for slot in slots]
         self.elements = sum(sizes)
         items, ends = _shared_out(sizes, torch.get_num_threads())
         self.gradients = array("q", bytes(8 * len(slots)))
@@ -332,7 +264,7 @@ class Launch:
         columns = [array("q", [slot.p.data_ptr() for slot in slots]), self.gradients]
         kept = zip(*((*slot.buffers, *slot.counters) for slot in slots), strict=True)
         columns += [array("q", [x.data_ptr() for x in column]) for column in kept]
-        # As many shares as there can be threads: their number may change.
+        # One share for each possible thread: their number may change.
         self.shares = max(torch.get_num_threads(), os.cpu_count() or 1)
         self._counters = shares.counters(self.shares)
         table = [*shares.head(self._counters, len(ends) - 1), *[0] * (COLUMNS - HEAD)]

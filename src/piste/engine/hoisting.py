@@ -1,0 +1,83 @@
+"""Split a step into the scalars of a tensor, computed once in double precision, and the work of each element."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ..formula.expression import Symbol, trace
+from .specs import Program
+
+_CONDITIONS = {"<", "<=", ">", ">=", "==", "!=", "&", "|", "invert"}
+
+
+@dataclass(frozen=True)
+class TracedStep:
+    """The expressions of a step.
+
+    Inputs are named `n_lr` for the number or counter `lr`, `kept_t` for the counter `t` after its update, and `p_`,
+    `g_`, `m_` for the element of the parameter, the gradient and the buffer `m`.
+    """
+
+    columns: tuple[str, ...]
+    counters: Mapping[str, Any]  # the next value of each counter that the rule restates
+    results: tuple[Any, ...]  # the new parameter and the new buffers
+
+
+def trace_step(program: Program) -> TracedStep:
+    """Trace a program on symbols; each division by a scalar becomes a multiplication by its reciprocal."""
+    columns = ("p", "g", *program.buffers)
+    counters: dict[str, Any] = {}
+
+    def store(letter: str, value: Any) -> Symbol:
+        counters[letter] = value
+        return Symbol("input", f"kept_{letter}")
+
+    inputs = {name: Symbol("input", f"n_{name}") for name in (*program.numbers, *program.counters)}
+    per_step = partial(program.scalars, inputs, {}, store)
+    per_step.__qualname__ = f"{program.name}.per_step"  # type: ignore[attr-defined]  # for messages
+    scalars = trace(per_step)
+    p, g, *buffers = (Symbol("input", f"{name}_") for name in columns)
+    new_p, new_buffers = trace(program.element, p, g, buffers, scalars)
+    hoisted = Hoisted(columns)
+    return TracedStep(columns, counters, tuple(map(hoisted.with_reciprocals, (new_p, *new_buffers))))
+
+
+@dataclass
+class Hoisted:
+    """The scalars of a tensor, named `h0`, `h1`, ... in the order in which a kernel asks for them."""
+
+    columns: tuple[str, ...]
+    scalars: list[Any] = field(default_factory=list)
+
+    def varies(self, value: Any) -> bool:
+        """Whether a value differs from element to element."""
+        if not isinstance(value, Symbol):
+            return False
+        if value.op == "input":
+            return value.args[0] in {f"{name}_" for name in self.columns}
+        return any(map(self.varies, value.args))
+
+    def given(self, value: Symbol) -> str | None:
+        """Return the name of an input or of a scalar, which an emitter asks for once; None for other expressions."""
+        if self.varies(value):
+            return str(value.args[0]) if value.op == "input" else None
+        self.scalars.append(value)
+        name = f"h{len(self.scalars) - 1}"
+        return f"({name} != 0)" if value.op in _CONDITIONS else name
+
+    def with_reciprocals(self, value: Any) -> Any:
+        """Replace x / c by x * (1 / c), where c is a scalar."""
+        if not self.varies(value) or value.op == "input":
+            return value
+        a, *rest = map(self.with_reciprocals, value.args)
+        if value.op == "/" and not self.varies(rest[0]):
+            return Symbol("*", a, Symbol("/", 1.0, rest[0]))
+        return Symbol(value.op, a, *rest)
+
+
+def given_inputs(value: Symbol) -> str | None:
+    """Return the name of an input; None for other expressions."""
+    return str(value.args[0]) if value.op == "input" else None

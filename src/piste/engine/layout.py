@@ -1,0 +1,54 @@
+"""How tensors lie in memory: alike, dense, overlapping, and complex numbers as pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_PARTS = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+
+
+def real_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of the real and imaginary parts, or of the tensor itself."""
+    return _PARTS.get(x.dtype, x.dtype)
+
+
+def real_size(x: Tensor) -> int:
+    """Count the real numbers of a tensor."""
+    return x.numel() * (1 + x.is_complex())
+
+
+def strides(x: Tensor) -> tuple[int, ...]:
+    """Return the strides, with 0 for dimensions of one element."""
+    return tuple(stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True))
+
+
+def dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the elements fill a stretch of memory, in any order."""
+    expected = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size != 1):
+        if stride != expected and size:
+            return False
+        expected *= size
+    return True
+
+
+def alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors of one shape are dense and have the same strides, or are empty."""
+    first = tensors[0]
+    if not first.numel():
+        return True
+    expected = strides(first)
+    return dense(first.shape, expected) and all(strides(x) == expected for x in tensors)
+
+
+def overlapping(x: Tensor) -> bool:
+    """Whether two elements may share memory."""
+    reach = 0
+    for stride, size in sorted((stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1):
+        if stride <= reach:
+            return x.numel() > 0
+        reach += stride * (size - 1)
+    return False
