@@ -61,6 +61,9 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show the v
 def compare(
     task: Annotated[str, typer.Argument(help="A built-in task (see `piste tasks`), my_task.py:make, or a data.csv.")],
     target: Annotated[str | None, typer.Option(help="The column of data.csv to predict from the others.")] = None,
+    decimal: Annotated[
+        str | None, typer.Option(help="The decimal sign in data.csv, . or , where its cells leave it open.")
+    ] = None,
     optimizers: Annotated[
         str | None, typer.Option(help="Names, with commas between, or all; the usual seven if not given.")
     ] = None,
@@ -96,7 +99,7 @@ def compare(
     with _in_a_sentence(debug):
         from .compare import compare_task
 
-        made = _task(task, target)
+        made = _task(task, target, decimal)
         comparison = compare_task(
             made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
             seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), budget=budget, out=out, fresh=fresh,
@@ -136,17 +139,19 @@ def explain(
         typer.echo(str(explained(loss, given, truth.float() if truth.shape == given.shape else truth)))
 
 
-def _task(text: str, column: str | None) -> Task:
+def _task(text: str, column: str | None, decimal: str | None) -> Task:
     from .compare import task_file as own
     from .compare import tasks
     from .compare.csv import task as csv_table
 
     if csv_table.is_table(text):
-        made = csv_table.table(text, column)
+        made = csv_table.table(text, column, decimal=decimal)
         typer.echo(made.about)
         return made
     if column is not None:
         raise InvalidValue(f"--target names a column of a table, such as data.csv; `{text}` isn't one. Leave it out.")
+    if decimal is not None:
+        raise InvalidValue(f"--decimal is for a table, such as data.csv; `{text}` isn't one. Leave it out.")
     return own.load(text) if own.is_own(text) else tasks.task(text)
 
 

@@ -179,7 +179,7 @@ def test_columns_that_cannot_help_are_left_out_and_said(write):
             column("name", lambda i: f"Ms {i}"),
             column("country", lambda i: "EU"),
             column("one", lambda i: 0.1),
-            column("nothing", lambda i: ["", "NA", "?"][i % 3]),
+            column("nothing", lambda i: ["", "NA", "?", "None", "<NA>", ".", "--"][i % 7]),
             X,
             PRICE,
         )
@@ -213,7 +213,7 @@ def test_stray_words_among_numbers_count_as_missing_and_are_said(write):
     area = column("area", lambda i: "unknown" if i == 3 else i % 13 * 2.5)
     task = table(write(lines(area, PRICE)), column="price")
     assert "1 cell of `area` without a number, such as 'unknown', counts as missing." in task.about
-    area[10] = "none"
+    area[10] = "nothing"
     assert "2 cells of `area` without a number, such as 'unknown', count as missing." in (
         table(write(lines(area, PRICE)), column="price").about
     )
@@ -295,8 +295,9 @@ REFUSED = [
     (lines(X, PRICE), "prize", "data.csv has no column `prize`. Did you mean `price`?"),
     (lines(X, PRICE), "zzz", "data.csv has no column `zzz`. Known: `x`, `price`."),
     (
-        lines(X, PRICE).replace(",", "|"), "price",
-        "data.csv has no column `price`. Did you mean `x|price`? Columns are parted by commas, semicolons or tabs.",
+        lines(X, PRICE).replace(",", ":"), "price",
+        "data.csv has no column `price`. Did you mean `x:price`? Columns are separated by commas, semicolons, tabs or "
+        "vertical bars.",
     ),
     (
         lines(X[1:], PRICE[1:]), "price",
@@ -314,7 +315,8 @@ REFUSED = [
      "many, and a cell that holds a semicolon stands in quotes."),
     ('x,y\n1,"2\n3,4\n', "y", "data.csv can't be read at line 3: unexpected end of data."),
     ('x,y\n1,"2"3\n', "y", "data.csv can't be read at line 2: ',' expected after '\"'."),
-    (b"x,y\n1,2\nM\xfcnchen,3\n", "y", "data.csv isn't UTF-8 text at line 3: invalid start byte. Save it as UTF-8."),
+    (b"x,y\n1,2\nM\xfcnchen,3\n", "y", "data.csv isn't UTF-8 text at line 3: invalid start byte. Save it as UTF-8 (in "
+     "Excel: Save As, CSV UTF-8)."),
     (lines(X, column("y", lambda i: 5)), "y", "`y` is 5 in every row of data.csv: there is nothing to learn."),
     (lines(X, column("y", lambda i: "yes")), "y", "`y` is yes in every row of data.csv: there is nothing to learn."),
     (
@@ -335,8 +337,8 @@ REFUSED = [
         "`x` must hold numbers between -1e+30 and 1e+30; received 1e+300 in line 5 of data.csv.",
     ),
     (
-        lines(X, column("price", lambda i: f"${i}")), "price",
-        "`price` is neither a number in every row nor one of a few classes: data.csv holds '$0' in line 2, and 40 "
+        lines(X, column("price", lambda i: f"v{i}")), "price",
+        "`price` is neither a number in every row nor one of a few classes: data.csv holds 'v0' in line 2, and 40 "
         "different values in 40 rows. Numbers are written plain, such as 1200.5; leave the cell empty where there is "
         "none.",
     ),
@@ -420,6 +422,8 @@ def test_the_command_predicts_a_column(write, tmp_path, monkeypatch):
             ["digits", "--target", "price"],
             "piste: --target names a column of a table, such as data.csv; `digits` isn't one. Leave it out.",
         ),
+        (["digits", "--decimal", ","], "piste: --decimal is for a table, such as data.csv; `digits` isn't one."),
+        (["data.csv", "--target", "price", "--decimal", ";"], "piste: `decimal` must be '.' or ','; received ';'."),
         (["my_task.py", "--target", "0.9"], "`my_task.py` isn't one. Leave it out."),
         (["digit"], "A task of your own is given as file.py:function, a table as data.csv with --target COLUMN."),
     ],

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .numbers import MIN_NUMBER_SHARE
 from .reader import Table, is_missing, plural
 
-MOST_VALUES = 20
-"""So many values of a text column, the most frequent, have an input of their own; the others share one."""
-MOSTLY = 0.9
-"""A column with this share of numbers is one of numbers; text with this share of different values is left out."""
+MAX_TEXT_VALUES = 20
+"""The number of values of a text column, the most frequent, that get their own input; the others share one."""
+MAX_DISTINCT_SHARE = 0.9
+"""A text column with a larger share of distinct values is left out."""
 
 
 @dataclass
@@ -29,9 +30,11 @@ def encoded(table: Table, at: int, rows: Sequence[int], train: np.ndarray) -> Co
     """The inputs that column `at` gives for these rows; `train` says which of them may be learned from."""
     cells = [table.rows[row][at] for row in rows]
     missing = np.array([is_missing(cell) for cell in cells])
-    values = table.numbers(cells)
+    values = table.numbers(at, rows)
     strays = [cell for cell, value, none in zip(cells, values, missing, strict=True) if value is None and not none]
-    note, text = "", len(strays) > (1 - MOSTLY) * (~missing).sum()
+    units = table.number_columns[at].units
+    in_units = f"numbers in several units: {', '.join(unit or 'none' for unit in units)}"
+    note, text = "", len(strays) > (1 - MIN_NUMBER_SHARE) * (~missing).sum()
     if not text:
         table.check_finite(at, rows, values)
         column = np.array([np.nan if value is None else value for value in values])
@@ -45,8 +48,12 @@ def encoded(table: Table, at: int, rows: Sequence[int], train: np.ndarray) -> Co
         inputs = _of_numbers(column, train)
     else:
         counts = Counter(cells[i] for i in train if not missing[i])
-        if len(counts) > MOSTLY * counts.total():
+        if len(counts) > MAX_DISTINCT_SHARE * counts.total():
+            if units:
+                return Column(None, f"{in_units}; write all in one")
             return Column(None, f"different in nearly every row, such as {strays[0]!r}")
+        if units:
+            note = f"`{table.names[at]}` holds {in_units}; write all in one to use the numbers."
         inputs = _of_text(cells, missing, counts)
     inputs = inputs[:, np.ptp(inputs[train], 0) > 0]
     return Column(inputs, note, text) if inputs.size else Column(None, "the same in every row")
@@ -62,7 +69,7 @@ def _of_numbers(column: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 def _of_text(cells: Sequence[str], missing: np.ndarray, counts: Counter[str]) -> np.ndarray:
     """One input for each frequent value, one for all others, one for none: 1 where it is so, else 0."""
-    frequent = [value for value, count in counts.most_common(MOST_VALUES) if count > 1]
+    frequent = [value for value, count in counts.most_common(MAX_TEXT_VALUES) if count > 1]
     text = np.array(cells)
     own = [text == value for value in frequent]
     others = ~missing & ~np.logical_or.reduce(own)

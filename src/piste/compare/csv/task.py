@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,14 +20,17 @@ from ..task import Task
 from .encoding import encoded
 from .reader import OTHERS, TABLES, Table, is_missing, plural, read
 
-FEWEST = 20
+MIN_ROWS = 20
 """Rows with a target: fewer can't be trained on and judged by."""
-CLASSES = 10
+MAX_INTEGER_CLASSES = 10
 """Whole numbers with up to so many different values are classes, where each has ten rows on average."""
-RARE = 4
+MIN_CLASS_ROWS = 4
 """A class with fewer rows can't be in both parts."""
-DEEPER = 500
+TWO_LAYERS_FROM = 500
 """With so many rows to train on, the model has a second hidden layer."""
+
+
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def is_table(text: str) -> bool:
@@ -34,7 +38,7 @@ def is_table(text: str) -> bool:
     return Path(text).suffix.lower() in TABLES + OTHERS
 
 
-def table(path: str | Path, column: str | None) -> Task:
+def table(path: str | Path, column: str | None, *, decimal: str | None = None) -> Task:
     """The task of predicting one column of a .csv or .tsv file from the others, as `piste compare data.csv` does it.
 
     The first line holds the names. Text, or a few different whole numbers, are classes, judged by accuracy; other
@@ -42,7 +46,16 @@ def table(path: str | Path, column: str | None) -> Task:
     rows, always the same, is kept for validation; medians, frequent values and scales come from the others alone.
     `about` tells what was made of the table, and what was left out of it.
 
-    Raises `InvalidValue` with the reason, and the line where there is one, if nothing can be learned from it.
+    Args:
+        path: The file.
+        column: The name of the column to predict.
+        decimal: The decimal sign of all numbers, "." or ","; decided for each column from its cells if not given.
+
+    Returns:
+        The task.
+
+    Raises:
+        InvalidValue: With the reason, and the line where there is one, if nothing can be learned from the table.
 
     >>> import pathlib, tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "lines.csv"
@@ -50,7 +63,7 @@ def table(path: str | Path, column: str | None) -> Task:
     >>> print(table(file, column="y").about)
     `y` as a number, from `x`: 30 rows to train on, 10 to judge by. The mean of all would have an rmse of 1.68.
     """
-    found = read(Path(path))
+    found = read(Path(path), decimal)
     at = _position(found, column)
     target = _target(found, at)
     train, validation = _split(target)
@@ -68,15 +81,25 @@ def table(path: str | Path, column: str | None) -> Task:
         epochs=int(np.clip(1000 // (len(train) // batch), 3, 60)),
         batch_size=batch,
         name=found.path.stem,
-        about=" ".join([f"{goal.kind}, from {source}: {parts}. {goal.guess}", *target.said, *said]),
+        about=" ".join([f"{goal.kind}, from {source}: {parts}. {goal.guess}", *_as_read(found), *target.said, *said]),
     )
+
+
+def _as_read(found: Table) -> list[str]:
+    """A sentence on the columns whose numbers aren't plain: a cell and its value for each."""
+    examples = [
+        f"`{name}` {column.example[0]!r} is {column.example[1]:.10g}"
+        for name, column in zip(found.names, found.number_columns, strict=True)
+        if column.example
+    ]
+    return [f"Numbers as they are read: {'; '.join(examples)}."] if examples else []
 
 
 def _model(inputs: int, outputs: int, rows: int) -> nn.Module:
     """A perceptron as wide as the root of the number of rows, between 8 and 128."""
     width = int(np.clip(rows**0.5, 8, 128))
     layers: list[nn.Module] = [nn.Linear(inputs, width), nn.ReLU()]
-    if rows >= DEEPER:
+    if rows >= TWO_LAYERS_FROM:
         layers += [nn.Linear(width, width), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
@@ -90,18 +113,18 @@ def _position(found: Table, column: str | None) -> int:
         raise InvalidType(f"`column` must be the name of a column of {found.path}; received {column!r}.")
     if column.strip() in found.names:
         return found.names.index(column.strip())
-    numeric = [name for name, value in zip(found.names, found.numbers(found.names), strict=True) if value is not None]
+    numeric = [name for name in found.names if PLAIN_NUMBER.fullmatch(name)]
     if numeric:
         raise InvalidValue(
             f"{found.path} has no column `{column}`, and seems to have no names: its first line holds {numeric[0]}. "
             f"The first line must name the columns."
         )
-    alone = " Columns are parted by commas, semicolons or tabs." if len(found.names) == 1 else ""
+    alone = " Columns are separated by commas, semicolons, tabs or vertical bars." if len(found.names) == 1 else ""
     raise InvalidValue(f"{found.path} has no column `{column}`. {did_you_mean(column, found.names)}{alone}")
 
 
 @dataclass
-class _Target:
+class _TargetColumn:
     """What is to be predicted in which rows: numbers, or the positions of labels among `labels`."""
 
     rows: list[int]
@@ -110,7 +133,7 @@ class _Target:
     said: list[str] = field(default_factory=list)
 
 
-def _target(found: Table, at: int) -> _Target:
+def _target(found: Table, at: int) -> _TargetColumn:
     name = found.names[at]
     said: list[str] = []
     rows = [i for i, row in enumerate(found.rows) if not is_missing(row[at])]
@@ -119,7 +142,7 @@ def _target(found: Table, at: int) -> _Target:
         said.append(f"{plural(without, 'row')} without a `{name}` {'is' if without == 1 else 'are'} left out.")
     _enough(found, name, rows)
     cells = [found.rows[row][at] for row in rows]
-    values = found.numbers(cells)
+    values = found.numbers(at, rows)
     numeric = [value for value in values if value is not None]
     every = len(numeric) == len(cells)
     if every:
@@ -127,43 +150,44 @@ def _target(found: Table, at: int) -> _Target:
     different = len(set(numeric)) + len({cell for cell, value in zip(cells, values, strict=True) if value is None})
     if different == 1:
         raise InvalidValue(f"`{name}` is {cells[0]} in every row of {found.path}: there is nothing to learn.")
-    few = different <= CLASSES and different * 10 <= len(cells)
+    few = different <= MAX_INTEGER_CLASSES and different * 10 <= len(cells)
     if every and not (few and all(value == int(value) for value in numeric)):
-        return _Target(rows, np.array(numeric), said=said)
+        return _TargetColumn(rows, np.array(numeric), said=said)
     if every:
         said.append(f"The {different} different whole numbers in `{name}` are taken as classes.")
         cells = [str(int(value)) for value in numeric]
-    elif different * RARE > len(cells) or (2 * len(numeric) > len(cells) and different > CLASSES):
+    elif different * MIN_CLASS_ROWS > len(cells) or (2 * len(numeric) > len(cells) and different > MAX_INTEGER_CLASSES):
         stray = values.index(None)
         raise InvalidValue(
             f"`{name}` is neither a number in every row nor one of a few classes: {found.path} holds {cells[stray]!r} "
             f"in line {found.lines[rows[stray]]}, and {different} different values in {len(cells):,} rows. Numbers are "
             f"written plain, such as 1200.5; leave the cell empty where there is none."
         )
-    rare = {label: count for label, count in Counter(cells).items() if count < RARE}
+    rare = {label: count for label, count in Counter(cells).items() if count < MIN_CLASS_ROWS}
     if rare:
         listed = _listed([f"{label} ({count})" for label, count in rare.items()])
-        said.append(f"Left out as classes with fewer than {RARE} rows: {listed}.")
+        said.append(f"Left out as classes with fewer than {MIN_CLASS_ROWS} rows: {listed}.")
         rows = [row for row, cell in zip(rows, cells, strict=True) if cell not in rare]
         cells = [cell for cell in cells if cell not in rare]
         if len(set(cells)) < 2:
             raise InvalidValue(
-                f"`{name}` needs two classes of at least {RARE} rows each; fewer than that in {found.path}: {listed}."
+                f"`{name}` needs two classes of at least {MIN_CLASS_ROWS} rows each; fewer than that in {found.path}: "
+                f"{listed}."
             )
         _enough(found, name, rows)
     labels = sorted(set(cells), key=float if every else None)
-    return _Target(rows, np.array([labels.index(cell) for cell in cells]), labels, said)
+    return _TargetColumn(rows, np.array([labels.index(cell) for cell in cells]), labels, said)
 
 
 def _enough(found: Table, name: str, rows: Sequence[int]) -> None:
-    if len(rows) < FEWEST:
+    if len(rows) < MIN_ROWS:
         raise InvalidValue(
-            f"{found.path} has {plural(len(rows), 'row')} with a `{name}` to learn from; at least {FEWEST} are needed, "
-            f"some to train on and some to judge by."
+            f"{found.path} has {plural(len(rows), 'row')} with a `{name}` to learn from; at least {MIN_ROWS} are "
+            f"needed, some to train on and some to judge by."
         )
 
 
-def _split(target: _Target) -> tuple[np.ndarray, np.ndarray]:
+def _split(target: _TargetColumn) -> tuple[np.ndarray, np.ndarray]:
     """Which rows are trained on and which judge: always the same, and with as much of each class in both."""
     from sklearn.model_selection import train_test_split
 
@@ -197,7 +221,7 @@ def _inputs(found: Table, at: int, rows: Sequence[int], train: np.ndarray) -> tu
 
 
 @dataclass
-class _Goal:
+class _Objective:
     """How the target is learned and judged, and what guessing without looking would reach."""
 
     y: torch.Tensor
@@ -208,15 +232,15 @@ class _Goal:
     guess: str
 
 
-def _classes(name: str, target: _Target, train: np.ndarray, validation: np.ndarray) -> _Goal:
+def _classes(name: str, target: _TargetColumn, train: np.ndarray, validation: np.ndarray) -> _Objective:
     commonest = np.bincount(target.y[train]).argmax()
     share = float((target.y[validation] == commonest).mean())
     kind = f"`{name}` as one of {len(target.labels)} classes ({_listed(target.labels)})"
     guess = f"The most frequent class for all would have an accuracy of {share:.3g}."
-    return _Goal(torch.as_tensor(target.y), len(target.labels), "cross_entropy", METRICS["accuracy"], kind, guess)
+    return _Objective(torch.as_tensor(target.y), len(target.labels), "cross_entropy", METRICS["accuracy"], kind, guess)
 
 
-def _numbers(name: str, target: _Target, train: np.ndarray, validation: np.ndarray) -> _Goal:
+def _numbers(name: str, target: _TargetColumn, train: np.ndarray, validation: np.ndarray) -> _Objective:
     if np.ptp(target.y[train]) == 0:
         raise InvalidValue(
             f"`{name}` is {target.y[train][0]:g} in every row that would be trained on: there is nothing to learn."
@@ -225,7 +249,7 @@ def _numbers(name: str, target: _Target, train: np.ndarray, validation: np.ndarr
     y = torch.as_tensor((target.y - mean) / deviation).float().unsqueeze(1)
     metric = Metric("rmse", squared_error, "min", functools.partial(_in_units, deviation=deviation))
     error = float(np.sqrt(np.square(target.y[validation] - mean).mean()))
-    return _Goal(
+    return _Objective(
         y, 1, "mse", metric, f"`{name}` as a number", f"The mean of all would have an rmse of {_short(error)}."
     )
 
