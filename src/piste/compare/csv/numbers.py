@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ...errors import InvalidValue
 
@@ -21,6 +22,8 @@ _CELL = re.compile(
     r"(?:(?:[eE]|[dD](?=[+-])|\s?[x×*]\s?10\^)(?P<exponent>[+-]?\d+))?"
     rf"\s?(?P<after>(?:{_UNIT_WORD}(?: {_UNIT_WORD})?)?)\s?(?P<trailing>-?)\s?(?P<close>\)?)"
 )
+_PLAIN = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d+))?", re.ASCII)
+"""The usual number, which needs no other pattern."""
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _MULTIPLIERS = {
     "%",
@@ -75,8 +78,7 @@ CONVENTIONS = tuple(Convention(*pair) for pair in (".,", ". ", ".'", ",.", ", ",
 _PATTERNS = {convention: convention.pattern for convention in CONVENTIONS}
 
 
-@dataclass(frozen=True)
-class _Cell:
+class _Cell(NamedTuple):
     """The parts of a cell that holds a number, before its separators are understood."""
 
     negative: bool
@@ -158,8 +160,12 @@ def read_number_columns(
 
 
 def _parse(cell: str) -> _Cell | None:
-    text = cell.translate(_PLAIN_CHARACTERS)
+    if plain := _PLAIN.fullmatch(cell):
+        sign, body, exponent = plain.groups()
+        return _Cell(sign == "-", body, exponent or "", "")
+    text = cell
     if not text.isascii():
+        text = text.translate(_PLAIN_CHARACTERS)
         text = "".join(str(int(c)) if c.isdecimal() else c for c in text)
     match = _CELL.fullmatch(text)
     if match is None:  # infinity is written here as a number beyond the largest float

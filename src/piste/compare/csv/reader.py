@@ -104,7 +104,7 @@ def read(path: Path, decimal: str | None = None) -> Table:
     try:
         for row in reader:
             if len(row) > 1 or (row and row[0].strip()):  # not a blank line
-                rows.append([" ".join(cell.splitlines()).strip() for cell in row])
+                rows.append([_single_line(cell) for cell in row])
                 lines.append(first + reader.line_num)
     except csv.Error as error:
         raise InvalidValue(f"{path} can't be read at line {first + reader.line_num}: {error}.") from error
@@ -124,6 +124,10 @@ def read(path: Path, decimal: str | None = None) -> Table:
         places = " and ".join(str(i) for i, it in enumerate(names, 1) if it == name)
         raise InvalidValue(f"{path} has the name `{name}` over columns {places}; names must differ.")
     return Table(path, names, rows[1:], lines[1:], delimiter, decimal)
+
+
+def _single_line(cell: str) -> str:
+    return (" ".join(cell.splitlines()) if "\n" in cell or "\r" in cell else cell).strip()
 
 
 def is_missing(cell: str) -> bool:
