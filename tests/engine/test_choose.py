@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 import piste
 from piste.engine import step_dispatch as choose
-from piste.engine.cpu import compiler
-from piste.engine.cpu import fast_step as direct
+from piste.engine.cpu import compiler, fast_step
 from piste.engine.cpu import step_kernel as cpu
 from piste.errors import InvalidType, InvalidValue, Unsupported
 from piste.formula.expression import FormulaError, maximum, sign, sqrt, where
@@ -151,10 +150,10 @@ def test_a_group_is_stepped_by_both_engines_where_it_has_to_be():
             torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("who", [cpu.Launch, direct.Direct])
+@pytest.mark.parametrize("who", [cpu.Launch, fast_step.FastStep])
 def test_under_torch_compile_it_is_the_eager_engine_and_the_kernel_afterwards(monkeypatch, who):
     if who is cpu.Launch:
-        monkeypatch.setattr(direct, "available", lambda: None)
+        monkeypatch.setattr(fast_step, "native_guard", lambda: None)
     launched, real = [], who.__call__
     monkeypatch.setattr(who, "__call__", lambda *args: (launched.append(1), real(*args))[1])
     p, q = parameter(torch.linspace(-1, 1, 6)), parameter(torch.linspace(-1, 1, 6))

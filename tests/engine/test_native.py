@@ -203,6 +203,31 @@ def test_a_kernel_is_compiled_anew_when_anything_else_is(cache, monkeypatch, cha
     assert len(cache.files()) == 2
 
 
+def changed(patch: pytest.MonkeyPatch, file: str) -> None:
+    """One file of the engine reads as if it were another."""
+    compiler._digest.cache_clear()
+    real = Path.read_bytes
+    end = str(Path("cpu", file))
+    patch.setattr(Path, "read_bytes", lambda path: real(path) + b"#" * str(path).endswith(end))
+
+
+def test_a_file_of_kernels_is_compiled_again_when_any_of_them_or_a_constant_changes(cache, monkeypatch):
+    def load(**constants) -> int:
+        cache.forget()
+        compiler.load_file("mean_divisor", ("prepare",), **constants)
+        return cache.compiled
+
+    assert [load(INDEX=14), load(INDEX=14), load(INDEX=15), load(INDEX=15, WEIGHT="float64")] == [1, 1, 2, 3]
+    changed(monkeypatch, "kernels/tensor_guard.py")
+    assert [load(INDEX=14), load(INDEX=14)] == [4, 4]
+    compiler._digest.cache_clear()
+
+
+def test_a_constant_that_a_file_does_not_have_is_an_error(cache):
+    with pytest.raises(AttributeError, match=r"kernels/mean_divisor\.py has no constant INDICES"):
+        compiler.load_file("mean_divisor", ("prepare",), INDICES=1)
+
+
 def test_the_versions_of_everything_that_makes_the_code_are_part_of_the_key(monkeypatch):
     fresh = compiler._environment_key.__wrapped__
     now = fresh()
@@ -212,9 +237,10 @@ def test_the_versions_of_everything_that_makes_the_code_are_part_of_the_key(monk
         for package in ("numba", "llvmlite"):
             patch.setattr(metadata, "version", lambda p, new=package: "99.9" if p == new else real(p))
             assert fresh() != now
-    with monkeypatch.context() as patch:
-        patch.setattr(compiler, "_digest", lambda *files: "of another Piste" if "compiler.py" in files else "")
-        assert fresh() != now
+    for file in ("compiler.py", "intrinsics.py", "tables.py", "kernels/math32.py", "kernels/work_sharing.py"):
+        with monkeypatch.context() as patch:
+            changed(patch, file)
+            assert fresh() != now
     import llvmlite.binding as llvm
 
     monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: "another-cpu")
@@ -321,8 +347,8 @@ def test_processes_that_start_at_once_and_one_that_comes_after(tmp_path):
     digest, numba = one.split()
     assert numba == "True"
     assert after == f"{digest} False"  # it needs neither Numba's import nor its time, and steps to the same bits
-    # two rules, what steps directly, and what makes it a function of Python
-    assert [file.suffix for file in tmp_path.iterdir()] == [".o"] * 4
+    # two rules, fast_step, the self-test of the guard, and answer
+    assert [file.suffix for file in tmp_path.iterdir()] == [".o"] * 5
 
 
 FORK = """

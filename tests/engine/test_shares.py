@@ -9,8 +9,9 @@ import pytest
 
 from piste.engine.cpu import compiler, openmp
 from piste.engine.cpu import work_sharing as shares
+from piste.engine.cpu.tables import WorkTable, columns_from
 
-DONE, WHO, RUN, BEGUN, OTHERS, SPINS = range(shares.HEAD, shares.HEAD + 6)
+DONE, WHO, RUN, BEGUN, OTHERS, SPINS = range(columns_from(WorkTable), columns_from(WorkTable) + 6)
 LONG = 100_000_000
 
 
@@ -22,7 +23,7 @@ def source(*body: str) -> str:
             *shares.shared_lines([*body, "done[block] += 1", "who[block] = own"], f"table[{RUN}]"),
             "",
             "def again(table):",
-            *shares.reset_lines(),
+            "    reset_counters(table)",
             "",
         ]
     )
@@ -33,10 +34,10 @@ def shared(
 ) -> tuple[list[int], list[int]]:
     """How often each block was done, and by whom at last."""
     kernel = compiler.load(source(*body), ("run", "again"))
-    counters, done, who = shares.counters(many), array("q", bytes(8 * blocks)), array("q", [-1] * blocks)
+    counters, done, who = shares.make_counters(many), array("q", bytes(8 * blocks)), array("q", [-1] * blocks)
     words = array("q", [0, 0, 0])
     at = words.buffer_info()[0]
-    table = array("q", [*shares.head(counters, blocks), done.buffer_info()[0], who.buffer_info()[0], run])
+    table = array("q", [*shares.work(counters, blocks).values(), done.buffer_info()[0], who.buffer_info()[0], run])
     table.extend((at, at + 8, at + 16))
     for _ in range(times):
         kernel.call["again"](table.buffer_info()[0])
@@ -63,18 +64,20 @@ def test_a_thread_begins_with_its_own_share_and_then_helps() -> None:
         f"begun, others = pointer(table[{BEGUN}], int64), pointer(table[{OTHERS}], int64)",
         f"spins = pointer(table[{SPINS}], int64)",
         "if own == 0:",
-        "    claim(begun)",
-        f"    while others[0] < 19 and claim(spins) < {LONG}:",
+        "    fetch_add(begun)",
+        f"    while others[0] < 19 and fetch_add(spins) < {LONG}:",
         "        continue",
         "else:",
-        f"    while begun[0] == 0 and claim(spins) < {LONG}:",
+        f"    while begun[0] == 0 and fetch_add(spins) < {LONG}:",
         "        continue",
-        "    claim(others)",
+        "    fetch_add(others)",
     ]
     assert shared(20, 2, 2, body=body) == ([1] * 20, [0] + [1] * 19)
 
 
 def test_the_counters_lie_on_lines_of_their_own() -> None:
-    counters = shares.counters(3)
+    counters = shares.make_counters(3)
     assert len(counters) * counters.itemsize == 3 * 64
-    assert shares.head(counters, 7)[1:] == [3, openmp.thread_num_address(), 7]
+    head = WorkTable(**shares.work(counters, 7))
+    assert (head.counters, head.shares, head.blocks) == (counters.buffer_info()[0], 3, 7)
+    assert head.thread_num == openmp.thread_num_address()

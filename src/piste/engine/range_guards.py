@@ -1,6 +1,6 @@
 """Numbers that are surely right, which a kernel sees of many at once with one instruction; others are looked at again.
 
-`piste.engine.cpu.math32` has the words.
+`piste.engine.cpu.kernels.math32` has the words.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Bound(NamedTuple):
         """The lines for one number."""
         seen = f"seen{self.column}"
         if self.kind == "of size":
-            return [f"{seen} = unlike({seen}, {name}, {self._at(dtype)})"]
+            return [f"{seen} = differing_bits({seen}, {name}, {self._at(dtype)})"]
         return [f"bits_ = {self._bits}({name})", f"{seen} = bits_ if bits_ > {seen} else {seen}"]
 
     def is_broken(self, dtype: str) -> str:

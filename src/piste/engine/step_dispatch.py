@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Unsupported
-from .cpu import fast_step as direct
+from .cpu import fast_step
 from .cpu import step_kernel as cpu
 from .cpu.torch_internals import PLAIN
 from .eager import step as eager
@@ -121,9 +121,13 @@ class Plan:
             )
         return served
 
-    def _directly(self, params: Any, slots: Mapping[int, Slot], served: Sequence[int]) -> direct.Direct | None:
+    def _directly(self, params: Any, slots: Mapping[int, Slot], served: Sequence[int]) -> fast_step.FastStep | None:
         launches = [(launch, [served[k] for k in places]) for launch, places in self._launches]
-        return direct.Direct(params, slots, launches) if served and direct.serves(params, slots, launches) else None
+        return (
+            fast_step.FastStep(params, slots, launches)
+            if served and fast_step.supports(params, slots, launches)
+            else None
+        )
 
     def step(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
         """Step `params`, which are those of the plan; or return False, with nothing changed."""

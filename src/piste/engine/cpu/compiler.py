@@ -11,19 +11,20 @@ import ctypes
 import functools
 import hashlib
 import importlib
+import importlib.util
 import itertools
 import os
 import platform
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .object_cache import read_object, write_object
 from .openmp import openmp_parallel
 
-__all__ = ["CompiledModule", "load"]
+__all__ = ["CompiledModule", "load", "load_file"]
 
 _lock = threading.RLock()
 _loaded: dict[str, CompiledModule] = {}
@@ -64,15 +65,68 @@ class CompiledModule:
 
 
 def load(source: str, entries: tuple[str, ...]) -> CompiledModule:
-    """Return the machine code of a source: from this process, from disk, or compiled now."""
-    key = hashlib.sha256("\0".join([source, *entries, *_environment_key()]).encode()).hexdigest()[:40]
-    module = _loaded.get(key)
+    """Return the machine code of generated source: from this process, from disk, or compiled now.
+
+    The source may use the words of `intrinsics`, `kernels/math32.py` and `kernels/work_sharing.py`.
+    """
+    return _load((source,), entries, lambda: _generated(source))
+
+
+def load_file(name: str, entries: tuple[str, ...], **constants: int | str) -> CompiledModule:
+    """Return the machine code of a file in kernels/: from this process, from disk, or compiled now.
+
+    Args:
+        name: The file, without the ending.
+        entries: The names of its entries.
+        constants: Values for constants of the file. A string is an expression in the file's own names, as in
+            `REAL="float64"`.
+    """
+    key = name, _digest(*_kernel_files()), *(f"{constant}={value}" for constant, value in sorted(constants.items()))
+    return _load(key, entries, lambda: _executed(name, constants))
+
+
+def _load(key: tuple[str, ...], entries: tuple[str, ...], scope: Callable[[], Mapping[str, Any]]) -> CompiledModule:
+    """Find a module by its key, or compile the entries that `scope` returns by name."""
+    digest = hashlib.sha256("\0".join([*key, *entries, *_environment_key()]).encode()).hexdigest()[:40]
+    module = _loaded.get(digest)
     if module is None:
         with _lock:
-            module = _loaded.get(key)
+            module = _loaded.get(digest)
             if module is None:
-                module = _loaded[key] = _from_disk(key, entries) or _compile(key, source, entries)
+                module = _loaded[digest] = _from_disk(digest, entries) or _compile(digest, scope(), entries)
     return module
+
+
+def _generated(source: str) -> dict[str, Any]:
+    """Execute generated source and return its names."""
+    from . import intrinsics
+
+    scope: dict[str, Any] = {name: getattr(intrinsics, name) for name in intrinsics.__all__}
+    for word in _WORDS:
+        module = importlib.import_module(f"{__package__}.kernels.{word}")
+        scope |= {name: getattr(module, name) for name in module.__all__}
+    exec(compile(source, "<piste kernel>", "exec"), scope)
+    return scope
+
+
+def _executed(name: str, constants: Mapping[str, int | str]) -> dict[str, Any]:
+    """Execute a file in kernels/ with these constants and return its names."""
+    path = Path(__file__).parent / "kernels" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{__package__}.kernels.{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    scope = vars(module)
+    for constant, value in constants.items():
+        if constant not in scope:
+            raise AttributeError(f"kernels/{name}.py has no constant {constant}")
+        scope[constant] = eval(value, scope) if isinstance(value, str) else value
+    return scope
+
+
+@functools.cache
+def _kernel_files() -> tuple[str, ...]:
+    return tuple(sorted(f"kernels/{path.name}" for path in Path(__file__).parent.glob("kernels/*.py")))
 
 
 @functools.cache
@@ -84,11 +138,18 @@ def _environment_key() -> tuple[str, ...]:
 
     versions = [metadata.version(package) for package in ("numba", "llvmlite")]
     cpu = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    return (*versions, _digest("compiler.py", "intrinsics.py"), platform.machine(), sys.platform, *cpu)
+    words = _digest("compiler.py", "intrinsics.py", "tables.py", *(f"kernels/{name}.py" for name in _WORDS))
+    return (*versions, words, platform.machine(), sys.platform, *cpu)
 
 
+_WORDS = ("math32", "work_sharing")
+"""Files in kernels/ whose functions generated source may call."""
+
+
+@functools.cache
 def _digest(*files: str) -> str:
-    return hashlib.sha256(b"".join(Path(__file__).with_name(file).read_bytes() for file in files)).hexdigest()
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"".join((folder / file).read_bytes() for file in files)).hexdigest()
 
 
 def _from_disk(key: str, entries: tuple[str, ...]) -> CompiledModule | None:
@@ -146,15 +207,11 @@ def _target_machine() -> Any:
     )
 
 
-def _compile(key: str, source: str, entries: tuple[str, ...]) -> CompiledModule:
-    """Compile a source with Numba, store its object code, and link it."""
+def _compile(key: str, scope: Mapping[str, Any], entries: tuple[str, ...]) -> CompiledModule:
+    """Compile entries with Numba, store their object code, and link it."""
     import llvmlite.binding as llvm
 
-    from . import intrinsics
-
     _initialise_llvm()
-    scope: dict[str, Any] = {name: getattr(intrinsics, name) for name in intrinsics.__all__}
-    exec(compile(source, f"<piste kernel {key[:8]}>", "exec"), scope)
     module, *others = [llvm.parse_assembly(_llvm_text(scope[entry], entry)) for entry in entries]
     for part in (module, *others):
         for function in part.functions:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 from ...formula.expression import FormulaError, Symbol, trace
 from ...formula.printing import Letter, is_number
 from .loss_form import (
@@ -53,18 +50,15 @@ def source(form: Form) -> str:
             body.lines += bound.each(f"{column.name}_", dtype) if bound.column == i else ()
     if broken:
         fault = " | ".join(f"({body.name(condition)})" for condition in broken)
-        body.lines.append(f"faults = add(faults, {dtype}(1.0) if {fault} else {dtype}(0.0))")
+        body.lines.append(f"faults = fast_add(faults, {dtype}(1.0) if {fault} else {dtype}(0.0))")
     result = body.name(value)
     body.lines.append(
-        f"out[k] = {stored(form.storage, result)}" if form.mode == "none" else f"part = add(part, {result})"
+        f"out[k] = {stored(form.storage, result)}" if form.mode == "none" else f"part = fast_add(part, {result})"
     )
     for column, slope in zip(form.by, slopes, strict=True):
         made = body.name(slope * Symbol("input", "scale"))
         body.lines.append(f"g_{column.name}[k] = {stored(column.storage, made)}")
-    digest = hashlib.sha256(Path(__file__).with_name("math32.py").read_bytes()).hexdigest()
-    words = "add, bits, exp32, exp_part32, log1p32, log1p_part32, log32, signed_bits, unlike"
-    names = f"from piste.engine.cpu.math32 import {words}  # {digest}"
-    return "\n".join([names, "", *_run(form, body.lines)])
+    return "\n".join(_run(form, body.lines))
 
 
 def _run(form: Form, body: list[str]) -> list[str]:

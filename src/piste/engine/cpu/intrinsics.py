@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import operator
 from typing import Any
 
+import numba.extending
 from llvmlite import ir
 from numba import float32, float64, int64, njit, types, uint16, uint32
 from numba.core import cgutils
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.core.imputils import lower_constant, lower_getattr_generic, lower_setattr_generic
+from numba.core.typing.templates import AttributeTemplate, infer_getattr
+from numba.extending import lower_builtin, models, register_model, typeof_impl
 
 __all__ = [
-    "call0",
-    "call1",
-    "call2",
-    "call4",
-    "claim",
+    "address_of",
+    "call_address",
     "column",
+    "fetch_add",
     "float32",
     "float64",
     "from_bfloat16",
     "from_float16",
+    "inline",
     "int64",
+    "intrinsic",
     "math",
-    "place",
     "pointer",
-    "room",
+    "stack_alloc",
     "to_bfloat16",
     "to_float16",
     "uint16",
+    "view",
 ]
+
+_WORD = ir.IntType(64)
+intrinsic: Any = numba.extending.intrinsic
+inline: Any = njit(inline="always")
+"""Decorator of a function that becomes part of its caller, with the caller's rules of arithmetic."""
 
 
 @intrinsic
 def pointer(typingctx: Any, address: Any, dtype: Any) -> Any:
-    """What lies at an address, to be indexed: without the checks and the bookkeeping of an array."""
+    """A pointer to the numbers of a dtype at an address: an array without checks and reference counts."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
@@ -43,8 +52,8 @@ def pointer(typingctx: Any, address: Any, dtype: Any) -> Any:
     return types.CPointer(dtype.dtype)(types.int64, dtype), codegen
 
 
-class Column(types.CPointer):
-    """A pointer whose entries no other column shares, if it is written through."""
+class NoAliasPointer(types.CPointer):
+    """A pointer to memory that no pointer of another number reaches, if either writes."""
 
     def __init__(self, dtype: Any, number: int) -> None:
         super().__init__(dtype)
@@ -56,28 +65,28 @@ class Column(types.CPointer):
         return self.dtype, self.number
 
 
-register_model(Column)(models.PointerModel)
+register_model(NoAliasPointer)(models.PointerModel)
 
 
 @intrinsic(prefer_literal=True)
 def column(typingctx: Any, address: Any, dtype: Any, number: Any) -> Any:
-    """A pointer to what nothing reaches by a column of another number, unless both are only read.
+    """A pointer to a column of a table: memory that no column of another number reaches, unless both are only read.
 
-    Where LLVM has to find out whether two arrays overlap, it keeps a loop in lanes and one without, and takes the
-    second where they lie close together: slower, and in another order, so that the sum would depend on the memory.
+    Without this promise LLVM compiles a vectorised and a scalar loop and chooses by the distance of the arrays. The
+    scalar one is slower and adds in another order, so that a sum would depend on where its operands lie.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
-    return Column(dtype.dtype, number.literal_value)(types.int64, dtype, number), codegen
+    return NoAliasPointer(dtype.dtype, number.literal_value)(types.int64, dtype, number), codegen
 
 
 _MOST_COLUMNS = 40
 
 
 def _mark(builder: Any, access: Any, number: int) -> None:
-    """Say of a load or store which column it belongs to; of one beyond the last LLVM finds out by itself."""
+    """Mark a load or store with the scope of its column; LLVM compares the columns beyond the last scope itself."""
     if number >= _MOST_COLUMNS:
         return
     module = builder.module
@@ -87,78 +96,141 @@ def _mark(builder: Any, access: Any, number: int) -> None:
     access.set_metadata("noalias", module.add_metadata(scopes[:number] + scopes[number + 1 :]))
 
 
-@lower_builtin(operator.getitem, Column, types.Integer)
+@lower_builtin(operator.getitem, NoAliasPointer, types.Integer)
 def _load(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     loaded = builder.load(builder.gep(args[0], [args[1]]))
     _mark(builder, loaded, signature.args[0].number)
     return loaded
 
 
-@lower_builtin(operator.setitem, Column, types.Integer, types.Any)
+@lower_builtin(operator.setitem, NoAliasPointer, types.Integer, types.Any)
 def _store(context: Any, builder: Any, signature: Any, args: Any) -> None:
     _mark(builder, builder.store(args[2], builder.gep(args[0], [args[1]])), signature.args[0].number)
 
 
 @intrinsic
-def place(typingctx: Any, table: Any) -> Any:
-    """The address of a table."""
+def address_of(typingctx: Any, at: Any) -> Any:
+    """The address that a pointer or a view holds."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ptrtoint(args[0], ir.IntType(64))
+        return builder.ptrtoint(args[0], _WORD) if isinstance(at, types.CPointer) else args[0]
 
-    return types.int64(types.CPointer(types.int64)), codegen
+    return types.int64(at), codegen
 
 
 @intrinsic(prefer_literal=True)
-def room(typingctx: Any, words: Any) -> Any:
-    """The address of a constant number of words that the function has to itself until it returns."""
+def stack_alloc(typingctx: Any, words: Any) -> Any:
+    """The address of a constant number of words that the calling entry has to itself until it returns."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ptrtoint(cgutils.alloca_once(builder, ir.IntType(64), words.literal_value), ir.IntType(64))
+        return builder.ptrtoint(cgutils.alloca_once(builder, _WORD, words.literal_value), _WORD)
 
     return types.int64(words), codegen
 
 
 @intrinsic
-def claim(typingctx: Any, table: Any) -> Any:
-    """The next number of the counter at table[0], each handed out once whoever asks."""
+def fetch_add(typingctx: Any, counter: Any) -> Any:
+    """Add 1 to counter[0] atomically and return the number before."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        one = ir.Constant(ir.IntType(64), 1)
-        return builder.atomic_rmw("add", args[0], one, "monotonic")
+        return builder.atomic_rmw("add", args[0], ir.Constant(_WORD, 1), "monotonic")
 
     return types.int64(types.CPointer(types.int64)), codegen
 
 
-def _caller(count: int) -> Any:
-    """Call the C function at an address with `count` words; the answer is the word it leaves, whatever its type."""
+@intrinsic
+def call_address(typingctx: Any, function: Any, *args: Any) -> Any:
+    """Call the C function at an address with words; the result is the word it leaves, whatever its type."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        words = cgutils.unpack_tuple(builder, values[1])
+        kind = ir.FunctionType(_WORD, [_WORD] * len(words))
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), words)
+
+    (words,) = args if len(args) == 1 and isinstance(args[0], types.BaseTuple) else (types.Tuple(args),)
+    return types.int64(types.int64, types.UniTuple(types.int64, len(words))), codegen
+
+
+# --- argument blocks ------------------------------------------------------------------------------------------
+
+
+class BlockClass(types.Opaque):
+    """The type of a `ctypes.Structure` class."""
+
+    def __init__(self, structure: Any) -> None:
+        super().__init__(f"class({structure.__name__})")
+        self.structure = structure
+
+
+class BlockView(types.Type):
+    """A `ctypes.Structure` of words at an address."""
+
+    def __init__(self, structure: Any) -> None:
+        super().__init__(f"view({structure.__name__})")
+        self.structure = structure
+
+
+@register_model(BlockView)
+class _AddressModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _WORD)
+
+
+register_model(BlockClass)(models.OpaqueModel)
+_FIELD_TYPES = {ctypes.c_int64: types.int64, ctypes.c_double: types.float64}
+
+
+@typeof_impl.register(type(ctypes.Structure))
+def _typeof_structure(structure: Any, context: Any) -> BlockClass:
+    return BlockClass(structure)
+
+
+@lower_constant(BlockClass)
+def _structure_constant(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    return context.get_dummy_value()
+
+
+@intrinsic
+def view(typingctx: Any, at: Any, structure: Any) -> Any:
+    """The block of a `ctypes.Structure` at an address or pointer, with its fields as attributes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word = ir.IntType(64)
-        kind = ir.FunctionType(word, [word] * count)
-        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return builder.ptrtoint(args[0], _WORD) if isinstance(at, types.CPointer) else args[0]
 
-    return types.int64(*[types.int64] * (count + 1)), codegen
+    return BlockView(structure.structure)(at, structure), codegen
 
 
-@intrinsic
-def call0(typingctx: Any, function: Any) -> Any:
-    return _caller(0)
+def _field_type(block: BlockView, name: str) -> Any:
+    fields = {name: kind for base in block.structure.__mro__ for name, kind in vars(base).get("_fields_", ())}
+    return _FIELD_TYPES[fields[name]] if name in fields else None
 
 
-@intrinsic
-def call1(typingctx: Any, function: Any, a: Any) -> Any:
-    return _caller(1)
+@infer_getattr
+class _BlockFields(AttributeTemplate):
+    key = BlockView
+
+    def generic_resolve(self, block: BlockView, name: str) -> Any:  # type: ignore[override]
+        return _field_type(block, name)
 
 
-@intrinsic
-def call2(typingctx: Any, function: Any, a: Any, b: Any) -> Any:
-    return _caller(2)
+def _field(builder: Any, block: BlockView, address: Any, name: str, kind: Any) -> Any:
+    offset = getattr(block.structure, name).offset
+    return builder.inttoptr(builder.add(address, _WORD(offset)), kind.as_pointer())
 
 
-@intrinsic
-def call4(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    return _caller(4)
+@lower_getattr_generic(BlockView)
+def _get_field(context: Any, builder: Any, block: BlockView, address: Any, name: str) -> Any:
+    kind = context.get_value_type(_field_type(block, name))
+    return builder.load(_field(builder, block, address, name, kind))
+
+
+@lower_setattr_generic(BlockView)
+def _set_field(context: Any, builder: Any, signature: Any, args: Any, name: str) -> None:
+    address, value = args
+    builder.store(value, _field(builder, signature.args[0], address, name, value.type))
+
+
+# --- 16-bit floats --------------------------------------------------------------------------------------------
 
 
 def _bits_of(typingctx: Any, x: Any) -> Any:
@@ -174,14 +246,14 @@ def _bits_of(typingctx: Any, x: Any) -> Any:
 _bits: Any = intrinsic(_bits_of)
 
 
-@njit(inline="always")
+@inline
 def from_bfloat16(x):
     return _bits(uint32(uint32(x) << uint32(16)))
 
 
-@njit(inline="always")
+@inline
 def to_bfloat16(x):
-    """Rounded to nearest, ties to even; NaN stays NaN."""
+    """Round to nearest, ties to even; NaN stays NaN."""
     u = _bits(float32(x))
     rounded = uint32(u + uint32(0x7FFF) + ((u >> uint32(16)) & uint32(1)))
     chosen = uint32(0x7FC00000) if x != x else rounded

@@ -12,7 +12,7 @@ from ...formula.printing import Letter, is_number
 from ..emit import Emitter
 from ..range_guards import Bound
 from .dialect import numba
-from .work_sharing import BLOCKS, HEAD
+from .tables import LossNumbers, LossTable, columns_from, word
 
 __all__ = [
     "BLOCK",
@@ -24,7 +24,6 @@ __all__ = [
     "Column",
     "Form",
     "LossLines",
-    "finish_source",
     "loaded",
     "options_lines",
     "pointed",
@@ -35,9 +34,12 @@ BLOCK = 1 << 13  # elements whose sum is kept apart, whoever makes it
 PARTS = 8  # that each thread gets of the whole: runs of blocks, as memory is read best in one go
 GRAIN = 1 << 15  # elements from which on a team is worth waking, as in torch
 FEW = 1 << 18  # elements up to which a call keeps Python's lock: a third of a millisecond
-ROWS, CLASSES, PER_BLOCK, PARTIALS, OUT, NUMBERS, IGNORED, SCRATCH, RUN, COLUMNS = range(HEAD, HEAD + 10)
-"""The table; a loss of elements has them as rows of one class. After the columns come the gradients that are wanted."""
-SCALE, DIVISOR, FAULTS, OPTIONS = range(4)  # of the numbers
+ROWS, CLASSES, PER_BLOCK, PARTIALS, OUT, NUMBERS, IGNORED, SCRATCH, RUN = (
+    word(LossTable, name)
+    for name in ("rows", "classes", "per_block", "partials", "out", "numbers", "ignored", "scratch", "run")
+)
+COLUMNS = columns_from(LossTable)
+SCALE, OPTIONS = word(LossNumbers, "scale"), columns_from(LossNumbers)
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "int64": 8}
 STORAGES = {
     torch.float32: "float32",
@@ -77,6 +79,11 @@ class Form(NamedTuple):
     def storage(self) -> str:
         """What the result is stored in."""
         return next(c.storage for c in self.columns if c is not None)
+
+    @property
+    def result(self) -> int:
+        """The place of `storage` among the dtypes of a scalar result, as `kernels/finish.py` counts them; -1: none."""
+        return list(STORAGES.values()).index(self.storage) if self.mode == "sum" else -1
 
     @property
     def dtype(self) -> str:
@@ -121,9 +128,9 @@ class LossLines(Emitter):
         if self._precision == "float32" and value.op in ("exp", "log", "log1p"):
             match value.op, self.key(value.args[0]):
                 case ("exp", within) if _is_never_positive(within):
-                    word = "exp_part32"
+                    word = "exp32_nonpositive"
                 case ("log1p", ("exp", within)) if _is_never_positive(within):
-                    word = "log1p_part32"
+                    word = "log1p32_unit_interval"
                 case op, _:
                     word = f"{op}32"
             return f"{word}({self.name(value.args[0])})"
@@ -164,23 +171,3 @@ def options_lines(options: Sequence[tuple[str, Any]], dtype: str) -> list[str]:
     for i, name in enumerate(names):
         lines += [f"    d_{name} = given[{OPTIONS + i}]", f"    o_{name} = {dtype}(d_{name})"]
     return lines
-
-
-def finish_source(storage: str, mode: str) -> str:
-    """The partial sums in order, so that the result does not depend on the number of threads; and the faults."""
-    result = stored(storage, f"total / given[{DIVISOR}]")
-    written = [f"    pointer(table[{OUT}], {pointed(storage)})[0] = {result}"] if mode == "sum" else []
-    lines = [
-        "def finish(table):",
-        f"    partials = pointer(table[{PARTIALS}], float64)",
-        f"    given = pointer(table[{NUMBERS}], float64)",
-        "    total = 0.0",
-        "    faults = 0.0",
-        f"    for block in range(table[{BLOCKS}]):",
-        "        total += partials[2 * block]",
-        "        faults += partials[2 * block + 1]",
-        f"    given[{FAULTS}] = faults",
-        *written,
-        "",
-    ]
-    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import operator
 from array import array
@@ -14,16 +15,16 @@ from torch import Tensor
 from ...formula.differentiate import Slope, on_tensors
 from ...formula.printing import is_number
 from ..eager import loss as eager_loss
-from . import compiler as native
 from . import elementwise_kernel as element_source
 from . import rowwise_kernel as row_source
-from . import work_sharing as shares
+from .compiler import load, load_file
 from .fast_loss import NEVER, Rest, can_serve, serving
-from .is_one import unit
-from .loss_form import BLOCK, DIVISOR, FAULTS, FEW, GRAIN, PARTS, SCALE, Form, finish_source
-from .loss_form import SCRATCH as SCRATCH_AT
+from .is_one import make_is_one
+from .loss_form import BLOCK, FEW, GRAIN, PARTS, Form
 from .memory import LARGE, gradient_like
+from .tables import LossNumbers, loss_table
 from .torch_internals import PLAIN
+from .work_sharing import make_counters, work
 
 __all__ = ["NEVER", "LossKernel", "Rest", "Unserved", "kernel_of"]
 
@@ -54,10 +55,11 @@ class LossKernel:
             text, self.scratch_rows = row_source.source(form)
         else:
             text = element_source.source(form)
-        # Apart, as they are alike for many kernels.
-        finish = native.load(finish_source(form.storage, form.mode), ("finish",))
-        prepare = None if form.divisor == "given" else native.load(row_source.prepare_source(form), ("prepare",))
-        self.code, self.finish = native.load(text, ("run",)), finish.call["finish"]
+        # Separate modules, as many kernels have them in common.
+        finish, prepare = load_file("finish", ("finish",)), None
+        if form.divisor != "given":
+            prepare = load_file("mean_divisor", ("prepare",), **row_source.divisor_constants(form))
+        self.code, self.finish = load(text, ("run",)), finish.call["finish"]
         self.prepare = None if prepare is None else prepare.call["prepare"]
         parts = [self.code, finish] if prepare is None else [self.code, finish, prepare]
         self.is_one, self.is_narrow = form.mode == "sum", form.storage != form.dtype
@@ -67,7 +69,7 @@ class LossKernel:
         self._options = [float(v) for _, v in form.options if is_number(v)]
         self.few = min(FEW, LARGE // self.dtypes[0].itemsize - 1)  # larger gradients have memory that is kept
         self.serve = serving(form, parts, self.scratch_rows) if can_serve(form) else None
-        self.is_unit = unit()
+        self.is_unit = make_is_one()
         self._scalar = torch.empty((), dtype=self.dtypes[0])
 
     def of_few(self, given: tuple[Tensor, ...], rest: Rest) -> Made | None:
@@ -104,26 +106,37 @@ class LossKernel:
         per_block = max(1, BLOCK // classes)
         blocks = -(-rows // per_block)
         by = (rest.divisor or rows) if self.is_one else 1.0
-        numbers = array("d", (factor / by, by, 0.0, *self._options))
+        memory = array("d", (factor / by, by, 0.0, *self._options))
+        numbers = LossNumbers.from_buffer(memory)
         partials = array("d", bytes(16 * blocks))
         threads = torch.get_num_threads() if rows * classes > GRAIN else 1
-        counters = shares.counters(threads)
-        table = array("q", shares.head(counters, blocks))
-        table.extend((rows, classes, per_block, partials.buffer_info()[0], out.data_ptr(), numbers.buffer_info()[0]))
-        table.extend((rest.ignored, 0, max(1, blocks // (PARTS * threads))))
-        table.extend([x.data_ptr() for x in (*given, *gradients)])
+        counters = make_counters(threads)
+        columns = [x.data_ptr() for x in (*given, *gradients)]
+        table = loss_table(len(columns))(
+            **work(counters, blocks),
+            rows=rows,
+            classes=classes,
+            per_block=per_block,
+            partials=partials.buffer_info()[0],
+            out=out.data_ptr(),
+            numbers=ctypes.addressof(numbers),
+            ignored=rest.ignored,
+            run=max(1, blocks // (PARTS * threads)),
+            result=self.form.result,
+            columns=tuple(columns),
+        )
         if self.scratch_rows:
             scratch = torch.empty(threads * self.scratch_rows * classes, dtype=getattr(torch, self.form.dtype))
-            table[SCRATCH_AT] = scratch.data_ptr()
-        at = table.buffer_info()[0]
+            table.scratch = scratch.data_ptr()
+        at = ctypes.addressof(table)
         if self.prepare is not None:
             self.prepare(at)
-            if numbers[DIVISOR] == 0 and not rest.is_nothing_nan:
+            if numbers.divisor == 0 and not rest.is_nothing_nan:
                 raise Unserved
-            numbers[SCALE] *= factor
+            numbers.scale *= factor
         self.code.parallel("run", at, threads)
         self.finish(at)
-        if numbers[FAULTS]:
+        if numbers.faults:
             raise Unserved
 
     def _refuse(self, given: Sequence[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Memory for gradients, used again where nobody else holds it: fresh pages cost more than filling them."""
+"""Memory for gradients, used again once nothing else refers to it: fresh pages cost more than filling them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 import torch
 from torch import Tensor
 
+from .torch_internals import storage_is_shared
+
 __all__ = ["LARGE", "gradient_like"]
 
 LARGE = 1 << 20  # bytes from which memory comes from the system in fresh pages
@@ -14,11 +16,11 @@ _kept = threading.local()
 
 
 def gradient_like(x: Tensor) -> Tensor:
-    """An uninitialised tensor like another; of a large size, in the memory of the last that is free again."""
+    """Return an uninitialised tensor like another; a large one reuses the memory of the last, once that is free."""
     bytes_ = x.nbytes
     if bytes_ < LARGE or not x.is_contiguous():
         return torch.empty_like(x)
     storage = getattr(_kept, "storage", None)
-    if storage is None or storage.nbytes() != bytes_ or torch._C._storage_Use_Count(storage._cdata) > 1:
+    if storage is None or storage.nbytes() != bytes_ or storage_is_shared(storage):
         storage = _kept.storage = torch.UntypedStorage(bytes_)
     return torch.empty(0, dtype=x.dtype).set_(storage, 0, x.shape, x.stride())  # type: ignore[call-overload]

@@ -202,12 +202,12 @@ class RowLines:
         name = f"s{len(self.sums)}"
         body, (result,) = self._loop([symbol.args[0]])
         self.lines += [
-            *(f"{name}_top = ordered({self.dtype}(-math.inf))",),
+            *(f"{name}_top = float_to_ordered_int({self.dtype}(-math.inf))",),
             "for c in range(classes):",
             *(f"    {line}" for line in body),
-            f"    o = ordered({result})",
+            f"    o = float_to_ordered_int({result})",
             f"    {name}_top = o if o > {name}_top else {name}_top",
-            f"{name} = float64(unordered({name}_top, {self.dtype}(0.0)))",
+            f"{name} = float64(ordered_int_to_float({name}_top, {self.dtype}(0.0)))",
         ]
         self.sums[self.numbers.key(symbol)] = name
 
@@ -240,8 +240,8 @@ class RowLines:
             "    for c in range(classes):",
             f"        z = bound + {self._load(x)}",
             f"        reached = {zero} if z <= {zero} else is_other[c]",  # NaN counts
-            f"        part = add(part, {zero} if reached == {zero} else z)",
-            "        count = add(count, reached)",
+            f"        part = fast_add(part, {zero} if reached == {zero} else z)",
+            "        count = fast_add(count, reached)",
             "        hinge_slope[c] += reached",
             f"    {name} += float64(part)",
             "    hinge_slope[j] -= count",
@@ -274,7 +274,7 @@ class RowLines:
             *(f"    part_{name} = {self.dtype}(0.0)" for name in names),
             "    for c in range(first, stop_c):",
             *(f"        {line}" for line in (*body, *keeps)),
-            *(f"        part_{n} = add(part_{n}, {self.dtype}({r}))" for n, r in zip(names, results, strict=True)),
+            *(f"        part_{n} = fast_add(part_{n}, {self.dtype}({r}))" for n, r in zip(names, results, strict=True)),
             *(f"    {name} += float64(part_{name})" for name in names),
             "    first = stop_c",
         ]

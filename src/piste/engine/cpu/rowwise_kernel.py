@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 from ...formula.differentiate import Slope, gradients
 from ...formula.expression import Symbol, trace
 from ...formula.printing import Letter, is_number
@@ -12,9 +9,7 @@ from .loss_form import (
     BYTES,
     CLASSES,
     COLUMNS,
-    DIVISOR,
     IGNORED,
-    NUMBERS,
     OUT,
     PARTIALS,
     PER_BLOCK,
@@ -32,7 +27,7 @@ from .loss_form import (
 from .row_lines import RowLines
 from .work_sharing import shared_lines
 
-__all__ = ["formulas", "prepare_source", "source"]
+__all__ = ["divisor_constants", "formulas", "source"]
 
 
 def formulas(form: Form) -> tuple[Symbol, list[Slope], list[Symbol], set[str]]:
@@ -51,9 +46,6 @@ def source(form: Form) -> tuple[str, int]:
     """The kernel as Python that Numba compiles, and how many scratch rows each thread wants."""
     value, slopes, faults, rows = formulas(form)
     wanted = form.by
-    digest = hashlib.sha256(Path(__file__).with_name("math32.py").read_bytes()).hexdigest()
-    words = "add, bits, exp32, exp_part32, log1p32, log1p_part32, log32, ordered, signed_bits, unlike, unordered"
-    text = [f"from piste.engine.cpu.math32 import {words}  # {digest}", ""]
     own = bool(wanted) and wanted[0].storage != form.dtype
     # The gradient's own row, if it has the precision; under its own name, so that LLVM sees one row and not two.
     kept = ("kept" if own else f"g_{wanted[0].name}") if wanted else None
@@ -69,7 +61,7 @@ def source(form: Form) -> tuple[str, int]:
         row.write(scaled)
     if own and row.kept is not None:
         row.scratch_rows = 1
-    return "\n".join([*text, *_run(form, row, refused)]), row.scratch_rows
+    return "\n".join(_run(form, row, refused)), row.scratch_rows
 
 
 def _run(form: Form, row: RowLines, refused: str) -> list[str]:
@@ -162,25 +154,8 @@ def _zero(column: Column) -> str:
     return "uint16(0)" if pointed(column.storage) == "uint16" else f"{column.storage}(0.0)"
 
 
-def prepare_source(form: Form) -> str:
-    """What the mean divides by: the rows that are not ignored, or the sum of their weights."""
+def divisor_constants(form: Form) -> dict[str, int | str]:
+    """The constants of `kernels/mean_divisor.py`: the columns of the class indices, and of weights if they count."""
     index, last = next(c for c in form.given if c.kind == "index"), form.given[-1]
-    weights, count = [], "1.0"
-    if form.divisor == "weights":
-        weights = [f"    a_{last.name} = pointer(table[{_place(form, last)}], {pointed(last.storage)})"]
-        count = f"float64({loaded(last, 'j', form.dtype)})"
-    lines = [
-        "def prepare(table):",
-        f"    given = pointer(table[{NUMBERS}], float64)",
-        f"    k = pointer(table[{_place(form, index)}], int64)",
-        *weights,
-        "    total = 0.0",
-        f"    for r in range(table[{ROWS}]):",
-        "        j = k[r]",
-        f"        if j != table[{IGNORED}] and j >= 0 and j < table[{CLASSES}]:",
-        f"            total += {count}",
-        f"    given[{DIVISOR}] = total",
-        f"    given[{SCALE}] = 1.0 / total",
-        "",
-    ]
-    return "\n".join(lines)
+    constants: dict[str, int | str] = {"INDEX": _place(form, index)}
+    return constants | ({"WEIGHTS": _place(form, last), "WEIGHT": last.storage} if form.divisor == "weights" else {})

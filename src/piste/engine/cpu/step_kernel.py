@@ -7,6 +7,7 @@ addresses of its tensors; a step rewrites the addresses of the gradients alone.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from array import array
 from collections.abc import Iterable, Sequence
@@ -19,11 +20,11 @@ from ..emit import Emitter
 from ..hoisting import Hoisted, given_inputs, trace_step
 from ..layout import alike, overlapping, real_dtype, real_size
 from ..specs import Program, Slot
-from . import compiler as native
-from . import work_sharing as shares
+from .compiler import load
 from .dialect import numba
+from .tables import StepTable, columns_from, step_table, word
 from .torch_internals import PLAIN
-from .work_sharing import HEAD, SHARES, reset_lines, shared_lines
+from .work_sharing import make_counters, shared_lines, work
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _COUNTERS = {torch.float32, torch.float64}
@@ -33,7 +34,10 @@ OVERHEAD = 64  # the cost of starting an item, in elements
 ALONE = 1 << 17  # up to this many elements one thread is faster than waking the team
 
 # The fields of a kernel's table.
-BLOCK_ENDS, ITEMS, SCALARS, NUMBERS, TENSORS, SHAPES, COLUMNS = range(HEAD, HEAD + 7)
+BLOCK_ENDS, ITEMS, SCALARS, NUMBERS, TENSORS, SHAPES = (
+    word(StepTable, name) for name in ("block_ends", "items", "scalars", "numbers", "tensors", "shapes")
+)
+COLUMNS = columns_from(StepTable)
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def _prepare(program: Program, layout: Layout, lines: list[str], width: int) -> 
         counters.append(f"n_{letter} = float64(c_{letter}[0])")
     return [
         "def prepare(table):",
-        *reset_lines(),
+        "    reset_counters(table)",
         f"    numbers = pointer(table[{NUMBERS}], float64)",
         *(f"    n_{name} = numbers[{k}]" for k, name in enumerate(program.numbers)),
         *(f"    {line}" for line in columns),
@@ -252,7 +256,7 @@ class Launch:
 
     def __init__(self, program: Program, layout: Layout, slots: Sequence[Slot]) -> None:
         text, width = source(program, layout)
-        self.kernel = native.load(text, ("prepare", "body"))
+        self.kernel = load(text, ("prepare", "body"))
         self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters)]
         sizes = [real_size(slot.p) for slot in slots]
         self.elements = sum(sizes)
@@ -266,23 +270,22 @@ class Launch:
         columns += [array("q", [x.data_ptr() for x in column]) for column in kept]
         # One share for each possible thread: their number may change.
         self.shares = max(torch.get_num_threads(), os.cpu_count() or 1)
-        self._counters = shares.counters(self.shares)
-        table = [*shares.head(self._counters, len(ends) - 1), *[0] * (COLUMNS - HEAD)]
-        table[TENSORS] = len(slots)
-        for place, values in (
-            (BLOCK_ENDS, ends),
-            (ITEMS, items),
-            (SCALARS, scalars),
-            (NUMBERS, self.numbers),
-            (SHAPES, shapes),
-        ):
-            table[place] = values.buffer_info()[0]
-        self._table = array("q", [*table, *(column.buffer_info()[0] for column in columns)])
+        self._counters = make_counters(self.shares)
+        self._table = step_table(len(columns))(
+            **work(self._counters, len(ends) - 1),
+            block_ends=ends.buffer_info()[0],
+            items=items.buffer_info()[0],
+            scalars=scalars.buffer_info()[0],
+            numbers=self.numbers.buffer_info()[0],
+            tensors=len(slots),
+            shapes=shapes.buffer_info()[0],
+            columns=tuple(column.buffer_info()[0] for column in columns),
+        )
         self._arrays = [ends, items, scalars, shapes, *columns]
-        self.at = self._table.buffer_info()[0]
+        self.at = ctypes.addressof(self._table)
 
     def __call__(self) -> None:
         threads = torch.get_num_threads() if self.elements > ALONE else 1
-        self._table[SHARES] = min(threads, self.shares)
+        self._table.shares = min(threads, self.shares)
         self.kernel.call["prepare"](self.at)
         self.kernel.parallel("body", self.at, threads)

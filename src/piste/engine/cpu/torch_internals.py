@@ -1,10 +1,11 @@
-"""The functions of libtorch that machine code asks about tensors, by their addresses.
+"""Private names of PyTorch and CPython on which the machine code of the CPU backend relies.
 
-Asking in Python costs more than a small kernel. libtorch exports what is needed: AOTInductor's C interface, which is
-kept stable, and a few C++ functions by name. Where one is missing `functions` says so, and Python asks.
+Asking Python about a tensor costs more than a small kernel. libtorch exports the answers: AOTInductor's C interface,
+which is kept stable, and a few C++ functions by their mangled names. `native_guard` verifies them by a self-test before
+any result depends on them; without a name, or where the self-test fails, Python asks.
 
-A tensor's handle, for most of these, is the address of a word that holds its TensorImpl (`Tensor._cdata`), as there is
-one in its Python object, `offset()` behind the object's own address.
+A tensor's handle, for most of these functions, is the address of a word that holds its TensorImpl (`Tensor._cdata`).
+There is such a word in the Python object, `impl_offset()` bytes behind its address.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor
 
 from .openmp import function_address
+from .tables import Libtorch
 
-__all__ = ["NAMES", "PLAIN", "functions", "number", "offset", "question"]
+__all__ = ["CPYTHON_OFFSETS", "PLAIN", "SYMBOLS", "dtype_code", "impl_offset", "resolve_libtorch", "storage_is_shared"]
 
 PLAIN = {Tensor, torch.nn.Parameter}
-"""The types of tensors that are nothing else besides."""
-_SYMBOLS = {
+"""The types of tensors that carry no behaviour of a subclass."""
+SYMBOLS = {
     "is_grad_enabled": ("c10", "_ZN3c108GradMode10is_enabledEv"),
     "requires_grad": ("c10", "_ZNK3c1010TensorImpl13requires_gradEv"),
     "get_num_threads": ("torch_cpu", "_ZN2at15get_num_threadsEv"),
@@ -41,49 +43,61 @@ _SYMBOLS = {
     "strides": ("torch_cpu", "aoti_torch_get_strides"),
     "address": ("torch_cpu", "aoti_torch_get_data_ptr"),
 }
-NAMES = tuple(_SYMBOLS)
+"""The library and the symbol of each function in `Libtorch`."""
+CPYTHON_OFFSETS = {
+    "OBJECT_TYPE": object.__basicsize__ - 8,
+    "TUPLE_LENGTH": object.__basicsize__,
+    "TUPLE_ITEMS": tuple.__basicsize__,
+    "BYTES_CONTENT": bytes.__basicsize__ - 1,
+}
+"""Bytes from the address of an object of CPython to its type, length, items and content."""
 
 
 @functools.cache
-def functions() -> dict[str, int] | None:
-    """The address of each function, or None where one is missing, or this Python is not laid out as expected."""
-    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if sys.implementation.name != "cpython" or sys.byteorder != "little" or not has_lock or not offset():
+def resolve_libtorch() -> Libtorch | None:
+    """Return the address of each function, or None where one is missing or this Python has another object layout."""
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if sys.implementation.name != "cpython" or sys.byteorder != "little" or not has_gil or not impl_offset():
         return None
     suffix = {"linux": "so", "darwin": "dylib"}.get(sys.platform)
     folder = Path(torch.__file__).parent / "lib"
     try:
         libraries = {name: ctypes.CDLL(str(folder / f"lib{name}.{suffix}")) for name in ("c10", "torch_cpu")}
-        found = {name: getattr(libraries[library], symbol) for name, (library, symbol) in _SYMBOLS.items()}
+        functions = {name: getattr(libraries[library], symbol) for name, (library, symbol) in SYMBOLS.items()}
     except (OSError, AttributeError):
         return None
-    return {name: function_address(function) for name, function in found.items()}
+    return Libtorch(**{name: function_address(function) for name, function in functions.items()})
 
 
 @functools.cache
-def offset() -> int:
-    """Where in a Python tensor the address of its TensorImpl is: the one word of the object that holds it; 0: none."""
+def impl_offset() -> int:
+    """Return where in a tensor object the address of its TensorImpl is: the one word that holds it; 0 if unknown."""
     words = Tensor.__basicsize__ // 8
-    examples = [torch.empty(()) for _ in range(3)]
-    places = [
-        {k for k, word in enumerate((ctypes.c_int64 * words).from_address(id(x))) if word == x._cdata} for x in examples
-    ]
-    common = set.intersection(*places)
+    try:
+        common = set(range(words))
+        for example in [torch.empty(()) for _ in range(3)]:
+            memory = (ctypes.c_int64 * words).from_address(id(example))
+            common &= {k for k, word in enumerate(memory) if word == example._cdata}
+    except AttributeError:
+        return 0
     return 8 * common.pop() if len(common) == 1 else 0
 
 
 @functools.cache
-def number(dtype: torch.dtype) -> int:
-    """How libtorch numbers a dtype."""
-    known = functions()
-    assert known is not None
-    example, out = torch.empty(0, dtype=dtype), ctypes.c_int32()
+def dtype_code(dtype: torch.dtype) -> int:
+    """Return libtorch's number of a dtype."""
+    lib = resolve_libtorch()
+    assert lib is not None
+    example, code = torch.empty(0, dtype=dtype), ctypes.c_int32()
     handle = ctypes.c_int64(example._cdata)
-    ask = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)(known["dtype"])
-    ask(ctypes.addressof(handle), ctypes.addressof(out))
-    return out.value
+    read = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)(lib.dtype)
+    read(ctypes.addressof(handle), ctypes.addressof(code))
+    return code.value
 
 
-def question(about: str, handle: str, indent: int) -> list[str]:
-    """Lines of a kernel: `answer[0]`, which lies at `out`, becomes what libtorch says; it may fill low bytes only."""
-    return [f"{' ' * indent}answer[0] = 0", f"{' ' * indent}call2({about}, {handle}, out)"]
+def storage_is_shared(storage: torch.UntypedStorage) -> bool:
+    """Return whether anything other than this object refers to a storage; True if PyTorch can't tell."""
+    try:
+        return torch._C._storage_Use_Count(storage._cdata) > 1
+    except AttributeError:
+        return True

@@ -1,10 +1,8 @@
-# mypy: disable-error-code=call-arg
-"""exp, log and log1p of float32 that vectorise, within 2 units in the last place; and a sum in any order.
+"""exp, log and log1p of float32 that vectorise, within 2 units in the last place; sums in any order; bits of floats.
 
-Each is a range reduction and a polynomial (Cephes' coefficients, but where it is said), without a branch: choices are
-made between numbers that are there already. Infinities, zero and NaN give what they should; results too small for
-normal numbers are rounded to zero or to the nearest subnormal. Imported by the kernels of losses, and only when one is
-compiled.
+A function is a range reduction and a polynomial (Cephes' coefficients unless stated otherwise), without a branch: it
+selects among values that are computed already. Infinities, zeros and NaN give the results of `math`; a result too
+small for a normal number is rounded to zero or to the nearest subnormal number.
 """
 
 from __future__ import annotations
@@ -12,27 +10,28 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import float32, int32, njit, types
-from numba.extending import intrinsic
+from numba import float32, int32, types
+
+from ..intrinsics import inline, intrinsic
 
 __all__ = [
-    "add",
     "bits",
+    "differing_bits",
     "exp32",
-    "exp_part32",
+    "exp32_nonpositive",
+    "fast_add",
+    "float_to_ordered_int",
     "log1p32",
-    "log1p_part32",
+    "log1p32_unit_interval",
     "log32",
-    "ordered",
+    "ordered_int_to_float",
     "signed_bits",
-    "unlike",
-    "unordered",
 ]
 
 
 @intrinsic
-def add(typingctx: Any, a: Any, b: Any) -> Any:
-    """a + b in a sum whose order may be chosen, so that it runs in lanes; the choice is made once, by the compiler."""
+def fast_add(typingctx: Any, a: Any, b: Any) -> Any:
+    """a + b in a sum that the compiler may reorder, so that it vectorises; the order is the same in every run."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fadd(*args, flags=("reassoc", "nsz", "contract"))
@@ -71,7 +70,7 @@ _ROUND = float32(12582912.0)  # 1.5 * 2^23: adding it rounds a float32 to a whol
 _ABOVE, _BELOW = int32(0x4B400000 - 126), int32(0x4B400000 - 151)  # the bits of _ROUND, less the exponent of 1/2, 2^24
 
 
-@njit(inline="always")
+@inline
 def _reduced(y):
     """e^r, where y = n ln 2 + r; and n + _ROUND."""
     t = y * float32(1.44269504088896341) + _ROUND
@@ -85,7 +84,7 @@ def _reduced(y):
     return p * r * r + r + float32(1.0), t
 
 
-@njit(inline="always")
+@inline
 def exp32(x):
     """e^x = 2^n e^r with n the nearest whole number to x / ln 2; NaN goes through all of it."""
     low = float32(-104.0) if x < float32(-104.0) else x
@@ -97,14 +96,14 @@ def exp32(x):
     return p * _as_float(int32(near << int32(23))) * rest
 
 
-@njit(inline="always")
-def exp_part32(x):
+@inline
+def exp32_nonpositive(x):
     """e^x of x up to 0, which needs no choice between factors."""
     p, t = _reduced(float32(-104.0) if x < float32(-104.0) else x)
     return p * _as_float(int32(int32(signed_bits(t) - _BELOW) << int32(23))) * float32(5.9604644775390625e-8)
 
 
-@njit(inline="always")
+@inline
 def _log_of(f, e):
     """log(1 + f) + e ln 2, with 1 + f in [sqrt(1/2), sqrt(2))."""
     p = float32(7.0376836292e-2) * f + float32(-1.1514610310e-1)
@@ -118,7 +117,7 @@ def _log_of(f, e):
     return (p * f - float32(0.5)) * f * f + f + e * float32(-2.12194440e-4) + e * float32(0.693359375)
 
 
-@njit(inline="always")
+@inline
 def _at_the_ends(x, result):
     """The logarithm of x: the result where x is above 0 and finite, and else what it is there."""
     result = result if x < float32(math.inf) else x
@@ -126,7 +125,7 @@ def _at_the_ends(x, result):
     return float32(-math.inf) if x == float32(0.0) else result
 
 
-@njit(inline="always")
+@inline
 def log32(x):
     """log x = log m + e ln 2, with m in [sqrt(1/2), sqrt(2))."""
     is_small = x < float32(1.17549435e-38)
@@ -138,7 +137,7 @@ def log32(x):
     return _at_the_ends(x, _log_of(m - float32(1.0), e))
 
 
-@njit(inline="always")
+@inline
 def log1p32(x):
     """log(1 + x) = log(2^-e (1 + x)) + e ln 2, where what was lost when 1 was added is added to 2^-e (1 + x) - 1."""
     u = float32(1.0) + x
@@ -151,8 +150,8 @@ def log1p32(x):
     return _at_the_ends(u, _log_of((m - float32(1.0)) + lost * scale, float32(e)))
 
 
-@njit(inline="always")
-def log1p_part32(x):
+@inline
+def log1p32_unit_interval(x):
     """log(1 + x) of x from 0 to 1: one polynomial, the nearest to it by relative error."""
     p = float32(-3.2440228387713432e-3) * x + float32(1.9851455464959145e-2)
     p = p * x + float32(-5.6959524750709534e-2)
@@ -166,7 +165,7 @@ def log1p_part32(x):
 
 
 @intrinsic
-def unlike(typingctx: Any, seen: Any, x: Any, y: Any) -> Any:
+def differing_bits(typingctx: Any, seen: Any, x: Any, y: Any) -> Any:
     """The bits of `seen`, and those in which two floats differ."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -178,7 +177,7 @@ def unlike(typingctx: Any, seen: Any, x: Any, y: Any) -> Any:
 
 
 @intrinsic
-def ordered(typingctx: Any, x: Any) -> Any:
+def float_to_ordered_int(typingctx: Any, x: Any) -> Any:
     """An integer that grows as the float does: its bits, with all but the sign turned over where it is negative."""
     whole, width = (types.int32, 32) if x == types.float32 else (types.int64, 64)
 
@@ -190,8 +189,8 @@ def ordered(typingctx: Any, x: Any) -> Any:
 
 
 @intrinsic
-def unordered(typingctx: Any, bits: Any, like: Any) -> Any:
-    """The float that `ordered` made an integer of."""
+def ordered_int_to_float(typingctx: Any, bits: Any, like: Any) -> Any:
+    """The float that `float_to_ordered_int` made an integer of."""
     width = 32 if like == types.float32 else 64
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -1,0 +1,133 @@
+"""Cross entropy of logits (N, C, d1, ...) with one class index for each place; the classes are far apart in memory.
+
+With the logits x of a place, its class k, m = max x and s = sum e^(x - m), the loss is log s - (x_k - m) and its
+gradient e^(x - m) / s, less 1 at k. Vector lanes run over places: all classes of a tile of places are copied to
+scratch memory of the thread, computed there, and the gradient is written back. So logits and gradient are touched once
+each.
+
+This states the formula and the derivative of `CrossEntropyLoss` a second time. tests/losses/test_image_cross_entropy.py
+compares the two in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numba import float32, float64, int64
+
+from ..intrinsics import column, inline, pointer, view
+from ..tables import ImageTable
+from . import math32
+from .work_sharing import take_blocks, thread_number
+
+REAL: Any = float32  # float64: with math.exp and math.log
+EXP: Any = math32.exp32_nonpositive
+LOG: Any = math32.log32
+SIZE = 4  # bytes of REAL
+TILE = 256  # places that are computed together
+BLOCK_PLACES = 16 * TILE  # places of a block of work
+EXP_FLOAT64, LOG_FLOAT64 = math.exp, math.log
+X, K, GRAD, E, M, S, F = 0, 1, 2, 3, 4, 5, 6  # numbers of columns
+
+
+def prepare(block):
+    """Count the targets that are not ignored, and those out of range."""
+    table = view(block, ImageTable)
+    k = pointer(table.k, int64)
+    ignored, faults = 0, 0
+    places = table.places * table.samples
+    for r in range(places):
+        is_ignored = k[r] == table.ignored
+        is_out = (k[r] < 0) | (k[r] >= table.classes)
+        ignored += 1 if is_ignored else 0
+        faults += 1 if is_out & (not is_ignored) else 0
+    table.count, table.faults = places - ignored, faults
+    table.scale = 1.0 / float64(table.count) if table.is_mean != 0 else 1.0
+
+
+def forward(block):
+    """Leave the sum of the losses of each block."""
+    _run(block, False)
+
+
+def gradient(block):
+    """Leave the sum of the losses of each block, and the gradient of the reduced loss."""
+    _run(block, True)
+
+
+@inline
+def _run(block, with_gradient):
+    table = view(block, ImageTable)
+    partials = pointer(table.partials, float64)
+    places, classes, scale, ignored = table.places, table.classes, table.scale, table.ignored
+    per_sample = (places + BLOCK_PLACES - 1) // BLOCK_PLACES
+    own = thread_number(block)
+    scratch = table.scratch + own * (classes + 3) * TILE * SIZE
+    m = column(scratch + classes * TILE * SIZE, REAL, M)
+    s = column(scratch + (classes + 1) * TILE * SIZE, REAL, S)
+    f = column(scratch + (classes + 2) * TILE * SIZE, REAL, F)
+    turn, at, end = 0, 0, 0
+    while True:
+        turn, at, end = take_blocks(block, own, turn, 1)
+        if at == end:
+            break
+        sample = at // per_sample
+        place = (at - sample * per_sample) * BLOCK_PLACES
+        stop = place + BLOCK_PLACES if place + BLOCK_PLACES < places else places
+        total = 0.0
+        while place < stop:
+            width = TILE if place + TILE < stop else stop - place
+            start = sample * classes * places + place
+            t = column(table.k + (sample * places + place) * 8, int64, K)
+            for c in range(classes):
+                x = column(table.x + (start + c * places) * SIZE, REAL, X)
+                e = column(scratch + c * TILE * SIZE, REAL, E)
+                if c == 0:
+                    for j in range(width):
+                        e[j] = x[j]
+                        m[j] = x[j]
+                        s[j] = REAL(0.0)
+                else:
+                    for j in range(width):
+                        v = x[j]
+                        e[j] = v
+                        m[j] = v if v > m[j] else m[j]
+            for j in range(width):  # the target's logit, before e^(x - m) takes its place
+                target = 0 if t[j] == ignored else t[j]
+                e = column(scratch + target * TILE * SIZE, REAL, E)
+                f[j] = e[j]
+            for c in range(classes):
+                e = column(scratch + c * TILE * SIZE, REAL, E)
+                for j in range(width):
+                    v = REAL(EXP(e[j] - m[j]))
+                    e[j] = v
+                    s[j] = s[j] + v
+            for j in range(width):
+                f[j] = REAL(LOG(s[j])) - (f[j] - m[j])
+            for j in range(width):
+                if t[j] != ignored:
+                    total += float64(f[j])
+                f[j] = REAL(0.0) if t[j] == ignored else REAL(scale / float64(s[j]))
+            if with_gradient:
+                for c in range(classes):
+                    g = column(table.grad + (start + c * places) * SIZE, REAL, GRAD)
+                    e = column(scratch + c * TILE * SIZE, REAL, E)
+                    for j in range(width):
+                        g[j] = REAL(0.0) if f[j] == REAL(0.0) else e[j] * f[j]
+                for j in range(width):
+                    if t[j] != ignored:
+                        g = column(table.grad + (start + t[j] * places) * SIZE, REAL, GRAD)
+                        g[j] -= REAL(scale)
+            place += width
+        partials[at] = total
+
+
+def finish(block):
+    """Add the sums of the blocks in order."""
+    table = view(block, ImageTable)
+    partials = pointer(table.partials, float64)
+    total = 0.0
+    for k in range(table.blocks):
+        total += partials[k]
+    pointer(table.out, REAL)[0] = REAL(total / (float64(table.count) if table.is_mean != 0 else 1.0))

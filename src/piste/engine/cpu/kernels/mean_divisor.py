@@ -1,0 +1,27 @@
+"""The divisor of a mean over classified rows: the rows that are not ignored, or the sum of their class weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import float32, float64, int64
+
+from ..intrinsics import pointer, view
+from ..tables import LossNumbers, LossTable
+
+INDEX, WEIGHTS = 0, 0  # words of a LossTable: the columns of the class indices and of the weights; 0: no weights
+WEIGHT: Any = float32  # the dtype of the weights
+
+
+def prepare(block):
+    """Store the divisor, and its reciprocal as the scale of the gradients."""
+    table = view(block, LossTable)
+    k, weights = pointer(block[INDEX], int64), pointer(block[WEIGHTS], WEIGHT)
+    total = 0.0
+    for r in range(table.rows):
+        j = k[r]
+        if j != table.ignored and j >= 0 and j < table.classes:
+            total += float64(weights[j]) if WEIGHTS != 0 else 1.0
+    numbers = view(table.numbers, LossNumbers)
+    numbers.divisor = total
+    numbers.scale = 1.0 / total
