@@ -1,7 +1,8 @@
 """Sampled tests: `pytest` runs some cases of an exhaustive test, drawn by a printed seed; `pytest --sweep` runs all.
 
-    @pytest.mark.sample(4)              # four cases of this test
-    @pytest.mark.sample(1, per="name")  # one case for each value of its parameter `name`
+    @pytest.mark.sample(4)                   # four cases of this test
+    @pytest.mark.sample(1, per="name")       # one case for each value of its parameter `name`
+    @pytest.mark.sample(1, per="case.name")  # one case for each `case.name`, with the same `case` in every test
 
 `PISTE_TEST_SEED` or `--seed` draws other cases. Cases asked for by their ids run as they are.
 """
@@ -9,8 +10,11 @@
 from __future__ import annotations
 
 import os
-import random
 from collections import defaultdict
+from functools import partial
+from hashlib import sha256
+from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "sample(count, per=None): run `count` cases, for each value of parameter `per`")
+    config.addinivalue_line("markers", "sample(count, per=None): run `count` cases, of each value of `per`")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -40,25 +44,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("sweep") or any("[" in arg for arg in config.args):
         return
-    groups: dict[tuple[str, Any], list[pytest.Item]] = defaultdict(list)
-    counts: dict[tuple[str, Any], int] = {}
+    groups: dict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
     for item in items:
-        mark = item.get_closest_marker("sample")
-        if mark is not None:
-            key = _group_of(item, **mark.kwargs)
-            groups[key].append(item)
-            counts[key] = mark.args[0]
+        if mark := item.get_closest_marker("sample"):
+            test = item.nodeid.partition("[")[0]
+            groups[test, _value(item, mark.kwargs.get("per"))].append(item)
     dropped: set[pytest.Item] = set()
-    for key, cases in groups.items():
-        # Seeded by the test's name: its draw doesn't depend on other tests, nor on the worker of pytest-xdist.
-        draw = random.Random(f"{config.getoption('seed')} {key}")
-        dropped |= set(cases) - set(draw.sample(cases, min(counts[key], len(cases))))
+    for cases in groups.values():
+        mark = cases[0].get_closest_marker("sample")
+        assert mark is not None
+        rank = partial(_rank, config.getoption("seed"), mark.kwargs.get("per"))
+        dropped.update(sorted(cases, key=rank)[mark.args[0] :])
     if dropped:
         config.hook.pytest_deselected(items=list(dropped))
         items[:] = [item for item in items if item not in dropped]
 
 
-def _group_of(item: pytest.Item, per: str | None = None) -> tuple[str, str]:
-    """The test function of a case, and the value of the parameter that each has its own draw for."""
-    test = item.nodeid.partition("[")[0]
-    return test, "" if per is None else str(item.callspec.params[per])  # type: ignore[attr-defined]
+def _rank(seed: str, per: str | None, item: Any) -> tuple[bytes, bytes]:
+    """Where a case stands in the draw, which is the same in every worker of pytest-xdist.
+
+    The parameter that `per` names comes first, so that tests draw the same values of it and share their kernels.
+    """
+    first = _value(item, per and per.partition(".")[0])
+    return tuple(sha256(f"{seed} {text}".encode()).digest() for text in (first, item.callspec.id))  # type: ignore[return-value]
+
+
+def _value(item: Any, path: str | None) -> str:
+    """A parameter of a case, or an attribute of one: "name", "case.name"."""
+    return str(attrgetter(path)(SimpleNamespace(**item.callspec.params))) if path else ""

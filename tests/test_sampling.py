@@ -20,6 +20,17 @@ TESTS = """
     def test_named(name, case):
         print(f"<{name} {case}>")
 
+    @pytest.mark.sample(1, per="number.imag")
+    @pytest.mark.parametrize("way", ["up", "down"])
+    @pytest.mark.parametrize("number", [complex(a, b) for a in range(9) for b in (3, 4)])
+    def test_numbers(number, way):
+        print(f"<number {int(10 * number.real + number.imag)}>")
+
+    @pytest.mark.sample(1, per="number.imag")
+    @pytest.mark.parametrize("number", [complex(a, b) for a in range(9) for b in (3, 4)])
+    def test_numbers_again(number):
+        print(f"<again {int(10 * number.real + number.imag)}>")
+
     @pytest.mark.sample(5)
     @pytest.mark.parametrize("case", range(2))
     def test_few(case):
@@ -47,13 +58,8 @@ def run(pytester):
 def test_as_many_cases_run_as_the_mark_says(run):
     ran, text = run()
     names = [name for name, _ in ran]
-    assert {name: names.count(name) for name in names} == {
-        "twenty": 3,
-        "first": 1,
-        "second": 1,
-        "few": 2,
-        "unmarked": 1,
-    }
+    counts = {"twenty": 3, "first": 1, "second": 1, "number": 2, "again": 2, "few": 2, "unmarked": 1}
+    assert {name: names.count(name) for name in names} == counts
     assert len(set(ran)) == len(ran) and "deselected" in text
 
 
@@ -64,6 +70,12 @@ def test_a_seed_draws_the_same_cases_every_time_and_another_seed_draws_others(ru
     assert len({tuple(run(f"--seed={seed}")[0]) for seed in (6, 7)}) > 1
 
 
+def test_tests_draw_the_same_values_of_the_parameter_that_they_sample(run):
+    for seed in range(5):
+        ran, _ = run(f"--seed={seed}")
+        assert [n for name, n in ran if name == "number"] == [n for name, n in ran if name == "again"]
+
+
 def test_the_environment_sets_the_seed(run, monkeypatch):
     monkeypatch.setenv("PISTE_TEST_SEED", "77")
     assert run()[0] == run("--seed=77")[0]
@@ -71,7 +83,7 @@ def test_the_environment_sets_the_seed(run, monkeypatch):
 
 def test_a_sweep_runs_every_case(run):
     ran, text = run("--sweep")
-    assert len(ran) == 20 + 20 + 2 + 1 and "Every case of every test ran" in text
+    assert len(ran) == 20 + 20 + 36 + 18 + 2 + 1 and "Every case of every test ran" in text
 
 
 def test_cases_asked_for_by_their_ids_run(run):

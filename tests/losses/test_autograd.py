@@ -27,6 +27,7 @@ def called(case: Case, operands, reduction: str):
     return function, [o.clone().requires_grad_() for o in floating]
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradcheck_and_gradgradcheck(case: Case, reduction: str) -> None:
@@ -53,6 +54,7 @@ def test_gradients_reach_the_weights(name: str) -> None:
     assert torch.autograd.gradcheck(lambda v: F.binary_cross_entropy_with_logits(x, y, **{name: v}), w.requires_grad_())
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_torch_func_takes_losses_apart(case: Case) -> None:
     operands = seeded(case)
@@ -76,6 +78,7 @@ def test_torch_func_takes_losses_apart(case: Case) -> None:
     torch.testing.assert_close(per_sample, torch.stack([torch.func.grad(function)(b) for b in batch]))
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", [c for c in MODULES if len(c.options) < 2], ids=str)
 def test_per_sample_gradients_with_batched_targets(case: Case) -> None:
     operands = seeded(case)
@@ -86,6 +89,7 @@ def test_per_sample_gradients_with_batched_targets(case: Case) -> None:
     torch.testing.assert_close(together, torch.stack([one(*sample) for sample in zip(*operands, strict=True)]))
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("case", [c for c in MODULES if not c.options], ids=str)
 def test_compile_reads_the_whole_training_step(case: Case) -> None:
     x, *rest = seeded(case)
@@ -101,6 +105,7 @@ def test_compile_reads_the_whole_training_step(case: Case) -> None:
     torch.testing.assert_close(results[0], results[1])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["mse", "bce_with_logits", "cross_entropy", "multilabel_margin", "triplet_margin"])
 def test_compile_of_forward_backward_and_step(name: str) -> None:
     case = next(c for c in MODULES if c.name == name and not c.options)
@@ -124,6 +129,7 @@ def test_compile_of_forward_backward_and_step(name: str) -> None:
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", [c for c in MODULES if not c.options], ids=str)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 def test_export_and_meta_tensors(case: Case) -> None:
@@ -146,6 +152,7 @@ def test_autocast_gives_float32_as_torchs_list_does() -> None:
     assert F.mse_loss(x, y).dtype == torch.bfloat16
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", MODULES, ids=str)
 @pytest.mark.filterwarnings("ignore:reduction:UserWarning")
 def test_every_loss_gives_float32_of_16_bit_operands_under_autocast(case: Case) -> None:
@@ -178,6 +185,7 @@ def test_second_derivatives_at_a_logit_of_zero() -> None:
     assert torch.autograd.grad(slope, x)[0].item() == 0.25
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", MODULES, ids=str)
 @pytest.mark.filterwarnings("ignore:`NLLLoss2d` has been deprecated")
 def test_modules_copy_pickle_and_save(case: Case) -> None:

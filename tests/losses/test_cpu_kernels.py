@@ -76,6 +76,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return seen
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", KERNELS, ids=str)
 def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: list[bool]) -> None:
@@ -228,6 +229,7 @@ def test_large_gradients_use_memory_again_when_nobody_holds_it() -> None:
     torch.testing.assert_close(first, 2 * (x - y).detach() / size)
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("mode", ["sum", "none"])
 @pytest.mark.parametrize("case", KERNELS, ids=str)
 def test_the_place_in_memory_changes_no_bit(case: Case, mode: str) -> None:

@@ -27,6 +27,7 @@ def function(name: str) -> Callable[..., torch.Tensor]:
     return getattr(losses.functional, loss.function)
 
 
+@pytest.mark.sample(1, per="domain.name")
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
 def test_values_are_refused_from_the_border_on(domain: Domain, reduction: str) -> None:

@@ -33,6 +33,7 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize(
     "options", [{}, {"weight": W}, {"label_smoothing": 0.2}, {"bias": True}], ids=lambda o: "".join(o)
 )

@@ -290,6 +290,7 @@ def test_vectors_are_checked() -> None:
     refused(lambda: nn.TripletMarginWithDistanceLoss(distance_function=3), "must be a function", kind=InvalidType)
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", MODULES, ids=str)
 def test_a_bad_call_changes_nothing(case: Case) -> None:
     """Neither operands, their gradients, the module nor the random state; and the next call is as it was before."""

@@ -56,6 +56,7 @@ def by_formula(case: Case, operands, **settings):
     )
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("case", ROWS, ids=str)
 def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: list[bool]) -> None:
@@ -85,6 +86,7 @@ def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: 
         assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", [c for c in ROWS if "2d" not in c.name and "weight" not in c.options], ids=str)
 def test_the_place_in_memory_changes_no_bit(case: Case, served: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """Machine code that first looks whether arrays overlap adds in another order where they lie close together."""
@@ -102,6 +104,7 @@ def test_the_place_in_memory_changes_no_bit(case: Case, served: list[bool], monk
     assert all(torch.equal(near, far) for near, far in zip(*results, strict=True))
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("shape", [(1, 2), (7, 3), (300, 37), (3, 40_000), (4099, 10)], ids=str)
 @pytest.mark.parametrize(
     "options",

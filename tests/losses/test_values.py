@@ -31,6 +31,7 @@ def tracked(operands):
     return tuple(o.clone().requires_grad_() if o.is_floating_point() else o for o in operands)
 
 
+@pytest.mark.sample(2, per="case.name")
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.filterwarnings("ignore:reduction:UserWarning")
@@ -45,6 +46,7 @@ def test_functions_give_torchs_values_and_gradients(case: Case, reduction: str) 
             torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", MODULES, ids=str)
 def test_modules_are_their_functions(case: Case) -> None:
     for reduction, shape in itertools.product(("mean", "sum", "none"), case.shapes):
@@ -55,6 +57,7 @@ def test_modules_are_their_functions(case: Case) -> None:
         assert torch.equal(module(**dict(zip(case.loss.arguments, operands, strict=True))), expected)
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_lower_precisions_round_once(case: Case, dtype: torch.dtype) -> None:
@@ -76,18 +79,21 @@ def test_lower_precisions_round_once(case: Case, dtype: torch.dtype) -> None:
         torch.testing.assert_close(x.grad.double(), wide[0].grad, rtol=near * 4, atol=near)
 
 
+@pytest.mark.sample(1, per="points.name")
 @pytest.mark.parametrize("points", ELEMENTS, ids=str)
 def test_elementwise_losses_are_the_oracles_to_the_second_derivative(points: Points) -> None:
     loss = piste.losses.named(points.name)
     assert fault_of_elements(getattr(F, loss.function), points) is None
 
 
+@pytest.mark.sample(1, per="points.name")
 @pytest.mark.parametrize("points", ROWS, ids=str)
 def test_losses_of_rows_are_the_oracles(points: Points) -> None:
     loss = piste.losses.named(points.name)
     assert fault_of_rows(getattr(F, loss.function), points) is None
 
 
+@pytest.mark.sample(1, per="points.name")
 @pytest.mark.parametrize("points", ON_THE_CORNER + ROWS_ON_THE_CORNER, ids=str)
 def test_slopes_at_corners_are_torchs(points: Points) -> None:
     function = piste.losses.named(points.name).function
@@ -95,6 +101,7 @@ def test_slopes_at_corners_are_torchs(points: Points) -> None:
     assert fault_beside_torch(getattr(F, function), torchs, points) is None
 
 
+@pytest.mark.sample(1, per="extreme.name")
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("extreme", EXTREMES, ids=str)
 def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) -> None:
@@ -103,6 +110,7 @@ def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) ->
         assert fault_at_extreme(function, extreme, dtype, reduction) is None
 
 
+@pytest.mark.sample(1, per="points.name")
 @pytest.mark.parametrize("points", [p for p in ELEMENTS if p.last is None], ids=str)
 def test_kernels_of_single_elements_are_the_oracles(points: Points) -> None:
     exact = getattr(oracle, points.name)
@@ -118,6 +126,7 @@ def test_kernels_of_single_elements_are_the_oracles(points: Points) -> None:
                 assert operands[by].grad.item() == pytest.approx(slope, rel=1e-14, abs=1e-15), (point, by)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("weight", [None, [0.5, 2.0, 1.0]])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("target", [0, 2, [0.2, 0.5, 0.3], [0.0, 1.0, 0.0]], ids=str)
@@ -210,6 +219,7 @@ def test_integer_and_bool_targets_and_mixed_dtypes_are_converted() -> None:
         assert torch.equal(piste.losses.CrossEntropyLoss()(logits, torch.tensor([0, 1, 3], dtype=kind)), expected)
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_strides_do_not_matter_and_operands_stay_as_they_were(case: Case) -> None:
     operands = seeded(case)
@@ -261,6 +271,7 @@ def test_the_slope_of_a_nan_is_a_nan(name: str, reduction: str) -> None:
     assert slope.isnan().tolist() == [True, False]
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", [c for c in CASES if c.loss.function != "nll_loss"], ids=str)
 def test_a_nan_shows_in_what_it_belongs_to_and_nowhere_else(case: Case) -> None:
     operands = seeded(case)
@@ -275,6 +286,7 @@ def test_a_nan_shows_in_what_it_belongs_to_and_nowhere_else(case: Case) -> None:
             assert case.function(*spoilt, **case.options).isnan() == (not is_ignored)
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", [c for c in CASES if len(c.shapes) > 1], ids=str)
 def test_nothing_has_no_loss(case: Case) -> None:
     shape = case.shapes[0]
@@ -290,6 +302,7 @@ def test_nothing_has_no_loss(case: Case) -> None:
             assert loss.item() == 0 if reduction == "sum" else loss.isnan()
 
 
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", [c for c in CASES if (4, 3) in c.shapes], ids=str)
 def test_many_give_the_exact_mean_and_the_same_bits_every_time(case: Case, dtype: torch.dtype) -> None:

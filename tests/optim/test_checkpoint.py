@@ -43,6 +43,7 @@ def through_a_file(saved):
 # --- both ways ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2, per="name")
 @pytest.mark.parametrize("direction", ["from torch", "to torch"])
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
 def test_a_run_moves_between_torch_and_piste(name, options, direction):
@@ -71,6 +72,7 @@ def test_the_checkpoint_is_laid_out_as_torchs(name, options):
     assert set(a) - set(b) <= {"capturable", "fused", "differentiable", "maximize", "foreach"}
 
 
+@pytest.mark.sample(2, per="name")
 @pytest.mark.parametrize(("name", "options"), cases(), ids=label)
 def test_a_run_goes_on_to_the_same_bits(name, options):
     """Through a file, a deep copy and a pickle."""

@@ -65,6 +65,7 @@ class Both:
 # --- every optimizer, option and dtype, every step, across a save and load ---------------------------------------
 
 
+@pytest.mark.sample(2, per="name")
 @pytest.mark.parametrize(("name", "options", "dtype"), kernels(), ids=label)
 def test_the_engines_agree(name, options, dtype):
     """Each step from the same start, the kernel's; in the middle both go through a file and change engines."""
@@ -202,6 +203,7 @@ LAID_OUT_ANEW = (turned_state, turned_parameters)  # each rule needs another ker
 HAPPENINGS = [(n, e) for n in OPTIMIZERS for e in EVENTS if e not in LAID_OUT_ANEW or n in ("SGD", "Adam")]
 
 
+@pytest.mark.sample(4, per="name")
 @pytest.mark.parametrize(("name", "event"), HAPPENINGS, ids=label)
 def test_the_kernel_notices(name, event):
     both = Both(name, **({"momentum": 0.9} if name in ("SGD", "RMSprop") else {}))

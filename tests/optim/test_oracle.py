@@ -33,6 +33,7 @@ def test_the_eager_engine_does_what_the_oracle_says(name, options, dtype):
     assert fault is None, fault
 
 
+@pytest.mark.sample(2, per="name")
 @pytest.mark.parametrize(("name", "options", "dtype"), kernels(), ids=label)
 def test_the_kernel_does_what_the_oracle_says(name, options, dtype):
     fault = find_fault(partial(OPTIMIZERS[name], fused=True), name, options, dtype)

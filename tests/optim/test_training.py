@@ -352,6 +352,7 @@ LAYOUTS = [
 ]
 
 
+@pytest.mark.sample(3, per="name")
 @pytest.mark.parametrize("kind", LAYOUTS)
 @paired
 def test_layouts(name, kind):
@@ -482,6 +483,7 @@ def test_a_step_can_be_differentiated(name):
     assert (grads[1].abs().min() > 0) is not discontinuous
 
 
+@pytest.mark.sample(4)
 @every
 def test_a_step_can_be_compiled(name):
     ours, theirs = copies(model())
