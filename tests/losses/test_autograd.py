@@ -129,7 +129,7 @@ def test_compile_of_forward_backward_and_step(name: str) -> None:
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("case", [c for c in MODULES if not c.options], ids=str)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 def test_export_and_meta_tensors(case: Case) -> None:
