@@ -134,7 +134,7 @@ def test_each_group_and_each_reason_has_a_line():
     assert f"4 of 4 parameters {KERNEL}" in optimizer.explain()
 
 
-def test_a_group_is_stepped_by_both_engines_where_it_has_to_be():
+def test_a_group_with_some_sparse_gradients_is_stepped_by_both_engines():
     """Gradients become sparse and dense again; the numbers are those of dense ones throughout."""
     params = [parameter(torch.linspace(-1, 1, 6)) for _ in range(3)]
     their_params = [parameter(p.detach().clone()) for p in params]
@@ -151,7 +151,7 @@ def test_a_group_is_stepped_by_both_engines_where_it_has_to_be():
 
 
 @pytest.mark.parametrize("who", [cpu.Launch, fast_step.FastStep])
-def test_under_torch_compile_it_is_the_eager_engine_and_the_kernel_afterwards(monkeypatch, who):
+def test_torch_compile_traces_the_eager_engine_and_the_kernel_steps_afterwards(monkeypatch, who):
     if who is cpu.Launch:
         monkeypatch.setattr(fast_step, "native_guard", lambda: None)
     launched, real = [], who.__call__
@@ -195,7 +195,7 @@ def fail(*args):
     raise OSError("the linker is out of order")
 
 
-def test_a_kernel_that_can_not_be_compiled_is_told_of_once(monkeypatch, nothing_loaded):
+def test_a_kernel_that_cannot_be_compiled_warns_once(monkeypatch, nothing_loaded):
     monkeypatch.setattr(compiler, "_compile", fail)
     p, q, r = (parameter(torch.linspace(-1, 1, 6)) for _ in range(3))
     ours = piste.optim.Adam([{"params": [p]}, {"params": [r], "lr": 0.1}])
@@ -222,7 +222,7 @@ def test_a_kernel_that_can_not_be_compiled_is_told_of_once(monkeypatch, nothing_
     ]
 
 
-def test_with_fused_it_is_an_error(monkeypatch, nothing_loaded):
+def test_a_kernel_that_cannot_be_compiled_is_an_error_with_fused_true(monkeypatch, nothing_loaded):
     monkeypatch.setattr(compiler, "_compile", fail)
     p = parameter(ones())
     optimizer = piste.optim.Adam([p], fused=True)
@@ -232,7 +232,7 @@ def test_with_fused_it_is_an_error(monkeypatch, nothing_loaded):
     assert torch.equal(p, ones())
 
 
-def test_with_fused_off_it_is_quiet(monkeypatch, nothing_loaded):
+def test_fused_false_compiles_nothing_and_warns_of_nothing(monkeypatch, nothing_loaded):
     monkeypatch.setattr(compiler, "_compile", fail)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -302,7 +302,7 @@ def yogi(p: Tensor, grads: list[Tensor], lr: float = 1e-2, beta: float = 0.9, ep
     return p
 
 
-def test_a_rule_of_ones_own_gets_the_kernel_and_a_checkpoint():
+def test_a_custom_rule_gets_the_kernel_and_a_checkpoint():
     make = torch.Generator().manual_seed(0)
     grads = [torch.randn(7, generator=make, dtype=torch.float64) for _ in range(6)]
     start = torch.linspace(-1, 1, 7, dtype=torch.float64)
@@ -323,7 +323,7 @@ def test_a_rule_of_ones_own_gets_the_kernel_and_a_checkpoint():
     torch.testing.assert_close(q, yogi(start, grads), rtol=1e-12, atol=1e-13)
 
 
-def test_a_rule_of_ones_own_gets_the_checks():
+def test_a_custom_rule_gets_the_checks():
     params = [parameter(ones())]
     with pytest.raises(InvalidValue, match=r"`beta` must be in \[0, 1\); received beta=1\.5"):
         Yogi(params, beta=1.5)
@@ -357,7 +357,7 @@ class Signed(Optimizer):
     ],
     ids=str,
 )
-def test_a_rule_of_ones_own_has_the_options_that_every_optimizer_has(fused, options, first, second):
+def test_a_custom_rule_has_the_options_that_every_optimizer_has(fused, options, first, second):
     p = parameter(torch.tensor([1.0, 1.0]), torch.tensor([2.0, -2.0]))
     optimizer = Signed([p], fused=fused, **options)
     for wanted in (first, second):
@@ -488,7 +488,7 @@ def test_the_message_names_the_rule(failures_forgotten):
         Tanh([parameter(ones())], fused=True).step()
 
 
-def test_a_rule_that_returns_too_little_or_too_much(failures_forgotten):
+def test_a_rule_that_returns_too_few_or_too_many_values_is_refused(failures_forgotten):
     class Forgetful(Own):
         buffers = {"average": "m"}
 

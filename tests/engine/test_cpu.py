@@ -58,7 +58,7 @@ def test_adam_is_one_pass_with_one_division_and_one_root_in_its_formula():
     assert count(prepare, "math.pow") == 2 and count(prepare, "c_t[0] += 1") == 1
 
 
-def test_a_choice_that_no_element_has_a_say_in_is_made_once():
+def test_a_branch_that_depends_on_no_element_is_evaluated_once():
     prepare, body = functions(piste.optim.SGD(weights(3), momentum=0.9, dampening=0.5))
     assert count(prepare, " if ") == 1
     assert " if " not in ast.unparse(loop(body))
@@ -93,7 +93,7 @@ def test_a_strided_kernel_walks_each_tensor_its_own_way():
     assert all(f"k{d}" in text for d in range(3)) and "k3" not in text
 
 
-def test_a_source_is_written_once():
+def test_the_source_of_a_program_is_generated_once():
     program = program_of(piste.optim.SGD(weights(3)))
     layout = Layout(("float32", "float32"), "float32")
     assert cpu.source(program, layout) is cpu.source(program, Layout(("float32", "float32"), "float32"))
@@ -112,7 +112,7 @@ sizes_ = st.lists(
 
 @settings(max_examples=80, deadline=None)
 @given(sizes_, st.integers(1, 64))
-def test_every_element_is_shared_out_once_and_evenly(sizes, threads):
+def test_the_items_cover_every_element_once_and_evenly(sizes, threads):
     items, ends = cpu._shared_out(sizes, threads)
     triples = list(zip(items[::3], items[1::3], items[2::3], strict=True))
     for tensor, size in enumerate(sizes):
@@ -216,7 +216,7 @@ def around(p: Tensor) -> Tensor:
     return whole[~mine].clone()
 
 
-def test_what_the_kernel_serves_among_those():
+def test_the_kernel_serves_those_layouts():
     for name, make in LAYOUTS.items():
         p = make()
         p.grad = torch.ones_like(p)
@@ -256,7 +256,7 @@ views = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=4)
 
 @settings(max_examples=150, deadline=None)
 @given(views)
-def test_dense_and_overlapping_against_a_list_of_all_places(dims):
+def test_dense_and_overlapping_agree_with_a_list_of_all_addresses(dims):
     shape, stride = [size for size, _ in dims], [step for _, step in dims]
     places = [sum(i * s for i, s in zip(at, stride, strict=True)) for at in itertools.product(*map(range, shape))]
     x = torch.zeros(200).as_strided(shape, stride)

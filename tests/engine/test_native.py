@@ -193,7 +193,7 @@ def test_a_write_that_is_interrupted_leaves_nothing(cache, monkeypatch):
 
 
 @pytest.mark.parametrize("changed", range(len(compiler._environment_key())))
-def test_a_kernel_is_compiled_anew_when_anything_else_is(cache, monkeypatch, changed):
+def test_a_kernel_is_compiled_again_after_any_change_of_the_environment(cache, monkeypatch, changed):
     now = list(compiler._environment_key())
     cache.load()
     now[changed] += " changed"
@@ -341,7 +341,7 @@ print(report())
 """
 
 
-def test_processes_that_start_at_once_and_one_that_comes_after(tmp_path):
+def test_processes_that_start_together_and_a_later_one_share_the_cache(tmp_path):
     one, other, after = python(PROCESSES, PISTE_CACHE_DIR=tmp_path).splitlines()
     assert one == other
     digest, numba = one.split()
@@ -497,7 +497,7 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 TEAM = ("Adam", "SGD", "RMSprop", "Lion")
 
 
-def test_optimizers_step_at_once_on_threads_of_their_own(threads):
+def test_optimizers_step_concurrently_on_several_threads(threads):
     torch.set_num_threads(2)
     wanted = {name: run(OPTIMIZERS[name]) for name in TEAM}
     found: dict[str, list[torch.Tensor]] = {}

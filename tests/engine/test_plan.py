@@ -180,7 +180,7 @@ def test_a_change_between_steps_is_noticed(change):
             torch.testing.assert_close(a.state[p][key], value, rtol=1e-11, atol=1e-12)
 
 
-def test_a_parameter_transposed_where_it_lies():
+def test_a_parameter_transposed_in_place_is_noticed():
     pair = AgainstTorch("Adam", [torch.arange(9.0, dtype=torch.float64).reshape(3, 3).requires_grad_()])
     pair.step(2)
     for p in (*pair.ours, *pair.theirs):
@@ -223,7 +223,7 @@ def test_an_option_turned_on_gets_the_state_it_lacks():
     assert (state["max_exp_avg_sq"] > state["exp_avg_sq"]).all()
 
 
-def test_gradients_come_go_and_lie_otherwise():
+def test_gradients_that_appear_disappear_or_change_layout_are_noticed():
     pair = AgainstTorch("Adam", [nn.Parameter(randn(6, 5)), nn.Parameter(randn(3, 4)), nn.Parameter(randn(200, 200))])
     none, lie = (lambda g: None), transposed
     plan = [
@@ -381,7 +381,7 @@ def test_a_stepped_optimizer_is_copied_with_its_parameters(again):
     assert "eager" not in optimizer.explain()
 
 
-def test_numbers_that_change_every_step_compile_nothing():
+def test_options_that_change_every_step_compile_nothing():
     pair = AgainstTorch("AdamW", weights(5, 7))
     pair.step()
     kernels = set(compiler._loaded)
@@ -452,7 +452,7 @@ def test_a_step_needs_no_memory_of_its_own():
     assert highest_memory() - before < n  # bytes: a quarter of one tensor
 
 
-def test_gradients_are_let_go():
+def test_gradients_are_freed_after_the_step():
     params = weights(5, 30_000)
     optimizer = piste.optim.Adam(params)
     for p in params:
@@ -465,7 +465,7 @@ def test_gradients_are_let_go():
     assert [ref() for ref in held] == [None, None]
 
 
-def test_a_thousand_steps_with_gradients_made_anew_grow_nothing_and_plan_once(monkeypatch):
+def test_a_thousand_steps_with_new_gradients_keep_no_memory_and_plan_once(monkeypatch):
     made = []
     real = cpu.Launch.__init__
 
@@ -503,7 +503,7 @@ def test_a_thousand_steps_with_gradients_made_anew_grow_nothing_and_plan_once(mo
     assert sum(ref() is not None for ref in made) <= 4
 
 
-def test_an_optimizer_and_its_parameters_are_let_go():
+def test_an_optimizer_and_its_parameters_are_freed():
     params = weights(5, 30_000)
     optimizer = piste.optim.Adam(params)
     for p in params:
@@ -585,7 +585,7 @@ def test_parameters_that_share_a_gradient():
         pair.step_both()
 
 
-def test_a_rate_that_is_learned_itself():
+def test_a_learning_rate_that_requires_grad_steps_as_in_torch():
     pair = AgainstTorch("SGD", weights(5), lr=torch.tensor(0.1, dtype=torch.float64, requires_grad=True))
     pair.step(2)
     pair.change_both(lambda optimizer, _: optimizer.param_groups[0]["lr"].data.mul_(0.5))

@@ -44,7 +44,7 @@ def changes(formula):
     return [(m.before, m.after) for m in mutants(formula, find(tree, formula))]
 
 
-def test_every_kind_of_change_is_made():
+def test_every_kind_of_mutant_is_made():
     made = changes("Rule.update")
     for change in [
         ("rho * v + g", "rho * v - g"),
@@ -68,7 +68,7 @@ def test_every_kind_of_change_is_made():
     assert ("1", "2") in changes("Rule.per_step") and ("beta ** t", "beta") in changes("Rule.per_step")
 
 
-def test_every_kind_of_change_is_made_to_tensors_and_checks():
+def test_every_kind_of_mutant_is_made_of_tensors_and_checks():
     formula = """
         def judge(x, k, low, high):
             is_wrong = (low <= x < high) & ~(k == 0)
@@ -94,7 +94,7 @@ def test_every_kind_of_change_is_made_to_tensors_and_checks():
     assert not any(after.startswith("-(low") for _, after in made)
 
 
-def test_the_tree_is_whole_after_every_change():
+def test_the_tree_is_restored_after_every_mutant():
     tree = ast.parse(textwrap.dedent(FORMULA))
     before = ast.unparse(tree)
     texts = [ast.unparse(tree) for _ in mutants("Rule.update", find(tree, "Rule.update"))]
@@ -113,7 +113,7 @@ def exact(modules):
     return None
 
 
-def test_survivors_and_equivalents_are_told_apart(module):
+def test_survivors_and_equivalent_mutants_are_distinguished(module):
     outcome = examine(Subject(module, ("Rule.update",), exact))
     told = [str(m) for m in outcome.survivors]
     assert told == ["Rule.update: v > 0 -> v >= 0"]  # sqrt(0) is -0
@@ -122,12 +122,12 @@ def test_survivors_and_equivalents_are_told_apart(module):
     assert listed.killed == outcome.killed > 30
 
 
-def test_a_blind_check_lets_everything_live(module):
+def test_a_check_that_finds_nothing_kills_no_mutant(module):
     outcome = examine(Subject(module, ("Rule.update", "Rule.per_step"), lambda modules: None))
     assert outcome.killed == 0 and len(outcome.survivors) > 40
 
 
-def test_the_imported_module_comes_back(module):
+def test_the_imported_module_is_restored(module):
     examine(Subject(module, ("Rule.update",), exact))
     assert exact(sys.modules) is None
 

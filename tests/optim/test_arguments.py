@@ -99,7 +99,7 @@ def bad_numbers():
 
 
 @pytest.mark.parametrize(("name", "key", "value", "wanted"), list(bad_numbers()))
-def test_a_number_outside_its_range(name, key, value, wanted):
+def test_a_number_outside_its_range_is_refused(name, key, value, wanted):
     """In the constructor, in a group of the constructor's, in a group added later: the same sentence."""
     make = OPTIMIZERS[name]
     sentence = f"`{key}` must be in {wanted}; received {key}={float(value)!r}."
@@ -111,7 +111,7 @@ def test_a_number_outside_its_range(name, key, value, wanted):
 
 
 @every
-def test_every_number_has_its_range_here(name):
+def test_the_table_of_ranges_covers_every_number(name):
     pairs = {"betas", "etas", "step_sizes"}
     flags = {key for key, option in OPTIMIZERS[name].options.items() if isinstance(option.default, bool)}
     assert OPTIMIZERS[name].options.keys() <= RANGES.keys() | pairs | flags
@@ -119,7 +119,7 @@ def test_every_number_has_its_range_here(name):
 
 @every
 @pytest.mark.parametrize("value", ["1e-3", None, True, [0.1], (0.1,), 1j, object, {"lr": 0.1}], ids=repr)
-def test_a_rate_that_is_no_number(name, value):
+def test_a_rate_that_is_not_a_number_is_refused(name, value):
     text = refused(InvalidType, lambda: OPTIMIZERS[name](weights(), lr=value), "`lr` must be a number in [0, inf)")
     if isinstance(value, str):
         assert "received the string '1e-3'" in text
@@ -130,12 +130,12 @@ def test_a_rate_that_is_no_number(name, value):
 
 @every
 @pytest.mark.parametrize("value", [0, 1, 0.5, np.float64(0.5), np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5])])
-def test_a_rate_that_is_one(name, value):
+def test_a_rate_of_any_numeric_type_is_accepted(name, value):
     OPTIMIZERS[name](weights(), lr=value)
 
 
 @every
-def test_a_rate_of_two_elements(name):
+def test_a_rate_of_two_elements_is_refused(name):
     refused(InvalidValue, lambda: OPTIMIZERS[name](weights(), lr=torch.tensor([0.1, 0.2])), "shape (2,)", "1-element")
 
 
@@ -144,7 +144,7 @@ BETAS = [n for n, cls in OPTIMIZERS.items() if "betas" in cls.options]
 
 @pytest.mark.parametrize("name", BETAS)
 @pytest.mark.parametrize("value", [(0.9,), 0.9, (0.9, 0.99, 0.999), "0.9, 0.999", None, {0.9, 0.999}], ids=repr)
-def test_betas_that_are_no_pair(name, value):
+def test_betas_that_are_not_a_pair_are_refused(name, value):
     refused(
         InvalidType,
         lambda: OPTIMIZERS[name](weights(), betas=value),
@@ -155,7 +155,7 @@ def test_betas_that_are_no_pair(name, value):
 @pytest.mark.parametrize("name", BETAS)
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("value", [1.0, -0.1, 2.0, math.nan])
-def test_a_beta_outside_its_range(name, index, value):
+def test_a_beta_outside_its_range_is_refused(name, index, value):
     betas = (value, 0.9) if index == 0 else (0.9, value)
     sentence = f"`betas[{index}]` must be in [0, 1); received betas[{index}]={value!r}."
     refused(InvalidValue, lambda: OPTIMIZERS[name](weights(), betas=betas), sentence)
@@ -164,12 +164,12 @@ def test_a_beta_outside_its_range(name, index, value):
 
 
 @pytest.mark.parametrize("name", BETAS)
-def test_betas_of_zero_and_betas_in_a_list_are_fine(name):
+def test_betas_of_zero_and_betas_in_a_list_are_accepted(name):
     OPTIMIZERS[name](weights(), betas=(0, 0))
     OPTIMIZERS[name](weights(), betas=[0.5, 0.9])
 
 
-def test_a_beta_that_is_a_string():
+def test_a_beta_that_is_a_string_is_refused():
     refused(InvalidType, lambda: OPTIMIZERS["Adam"](weights(), betas=("0.9", 0.999)), "`betas[0]`", "the string '0.9'")
 
 
@@ -191,7 +191,7 @@ def test_a_beta_that_is_a_string():
     ],
     ids=str,
 )
-def test_rprops_pairs(options, words):
+def test_pairs_of_rprop_outside_their_ranges_are_refused(options, words):
     refused((InvalidValue, InvalidType), lambda: OPTIMIZERS["Rprop"](weights(), **options), words)
 
 
@@ -199,7 +199,7 @@ DECAYED = [n for n, cls in OPTIMIZERS.items() if "weight_decay" in cls.options]
 
 
 @pytest.mark.parametrize("name", DECAYED)
-def test_a_weight_decay_that_overshoots(name):
+def test_a_weight_decay_that_overshoots_is_refused(name):
     refused(
         InvalidValue,
         lambda: OPTIMIZERS[name](weights(), lr=0.1, weight_decay=5000),
@@ -212,14 +212,14 @@ def test_a_weight_decay_that_overshoots(name):
 @every
 @pytest.mark.parametrize("flag", ["maximize", "differentiable", "capturable", "foreach", "fused"])
 @pytest.mark.parametrize("value", [1, "True", 0.0], ids=repr)
-def test_a_flag_that_is_no_flag(name, flag, value):
+def test_a_flag_that_is_not_a_bool_is_refused(name, flag, value):
     allowed = "True, False or None" if flag in ("foreach", "fused") else "True or False"
     words = f"`{flag}` must be {allowed}; received {flag}={value!r}."
     refused(InvalidType, lambda: OPTIMIZERS[name](weights(), **{flag: value}), words)
 
 
 @every
-def test_fused_and_foreach_together(name):
+def test_fused_and_foreach_together_are_refused(name):
     refused(
         InvalidValue,
         lambda: OPTIMIZERS[name](weights(), fused=True, foreach=True),
@@ -259,11 +259,11 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("name", "key", "words"), WORDS, ids=str)
-def test_another_librarys_word_or_a_slip(name, key, words):
+def test_a_misspelled_option_or_another_librarys_name_gets_the_right_name(name, key, words):
     refused(InvalidType, lambda: OPTIMIZERS[name](weights(), **{key: 0.5}), f"{name} has no option `{key}`; ", words)
 
 
-def test_too_many_or_the_same_argument_twice():
+def test_too_many_arguments_or_one_given_twice_are_refused():
     refused(
         InvalidType,
         lambda: OPTIMIZERS["Adadelta"](weights(), 1.0, 0.9, 1e-6, 0.0, True),
@@ -276,7 +276,7 @@ def test_too_many_or_the_same_argument_twice():
 
 
 @pytest.mark.parametrize("key", ["weight_deacy", "learning_rate", "beta_1", "epsilon", "Lr", "momentums"])
-def test_an_unknown_option_in_a_group(key):
+def test_an_unknown_option_in_a_group_is_refused(key):
     make = OPTIMIZERS["SGD"] if key == "momentums" else OPTIMIZERS["Adam"]
     words = f"Unknown option `{key}` in param group 1; "
     wrong = {"params": weights(), key: 0.5}
@@ -286,7 +286,7 @@ def test_an_unknown_option_in_a_group(key):
     assert len(optimizer.param_groups) == 1
 
 
-def test_a_slip_in_a_group_is_met_with_the_nearest_name():
+def test_a_misspelled_option_in_a_group_gets_the_nearest_name():
     groups = [{"params": weights(), "weight_deacy": 0}]
     refused(
         InvalidValue,
@@ -295,7 +295,7 @@ def test_a_slip_in_a_group_is_met_with_the_nearest_name():
     )
 
 
-def test_what_schedulers_and_users_keep_in_a_group_stays():
+def test_entries_of_schedulers_and_users_in_a_group_stay():
     group = {"params": weights(), "initial_lr": 0.1, "max_lr": 0.3, "min_lr": 0.0, "name": "encoder", "depth": 3}
     kept = OPTIMIZERS["Adam"]([group]).param_groups[0]
     assert (kept["name"], kept["depth"], kept["initial_lr"]) == ("encoder", 3, 0.1)
@@ -321,12 +321,12 @@ def test_a_refused_group_changes_nothing(name):
 
 
 @pytest.mark.parametrize("group", [None, 3, [1], "params"], ids=repr)
-def test_a_group_that_is_no_dict(group):
+def test_a_group_that_is_not_a_dict_is_refused(group):
     optimizer = OPTIMIZERS["Adam"](weights())
     refused(InvalidType, lambda: optimizer.add_param_group(group), "param_group must be a dict", f"received {group!r}.")
 
 
-def test_a_group_without_parameters():
+def test_a_group_without_parameters_is_refused():
     optimizer = OPTIMIZERS["Adam"](weights())
     refused(InvalidValue, lambda: optimizer.add_param_group({"lr": 0.1}), "param group 1 has no `params`", "'lr'")
 
@@ -335,7 +335,7 @@ def test_a_group_without_parameters():
 
 
 @every
-def test_a_module_instead_of_its_parameters(name):
+def test_a_module_instead_of_its_parameters_is_refused(name):
     refused(
         InvalidType,
         lambda: OPTIMIZERS[name](nn.Linear(2, 2)),
@@ -344,7 +344,7 @@ def test_a_module_instead_of_its_parameters(name):
 
 
 @every
-def test_the_method_instead_of_its_result(name):
+def test_the_parameters_method_instead_of_its_result_is_refused(name):
     refused(InvalidType, lambda: OPTIMIZERS[name](nn.Linear(2, 2).parameters), f"{name} takes", "received method")
 
 
@@ -375,7 +375,7 @@ def test_a_tensor_a_set_or_nothing():
     refused(InvalidValue, lambda: make(read), "A generator such as model.parameters() is empty once it has been read")
 
 
-def test_what_is_no_parameter():
+def test_an_object_that_is_not_a_parameter_is_refused():
     make = OPTIMIZERS["Adam"]
     refused(InvalidType, lambda: make([0.5]), "can only optimize Tensors, but one of the params is float", "0.5")
     refused(InvalidType, lambda: make([*weights(), np.ones(2)]), "parameter 1 of param group 0")
@@ -389,7 +389,7 @@ def test_what_is_no_parameter():
 
 
 @every
-def test_the_same_parameter_twice(name):
+def test_a_parameter_given_twice_is_refused(name):
     p, q = weights(2)
     make = OPTIMIZERS[name]
     words = "parameter 2 of param group 0 is the same tensor as parameter 0, and would be stepped twice. "

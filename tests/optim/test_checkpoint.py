@@ -74,7 +74,7 @@ def test_the_checkpoint_is_laid_out_as_torchs(name, options):
 
 @pytest.mark.sample(2, per="name")
 @pytest.mark.parametrize(("name", "options"), cases(), ids=label)
-def test_a_run_goes_on_to_the_same_bits(name, options):
+def test_a_run_resumed_from_a_checkpoint_gives_the_same_bits(name, options):
     """Through a file, a deep copy and a pickle."""
     net, optimizer = started(OPTIMIZERS[name], options)
     saved = through_a_file(optimizer.state_dict())
@@ -212,7 +212,7 @@ def test_adams_checkpoint_into_sgd_says_what_is_in_it():
     refused(ours, theirs.state_dict(), "this checkpoint is not one of SGD", "`momentum`", "betas")
 
 
-def test_a_parameter_of_another_shape():
+def test_a_checkpoint_of_a_parameter_of_another_shape_is_refused():
     _, saved = started(OPTIMIZERS["Adam"], {})
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).double()
@@ -247,7 +247,7 @@ def test_other_names():
     )
 
 
-def test_another_number_of_groups_or_parameters():
+def test_a_checkpoint_of_another_number_of_groups_or_parameters_is_refused():
     net, saved = started(OPTIMIZERS["Adam"], {})
     two = OPTIMIZERS["Adam"]([{"params": net[0].parameters()}, {"params": net[2].parameters()}])
     refused(two, saved.state_dict(), "a different number of parameter groups: 1; this Adam has 2")
@@ -267,12 +267,12 @@ def test_options_in_a_checkpoint_are_checked_too(wrong):
 
 
 @pytest.mark.parametrize("wrong", [None, [], {"model": 1, "optimizer": 2}, {"state": {}}], ids=str)
-def test_what_is_no_checkpoint(wrong):
+def test_an_object_that_is_not_a_checkpoint_is_refused(wrong):
     _, optimizer = started(OPTIMIZERS["Adam"], {})
     refused(optimizer, wrong, "Adam.load_state_dict takes what optimizer.state_dict() returned")
 
 
-def test_a_checkpoint_that_is_not_whole():
+def test_an_incomplete_checkpoint_is_refused():
     _, optimizer = started(OPTIMIZERS["Adam"], {})
     saved = copy.deepcopy(optimizer.state_dict())
     del saved["state"][1]["exp_avg_sq"]

@@ -205,7 +205,7 @@ HAPPENINGS = [(n, e) for n in OPTIMIZERS for e in EVENTS if e not in LAID_OUT_AN
 
 @pytest.mark.sample(4, per="name")
 @pytest.mark.parametrize(("name", "event"), HAPPENINGS, ids=label)
-def test_the_kernel_notices(name, event):
+def test_a_change_between_steps_gives_what_the_eager_engine_gives(name, event):
     both = Both(name, **({"momentum": 0.9} if name in ("SGD", "RMSprop") else {}))
     both.train(range(3))
     threads = torch.get_num_threads()
@@ -217,7 +217,7 @@ def test_the_kernel_notices(name, event):
         torch.set_num_threads(threads)
 
 
-def test_switches_thrown_in_mid_run():
+def test_flags_changed_during_a_run_take_effect():
     both = Both("Adam")
     both.train(range(2))
     for key, value in {"amsgrad": True, "decoupled_weight_decay": True, "weight_decay": 0.1, "maximize": True}.items():
@@ -252,7 +252,7 @@ GRADIENTS = {
 
 @pytest.mark.parametrize("kind", GRADIENTS)
 @pytest.mark.parametrize("first", [False, True], ids=["from the second step", "from the first step"])
-def test_gradients_that_change_their_kind(kind, first):
+def test_gradients_that_change_their_kind_are_stepped(kind, first):
     both = Both("Adam")
     both.optimizers[0].param_groups[0]["fused"] = None
     for t in range(6):
@@ -293,7 +293,7 @@ def test_complex_gradients_that_are_lazy_conjugates():
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adagrad"])
-def test_a_gradient_that_is_sparse_now_and_then(name):
+def test_a_gradient_that_is_sparse_in_some_steps_is_stepped(name):
     runs = []
     for fused in (None, False):
         torch.manual_seed(0)
@@ -337,7 +337,7 @@ def test_elements_that_share_memory_are_refused_as_in_torch():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_every_element_once_whatever_the_sizes_and_threads(threads):
+def test_every_element_is_stepped_once_for_any_sizes_and_threads(threads):
     """Around the ends of chunks and blocks, many small ones and a large one, with strides and without."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -361,7 +361,7 @@ def test_every_element_once_whatever_the_sizes_and_threads(threads):
         torch.set_num_threads(before)
 
 
-def test_the_same_bits_whatever_the_thread_count():
+def test_the_thread_count_changes_no_bit():
     make = torch.Generator().manual_seed(1)
     start, g = torch.randn(200_000, generator=make), torch.randn(200_000, generator=make)
     before, results = torch.get_num_threads(), []
@@ -456,7 +456,7 @@ def test_why_the_eager_engine_serves(options, dtype, why):
     )
 
 
-def test_tensor_subclasses_and_other_devices_are_not_the_kernels():
+def test_tensor_subclasses_and_other_devices_are_stepped_eagerly():
     p = torch.ones(3).as_subclass(Marked).requires_grad_()
     p.grad = torch.ones(3)
     optimizer = OPTIMIZERS["SGD"]([p], lr=0.5)
@@ -470,7 +470,7 @@ def test_tensor_subclasses_and_other_devices_are_not_the_kernels():
     optimizer.step()
 
 
-def test_some_parameters_each_way():
+def test_each_engine_steps_some_of_the_parameters():
     p, q = torch.ones(3, requires_grad=True), torch.ones(3).as_subclass(Marked).requires_grad_()
     optimizer = OPTIMIZERS["SGD"]([p, q], lr=0.5)
     for _ in range(2):
@@ -505,8 +505,7 @@ def test_without_numba_the_eager_engine_serves(monkeypatch):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_large_batch_of_everything(name):
-    """Twenty steps of a small network by the kernel stay beside the eager engine's."""
+def test_twenty_steps_of_a_network_match_the_eager_engine(name):
     both = Both(name, **fullest(name))
     for t in range(20):
         for net, optimizer in both:

@@ -87,7 +87,7 @@ class Run:
 
 @quick
 @given(runs(ORDINARY))
-def test_as_the_oracle_says(run):
+def test_random_runs_match_the_oracle(run):
     """Every element of every parameter and of its state, after every step; gradients are left as they were."""
     name, options, starts, grads = run
     ours = Run(OPTIMIZERS[name], starts, **options)

@@ -19,7 +19,7 @@ TORCHS = [case for case in cases() if hasattr(torch.optim, case[0])]
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
-def test_the_oracle_says_what_torch_does(name, options, dtype):
+def test_the_oracle_matches_torch(name, options, dtype):
     """What the oracle calls right is also PyTorch's meaning of every option."""
     fault = find_fault(getattr(torch.optim, name), name, options, dtype)
     assert fault is None, fault
@@ -28,14 +28,14 @@ def test_the_oracle_says_what_torch_does(name, options, dtype):
 @pytest.mark.parametrize(
     ("name", "options", "dtype"), [*kernels(), *((*case, torch.float32) for case in cases())], ids=label
 )
-def test_the_eager_engine_does_what_the_oracle_says(name, options, dtype):
+def test_the_eager_engine_matches_the_oracle(name, options, dtype):
     fault = find_fault(partial(OPTIMIZERS[name], fused=False), name, options, dtype)
     assert fault is None, fault
 
 
 @pytest.mark.sample(2, per="name")
 @pytest.mark.parametrize(("name", "options", "dtype"), kernels(), ids=label)
-def test_the_kernel_does_what_the_oracle_says(name, options, dtype):
+def test_the_kernel_matches_the_oracle(name, options, dtype):
     fault = find_fault(partial(OPTIMIZERS[name], fused=True), name, options, dtype)
     assert fault is None, fault
 
