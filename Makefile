@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing Piste and its requirements into $(VENV) (once, a minute or two) ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) -e ".[compare]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def test_every_block_is_of_a_kind_that_is_run():
     assert COMMANDS[:2] == ["make compare", "make test"]
 
 
+def test_pip_installs_this_project_and_extras_that_it_has():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for command in (c for c in COMMANDS if c.startswith("pip ")):
+        name, _, extra = shlex.split(command)[2].partition("[")
+        assert name == project["name"]
+        assert not extra or extra.rstrip("]") in project["optional-dependencies"]
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
 def test_make_knows_its_targets(command):
     done = call([*shlex.split(command), "--dry-run"], ROOT)
@@ -42,7 +51,7 @@ def test_what_make_compare_runs_draws_the_picture(tmp_path):
     assert (tmp_path / "piste-compare" / "curves.svg").exists()
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("make ")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(("make ", "pip "))])
 def test_every_other_command_runs(command, tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)

@@ -22,6 +22,10 @@ class Unsupported(PisteError, RuntimeError):
     """A combination that does not exist."""
 
 
+class MissingPackage(PisteError, ImportError):
+    """A package that this feature needs is not installed."""
+
+
 def nearest(word: str, words: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
     """The known words most like `word`, best first; empty when none is alike."""
     by_folded = {w.lower(): w for w in words}

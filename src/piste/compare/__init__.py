@@ -163,9 +163,11 @@ def compare_task(
     from .report.files import writable
     from .report.progress import display
     from .report.trackers import tracked
+    from .requirements import require
     from .training.random_state import Randomness
     from .training.threads import SMALL, one_thread
 
+    require("`piste.compare`")
     began = time.perf_counter()
     folder = None if out is None else writable(out)
     shown = tracked(display(progress), track, folder)

@@ -16,6 +16,7 @@ from torch import nn
 
 from ...errors import InvalidType, InvalidValue, did_you_mean
 from ..metrics import METRICS, Metric, squared_error
+from ..requirements import require
 from ..task import Task
 from .encoding import encoded
 from .reader import OTHERS, TABLES, Table, is_missing, plural, read
@@ -63,6 +64,7 @@ def table(path: str | Path, column: str | None, *, decimal: str | None = None) -
     >>> print(table(file, column="y").about)
     `y` as a number, from `x`: 30 rows to train on, 10 to judge by. The mean of all would have an rmse of 1.68.
     """
+    require("`piste.compare.table`")
     found = read(Path(path), decimal)
     at = _position(found, column)
     target = _target(found, at)

@@ -7,6 +7,7 @@ import pkgutil
 from typing import Any
 
 from ...errors import InvalidValue, did_you_mean
+from ..requirements import require
 from ..task import Task
 
 
@@ -27,6 +28,7 @@ def task(name: str) -> Task:
             f"unknown task `{name}`. {did_you_mean(name, names())} A task of your own is given as file.py:function, "
             f"a table as data.csv with --target COLUMN."
         )
+    require("`piste compare`")
     made = _module(name).make()
     made.name, made.about = name, about(name)
     return made

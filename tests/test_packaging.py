@@ -1,0 +1,136 @@
+"""The package metadata, and the messages where optional packages are not installed."""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import piste
+from piste.compare import requirements
+from piste.errors import MissingPackage, PisteError
+
+from .engine.process import python
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+HIDE = """
+import sys
+for name in {hidden!r}:
+    sys.modules[name] = None
+"""
+
+
+def names(requirements_):
+    return [re.match(r"[\w-]+", line)[0] for line in requirements_]
+
+
+def test_the_core_needs_torch_numpy_and_numba_alone():
+    assert names(PROJECT["dependencies"]) == ["torch", "numpy", "numba"]
+
+
+def test_the_extra_compare_is_the_list_that_is_checked():
+    assert names(PROJECT["optional-dependencies"]["compare"]) == list(requirements.PACKAGES.values())
+
+
+def test_the_version_is_stated_once():
+    assert PROJECT["dynamic"] == ["version"]
+    assert "version" not in PROJECT
+    assert re.fullmatch(r"\d+\.\d+\.\d+", piste.__version__)
+
+
+def test_the_license_is_apache_2():
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_compare_names_every_missing_package_before_it_trains():
+    code = HIDE.format(hidden=["optuna", "sklearn"]) + (
+        "import piste, torch\n"
+        "x = torch.ones(8, 1)\n"
+        "try:\n"
+        "    piste.compare(torch.nn.Linear(1, 1), ((x, x), (x, x)))\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    assert python(code) == (
+        "`piste.compare` needs optuna and scikit-learn, which are not installed. Help: pip install 'piste[compare]'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "feature"),
+    [(["compare", "digits"], "`piste compare`"), (["compare", "t.csv", "--target", "y"], "`piste.compare.table`")],
+    ids=["task", "table"],
+)
+def test_the_command_says_what_to_install(words, feature, tmp_path):
+    code = HIDE.format(hidden=["sqlalchemy"]) + (
+        "import contextlib, io\n"
+        "from piste.__main__ import main\n"
+        f"sys.argv = ['piste', *{words!r}]\n"
+        "said = io.StringIO()\n"
+        "with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    try:\n"
+        "        main()\n"
+        "    except SystemExit as done:\n"
+        "        code = done.code\n"
+        "print(code, said.getvalue())\n"
+    )
+    assert python(code) == (
+        f"2 piste: {feature} needs sqlalchemy, which is not installed. Help: pip install 'piste[compare]'."
+    )
+
+
+def test_the_command_without_typer_says_what_to_install():
+    code = HIDE.format(hidden=["typer"]) + (
+        "import contextlib, io\n"
+        "from piste.__main__ import main\n"
+        "said = io.StringIO()\n"
+        "with contextlib.redirect_stderr(said):\n"
+        "    try:\n"
+        "        main()\n"
+        "    except SystemExit as done:\n"
+        "        print(done.code, said.getvalue())\n"
+    )
+    assert python(code) == (
+        "2 piste: The command `piste` needs typer, which is not installed. Help: pip install 'piste[compare]'."
+    )
+
+
+def test_losses_optimizers_and_explain_work_without_the_extra():
+    code = HIDE.format(hidden=list(requirements.PACKAGES)) + (
+        "import json, torch, piste\n"
+        "p = torch.nn.Parameter(torch.ones(3))\n"
+        "optimizer = piste.optim.Adam([p], lr=0.5)\n"
+        "piste.losses.MSELoss()(p, torch.zeros(3)).backward()\n"
+        "optimizer.step()\n"
+        "shown = str(piste.explain('l1', [[1.0, 1.0]], [[0.0, 1.0]]))\n"
+        "print(json.dumps([p.tolist(), shown]))\n"
+    )
+    moved, shown = json.loads(python(code))
+    assert moved == pytest.approx([0.5] * 3)
+    assert "0.5" in shown
+
+
+def test_python_m_piste_is_the_command():
+    assert (
+        python(
+            "import runpy, sys\n"
+            "sys.argv = ['piste', '--version']\n"
+            "try:\n"
+            "    runpy.run_module('piste', run_name='__main__')\n"
+            "except SystemExit as done:\n"
+            "    assert not done.code\n"
+        )
+        == f"piste {piste.__version__}"
+    )
+
+
+def test_a_missing_package_is_an_import_error_and_a_refusal_of_piste(monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(MissingPackage) as caught:
+        requirements.require("The page")
+    assert isinstance(caught.value, ImportError) and isinstance(caught.value, PisteError)
