@@ -93,7 +93,8 @@ class Rest(NamedTuple):
     @classmethod
     def of(cls, divisor: float, ignored: int = NEVER, is_nothing_nan: bool = True, dims: int = -1) -> Rest:
         """Return the options of a call, with their packed form."""
-        packed = bytes(CallOptions(divisor, ignored, dims))
+        # torch.compile can't trace a ctypes structure, and no kernel runs while it traces.
+        packed = b"" if torch.compiler.is_compiling() else bytes(CallOptions(divisor, ignored, dims))
         return cls(packed, divisor, ignored, is_nothing_nan, dims)
 
 
