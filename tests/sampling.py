@@ -3,6 +3,8 @@
     @pytest.mark.sample(4)                   # four cases of this test
     @pytest.mark.sample(1, per="name")       # one case for each value of its parameter `name`
     @pytest.mark.sample(1, per="case.name")  # one case for each `case.name`, with the same `case` in every test
+    def test_many_calls(drawn):              # twenty of a hundred numbers inside one test
+        for call in drawn(range(100), 20): ...
 
 `PISTE_TEST_SEED` or `--seed` draws other cases. Cases asked for by their ids run as they are.
 """
@@ -10,7 +12,9 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from operator import attrgetter
@@ -72,3 +76,15 @@ def _rank(seed: str, per: str | None, item: Any) -> tuple[bytes, bytes]:
 def _value(item: Any, path: str | None) -> str:
     """A parameter of a case, or an attribute of one: "name", "case.name"."""
     return str(attrgetter(path)(SimpleNamespace(**item.callspec.params))) if path else ""
+
+
+@pytest.fixture
+def drawn(request: pytest.FixtureRequest) -> Callable[[Sequence[Any], int], Sequence[Any]]:
+    """Draw `count` of the values by the seed and the test's name; with --sweep, return all of them."""
+
+    def draw(values: Sequence[Any], count: int) -> Sequence[Any]:
+        if request.config.getoption("sweep"):
+            return values
+        return random.Random(f"{request.config.getoption('seed')} {request.node.nodeid}").sample(values, count)
+
+    return draw

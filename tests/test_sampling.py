@@ -36,6 +36,10 @@ TESTS = """
     def test_few(case):
         print(f"<few {case}>")
 
+    def test_inside(drawn):
+        for number in drawn(range(30), 4):
+            print(f"<inside {number}>")
+
     def test_unmarked():
         print("<unmarked 0>")
 """
@@ -58,7 +62,7 @@ def run(pytester):
 def test_as_many_cases_run_as_the_mark_says(run):
     ran, text = run()
     names = [name for name, _ in ran]
-    counts = {"twenty": 3, "first": 1, "second": 1, "number": 2, "again": 2, "few": 2, "unmarked": 1}
+    counts = {"twenty": 3, "first": 1, "second": 1, "number": 2, "again": 2, "few": 2, "inside": 4, "unmarked": 1}
     assert {name: names.count(name) for name in names} == counts
     assert len(set(ran)) == len(ran) and "deselected" in text
 
@@ -83,7 +87,7 @@ def test_the_environment_sets_the_seed(run, monkeypatch):
 
 def test_a_sweep_runs_every_case(run):
     ran, text = run("--sweep")
-    assert len(ran) == 20 + 20 + 36 + 18 + 2 + 1 and "Every case of every test ran" in text
+    assert len(ran) == 20 + 20 + 36 + 18 + 2 + 30 + 1 and "Every case of every test ran" in text
 
 
 def test_cases_asked_for_by_their_ids_run(run):

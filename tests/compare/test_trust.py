@@ -25,22 +25,25 @@ def drawing(name):
     return make
 
 
-def test_two_copies_of_adamw_are_told_apart_in_at_most_five_of_a_hundred_calls():
-    told = differing = 0
-    for call in range(100):
-        found = compare_task(
-            task(epochs=2),
-            optimizers={"one": drawing("one"), "other": drawing("other")},
-            trials=3,
-            seed=100 * call,
-            progress=False,
-        )
-        rates = [[r.lr for r in found.results if r.candidate == name] for name in ("one", "other")]
-        differing += rates[0] != rates[1]
-        assert "Every seed had a search of its own, so the chance of the search is counted in." in found.verdict.limits
-        told += len(found.verdict.group) < 2
-    assert differing > 90  # the searches do find different rates
-    assert told <= 5
+def compare_two_copies(call):
+    """A comparison of AdamW with AdamW: whether the searches found different rates, and whether it tells them apart."""
+    found = compare_task(
+        task(epochs=2),
+        optimizers={"one": drawing("one"), "other": drawing("other")},
+        trials=3,
+        seed=100 * call,
+        progress=False,
+    )
+    assert "Every seed had a search of its own, so the chance of the search is counted in." in found.verdict.limits
+    rates = [[r.lr for r in found.results if r.candidate == name] for name in ("one", "other")]
+    return rates[0] != rates[1], len(found.verdict.group) < 2
+
+
+def test_copies_of_adamw_are_told_apart_in_at_most_five_of_a_hundred_calls(drawn):
+    calls = drawn(range(100), 20)
+    differing, told = zip(*map(compare_two_copies, calls), strict=True)
+    assert sum(differing) > len(calls) - 10  # the searches do find different rates
+    assert sum(told) <= 5
 
 
 def scaled(factor, rate):
