@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InvalidType, InvalidValue
+from ..torch_internals import live_iterator
 from .training.random_state import Randomness
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -215,8 +216,8 @@ class _Loader:
 def _copy(data: Any, what: str) -> Any:
     # Live worker processes can't be copied, and a copy doesn't want them: it starts its own.
     memo: dict[int, Any] = {}
-    if isinstance(data, DataLoader) and data._iterator is not None:
-        memo[id(data._iterator)] = None
+    if isinstance(data, DataLoader) and (iterator := live_iterator(data)) is not None:
+        memo[id(iterator)] = None
     try:
         return copy.deepcopy(data, memo)
     except Exception as error:

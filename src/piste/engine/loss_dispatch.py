@@ -13,24 +13,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ..formula.expression import FormulaError
+from ..torch_internals import apply_of, direct_backward, in_transform, is_batched, is_transforming
 from .cpu.fast_loss import NEVER, Rest
 from .cpu.loss_form import STORAGES, Column, Form
 from .cpu.loss_kernel import LossKernel, Unserved, kernel_of
 from .cpu.torch_internals import PLAIN
 from .range_guards import Bound
 
-__all__ = ["NEVER", "Ready", "Rest", "as_number", "foreign", "is_batched"]
+__all__ = ["NEVER", "Ready", "Rest", "as_number", "foreign"]
 
-_is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
 _is_autocast_enabled = torch.is_autocast_enabled
-is_batched = torch._C._functorch.is_legacy_batchedtensor
-_transforms = torch._C._functorch.peek_interpreter_stack
-_dispatchers = torch._C._len_torch_dispatch_stack
-_overrides = torch._C._len_torch_function_stack
 _requires_grad = operator.attrgetter("requires_grad")
 
 
@@ -38,13 +33,7 @@ def foreign(operands: Sequence[Tensor]) -> str | None:
     """Why operands like these, or any at the moment, are torch's business."""
     if not PLAIN.issuperset(map(type, operands)):
         return "an operand is no plain tensor"
-    return "torch is tracing or transforming" if _is_elsewhere() else None
-
-
-def _is_elsewhere() -> bool:
-    return bool(
-        _is_compiling() or _transforms() is not None or _dispatchers() or _overrides() or forward_ad._current_level >= 0
-    )
+    return "torch is tracing or transforming" if is_transforming() else None
 
 
 def as_number(divisor: Tensor) -> float | None:
@@ -84,7 +73,7 @@ class Ready:
         None where no kernel serves, and where a value has to be refused: the eager engine finds it again and names it.
         """
         first = given[0]
-        if type(first) not in PLAIN or _is_elsewhere():
+        if type(first) not in PLAIN or is_transforming():
             return None
         usual = self.usual[first.requires_grad]
         if usual is not None and first.numel() <= usual.few and not (usual.is_narrow and _is_autocast_enabled("cpu")):
@@ -152,7 +141,7 @@ class _Loss(torch.autograd.Function):
         if gradients is not None and not _is_grad_enabled() and kernel.is_unit(grad):
             return None, *gradients
         # Several gradients may come as one, under vmap or with `is_grads_batched`.
-        if _is_grad_enabled() or _transforms() is not None or is_batched(grad):
+        if _is_grad_enabled() or in_transform() or is_batched(grad):
             grad = grad if kernel.is_one or kernel.form.derivatives is not None else grad.unsqueeze(-1)
             return None, *[grad * slope for slope in kernel.slopes(ctx.saved_tensors, rest)]
         if gradients is None:  # the graph was kept for a backward once more
@@ -170,7 +159,4 @@ class _Loss(torch.autograd.Function):
         return None, *gradients
 
 
-# What torch's own `apply` does besides: in the forward it is for functorch, which was ruled out before; in the
-# backward it looks which kind of backward there is.
-_apply = torch._C._FunctionBase.__dict__["apply"].__get__(None, _Loss)
-_Loss._backward_cls.apply = _Loss.backward  # type: ignore[attr-defined]
+_apply = apply_of(direct_backward(_Loss))

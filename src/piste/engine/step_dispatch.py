@@ -187,5 +187,5 @@ class Plan:
             launch.gradients[:] = array("q", gradients if len(self._launches) == 1 else [gradients[k] for k in places])
             launch.numbers[:] = values
             launch()
-        torch._C._increment_version(params)  # as every in-place operation: autograd notices what it has saved change
+        torch.autograd.graph.increment_version(params)  # so that autograd notices a saved tensor that has changed
         return True

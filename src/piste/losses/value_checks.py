@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..engine.range_guards import Sure
 from ..errors import InvalidType, InvalidValue, did_you_mean, nearest
+from ..torch_internals import is_fake, unwrap
 
 __all__ = [
     "Check",
@@ -126,15 +127,11 @@ def is_readable(operands: Sequence[Any]) -> bool:
     """Whether values can be looked at now: not under vmap, torch.compile or export, nor on the meta device."""
     if torch.compiler.is_compiling():
         return False
-    inside_transform = torch._C._functorch.peek_interpreter_stack() is not None
     for operand in operands:
         if not isinstance(operand, Tensor):
             continue
-        while inside_transform and torch._C._functorch.is_functorch_wrapped_tensor(operand):
-            if torch._C._functorch.is_batchedtensor(operand):
-                return False
-            operand = torch._C._functorch.get_unwrapped(operand)
-        if operand.is_meta or isinstance(operand, torch._subclasses.FakeTensor):
+        inner = unwrap(operand)
+        if inner is None or inner.is_meta or is_fake(inner):
             return False
     return True
 

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..engine import step_dispatch as choose
 from ..engine.eager import step as eager
 from ..engine.specs import Program, Slot, parameters
 from ..errors import Unsupported
 from ..formula.expression import FormulaError
+from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
 from . import checkpoint
 from . import validation as arguments
 from .options import Flag, Option
@@ -124,14 +124,15 @@ class Optimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this optimizer, Piste's or torch.optim's; anything else is refused before a change."""
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+        hooks = getattr(self, LOAD_HOOKS, {})
+        for hook in hooks.values():
             state_dict = hook(self, state_dict) or state_dict  # the checks see what torch will load
         state_dict = checkpoint.prepared(self, state_dict)
-        hooks, self._optimizer_load_state_dict_pre_hooks = self._optimizer_load_state_dict_pre_hooks, {}  # type: ignore[assignment]
+        setattr(self, LOAD_HOOKS, {})
         try:
             super().load_state_dict(state_dict)
         finally:
-            self._optimizer_load_state_dict_pre_hooks = hooks
+            setattr(self, LOAD_HOOKS, hooks)
         checkpoint.own(self, state_dict)
 
     def explain(self) -> str:
@@ -157,7 +158,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients, or fill them with zeros where `set_to_none` is False."""
-        if not set_to_none or torch.compiler.is_compiling() or torch.autograd._profiler_enabled():
+        if not set_to_none or torch.compiler.is_compiling() or is_profiling():
             super().zero_grad(set_to_none)
             return
         for group in self.param_groups:
@@ -176,7 +177,8 @@ class Optimizer(torch.optim.Optimizer):
             return _watched_step(self, closure)
         return self._step(closure)
 
-    step.hooked = True  # type: ignore[attr-defined]  # torch would wrap it, which costs more than a small step
+    if profile_hook is not None:
+        step.hooked = True  # type: ignore[attr-defined]  # PyTorch's wrapper costs more than a small step
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
@@ -376,16 +378,10 @@ _PLANS_KEPT = 3  # besides the current one, for models whose parameters take tur
 
 def _watched(optimizer: Optimizer) -> bool:
     """Whether hooks or a profiler want to know of the step."""
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or _global_optimizer_pre_hooks
-        or _global_optimizer_post_hooks
-        or torch.autograd._profiler_enabled()
-    )
+    return has_step_hooks(optimizer) or is_profiling()
 
 
-_watched_step = torch.optim.Optimizer.profile_hook_step(Optimizer._step)
+_watched_step = Optimizer._step if profile_hook is None else profile_hook(Optimizer._step)
 
 
 def _buffer(declared: str | Buffer) -> Buffer:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from ...torch_internals import record_allocations
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -41,24 +44,11 @@ def allocated_during(action: Callable[[], Any]) -> int:
 
 
 def _recorded(action: Callable[[], Any]) -> int:
-    # The profiler's public face starts its GPU library, which takes seconds and writes to the terminal.
-    from torch._C._profiler import _ExperimentalConfig
-    from torch.autograd import ProfilerConfig, ProfilerState, _disable_profiler_legacy, _enable_profiler_legacy
-
-    settings = ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, _ExperimentalConfig())
-    collecting = gc.isenabled()
-    gc.disable()  # garbage of others, freed meanwhile, would be counted
-    _enable_profiler_legacy(settings)
+    is_collecting = gc.isenabled()
+    gc.disable()  # the garbage of others, freed meanwhile, would be counted
     try:
-        action()
+        allocations = record_allocations(action)
     finally:
-        records = _disable_profiler_legacy()
-        if collecting:
+        if is_collecting:
             gc.enable()
-    held = peak = 0
-    for thread in records:
-        for record in thread:
-            if record.kind() == "memory_alloc":
-                held += record.cpu_memory_usage()
-                peak = max(peak, held)
-    return peak
+    return max(0, *itertools.accumulate(allocations, initial=0))

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..loss_dispatch import foreign, is_batched
+from ...torch_internals import is_batched
+from ..loss_dispatch import foreign
 from .compiler import CompiledModule, load_file
 from .memory import gradient_like
 from .tables import ImageTable

@@ -38,13 +38,22 @@ def _passes_self_test(lib: Libtorch) -> bool:
         facts = TensorFacts(libtorch=ctypes.addressof(lib))
         module = load_file("self_test", ("describe",), IMPL_OFFSET=impl_offset(), **CPYTHON_OFFSETS)
         describe = make_fastcall(module, "describe", facts, lib)
-        return all(_is_described(x, facts, describe) for x in _examples()) and _version_is_counted(describe)
+        return (
+            len({dtype_code(dtype) for dtype in _DTYPES}) == len(_DTYPES)
+            and all(_is_described(x, facts, describe) for x in _examples())
+            and _are_refused(facts, describe)
+            and _version_is_counted(describe)
+        )
     except (AttributeError, RuntimeError):
         return False
 
 
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.complex64)
+_KEEP, _COUNT = (array("q", [word]).tobytes() for word in (0, 1))  # whether `describe` counts up the version
+
+
 def _examples() -> list[Tensor]:
-    """Return tensors that differ in each answer: dtypes, layouts, strides, pending signs, gradients."""
+    """Return tensors on the CPU that differ in each answer: dtype, sizes, strides, pending sign, gradient."""
     z = torch.zeros(3, 2, dtype=torch.complex64)
     leaf = torch.zeros(4, requires_grad=True)
     leaf.grad = torch.ones(4)
@@ -61,11 +70,11 @@ def _examples() -> list[Tensor]:
 
 
 def _is_described(x: Tensor, facts: TensorFacts, describe: Callable[..., bool]) -> bool:
-    """Compare the guard's answers about one tensor with PyTorch's, with and without gradients enabled."""
-    numbers = array("q", [0])
+    """Compare the guard's answers about one tensor with PyTorch's, with gradients enabled and disabled."""
+    grad = x.grad if x.is_leaf else None
     for is_enabled in (True, False):
         with torch.set_grad_enabled(is_enabled):
-            is_resolved = describe((x, x), numbers.tobytes())
+            is_resolved = describe((x, x), _KEEP)
         is_same = (
             is_resolved == (not x.is_neg() and not x.is_conj())
             and facts.type == id(type(x))
@@ -74,11 +83,10 @@ def _is_described(x: Tensor, facts: TensorFacts, describe: Callable[..., bool]) 
             and facts.threads == torch.get_num_threads()
             and facts.requires_grad == x.requires_grad
             and facts.has_storage == 1
-            and facts.has_grad == (x.is_leaf and x.grad is not None)
-            and facts.grad_address == (x.grad.data_ptr() if x.is_leaf and x.grad is not None else 0)
+            and facts.has_grad == (grad is not None)
+            and facts.grad_address == (0 if grad is None else grad.data_ptr())
             and facts.is_neg == x.is_neg()
             and facts.is_conj == x.is_conj()
-            and (facts.device, facts.layout) == (0, 0)
             and facts.dtype == dtype_code(x.dtype)
             and facts.dim == x.dim()
             and _integers(facts.sizes, x.dim()) == list(x.shape)
@@ -87,10 +95,15 @@ def _is_described(x: Tensor, facts: TensorFacts, describe: Callable[..., bool]) 
         )
         if not is_same:
             return False
-    return len({dtype_code(dtype) for dtype in _DTYPES}) == len(_DTYPES)
+    return True
 
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.complex64)
+def _are_refused(facts: TensorFacts, describe: Callable[..., bool]) -> bool:
+    """Check that a tensor on another device, one of another layout, and a wrapper without storage are refused."""
+    x = torch.zeros(2)
+    is_refused = not describe((x.to("meta"),), _KEEP) and facts.device != 0 and facts.layout == 0
+    is_refused &= not describe((x.to_sparse(),), _KEEP) and facts.device == 0 and facts.layout != 0
+    return is_refused and facts.has_storage == 0
 
 
 def _integers(address: int, count: int) -> list[int]:
@@ -101,5 +114,5 @@ def _version_is_counted(describe: Callable[..., Any]) -> bool:
     """Check that `bump_version` counts the version of a tensor up by one, as autograd reads it."""
     x = torch.zeros(1)
     before = x._version
-    describe((x,), array("q", [1]).tobytes())
+    describe((x,), _COUNT)
     return x._version == before + 1

@@ -15,7 +15,7 @@ OBJECT_TYPE, TUPLE_LENGTH, TUPLE_ITEMS, BYTES_CONTENT = 0, 0, 0, 0  # offsets in
 def describe(block, arguments) -> int:
     """Fill the TensorFacts of a tensor, the first of a tuple; 1 where it is strided, on the CPU and resolved.
 
-    The arguments are the tuple and a bytes object; the first byte says whether to count up the tensor's version.
+    The arguments are the tuple and a bytes object of one word: 1 to count up the tensor's version.
     """
     facts = view(block, TensorFacts)
     lib = view(facts.libtorch, Libtorch)
@@ -31,6 +31,8 @@ def describe(block, arguments) -> int:
     facts.is_neg = call_address(lib.is_neg, handle) & BYTE
     facts.is_conj = call_address(lib.is_conj, handle) & BYTE
     facts.device, facts.layout = read(lib.device, handle), read(lib.layout, handle)
+    if not is_strided_cpu(lib, handle):
+        return 0
     facts.dtype, facts.dim = read(lib.dtype, handle), read(lib.dim, handle)
     facts.sizes, facts.strides = read(lib.sizes, handle), read(lib.strides, handle)
     facts.address = read(lib.address, handle)
@@ -39,4 +41,4 @@ def describe(block, arguments) -> int:
     facts.grad_address = read(lib.address, gradient) if facts.has_grad != 0 else 0
     if pointer(arguments[1] + BYTES_CONTENT, int64)[0] != 0:
         call_address(lib.bump_version, handle)
-    return 1 if is_strided_cpu(lib, handle) and not is_unresolved(lib, handle) else 0
+    return 0 if is_unresolved(lib, handle) else 1

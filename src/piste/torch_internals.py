@@ -1,0 +1,195 @@
+"""Private names of PyTorch that Piste uses, each with a fallback.
+
+Without a name Piste takes a slower path to the same result. `engine/cpu/torch_internals.py` has the names on which
+machine code relies, and verifies them by a self-test.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.optim import optimizer as optimizer_module
+
+__all__ = [
+    "LOAD_HOOKS",
+    "apply_of",
+    "direct_backward",
+    "has_step_hooks",
+    "in_transform",
+    "is_batched",
+    "is_fake",
+    "is_profiling",
+    "is_transforming",
+    "live_iterator",
+    "profile_hook",
+    "record_allocations",
+    "unwrap",
+]
+
+
+def _find(path: str, fallback: Any) -> Any:
+    """Return a private name by its path from `torch`, or the fallback."""
+    found: Any = torch
+    for name in path.split("."):
+        found = getattr(found, name, None)
+        if found is None:
+            return fallback
+    return found
+
+
+def _always(*args: object) -> bool:
+    return True
+
+
+# --- transforms and modes ---------------------------------------------------------------------------------------
+
+_is_compiling = torch.compiler.is_compiling
+_interpreter = _find("_C._functorch.peek_interpreter_stack", _always)
+_dispatch_modes = _find("_C._len_torch_dispatch_stack", _always)
+_function_modes = _find("_C._len_torch_function_stack", _always)
+
+is_batched: Callable[[Tensor], bool] = _find("_C._functorch.is_legacy_batchedtensor", _always)
+"""Whether a gradient stands for several, as with `is_grads_batched`; True if PyTorch can't tell."""
+
+
+def in_transform() -> bool:
+    """Return whether a transform of `torch.func` is active; True if PyTorch can't tell."""
+    return _interpreter() is not None
+
+
+def is_transforming() -> bool:
+    """Return whether PyTorch traces, transforms or intercepts operations now; True if it can't tell."""
+    return bool(
+        _is_compiling()
+        or _interpreter() is not None
+        or _dispatch_modes()
+        or _function_modes()
+        or getattr(forward_ad, "_current_level", 0) >= 0
+    )
+
+
+_is_wrapped = _find("_C._functorch.is_functorch_wrapped_tensor", None)
+_is_batched_by_vmap = _find("_C._functorch.is_batchedtensor", _always)
+_unwrapped = _find("_C._functorch.get_unwrapped", None)
+
+
+def unwrap(x: Tensor) -> Tensor | None:
+    """Return the tensor inside the wrappers of `torch.func`; None if it stands for several, or may do so."""
+    if not in_transform():
+        return x
+    if _is_wrapped is None:
+        return None
+    while _is_wrapped(x):
+        if _unwrapped is None or _is_batched_by_vmap(x):
+            return None
+        x = _unwrapped(x)
+    return x
+
+
+_fake_tensor = _find("_subclasses.FakeTensor", None)
+
+
+def is_fake(x: Tensor) -> bool:
+    """Return whether a tensor has no values; True for any subclass if PyTorch can't tell."""
+    if _fake_tensor is None:
+        return type(x) is not Tensor and type(x) is not torch.nn.Parameter
+    return isinstance(x, _fake_tensor)
+
+
+# --- autograd ---------------------------------------------------------------------------------------------------
+
+_is_verified = (2, 9) <= tuple(map(int, str(torch.__version__).split(".")[:2])) < (2, 15)
+"""Whether the shortcuts below have been verified with this version: a new duty of `Function.apply` would be skipped."""
+
+
+def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """Return `function.apply` without its part for `torch.func`, for calls outside of transforms."""
+    base = _find("_C._FunctionBase", None)
+    if not _is_verified or base is None or "apply" not in vars(base):
+        return function.apply
+    return vars(base)["apply"].__get__(None, function)
+
+
+def direct_backward(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """Make autograd call `function.backward` at once; PyTorch first looks which kind of backward there is."""
+    backward_class = getattr(function, "_backward_cls", None)
+    if _is_verified and backward_class is not None:
+        backward_class.apply = function.backward
+    return function
+
+
+# --- optimizers -------------------------------------------------------------------------------------------------
+
+is_profiling: Callable[[], bool] = _find("autograd._profiler_enabled", _always)
+"""Whether a profiler records operations; True if PyTorch can't tell."""
+_global_hooks = [getattr(optimizer_module, f"_global_optimizer_{kind}_hooks", (True,)) for kind in ("pre", "post")]
+
+
+def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether hooks are registered for the steps of an optimizer, or of all; True if PyTorch can't tell."""
+    before, after = _global_hooks
+    return bool(
+        getattr(optimizer, "_optimizer_step_pre_hooks", True)
+        or getattr(optimizer, "_optimizer_step_post_hooks", True)
+        or before
+        or after
+    )
+
+
+profile_hook: Callable[[Callable[..., Any]], Callable[..., Any]] | None = getattr(
+    torch.optim.Optimizer, "profile_hook_step", None
+)
+"""The wrapper of `step` that runs its hooks and shows it to profilers; None if PyTorch wraps it in another way."""
+
+LOAD_HOOKS = "_optimizer_load_state_dict_pre_hooks"
+"""The attribute of an optimizer that holds the hooks which run before a checkpoint is loaded."""
+
+
+# --- data and memory --------------------------------------------------------------------------------------------
+
+
+def live_iterator(loader: torch.utils.data.DataLoader) -> Any:
+    """Return the iterator of a DataLoader with persistent workers, or None."""
+    return getattr(loader, "_iterator", None)
+
+
+def record_allocations(action: Callable[[], Any]) -> list[int]:
+    """Run `action` and return the bytes of each allocation, in order; those of a release are negative.
+
+    The public profiler takes seconds to start its GPU library and writes to the terminal, so it is the fallback.
+    """
+    try:
+        from torch._C._profiler import _ExperimentalConfig
+        from torch.autograd import ProfilerConfig, ProfilerState, _disable_profiler_legacy, _enable_profiler_legacy
+
+        settings = ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, _ExperimentalConfig())
+        _enable_profiler_legacy(settings)
+    except (ImportError, AttributeError, TypeError):
+        return _traced_allocations(action)
+    records: Any = ()
+    try:
+        action()
+    finally:
+        records = _disable_profiler_legacy()
+    return [r.cpu_memory_usage() for thread in records for r in thread if r.kind() == "memory_alloc"]
+
+
+def _traced_allocations(action: Callable[[], Any]) -> list[int]:
+    """Do the same by PyTorch's public profiler and the trace that it exports."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        action()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    records = [event for event in events if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0]
+    return [record["args"]["Bytes"] for record in sorted(records, key=lambda record: record["ts"])]
