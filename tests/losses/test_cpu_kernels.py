@@ -328,6 +328,7 @@ def test_half_precision_is_widened_once() -> None:
     [(1, 2), (5, 3), (300, 37), (3, 40_000), (4099, 10), (2, 3, 5), (3, 21, 20, 50), (2, 4, 4097), (1, 5, 2, 3, 128)],
     ids=str,
 )
+@pytest.mark.sample(8)
 def test_rows_and_images_are_torchs_cross_entropy(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x, k = (torch.randn(shape, dtype=dtype) * 4).requires_grad_(), torch.randint(shape[1], shape[:1] + shape[2:])

@@ -49,6 +49,7 @@ def agrees(ours, theirs) -> None:
     torch.testing.assert_close(result, expected, equal_nan=True)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("op", FUNCTIONS, ids=lambda op: op.name)
 def test_functions_on_the_samples_of_op_db(op) -> None:
     ours = getattr(losses.functional, op.name.rsplit(".", 1)[1])
@@ -61,8 +62,8 @@ def test_functions_on_the_samples_of_op_db(op) -> None:
         )
 
 
-def test_gradients_on_the_samples_of_op_db() -> None:
-    for op in FUNCTIONS:
+def test_gradients_on_the_samples_of_op_db(drawn) -> None:
+    for op in drawn(FUNCTIONS, 8):
         if "linear_cross_entropy" in op.name:  # torch's, but for the checks
             continue
         ours = getattr(losses.functional, op.name.rsplit(".", 1)[1])
