@@ -17,10 +17,11 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import debug
 from .object_cache import read_object, write_object
 from .openmp import openmp_parallel
 
@@ -64,12 +65,16 @@ class CompiledModule:
             self.call[entry](table)
 
 
-def load(source: str, entries: tuple[str, ...]) -> CompiledModule:
+def load(source: str, entries: tuple[str, ...], formula: Callable[[], Iterable[str]] = list) -> CompiledModule:
     """Return the machine code of generated source: from this process, from disk, or compiled now.
 
-    The source may use the words of `intrinsics`, `kernels/math32.py` and `kernels/work_sharing.py`.
+    Args:
+        source: Python that Numba compiles. It may use the words of `intrinsics`, `kernels/math32.py` and
+            `kernels/work_sharing.py`.
+        entries: The names of its entries.
+        formula: Returns the lines of the formula, for `PISTE_DEBUG=source`.
     """
-    return _load((source,), entries, lambda: _generated(source))
+    return _load((source,), entries, lambda: _generated(source), lambda: (source, formula()))
 
 
 def load_file(name: str, entries: tuple[str, ...], **constants: int | str) -> CompiledModule:
@@ -82,10 +87,16 @@ def load_file(name: str, entries: tuple[str, ...], **constants: int | str) -> Co
             `REAL="float64"`.
     """
     key = name, _digest(*_kernel_files()), *(f"{constant}={value}" for constant, value in sorted(constants.items()))
-    return _load(key, entries, lambda: _executed(name, constants))
+    comments = debug.file_comments(name, constants)
+    return _load(key, entries, lambda: _executed(name, constants), lambda: ("", comments))
 
 
-def _load(key: tuple[str, ...], entries: tuple[str, ...], scope: Callable[[], Mapping[str, Any]]) -> CompiledModule:
+def _load(
+    key: tuple[str, ...],
+    entries: tuple[str, ...],
+    scope: Callable[[], Mapping[str, Any]],
+    text: Callable[[], tuple[str, Iterable[str]]],
+) -> CompiledModule:
     """Find a module by its key, or compile the entries that `scope` returns by name."""
     digest = hashlib.sha256("\0".join([*key, *entries, *_environment_key()]).encode()).hexdigest()[:40]
     module = _loaded.get(digest)
@@ -93,6 +104,8 @@ def _load(key: tuple[str, ...], entries: tuple[str, ...], scope: Callable[[], Ma
         with _lock:
             module = _loaded.get(digest)
             if module is None:
+                if debug.is_source_wanted():
+                    debug.print_source(digest, *text())
                 module = _loaded[digest] = _from_disk(digest, entries) or _compile(digest, scope(), entries)
     return module
 

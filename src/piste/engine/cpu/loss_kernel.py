@@ -18,6 +18,7 @@ from ..eager import loss as eager_loss
 from . import elementwise_kernel as element_source
 from . import rowwise_kernel as row_source
 from .compiler import load, load_file
+from .debug import loss_formula
 from .fast_loss import NEVER, Rest, can_serve, serving
 from .is_one import make_is_one
 from .loss_form import BLOCK, FEW, GRAIN, PARTS, Form
@@ -59,9 +60,9 @@ class LossKernel:
         finish, prepare = load_file("finish", ("finish",)), None
         if form.divisor != "given":
             prepare = load_file("mean_divisor", ("prepare",), **row_source.divisor_constants(form))
-        self.code, self.finish = load(text, ("run",)), finish.call["finish"]
+        self.code, self.finish = load(text, ("run",), lambda: loss_formula(form)), finish.call["finish"]
         self.prepare = None if prepare is None else prepare.call["prepare"]
-        parts = [self.code, finish] if prepare is None else [self.code, finish, prepare]
+        self._modules = parts = [self.code, finish] if prepare is None else [self.code, finish, prepare]
         self.is_one, self.is_narrow = form.mode == "sum", form.storage != form.dtype
         self.dtypes = [getattr(torch, c.storage) for c in form.given]
         wanted = [k for k, is_wanted in enumerate(form.marks) if is_wanted]

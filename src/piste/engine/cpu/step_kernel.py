@@ -21,6 +21,7 @@ from ..hoisting import Hoisted, given_inputs, trace_step
 from ..layout import alike, overlapping, real_dtype, real_size
 from ..specs import Program, Slot
 from .compiler import load
+from .debug import step_formula
 from .dialect import numba
 from .tables import StepTable, columns_from, step_table, word
 from .torch_internals import PLAIN
@@ -256,7 +257,7 @@ class Launch:
 
     def __init__(self, program: Program, layout: Layout, slots: Sequence[Slot]) -> None:
         text, width = source(program, layout)
-        self.kernel = load(text, ("prepare", "body"))
+        self.kernel = load(text, ("prepare", "body"), lambda: step_formula(program))
         self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters)]
         sizes = [real_size(slot.p) for slot in slots]
         self.elements = sum(sizes)
