@@ -467,13 +467,13 @@ def test_gradients_are_freed_after_the_step():
 
 def test_a_thousand_steps_with_new_gradients_keep_no_memory_and_plan_once(monkeypatch):
     made = []
-    real = cpu.Launch.__init__
+    real = cpu.StepKernel.__init__
 
     def counted(self, *args):
         made.append(weakref.ref(self))
         real(self, *args)
 
-    monkeypatch.setattr(cpu.Launch, "__init__", counted)
+    monkeypatch.setattr(cpu.StepKernel, "__init__", counted)
     params = weights(5, 30_000)
     optimizer = piste.optim.Adam(params)
 

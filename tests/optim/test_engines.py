@@ -1,4 +1,4 @@
-"""The kernel beside the eager engine: the same training, whatever happens between two steps."""
+"""The kernel beside the eager backend: the same training, whatever happens between two steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from piste.engine import step_dispatch as choose
+from piste.engine.cpu import backend
 from piste.errors import PisteError
 from piste.optim import OPTIMIZERS
 
@@ -38,7 +38,7 @@ def states(optimizer):
 
 
 class Both:
-    """One training, by the kernel and by the eager engine."""
+    """One training, by the kernel and by the eager backend."""
 
     def __init__(self, name, net=None, **options):
         self.nets = [copy.deepcopy(net or model()) for _ in range(2)]
@@ -452,7 +452,7 @@ def test_why_the_eager_engine_serves(options, dtype, why):
     p = torch.ones(3).to(dtype).requires_grad_()
     p.grad = torch.ones(3).to(dtype)
     assert (
-        OPTIMIZERS["Adam"]([p], **options).explain() == f"Adam, group 0: 1 of 1 parameters by the eager engine: {why}"
+        OPTIMIZERS["Adam"]([p], **options).explain() == f"Adam, group 0: 1 of 1 parameters by the eager backend: {why}"
     )
 
 
@@ -479,7 +479,7 @@ def test_each_engine_steps_some_of_the_parameters():
         optimizer.step()
     assert p.tolist() == q.tolist() == [0.0] * 3
     assert "1 of 2 parameters by the fused CPU kernel" in optimizer.explain()
-    assert "1 of 2 parameters by the eager engine" in optimizer.explain()
+    assert "1 of 2 parameters by the eager backend" in optimizer.explain()
 
 
 def test_fused_true_refuses_what_the_kernel_cannot_step():
@@ -490,16 +490,16 @@ def test_fused_true_refuses_what_the_kernel_cannot_step():
         optimizer.step()
     text = str(caught.value)
     assert "fused=True asks for the kernel, which can't step parameter 0 of shape (3,): it is a Marked" in text
-    assert "With fused=None Piste chooses an engine that can." in text
+    assert "With fused=None Piste chooses a backend that can." in text
     assert p.tolist() == [1.0] * 3
 
 
 def test_without_numba_the_eager_engine_serves(monkeypatch):
-    monkeypatch.setattr(choose.importlib.util, "find_spec", lambda name, *rest: None)
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name, *rest: None)
     net, other = model(), model()
     optimizer = OPTIMIZERS["Adam"](net.parameters())
     train(net, optimizer, range(2))
-    assert "by the eager engine: Numba is not installed" in optimizer.explain()
+    assert "by the eager backend: Numba is not installed" in optimizer.explain()
     train(other, OPTIMIZERS["Adam"](other.parameters(), fused=False), range(2))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 

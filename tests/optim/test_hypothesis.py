@@ -123,7 +123,7 @@ def test_random_runs_match_the_oracle(run):
 @quick
 @given(runs(EXTREME, names=tuple(PAIRS), dtypes=(torch.float64, torch.float32)))
 def test_nan_and_infinity_where_the_eager_engine_and_torch_have_them(run):
-    """Finite numbers where PyTorch has them, the same ones; beside the eager engine also infinity and NaN."""
+    """Finite numbers where PyTorch has them, the same ones; beside the eager backend also infinity and NaN."""
     name, options, starts, grads = run
     ours, theirs = PAIRS[name]
     chosen, eager, torchs = (

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ..formula.expression import Symbol, trace
-from .specs import Program
+from .specs import StepSpec
 
 _CONDITIONS = {"<", "<=", ">", ">=", "==", "!=", "&", "|", "invert"}
 
@@ -26,7 +26,7 @@ class TracedStep:
     results: tuple[Any, ...]  # the new parameter and the new buffers
 
 
-def trace_step(program: Program) -> TracedStep:
+def trace_step(program: StepSpec) -> TracedStep:
     """Trace a program on symbols; each division by a scalar becomes a multiplication by its reciprocal."""
     columns = ("p", "g", *program.buffers)
     counters: dict[str, Any] = {}

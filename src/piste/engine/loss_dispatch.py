@@ -70,7 +70,7 @@ class Ready:
     def loss(self, given: tuple[Tensor, ...], rest: Rest) -> Tensor | None:
         """The loss of operands that stand in the order of the formula; those it goes without are left out.
 
-        None where no kernel serves, and where a value has to be refused: the eager engine finds it again and names it.
+        None where no kernel serves, and where a value has to be refused: the eager backend finds it again and names it.
         """
         first = given[0]
         if type(first) not in PLAIN or is_transforming():

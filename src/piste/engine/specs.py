@@ -14,7 +14,7 @@ def parameters(formula: Callable[..., Any]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class StepSpec:
     """An optimizer's step, for every tensor of a group.
 
     `element(p, g, buffers, scalars)` returns the new p and the new buffers of one element; `per_step` restates or
@@ -41,7 +41,7 @@ class Program:
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
+class ParamState:
     """One parameter with everything its step touches."""
 
     p: Any

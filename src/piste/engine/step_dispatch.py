@@ -1,12 +1,11 @@
-"""Which engine steps a parameter, and why; and the plan of a group, which lasts from step to step."""
+"""Choose the backend that steps each parameter, and keep the plan of a group from step to step."""
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 import weakref
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, compress
 from typing import Any
@@ -15,177 +14,211 @@ import torch
 from torch import Tensor
 
 from ..errors import Unsupported
-from .cpu import fast_step
-from .cpu import step_kernel as cpu
+from .backend import Backend, FastStep, StepKernel, backends_of, forced_backend, warn_fallback
 from .cpu.torch_internals import PLAIN
 from .eager import step as eager
-from .specs import Program, Slot
+from .specs import ParamState, StepSpec
 
-_failed: weakref.WeakKeyDictionary[Program, str] = weakref.WeakKeyDictionary()
-"""Programs whose kernel could not be made, and what happened."""
+__all__ = ["StepPlan", "choose_backend", "describe_backends"]
+
+_failed: weakref.WeakKeyDictionary[StepSpec, str] = weakref.WeakKeyDictionary()
+"""Specs whose kernel could not be made, with the reason."""
 
 _address = Tensor.data_ptr
 _contiguous = Tensor.is_contiguous
 _size = Tensor.numel
 
 
-def _for_all(program: Program, options: Mapping[str, Any]) -> str | None:
-    """Why the eager engine steps a whole group."""
+def choose_backend(spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> tuple[Backend | None, str | None]:
+    """Return the backend that steps a parameter; None and the reason where it is the eager backend."""
+    forced = forced_backend()
     if options["differentiable"]:
-        return "differentiable=True lets autograd record the step"
-    if options["capturable"]:
-        return "capturable=True keeps the step count on the device"
+        return None, "differentiable=True lets autograd record the step"
     if options["fused"] is False:
-        return "fused=False asks for it"
-    if importlib.util.find_spec("numba") is None:
-        return "Numba is not installed"
-    return _failed.get(program)
+        return None, "fused=False asks for it"
+    if forced == "eager":
+        return None, "PISTE_BACKEND=eager asks for it"
+    if spec in _failed:
+        return None, _failed[spec]
+    reason = f"it is on {state.p.device.type}"
+    for backend in backends_of(state.p.device.type):
+        if forced is None or backend.name == forced:
+            why = backend.why_unavailable() or backend.why_not_step(spec, state, options)
+            if why is None:
+                return backend, None
+            reason = why
+    return None, reason
 
 
-def reasons(program: Program, slots: Iterable[Slot], options: Mapping[str, Any]) -> list[str | None]:
-    """Why the eager engine steps each slot; None where the kernel does."""
-    for_all = _for_all(program, options)
-    return [for_all or cpu.unserved(slot) for slot in slots]
-
-
-def explained(program: Program, slots: Sequence[Slot], options: Mapping[str, Any]) -> list[str]:
-    """A line for each engine that serves some of the parameters, and the reason where it is not the kernel."""
+def describe_backends(spec: StepSpec, states: Sequence[ParamState], options: Mapping[str, Any]) -> list[str]:
+    """Return a line for each backend that steps some of the parameters, with the reason where it is the eager one."""
     count: dict[str, int] = {}
-    for why in reasons(program, slots, options):
-        line = "by the fused CPU kernel, all in one pass" if why is None else f"by the eager engine: {why}"
+    for state in states:
+        backend, why = choose_backend(spec, state, options)
+        line = f"by the eager backend: {why}" if backend is None else f"by {backend.describe()}, all in one pass"
         count[line] = count.get(line, 0) + 1
-    return [f"{n} of {len(slots)} parameters {line}" for line, n in count.items()]
+    return [f"{n} of {len(states)} parameters {line}" for line, n in count.items()]
 
 
-class Plan:
-    """How the parameters of a group are stepped, for as long as they, their gradients and their state stay in place.
+class StepPlan:
+    """The kernels that step the parameters of a group, while parameters, gradients and state stay in place.
 
-    `step` checks that first and returns False where something has moved: a new plan is due then.
+    `step` verifies that they did, and returns False otherwise: a new plan is due then.
+
+    Args:
+        spec: the step.
+        params: the parameters of the group.
+        make_state: makes the state of a parameter that has a gradient.
+        gradient: returns the gradient of a parameter as the eager backend takes it.
+        options: the options of the group.
     """
 
     def __init__(
         self,
-        program: Program,
+        spec: StepSpec,
         params: Sequence[Tensor],
-        make_slot: Callable[[Tensor], Slot],
+        make_state: Callable[[Tensor], ParamState],
         gradient: Callable[[Tensor], Tensor],
         options: Mapping[str, Any],
     ) -> None:
-        self.program, self._gradient, self._options = program, gradient, dict(options, params=None)
-        self.has = [p.grad is not None for p in params]
-        slots = {i: make_slot(params[i]) for i in compress(range(len(params)), self.has)}
-        self._launches: list[tuple[cpu.Launch, list[int]]] = []
-        served = self._launched(slots)
-        self._direct = self._directly(params, slots, served)
-        self._rest = {i: slots[i] for i in sorted(slots.keys() - set(served))}
-        self._served = [i in slots and i not in self._rest for i in range(len(params))]
-        self._whole = all(self._served)
-        self._pointers = [slots[i].p.data_ptr() for i in served]
-        self._flat = all(slots[i].p.is_contiguous() for i in served) and all(slots[i].g.is_contiguous() for i in served)
-        self._strides = [x.stride() for i in served for x in (slots[i].p, slots[i].g)]
-        self._sizes = [slots[i].p.numel() for i in served]
-        self._may_be_negated = [k for k, i in enumerate(served) if not self._flat or slots[i].p.numel() == 1]
-        # torch lets a gradient have a dtype of its own where grad_dtype says so; it may then change at any step
-        self._kinds = [slots[i].g.dtype for i in served]
-        self._any_kind = any(getattr(slots[i].p, "grad_dtype", slots[i].p.dtype) != slots[i].p.dtype for i in served)
-        self._complex = any(slots[i].p.is_complex() for i in served)
-        self.moves = bool(slots)
+        self.spec, self._gradient, self._options = spec, gradient, dict(options, params=None)
+        self.has_grad = [p.grad is not None for p in params]
+        states = {i: make_state(params[i]) for i in compress(range(len(params)), self.has_grad)}
+        self.steps_anything = bool(states)
+        self._kernels: list[tuple[StepKernel, list[int]]] = []
+        self._try_fast: FastStep | None = None
+        stepped = self._make_kernels(params, states)
+        self._eager = {i: states[i] for i in sorted(states.keys() - set(stepped))}
+        self._is_stepped = [i in states and i not in self._eager for i in range(len(params))]
+        self._all_stepped = all(self._is_stepped)
+        self._remember(params, [states[i] for i in stepped])
 
-    def _launched(self, slots: Mapping[int, Slot]) -> list[int]:
-        """Make a launch for every layout; return the places in the group that they serve, in order."""
-        by_layout: dict[cpu.Layout, list[int]] = {}
-        for (i, slot), why in zip(slots.items(), reasons(self.program, slots.values(), self._options), strict=True):
-            if why is None:
-                by_layout.setdefault(cpu.layout_of(slot), []).append(i)
-            elif self._options["fused"]:
-                raise Unsupported(
-                    f"fused=True asks for the kernel, which can't step parameter {i} of shape {tuple(slot.p.shape)}: "
-                    f"{why}. With fused=None Piste chooses an engine that can."
-                )
-        served = sorted(i for indices in by_layout.values() for i in indices)
-        place = {i: k for k, i in enumerate(served)}
+    def _remember(self, params: Sequence[Tensor], states: Sequence[ParamState]) -> None:
+        """Keep what `_gradients` compares with."""
+        both = [x for state in states for x in (state.p, state.g)]
+        self._pointers = [state.p.data_ptr() for state in states]
+        self._sizes = [state.p.numel() for state in states]
+        self._is_flat = all(map(_contiguous, both))
+        self._strides = [x.stride() for x in both]
+        self._may_be_negated = [k for k, s in enumerate(states) if not self._is_flat or s.p.numel() == 1]
+        # PyTorch lets a gradient have another dtype where grad_dtype says so; it may then change at any step.
+        self._dtypes = [state.g.dtype for state in states]
+        self._any_dtype = any(getattr(s.p, "grad_dtype", s.p.dtype) != s.p.dtype for s in states)
+        self._is_complex = any(state.p.is_complex() for state in states)
+
+    def _make_kernels(self, params: Sequence[Tensor], states: Mapping[int, ParamState]) -> list[int]:
+        """Make a kernel for every backend and layout; return the indices that they step, in order."""
+        groups: dict[tuple[str, Any], tuple[Backend, list[int]]] = {}
+        for i, state in states.items():
+            backend, why = choose_backend(self.spec, state, self._options)
+            if backend is not None:
+                groups.setdefault((backend.name, backend.step_layout(state)), (backend, []))[1].append(i)
+            else:
+                self._accept_fallback(i, state, why)
+        stepped = sorted(i for _, indices in groups.values() for i in indices)
         try:
-            for layout, indices in by_layout.items():
-                launch = cpu.Launch(self.program, layout, [slots[i] for i in indices])
-                self._launches.append((launch, [place[i] for i in indices]))
+            made = [
+                (backend, backend.compile_step(self.spec, layout, [states[i] for i in indices]), indices)
+                for (_, layout), (backend, indices) in groups.items()
+            ]
         except Exception as error:
-            if self._options["fused"]:
+            if self._options["fused"] or forced_backend() is not None:
                 raise
-            self._launches, served = [], []
-            _failed[self.program] = f"its kernel could not be made ({error})"
+            _failed[self.spec] = f"its kernel could not be made ({error})"
             warnings.warn(
-                f"{self.program.name} steps without its kernel, several times slower: {error}. "
+                f"{self.spec.name} steps without its kernel, several times slower: {error}. "
                 "fused=False asks for this and is quiet; fused=True makes it an error.",
                 RuntimeWarning,
                 stacklevel=7,
             )
-        return served
+            return []
+        backends = {backend.name: backend for backend, *_ in made}
+        if len(backends) == 1:
+            (backend,) = backends.values()
+            self._try_fast = backend.fast_step(params, states, [(kernel, indices) for _, kernel, indices in made])
+        place = {i: k for k, i in enumerate(stepped)}
+        self._kernels = [(kernel, [place[i] for i in indices]) for _, kernel, indices in made]
+        return stepped
 
-    def _directly(self, params: Any, slots: Mapping[int, Slot], served: Sequence[int]) -> fast_step.FastStep | None:
-        launches = [(launch, [served[k] for k in places]) for launch, places in self._launches]
-        return (
-            fast_step.FastStep(params, slots, launches)
-            if served and fast_step.supports(params, slots, launches)
-            else None
-        )
+    def _accept_fallback(self, index: int, state: ParamState, why: str | None) -> None:
+        """Raise where the options or PISTE_BACKEND ask for a kernel; warn where a backend lacks a package."""
+        forced = forced_backend()
+        if self._options["fused"] or forced not in (None, "eager"):
+            asks, instead = (
+                ("fused=True", "With fused=None")
+                if self._options["fused"]
+                else (f"PISTE_BACKEND={forced}", "Without PISTE_BACKEND")
+            )
+            raise Unsupported(
+                f"{asks} asks for the kernel, which can't step parameter {index} of shape {tuple(state.p.shape)}: "
+                f"{why}. {instead} Piste chooses a backend that can."
+            )
+        for backend in backends_of(state.p.device.type):
+            if why is not None and why == backend.why_unavailable():
+                warn_fallback(why, stacklevel=8)
 
     def step(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
         """Step `params`, which are those of the plan; or return False, with nothing changed."""
-        if self._rest:
+        if self._eager:
             with torch.set_grad_enabled(self._options["differentiable"]):
-                return self._step_with_rest(params, numbers)
-        return self._launch(params, numbers)
+                return self._step_with_eager(params, numbers)
+        return self._run_kernels(params, numbers)
 
-    def _step_with_rest(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
-        """By the kernel what it serves, and by the eager engine the rest."""
-        if any(params[i].grad is None for i in self._rest):
+    def _step_with_eager(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
+        """Step by the kernels, and the other parameters by the eager backend."""
+        if any(params[i].grad is None for i in self._eager):
             return False
-        rest = [replace(slot, g=self._gradient(params[i])) for i, slot in self._rest.items()]
-        if None in reasons(self.program, rest, self._options) or not self._launch(params, numbers):
+        states = [replace(state, g=self._gradient(params[i])) for i, state in self._eager.items()]
+        if any(choose_backend(self.spec, state, self._options)[0] is not None for state in states):
+            return False
+        if not self._run_kernels(params, numbers):
             return False
         eager.step(
-            self.program,
-            rest,
+            self.spec,
+            states,
             numbers,
             differentiable=self._options["differentiable"],
             on_device=self._options["capturable"],
         )
         return True
 
-    def _launch(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
-        values = array("d", [numbers[name] for name in self.program.numbers])
-        return self._direct(params, values) if self._direct else self._asked(params, values)
-
-    def _asked(self, params: Sequence[Tensor], values: array[float]) -> bool:
-        """Ask every parameter, and run the launches."""
-        grads: list[Any] = [p.grad for p in params]
-        if not self._whole:
-            if [g is not None for g in grads] != self.has:
-                return False
-            params, grads = list(compress(params, self._served)), list(compress(grads, self._served))
-        if not self._launches:
-            return True
-        if not set(map(type, grads)) <= PLAIN:  # one is missing now, or of a subclass
+    def _run_kernels(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
+        if self._try_fast is not None:
+            return self._try_fast(params, numbers)
+        if not self._kernels:
+            return self._all_stepped or [p.grad is not None for p in params] == self.has_grad
+        stepped = params if self._all_stepped else list(compress(params, self._is_stepped))
+        gradients = self._gradients(params, stepped)
+        if gradients is None:
             return False
+        for kernel, places in self._kernels:
+            kernel.launch(array("q", [gradients[k] for k in places]), numbers)
+        torch.autograd.graph.increment_version(stepped)  # as every in-place operation, for what autograd has saved
+        return True
+
+    def _gradients(self, params: Sequence[Tensor], stepped: Sequence[Tensor]) -> list[int] | None:
+        """Return the addresses of the gradients, or None where a parameter or a gradient has changed."""
+        grads: list[Any] = [p.grad for p in params]
+        if not self._all_stepped:
+            if [g is not None for g in grads] != self.has_grad:
+                return None
+            grads = list(compress(grads, self._is_stepped))
+        if not PLAIN.issuperset(map(type, grads)):  # a gradient is missing now, or of a subclass
+            return None
         try:
             gradients = list(map(_address, grads))
-        except RuntimeError:  # one has become sparse
-            return False
-        if list(map(_address, params)) != self._pointers or list(map(_size, grads)) != self._sizes:
-            return False
-        both = list(chain.from_iterable(zip(params, grads, strict=True)))
-        if not (all(map(_contiguous, both)) if self._flat else list(map(Tensor.stride, both)) == self._strides):
-            return False
-        if self._any_kind and [g.dtype for g in grads] != self._kinds:
-            return False
-        if self._complex and any(map(Tensor.is_conj, grads)):
-            return False
-        # autograd leaves a sign to be applied later on single elements, and on views that are not flat
+        except RuntimeError:  # a gradient has become sparse
+            return None
+        if list(map(_address, stepped)) != self._pointers or list(map(_size, grads)) != self._sizes:
+            return None
+        both = list(chain.from_iterable(zip(stepped, grads, strict=True)))
+        if not (all(map(_contiguous, both)) if self._is_flat else list(map(Tensor.stride, both)) == self._strides):
+            return None
+        if self._any_dtype and [g.dtype for g in grads] != self._dtypes:
+            return None
+        if self._is_complex and any(map(Tensor.is_conj, grads)):
+            return None
+        # Autograd may leave a sign to be applied later on single elements, and on views that are not contiguous.
         if any(grads[k].is_neg() for k in self._may_be_negated):
-            return False
-        for launch, places in self._launches:
-            launch.gradients[:] = array("q", gradients if len(self._launches) == 1 else [gradients[k] for k in places])
-            launch.numbers[:] = values
-            launch()
-        torch.autograd.graph.increment_version(params)  # so that autograd notices a saved tensor that has changed
-        return True
+            return None
+        return gradients

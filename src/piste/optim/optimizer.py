@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import step_dispatch as choose
 from ..engine.eager import step as eager
-from ..engine.specs import Program, Slot, parameters
+from ..engine.specs import ParamState, StepSpec, parameters
+from ..engine.step_dispatch import StepPlan, describe_backends
 from ..errors import Unsupported
 from ..formula.expression import FormulaError
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
@@ -61,7 +61,7 @@ class Optimizer(torch.optim.Optimizer):
     state_from_start: ClassVar[bool] = False  # whether the state is made with the optimizer, not at its first step
     zero_stays: ClassVar[bool] = False  # whether an entry without a gradient stays as it is: sparse gradients work
     update: Callable[..., Any]
-    _programs: ClassVar[dict[Any, Program]] = {}
+    _programs: ClassVar[dict[Any, StepSpec]] = {}
     options_of_all: ClassVar[set[str]] = set()  # which tells a checkpoint of another optimizer
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -74,7 +74,7 @@ class Optimizer(torch.optim.Optimizer):
         cls.__doc__ = arguments.documented(cls)
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self._plans: dict[int, list[tuple[Any, choose.Plan]]] = {}
+        self._plans: dict[int, list[tuple[Any, StepPlan]]] = {}
         self._pointers: list[int] = []
         self._known_options: dict[int, tuple[list[Any], Any, Mapping[str, Any]]] = {}
         defaults = arguments.bind(type(self), args, kwargs)
@@ -135,26 +135,29 @@ class Optimizer(torch.optim.Optimizer):
             setattr(self, LOAD_HOOKS, hooks)
         checkpoint.own(self, state_dict)
 
-    def explain(self) -> str:
-        """Which engine steps the parameters of each group, and why.
+    def explain_backend(self) -> str:
+        """Return the backend that steps the parameters of each group, with the reason where it is the eager one.
 
         Example:
             >>> import torch, piste
             >>> model = torch.nn.Linear(2, 1)
-            >>> print(piste.optim.Adam(model.parameters(), fused=False).explain())
-            Adam, group 0: 2 of 2 parameters by the eager engine: fused=False asks for it
+            >>> print(piste.optim.Adam(model.parameters(), fused=False).explain_backend())
+            Adam, group 0: 2 of 2 parameters by the eager backend: fused=False asks for it
         """
         return "\n".join(
             f"{type(self).__name__}, group {index}: {line}"
             for index, group in enumerate(self.param_groups)
-            for line in choose.explained(self._program(group), [self._known(p) for p in group["params"]], group)
+            for line in describe_backends(self._program(group), [self._known(p) for p in group["params"]], group)
         )
 
-    def _known(self, p: Tensor) -> Slot:
+    explain = explain_backend
+    """The same, by its first name."""
+
+    def _known(self, p: Tensor) -> ParamState:
         """The parameter with whatever gradient and state it has so far."""
         state = self._state.get(p, {})
         buffers, counters = ([state[key] for key in keys if key in state] for keys in (self.buffers, self.counters))
-        return Slot(p, p if p.grad is None else p.grad, buffers, counters)
+        return ParamState(p, p if p.grad is None else p.grad, buffers, counters)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients, or fill them with zeros where `set_to_none` is False."""
@@ -198,7 +201,7 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _traced_group(self, index: int, group: dict[str, Any]) -> bool:
-        """What torch.compile sees: the eager engine on the parameters that have a gradient."""
+        """What torch.compile sees: the eager backend on the parameters that have a gradient."""
         slots = [self._slot(p, group) for p in group["params"] if p.grad is not None]
         with torch.set_grad_enabled(group["differentiable"]):
             eager.step(
@@ -215,9 +218,9 @@ class Optimizer(torch.optim.Optimizer):
         key, numbers = self._read(index, group)
         plans = self._plans.get(index)
         if plans and plans[0][0] == key and plans[0][1].step(group["params"], numbers):
-            return plans[0][1].moves
+            return plans[0][1].steps_anything
         with torch.set_grad_enabled(group["differentiable"]):
-            return self._planned(index, group, key, numbers).moves
+            return self._planned(index, group, key, numbers).steps_anything
 
     def _read(self, index: int, group: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
         """What a plan is made for, and the numbers: those of last time, where the options are the same objects."""
@@ -231,20 +234,20 @@ class Optimizer(torch.optim.Optimizer):
             self._known_options[index] = (list(group.values()), key, numbers)
         return key, numbers
 
-    def _planned(self, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]) -> choose.Plan:
+    def _planned(self, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]) -> StepPlan:
         """Step a group by a plan that is not the last one's."""
         params = group["params"]
         plans = [(known, plan) for known, plan in self._plans.get(index, []) if known == key]
         has = [p.grad is not None for p in params]
-        same = next((plan for _, plan in plans[1:] if plan.has == has), None)
+        same = next((plan for _, plan in plans[1:] if plan.has_grad == has), None)
         if same is None or not same.step(params, numbers):
-            same = choose.Plan(
+            same = StepPlan(
                 key[0], params, partial(self._slot, group=group), partial(type(self)._gradient, group=group), group
             )
             self._pointers = self._state_pointers()
             if not same.step(params, numbers):
                 raise RuntimeError("a gradient changed during the step; step an optimizer from one thread at a time")
-        others = [(known, plan) for known, plan in plans if plan.has != has]
+        others = [(known, plan) for known, plan in plans if plan.has_grad != has]
         self._plans[index] = [(key, same), *others[:_PLANS_KEPT]]
         return same
 
@@ -275,9 +278,9 @@ class Optimizer(torch.optim.Optimizer):
             for letter, value in option.letters(name, group[name])
         }
 
-    def _slot(self, p: Tensor, group: Mapping[str, Any]) -> Slot:
+    def _slot(self, p: Tensor, group: Mapping[str, Any]) -> ParamState:
         """The parameter, its gradient and its state, made where it is missing."""
-        return Slot(p, self._gradient(p, group), *self._state_of(p, group))
+        return ParamState(p, self._gradient(p, group), *self._state_of(p, group))
 
     def _state_of(self, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
         """Its buffers and counters."""
@@ -320,7 +323,7 @@ class Optimizer(torch.optim.Optimizer):
         # Momentum moves every entry as well, so it is the dense step that is meant.
         return g.to_dense() if any(b.when and group[b.when] for b in cls.buffers.values()) else g
 
-    def _program(self, group: Mapping[str, Any]) -> Program:
+    def _program(self, group: Mapping[str, Any]) -> StepSpec:
         """What the engines run for this group: the rule, with what the base adds to it."""
         flags = {name: bool(group[name]) for name, option in self.options.items() if isinstance(option, Flag)}
         kept = tuple(b.letter for b in self.buffers.values() if b.when is None or group[b.when])
@@ -332,7 +335,7 @@ class Optimizer(torch.optim.Optimizer):
         return program
 
     @classmethod
-    def _compose(cls, kept: tuple[str, ...], decay: str, maximize: bool, flags: Mapping[str, bool]) -> Program:
+    def _compose(cls, kept: tuple[str, ...], decay: str, maximize: bool, flags: Mapping[str, bool]) -> StepSpec:
         update = cls.update
         asked = parameters(update)
         letters = [b.letter for b in cls.buffers.values()]
@@ -370,7 +373,7 @@ class Optimizer(torch.optim.Optimizer):
             for letter, _ in o.letters(n, o.default if o.default is not None else 0)
         )
         counters = ("t", *(c.letter for c in cls.counters.values()))
-        return Program(cls.__name__, element, numbers, kept, counters, cls.per_step)
+        return StepSpec(cls.__name__, element, numbers, kept, counters, cls.per_step)
 
 
 _PLANS_KEPT = 3  # besides the current one, for models whose parameters take turns

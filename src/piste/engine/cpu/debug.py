@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...formula.expression import Symbol, trace
 from ...formula.printing import read, render
-from ..specs import Program, parameters
+from ..specs import StepSpec, parameters
 
 if TYPE_CHECKING:
     from .loss_form import Form
@@ -40,7 +40,7 @@ def loss_formula(form: Form) -> list[str]:
     return [*lines, f"{', '.join(columns)}; gradients by {', '.join(c.name for c in form.by) or 'none'}"]
 
 
-def step_formula(program: Program) -> list[str]:
+def step_formula(program: StepSpec) -> list[str]:
     """Write the formula of a step: the scalars of a tensor, the new buffers, and the new parameter (primed)."""
     lines = [f"{program.name}"]
     for name, formula in program.per_step.items():

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from ..specs import Slot
+from ..specs import ParamState
 from .compiler import load_file
 from .fastcall import make_fastcall
 from .native_guard import native_guard
 from .openmp import function_address, parallel_address
-from .step_kernel import ALONE, Launch
+from .step_kernel import ALONE, StepKernel
 from .tables import FastStepBlock, LaunchRecord, ParameterRecord
 from .torch_internals import PLAIN, dtype_code, impl_offset
 
@@ -32,7 +32,7 @@ class FastStep:
     """The step of a plan's parameters by their launches, as long as everything is where it was."""
 
     def __init__(
-        self, params: list[Any], slots: Mapping[int, Slot], launches: Sequence[tuple[Launch, Sequence[int]]]
+        self, params: list[Any], slots: Mapping[int, ParamState], launches: Sequence[tuple[StepKernel, Sequence[int]]]
     ) -> None:
         lib = native_guard()
         assert lib is not None
@@ -74,19 +74,19 @@ class FastStep:
             module, "fast_step", self._block, lib, parameters, dims, places, records, impls, gradients
         )
 
-    def __call__(self, params: list[Any], values: array[float]) -> bool:
+    def __call__(self, params: list[Any], numbers: Mapping[str, Any]) -> bool:
         """Step and return True; or return False, with nothing changed, where something has moved."""
         block = self._block
         if type(params) is not list or len(params) != block.count:
             return False
         for launch, _ in self._launches:
-            launch.numbers[:] = values
+            launch.set_numbers(numbers)
         block.threads, block.parallel = torch.get_num_threads(), parallel_address()
         return self._step(params)
 
 
 def supports(
-    params: Sequence[Any], slots: Mapping[int, Slot], launches: Sequence[tuple[Launch, Sequence[int]]]
+    params: Sequence[Any], slots: Mapping[int, ParamState], launches: Sequence[tuple[StepKernel, Sequence[int]]]
 ) -> bool:
     """Return whether a plan can be stepped in one call."""
     return (

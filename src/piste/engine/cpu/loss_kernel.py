@@ -34,7 +34,7 @@ _empty_like = torch.empty_like
 
 
 class Unserved(Exception):
-    """The operands, or a value among them, want the eager engine."""
+    """The operands, or a value among them, want the eager backend."""
 
 
 Made = tuple[Tensor, tuple[Tensor, ...]]

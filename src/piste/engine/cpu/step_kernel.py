@@ -10,16 +10,17 @@ from __future__ import annotations
 import ctypes
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 
 from ..emit import Emitter
 from ..hoisting import Hoisted, given_inputs, trace_step
 from ..layout import alike, overlapping, real_dtype, real_size
-from ..specs import Program, Slot
+from ..specs import ParamState, StepSpec
 from .compiler import load
 from .debug import step_formula
 from .dialect import numba
@@ -55,7 +56,7 @@ class Layout:
 
 
 @cache
-def source(program: Program, layout: Layout) -> tuple[str, int]:
+def source(program: StepSpec, layout: Layout) -> tuple[str, int]:
     """Return the kernel as Python that Numba compiles, and how many scalars `prepare` leaves for a tensor."""
     step = trace_step(program)
     hoisted = Hoisted(step.columns)
@@ -79,7 +80,7 @@ def _store(letter: str, value: str, layout: Layout) -> list[str]:
     return [f"c_{letter}[0] = {layout.counter}({value})", f"kept_{letter} = float64(c_{letter}[0])"]
 
 
-def _prepare(program: Program, layout: Layout, lines: list[str], width: int) -> list[str]:
+def _prepare(program: StepSpec, layout: Layout, lines: list[str], width: int) -> list[str]:
     first = 2 + len(program.buffers)
     columns = [f"col_{c} = pointer(table[{COLUMNS + first + k}], int64)" for k, c in enumerate(program.counters)]
     counters = []
@@ -187,7 +188,7 @@ def _strided(columns: Sequence[str], dims: int) -> list[str]:
     ]
 
 
-def layout_of(slot: Slot) -> Layout:
+def layout_of(slot: ParamState) -> Layout:
     """Return the layout of a slot that `unserved` accepts."""
     columns = [slot.p, slot.g, *slot.buffers]
     counter = DTYPES[slot.counters[0].dtype] if slot.counters else "float32"
@@ -195,7 +196,7 @@ def layout_of(slot: Slot) -> Layout:
     return Layout(kinds, counter, 0 if alike(columns) else slot.p.dim() + slot.p.is_complex())
 
 
-def unserved(slot: Slot) -> str | None:
+def unserved(slot: ParamState) -> str | None:
     """Return the reason why the kernel can't step a slot, or None."""
     if slot.g is not slot.p.grad and slot.p.grad is not None:
         return "its gradient is sparse"  # the slot holds a dense copy
@@ -222,7 +223,7 @@ def unserved(slot: Slot) -> str | None:
     return None
 
 
-def _walk(slot: Slot, dims: int) -> Iterable[int]:
+def _walk(slot: ParamState, dims: int) -> Iterable[int]:
     """Return shape and strides for a kernel that walks `dims` dimensions; complex numbers are pairs."""
     if not dims:
         return
@@ -252,15 +253,16 @@ def _shared_out(sizes: Sequence[int], threads: int) -> tuple[array[int], array[i
     return items, ends
 
 
-class Launch:
+class StepKernel:
     """A kernel with the tables of its tensors."""
 
-    def __init__(self, program: Program, layout: Layout, slots: Sequence[Slot]) -> None:
+    def __init__(self, program: StepSpec, layout: Layout, slots: Sequence[ParamState]) -> None:
         text, width = source(program, layout)
         self.kernel = load(text, ("prepare", "body"), lambda: step_formula(program))
         self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters)]
         sizes = [real_size(slot.p) for slot in slots]
         self.elements = sum(sizes)
+        self._names = program.numbers
         items, ends = _shared_out(sizes, torch.get_num_threads())
         self.gradients = array("q", bytes(8 * len(slots)))
         self.numbers = array("d", bytes(8 * len(program.numbers)))
@@ -285,7 +287,14 @@ class Launch:
         self._arrays = [ends, items, scalars, shapes, *columns]
         self.at = ctypes.addressof(self._table)
 
-    def __call__(self) -> None:
+    def set_numbers(self, numbers: Mapping[str, Any]) -> None:
+        """Write the numbers of the group, such as lr, where the kernel reads them."""
+        self.numbers[:] = array("d", [numbers[name] for name in self._names])
+
+    def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
+        """Step the tensors, given the addresses of their gradients and the numbers of the group."""
+        self.gradients[:] = gradients
+        self.set_numbers(numbers)
         threads = torch.get_num_threads() if self.elements > ALONE else 1
         self._table.shares = min(threads, self.shares)
         self.kernel.call["prepare"](self.at)

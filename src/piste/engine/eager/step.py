@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..specs import Program, Slot
+from ..specs import ParamState, StepSpec
 
 _COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 def step(
-    program: Program,
-    slots: Iterable[Slot],
+    program: StepSpec,
+    slots: Iterable[ParamState],
     numbers: Mapping[str, Any],
     *,
     differentiable: bool = False,
@@ -42,8 +42,8 @@ def _plain(value: Any, differentiable: bool) -> Any:
     return value.reshape(()) if differentiable or torch.compiler.is_compiling() else value.item()
 
 
-def _counted(program: Program, slot: Slot, numbers: Mapping[str, Any], on_device: bool) -> tuple[Any, Any, Any]:
-    """The arguments of `Program.scalars`: counters read (t one further), and how to keep a new one."""
+def _counted(program: StepSpec, slot: ParamState, numbers: Mapping[str, Any], on_device: bool) -> tuple[Any, Any, Any]:
+    """The arguments of `StepSpec.scalars`: counters read (t one further), and how to keep a new one."""
     kept = dict(zip(program.counters, slot.counters, strict=True))
 
     def read(letter: str) -> Any:
@@ -67,7 +67,7 @@ def _wide(counter: Tensor) -> Tensor:
 
 
 def _apply(
-    program: Program, p: Tensor, g: Tensor, buffers: list[Tensor], scalars: Mapping[str, Any], clone: bool
+    program: StepSpec, p: Tensor, g: Tensor, buffers: list[Tensor], scalars: Mapping[str, Any], clone: bool
 ) -> None:
     if p.is_complex():
         p, g, *buffers = (torch.view_as_real(x) for x in (p, g.resolve_conj(), *buffers))
@@ -79,7 +79,7 @@ def _apply(
         buffer.copy_(value)
 
 
-def _sparse_step(program: Program, slot: Slot, scalars: Mapping[str, Any]) -> None:
+def _sparse_step(program: StepSpec, slot: ParamState, scalars: Mapping[str, Any]) -> None:
     """The step of the entries that have a gradient; the others stay as they are."""
     g = slot.g.coalesce()
     index = tuple(g.indices())

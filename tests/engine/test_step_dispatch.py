@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import piste
-from piste.engine import step_dispatch as choose
+from piste.engine import step_dispatch
 from piste.engine.cpu import compiler, fast_step
 from piste.engine.cpu import step_kernel as cpu
 from piste.errors import InvalidType, InvalidValue, Unsupported
@@ -24,7 +24,7 @@ from piste.optim.options import Flag, decay, eps, rate, weight_decay
 from .process import python
 from .reference import KERNEL
 
-EAGER = "by the eager engine: "
+EAGER = "by the eager backend: "
 
 
 def parameter(value: Tensor, grad: Tensor | None = None) -> nn.Parameter:
@@ -107,7 +107,7 @@ def test_fused_asks_for_the_kernel_or_nothing(case):
     shape = tuple((first, p)[index].shape)
     assert text.startswith(f"fused=True asks for the kernel, which can't step parameter {index} of shape {shape}: ")
     assert why in text
-    assert text.endswith("With fused=None Piste chooses an engine that can.")
+    assert text.endswith("With fused=None Piste chooses a backend that can.")
     assert torch.equal(first, torch.ones(3))  # nothing has moved
 
 
@@ -150,12 +150,12 @@ def test_a_group_with_some_sparse_gradients_is_stepped_by_both_engines():
             torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("who", [cpu.Launch, fast_step.FastStep])
-def test_torch_compile_traces_the_eager_engine_and_the_kernel_steps_afterwards(monkeypatch, who):
-    if who is cpu.Launch:
+@pytest.mark.parametrize(("stepper", "method"), [(cpu.StepKernel, "launch"), (fast_step.FastStep, "__call__")])
+def test_torch_compile_traces_the_eager_backend_and_the_kernel_steps_afterwards(monkeypatch, stepper, method):
+    if stepper is cpu.StepKernel:
         monkeypatch.setattr(fast_step, "native_guard", lambda: None)
-    launched, real = [], who.__call__
-    monkeypatch.setattr(who, "__call__", lambda *args: (launched.append(1), real(*args))[1])
+    launched, real = [], getattr(stepper, method)
+    monkeypatch.setattr(stepper, method, lambda *args: (launched.append(1), real(*args))[1])
     p, q = parameter(torch.linspace(-1, 1, 6)), parameter(torch.linspace(-1, 1, 6))
     ours, theirs = piste.optim.Adam([p], lr=0.1), torch.optim.Adam([q], lr=0.1)
     compiled = torch.compile(ours.step, backend="eager")
@@ -188,7 +188,7 @@ def nothing_loaded(monkeypatch, tmp_path):
     """As in a process that has loaded no kernel, with an empty cache; failures are forgotten afterwards."""
     monkeypatch.setenv("PISTE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiler, "_loaded", {})
-    monkeypatch.setattr(choose, "_failed", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(step_dispatch, "_failed", weakref.WeakKeyDictionary())
 
 
 def fail(*args):
@@ -448,7 +448,7 @@ STUMBLES = {
 
 @pytest.fixture
 def failures_forgotten(monkeypatch):
-    monkeypatch.setattr(choose, "_failed", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(step_dispatch, "_failed", weakref.WeakKeyDictionary())
 
 
 @pytest.mark.parametrize("rule", STUMBLES, ids=lambda rule: rule.__name__)
@@ -458,7 +458,7 @@ def test_a_formula_that_no_kernel_can_be_made_of_says_what_it_stumbled_on(rule, 
     before, line = p.detach().clone(), (rule.update.__code__.co_firstlineno + 1)
     optimizer = rule([p])
     with pytest.warns(RuntimeWarning) as told:
-        if meant is None:  # what no formula may do fails in the eager engine too, or does not mean one element
+        if meant is None:  # what no formula may do fails in the eager backend too, or does not mean one element
             try:
                 optimizer.step()
             except (RuntimeError, ValueError, TypeError):

@@ -1,0 +1,58 @@
+"""The CPU backend: one kernel call for all tensors of a group, or for one loss."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..backend import FastStep
+from ..specs import ParamState, StepSpec
+from . import fast_step
+from .openmp import openmp_parallel
+from .step_kernel import Layout, StepKernel, layout_of, unserved
+
+__all__ = ["CpuBackend"]
+
+
+class CpuBackend:
+    """Kernels that Numba compiles, on the thread pool of PyTorch."""
+
+    name = "cpu"
+    devices = frozenset({"cpu"})
+
+    def describe(self) -> str:
+        """Name the kernels; say so where they run on one thread."""
+        threads = "" if openmp_parallel() is not None else " on one thread (PyTorch has no OpenMP thread pool here)"
+        return f"the fused CPU kernel{threads}"
+
+    def why_unavailable(self) -> str | None:
+        """Return that Numba is missing, or None."""
+        return "Numba is not installed" if importlib.util.find_spec("numba") is None else None
+
+    def why_not_step(self, spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> str | None:
+        """Return the property of a parameter or of its options that the kernel can't handle, or None."""
+        if options["capturable"]:
+            return "capturable=True keeps the step count on the device"
+        return unserved(state)
+
+    def step_layout(self, state: ParamState) -> Layout:
+        """Return the dtypes and the layout of a parameter, its gradient and its state."""
+        return layout_of(state)
+
+    def compile_step(self, spec: StepSpec, layout: Layout, states: Sequence[ParamState]) -> StepKernel:
+        """Make the kernel that steps some parameters of one layout."""
+        return StepKernel(spec, layout, states)
+
+    def fast_step(
+        self,
+        params: Sequence[Tensor],
+        states: Mapping[int, ParamState],
+        kernels: Sequence[tuple[StepKernel, Sequence[int]]],
+    ) -> FastStep | None:
+        """Make a function that checks and steps all parameters in one native call, where the machine code can."""
+        return (
+            fast_step.FastStep(list(params), states, kernels) if fast_step.supports(params, states, kernels) else None
+        )

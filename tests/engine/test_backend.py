@@ -1,0 +1,170 @@
+"""A third backend plugs in without an edit to optim/, and PISTE_BACKEND forces one."""
+
+from __future__ import annotations
+
+import warnings
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import piste
+from piste.engine import backend as backends
+from piste.engine.hoisting import trace_step
+from piste.engine.specs import ParamState, StepSpec
+from piste.errors import InvalidValue, Unsupported
+from piste.formula import Symbol as Expr
+
+
+class NumpyKernel:
+    """The traced step, run by numpy on float64 arrays."""
+
+    def __init__(self, spec: StepSpec, states: Sequence[ParamState]) -> None:
+        self.spec, self.states = spec, states
+        self.elements = sum(state.p.numel() for state in states)
+        self.step = trace_step(spec)
+
+    def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
+        assert [state.g.data_ptr() for state in self.states] == list(gradients)
+        for state in self.states:
+            state.counters[0] += 1
+            inputs = {f"n_{name}": value for name, value in numbers.items()}
+            inputs["n_t"] = inputs["kept_t"] = state.counters[0].item()
+            tensors = (state.p, state.g, *state.buffers)
+            arrays = {f"{n}_": x.detach().numpy() for n, x in zip(self.step.columns, tensors, strict=True)}
+            results = [evaluate(result, {**inputs, **arrays}) for result in self.step.results]
+            for name, result in zip([n for n in self.step.columns if n != "g"], results, strict=True):
+                arrays[f"{name}_"][...] = result
+
+
+def evaluate(value: Any, inputs: Mapping[str, Any]) -> Any:
+    if not isinstance(value, Expr):
+        return value
+    if value.op == "input":
+        return inputs[value.args[0]]
+    operands = [evaluate(x, inputs) for x in value.args]
+    return NUMPY[value.op](*operands)
+
+
+NUMPY = {
+    "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "**": np.power, "neg": np.negative,
+    "sqrt": np.sqrt, "maximum": np.maximum, "abs": np.abs, "sign": np.sign,
+}  # fmt: skip
+
+
+class NumpyBackend:
+    """Float64 parameters on the CPU."""
+
+    name = "numpy"
+    devices = frozenset({"cpu"})
+
+    def describe(self) -> str:
+        return "numpy"
+
+    def why_unavailable(self) -> str | None:
+        return None
+
+    def why_not_step(self, spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> str | None:
+        return None if state.p.dtype == torch.float64 else "numpy steps float64 alone"
+
+    def step_layout(self, state: ParamState) -> None:
+        return None
+
+    def compile_step(self, spec: StepSpec, layout: None, states: Sequence[ParamState]) -> NumpyKernel:
+        return NumpyKernel(spec, states)
+
+    def fast_step(self, *args: Any) -> None:
+        return None
+
+
+@pytest.fixture
+def numpy_backend(monkeypatch: pytest.MonkeyPatch) -> NumpyBackend:
+    monkeypatch.setattr(backends, "BACKENDS", list(backends.BACKENDS))
+    backends.register(NumpyBackend(), first=True)
+    return backends.BACKENDS[0]
+
+
+def parameter(dtype: torch.dtype) -> torch.nn.Parameter:
+    p = torch.nn.Parameter(torch.linspace(-1, 1, 6, dtype=dtype))
+    p.grad = torch.linspace(2, -1, 6, dtype=dtype)
+    return p
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adamax"])
+def test_a_registered_backend_steps_what_it_supports(numpy_backend, name):
+    p, q, other = parameter(torch.float64), parameter(torch.float64), parameter(torch.float32)
+    ours = getattr(piste.optim, name)([p, other], lr=0.1)
+    theirs = getattr(torch.optim, name)([q], lr=0.1)
+    assert ours.explain_backend().splitlines() == [
+        f"{name}, group 0: 1 of 2 parameters by numpy, all in one pass",
+        f"{name}, group 0: 1 of 2 parameters by the fused CPU kernel, all in one pass",
+    ]
+    for _ in range(3):
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(other.double(), q, rtol=1e-5, atol=1e-6)
+
+
+def test_eager_can_be_forced_for_optimizers(monkeypatch):
+    monkeypatch.setenv("PISTE_BACKEND", "eager")
+    p, q = parameter(torch.float32), parameter(torch.float32)
+    ours, theirs = piste.optim.Adam([p]), torch.optim.Adam([q])
+    assert ours.explain_backend() == (
+        "Adam, group 0: 1 of 1 parameters by the eager backend: PISTE_BACKEND=eager asks for it"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours.step()
+    theirs.step()
+    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+def test_a_forced_backend_refuses_what_it_does_not_support(monkeypatch):
+    monkeypatch.setenv("PISTE_BACKEND", "cpu")
+    p = torch.nn.Parameter(torch.ones(3, device="meta"))
+    p.grad = torch.ones(3, device="meta")
+    with pytest.raises(
+        Unsupported,
+        match=r"^PISTE_BACKEND=cpu asks for the kernel, which can't step parameter 0 of shape \(3,\): it is on meta\. "
+        r"Without PISTE_BACKEND Piste chooses a backend that can\.$",
+    ):
+        piste.optim.SGD([p]).step()
+
+
+def test_an_unknown_backend_is_refused(monkeypatch):
+    monkeypatch.setenv("PISTE_BACKEND", "fast")
+    with pytest.raises(
+        InvalidValue,
+        match=r"^the environment variable PISTE_BACKEND must be one of eager, cpu.*; "
+        r"received 'fast'\. Known: `eager`, `cpu`",
+    ):
+        piste.optim.SGD([parameter(torch.float32)]).step()
+
+
+def test_a_missing_package_is_warned_of_once(monkeypatch):
+    monkeypatch.setattr(backends, "_warned", set())
+    monkeypatch.setattr("piste.engine.cpu.backend.importlib.util.find_spec", lambda name: None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            piste.optim.SGD([parameter(torch.float32)]).step()
+            piste.losses.MSELoss()(torch.ones(3), torch.zeros(3))
+    (warning,) = caught
+    assert warning.category is RuntimeWarning
+    assert warning.filename == __file__
+    assert str(warning.message) == (
+        "Piste runs without kernels, several times slower: Numba is not installed. "
+        "PISTE_BACKEND=eager asks for this and is quiet."
+    )
+
+
+def test_the_cpu_backend_says_that_it_runs_on_one_thread(monkeypatch):
+    monkeypatch.setattr("piste.engine.cpu.backend.openmp_parallel", lambda: None)
+    assert piste.optim.SGD([parameter(torch.float32)]).explain_backend() == (
+        "SGD, group 0: 1 of 1 parameters by the fused CPU kernel on one thread (PyTorch has no OpenMP thread pool "
+        "here), all in one pass"
+    )
