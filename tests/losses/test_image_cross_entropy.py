@@ -1,0 +1,142 @@
+"""The kernel of images states cross entropy a second time: it agrees with the formula of `CrossEntropyLoss`.
+
+The formula runs on rows in float64, and autograd differentiates it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import piste
+from piste.engine.cpu import image_cross_entropy
+from piste.engine.cpu.image_cross_entropy import BLOCK, MOST_CLASSES, TILE
+from piste.engine.cpu.kernels import image_cross_entropy as kernel
+
+INF, NAN = math.inf, math.nan
+IGNORED = -100
+
+
+def by_formula(x: Tensor, k: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient by `CrossEntropyLoss.value` on the rows of an image."""
+    rows = x.detach().double().movedim(1, -1).reshape(-1, x.shape[1]).requires_grad_()
+    targets = k.reshape(-1)
+    keep = targets != IGNORED
+    values = piste.losses.CrossEntropyLoss.value(rows, torch.where(keep, targets, 0))
+    total = torch.where(keep, values, 0).sum()
+    loss = total / keep.sum() if reduction == "mean" else total
+    (gradient,) = torch.autograd.grad(loss, rows)
+    back = gradient.reshape(x.shape[0], *x.shape[2:], x.shape[1]).movedim(-1, 1)
+    return loss.detach(), back
+
+
+def by_kernel(x: Tensor, k: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+    x = x.detach().clone().requires_grad_()
+    loss = image_cross_entropy.cross_entropy(x, k, IGNORED, reduction == "mean")
+    assert loss is not None, "no kernel serves"
+    (gradient,) = torch.autograd.grad(loss, x)
+    alone = image_cross_entropy.cross_entropy(x.detach(), k, IGNORED, reduction == "mean")
+    torch.testing.assert_close(alone, loss.detach(), rtol=0, atol=0, equal_nan=True)
+    return loss.detach(), gradient
+
+
+def agree(x: Tensor, k: Tensor) -> None:
+    tolerance = {"rtol": 1e-13, "atol": 1e-15} if x.dtype == torch.float64 else {"rtol": 2e-6, "atol": 4e-7}
+    for reduction in ("mean", "sum"):
+        for ours, wanted in zip(by_kernel(x, k, reduction), by_formula(x, k, reduction), strict=True):
+            torch.testing.assert_close(ours, wanted.to(x.dtype), equal_nan=True, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 2, 1),
+        (2, 5, 3),
+        (3, 4, TILE - 1),
+        (1, 3, TILE),
+        (2, 3, TILE * BLOCK + 1),
+        (2, 21, 20, 50),
+        (1, 300, 2, 3, 4),
+    ],
+    ids=str,
+)
+def test_values_and_gradients_are_those_of_the_formula(shape, dtype):
+    torch.manual_seed(0)
+    x, k = 4 * torch.randn(shape, dtype=dtype), torch.randint(shape[1], shape[:1] + shape[2:])
+    agree(x, k)
+    k.reshape(-1)[1::3] = IGNORED
+    agree(x, k)
+
+
+ROWS = {
+    "far apart": [1e4, 0.0, -1e4],
+    "overflowing exponentials": [800.0, 801.0, 799.0],
+    "underflowing exponentials": [-800.0, -801.0, -799.0],
+    "equal": [1.5, 1.5, 1.5],
+    "an impossible class": [-INF, 0.0, 0.0],
+    "a certain class": [INF, 0.0, 1.0],
+    "nothing possible": [-INF, -INF, -INF],
+    "NaN": [0.5, NAN, 2.0],
+    "signed zeros": [0.0, -0.0, 0.0],
+    "largest numbers": [1.7e308, -1.7e308, 0.0],
+    "smallest numbers": [5e-324, -5e-324, 0.0],
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("target", range(3))
+def test_corner_cases_are_those_of_the_formula(row, target):
+    x = torch.tensor(ROWS[row], dtype=torch.float64)[None, :, None].expand(1, 3, 5).contiguous()
+    agree(x, torch.full((1, 5), target))
+
+
+def test_places_do_not_mix():
+    """Each corner case in one image, next to ordinary places and ignored ones."""
+    rows = [row for name, row in ROWS.items() if not {NAN, INF, -INF} & set(row) and name != "largest numbers"]
+    x = torch.tensor(rows, dtype=torch.float64).T[None].contiguous()
+    k = torch.arange(len(rows))[None] % 3
+    agree(x, k)
+    k[0, 1] = IGNORED
+    agree(x, k)
+
+
+def test_an_image_of_ignored_places_has_no_mean_and_no_gradient():
+    x, k = torch.randn(1, 3, 4, dtype=torch.float64), torch.full((1, 4), IGNORED)
+    loss, gradient = by_kernel(x, k, "mean")
+    assert loss.isnan() and torch.equal(gradient, torch.zeros_like(x))
+    loss, gradient = by_kernel(x, k, "sum")
+    assert loss == 0 and torch.equal(gradient, torch.zeros_like(x))
+
+
+def test_the_second_gradient_is_that_of_the_formula():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    k = torch.randint(3, (2, 4))
+    k[0, 1] = IGNORED
+    loss = image_cross_entropy.cross_entropy(x, k, IGNORED, True)
+    (first,) = torch.autograd.grad(loss, x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x)
+    rows = x.movedim(1, -1).reshape(-1, 3)
+    keep = k.reshape(-1) != IGNORED
+    values = piste.losses.CrossEntropyLoss.value(rows, torch.where(keep, k.reshape(-1), 0))
+    wanted = torch.where(keep, values, 0).sum() / keep.sum()
+    (wanted_first,) = torch.autograd.grad(wanted, x, create_graph=True)
+    torch.testing.assert_close(first, wanted_first, rtol=1e-13, atol=1e-15)
+    (wanted_second,) = torch.autograd.grad(wanted_first.square().sum(), x)
+    torch.testing.assert_close(second, wanted_second, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 1 << 40])
+def test_a_target_out_of_range_is_left_to_the_checks(wrong):
+    x, k = torch.randn(1, 3, 4), torch.zeros(1, 4, dtype=torch.int64)
+    k[0, 2] = wrong
+    assert image_cross_entropy.cross_entropy(x, k, IGNORED, True) is None
+
+
+def test_python_and_the_kernel_agree_on_the_size_of_tiles_and_blocks():
+    assert (kernel.TILE, kernel.BLOCK_PLACES) == (TILE, TILE * BLOCK)
+    assert MOST_CLASSES < 1 << 24
