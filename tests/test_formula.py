@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy
@@ -16,8 +18,9 @@ from piste.errors import PisteError
 from piste.formula import expression as formula
 from piste.formula.expression import (
     OPERATIONS,
+    Expr,
     FormulaError,
-    Symbol,
+    NamedConstant,
     exp,
     log,
     log1p,
@@ -25,6 +28,7 @@ from piste.formula.expression import (
     minimum,
     sign,
     sqrt,
+    topological_order,
     trace,
     where,
 )
@@ -146,7 +150,7 @@ def test_values_of_another_kind_bring_words_of_their_own():
 
 # --- on symbols -----------------------------------------------------------------------------------------------
 
-x, y = Symbol("input", "x"), Symbol("input", "y")
+x, y = Expr("input", "x"), Expr("input", "y")
 
 WRITTEN: dict[str, Any] = {
     "+(x, y)": lambda x, y: x + y,
@@ -188,7 +192,7 @@ def test_a_formula_on_symbols_gives_itself(wanted):
 
 
 def evaluated(value: Any, inputs: dict[str, Any]) -> Any:
-    if not isinstance(value, Symbol):
+    if not isinstance(value, Expr):
         return value
     if value.op == "input":
         return inputs[value.args[0]]
@@ -204,7 +208,7 @@ def test_what_was_read_does_what_was_written(wanted):
 
 
 def test_every_word_is_an_operation():
-    words = set(formula.__all__) - {"FormulaError", "Symbol", "trace"}
+    words = set(formula.__all__) - {"Expr", "FormulaError", "NamedConstant", "is_number", "topological_order", "trace"}
     assert words <= OPERATIONS.keys()
     assert all(OPERATIONS[word] is getattr(formula, word) for word in words)
 
@@ -218,6 +222,49 @@ def test_options_that_are_known_are_ordinary_python():
     assert trace(rule, x, None, True) is x
     assert repr(trace(rule, x, y, True)) == "+(x, y)"
     assert trace(rule, x, y, nesterov=False) is y
+
+
+# --- the graph ------------------------------------------------------------------------------------------------
+
+
+def test_equal_expressions_are_the_same_object():
+    assert sqrt(x * x + 1) is sqrt(x * x + 1) and Expr("input", "x") is x
+    assert x * y is not y * x and x + 1 is not x + 2
+    assert x * 2 is x * 2.0  # every number is a float
+    assert x * 0.0 is not x * -0.0 and x * nan is x * nan
+    beta, same, other = NamedConstant("beta", 2.0), NamedConstant("beta", 2.0), NamedConstant("beta", 3.0)
+    assert x * beta is x * same and x * beta is not x * other and x * beta is not x * 2.0
+
+
+def test_expressions_are_forgotten_with_their_last_use():
+    z = Expr("input", "used here only")
+    key = weakref.ref(z * 7)
+    assert key() is None
+    kept = z * 7
+    assert z * 7 is kept
+
+
+def test_an_expression_can_not_be_changed():
+    with pytest.raises(AttributeError, match="an expression can't be changed"):
+        (x + y).args = (y, x)
+
+
+def test_threads_that_build_the_same_expression_share_it():
+    def build(k: int) -> Expr:
+        value = x
+        for i in range(200):
+            value = value * y + i
+        return value
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len({id(value) for value in pool.map(build, range(8))}) == 1
+
+
+def test_operands_come_before_the_nodes_that_use_them_each_once():
+    a, b = x + y, x * y
+    assert list(map(id, topological_order(a / b - a, b))) == list(map(id, [x, y, a, b, a / b, a / b - a]))
+    assert topological_order(1.0) == []
+    assert list(map(id, topological_order(a / b, stop=lambda node: node is a))) == list(map(id, [x, y, b, a / b]))
 
 
 # --- what can't be read ---------------------------------------------------------------------------------------
@@ -294,4 +341,4 @@ def test_a_word_that_no_engine_knows_is_named():
     from piste.engine.emit import Emitter
 
     with pytest.raises(FormulaError, match="no kernel can be made of the word `tan`"):
-        Emitter(numba("float32"), "x", lambda symbol: "x" if symbol.op == "input" else None).name(Symbol("tan", x))
+        Emitter(numba("float32"), "x", lambda symbol: "x" if symbol.op == "input" else None).name(Expr("tan", x))

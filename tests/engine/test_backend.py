@@ -16,7 +16,7 @@ from piste.engine import backend as backends
 from piste.engine.hoisting import trace_step
 from piste.engine.specs import ParamState, StepSpec
 from piste.errors import InvalidValue, Unsupported
-from piste.formula import Symbol as Expr
+from piste.formula import Expr
 
 
 class NumpyKernel:

@@ -12,7 +12,7 @@ from piste.engine import loss_dispatch as cpu_loss
 from piste.engine.cpu import loss_kernel
 from piste.formula import row_functions
 from piste.formula.differentiate import gradients, on_tensors
-from piste.formula.expression import Symbol
+from piste.formula.expression import Expr
 from piste.losses import loss as loss_module
 from piste.losses import rowwise
 from piste.losses.rowwise import RowwiseLoss
@@ -241,7 +241,7 @@ def test_the_norm_of_nothing_has_no_slope() -> None:
 def test_a_formula_s_derivative_is_the_one_that_autograd_finds(formula) -> None:
     torch.manual_seed(1)
     tensors = [torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    x, y = Symbol("input", "x"), Symbol("input", "y")
+    x, y = Expr("input", "x"), Expr("input", "y")
     slopes = gradients(formula(x, y), [x, y], {"x", "y"})
     expected = torch.autograd.grad(formula(*tensors).sum(), tensors)
     for slope, tensor, wanted in zip(slopes, tensors, expected, strict=True):

@@ -17,7 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from piste import losses
-from piste.formula.expression import Symbol
+from piste.formula.expression import Expr
 from piste.losses.loss import _registry
 from tests.losses.domains import DOMAINS, SHAPES, fault_of_bound, fault_of_domain, fault_of_means, fault_of_shapes
 from tests.losses.judge import fault_at_extreme, fault_beside_torch, fault_of_elements, fault_of_rows
@@ -196,7 +196,7 @@ def _faults(names: set[str]) -> Iterator[str | None]:
 
 def _faults_of_words() -> Iterator[str | None]:
     """Words over rows are symbols of symbols, which `explain` reads."""
-    a, b = Symbol("input", "a"), Symbol("input", "b")
+    a, b = Expr("input", "a"), Expr("input", "b")
     rows = sys.modules["piste.formula.row_functions"]
     reads = {f"{word}(a)": getattr(rows, word)(a) for word in ("log_softmax", "total", "size", "index", "each")}
     reads |= {f"{word}(a, b)": getattr(rows, word)(a, b) for word in ("pick", "hinges")}

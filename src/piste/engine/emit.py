@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..formula.expression import FormulaError, Symbol
+from ..formula.expression import Expr, FormulaError, topological_order
 
 Dialect = Mapping[str, str | tuple[str, ...]]
 
@@ -30,44 +30,57 @@ class Emitter:
         given: the name of an expression whose value exists already, or None.
     """
 
-    def __init__(self, dialect: Dialect, prefix: str, given: Callable[[Symbol], str | None]) -> None:
+    def __init__(self, dialect: Dialect, prefix: str, given: Callable[[Expr], str | None]) -> None:
         self.lines: list[str] = []
         self._dialect, self._prefix, self._given = dialect, prefix, given
-        self._done: dict[Any, str] = {}
-        self._needs: dict[Any, int] = {}
-        self._keys: dict[int, tuple[Symbol, Any]] = {}
+        self._done: dict[Expr, str] = {}
+        self._needs: dict[Expr, int] = {}
         self._constants = {"zero": self._constant(0.0), "one": self._constant(1.0), "minus_one": self._constant(-1.0)}
 
     def name(self, value: Any) -> str:
         """Return the variable that holds a value, after adding the lines that compute it."""
-        if not isinstance(value, Symbol):
+        if not isinstance(value, Expr):
             return self._constant(value)
-        key = self.key(value)
-        if key not in self._done:
-            self._done[key] = self._given(value) or self._assigned(self._expression(value))
-        return self._done[key]
+        opened: set[Expr] = set()
+        stack = [value]
+        while stack:
+            node = stack[-1]
+            key = self.key(node)
+            if key in self._done:
+                stack.pop()
+            elif node in opened:
+                self._done[key] = self._assigned(self._expression(node))
+                stack.pop()
+            elif (known := self._given(node)) is not None:
+                self._done[key] = known
+                stack.pop()
+            else:
+                opened.add(node)
+                stack += reversed(self._order(node))
+        return self._done[self.key(value)]
 
-    def key(self, value: Any) -> Any:
-        """Return a key that is equal for equal expressions."""
-        if not isinstance(value, Symbol):
-            return float(value)
-        if id(value) not in self._keys:
-            operands = value.args if value.op == "input" else tuple(map(self.key, value.args))
-            self._keys[id(value)] = value, (value.op, *operands)
-        return self._keys[id(value)][1]
+    def key(self, value: Expr) -> Expr:
+        """Return the expression that represents all expressions with the same code as this one."""
+        return value
+
+    def _order(self, value: Expr) -> list[Expr]:
+        """Return the operands in the order of their computation: the one that needs most registers goes first."""
+        self._find_needs(value)
+        operands = value.operands[:1] if _is_square(value) else value.operands
+        return sorted(operands, key=self._need, reverse=True)
 
     def _need(self, value: Any) -> int:
-        """Count the registers that a value takes to compute (Sethi and Ullman); the neediest operand goes first."""
-        if not isinstance(value, Symbol):
-            return 0
-        key = self.key(value)
-        if key in self._done or value.op == "input":
-            return 0
-        if key not in self._needs:
-            needs = sorted(map(self._need, value.args), reverse=True)
-            own = 6 if value.op in ("exp", "log", "log1p") else 1
-            self._needs[key] = max(own, *(need + i for i, need in enumerate(needs)))
-        return self._needs[key]
+        return 0 if not isinstance(value, Expr) or self.key(value) in self._done else self._needs[self.key(value)]
+
+    def _is_counted(self, value: Expr) -> bool:
+        return self.key(value) in self._done or self.key(value) in self._needs
+
+    def _find_needs(self, value: Expr) -> None:
+        """Count the registers that each node below a value takes to compute (Sethi and Ullman)."""
+        for node in topological_order(value, stop=self._is_counted):
+            needs = sorted(map(self._need, node.args), reverse=True) if node.op != "input" else []
+            own = 0 if node.op == "input" else 6 if node.op in ("exp", "log", "log1p") else 1
+            self._needs[self.key(node)] = max([own, *(need + i for i, need in enumerate(needs))])
 
     def _assigned(self, expression: str) -> str:
         name = f"{self._prefix}{len(self.lines)}"
@@ -82,13 +95,10 @@ class Emitter:
             text = f"({'-' if number < 0 else ''}{self._dialect['nan' if number != number else 'inf']})"
         return str(self._dialect["constant"]).format(text)
 
-    def _expression(self, value: Symbol) -> str:
-        op = value.op
-        if op == "**" and not isinstance(value.args[1], Symbol) and value.args[1] == 2:
+    def _expression(self, value: Expr) -> str:
+        if _is_square(value):
             base = self.name(value.args[0])
             return str(self._dialect["*"]).format(base, base)
-        for x in sorted(value.args, key=self._need, reverse=True):
-            self.name(x)
         operands = [self.name(x) for x in value.args]
         *lines, result = self._templates(value)
         names = dict(self._constants)
@@ -96,9 +106,13 @@ class Emitter:
             names["last"] = self._assigned(line.format(*operands, **names))
         return result.format(*operands, **names)
 
-    def _templates(self, value: Symbol) -> tuple[str, ...]:
-        kinds = ", ".join("x" if isinstance(x, Symbol) else "constant" for x in value.args)
+    def _templates(self, value: Expr) -> tuple[str, ...]:
+        kinds = ", ".join("x" if isinstance(x, Expr) else "constant" for x in value.args)
         found = self._dialect.get(f"{value.op}({kinds})") or self._dialect.get(value.op)
         if found is None:
             raise FormulaError(f"no kernel can be made of the word `{value.op}`")
         return (found,) if isinstance(found, str) else found
+
+
+def _is_square(value: Expr) -> bool:
+    return value.op == "**" and not isinstance(value.args[1], Expr) and value.args[1] == 2

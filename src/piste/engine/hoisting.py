@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ..formula.expression import Symbol, trace
+from ..formula.expression import Expr, topological_order, trace
 from .specs import StepSpec
 
 _CONDITIONS = {"<", "<=", ">", ">=", "==", "!=", "&", "|", "invert"}
@@ -31,15 +31,15 @@ def trace_step(program: StepSpec) -> TracedStep:
     columns = ("p", "g", *program.buffers)
     counters: dict[str, Any] = {}
 
-    def store(letter: str, value: Any) -> Symbol:
+    def store(letter: str, value: Any) -> Expr:
         counters[letter] = value
-        return Symbol("input", f"kept_{letter}")
+        return Expr("input", f"kept_{letter}")
 
-    inputs = {name: Symbol("input", f"n_{name}") for name in (*program.numbers, *program.counters)}
+    inputs = {name: Expr("input", f"n_{name}") for name in (*program.numbers, *program.counters)}
     per_step = partial(program.scalars, inputs, {}, store)
     per_step.__qualname__ = f"{program.name}.per_step"  # type: ignore[attr-defined]  # for messages
     scalars = trace(per_step)
-    p, g, *buffers = (Symbol("input", f"{name}_") for name in columns)
+    p, g, *buffers = (Expr("input", f"{name}_") for name in columns)
     new_p, new_buffers = trace(program.element, p, g, buffers, scalars)
     hoisted = Hoisted(columns)
     return TracedStep(columns, counters, tuple(map(hoisted.with_reciprocals, (new_p, *new_buffers))))
@@ -51,16 +51,20 @@ class Hoisted:
 
     columns: tuple[str, ...]
     scalars: list[Any] = field(default_factory=list)
+    _varies: dict[Expr, bool] = field(default_factory=dict)
 
     def varies(self, value: Any) -> bool:
         """Whether a value differs from element to element."""
-        if not isinstance(value, Symbol):
+        if not isinstance(value, Expr):
             return False
-        if value.op == "input":
-            return value.args[0] in {f"{name}_" for name in self.columns}
-        return any(map(self.varies, value.args))
+        for node in topological_order(value, stop=self._varies.__contains__):
+            if node.op == "input":
+                self._varies[node] = node.args[0] in {f"{name}_" for name in self.columns}
+            else:
+                self._varies[node] = any(self._varies[x] for x in node.operands)
+        return self._varies[value]
 
-    def given(self, value: Symbol) -> str | None:
+    def given(self, value: Expr) -> str | None:
         """Return the name of an input or of a scalar, which an emitter asks for once; None for other expressions."""
         if self.varies(value):
             return str(value.args[0]) if value.op == "input" else None
@@ -70,14 +74,19 @@ class Hoisted:
 
     def with_reciprocals(self, value: Any) -> Any:
         """Replace x / c by x * (1 / c), where c is a scalar."""
-        if not self.varies(value) or value.op == "input":
-            return value
-        a, *rest = map(self.with_reciprocals, value.args)
-        if value.op == "/" and not self.varies(rest[0]):
-            return Symbol("*", a, Symbol("/", 1.0, rest[0]))
-        return Symbol(value.op, a, *rest)
+        found: dict[Expr, Expr] = {}
+        for node in topological_order(value):
+            if not self.varies(node) or node.op == "input":
+                found[node] = node
+                continue
+            a, *rest = (found[x] if isinstance(x, Expr) else x for x in node.args)
+            if node.op == "/" and not self.varies(rest[0]):
+                found[node] = Expr("*", a, Expr("/", 1.0, rest[0]))
+            else:
+                found[node] = Expr(node.op, a, *rest)
+        return found[value] if isinstance(value, Expr) else value
 
 
-def given_inputs(value: Symbol) -> str | None:
+def given_inputs(value: Expr) -> str | None:
     """Return the name of an input; None for other expressions."""
     return str(value.args[0]) if value.op == "input" else None

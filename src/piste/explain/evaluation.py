@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..formula import row_functions as rows
-from ..formula.expression import OPERATIONS, Symbol
+from ..formula.expression import OPERATIONS, Expr
 from ..formula.printing import read
 from ..losses.embeddings import distance
 from ..losses.loss import Call
@@ -30,7 +30,7 @@ class Worked:
         names = call.formula.__code__.co_varnames[: len(call.letters)]
         self.letters = {n: v for n, v in zip(names, call.letters, strict=True) if v is not None}
         self.reading = read(call.formula, *(n if n in self.letters else None for n in names), **call.options)
-        self.loss: Symbol = self.reading.results[0]
+        self.loss: Expr = self.reading.results[0]
         first = self.letters[names[0]]
         self.is_row = call.derivatives is None
         self.shape = tuple(first.shape[:-1] if self.is_row else first.shape)
@@ -46,7 +46,7 @@ class Worked:
 
     def of(self, node: Any) -> Any:
         """The value of a node, for all units."""
-        if not isinstance(node, Symbol):
+        if not isinstance(node, Expr):
             return float(node)
         if id(node) not in self._known:
             if node.op == "input":
@@ -83,16 +83,16 @@ class Worked:
 
     def _is_shared(self, node: Any) -> bool:
         """Whether all rows have it in common, like the weights of the classes."""
-        if not isinstance(node, Symbol):
+        if not isinstance(node, Expr):
             return True
         return node.args[0] == "w" if node.op == "input" else all(map(self._is_shared, node.args))
 
-    def nodes(self) -> list[Symbol]:
+    def nodes(self) -> list[Expr]:
         """Every operation of the formula, operands first."""
-        order: dict[int, Symbol] = {}
+        order: dict[int, Expr] = {}
 
         def visit(node: Any) -> None:
-            if isinstance(node, Symbol) and node.op != "input" and id(node) not in order:
+            if isinstance(node, Expr) and node.op != "input" and id(node) not in order:
                 for operand in node.args:
                     visit(operand)
                 order[id(node)] = node
@@ -100,24 +100,24 @@ class Worked:
         visit(self.loss)
         return list(order.values())
 
-    def leaves(self) -> list[Symbol]:
+    def leaves(self) -> list[Expr]:
         """The nodes that are plain numbers to a reader: letters, entries picked from rows, the count of classes."""
-        found: dict[int, Symbol] = {}
+        found: dict[int, Expr] = {}
         for node in self.nodes():
-            found |= {id(a): a for a in node.args if isinstance(a, Symbol) and a.op == "input"}
+            found |= {id(a): a for a in node.args if isinstance(a, Expr) and a.op == "input"}
             if node.op in ("pick", "size"):
                 found[id(node)] = node
         return list(found.values())
 
-    def clamps(self) -> list[tuple[Symbol, float]]:
+    def clamps(self) -> list[tuple[Expr, float]]:
         """What is bounded below, and by what: logarithms, so that they stay finite; max(z, 0) clamps nothing."""
         return [
             (node.args[0], float(node.args[1]))
             for node in self.nodes()
-            if node.op == "maximum" and not isinstance(node.args[1], Symbol) and node.args[1] != 0
+            if node.op == "maximum" and not isinstance(node.args[1], Expr) and node.args[1] != 0
         ]
 
-    def choices(self) -> list[tuple[Symbol, Tensor, Tensor]]:
+    def choices(self) -> list[tuple[Expr, Tensor, Tensor]]:
         """Every choice that the formula makes: where its condition holds, of the units (or entries) that come to it."""
         reached = {id(self.loss): torch.ones(self.count, dtype=torch.bool) if self.keep is None else self.keep}
         found = []
@@ -131,15 +131,15 @@ class Worked:
                 found.append((node, here & condition, here))
                 ways = [here, here & condition, here & ~condition]
             for operand, way in zip(node.args, ways, strict=True):
-                if isinstance(operand, Symbol) and operand.op != "input":
+                if isinstance(operand, Expr) and operand.op != "input":
                     reached[id(operand)] = self._either(operand, reached.get(id(operand)), way)
         return found[::-1]
 
-    def _mask(self, value: Tensor, node: Symbol) -> Tensor:
+    def _mask(self, value: Tensor, node: Expr) -> Tensor:
         """A condition, one for each unit, or for each entry of each."""
         return value.reshape(self.count, -1) if self.is_row_valued(node) else self.flat(node)
 
-    def _either(self, node: Symbol, before: Tensor | None, way: Tensor) -> Tensor:
+    def _either(self, node: Expr, before: Tensor | None, way: Tensor) -> Tensor:
         """Where a node is come to, one way or another; a row is, where one of its entries is."""
         if way.dim() == 2 and not self.is_row_valued(node):
             way = way.any(-1)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula.expression import Symbol
-from ..formula.printing import Reading, is_number, number, read, render
+from ..formula.expression import Expr, is_number
+from ..formula.printing import Reading, number, read, render
 from ..losses.ctc import CTCLoss
 from ..losses.loss import Call, Loss
 from ..losses.value_checks import unravelled
@@ -76,13 +76,13 @@ def _unit(module: Loss, work: Worked, i: int) -> str:
         return f"{label}ignored: 0"
     numbers = {id(leaf): _written(work.at(leaf, i)) for leaf in work.leaves()}
 
-    def taken(condition: Symbol) -> bool | None:
+    def taken(condition: Expr) -> bool | None:
         if not work.is_row_valued(condition):
             return bool(work.flat(condition)[i])
         holds = set(work.at(condition, i))
         return holds.pop() if len(holds) == 1 else None
 
-    def worked(node: Symbol, value: str) -> str:
+    def worked(node: Expr, value: str) -> str:
         while node.op == "where" and taken(node.args[0]) is None:
             node = node.args[2]  # a choice made class by class can't be written as one branch: its rule is the other
         spelt = render(node, numbers, taken)
@@ -212,8 +212,8 @@ def _gradient(module: Loss, work: Worked, operands: list[Tensor]) -> list[str]:
     return ["Gradient", *(f"  {line}" for line in lines)]
 
 
-def _is_part(step: Symbol, whole: Any) -> bool:
-    if not isinstance(whole, Symbol):
+def _is_part(step: Expr, whole: Any) -> bool:
+    if not isinstance(whole, Expr):
         return False
     return step is whole or (whole.op != "input" and any(_is_part(step, operand) for operand in whole.args))
 

@@ -1,13 +1,13 @@
 """The language of formulas: its words, the graph that a formula is traced into, and what is derived from the graph.
 
 A formula is a plain Python function of arithmetic and the words below. Its meaning depends on its arguments: tensors
-give the reference, floats give a number, and `Symbol`s give the graph that becomes a kernel, a derivative, or text.
+give the reference, floats give a number, and `Expr`s give the graph that becomes a kernel, a derivative, or text.
 """
 
 from .expression import (
     OPERATIONS,
+    Expr,
     FormulaError,
-    Symbol,
     exp,
     log,
     log1p,
@@ -21,8 +21,8 @@ from .expression import (
 
 __all__ = [
     "OPERATIONS",
+    "Expr",
     "FormulaError",
-    "Symbol",
     "exp",
     "log",
     "log1p",

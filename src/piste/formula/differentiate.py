@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import row_functions as words
-from .expression import OPERATIONS, FormulaError, Symbol
+from .expression import OPERATIONS, Expr, FormulaError
 
 __all__ = ["Slope", "gradients", "is_row", "on_tensors"]
 
@@ -33,16 +33,16 @@ class Slope(NamedTuple):
 
 def is_row(value: Any, rows: set[str]) -> bool:
     """Whether a value has an entry for each class; `rows` names the inputs that do."""
-    if not isinstance(value, Symbol) or value.op in _NUMBERS:
+    if not isinstance(value, Expr) or value.op in _NUMBERS:
         return False
     if value.op == "input":
         return value.args[0] in rows
     return value.op in _ROWS or any(is_row(a, rows) for a in value.args)
 
 
-def gradients(result: Symbol, by: list[Symbol], rows: set[str]) -> list[Slope]:
+def gradients(result: Expr, by: list[Expr], rows: set[str]) -> list[Slope]:
     """The gradient of a number by each of some rows that it is made of."""
-    order: list[Symbol] = []
+    order: list[Expr] = []
     active = {id(x) for x in by}
     _visit(result, order, active)
     found: dict[int, Slope] = {id(result): Slope(1.0, ())}
@@ -56,21 +56,21 @@ def gradients(result: Symbol, by: list[Symbol], rows: set[str]) -> list[Slope]:
     return [found.get(id(x), Slope(0.0, ())) for x in by]
 
 
-def _visit(value: Symbol, order: list[Symbol], active: set[int], seen: set[int] | None = None) -> None:
+def _visit(value: Expr, order: list[Expr], active: set[int], seen: set[int] | None = None) -> None:
     """Operands before what is made of them; what is made of something active is active."""
     seen = set() if seen is None else seen
     if id(value) in seen:
         return
     seen.add(id(value))
     for argument in value.args if value.op != "input" else ():
-        if isinstance(argument, Symbol):
+        if isinstance(argument, Expr):
             _visit(argument, order, active, seen)
             if id(argument) in active and value.op not in _FLAT:
                 active.add(id(value))
     order.append(value)
 
 
-def _parts(symbol: Symbol, slope: Slope, rows: set[str], active: set[int]) -> Any:
+def _parts(symbol: Expr, slope: Slope, rows: set[str], active: set[int]) -> Any:
     """What a symbol's gradient comes to at each of its operands."""
     op, args = symbol.op, symbol.args
     if op in ("each", "total", "pick", "log_softmax", "norm", "hinges"):
@@ -79,16 +79,16 @@ def _parts(symbol: Symbol, slope: Slope, rows: set[str], active: set[int]) -> An
         return
     if op == "where":
         for k in (1, 2):
-            if isinstance(args[k], Symbol) and id(args[k]) in active:
+            if isinstance(args[k], Expr) and id(args[k]) in active:
                 chosen = [slope.dense, 0.0] if k == 1 else [0.0, slope.dense]
-                dense = 0.0 if _is(slope.dense, 0) else Symbol("where", args[0], *chosen)
-                factor = Symbol("where", args[0], *((1.0, 0.0) if k == 1 else (0.0, 1.0)))
+                dense = 0.0 if _is(slope.dense, 0) else Expr("where", args[0], *chosen)
+                factor = Expr("where", args[0], *((1.0, 0.0) if k == 1 else (0.0, 1.0)))
                 yield args[k], _gathered(Slope(dense, _at(slope, factor)), args[k], symbol, rows)
         return
     if op not in _DERIVATIVES:
         raise FormulaError(f"no derivative of the word `{op}` is known")
     for k, argument in enumerate(args):
-        if isinstance(argument, Symbol) and id(argument) in active:
+        if isinstance(argument, Expr) and id(argument) in active:
             local = _DERIVATIVES[op][k](symbol, *args)
             part = Slope(_multiply(slope.dense, local), _at(slope, local))
             yield argument, _gathered(part, argument, symbol, rows)
@@ -97,11 +97,11 @@ def _parts(symbol: Symbol, slope: Slope, rows: set[str], active: set[int]) -> An
 def _at(slope: Slope, factor: Any) -> tuple[tuple[Any, Any], ...]:
     """The numbers that belong at one class, each times the factor there."""
     return tuple(
-        (_multiply(v, Symbol("pick", factor, k) if isinstance(factor, Symbol) else factor), k) for v, k in slope.single
+        (_multiply(v, Expr("pick", factor, k) if isinstance(factor, Expr) else factor), k) for v, k in slope.single
     )
 
 
-def _gathered(part: Slope, argument: Symbol, symbol: Symbol, rows: set[str]) -> Slope:
+def _gathered(part: Slope, argument: Expr, symbol: Expr, rows: set[str]) -> Slope:
     """A number that stands beside every entry of a row takes the sum of what it brings there."""
     if is_row(symbol, rows) and not is_row(argument, rows):
         return Slope(_sum(part), ())
@@ -109,59 +109,59 @@ def _gathered(part: Slope, argument: Symbol, symbol: Symbol, rows: set[str]) -> 
 
 
 def _sum(slope: Slope) -> Any:
-    total = _total(slope.dense) if isinstance(slope.dense, Symbol) else 0.0
-    if not isinstance(slope.dense, Symbol) and slope.dense != 0:
+    total = _total(slope.dense) if isinstance(slope.dense, Expr) else 0.0
+    if not isinstance(slope.dense, Expr) and slope.dense != 0:
         raise FormulaError("a plain number stands for a whole row")
     for v, _ in slope.single:
         total = _add(total, v)
     return total
 
 
-def _total(row: Symbol) -> Any:
+def _total(row: Expr) -> Any:
     """The sum of a row, with what doesn't change along it in front."""
     if row.op == "neg":
         return _negative(_total(row.args[0]))
     if row.op == "*":
         for this, other in (row.args, row.args[::-1]):
-            if isinstance(this, Symbol) and this.op == "each":
-                rest = _total(other) if isinstance(other, Symbol) else _multiply(other, Symbol("size"))
+            if isinstance(this, Expr) and this.op == "each":
+                rest = _total(other) if isinstance(other, Expr) else _multiply(other, Expr("size"))
                 return _multiply(this.args[0], rest)
     if row.op == "each":
-        return _multiply(row.args[0], Symbol("size"))
-    return Symbol("total", row)
+        return _multiply(row.args[0], Expr("size"))
+    return Expr("total", row)
 
 
 def _each(v: Any) -> Any:
-    return Symbol("each", v)
+    return Expr("each", v)
 
 
-def _by_log_softmax(symbol: Symbol, slope: Slope) -> Slope:
-    pulled = _multiply(Symbol("exp", symbol), _each(_negative(_sum(slope))))
+def _by_log_softmax(symbol: Expr, slope: Slope) -> Slope:
+    pulled = _multiply(Expr("exp", symbol), _each(_negative(_sum(slope))))
     return Slope(_add(slope.dense, pulled), slope.single)
 
 
-def _by_norm(symbol: Symbol, slope: Slope) -> Slope:
+def _by_norm(symbol: Expr, slope: Slope) -> Slope:
     """|x|_p has the slope sign(x) (|x| / |x|_p)^(p - 1), taken as 0 where the norm is 0."""
     x, p = symbol.args
     if p == math.inf:
         raise FormulaError("no derivative of the largest entry is known")
     if p == 1:
-        return Slope(Symbol("sign", x) * _each(slope.dense), ())
+        return Slope(Expr("sign", x) * _each(slope.dense), ())
     if p == 2:
-        return Slope(_multiply(x, _each(Symbol("where", symbol == 0, 0.0, slope.dense / symbol))), ())
-    rising = Symbol("**", Symbol("abs", x), p - 1)
-    power = Symbol("where", x == 0, 0.0, _multiply(Symbol("sign", x), rising))
-    over = Symbol("where", symbol == 0, 0.0, slope.dense / Symbol("**", symbol, p - 1))
+        return Slope(_multiply(x, _each(Expr("where", symbol == 0, 0.0, slope.dense / symbol))), ())
+    rising = Expr("**", Expr("abs", x), p - 1)
+    power = Expr("where", x == 0, 0.0, _multiply(Expr("sign", x), rising))
+    over = Expr("where", symbol == 0, 0.0, slope.dense / Expr("**", symbol, p - 1))
     return Slope(power * _each(over), ())
 
 
-_BY_WORD: dict[str, Callable[[Symbol, Slope], Slope]] = {
+_BY_WORD: dict[str, Callable[[Expr, Slope], Slope]] = {
     "each": lambda symbol, slope: Slope(_sum(slope), ()),
     "total": lambda symbol, slope: Slope(_each(slope.dense), ()),
     "pick": lambda symbol, slope: Slope(0.0, ((slope.dense, symbol.args[1]),)),
     "log_softmax": _by_log_softmax,
     "norm": _by_norm,
-    "hinges": lambda symbol, slope: Slope(_each(slope.dense) * Symbol("hinge_slopes", *symbol.args), ()),
+    "hinges": lambda symbol, slope: Slope(_each(slope.dense) * Expr("hinge_slopes", *symbol.args), ()),
 }
 
 _HALF = 0.5
@@ -170,9 +170,9 @@ _DERIVATIVES: dict[str, list[Callable[..., Any]]] = {
     "-": [lambda r, a, b: 1.0, lambda r, a, b: -1.0],
     "*": [lambda r, a, b: b, lambda r, a, b: a],
     "/": [lambda r, a, b: 1.0 / b, lambda r, a, b: _negative(r / b)],
-    "**": [lambda r, a, b: 2.0 * a if b == 2 else b * Symbol("**", a, b - 1)],
+    "**": [lambda r, a, b: 2.0 * a if b == 2 else b * Expr("**", a, b - 1)],
     "neg": [lambda r, a: -1.0],
-    "abs": [lambda r, a: Symbol("sign", a)],
+    "abs": [lambda r, a: Expr("sign", a)],
     "sqrt": [lambda r, a: _HALF / r],
     "exp": [lambda r, a: r],
     "log": [lambda r, a: 1.0 / a],
@@ -183,12 +183,12 @@ _DERIVATIVES: dict[str, list[Callable[..., Any]]] = {
 }
 
 
-def _share(is_chosen: Symbol, is_tie: Symbol) -> Symbol:
-    return Symbol("where", is_chosen, 1.0, Symbol("where", is_tie, _HALF, 0.0))
+def _share(is_chosen: Expr, is_tie: Expr) -> Expr:
+    return Expr("where", is_chosen, 1.0, Expr("where", is_tie, _HALF, 0.0))
 
 
 def _is(value: Any, number: float) -> bool:
-    return not isinstance(value, Symbol) and value == number
+    return not isinstance(value, Expr) and value == number
 
 
 def _add(a: Any, b: Any) -> Any:
@@ -206,7 +206,7 @@ def _multiply(a: Any, b: Any) -> Any:
 
 
 def _negative(a: Any) -> Any:
-    return a.args[0] if isinstance(a, Symbol) and a.op == "neg" else -a
+    return a.args[0] if isinstance(a, Expr) and a.op == "neg" else -a
 
 
 def on_tensors(slope: Slope, inputs: Mapping[str, Tensor], like: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ def _value(symbol: Any, inputs: Mapping[str, Tensor], like: Tensor, done: dict[i
 
     This is no nested function: one that calls itself is in a reference cycle and would keep the tensors alive.
     """
-    if not isinstance(symbol, Symbol):
+    if not isinstance(symbol, Expr):
         return float(symbol)
     if id(symbol) not in done:
         value = partial(_value, inputs=inputs, like=like, done=done)
@@ -233,7 +233,7 @@ def _value(symbol: Any, inputs: Mapping[str, Tensor], like: Tensor, done: dict[i
     return done[id(symbol)]
 
 
-def _made(symbol: Symbol, value: Callable[[Any], Any], inputs: Mapping[str, Tensor], like: Tensor) -> Any:
+def _made(symbol: Expr, value: Callable[[Any], Any], inputs: Mapping[str, Tensor], like: Tensor) -> Any:
     if symbol.op == "input":
         return inputs[symbol.args[0]]
     if symbol.op == "size":

@@ -1,7 +1,7 @@
 """The words a formula may use, and what a formula is turned into so that an engine can run it.
 
 A formula is a plain Python function of arithmetic and the words below. What it means depends on what is put in:
-torch tensors give the reference, numbers give a number, and `Symbol`s give the formula itself, as a graph that an
+torch tensors give the reference, numbers give a number, and `Expr`s give the formula itself, as a graph that an
 engine turns into a kernel and that prints as mathematics. Any other kind of value can join by carrying its own
 vocabulary as `__words__`.
 
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -22,15 +24,18 @@ import torch
 from ..errors import PisteError
 
 __all__ = [
+    "Expr",
     "FormulaError",
-    "Symbol",
+    "NamedConstant",
     "exp",
+    "is_number",
     "log",
     "log1p",
     "maximum",
     "minimum",
     "sign",
     "sqrt",
+    "topological_order",
     "trace",
     "where",
 ]
@@ -154,25 +159,97 @@ class FormulaError(PisteError, TypeError):
     """A formula used something that no kernel can be made of; the message names it."""
 
 
-class Symbol:
-    """A value of a formula that is being read: an operation and its operands, or a named input (`op` is "input").
+class NamedConstant(float):
+    """An option of a formula: it compares as its number, and enters an expression under its name."""
 
-    `==` makes a symbol too; engines tell equal expressions by how they are written.
+    name: str
+
+    def __new__(cls, name: str, value: float) -> NamedConstant:
+        self = super().__new__(cls, value)
+        self.name = name
+        return self
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def is_number(value: Any) -> bool:
+    """Return whether an option enters a formula as a number; True and False are choices."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_nodes: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
+"""Every node that is in use, by its operation and the identities of its arguments, which live as long as the node."""
+_lock = threading.Lock()
+
+
+def _as_argument(value: Any) -> Any:
+    """Every number becomes a float: kernels and tensors compute in floating point."""
+    return value if isinstance(value, (Expr, NamedConstant)) else float(value)
+
+
+def _identity(argument: Any) -> Any:
+    """A key that is equal for the same argument; 0.0 and -0.0 differ, and NaN equals itself."""
+    if isinstance(argument, Expr):
+        return id(argument)
+    if isinstance(argument, NamedConstant):
+        return argument.name, argument.hex()
+    return argument if isinstance(argument, str) else argument.hex()
+
+
+def _argument_text(argument: Any) -> str:
+    if isinstance(argument, (Expr, NamedConstant)):
+        return repr(argument)
+    return str(int(argument)) if argument.is_integer() else repr(argument)
+
+
+class Expr:
+    """A node of a formula's graph: an operation on its arguments, or a named input (`op` is "input").
+
+    An argument is another node, or a number: a float, or a `NamedConstant`. A node is immutable, and equal expressions
+    are the same object, so `is` compares them, and a dictionary takes them as keys. (`==` builds a node.)
+
+    Example:
+        >>> x = Expr("input", "x")
+        >>> x * x + 1
+        +(*(x, x), 1)
+        >>> (x * x + 1).args[0] is x * x
+        True
     """
 
-    __slots__ = ("args", "op")
+    __slots__ = ("__weakref__", "args", "op")
     __array_priority__ = 1000  # numpy scalars leave the operation to us
     __hash__ = object.__hash__
 
-    def __init__(self, op: str, *args: Any) -> None:
-        self.op, self.args = op, args
+    op: str
+    args: tuple[Any, ...]
 
-    __words__: Any = None  # set below: every word makes a Symbol of its own name
+    def __new__(cls, op: str, *args: Any) -> Expr:
+        arguments = args if op == "input" else tuple(map(_as_argument, args))
+        key = op, *map(_identity, arguments)
+        with _lock:
+            known = _nodes.get(key)
+            if known is None:
+                known = object.__new__(cls)
+                object.__setattr__(known, "op", op)
+                object.__setattr__(known, "args", arguments)
+                _nodes[key] = known
+        return known
+
+    __words__: Any = None  # set below: every function of the language builds the node of its name
+
+    @property
+    def operands(self) -> tuple[Expr, ...]:
+        """The arguments that are nodes."""
+        return tuple([x for x in self.args if isinstance(x, Expr)])
 
     def __repr__(self) -> str:
         if self.op == "input":
             return str(self.args[0])
-        return f"{self.op}({', '.join(map(repr, self.args))})"
+        return f"{self.op}({', '.join(_argument_text(x) for x in self.args)})"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("an expression can't be changed")
 
     def __bool__(self) -> bool:
         raise FormulaError(
@@ -203,39 +280,65 @@ class Symbol:
         raise FormulaError(f"`torch.{name}` was called on a value; use the words of piste.formula")
 
 
-def _operator(name: str, op: str, reflected: bool = False) -> None:
-    def method(self: Symbol, other: Any) -> Symbol:
-        if not isinstance(other, (Symbol, int, float)):
-            return NotImplemented
-        return Symbol(op, other, self) if reflected else Symbol(op, self, other)
+def _binary(op: str) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    """The methods of a binary operator, with the operands in order and reflected."""
 
-    setattr(Symbol, name, method)
+    def method(self: Any, other: Any) -> Any:
+        return Expr(op, self, other) if isinstance(other, (Expr, int, float)) else NotImplemented
 
+    def reflected(self: Any, other: Any) -> Any:
+        return Expr(op, other, self) if isinstance(other, (Expr, int, float)) else NotImplemented
 
-for _name, _op in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}.items():
-    _operator(f"__{_name}__", _op)
-    _operator(f"__r{_name}__", _op, reflected=True)
-for _name, _op in {
-    "lt": "<",
-    "le": "<=",
-    "gt": ">",
-    "ge": ">=",
-    "eq": "==",
-    "ne": "!=",
-    "and": "&",
-    "or": "|",
-}.items():
-    _operator(f"__{_name}__", _op)
-for _name in ("neg", "abs", "invert"):
-    setattr(Symbol, f"__{_name}__", lambda self, op=_name: Symbol(op, self))
+    return method, reflected
 
 
-class _SymbolWords:
-    def __getattr__(self, word: str) -> Callable[..., Symbol]:
-        return lambda *args: Symbol(word, *args)
+def _define_operators() -> None:
+    for name, op in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}.items():
+        for cls in (Expr, NamedConstant):
+            method, reflected = _binary(op)
+            setattr(cls, f"__{name}__", method)
+            setattr(cls, f"__r{name}__", reflected)
+    compared = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+    for name, op in (compared | {"and": "&", "or": "|"}).items():
+        setattr(Expr, f"__{name}__", _binary(op)[0])
+    for name in ("neg", "abs", "invert"):
+        setattr(Expr, f"__{name}__", lambda self, op=name: Expr(op, self))
 
 
-Symbol.__words__ = _SymbolWords()
+_define_operators()
+
+
+def topological_order(*roots: Any, stop: Callable[[Expr], bool] | None = None) -> list[Expr]:
+    """Return every node below some results once, operands before the nodes that use them.
+
+    Args:
+        roots: Nodes; numbers among them are skipped.
+        stop: Returns True for a node that is left out, together with the nodes that only it leads to.
+
+    Returns:
+        The nodes in the order of a depth-first walk, left operand first.
+    """
+    order: dict[Expr, None] = {}
+    opened: set[Expr] = set()
+    stack = [root for root in reversed(roots) if isinstance(root, Expr)]
+    while stack:
+        node = stack[-1]
+        if node in opened:
+            order.setdefault(stack.pop())
+        elif stop is not None and stop(node):
+            stack.pop()
+        else:
+            opened.add(node)
+            stack += [x for x in reversed(node.operands) if x not in opened]
+    return list(order)
+
+
+class _ExprWords:
+    def __getattr__(self, word: str) -> Callable[..., Expr]:
+        return lambda *args: Expr(word, *args)
+
+
+Expr.__words__ = _ExprWords()
 
 
 def trace(formula: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -278,4 +381,4 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "minimum": minimum,
     "where": where,
 }
-"""What each operation of a `Symbol` does to values."""
+"""What each operation of an `Expr` does to values."""

@@ -7,55 +7,28 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NamedTuple
 
-from .expression import Symbol, trace
+from .expression import Expr, NamedConstant, is_number, topological_order, trace
 
-__all__ = ["Letter", "Reading", "is_number", "number", "read", "render"]
-
-
-class Letter(float):
-    """An option of a formula: compares as the number it is, and enters the formula under its name."""
-
-    name: str
-
-    def __new__(cls, name: str, value: float) -> Letter:
-        self = super().__new__(cls, value)
-        self.name = name
-        return self
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-def _enters(op: str, reflected: bool) -> Callable[[Letter, Any], Any]:
-    def method(self: Letter, other: Any) -> Any:
-        a, b = (other, self) if reflected else (self, other)
-        return Symbol(op, a, b) if isinstance(other, (int, float)) else NotImplemented
-
-    return method
-
-
-for _name, _op in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}.items():
-    setattr(Letter, f"__{_name}__", _enters(_op, reflected=False))
-    setattr(Letter, f"__r{_name}__", _enters(_op, reflected=True))
+__all__ = ["Reading", "number", "read", "render"]
 
 
 class Reading(NamedTuple):
     """A formula that was read: its results, and the steps on the way that its code has a name for."""
 
     results: tuple[Any, ...]
-    steps: tuple[tuple[str, Symbol], ...]
+    steps: tuple[tuple[str, Expr], ...]
 
 
 def read(formula: Callable[..., Any], *operands: Any, **options: Any) -> Reading:
     """Read a formula on letters; numbers among the options enter by name."""
-    letters = [None if name is None else Symbol("input", name) for name in operands]
-    named = {k: Letter(k, v) if is_number(v) else v for k, v in options.items()}
-    found: dict[int, tuple[str, Symbol]] = {}
+    letters = [None if name is None else Expr("input", name) for name in operands]
+    named = {k: NamedConstant(k, v) if is_number(v) else v for k, v in options.items()}
+    found: dict[int, tuple[str, Expr]] = {}
 
     def watch(frame: FrameType, event: str, argument: Any) -> None:
         if event == "return":
             for name, value in frame.f_locals.items():
-                if isinstance(value, Symbol) and value.op != "input":
+                if isinstance(value, Expr) and value.op != "input":
                     found.setdefault(id(value), (name, value))
 
     before = sys.getprofile()
@@ -67,24 +40,10 @@ def read(formula: Callable[..., Any], *operands: Any, **options: Any) -> Reading
     finally:
         sys.setprofile(before)
     results = outcome if isinstance(outcome, tuple) else (outcome,)
-    order: list[int] = []
-    for result in results:
-        _visit(result, order)
-    steps = tuple(found[i] for i in order if i in found and all(found[i][1] is not r for r in results))
+    steps = tuple(
+        found[id(x)] for x in topological_order(*results) if id(x) in found and all(x is not r for r in results)
+    )
     return Reading(results, steps)
-
-
-def _visit(value: Any, order: list[int]) -> None:
-    """The symbols of a graph, operands before what is made of them."""
-    if isinstance(value, Symbol) and id(value) not in order:
-        for operand in value.args if value.op != "input" else ():
-            _visit(operand, order)
-        order.append(id(value))
-
-
-def is_number(value: Any) -> bool:
-    """Whether an option enters a formula as a number: True and False are choices."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def number(value: float) -> str:
@@ -112,15 +71,15 @@ _WORDS = {"&": "and", "|": "or", "maximum": "max", "minimum": "min", "total": "s
 
 
 def render(
-    value: Any, known: Mapping[int, str], branch: Callable[[Symbol], bool | None] | None = None, rank: int = 0
+    value: Any, known: Mapping[int, str], branch: Callable[[Expr], bool | None] | None = None, rank: int = 0
 ) -> str:
     """An expression in plain text. `known` writes a symbol as a name or a number instead of spelling it out.
 
     With `branch`, which says whether a condition holds, the options too are numbers, and a choice is written as the
     branch that is taken, unless it is None: undecided.
     """
-    if not isinstance(value, Symbol):
-        text = value.name if isinstance(value, Letter) and branch is None else number(value)
+    if not isinstance(value, Expr):
+        text = value.name if isinstance(value, NamedConstant) and branch is None else number(value)
         return f"({text})" if text.startswith("-") and rank > 4 else text
     if id(value) in known:
         text = known[id(value)]
@@ -143,7 +102,7 @@ def render(
         return f"{part(args[0])} - log(sum(exp({part(args[0])})))"
     if op == "log1p":
         inner = args[0]
-        minus = isinstance(inner, Symbol) and inner.op == "neg" and id(inner) not in known
+        minus = isinstance(inner, Expr) and inner.op == "neg" and id(inner) not in known
         return f"log(1 - {part(inner.args[0], 5)})" if minus else f"log(1 + {part(inner, 5)})"
     if op == "pick":
         return f"{part(args[0], 8)}[{part(args[1])}]"

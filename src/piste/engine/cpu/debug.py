@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...formula.expression import Symbol, trace
+from ...formula.expression import Expr, trace
 from ...formula.printing import read, render
 from ..specs import StepSpec, parameters
 
@@ -44,16 +44,16 @@ def step_formula(program: StepSpec) -> list[str]:
     """Write the formula of a step: the scalars of a tensor, the new buffers, and the new parameter (primed)."""
     lines = [f"{program.name}"]
     for name, formula in program.per_step.items():
-        value = trace(formula, **{asked: Symbol("input", asked) for asked in parameters(formula)})
+        value = trace(formula, **{asked: Expr("input", asked) for asked in parameters(formula)})
         lines.append(f"{name} = {render(value, {})}")
     names = (*program.numbers, *program.counters, *program.per_step)
-    scalars = {name: Symbol("input", name) for name in names}
-    p, g, *buffers = (Symbol("input", name) for name in ("p", "g", *program.buffers))
+    scalars = {name: Expr("input", name) for name in names}
+    p, g, *buffers = (Expr("input", name) for name in ("p", "g", *program.buffers))
     new_p, new_buffers = trace(program.element, p, g, buffers, scalars)
     known: dict[int, str] = {}
     for name, value in (*zip(program.buffers, new_buffers, strict=True), ("p", new_p)):
         lines.append(f"{name}' = {render(value, known)}")
-        if isinstance(value, Symbol) and value.op != "input":
+        if isinstance(value, Expr) and value.op != "input":
             known[id(value)] = f"{name}'"
     return lines
 

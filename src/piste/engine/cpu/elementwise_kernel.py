@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ...formula.expression import FormulaError, Symbol, trace
-from ...formula.printing import Letter, is_number
+from ...formula.expression import Expr, FormulaError, NamedConstant, is_number, trace
 from .loss_form import (
     BYTES,
     COLUMNS,
@@ -32,16 +31,16 @@ def source(form: Form) -> str:
     assert form.derivatives is not None
     dtype = form.dtype
     letters = [c for c in form.given if c.kind == "element"]
-    given = {k: Letter(k, v) if is_number(v) else v for k, v in form.options}
-    symbols = [Symbol("input", f"{c.name}_") for c in letters]
+    given = {k: NamedConstant(k, v) if is_number(v) else v for k, v in form.options}
+    symbols = [Expr("input", f"{c.name}_") for c in letters]
     value = trace(form.formula, *symbols, **given)
     all_slopes = trace(form.derivatives, *symbols, **given) if form.by else ()
     slopes = [s for s, is_wanted in zip(all_slopes, form.wanted, strict=False) if is_wanted]
     if any(slope is None for slope in slopes):
         raise FormulaError("a derivative is not written down")
-    broken = [b for b in (trace(fault, *symbols) for fault in form.faults) if isinstance(b, Symbol)]
+    broken = [b for b in (trace(fault, *symbols) for fault in form.faults) if isinstance(b, Expr)]
     if form.given[-1].kind == "weight":
-        weight = Symbol("input", f"{form.given[-1].name}_")
+        weight = Expr("input", f"{form.given[-1].name}_")
         value, slopes = value * weight, [slope * weight for slope in slopes]
     body = LossLines(dtype, "v", lambda symbol: symbol.args[0] if symbol.op == "input" else None)
     for i, column in enumerate(form.given):
@@ -56,7 +55,7 @@ def source(form: Form) -> str:
         f"out[k] = {stored(form.storage, result)}" if form.mode == "none" else f"part = fast_add(part, {result})"
     )
     for column, slope in zip(form.by, slopes, strict=True):
-        made = body.name(slope * Symbol("input", "scale"))
+        made = body.name(slope * Expr("input", "scale"))
         body.lines.append(f"g_{column.name}[k] = {stored(column.storage, made)}")
     return "\n".join(_run(form, body.lines))
 

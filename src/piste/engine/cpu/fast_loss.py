@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...formula.printing import is_number
+from ...formula.expression import is_number
 from .compiler import CompiledModule, load_file
 from .fastcall import make_fastcall
 from .loss_form import BLOCK, FEW, GRAIN, PARTS, Form

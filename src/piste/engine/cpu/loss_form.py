@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...formula.expression import Symbol
-from ...formula.printing import Letter, is_number
+from ...formula.expression import Expr, NamedConstant, is_number, topological_order
 from ..emit import Emitter
 from ..range_guards import Bound
 from .dialect import numba
@@ -108,28 +107,29 @@ class Form(NamedTuple):
 class LossLines(Emitter):
     """An emitter whose exp and log vectorise, and whose options are read when the kernel runs."""
 
-    def __init__(self, precision: str, prefix: str, given: Callable[[Symbol], str | None]) -> None:
+    def __init__(self, precision: str, prefix: str, given: Callable[[Expr], str | None]) -> None:
         super().__init__(numba(precision), prefix, given)
         self._precision = precision
+        self._keys: dict[Expr, Expr] = {}
 
     def name(self, value: Any) -> str:
-        return f"o_{value.name}" if isinstance(value, Letter) else super().name(value)
+        return f"o_{value.name}" if isinstance(value, NamedConstant) else super().name(value)
 
-    def key(self, value: Any) -> Any:
-        if isinstance(value, Letter):
-            return value.name
-        match super().key(value):
-            case ("where", (">", x, 0.0), ("neg", y), z) if x == y == z:
-                return "neg", ("abs", x)  # what a derivative calls where(x > 0, -x, x) is -abs(x) in the value
-            case key:
-                return key
+    def key(self, value: Expr) -> Expr:
+        """The derivative's where(x > 0, -x, x) is -abs(x) in the value."""
+        for node in topological_order(value, stop=self._keys.__contains__):
+            same = node
+            if node.operands:
+                same = Expr(node.op, *(self._keys[x] if isinstance(x, Expr) else x for x in node.args))
+            self._keys[node] = Expr("neg", Expr("abs", same.args[2])) if _is_negative_abs(same) else same
+        return self._keys[value]
 
-    def _expression(self, value: Symbol) -> str:
+    def _expression(self, value: Expr) -> str:
         if self._precision == "float32" and value.op in ("exp", "log", "log1p"):
-            match value.op, self.key(value.args[0]):
+            match value.op, self.key(value).args[0]:
                 case ("exp", within) if _is_never_positive(within):
                     word = "exp32_nonpositive"
-                case ("log1p", ("exp", within)) if _is_never_positive(within):
+                case ("log1p", Expr(op="exp", args=(within,))) if _is_never_positive(within):
                     word = "log1p32_unit_interval"
                 case op, _:
                     word = f"{op}32"
@@ -137,12 +137,19 @@ class LossLines(Emitter):
         return super()._expression(value)
 
 
-def _is_never_positive(key: Any) -> bool:
-    match key:
-        case ("neg", ("abs", _)):
+def _is_negative_abs(value: Expr) -> bool:
+    """Return whether a value is where(x > 0, -x, x)."""
+    if value.op != "where" or not isinstance(x := value.args[2], Expr):
+        return False
+    return value is Expr("where", Expr(">", x, 0.0), Expr("neg", x), x)
+
+
+def _is_never_positive(value: Any) -> bool:
+    match value:
+        case Expr(op="neg", args=(Expr(op="abs"),)):
             return True
-        case ("-", x, ("each", ("top", y))):
-            return bool(x == y)
+        case Expr(op="-", args=(x, Expr(op="each", args=(Expr(op="top", args=(y,)),)))):
+            return x is y
     return False
 
 

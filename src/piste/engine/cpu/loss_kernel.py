@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...formula.differentiate import Slope, on_tensors
-from ...formula.printing import is_number
+from ...formula.expression import is_number
 from ..eager import loss as eager_loss
 from . import elementwise_kernel as element_source
 from . import rowwise_kernel as row_source

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...formula.differentiate import Slope, is_row
-from ...formula.expression import FormulaError, Symbol
-from ...formula.printing import Letter
+from ...formula.expression import Expr, FormulaError, NamedConstant
 from .loss_form import BYTES, PARTIALS, SCRATCH, Column, Form, LossLines, loaded, stored
 
 __all__ = ["RowLines"]
@@ -24,7 +23,7 @@ class _Numbers(LossLines):
     """Lines of double precision, for what belongs to a row as a whole."""
 
     def name(self, value: Any) -> str:
-        return f"d_{value.name}" if isinstance(value, Letter) else super().name(value)
+        return f"d_{value.name}" if isinstance(value, NamedConstant) else super().name(value)
 
 
 class RowLines:
@@ -45,54 +44,54 @@ class RowLines:
 
     def lower(self, value: Any) -> Any:
         """The same in elementwise words, sums (`total`), the largest (`top`) and numbers beside rows (`each`)."""
-        if not isinstance(value, Symbol) or value.op == "input":
+        if not isinstance(value, Expr) or value.op == "input":
             return value
         if id(value) not in self.lowered:
             self.lowered[id(value)] = value, self._lower(value)
         return self.lowered[id(value)][1]
 
-    def _lower(self, value: Symbol) -> Any:
+    def _lower(self, value: Expr) -> Any:
         op, args = value.op, value.args
         if op == "size":
-            return Symbol("input", "classes")
+            return Expr("input", "classes")
         if op == "log_softmax":
             x, m, s, _ = self._exponentials(args[0])
-            return (x - Symbol("each", m)) - Symbol("each", Symbol("log", s))
-        if op == "exp" and isinstance(args[0], Symbol) and args[0].op == "log_softmax":
+            return (x - Expr("each", m)) - Expr("each", Expr("log", s))
+        if op == "exp" and isinstance(args[0], Expr) and args[0].op == "log_softmax":
             _, _, s, e = self._exponentials(args[0].args[0])
-            return e * Symbol("each", 1.0 / s)
+            return e * Expr("each", 1.0 / s)
         if op == "norm":
             x, p = self.lower(args[0]), args[1]
             if p == 1:
-                return Symbol("total", Symbol("abs", x))
+                return Expr("total", Expr("abs", x))
             if p == 2:
-                return Symbol("sqrt", Symbol("total", x * x))
+                return Expr("sqrt", Expr("total", x * x))
             if not 0 < p < float("inf"):
                 raise FormulaError("a norm of the largest entry is not summed")
-            return Symbol("**", Symbol("total", Symbol("**", Symbol("abs", x), p)), 1.0 / p)
+            return Expr("**", Expr("total", Expr("**", Expr("abs", x), p)), 1.0 / p)
         if op == "pick":
             return self._at(self.lower(args[0]), args[1])
-        if op == "each" and not isinstance(args[0], Symbol):
+        if op == "each" and not isinstance(args[0], Expr):
             return args[0]
-        return Symbol(op, *map(self.lower, args))
+        return Expr(op, *map(self.lower, args))
 
     def _exponentials(self, x: Any) -> tuple[Any, Any, Any, Any]:
         x = self.lower(x)
-        m = Symbol("top", x)
-        e = Symbol("exp", x - Symbol("each", m))
-        return x, m, Symbol("total", e), e
+        m = Expr("top", x)
+        e = Expr("exp", x - Expr("each", m))
+        return x, m, Expr("total", e), e
 
     def _at(self, value: Any, k: Any) -> Any:
         """One entry of a row, as a number."""
-        if not isinstance(value, Symbol) or not is_row(value, self.rows):
+        if not isinstance(value, Expr) or not is_row(value, self.rows):
             return value
         if value.op == "input":
-            return Symbol("input", f"{value.args[0]}@{k.args[0]}")
+            return Expr("input", f"{value.args[0]}@{k.args[0]}")
         if value.op == "each":
             return value.args[0]
         if value.op == "index":
             return k
-        return Symbol(value.op, *(self._at(a, k) for a in value.args))
+        return Expr(value.op, *(self._at(a, k) for a in value.args))
 
     # --- numbers ----------------------------------------------------------------------------------------------------
 
@@ -102,7 +101,7 @@ class RowLines:
         self._flush()
         return name
 
-    def _number(self, symbol: Symbol) -> str | None:
+    def _number(self, symbol: Expr) -> str | None:
         if symbol.op == "input":
             name, _, index = str(symbol.args[0]).partition("@")
             return f"at_{name}_{index}" if index else f"{name}_"
@@ -118,7 +117,7 @@ class RowLines:
         A sum is left to the last loop unless another one waits for it: there are fewer loops then.
         """
         while True:
-            waiting: dict[Any, Symbol] = {}
+            waiting: dict[Any, Expr] = {}
             awaited: set[Any] = set()
             for value in values:
                 self._collect(value, waiting, awaited)
@@ -131,12 +130,12 @@ class RowLines:
                     (self._top if symbol.op == "top" else self._hinges)(symbol)
             self._totals([s for s in waiting.values() if s.op == "total"])
 
-    def _collect(self, value: Any, waiting: dict[Any, Symbol], awaited: set[Any]) -> set[Any]:
+    def _collect(self, value: Any, waiting: dict[Any, Expr], awaited: set[Any]) -> set[Any]:
         """Note the unknown sums below whose own parts are all known, and those that others are made of; give the first.
 
         Both are named by how they are written.
         """
-        if not isinstance(value, Symbol) or value.op == "input":
+        if not isinstance(value, Expr) or value.op == "input":
             return set()
         is_sum = value.op in ("top", "total", "hinges")
         key = self.numbers.key(value) if is_sum else None
@@ -158,7 +157,7 @@ class RowLines:
         hoisted: dict[Any, str] = {}
         loads: dict[str, str] = {}
 
-        def given(symbol: Symbol) -> str | None:
+        def given(symbol: Expr) -> str | None:
             if symbol.op == "each" or not is_row(symbol, self.rows):
                 inner = symbol.args[0] if symbol.op == "each" else symbol
                 if symbol.op == "input" or symbol.op == "each" or self._holds_input(symbol):
@@ -174,7 +173,7 @@ class RowLines:
             if symbol.op == "index":
                 loads["index"] = f"c_ = {self.dtype}(c)"
                 return "c_"
-            if self.kept is not None and symbol.op == "exp" and self.numbers.key(symbol) == self.kept:
+            if self.kept is not None and symbol.op == "exp" and self.numbers.key(symbol) is self.kept:
                 loads["kept"] = f"kept_ = {self.kept_at}[c]"
                 return "kept_"
             return None
@@ -184,7 +183,7 @@ class RowLines:
         return [*loads.values(), *lines.lines], names
 
     def _holds_input(self, symbol: Any) -> bool:
-        return isinstance(symbol, Symbol) and (symbol.op == "input" or any(map(self._holds_input, symbol.args)))
+        return isinstance(symbol, Expr) and (symbol.op == "input" or any(map(self._holds_input, symbol.args)))
 
     def _hoist(self, value: Any, hoisted: dict[Any, str]) -> str:
         key = self.numbers.key(value)
@@ -198,7 +197,7 @@ class RowLines:
     def _load(self, name: str) -> str:
         return loaded(self._column(name), "c", self.dtype)
 
-    def _top(self, symbol: Symbol) -> None:
+    def _top(self, symbol: Expr) -> None:
         name = f"s{len(self.sums)}"
         body, (result,) = self._loop([symbol.args[0]])
         self.lines += [
@@ -211,7 +210,7 @@ class RowLines:
         ]
         self.sums[self.numbers.key(symbol)] = name
 
-    def _hinges(self, symbol: Symbol) -> None:
+    def _hinges(self, symbol: Expr) -> None:
         """Each listed class against those that are not; what comes of it for each class, for the gradient."""
         x, k = (argument.args[0] for argument in symbol.args)
         name = f"s{len(self.sums)}"
@@ -248,7 +247,7 @@ class RowLines:
         ]
         self.sums[self.numbers.key(symbol)] = name
 
-    def _totals(self, symbols: Sequence[Symbol]) -> None:
+    def _totals(self, symbols: Sequence[Expr]) -> None:
         if not symbols:
             return
         names = [f"s{len(self.sums) + i}" for i in range(len(symbols))]
@@ -287,17 +286,17 @@ class RowLines:
 
     def scaled(self, slope: Slope) -> tuple[Any, tuple[str, Any] | None]:
         """A gradient times `scale`: at every class, and the whole number at the one class that has a part besides."""
-        scale = Symbol("input", "scale")
+        scale = Expr("input", "scale")
         dense = self.lower(slope.dense)
         if not slope.single:
-            return dense * Symbol("each", scale), None
+            return dense * Expr("each", scale), None
         places = {k.args[0] for _, k in slope.single}
         if len(places) > 1:
             raise FormulaError("a gradient has parts at several single classes")
         value = self._at(dense, slope.single[0][1])
         for number, _ in slope.single:
             value = value + self.lower(number)
-        return dense * Symbol("each", scale), (places.pop(), value * scale)
+        return dense * Expr("each", scale), (places.pop(), value * scale)
 
     def write(self, slopes: Sequence[tuple[str, Any, tuple[str, Any] | None]]) -> None:
         """The gradients into the rows g_name."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ...formula.differentiate import Slope, gradients
-from ...formula.expression import Symbol, trace
-from ...formula.printing import Letter, is_number
+from ...formula.expression import Expr, NamedConstant, is_number, trace
 from .loss_form import (
     BYTES,
     CLASSES,
@@ -30,11 +29,11 @@ from .work_sharing import shared_lines
 __all__ = ["divisor_constants", "formulas", "source"]
 
 
-def formulas(form: Form) -> tuple[Symbol, list[Slope], list[Symbol], set[str]]:
+def formulas(form: Form) -> tuple[Expr, list[Slope], list[Expr], set[str]]:
     """The loss of a row, its gradients, the conditions that refuse it, and which letters are rows."""
-    letters = [None if c is None else Symbol("input", c.name) for c in form.columns]
+    letters = [None if c is None else Expr("input", c.name) for c in form.columns]
     rows = {c.name for c in form.columns if c is not None and c.kind in ("row", "shared", "labels")}
-    options = {k: Letter(k, v) if is_number(v) else v for k, v in form.options}
+    options = {k: NamedConstant(k, v) if is_number(v) else v for k, v in form.options}
     value = trace(form.formula, *letters, **options)
     by = [x for x, is_wanted in zip(letters, form.wanted, strict=True) if is_wanted and x is not None]
     slopes = gradients(value, by, rows) if by else []
