@@ -2,5 +2,7 @@
 
 from .backend import register
 from .cpu.backend import CpuBackend
+from .gpu.backend import GpuBackend
 
 register(CpuBackend())
+register(GpuBackend())

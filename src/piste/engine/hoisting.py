@@ -45,6 +45,11 @@ def trace_step(program: StepSpec) -> TracedStep:
     return TracedStep(columns, counters, tuple(map(hoisted.with_reciprocals, (new_p, *new_buffers))))
 
 
+def is_condition(value: Any) -> bool:
+    """Whether a value is true or false."""
+    return isinstance(value, Expr) and value.op in _CONDITIONS
+
+
 @dataclass
 class Hoisted:
     """The scalars of a tensor, named `h0`, `h1`, ... in the order in which a kernel asks for them."""
@@ -70,7 +75,7 @@ class Hoisted:
             return str(value.args[0]) if value.op == "input" else None
         self.scalars.append(value)
         name = f"h{len(self.scalars) - 1}"
-        return f"({name} != 0)" if value.op in _CONDITIONS else name
+        return f"({name} != 0)" if is_condition(value) else name
 
     def with_reciprocals(self, value: Any) -> Any:
         """Replace x / c by x * (1 / c), where c is a scalar."""

@@ -286,7 +286,7 @@ class Optimizer(torch.optim.Optimizer):
         """Its buffers and counters."""
         kept = {key: buffer for key, buffer in self.buffers.items() if buffer.when is None or group[buffer.when]}
         state = self._state[p] if self.counts_steps or kept else {}
-        like = torch.zeros((), dtype=torch.get_default_dtype(), device=p.device if group["capturable"] else "cpu")
+        like = torch.zeros((), dtype=torch.get_default_dtype(), device=p.device if _counts_on_device(group) else "cpu")
         fresh = False
         counters = []
         if self.counts_steps:
@@ -374,6 +374,12 @@ class Optimizer(torch.optim.Optimizer):
         )
         counters = ("t", *(c.letter for c in cls.counters.values()))
         return StepSpec(cls.__name__, element, numbers, kept, counters, cls.per_step)
+
+
+def _counts_on_device(group: Mapping[str, Any]) -> bool:
+    """Whether the step counts lie next to the parameters: on request, or because a number of the group lies there."""
+    values = chain.from_iterable(v if isinstance(v, (tuple, list)) else (v,) for k, v in group.items() if k != "params")
+    return bool(group["capturable"]) or any(isinstance(v, Tensor) and v.device.type != "cpu" for v in values)
 
 
 _PLANS_KEPT = 3  # besides the current one, for models whose parameters take turns

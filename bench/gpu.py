@@ -1,0 +1,152 @@
+"""`python -m bench gpu`: time the steps of optimizers on a CUDA device next to the best of PyTorch.
+
+A row is a model and an optimizer; the contenders alternate within it. "device" is the time between two events, "wall"
+includes the host and waits for the device. Ratios above 1: Piste is faster. The share of the copy bandwidth counts
+each tensor that a step reads or writes once; the bandwidth is measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from piste import optim
+
+Step = Callable[[], object]
+KINDS = ("AdamW", "SGD", "Adagrad", "RMSprop", "Adadelta", "Adamax", "NAdam", "RAdam", "Lion")
+STREAMS = {"SGD": 5, "RMSprop": 5, "Adagrad": 5, "Lion": 5}  # tensors read and written; 7 for the others
+_FEW = 0.05  # milliseconds: below this floor a step is limited by launches, not by memory
+
+
+def gpt2(layers: int, width: int) -> list[tuple[int, ...]]:
+    """Return the shapes of the parameters of GPT-2 with these many layers."""
+    block = [(width,), (width,), (3 * width, width), (3 * width,), (width, width), (width,), (width,), (width,)]
+    block += [(4 * width, width), (4 * width,), (width, 4 * width), (width,)]
+    return [(50257, width), (1024, width), *block * layers, (width,), (width,)]
+
+
+def resnet50() -> list[tuple[int, ...]]:
+    """Return the shapes of the parameters of ResNet-50."""
+    shapes: list[tuple[int, ...]] = [(64, 3, 7, 7), (64,), (64,)]
+    inputs = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            for conv in ((width, inputs, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)):
+                shapes += [conv, (conv[0],), (conv[0],)]
+            if block == 0:
+                shapes += [(4 * width, inputs, 1, 1), (4 * width,), (4 * width,)]
+            inputs = 4 * width
+    return [*shapes, (1000, 2048), (1000,)]
+
+
+MODELS: dict[str, list[tuple[int, ...]]] = {
+    "1 x 100M": [(100_000_000,)],
+    "GPT-2 small": gpt2(12, 768),
+    "ResNet-50": resnet50(),
+    "1B transformer": gpt2(24, 1792),
+    "100 x (64,64)": [(64, 64)] * 100,
+    "2000 x 32": [(32,)] * 2000,
+    "6 small": [(64, 64), (64,)] * 3,
+}
+
+
+def elapsed(step: Step, *, on_device: bool) -> float:
+    """Return the milliseconds of one call, on the device or on the wall."""
+    torch.cuda.synchronize()
+    if not on_device:
+        start = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) * 1e3
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first.record()
+    step()
+    last.record()
+    torch.cuda.synchronize()
+    return first.elapsed_time(last)
+
+
+def alternate(steps: dict[str, Step], rounds: int) -> dict[str, tuple[float, float]]:
+    """Return (wall, device) medians of contenders that take turns."""
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in steps}
+    for _ in range(3):
+        for step in steps.values():
+            step()
+    for _ in range(rounds):
+        for name, step in steps.items():
+            for k in (0, 1):
+                times[name][k].append(elapsed(step, on_device=bool(k)))
+    return {name: (statistics.median(wall), statistics.median(device)) for name, (wall, device) in times.items()}
+
+
+def bandwidth() -> float:
+    """Return the bytes read and written by a large copy, in GB/s."""
+    a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_(0, 255)
+    b = torch.empty_like(a)
+    _, device = alternate({"copy": lambda: b.copy_(a)}, 15)["copy"]
+    return 2 * a.numel() / device / 1e6
+
+
+def parameters(shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
+    """Make parameters with gradients on the device."""
+    params = [torch.randn(shape, device="cuda", requires_grad=True) for shape in shapes]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    return params
+
+
+def contenders(kind: str, params: list[torch.Tensor]) -> dict[str, Step]:
+    """Return the steps of Piste and of PyTorch's implementations, on the same parameters."""
+    options: dict[str, Any] = {"lr": 1e-3, **({"momentum": 0.9} if kind == "SGD" else {})}
+    steps: dict[str, Step] = {"piste": getattr(optim, kind)(params, **options).step}
+    if hasattr(torch.optim, kind):
+        for how in ("foreach", "fused"):
+            try:
+                step = getattr(torch.optim, kind)(params, **options, **{how: True}).step
+                step()
+            except (TypeError, RuntimeError):  # this optimizer has no such implementation
+                continue
+            steps[how] = step
+    return steps
+
+
+def main(arguments: list[str]) -> None:
+    """Print a row for each model and optimizer."""
+    parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__)
+    parser.add_argument("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--optimizers", nargs="*", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--rounds", type=int, default=15)
+    chosen = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        raise SystemExit("bench gpu needs a CUDA device.")
+    speed = bandwidth()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {speed:.0f} GB/s; milliseconds, medians")
+    for model in chosen.models:
+        params = parameters(MODELS[model])
+        elements = sum(p.numel() for p in params)
+        for kind in chosen.optimizers:
+            start = time.perf_counter()
+            steps = contenders(kind, params)
+            steps["piste"]()
+            torch.cuda.synchronize()
+            first = time.perf_counter() - start
+            result = alternate(steps, chosen.rounds)
+            wall, device = result.pop("piste")
+            floor = elements * 4 * STREAMS.get(kind, 7) / speed / 1e6
+            share = f"{floor / device:4.0%} of copy" if floor > _FEW else ""
+            rest = "  ".join(f"{how} {w:.3f} / {d:.3f}" for how, (w, d) in result.items())
+            best = [min((times[k] for times in result.values()), default=float("nan")) for k in (0, 1)]
+            print(
+                f"{model:14s} {kind:8s} wall {wall:7.3f} ({best[0] / wall:5.2f}x)  device {device:7.3f} "
+                f"({best[1] / device:5.2f}x)  {share:12s} first {first:4.1f} s  {rest}",
+                flush=True,
+            )
+            del steps, result
+            gc.collect()
+            torch.cuda.empty_cache()

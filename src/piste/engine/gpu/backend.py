@@ -1,0 +1,101 @@
+"""The GPU backend: one Triton kernel launch for all tensors of a group, on CUDA and ROCm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backend import FastStep
+from ..layout import alike, overlapping, real_dtype
+from ..specs import ParamState, StepSpec
+from .compiler import missing
+from .device import Cuda
+from .launch import GpuStepKernel
+from .step_kernel import Layout
+
+__all__ = ["GpuBackend"]
+
+_DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_COUNTERS = {torch.float32: "float32", torch.float64: "float64"}
+_PLAIN = {Tensor, torch.nn.Parameter}
+
+
+class GpuBackend:
+    """Kernels that Triton compiles."""
+
+    name = "gpu"
+    devices = frozenset({"cuda"})
+
+    def describe(self) -> str:
+        """Name the kernels."""
+        return "the fused GPU kernel"
+
+    def why_unavailable(self) -> str | None:
+        """Return that Triton is missing, or None."""
+        return missing()
+
+    def why_not_step(self, spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> str | None:
+        """Return the property of a parameter that the kernel can't handle, or None."""
+        return why_not(state)
+
+    def step_layout(self, state: ParamState) -> tuple[int, Layout]:
+        """Return the device and the dtypes of a parameter, its gradient and its state."""
+        return state.p.get_device(), layout_of(state)
+
+    def compile_step(self, spec: StepSpec, layout: Any, states: Sequence[ParamState]) -> GpuStepKernel:
+        """Make the kernel that steps some parameters of one layout."""
+        index, of_columns = layout
+        return GpuStepKernel(spec, of_columns, states, Cuda(index))
+
+    def fast_step(
+        self,
+        params: Sequence[Tensor],
+        states: Mapping[int, ParamState],
+        kernels: Sequence[tuple[Any, Sequence[int]]],
+    ) -> FastStep | None:
+        """Return None: no native call verifies tensors on the GPU."""
+        return None
+
+
+def layout_of(state: ParamState) -> Layout:
+    """Return the layout of a state that `why_not` accepts."""
+    columns = (state.p, state.g, *state.buffers)
+    first = state.counters[0]
+    kinds = tuple(_DTYPES[real_dtype(x)] for x in columns)
+    return Layout(kinds, _COUNTERS[first.dtype], first.device.type != "cpu")
+
+
+def why_not(state: ParamState) -> str | None:
+    """Return why the kernel can't step a parameter with its gradient and state, or None."""
+    columns = (state.p, state.g, *state.buffers)
+    if state.g is not state.p.grad and state.p.grad is not None:
+        return "its gradient is sparse"  # the state holds a dense copy
+    for x in (*columns, *state.counters):
+        if type(x) not in _PLAIN:
+            return f"it is a {type(x).__name__}, a tensor subclass with operations of its own"
+        if x.layout != torch.strided:
+            return "its gradient is sparse" if x.is_sparse else f"its layout is {x.layout}"
+        if real_dtype(x) not in _DTYPES:
+            return f"its dtype is {x.dtype}"
+        if x.is_conj() or x.is_neg():
+            return "it is a lazy conjugate or negative"
+    if any(x.device != state.p.device for x in columns):
+        return "its gradient or its state is on another device"
+    if any(x.shape != state.p.shape or x.is_complex() != state.p.is_complex() for x in columns):
+        return "its gradient or its state has another shape or kind than it has"
+    if not alike(columns):
+        if any(map(overlapping, columns)):
+            return "elements of it or of its state overlap in memory"
+        return "it has gaps in memory, or other strides than its gradient or its state"
+    if not state.counters:  # before the first step
+        return None
+    if len({(x.dtype, x.device, x.numel()) for x in state.counters}) > 1:
+        return "its counters differ in dtype or device"
+    if state.counters[0].numel() != 1 or state.counters[0].dtype not in _COUNTERS:
+        return "its step count is not one floating-point number"
+    if state.counters[0].device not in (state.p.device, torch.device("cpu")):
+        return "its step count is on another device"
+    return None

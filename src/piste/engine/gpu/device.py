@@ -1,0 +1,73 @@
+"""What a launch needs of a CUDA device: tables, streams, capture and kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .compiler import launcher
+from .step_kernel import KernelSource
+
+
+class PinnedTable:
+    """64-bit words of host memory that kernels of the device read."""
+
+    def __init__(self, words: int, *, pin: bool = True) -> None:
+        self._memory = torch.empty(max(words, 1), dtype=torch.int64, pin_memory=pin)
+        self.address = self._memory.data_ptr()
+        self.content = b""
+        self.streams: set[int] = set()  # streams of the launches that read it since it was written
+        self.events: list[Any] = []
+
+    def write(self, values: array[Any]) -> None:
+        """Replace the content."""
+        self.content = values.tobytes()
+        ctypes.memmove(self.address, self.content, len(self.content))
+
+
+class Cuda:
+    """A device of CUDA or ROCm, by its index."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self._device = torch.device("cuda", index)
+
+    def upload(self, values: array[int]) -> Tensor:
+        """Copy words to the device, without waiting for it."""
+        host = torch.frombuffer(values, dtype=torch.int64) if values else torch.zeros(1, dtype=torch.int64)
+        return host.pin_memory().to(self._device, non_blocking=True)
+
+    def doubles(self, count: int) -> Tensor:
+        """Allocate doubles on the device."""
+        return torch.empty(count, dtype=torch.float64, device=self._device)
+
+    def pinned(self, words: int) -> PinnedTable:
+        """Allocate a table in pinned memory."""
+        return PinnedTable(words)
+
+    def stream(self) -> int:
+        """Return the handle of the current stream."""
+        return torch.cuda.current_stream(self._device).cuda_stream
+
+    def is_capturing(self) -> bool:
+        """Whether the current stream is being captured in a CUDA graph."""
+        return torch.cuda.is_current_stream_capturing()
+
+    def record(self, stream: int) -> Any:
+        """Return an event after everything that a stream has been given."""
+        event = torch.cuda.Event()
+        event.record(torch.cuda.ExternalStream(stream, device=self._device))
+        return event
+
+    def launch(self, source: KernelSource, blocks: int, stream: int, arguments: Sequence[Any]) -> None:
+        """Launch a kernel, compiled at first use."""
+        if torch.cuda.current_device() == self.index:
+            launcher(source, self.index)(blocks, stream, arguments)
+        else:
+            with torch.cuda.device(self.index):
+                launcher(source, self.index)(blocks, stream, arguments)

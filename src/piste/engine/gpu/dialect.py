@@ -1,0 +1,65 @@
+"""The words of the emitter in Triton, and the functions that Triton's language lacks.
+
+The functions are Triton source. They need neither libdevice, which the interpreter can't run, nor Triton's standard
+library, so one text serves the compiler and the interpreter.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from ..emit import INFIX, Dialect
+
+FUNCTIONS = '''
+@triton.jit
+def log1p(x):
+    """log(1 + x): the rounding error of 1 + x is divided out again."""
+    u = 1.0 + x
+    near = tl.log(u) * (x / (u - 1.0))
+    return tl.where(u == 1.0, x, tl.where(tl.abs(u) < float("inf"), near, u))
+
+
+@triton.jit
+def power(a, b):
+    """a ** b in double precision; a negative base takes whole exponents alone."""
+    result = tl.exp(b * tl.log(tl.abs(a)))
+    signed = tl.where(tl.floor(b * 0.5) * 2.0 == b, result, -result)
+    negative = tl.where(tl.floor(b) == b, signed, float("nan"))
+    result = tl.where(a < 0.0, negative, result)
+    return tl.where(b == 0.0, 1.0, tl.where(a == 1.0, 1.0, result))
+'''
+
+
+@cache
+def triton(precision: str) -> Dialect:
+    """Return the dialect for "float32" or "float64".
+
+    A literal is a float32 in Triton, so a constant in double precision states its dtype.
+    """
+    is_double = precision == "float64"
+    wide = "tl.cast({0}, tl.float64), tl.cast({1}, tl.float64)"
+    words: dict[str, str | tuple[str, ...]] = {
+        "constant": "tl.full((), {0}, tl.float64)" if is_double else "{0}",
+        "inf": 'float("inf")',
+        "nan": 'float("nan")',
+        "neg": "-{0}",
+        "invert": "{0} == 0",
+        "abs": "tl.abs({0})",
+        "exp": "tl.exp({0})",
+        "log": "tl.log({0})",
+        "log1p": "log1p({0})",
+        "**": "power({0}, {1})" if is_double else f"power({wide}).to(tl.float32)",
+        "where": "tl.where({0}, {1}, {2})",
+        "sign": "tl.where({0} > {zero}, {one}, tl.where({0} < {zero}, {minus_one}, {zero}))",
+    }
+    words |= {op: f"{{0}} {op} {{1}}" for op in INFIX}
+    # The interpreter keeps a comparison of floats as floats, which have no bitwise operations.
+    words |= {"&": "tl.where({0}, {1}, {0})", "|": "tl.where({0}, {0}, {1})"}
+    # The plain words round to the nearest in double precision, and are approximations in single precision.
+    words["sqrt"] = "tl.sqrt({0})" if is_double else "tl.sqrt_rn({0})"
+    if not is_double:
+        words["/"] = "tl.div_rn({0}, {1})"
+    for word, beyond in (("maximum", ">"), ("minimum", "<")):
+        # A comparison with NaN is false, so a NaN in the second operand is the result.
+        words[word] = f"tl.where({{0}} != {{0}}, {{0}}, tl.where({{0}} {beyond} {{1}}, {{0}}, {{1}}))"
+    return words

@@ -1,0 +1,137 @@
+"""A compiled step with its tensors: the tables of a launch, and the scalars that it takes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import Unsupported
+from ..layout import real_size
+from ..specs import ParamState, StepSpec
+from .counters import HostCounters
+from .host_scalars import host_scalars, plain_numbers
+from .step_kernel import CHUNK, HEAD, Layout, prepare_source, split, step_source
+from .table_ring import TableRing
+
+
+def chunks(sizes: Sequence[int]) -> array[int]:
+    """Return an entry for each chunk of each tensor: the tensor in the high half, the chunk in the low half."""
+    entries = array("q")
+    for tensor, size in enumerate(sizes):
+        first = tensor << 32
+        entries.extend(range(first, first + -(-size // CHUNK)))
+    return entries
+
+
+class GpuStepKernel:
+    """The kernel of one layout with the tensors that it steps.
+
+    Args:
+        spec: the step.
+        layout: the layout of the tensors.
+        states: the parameters with their state, on one device.
+        device: launches kernels and allocates tables.
+    """
+
+    def __init__(self, spec: StepSpec, layout: Layout, states: Sequence[ParamState], device: Any) -> None:
+        self._spec, self._layout, self._device = spec, layout, device
+        self._count = len(states)
+        self._tensors = [(s.p, *s.buffers, *s.counters) for s in states]  # a table holds their addresses
+        sizes = array("q", [real_size(s.p) for s in states])
+        self.elements = sum(sizes)
+        blocks = chunks(sizes)
+        self._blocks = len(blocks)
+        kept = zip(*((s.p, *s.buffers) for s in states), strict=True)
+        addresses = array("q", [x.data_ptr() for column in kept for x in column])
+        self._static = [device.upload(table) for table in (blocks, sizes, addresses)]
+        self._width = len(split(spec, layout.compute).scalars)
+        self._gradients = TableRing(device, self._count)
+        columns = list(zip(*(s.counters for s in states), strict=True))
+        self._counters: HostCounters | None = None
+        self._rows: TableRing | Tensor
+        if layout.counts_on_device:
+            self._counter_table = device.upload(array("q", [x.data_ptr() for column in columns for x in column]))
+            self._rows = device.doubles(HEAD + self._count * self._width)
+        else:
+            self._counters = HostCounters(columns, layout.counter)
+            self._scalars = host_scalars(spec, layout.compute, layout.counter)
+            self._rows = TableRing(device, HEAD + self._count * self._width)
+
+    def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
+        """Step the tensors, given the addresses of their gradients and the numbers of the group."""
+        if not self._blocks:
+            return
+        stream, is_capturing = self._device.stream(), self._device.is_capturing()
+        scalars, by_rows = self._prepared(numbers, stream, is_capturing)
+        self._device.launch(
+            step_source(self._spec, self._layout, by_rows),
+            self._blocks,
+            stream,
+            (
+                *(table.data_ptr() for table in self._static),
+                self._gradients.holding(gradients, stream, is_capturing=is_capturing),
+                self._count,
+                *scalars,
+            ),
+        )
+
+    def _prepared(
+        self, numbers: Mapping[str, Any], stream: int, is_capturing: bool
+    ) -> tuple[tuple[float, ...] | tuple[int], bool]:
+        """Advance the counters; return the scalars, or the address of the rows that hold them, and which of the two."""
+        if self._counters is None:
+            return (self._prepare_on_device(numbers, stream),), True
+        if is_capturing:
+            raise Unsupported(
+                f"{self._spec.name}.step() can't be captured in a CUDA graph while its step counts are on the CPU: "
+                "every replay would repeat the same count. Help: pass capturable=True."
+            )
+        values = plain_numbers(self._spec, numbers)
+        first = len(self._spec.counters) - len(split(self._spec, self._layout.compute).counters)
+        if self._counters.advance():
+            kept, scalars = self._scalars(*values, *self._counters.read(0))
+            if kept:
+                self._counters.store(first, kept)
+            return scalars, False
+        rows = array("d", [0.0, 1.0])
+        known: dict[tuple[float, ...], Any] = {}
+        for tensor in range(self._count):
+            counters = self._counters.read(tensor)
+            if counters not in known:
+                known[counters] = self._scalars(*values, *counters)
+            kept, scalars = known[counters]
+            if kept:
+                self._counters.store(first, kept, tensor)
+            rows.extend(map(float, scalars))
+        assert isinstance(self._rows, TableRing)
+        return (self._rows.holding(rows, stream, is_capturing=False),), True
+
+    def _prepare_on_device(self, numbers: Mapping[str, Any], stream: int) -> int:
+        """Advance the counters and compute the rows on the device; return the address of the rows."""
+        assert isinstance(self._rows, Tensor)
+        values = [numbers[name] for name in self._spec.numbers]
+        on_device = [isinstance(x, Tensor) and x.device.type != "cpu" for x in values]
+        kinds = tuple(
+            str(x.dtype).removeprefix("torch.") if is_tensor else "value"
+            for x, is_tensor in zip(values, on_device, strict=True)
+        )
+        given = [x.data_ptr() if is_tensor else float(x) for x, is_tensor in zip(values, on_device, strict=True)]
+        amp = [numbers.get("found_inf"), numbers.get("grad_scale")]
+        source = prepare_source(self._spec, self._layout, kinds, amp[0] is not None, amp[1] is not None)
+        rows: int = self._rows.data_ptr()
+        self._device.launch(
+            source,
+            1,
+            stream,
+            (
+                self._counter_table.data_ptr(),
+                rows,
+                self._count,
+                *given,
+                *(x.data_ptr() for x in amp if x is not None),
+            ),
+        )
+        return rows

@@ -1,0 +1,99 @@
+"""A GPU backend for tensors on the CPU: Triton's interpreter runs the kernels, and nothing else differs."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from piste.engine import backend as registry
+from piste.engine.gpu.backend import GpuBackend, layout_of
+from piste.engine.gpu.compiler import function
+from piste.engine.gpu.device import PinnedTable
+from piste.engine.gpu.launch import GpuStepKernel
+from piste.engine.gpu.step_kernel import Layout
+
+
+@cache
+def interpreted(source: Any) -> Any:
+    from triton.runtime.interpreter import InterpretedFunction
+
+    return function(source, jit=InterpretedFunction)
+
+
+def argument(value: Any, kind: str) -> Any:
+    """An argument as the interpreter takes it: a tensor for an address, a number of the stated precision."""
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    if kind.startswith("*"):
+        word = ctypes.c_int64.from_address(value)
+        dtype = {"*i64": torch.int64, "*fp64": torch.float64, "*fp32": torch.float32}[kind]
+        return torch.frombuffer(word, dtype=dtype, count=1)
+    dtype, scalar = {"fp64": (np.float64, tl.float64), "fp32": (np.float32, tl.float32), "i64": (np.int64, tl.int64)}[
+        kind
+    ]
+    return tl.tensor(TensorHandle(np.array([value], dtype=dtype), scalar), scalar)
+
+
+class InterpretedDevice:
+    """Stands for a device whose memory is the host's; it keeps a list of its launches."""
+
+    def __init__(self) -> None:
+        self.launches: list[tuple[str, int]] = []
+        self.capturing = False
+
+    def upload(self, values: Any) -> torch.Tensor:
+        return torch.tensor(list(values) or [0], dtype=torch.int64)
+
+    def doubles(self, count: int) -> torch.Tensor:
+        return torch.full((count,), float("nan"), dtype=torch.float64)
+
+    def pinned(self, words: int) -> PinnedTable:
+        return PinnedTable(words, pin=False)
+
+    def stream(self) -> int:
+        return 0
+
+    def is_capturing(self) -> bool:
+        return self.capturing
+
+    def record(self, stream: int) -> Any:
+        return torch.cpu.Event() if hasattr(torch.cpu, "Event") else None
+
+    def launch(self, source: Any, blocks: int, stream: int, arguments: Sequence[Any]) -> None:
+        self.launches.append((source.entry, blocks))
+        given = [argument(x, kind) for x, (_, kind) in zip(arguments, source.signature, strict=True)]
+        interpreted(source)[(blocks,)](*given)
+
+
+class InterpretedBackend(GpuBackend):
+    """The GPU backend on an interpreted device; `on_device` puts the step counts there."""
+
+    devices = frozenset({"cpu"})
+
+    def __init__(self, on_device: bool = False) -> None:
+        self.device, self.on_device = InterpretedDevice(), on_device
+
+    def step_layout(self, state: Any) -> tuple[int, Layout]:
+        found = layout_of(state)
+        return 0, Layout(found.columns, found.counter, self.on_device)
+
+    def compile_step(self, spec: Any, layout: Any, states: Any) -> GpuStepKernel:
+        return GpuStepKernel(spec, layout[1], states, self.device)
+
+
+@contextmanager
+def interpreting(on_device: bool = False) -> Iterator[InterpretedBackend]:
+    """Let the interpreter step tensors on the CPU."""
+    backend = InterpretedBackend(on_device)
+    registry.BACKENDS.insert(0, backend)
+    try:
+        yield backend
+    finally:
+        registry.BACKENDS.remove(backend)

@@ -1,0 +1,64 @@
+"""Every optimizer with every option: the GPU kernel, run by Triton's interpreter, against the eager backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import piste
+from tests.optim.cases import OPTIONS, fullest
+
+pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
+from .interpreter import interpreting
+
+SIZES = ((5, 3), (4096,), (1,), (4100,), (0,), (2, 2))
+ULPS = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3, torch.float16: 2e-3, torch.complex64: 2e-6}
+
+
+def params(dtype: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(size, generator=generator, dtype=dtype).requires_grad_() for size in SIZES]
+
+
+def stepped(name: str, options: dict[str, Any], dtype: torch.dtype, steps: int = 3, **more: Any) -> Any:
+    weights = params(dtype)
+    optimizer = getattr(piste.optim, name)(weights, **options, **more)
+    generator = torch.Generator().manual_seed(2)
+    for k in range(steps):
+        for i, p in enumerate(weights):
+            p.grad = torch.randn(p.shape, generator=generator, dtype=dtype)
+            if k == 0 and i == 1:
+                p.grad = None  # this one counts a step less than the others
+        optimizer.step()
+    return weights, optimizer
+
+
+def compare(name: str, options: dict[str, Any], dtype: torch.dtype, on_device: bool) -> None:
+    steps = 1 if dtype == torch.bfloat16 else 3  # the interpreter rounds to bfloat16 towards zero
+    with interpreting(on_device) as backend:
+        ours, optimizer = stepped(name, options, dtype, steps)
+        assert "6 of 6 parameters by the fused GPU kernel" in optimizer.explain()
+    theirs, reference = stepped(name, options, dtype, steps, fused=False)
+    assert [entry for entry, _ in backend.device.launches] == (["prepare", "step"] if on_device else ["step"]) * steps
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=ULPS[dtype], atol=ULPS[dtype])
+        mine, wanted = optimizer.state[p], reference.state[q]
+        assert mine.keys() == wanted.keys()
+        for key in wanted:
+            tolerance = 1e-6 if not wanted[key].dim() else ULPS[dtype]
+            torch.testing.assert_close(mine[key], wanted[key], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_steps_equal_those_of_the_eager_backend(name, on_device):
+    compare(name, {}, torch.float32, on_device)
+    compare(name, fullest(name), torch.float32, on_device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.complex64], ids=str)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_steps_of_other_dtypes_equal_those_of_the_eager_backend(name, dtype):
+    compare(name, fullest(name), dtype, False)
