@@ -249,6 +249,13 @@ def test_an_expression_can_not_be_changed():
         (x + y).args = (y, x)
 
 
+def test_a_deep_expression_is_abbreviated():
+    value = x
+    for _ in range(5000):
+        value = value * value
+    assert len(repr(value)) < 100_000 and "*(...)" in repr(value)
+
+
 def test_threads_that_build_the_same_expression_share_it():
     def build(k: int) -> Expr:
         value = x

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import row_functions as words
-from .expression import OPERATIONS, Expr, FormulaError
+from .expression import OPERATIONS, Expr, FormulaError, topological_order
 
-__all__ = ["Slope", "gradients", "is_row", "on_tensors"]
+__all__ = ["RowTest", "Slope", "gradients", "on_tensors"]
 
 _NUMBERS = {"total", "norm", "pick", "size", "hinges", "top"}
 _ROWS = {"each", "index", "log_softmax", "hinge_slopes"}
@@ -31,67 +30,71 @@ class Slope(NamedTuple):
     single: tuple[tuple[Any, Any], ...]
 
 
-def is_row(value: Any, rows: set[str]) -> bool:
-    """Whether a value has an entry for each class; `rows` names the inputs that do."""
-    if not isinstance(value, Expr) or value.op in _NUMBERS:
-        return False
-    if value.op == "input":
-        return value.args[0] in rows
-    return value.op in _ROWS or any(is_row(a, rows) for a in value.args)
+class RowTest:
+    """Tells the values that have an entry for each class from those that are one number of the sample.
+
+    Args:
+        rows: The names of the inputs that have an entry for each class.
+    """
+
+    def __init__(self, rows: set[str]) -> None:
+        self._rows = rows
+        self._known: dict[Expr, bool] = {}
+
+    def __call__(self, value: Any) -> bool:
+        if not isinstance(value, Expr):
+            return False
+        for node in topological_order(value, stop=self._known.__contains__):
+            if node.op == "input":
+                self._known[node] = node.args[0] in self._rows
+            elif node.op in _NUMBERS:
+                self._known[node] = False
+            else:
+                self._known[node] = node.op in _ROWS or any(self._known[x] for x in node.operands)
+        return self._known[value]
 
 
 def gradients(result: Expr, by: list[Expr], rows: set[str]) -> list[Slope]:
     """The gradient of a number by each of some rows that it is made of."""
-    order: list[Expr] = []
-    active = {id(x) for x in by}
-    _visit(result, order, active)
-    found: dict[int, Slope] = {id(result): Slope(1.0, ())}
-    for symbol in reversed(order):
-        slope = found.get(id(symbol))
-        if slope is None or symbol.op == "input":
+    order = topological_order(result)
+    active = set(by)
+    for node in order:
+        if node.op not in _FLAT and not active.isdisjoint(node.operands):
+            active.add(node)
+    is_row = RowTest(rows)
+    found: dict[Expr, Slope] = {result: Slope(1.0, ())}
+    for node in reversed(order):
+        slope = found.get(node)
+        if slope is None or node.op == "input":
             continue
-        for argument, part in _parts(symbol, slope, rows, active):
-            before = found.get(id(argument), Slope(0.0, ()))
-            found[id(argument)] = Slope(_add(before.dense, part.dense), before.single + part.single)
-    return [found.get(id(x), Slope(0.0, ())) for x in by]
+        for argument, part in _parts(node, slope, is_row, active):
+            before = found.get(argument, Slope(0.0, ()))
+            found[argument] = Slope(_add(before.dense, part.dense), before.single + part.single)
+    return [found.get(x, Slope(0.0, ())) for x in by]
 
 
-def _visit(value: Expr, order: list[Expr], active: set[int], seen: set[int] | None = None) -> None:
-    """Operands before what is made of them; what is made of something active is active."""
-    seen = set() if seen is None else seen
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    for argument in value.args if value.op != "input" else ():
-        if isinstance(argument, Expr):
-            _visit(argument, order, active, seen)
-            if id(argument) in active and value.op not in _FLAT:
-                active.add(id(value))
-    order.append(value)
-
-
-def _parts(symbol: Expr, slope: Slope, rows: set[str], active: set[int]) -> Any:
+def _parts(symbol: Expr, slope: Slope, is_row: RowTest, active: set[Expr]) -> Any:
     """What a symbol's gradient comes to at each of its operands."""
     op, args = symbol.op, symbol.args
     if op in ("each", "total", "pick", "log_softmax", "norm", "hinges"):
-        if id(args[0]) in active:
+        if args[0] in active:
             yield args[0], _BY_WORD[op](symbol, slope)
         return
     if op == "where":
         for k in (1, 2):
-            if isinstance(args[k], Expr) and id(args[k]) in active:
+            if isinstance(args[k], Expr) and args[k] in active:
                 chosen = [slope.dense, 0.0] if k == 1 else [0.0, slope.dense]
                 dense = 0.0 if _is(slope.dense, 0) else Expr("where", args[0], *chosen)
                 factor = Expr("where", args[0], *((1.0, 0.0) if k == 1 else (0.0, 1.0)))
-                yield args[k], _gathered(Slope(dense, _at(slope, factor)), args[k], symbol, rows)
+                yield args[k], _gathered(Slope(dense, _at(slope, factor)), args[k], symbol, is_row)
         return
     if op not in _DERIVATIVES:
         raise FormulaError(f"no derivative of the word `{op}` is known")
     for k, argument in enumerate(args):
-        if isinstance(argument, Expr) and id(argument) in active:
+        if isinstance(argument, Expr) and argument in active:
             local = _DERIVATIVES[op][k](symbol, *args)
             part = Slope(_multiply(slope.dense, local), _at(slope, local))
-            yield argument, _gathered(part, argument, symbol, rows)
+            yield argument, _gathered(part, argument, symbol, is_row)
 
 
 def _at(slope: Slope, factor: Any) -> tuple[tuple[Any, Any], ...]:
@@ -101,9 +104,9 @@ def _at(slope: Slope, factor: Any) -> tuple[tuple[Any, Any], ...]:
     )
 
 
-def _gathered(part: Slope, argument: Expr, symbol: Expr, rows: set[str]) -> Slope:
+def _gathered(part: Slope, argument: Expr, symbol: Expr, is_row: RowTest) -> Slope:
     """A number that stands beside every entry of a row takes the sum of what it brings there."""
-    if is_row(symbol, rows) and not is_row(argument, rows):
+    if is_row(symbol) and not is_row(argument):
         return Slope(_sum(part), ())
     return part
 
@@ -211,7 +214,13 @@ def _negative(a: Any) -> Any:
 
 def on_tensors(slope: Slope, inputs: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """A gradient in torch operations: for a second backward, or a backward once more."""
-    value = partial(_value, inputs=inputs, like=like, done={})
+    values: dict[Expr, Any] = {}
+
+    def value(x: Any) -> Any:
+        return values[x] if isinstance(x, Expr) else float(x)
+
+    for node in topological_order(slope.dense, *(x for single in slope.single for x in single)):
+        values[node] = _made(node, value, inputs, like)
     total = torch.zeros_like(like) + value(slope.dense)
     for number, place in slope.single:
         is_there = words.index(like) == words.each(value(place))
@@ -220,30 +229,15 @@ def on_tensors(slope: Slope, inputs: Mapping[str, Tensor], like: Tensor) -> Tens
     return total
 
 
-def _value(symbol: Any, inputs: Mapping[str, Tensor], like: Tensor, done: dict[int, Any]) -> Any:
-    """The value of a symbol; `done` keeps the values found so far.
-
-    This is no nested function: one that calls itself is in a reference cycle and would keep the tensors alive.
-    """
-    if not isinstance(symbol, Expr):
-        return float(symbol)
-    if id(symbol) not in done:
-        value = partial(_value, inputs=inputs, like=like, done=done)
-        done[id(symbol)] = _made(symbol, value, inputs, like)
-    return done[id(symbol)]
-
-
-def _made(symbol: Expr, value: Callable[[Any], Any], inputs: Mapping[str, Tensor], like: Tensor) -> Any:
-    if symbol.op == "input":
-        return inputs[symbol.args[0]]
-    if symbol.op == "size":
+def _made(node: Expr, value: Callable[[Any], Any], inputs: Mapping[str, Tensor], like: Tensor) -> Any:
+    if node.op == "input":
+        return inputs[node.args[0]]
+    if node.op == "size":
         return like.shape[-1]
-    if symbol.op == "index":
+    if node.op == "index":
         return words.index(like)
-    if symbol.op == "each":
-        number = value(symbol.args[0])
+    if node.op == "each":
+        number = value(node.args[0])
         return words.each(number) if isinstance(number, Tensor) else number
-    if symbol.op == "norm":
-        return words.norm(value(symbol.args[0]), float(symbol.args[1]))
-    word = OPERATIONS.get(symbol.op) or getattr(words, symbol.op)
-    return word(*map(value, symbol.args))
+    word = OPERATIONS.get(node.op) or getattr(words, node.op)
+    return word(*map(value, node.args))

@@ -197,10 +197,14 @@ def _identity(argument: Any) -> Any:
     return argument if isinstance(argument, str) else argument.hex()
 
 
-def _argument_text(argument: Any) -> str:
-    if isinstance(argument, (Expr, NamedConstant)):
-        return repr(argument)
-    return str(int(argument)) if argument.is_integer() else repr(argument)
+def _text(value: Any, depth: int) -> str:
+    """Spell an expression out, down to some depth: a graph may be exponentially large as a tree."""
+    if not isinstance(value, Expr):
+        is_whole = not isinstance(value, NamedConstant) and value.is_integer()
+        return str(int(value)) if is_whole else repr(value)
+    if value.op == "input":
+        return str(value.args[0])
+    return f"{value.op}({', '.join(_text(x, depth - 1) for x in value.args) if depth else '...'})"
 
 
 class Expr:
@@ -244,9 +248,7 @@ class Expr:
         return tuple([x for x in self.args if isinstance(x, Expr)])
 
     def __repr__(self) -> str:
-        if self.op == "input":
-            return str(self.args[0])
-        return f"{self.op}({', '.join(_argument_text(x) for x in self.args)})"
+        return _text(self, 12)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("an expression can't be changed")

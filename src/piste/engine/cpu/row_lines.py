@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...formula.differentiate import Slope, is_row
-from ...formula.expression import Expr, FormulaError, NamedConstant
+from ...formula.differentiate import RowTest, Slope
+from ...formula.expression import Expr, FormulaError, NamedConstant, topological_order
 from .loss_form import BYTES, PARTIALS, SCRATCH, Column, Form, LossLines, loaded, stored
 
 __all__ = ["RowLines"]
 
+_SUMS = ("top", "total", "hinges")
 CHUNK = 1024  # entries whose sum is kept in the precision of the entries
 
 
@@ -30,11 +31,11 @@ class RowLines:
     """The code for one row, as it grows."""
 
     def __init__(self, form: Form, rows: set[str], kept: str | None) -> None:
-        self.form, self.dtype, self.rows, self.kept_at = form, form.dtype, rows, kept
+        self.form, self.dtype, self.is_row, self.kept_at = form, form.dtype, RowTest(rows), kept
         self.lines: list[str] = []
         self.sums: dict[Any, str] = {}  # what is known of the row, by how it is written
         self.kept: Any = None
-        self.lowered: dict[int, tuple[Any, Any]] = {}
+        self.lowered: dict[Expr, Any] = {}
         self.numbers = _Numbers("float64", "n", self._number)
         self._count = 0
         self.scratch_rows = 0
@@ -43,12 +44,12 @@ class RowLines:
     # --- what a word over rows comes to ---------------------------------------------------------------------------
 
     def lower(self, value: Any) -> Any:
-        """The same in elementwise words, sums (`total`), the largest (`top`) and numbers beside rows (`each`)."""
-        if not isinstance(value, Expr) or value.op == "input":
+        """Rewrite as elementwise operations, row reductions (`total`, `top`) and broadcast scalars (`each`)."""
+        if not isinstance(value, Expr):
             return value
-        if id(value) not in self.lowered:
-            self.lowered[id(value)] = value, self._lower(value)
-        return self.lowered[id(value)][1]
+        for node in topological_order(value, stop=self.lowered.__contains__):
+            self.lowered[node] = node if node.op == "input" else self._lower(node)
+        return self.lowered[value]
 
     def _lower(self, value: Expr) -> Any:
         op, args = value.op, value.args
@@ -82,16 +83,22 @@ class RowLines:
         return x, m, Expr("total", e), e
 
     def _at(self, value: Any, k: Any) -> Any:
-        """One entry of a row, as a number."""
-        if not isinstance(value, Expr) or not is_row(value, self.rows):
-            return value
-        if value.op == "input":
-            return Expr("input", f"{value.args[0]}@{k.args[0]}")
-        if value.op == "each":
-            return value.args[0]
-        if value.op == "index":
-            return k
-        return Expr(value.op, *(self._at(a, k) for a in value.args))
+        """Return the entry of class k of a row; a number is returned as it is."""
+        found: dict[Expr, Any] = {}
+
+        def end(node: Expr) -> bool:
+            return node in found or not self.is_row(node)
+
+        for node in topological_order(value, stop=end):
+            if node.op == "input":
+                found[node] = Expr("input", f"{node.args[0]}@{k.args[0]}")
+            elif node.op == "each":
+                found[node] = node.args[0]
+            elif node.op == "index":
+                found[node] = k
+            else:
+                found[node] = Expr(node.op, *(found.get(x, x) if isinstance(x, Expr) else x for x in node.args))
+        return found.get(value, value) if isinstance(value, Expr) else value
 
     # --- numbers ----------------------------------------------------------------------------------------------------
 
@@ -117,10 +124,9 @@ class RowLines:
         A sum is left to the last loop unless another one waits for it: there are fewer loops then.
         """
         while True:
-            waiting: dict[Any, Expr] = {}
-            awaited: set[Any] = set()
-            for value in values:
-                self._collect(value, waiting, awaited)
+            waiting: dict[Expr, Expr] = {}
+            awaited: set[Expr] = set()
+            self._collect(values, waiting, awaited)
             if not waiting:
                 return
             if awaited:
@@ -130,25 +136,22 @@ class RowLines:
                     (self._top if symbol.op == "top" else self._hinges)(symbol)
             self._totals([s for s in waiting.values() if s.op == "total"])
 
-    def _collect(self, value: Any, waiting: dict[Any, Expr], awaited: set[Any]) -> set[Any]:
-        """Note the unknown sums below whose own parts are all known, and those that others are made of; give the first.
+    def _collect(self, values: Sequence[Any], waiting: dict[Expr, Expr], awaited: set[Expr]) -> None:
+        """Collect the unknown sums whose operands are known, by key, and those of them that other sums need."""
+        nearest: dict[Expr, set[Expr]] = {}  # the waiting sums that a node needs
 
-        Both are named by how they are written.
-        """
-        if not isinstance(value, Expr) or value.op == "input":
-            return set()
-        is_sum = value.op in ("top", "total", "hinges")
-        key = self.numbers.key(value) if is_sum else None
-        if is_sum and key in self.sums:
-            return set()
-        below: set[Any] = set().union(*(self._collect(a, waiting, awaited) for a in value.args))
-        if not is_sum:
-            return below
-        if below:
-            awaited |= below
-            return below
-        waiting[key] = value
-        return {key}
+        def is_known(node: Expr) -> bool:
+            return node.op in _SUMS and self.numbers.key(node) in self.sums
+
+        for node in topological_order(*values, stop=is_known):
+            below: set[Expr] = set().union(*(nearest.get(x, set()) for x in node.operands))
+            if node.op in _SUMS and below:
+                awaited |= below
+            elif node.op in _SUMS:
+                key = self.numbers.key(node)
+                waiting[key] = node
+                below = {key}
+            nearest[node] = below
 
     # --- loops ------------------------------------------------------------------------------------------------------
 
@@ -158,9 +161,9 @@ class RowLines:
         loads: dict[str, str] = {}
 
         def given(symbol: Expr) -> str | None:
-            if symbol.op == "each" or not is_row(symbol, self.rows):
+            if symbol.op == "each" or not self.is_row(symbol):
                 inner = symbol.args[0] if symbol.op == "each" else symbol
-                if symbol.op == "input" or symbol.op == "each" or self._holds_input(symbol):
+                if symbol.op == "input" or symbol.op == "each" or _has_input(symbol):
                     return self._hoist(inner, hoisted)
                 return None
             if symbol.op == "input":
@@ -181,9 +184,6 @@ class RowLines:
         lines = LossLines(self.dtype, "v", given)
         names = [lines.name(result) for result in results]
         return [*loads.values(), *lines.lines], names
-
-    def _holds_input(self, symbol: Any) -> bool:
-        return isinstance(symbol, Expr) and (symbol.op == "input" or any(map(self._holds_input, symbol.args)))
 
     def _hoist(self, value: Any, hoisted: dict[Any, str]) -> str:
         key = self.numbers.key(value)
@@ -311,3 +311,7 @@ class RowLines:
 
     def _column(self, name: str) -> Column:
         return next(c for c in self.form.given if c.name == name)
+
+
+def _has_input(value: Expr) -> bool:
+    return any(node.op == "input" for node in topological_order(value))
