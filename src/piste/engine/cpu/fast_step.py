@@ -10,13 +10,11 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from ..specs import ParamState
 from .compiler import load_file
 from .fastcall import make_fastcall
 from .native_guard import native_guard
-from .openmp import function_address, parallel_address
+from .openmp import function_address, parallel_address_cell
 from .step_kernel import ALONE, StepKernel
 from .tables import FastStepBlock, LaunchRecord, ParameterRecord
 from .torch_internals import PLAIN, dtype_code, impl_offset
@@ -58,7 +56,7 @@ class FastStep:
             record.gradients = launch.gradients.buffer_info()[0]
             record.max_shares = launch.shares if launch.elements > ALONE else 0
         impls, gradients = array("q", [p._cdata for p in params]), array("q", bytes(8 * len(params)))
-        self._block = FastStepBlock(
+        block = FastStepBlock(
             libtorch=ctypes.addressof(lib),
             item=function_address(ctypes.pythonapi.PyList_GetItem),
             count=len(params),
@@ -68,20 +66,17 @@ class FastStep:
             gradients=gradients.buffer_info()[0],
             launches=len(launches),
             records=ctypes.addressof(records),
+            parallel=parallel_address_cell(),
         )
         module = load_file("fast_step", ("fast_step",), IMPL_OFFSET=impl_offset())
-        self._step = make_fastcall(
-            module, "fast_step", self._block, lib, parameters, dims, places, records, impls, gradients
-        )
+        self._step = make_fastcall(module, "fast_step", block, lib, parameters, dims, places, records, impls, gradients)
 
     def __call__(self, params: list[Any], numbers: Mapping[str, Any]) -> bool:
         """Step and return True; or return False, with nothing changed, where something has moved."""
-        block = self._block
-        if type(params) is not list or len(params) != block.count:
+        if type(params) is not list or len(params) != len(self._params):
             return False
         for launch, _ in self._launches:
             launch.set_numbers(numbers)
-        block.threads, block.parallel = torch.get_num_threads(), parallel_address()
         return self._step(params)
 
 

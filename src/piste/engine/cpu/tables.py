@@ -221,8 +221,7 @@ class FastStepBlock(ctypes.Structure):
     gradients: int  # address of one word for each parameter, where the address of its gradient is left
     launches: int  # number of launches
     records: int  # address of their LaunchRecords
-    threads: int
-    parallel: int  # address of GOMP_parallel, or 0
+    parallel: int  # address of a word with the address of GOMP_parallel, or 0
 
 
 @words

@@ -58,7 +58,7 @@ def fast_step(block, arguments) -> int:
         if gradients[i] == 0 and elements != 0:
             return 0  # a wrapper whose data is elsewhere
     for i in range(step.launches):
-        _launch(step, view(step.records + LAUNCH_BYTES * i, LaunchRecord), gradients)
+        _launch(lib, step, view(step.records + LAUNCH_BYTES * i, LaunchRecord), gradients)
     # As every in-place operation: autograd notices that a tensor it has saved has changed.
     for i in range(step.count):
         if view(step.parameters + PARAMETER_BYTES * i, ParameterRecord).grad_dtype >= 0:
@@ -67,15 +67,17 @@ def fast_step(block, arguments) -> int:
 
 
 @inline
-def _launch(step, launch, gradients):
+def _launch(lib, step, launch, gradients):
     places, column = pointer(launch.places, int64), pointer(launch.gradients, int64)
     for k in range(launch.tensors):
         column[k] = gradients[places[k]]
-    most = launch.max_shares if step.parallel != 0 else 0
-    shares = step.threads if step.threads < most else most
+    threads, parallel = 1, pointer(step.parallel, int64)[0]
+    if launch.max_shares > 1 and parallel != 0:
+        threads = call_address(lib.get_num_threads) & 0xFFFFFFFF
+    shares = threads if threads < launch.max_shares else launch.max_shares
     view(launch.table, WorkTable).shares = shares if shares > 1 else 1
     call_address(launch.prepare, launch.table)
     if shares > 1:
-        call_address(step.parallel, launch.body, launch.table, step.threads, 0)
+        call_address(parallel, launch.body, launch.table, threads, 0)
     else:
         call_address(launch.body, launch.table)
