@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: compare test sweep lint bench mutants replay clean
+.PHONY: test-torch test-pytorch compare test sweep lint bench mutants replay clean
 
 compare: $(VENV)/.installed
 	$(BIN)/piste compare digits --out piste-compare --fresh
@@ -16,6 +16,18 @@ test: $(VENV)/.installed-dev
 
 sweep: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --sweep
+
+# The core suites on another version of torch, in an environment of its own:
+#   make test-torch VERSION=2.9.1 [PYTHON=python3.12]
+TORCH_VENV = .venv-torch-$(VERSION)
+TORCH_PIP = $(TORCH_VENV)/bin/python -m pip --disable-pip-version-check install -q
+test-torch:
+	@test -n "$(VERSION)" || { echo "Give the version of torch: make test-torch VERSION=2.9.1"; exit 2; }
+	test -x $(TORCH_VENV)/bin/python || $(PYTHON) -m venv $(TORCH_VENV)
+	$(TORCH_PIP) torch==$(VERSION)
+	grep -v "^torch==" constraints.txt > $(TORCH_VENV)/constraints.txt
+	$(TORCH_PIP) -c $(TORCH_VENV)/constraints.txt -e ".[test]"
+	$(TORCH_VENV)/bin/python -m pytest -n 2 tests/optim tests/losses tests/engine
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import torch
 
 import piste
 from piste.formula import expression as formula
+from tests.engine.process import python
 from tests.losses.cases import CASES, MODULES, Case, seeded
 
 F = piste.losses.functional
@@ -248,3 +249,28 @@ def test_written_derivatives_are_the_derivatives(name: str, options: dict, monke
         for a, b in ((0.3, 0.6), (0.7, 0.2), (0.9, 0.05), (0.1, 0.95)):
             difference = (exact - slope).subs({x: a, y: b}).evalf(30)
             assert abs(difference) < 1e-12, (by, a, b)
+
+
+COMPILED = """
+import warnings
+import torch
+from piste import losses
+x = torch.rand(6, 3, requires_grad=True)
+calls = [
+    (losses.MSELoss(), torch.rand(6, 3)),
+    (losses.CrossEntropyLoss(), torch.tensor([0, 1, 2, 0, 1, 2])),
+    (losses.CrossEntropyLoss(), torch.full((6, 3), 1 / 3)),
+    (losses.BCEWithLogitsLoss(), torch.ones(6, 3)),
+]
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    for loss, y in calls:
+        compiled = torch.compile(lambda x, y: loss(x * 1.0, y), backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x, y), loss(x, y))
+        torch._dynamo.reset()
+print([str(warning.message) for warning in said] or "silent")
+"""
+
+
+def test_compiled_losses_print_no_warning() -> None:
+    assert python(COMPILED) == "silent"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -248,6 +249,11 @@ WORDS = [
     ("Adam", "epsilon", "PyTorch's word for it is `eps`."),
     ("RMSprop", "rho", "RMSprop has no option `rho`; PyTorch's word for it is `alpha`."),
     ("Adadelta", "alpha", "Adadelta has no option `alpha`; PyTorch's word for it is `rho`."),
+    ("Adam", "decay", "a schedule: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / (1 + decay * t))"),
+    ("SGD", "lr_decay", "LambdaLR(optimizer, lambda t: 1 / (1 + lr_decay * t)). `weight_decay` is a pull"),
+    ("RMSprop", "decay", "The coefficient of the average of squares, as optax means it, is `alpha`."),
+    ("Adagrad", "decay", "Adagrad has no option `decay`; PyTorch's word for it is `lr_decay`."),
+    ("RMSprop", "epsilon", "`eps`; Keras adds it under the root, PyTorch after the root."),
     ("Adam", "wd", "PyTorch's word for it is `weight_decay`."),
     ("Adam", "clipnorm", "clip before the step, with torch.nn.utils.clip_grad_norm_"),
     ("Adam", "momentum", "its momentum is the first of `betas`."),
@@ -402,13 +408,60 @@ def test_a_parameter_given_twice_is_refused(name):
 
 
 @every
-def test_frozen_parameters_alone(name):
+def test_frozen_parameters_are_accepted_and_the_first_step_that_moves_nothing_says_why(name):
     net = model().requires_grad_(False)
-    refused(
-        InvalidValue,
-        lambda: OPTIMIZERS[name](net.parameters()),
-        f"{name} has nothing to train: all of its 4 parameters are frozen (requires_grad=False).",
-        "Unfreeze some with p.requires_grad_() first.",
+    optimizer = OPTIMIZERS[name](net.parameters())
+    words = (
+        rf"{name}.step\(\) moved nothing: all of its 4 parameters are frozen \(requires_grad=False\). "
+        r"Help: unfreeze some with p.requires_grad_\(\)."
     )
+    with pytest.warns(UserWarning, match=words):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
     net[2].requires_grad_(True)
-    OPTIMIZERS[name](net.parameters())
+    before = net[2].weight.detach().clone()
+    net(torch.ones(2, 4, dtype=torch.float64)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(net[2].weight, before)
+
+
+# --- options that change between steps ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["kernel", "eager"])
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (-0.1, InvalidValue, "set lr=-0.1 in param group 1 of Adam: `lr` must be in [0, inf); received lr=-0.1."),
+        (float("nan"), InvalidValue, "set lr=nan in param group 1 of Adam"),
+        (1e-3 + 1j, InvalidType, "set lr=(0.001+1j) in param group 1 of Adam: `lr` must be a number in [0, inf)"),
+        ("1e-3", InvalidType, "set lr='1e-3' in param group 1 of Adam"),
+    ],
+    ids=str,
+)
+def test_a_schedule_that_sets_an_impossible_rate_is_refused_before_any_group_moves(value, error, words, fused):
+    p, q = weights(2)
+    optimizer = OPTIMIZERS["Adam"]([{"params": [p]}, {"params": [q]}], fused=fused)
+    p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    optimizer.step()
+    optimizer.param_groups[1]["lr"] = value
+    before = [p.detach().clone(), q.detach().clone()]
+    steps = [state["step"].item() for state in optimizer.state.values()]
+    for _ in range(2):  # a refused value is refused again
+        refused(error, optimizer.step, words, "Nothing has moved in this step.")
+    assert torch.equal(p, before[0]) and torch.equal(q, before[1])
+    assert [state["step"].item() for state in optimizer.state.values()] == steps
+    optimizer.param_groups[1]["lr"] = 0.1
+    optimizer.step()
+    assert not torch.equal(p, before[0]) and not torch.equal(q, before[1])
+
+
+def test_betas_that_a_schedule_sets_out_of_range_are_refused():
+    (p,) = weights(1)
+    optimizer = OPTIMIZERS["Adam"]([p])
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.param_groups[0]["betas"] = (1.0, 0.999)
+    refused(InvalidValue, optimizer.step, "set betas=(1.0, 0.999) in param group 0 of Adam: `betas[0]` must be in")

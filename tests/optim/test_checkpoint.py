@@ -212,6 +212,19 @@ def test_adams_checkpoint_into_sgd_says_what_is_in_it():
     refused(ours, theirs.state_dict(), "this checkpoint is not one of SGD", "`momentum`", "betas")
 
 
+def test_another_optimizers_checkpoint_is_named_with_its_state():
+    _, theirs = started(torch.optim.Adam, {})
+    _, ours = started(OPTIMIZERS["SGD"], {"momentum": 0.9})
+    refused(
+        ours,
+        theirs.state_dict(),
+        "this checkpoint is not one of SGD but of Adam or AdamW (its state holds `exp_avg`, `exp_avg_sq`): ",
+    )
+    _, adam = started(OPTIMIZERS["Adam"], {})
+    _, theirs = started(torch.optim.RMSprop, {})
+    refused(adam, theirs.state_dict(), "not one of Adam but of RMSprop (its state holds `square_avg`)")
+
+
 def test_a_checkpoint_of_a_parameter_of_another_shape_is_refused():
     _, saved = started(OPTIMIZERS["Adam"], {})
     torch.manual_seed(0)

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from piste.optim import OPTIMIZERS
 
+from ..engine.process import python
 from .reference import PAIRS, assert_same, assert_same_state, backward, batch, copies, model, train
 
 pytestmark = pytest.mark.usefixtures("double_scalars")
@@ -494,6 +495,33 @@ def test_a_step_can_be_compiled(name):
         step()
         train(theirs, b, [t])
     assert_same(ours.parameters(), theirs.parameters())
+
+
+COMPILE = """
+import warnings
+import torch, piste
+warnings.simplefilter("error")
+net = torch.nn.Linear(4, 3)
+optimizer = piste.optim.{name}(net.parameters(), lr=0.05)
+twin = torch.nn.Linear(4, 3)
+twin.load_state_dict(net.state_dict())
+other = piste.optim.{name}(twin.parameters(), lr=0.05)
+step = torch.compile(optimizer.step, backend="aot_eager")
+for t in range(3):
+    for model in (net, twin):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, t + 1.0)
+    step()
+    other.step()
+for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+    torch.testing.assert_close(p, q)
+print("same")
+"""
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_a_bound_step_compiles_without_a_warning(name):
+    assert python(COMPILE.format(name=name)) == "same"
 
 
 # --- what is said once ------------------------------------------------------------------------------------

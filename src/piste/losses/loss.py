@@ -143,12 +143,15 @@ class Loss(torch.nn.Module):
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
         """The loss of operands whose options are known to be right."""
         call = cls.prepare(operands, check, **options)
-        served = cls.by_kernel(call, reduction, check) if check != "nan" else None
+        compiling = _is_compiling()  # torch.compile traces the formula; a kernel would only break its graph
+        served = cls.by_kernel(call, reduction, check) if check != "nan" and not compiling else None
         if served is not None:
             return eager_loss.narrowed(served, call.dtype)
         if call.inspect is not None:
             call.inspect()
-            served = cls.by_kernel(call, reduction, "off") if check == "raise" else None  # all was right after all
+            served = (
+                cls.by_kernel(call, reduction, "off") if check == "raise" and not compiling else None
+            )  # all was right after all
             if served is not None:
                 return eager_loss.narrowed(served, call.dtype)
         values = eager_loss.values(call.formula, call.derivatives, call.letters, call.options)

@@ -73,7 +73,8 @@ class RowwiseLoss(Loss):
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
         """By the kernel where it serves."""
-        way = cls.way(operands, **options) if check != "nan" else None
+        is_tried = check != "nan" and not torch.compiler.is_compiling()  # torch.compile traces the formula instead
+        way = cls.way(operands, **options) if is_tried else None
         served = None if way is None else cls._served_by(way, reduction, check)
         result = None
         if way is not None and served is not None:

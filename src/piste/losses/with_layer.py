@@ -22,6 +22,9 @@ Comes = tuple[Loss, Tensor, Tensor, str]
 """A plain loss with its input and target, that a loss with a layer comes to; and how, in a sentence."""
 
 
+_linear_cross_entropy: Any = getattr(torch.nn.functional, "linear_cross_entropy", None)  # torch 2.12 and later
+
+
 class _Settled:
     """A module of torch with the settings of `piste.losses.reduction` besides its own arguments."""
 
@@ -192,7 +195,7 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
             if check == "nan":
                 for argument, operand in (("input", input), ("target", target), ("linear_weight", linear_weight)):
                     refuse_nan(name, argument, operand)
-        compute: Callable[..., Tensor] = torch.nn.functional.linear_cross_entropy
+        compute: Callable[..., Tensor] = _linear_cross_entropy
         is_torchs = normalizer is None and empty == "nan"
         mode = reduction if is_torchs or reduction == "none" else "sum"
         value = compute(

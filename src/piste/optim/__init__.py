@@ -9,8 +9,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
-from torch.optim import lr_scheduler, swa_utils  # a changed import keeps these names
-
+from . import lr_scheduler, swa_utils
 from .optimizer import Buffer, Optimizer
 
 

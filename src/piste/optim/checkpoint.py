@@ -33,7 +33,7 @@ def prepared(optimizer: Any, state_dict: Any) -> dict[str, Any]:
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
                 f"group {i} has {len(theirs['params'])} parameters there and {len(ours['params'])} here."
             )
-        _check_options(cls, theirs, i)
+        _check_options(cls, theirs, i, state_dict["state"])
     state_dict = {
         **state_dict,
         "param_groups": [_by_name(t, o, i) for i, (t, o) in enumerate(zip(saved, groups, strict=True))],
@@ -79,14 +79,30 @@ def _pairs(optimizer: Any, state_dict: Mapping[str, Any]) -> Iterator[tuple[Any,
             yield index, p, state_dict["state"][index]
 
 
-def _check_options(cls: Any, group: Mapping[str, Any], index: int) -> None:
+def _owner(cls: Any, group: Mapping[str, Any], state: Mapping[Any, Any]) -> str:
+    """Whose checkpoint a saved group is, by its options, as part of a sentence; nothing where no optimizer fits."""
+    from . import OPTIMIZERS
+
+    saved = {name for name in group if name in cls.options_of_all}
+    owners = [
+        name
+        for name, rule in OPTIMIZERS.items()
+        if set(rule.options) - set(rule.lenient) <= saved <= {*rule.options, *rule.fixed, *rule.lenient}
+    ]
+    if not owners:
+        return ""
+    keys = sorted({key for index in group["params"] for key in state.get(index, {}) if key != "step"})
+    return f" but of {' or '.join(owners)}" + (f" (its state holds {_listed(keys)})" if keys else "")
+
+
+def _check_options(cls: Any, group: Mapping[str, Any], index: int, state: Mapping[Any, Any]) -> None:
     missing = [name for name in cls.options if name not in group and name not in cls.lenient]
     ours = {*cls.options, *cls.fixed, *cls.lenient}
     others = [name for name in group if name in cls.options_of_all and name not in ours]
     if missing or others:
         odd = f"has no {_listed(missing)}" if missing else f"has {_listed(others)}"
         raise InvalidValue(
-            f"this checkpoint is not one of {cls.__name__}: its param group {index} {odd}. "
+            f"this checkpoint is not one of {cls.__name__}{_owner(cls, group, state)}: its param group {index} {odd}. "
             f"Its options are {_listed(key for key in group if key != 'params')}."
         )
     arguments.check_values(

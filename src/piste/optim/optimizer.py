@@ -80,7 +80,6 @@ class Optimizer(torch.optim.Optimizer):
         defaults = arguments.bind(type(self), args, kwargs)
         super().__init__(arguments.checked_params(type(self), params), defaults)
         self._handed_out = False
-        arguments.refuse_all_frozen(self)
 
     @classmethod
     def check_together(cls, values: Mapping[str, Any]) -> None:
@@ -176,7 +175,7 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             closure: recomputes the loss and its gradients, and returns the loss, which `step` then returns.
         """
-        if torch.compiler.is_compiling() or _watched(self):
+        if has_step_hooks(self) or (not torch.compiler.is_compiling() and is_profiling()):
             return _watched_step(self, closure)
         return self._step(closure)
 
@@ -188,19 +187,22 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        step_group = self._step_group
-        if torch.compiler.is_compiling():
-            step_group = self._traced_group
-        elif self._handed_out:
-            self._forget_plans_of_other_state()
         moved = False
-        for index, group in enumerate(self.param_groups):
-            moved = step_group(index, group) or moved
+        if torch.compiler.is_compiling():
+            for group in self.param_groups:
+                moved = self._traced_group(group) or moved
+        else:
+            if self._handed_out:
+                self._forget_plans_of_other_state()
+            groups = self.param_groups
+            read = [self._read(index, group) for index, group in enumerate(groups)]  # raises before a group moves
+            for index, group in enumerate(groups):
+                moved = self._step_group(index, group, *read[index]) or moved
         if not moved:
             self._warn_nothing_moved()
         return loss
 
-    def _traced_group(self, index: int, group: dict[str, Any]) -> bool:
+    def _traced_group(self, group: dict[str, Any]) -> bool:
         """What torch.compile sees: the eager backend on the parameters that have a gradient."""
         slots = [self._slot(p, group) for p in group["params"] if p.grad is not None]
         with torch.set_grad_enabled(group["differentiable"]):
@@ -213,9 +215,8 @@ class Optimizer(torch.optim.Optimizer):
             )
         return bool(slots)
 
-    def _step_group(self, index: int, group: dict[str, Any]) -> bool:
+    def _step_group(self, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]) -> bool:
         """By the plan of last time, or by one made for the same gradients before, or by a new one."""
-        key, numbers = self._read(index, group)
         plans = self._plans.get(index)
         if plans and plans[0][0] == key and plans[0][1].step(group["params"], numbers):
             return plans[0][1].steps_anything
@@ -227,6 +228,7 @@ class Optimizer(torch.optim.Optimizer):
         known = self._known_options.get(index)
         if known is not None and all(map(is_, known[0], group.values())):
             return known[1:]
+        arguments.check_changed(self, index, known and known[0])
         key = (self._program(group), group["differentiable"], group["capturable"], group["fused"])
         numbers = self._numbers(group)
         self._known_options.pop(index, None)
@@ -265,11 +267,15 @@ class Optimizer(torch.optim.Optimizer):
     def _warn_nothing_moved(self) -> None:
         if not self.__dict__.get("_warned"):
             self._warned = True
-            warnings.warn(
-                f"{type(self).__name__}.step() moved nothing: no parameter has a gradient. "
-                "Call loss.backward() before step(), and zero_grad() after it.",
-                stacklevel=4,
-            )
+            params = [p for group in self.param_groups for p in group["params"]]
+            if any(p.requires_grad for p in params):
+                why = "no parameter has a gradient. Help: call loss.backward() before step(), and zero_grad() after it."
+            else:
+                why = (
+                    f"all of its {len(params)} parameters are frozen (requires_grad=False). "
+                    "Help: unfreeze some with p.requires_grad_()."
+                )
+            warnings.warn(f"{type(self).__name__}.step() moved nothing: {why}", stacklevel=4)
 
     def _numbers(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -383,11 +389,6 @@ def _counts_on_device(group: Mapping[str, Any]) -> bool:
 
 
 _PLANS_KEPT = 3  # besides the current one, for models whose parameters take turns
-
-
-def _watched(optimizer: Optimizer) -> bool:
-    """Whether hooks or a profiler want to know of the step."""
-    return has_step_hooks(optimizer) or is_profiling()
 
 
 _watched_step = Optimizer._step if profile_hook is None else profile_hook(Optimizer._step)

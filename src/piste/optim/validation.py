@@ -24,7 +24,8 @@ _ELSEWHERE = {
     "b2": ("betas",),
     "rho": ("alpha", "rho"),
     "alpha": ("alpha", "rho"),
-    "decay": ("weight_decay", "alpha", "lr_decay"),
+    "decay": ("alpha", "lr_decay"),
+    "lr_decay": ("lr_decay",),
     "wd": ("weight_decay",),
 }
 """What Keras and optax call an option, and the words that torch has for it."""
@@ -81,6 +82,15 @@ def _hint(cls: Any, name: str) -> str:
     words = [word for word in _ELSEWHERE.get(name, ()) if word in cls.options]
     if words == ["betas"]:
         return "PyTorch takes both in one pair: betas=(beta_1, beta_2)."
+    if name in {"decay", "lr_decay"} and "lr_decay" not in words:
+        schedule = (
+            "a decay of the learning rate, as Keras means it, is a schedule: "
+            f"torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / (1 + {name} * t))."
+        )
+        average = " The coefficient of the average of squares, as optax means it, is `alpha`." if words else ""
+        return f"{schedule}{average} `weight_decay` is a pull of the weights towards 0."
+    if name == "epsilon" and cls.__name__ in {"RMSprop", "Adagrad"}:
+        return "PyTorch's word for it is `eps`; Keras adds it under the root, PyTorch after the root."
     if words:
         return f"PyTorch's word for it is `{words[0]}`."
     if name in _CLIPPING:
@@ -214,10 +224,30 @@ def _check_tensors(optimizer: Any, params: list[Any], group: int) -> None:
         seen[id(p)] = i
 
 
-def refuse_all_frozen(optimizer: Any) -> None:
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    if not any(p.requires_grad or p.grad is not None for p in params):
-        raise InvalidValue(
-            f"{type(optimizer).__name__} has nothing to train: all of its {len(params)} parameters are frozen "
-            "(requires_grad=False). Unfreeze some with p.requires_grad_() first."
-        )
+def check_changed(optimizer: Any, index: int, known: list[Any] | None) -> None:
+    """Check the options that changed in a param group since the last step, before any group moves.
+
+    Args:
+        optimizer: The optimizer.
+        index: The index of the group.
+        known: The values of the group at the last step, in order; None checks every option.
+
+    Raises:
+        InvalidType, InvalidValue: An option is out of its range, as a schedule may have set it.
+    """
+    group, options = optimizer.param_groups[index], type(optimizer).options
+    unchanged = known if known is not None and len(known) == len(group) else [_UNKNOWN] * len(group)
+    for (name, value), old in zip(group.items(), unchanged, strict=True):
+        option = options.get(name)
+        if option is None or value is old or isinstance(value, torch.Tensor):
+            continue  # the value of a tensor may lie on another device, and the step doesn't wait for it
+        try:
+            option.check(name, value)
+        except (InvalidType, InvalidValue) as error:
+            raise type(error)(
+                f"a schedule, or an assignment, set {name}={value!r} in param group {index} of "
+                f"{type(optimizer).__name__}: {error} Nothing has moved in this step."
+            ) from None
+
+
+_UNKNOWN = object()

@@ -1,0 +1,5 @@
+"""The schedulers of torch.optim.lr_scheduler, for `from piste.optim.lr_scheduler import StepLR`."""
+
+from torch.optim.lr_scheduler import *  # noqa: F403
+from torch.optim.lr_scheduler import __all__ as __all__
+from torch.optim.lr_scheduler import _LRScheduler as _LRScheduler
