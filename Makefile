@@ -53,6 +53,10 @@ mutants: $(VENV)/.installed-dev
 replay: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.replay $(BASE)
 
+# On a machine with a GPU: compare every optimizer with the eager backend.
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/gpu
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench optim
 

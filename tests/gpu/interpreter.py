@@ -54,6 +54,9 @@ class InterpretedDevice:
     def doubles(self, count: int) -> torch.Tensor:
         return torch.full((count,), float("nan"), dtype=torch.float64)
 
+    def keep(self, tables: Sequence[torch.Tensor], stream: int) -> None:
+        pass
+
     def pinned(self, words: int) -> PinnedTable:
         return PinnedTable(words, pin=False)
 

@@ -46,6 +46,11 @@ class Cuda:
         """Allocate doubles on the device."""
         return torch.empty(count, dtype=torch.float64, device=self._device)
 
+    def keep(self, tables: Sequence[Tensor], stream: int) -> None:
+        """Let tables live until a stream has done what it has been given, also where they are freed before."""
+        for table in tables:
+            table.record_stream(torch.cuda.ExternalStream(stream, device=self._device))
+
     def pinned(self, words: int) -> PinnedTable:
         """Allocate a table in pinned memory."""
         return PinnedTable(words)

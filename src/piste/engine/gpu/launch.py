@@ -14,7 +14,7 @@ from ..specs import ParamState, StepSpec
 from .counters import HostCounters
 from .host_scalars import host_scalars, plain_numbers
 from .step_kernel import CHUNK, HEAD, Layout, prepare_source, split, step_source
-from .table_ring import TableRing
+from .table_ring import TableRing, keep_for_graphs
 
 
 def chunks(sizes: Sequence[int]) -> array[int]:
@@ -47,6 +47,7 @@ class GpuStepKernel:
         kept = zip(*((s.p, *s.buffers) for s in states), strict=True)
         addresses = array("q", [x.data_ptr() for column in kept for x in column])
         self._static = [device.upload(table) for table in (blocks, sizes, addresses)]
+        self._streams: set[int] = set()
         self._width = len(split(spec, layout.compute).scalars)
         self._gradients = TableRing(device, self._count)
         columns = list(zip(*(s.counters for s in states), strict=True))
@@ -59,12 +60,20 @@ class GpuStepKernel:
             self._counters = HostCounters(columns, layout.counter)
             self._scalars = host_scalars(spec, layout.compute, layout.counter)
             self._rows = TableRing(device, HEAD + self._count * self._width)
+        self._on_device = list(self._static)
+        if layout.counts_on_device:
+            self._on_device += [self._counter_table, self._rows]
 
     def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         """Step the tensors, given the addresses of their gradients and the numbers of the group."""
         if not self._blocks:
             return
         stream, is_capturing = self._device.stream(), self._device.is_capturing()
+        if stream not in self._streams:
+            self._streams.add(stream)
+            self._device.keep(self._on_device, stream)
+        if is_capturing:
+            keep_for_graphs(self._on_device)
         scalars, by_rows = self._prepared(numbers, stream, is_capturing)
         self._device.launch(
             step_source(self._spec, self._layout, by_rows),

@@ -1,0 +1,108 @@
+"""Steps on a CUDA device in less usual places: streams, views, 2^31 elements, queued launches, loss scaling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import piste
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def test_queued_launches_keep_the_gradients_that_they_were_given():
+    results = []
+    for fused in (True, False):
+        make = torch.Generator("cuda").manual_seed(3)
+        weights = [torch.zeros(40_000, device="cuda", requires_grad=True) for _ in range(60)]
+        optimizer = piste.optim.SGD(weights, lr=0.5, momentum=0.5, fused=fused)
+        for _ in range(100):
+            noise = torch.randn(60, 40_000, generator=make, device="cuda")
+            for p, g in zip(weights, noise, strict=True):
+                p.grad = g.clone()
+            optimizer.step()
+        results.append(torch.stack([p.detach() for p in weights]))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_plans_that_change_while_launches_are_queued():
+    results = []
+    for fused in (True, False):
+        weights = [torch.zeros(40_000, device="cuda", requires_grad=True) for _ in range(20)]
+        optimizer = piste.optim.SGD(weights, lr=0.5, momentum=0.5, fused=fused)
+        for k in range(60):
+            for i, p in enumerate(weights):
+                p.grad = None if (k * 7 + i) % 11 == 0 else torch.full_like(p, float(k - i))
+            optimizer.step()
+        results.append(torch.stack([p.detach() for p in weights]))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-4)
+
+
+def test_steps_run_on_the_current_stream():
+    p = torch.ones(1_000_000, device="cuda", requires_grad=True)
+    optimizer = piste.optim.SGD([p], lr=0.5, fused=True)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        p.grad = torch.full_like(p, 2.0)
+        optimizer.step()
+        result = p.detach().clone()
+    stream.synchronize()
+    assert bool((result == 0).all())
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Lion"])
+def test_views_that_are_unaligned_or_in_another_order(name):
+    results = []
+    for fused in (True, False):
+        make = torch.Generator("cuda").manual_seed(1)
+        weights = [
+            torch.randn(9001, generator=make, device="cuda")[1:].requires_grad_(),
+            torch.randn(70, 65, generator=make, device="cuda").t().requires_grad_(),
+            torch.randn(2, 3, 8, 9, generator=make, device="cuda")
+            .to(memory_format=torch.channels_last)
+            .requires_grad_(),
+        ]
+        optimizer = getattr(piste.optim, name)(weights, lr=0.25, fused=fused)
+        for _ in range(2):
+            for p in weights:
+                noise = torch.randn(p.shape, generator=make, device="cuda")
+                p.grad = torch.empty_like(p).copy_(noise)
+            optimizer.step()
+        results.append(torch.cat([p.detach().flatten() for p in weights]))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+def test_more_elements_than_31_bits_count():
+    p = torch.ones(2**31 + 4099, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+    p.grad = torch.full_like(p, 2.0)
+    piste.optim.SGD([p], lr=0.25, fused=True).step()
+    assert all(bool((part == 0.5).all()) for part in p.detach().split(2**28))
+
+
+def test_runs_have_the_same_bits():
+    def run() -> torch.Tensor:
+        make = torch.Generator("cuda").manual_seed(1)
+        weights = [torch.randn(n, generator=make, device="cuda").requires_grad_() for n in (5, 4096, 70_001)]
+        optimizer = piste.optim.AdamW(weights, lr=0.1, fused=True)
+        for _ in range(2):
+            for p in weights:
+                p.grad = torch.cos(p.detach()) - 0.5
+            optimizer.step()
+        return torch.cat([p.detach() for p in weights])
+
+    first = run()
+    assert all(torch.equal(run(), first) for _ in range(99))
+
+
+def test_a_grad_scaler_skips_the_step_of_an_infinite_gradient():
+    p = torch.ones(10, device="cuda", requires_grad=True)
+    optimizer = piste.optim.SGD([p], lr=0.5, fused=True)
+    scaler = torch.amp.GradScaler("cuda", init_scale=8.0)
+    for factor, expected in ((float("inf"), 1.0), (1.0, 0.5)):
+        optimizer.zero_grad()
+        scaler.scale((p * factor).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert p.tolist() == [expected] * 10
