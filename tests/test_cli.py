@@ -146,6 +146,33 @@ def test_explain_takes_class_indices(run):
     assert f"{value:.3f}"[:4] in done.output
 
 
+def test_explain_takes_further_operands_in_order(run):
+    done = run("explain", "triplet_margin", "--input", "[[1,2]]", "--target", "[[1,0]]", "--more", "[[0,0]]")
+    value = torch.nn.functional.triplet_margin_loss(*torch.tensor([[[1.0, 2]], [[1, 0]], [[0, 0]]])).item()
+    assert done.exit_code == 0 and f"Result\n  {value:.6g}" in done.output
+    lengths = "--more", "[2]", "--more", "[1]"
+    done = run("explain", "ctc", "--input", "[[[-1,-1,-1]],[[-1,-1,-1]]]", "--target", "[[1]]", *lengths)
+    assert done.exit_code == 0 and "sample 0:  0.901388 for 1 labels" in done.output  # -log(3 paths of exp(-2))
+
+
+@pytest.mark.parametrize("loss", ["triplet_margin", "cosine_embedding", "margin_ranking", "ctc"])
+def test_explain_names_the_operands_that_are_missing(run, loss):
+    done = run("explain", loss, "--input", "[[1,2],[3,4]]", "--target", "[[1,0],[2,2]]")
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    names = piste.losses.named(loss).arguments
+    listed = ", ".join(f"`{name}`" for name in names)
+    words = f"takes {len(names)} operands ({listed}); received 2. Help: explain('{loss}', {', '.join(names)})."
+    assert words in " ".join(done.output.split())
+
+
+def test_explain_works_a_refused_call_through_with_its_checks_off(run):
+    call = "explain", "bce", "--input", "[[1,1],[1,1]]", "--target", "[[0,1],[2,3]]"
+    assert "Refused" in run(*call).output
+    done = run(*call, "--check", "off")
+    assert done.exit_code == 0 and "Refused" not in done.output and "Result\n  -50" in done.output
+    assert "`check` must be one of" in run(*call, "--check", "no").output
+
+
 def test_explain_refuses_what_is_no_json_and_no_loss(run):
     done = run("explain", "l1", "--input", "[[1,1],[1,1", "--target", "[[0,1],[2,3]]")
     assert done.exit_code == 2

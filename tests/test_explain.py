@@ -26,6 +26,27 @@ def shows(text: object, *lines: str) -> None:
         assert line in str(text), f"{line!r} is not in:\n{text}"
 
 
+@pytest.mark.parametrize("loss", ["bce", "hinge_embedding", "poisson_nll"])
+def test_integers_in_the_shape_of_the_input_are_real_numbers(loss: str) -> None:
+    assert str(explain(loss, [0.5, 0.25], [1, 1])) == str(explain(loss, [0.5, 0.25], [1.0, 1.0]))
+
+
+def test_integers_stay_integers_where_they_are_indices() -> None:
+    text = explain("multilabel_margin", [[1, 2, 3]], [[1, -1, 0]])
+    value = torch.nn.functional.multilabel_margin_loss(torch.tensor([[1.0, 2, 3]]), torch.tensor([[1, -1, 0]]))
+    shows(text, f"Result\n  {value.item():.6g}")
+
+
+def test_a_wrong_number_of_operands_is_refused_with_their_names() -> None:
+    words = (
+        r"GaussianNLLLoss takes 3 operands \(`input`, `target`, `var`\); received 2\. Help: explain\('gaussian_nll', "
+    )
+    with pytest.raises(InvalidType, match=words):
+        explain("gaussian_nll", [1.0], [1.0])
+    with pytest.raises(InvalidType, match=r"L1Loss takes 2 operands .* received 3"):
+        explain("l1", [1.0], [1.0], [1.0])
+
+
 def test_l1_step_by_step() -> None:
     text = explain("l1", SAMPLE, TARGET)
     shows(text, "loss = |x - y|", "(0, 0)  |1 - 0| = 1", "(0, 1)  |1 - 1| = 0", "(1, 0)  |1 - 2| = 1", "|1 - 3| = 2")

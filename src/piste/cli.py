@@ -126,17 +126,22 @@ def tasks(debug: Debug = False) -> None:
 def explain(
     loss: Annotated[str, typer.Argument(help="The name of a loss, such as l1 or cross_entropy.")],
     input: Annotated[str, typer.Option(help='The input as JSON, such as "[[1,1],[1,1]]".')],
-    target: Annotated[str, typer.Option(help='The target as JSON, such as "[[0,1],[2,3]]".')],
+    target: Annotated[str, typer.Option(help='The target, or the second operand, as JSON, such as "[[0,1],[2,3]]".')],
+    more: Annotated[
+        list[str] | None,
+        typer.Option(help="Each further operand as JSON, such as the negatives of triplet_margin, in order."),
+    ] = None,
+    check: Annotated[
+        str, typer.Option(help="How values are checked: raise, nan, or off, which works a refused call through.")
+    ] = "raise",
     debug: Debug = False,
 ) -> None:
     """Show the arithmetic of a loss step by step; for a refused call, what was wrong and a line that works."""
     with _in_a_sentence(debug):
         from .explain import explain as explained
 
-        given = _tensor("--input", input).float()
-        truth = _tensor("--target", target)
-        # Numbers in the input's shape are values or probabilities; in any other shape, integers are classes.
-        typer.echo(str(explained(loss, given, truth.float() if truth.shape == given.shape else truth)))
+        given = [("--input", input), ("--target", target), *(("--more", text) for text in more or [])]
+        typer.echo(str(explained(loss, *(_numbers(option, text) for option, text in given), check=check)))
 
 
 def _task(text: str, column: str | None, decimal: str | None) -> Task:
@@ -187,11 +192,11 @@ def _knobs(texts: list[str] | None) -> dict[str, list[Any]] | None:
     return found or None
 
 
-def _tensor(option: str, text: str) -> Any:
+def _numbers(option: str, text: str) -> Any:
     import torch
 
     try:
-        return torch.tensor(json.loads(text))
+        return torch.tensor(json.loads(text)).tolist()
     except (ValueError, TypeError, RuntimeError) as error:
         raise InvalidValue(
             f"{option} must be a JSON array of numbers, such as [[1, 1], [1, 1]]; received {text!r} ({error})."

@@ -13,6 +13,7 @@ from ..errors import InvalidType, PisteError
 from ..formula.printing import number
 from ..losses import named
 from ..losses.loss import Loss
+from ..losses.multilabel import MultiLabelMarginLoss
 from .text import tell
 
 __all__ = ["Explanation", "explain"]
@@ -70,9 +71,7 @@ def explain(loss: Any, input: Any, target: Any, *more: Any, **options: Any) -> E
     if isinstance(loss, torch.nn.Module) and hasattr(loss, "comes_to"):
         return _with_layer(loss, _tensor(input, False), _tensor(target, True), options)
     module = _module(loss, options)
-    given = (input, target, *more)
-    names = module.arguments if len(module.arguments) == len(given) else ("input",) * len(given)
-    operands = [_tensor(o, may_be_whole=name == "target") for name, o in zip(names, given, strict=True)]
+    operands = _operands(module, (input, target, *more))
     try:
         value = module(*operands)
     except PisteError as refusal:
@@ -119,8 +118,30 @@ def _module(loss: Any, options: dict[str, Any]) -> Loss:
     )
 
 
+def _operands(module: Loss, values: tuple[Any, ...]) -> list[Tensor]:
+    """Convert the operands of a loss to tensors.
+
+    Lists of integers are indices or lengths, except in the place of real numbers: the first operand, and a target that
+    has its shape, are floating point.
+    """
+    names = module.arguments
+    if len(values) != len(names):
+        listed = ", ".join(f"`{name}`" for name in names)
+        raise InvalidType(
+            f"{type(module).__name__} takes {len(names)} operands ({listed}); received {len(values)}. "
+            f"Help: explain({module.name!r}, {', '.join(names)})."
+        )
+    first = _tensor(values[0], may_be_whole=False)
+    operands = [first]
+    for name, value in zip(names[1:], values[1:], strict=True):
+        is_whole = name in ("targets", "input_lengths", "target_lengths") or isinstance(module, MultiLabelMarginLoss)
+        is_target = name == "target" and _tensor(value, may_be_whole=True).shape != first.shape
+        operands.append(_tensor(value, may_be_whole=is_whole or is_target))
+    return operands
+
+
 def _tensor(values: Any, may_be_whole: bool) -> Tensor:
-    """Numbers as a tensor; whole ones stay whole where they may be class indices."""
+    """Convert numbers to a tensor; integers stay integers where the operand may hold indices."""
     if isinstance(values, Tensor):
         return values.detach()
     tensor = torch.as_tensor(values)
