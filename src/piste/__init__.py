@@ -4,6 +4,6 @@ from . import losses, optim
 from .compare import compare
 from .explain import explain
 from .patching import patch
+from .version import __version__
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "compare", "explain", "losses", "optim", "patch"]

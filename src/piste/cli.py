@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import __version__
 from .errors import InvalidValue, PisteError
+from .version import __version__
 
 if TYPE_CHECKING:
     from .compare.comparison import Comparison
@@ -145,19 +145,19 @@ def explain(
 
 
 def _task(text: str, column: str | None, decimal: str | None) -> Task:
-    from .compare import task_file as own
     from .compare import tasks
-    from .compare.csv import task as csv_table
+    from .compare.csv import task as csv_task
+    from .compare.task_file import is_task_file, load_task
 
-    if csv_table.is_table(text):
-        made = csv_table.table(text, column, decimal=decimal)
-        typer.echo(made.about)
-        return made
+    if csv_task.is_table(text):
+        loaded = csv_task.table(text, column, decimal=decimal)
+        typer.echo(loaded.about)
+        return loaded
     if column is not None:
-        raise InvalidValue(f"--target names a column of a table, such as data.csv; `{text}` isn't one. Leave it out.")
+        raise InvalidValue(f"--target names a column of a table, such as data.csv; `{text}` isn't one. Help: omit it.")
     if decimal is not None:
-        raise InvalidValue(f"--decimal is for a table, such as data.csv; `{text}` isn't one. Leave it out.")
-    return own.load(text) if own.is_own(text) else tasks.task(text)
+        raise InvalidValue(f"--decimal is for a table, such as data.csv; `{text}` isn't one. Help: omit it.")
+    return load_task(text) if is_task_file(text) else tasks.task(text)
 
 
 def _names(text: str | None) -> list[str] | None:

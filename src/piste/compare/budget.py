@@ -1,4 +1,4 @@
-"""A comparison that fits into a time: how many seeds, tries and steps every candidate gets."""
+"""Fitting a comparison into a time budget: the number of seeds, trials and steps that each candidate gets."""
 
 from __future__ import annotations
 
@@ -9,101 +9,107 @@ from typing import Any
 
 from ..errors import InvalidType, InvalidValue
 from .plan import Plan
-from .training.timing import Pace, measure
+from .training.timing import StepCost, measure_step_costs
 
-FEWEST_SEEDS, FEWEST_STEPS = 3, 50
-"""The least that tells something. Runs are shortened, down to so many steps, before there are fewer seeds."""
+MIN_SEEDS, MIN_STEPS = 3, 50
+"""The minimum for a meaningful result. Runs are shortened to MIN_STEPS before the number of seeds is reduced."""
 GOOD_SEEDS, GOOD_TRIALS = 5, 10
-"""With time to spare there are first so many seeds, then so many tries for each, and then twice and thrice as many."""
-SHARE, REPORT = 0.85, 3.0
-"""The share of the budget that is planned, for what measuring missed, and the seconds that are kept for the report."""
+"""Time beyond the minimum buys this number of seeds, then this number of trials, then two and three times both."""
+PLANNED_SHARE, REPORT_SECONDS = 0.85, 3.0
+"""The share of the budget that is planned, since estimates miss something, and the seconds reserved for the report."""
 UNITS = {"s": 1, "m": 60, "h": 3600}
 PART = r"(\d+(?:\.\d+)?)\s*([smh])"
 
 
-def as_seconds(budget: Any) -> float:
+def parse_duration(budget: Any) -> float:
     """The seconds of "90s", "3m", "1h30m", or of a number of seconds.
 
-    >>> as_seconds("1h30m")
+    >>> parse_duration("1h30m")
     5400.0
     """
-    said = "`budget` must be a time such as 90s, 3m or 1h30m, or a number of seconds above 0"
+    allowed = "`budget` must be a time such as 90s, 3m or 1h30m, or a number of seconds above 0"
     if isinstance(budget, bool) or not isinstance(budget, (str, int, float)):
-        raise InvalidType(f"{said}; received {budget!r}.")
+        raise InvalidType(f"{allowed}; received {budget!r}.")
     seconds = budget
     if isinstance(budget, str):
         if not re.fullmatch(rf"\s*({PART}\s*)+", budget.lower()):
-            raise InvalidValue(f"{said}; received {budget!r}.")
+            raise InvalidValue(f"{allowed}; received {budget!r}.")
         seconds = sum(float(count) * UNITS[unit] for count, unit in re.findall(PART, budget.lower()))
     assert not isinstance(seconds, str)
     if not 0 < seconds < math.inf:
-        raise InvalidValue(f"{said}; received {budget!r}.")
+        raise InvalidValue(f"{allowed}; received {budget!r}.")
     return float(seconds)
 
 
-def estimate(plan: Plan, workers: int) -> None:
-    """Measure a few steps of every candidate, tell the plan how long it will take, and fit it into its budget."""
-    paces = measure(plan)
-    if plan.open:
-        fit(plan, paces, workers)
-    plan.seconds = needed(plan, paces, workers, len(plan.seeds), plan.trials, plan.steps)
+def format_duration(seconds: float) -> str:
+    """A duration as `--budget` takes it.
 
-
-def fit(plan: Plan, paces: Mapping[str, Pace], workers: int = 1) -> None:
-    """Set those of seeds, trials and steps that the plan leaves open, so that it ends within its budget.
-
-    Raises `InvalidValue`, with the plan as it was, if the least that tells something doesn't fit.
-    """
-    assert plan.budget is not None
-    room = SHARE * plan.budget - REPORT
-    most, fewest = plan.steps, min(FEWEST_STEPS, plan.steps) if "steps" in plan.open else plan.steps
-    seeds, trials = ("seeds" in plan.open) or len(plan.seeds), ("trials" in plan.open) or plan.trials
-    kinds = list(dict.fromkeys((s if seeds is True else seeds, t if trials is True else trials) for s, t in _kinds()))
-    if plan.search:  # which was asked for
-        kinds = [kind for kind in kinds if kind[1] > 1]
-
-    def needs(kind: tuple[int, int], steps: int) -> float:
-        return needed(plan, paces, workers, *kind, steps)
-
-    if needs(kinds[0], fewest) > room:
-        least = (needs(kinds[0], fewest) + REPORT) / SHARE
-        raise InvalidValue(
-            f"a budget of {span(plan.budget)} is too short for {len(plan.candidates)} candidates: {kinds[0][0]} seeds "
-            f"of {fewest} steps{f' and {kinds[0][1]} trials' if kinds[0][1] > 1 else ''}, the least that tells "
-            f"something, take about {span(least)}. Give --budget {span(1.2 * least)} (budget=) or fewer candidates."
-        )
-    fitting = [kind for kind in kinds if needs(kind, most) <= room]
-    count, plan.trials = fitting[-1] if fitting else kinds[0]
-    if not fitting:
-        most = max(steps for steps in range(fewest, most) if needs(kinds[0], steps) <= room)
-    plan.seeds, plan.steps = list(range(plan.seeds[0], plan.seeds[0] + count)), most
-
-
-def _kinds() -> Iterator[tuple[int, int]]:
-    """(seeds, trials), from the least to the most that a budget can buy; each costs more than the one before."""
-    yield from ((seeds, 1) for seeds in range(FEWEST_SEEDS, GOOD_SEEDS + 1))
-    yield from ((GOOD_SEEDS, trials) for trials in range(3, GOOD_TRIALS + 1))
-    for times in (2, 3):
-        seeds, trials = GOOD_SEEDS * (times - 1), GOOD_TRIALS * times
-        yield from ((seeds, t) for t in range(trials - GOOD_TRIALS + 1, trials + 1))
-        yield from ((s, trials) for s in range(seeds + 1, GOOD_SEEDS * times + 1))
-
-
-def needed(plan: Plan, paces: Mapping[str, Pace], workers: int, seeds: int, trials: int, steps: int) -> float:
-    """The seconds that the runs take at most, so many at a time."""
-    looks, runs = len(plan.data.looks(steps)), trials + 2 if trials > 1 else 1
-    chains = [runs * paces[c.name].run(steps, looks) for c in plan.candidates]
-    # All are busy but for the end, when the last chain is waited for.
-    return seeds * sum(chains) / workers + max(chains) * (1 - 1 / workers)
-
-
-def span(seconds: float) -> str:
-    """A time as `--budget` takes it.
-
-    >>> span(5400), span(75), span(0.4)
+    >>> format_duration(5400), format_duration(75), format_duration(0.4)
     ('1h30m', '1m15s', '1s')
     """
     minutes, rest = divmod(max(math.ceil(seconds), 1), 60)
     hours, minutes = divmod(minutes, 60)
     parts = [(hours, "h"), (minutes, "m"), (0 if hours else rest, "s")]
     return "".join(f"{count}{unit}" for count, unit in parts if count)
+
+
+def estimate(plan: Plan, workers: int) -> None:
+    """Measure a few steps of every candidate, fit the plan into its budget, and set its expected duration."""
+    costs = measure_step_costs(plan)
+    if plan.undecided:
+        fit_to_budget(plan, costs, workers)
+    plan.seconds = estimated_seconds(plan, costs, workers, len(plan.seeds), plan.trials, plan.steps)
+
+
+def fit_to_budget(plan: Plan, costs: Mapping[str, StepCost], workers: int = 1) -> None:
+    """Set the undecided ones of seeds, trials and steps so that the plan ends within its budget.
+
+    Raises:
+        InvalidValue: If the minimum does not fit; the plan is unchanged.
+    """
+    assert plan.budget is not None
+    available = PLANNED_SHARE * plan.budget - REPORT_SECONDS
+    most = plan.steps
+    fewest = min(MIN_STEPS, plan.steps) if "steps" in plan.undecided else plan.steps
+    seeds = None if "seeds" in plan.undecided else len(plan.seeds)
+    trials = None if "trials" in plan.undecided else plan.trials
+    rungs = list(dict.fromkeys((seeds or s, trials or t) for s, t in _ladder()))
+    if plan.search:  # the caller asked for a search
+        rungs = [rung for rung in rungs if rung[1] > 1]
+
+    def seconds(rung: tuple[int, int], steps: int) -> float:
+        return estimated_seconds(plan, costs, workers, *rung, steps)
+
+    if seconds(rungs[0], fewest) > available:
+        least = (seconds(rungs[0], fewest) + REPORT_SECONDS) / PLANNED_SHARE
+        raise InvalidValue(
+            f"`budget` of {format_duration(plan.budget)} is too short for {len(plan.candidates)} candidates: the "
+            f"minimum ({rungs[0][0]} seeds of {fewest} steps{f' and {rungs[0][1]} trials' * (rungs[0][1] > 1)}) takes "
+            f"about {format_duration(least)}. Help: give --budget {format_duration(1.2 * least)} (budget=) or fewer "
+            f"candidates."
+        )
+    fitting = [rung for rung in rungs if seconds(rung, most) <= available]
+    count, plan.trials = fitting[-1] if fitting else rungs[0]
+    if not fitting:
+        most = max(steps for steps in range(fewest, most) if seconds(rungs[0], steps) <= available)
+    plan.seeds, plan.steps = list(range(plan.seeds[0], plan.seeds[0] + count)), most
+
+
+def _ladder() -> Iterator[tuple[int, int]]:
+    """(seeds, trials) in order of cost, from the minimum to the most that a budget buys."""
+    yield from ((seeds, 1) for seeds in range(MIN_SEEDS, GOOD_SEEDS + 1))
+    yield from ((GOOD_SEEDS, trials) for trials in range(3, GOOD_TRIALS + 1))
+    for factor in (2, 3):
+        seeds, trials = GOOD_SEEDS * (factor - 1), GOOD_TRIALS * factor
+        yield from ((seeds, t) for t in range(trials - GOOD_TRIALS + 1, trials + 1))
+        yield from ((s, trials) for s in range(seeds + 1, GOOD_SEEDS * factor + 1))
+
+
+def estimated_seconds(
+    plan: Plan, costs: Mapping[str, StepCost], workers: int, seeds: int, trials: int, steps: int
+) -> float:
+    """The longest time that all runs take with `workers` at a time."""
+    evaluations, runs = len(plan.data.evaluation_steps(steps)), trials + 2 if trials > 1 else 1
+    chains = [runs * costs[c.name].run_seconds(steps, evaluations) for c in plan.candidates]
+    # All workers are busy until the end, when the last chain may run alone.
+    return seeds * sum(chains) / workers + max(chains) * (1 - 1 / workers)

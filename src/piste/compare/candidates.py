@@ -1,4 +1,4 @@
-"""Who takes part: an optimizer, a loss and a learning rate, found by name."""
+"""Candidates: an optimizer, a loss and a learning rate, resolved from names, classes and functions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from typing import Any
 import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
-from .search_space import Knobs, find_knobs
+from ..losses import named
+from ..optim import OPTIMIZERS
+from .search_space import SearchSpace, find_search_spaces
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+DEFAULT_OPTIMIZERS = ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax")
+"""The common choices; more curves are hard to read in one picture."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One row of a comparison. `lr` None means the optimizer's own default; `options` are others than its own.
+    """One row of a comparison.
 
-    `knobs` are the options that a search tries beside the rate.
+    Attributes:
+        lr: The learning rate; None for the optimizer's default.
+        options: Options that differ from the optimizer's defaults.
+        search_space: Options that a search varies in addition to the learning rate.
+        make: The optimizer's class, or a function of the parameters.
     """
 
     name: str
@@ -30,30 +39,28 @@ class Candidate:
     loss: str
     lr: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    knobs: Knobs = field(default_factory=dict, hash=False)
+    search_space: SearchSpace = field(default_factory=dict, hash=False)
     make: Callable[..., torch.optim.Optimizer] = field(repr=False, compare=False, default=torch.optim.SGD)
     loss_function: Loss = field(repr=False, compare=False, default=torch.nn.functional.mse_loss)
 
     def new_optimizer(self, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
+        """An optimizer of `parameters` with this candidate's learning rate and options."""
         return self.make(parameters, **({} if self.lr is None else {"lr": self.lr}), **self.options)
 
     def new_loss(self) -> Loss:
+        """The loss function; a copy if it is a module."""
         return (
             copy.deepcopy(self.loss_function) if isinstance(self.loss_function, torch.nn.Module) else self.loss_function
         )
 
 
-USUAL = ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax")
-"""What most people choose among; more curves than these are hard to read in one picture."""
-
-
-def candidates(optimizers: Any, losses: Any, lr: Any, search: Any = None) -> list[Candidate]:
-    """Every optimizer with every loss."""
+def make_candidates(optimizers: Any, losses: Any, lr: Any, search: Any = None) -> list[Candidate]:
+    """Every optimizer combined with every loss."""
     makers, functions = find_optimizers(optimizers), find_losses(losses)
-    rates, knobs = learning_rates(lr, makers), find_knobs(search, makers)
+    rates, spaces = find_learning_rates(lr, makers), find_search_spaces(search, makers)
     return [
         Candidate(
-            o if len(functions) == 1 else f"{o} · {loss}", o, loss, rates[o], knobs=knobs[o], make=makers[o],
+            o if len(functions) == 1 else f"{o} · {loss}", o, loss, rates[o], search_space=spaces[o], make=makers[o],
             loss_function=functions[loss],
         )
         for loss, o in itertools.product(functions, makers)
@@ -61,8 +68,7 @@ def candidates(optimizers: Any, losses: Any, lr: Any, search: Any = None) -> lis
 
 
 def find_optimizers(wanted: Any) -> dict[str, Callable[..., torch.optim.Optimizer]]:
-    """Optimizers by their names: the usual seven for None, every one for "all"; else names, classes, or a dict."""
-    from ..optim import OPTIMIZERS
+    """Optimizers by name, from None (the default seven), "all", names, classes, or a dict."""
 
     def by_name(text: str) -> tuple[str, Any]:
         for name, optimizer in OPTIMIZERS.items():
@@ -72,60 +78,64 @@ def find_optimizers(wanted: Any) -> dict[str, Callable[..., torch.optim.Optimize
 
     if wanted in ("all", ["all"]):
         wanted = dict(OPTIMIZERS)
-    found = _find(list(USUAL) if wanted is None else wanted, "optimizer", by_name)
-    for name, it in found.items():
-        if isinstance(it, torch.optim.Optimizer):
+    makers = _find(list(DEFAULT_OPTIMIZERS) if wanted is None else wanted, "optimizer", by_name)
+    for name, make in makers.items():
+        if isinstance(make, torch.optim.Optimizer):
             raise InvalidType(
-                f"an optimizer is given as its class, because every candidate trains a model of its own; received "
-                f"`{name}`, built already. Options go in a function: "
+                f"an optimizer must be given as its class, because every candidate trains its own model; received "
+                f"an instance for `{name}`. Help: set options with a function: "
                 f'{{"SGD 0.9": functools.partial(SGD, lr=0.1, momentum=0.9)}}.'
             )
-        if not callable(it):
-            raise InvalidType(f"an optimizer is a name, a class, or a function of the parameters; received {it!r}.")
-    return found
+        if not callable(make):
+            raise InvalidType(
+                f"an optimizer must be a name, a class, or a function of the parameters; received {make!r}."
+            )
+    return makers
 
 
 def find_losses(wanted: Any) -> dict[str, Loss]:
-    """Losses by their names: a name, a module, a function (output, target) -> scalar, a list or a dict of these."""
-    from ..losses import named
-
+    """Losses by name, from a name, a module, a function (output, target) -> scalar, or a list or dict of these."""
     if wanted is None:
-        raise InvalidValue('which loss? Give loss= a name ("cross_entropy", "mse"), a module, a function, or a list.')
+        raise InvalidValue(
+            'no loss given. Help: loss= takes a name ("cross_entropy"), a module, a function, or a list.'
+        )
 
     def by_name(text: str) -> tuple[str, Any]:
         loss = named(text)
         return loss.name, loss
 
-    found = _find(wanted, "loss", by_name)
-    for name, it in found.items():
-        if isinstance(it, type) and issubclass(it, torch.nn.Module):
-            found[name] = it = it()
-        if not callable(it):
-            raise InvalidType(f"a loss is a name, a module or a function (output, target) -> scalar; received {it!r}.")
-    return found
+    losses = _find(wanted, "loss", by_name)
+    for name, loss in losses.items():
+        if isinstance(loss, type) and issubclass(loss, torch.nn.Module):
+            losses[name] = loss = loss()
+        if not callable(loss):
+            raise InvalidType(
+                f"a loss must be a name, a module or a function (output, target) -> scalar; received {loss!r}."
+            )
+    return losses
 
 
-def _find(wanted: Any, what: str, by_name: Callable[[str], tuple[str, Any]]) -> dict[str, Any]:
+def _find(wanted: Any, kind: str, by_name: Callable[[str], tuple[str, Any]]) -> dict[str, Any]:
     if isinstance(wanted, Mapping):
-        given = list(wanted.items())
+        pairs = list(wanted.items())
     else:
-        given = [(None, it) for it in (wanted if isinstance(wanted, (list, tuple)) else [wanted])]
-    found: dict[str, Any] = {}
-    for name, it in given:
-        if isinstance(it, str):
-            full, it = by_name(it.strip())
-            name = name or full
-        name = name or getattr(it, "__name__", type(it).__name__)
-        if name in found:
-            raise InvalidValue(f"the {what} `{name}` is given twice; give a dict to name them apart.")
-        found[name] = it
-    if not found:
-        raise InvalidValue(f"no {what} to compare: the list is empty.")
-    return found
+        pairs = [(None, value) for value in (wanted if isinstance(wanted, (list, tuple)) else [wanted])]
+    resolved: dict[str, Any] = {}
+    for name, value in pairs:
+        if isinstance(value, str):
+            full_name, value = by_name(value.strip())
+            name = name or full_name
+        name = name or getattr(value, "__name__", type(value).__name__)
+        if name in resolved:
+            raise InvalidValue(f"the {kind} `{name}` is given twice; use a dict to give each its own name.")
+        resolved[name] = value
+    if not resolved:
+        raise InvalidValue(f"no {kind} to compare: the list is empty.")
+    return resolved
 
 
-def learning_rates(lr: Any, makers: Mapping[str, Callable[..., Any]]) -> dict[str, float | None]:
-    """The rate for every optimizer: its own default (None), one for all, or by name, in any case of letters."""
+def find_learning_rates(lr: Any, makers: Mapping[str, Callable[..., Any]]) -> dict[str, float | None]:
+    """The learning rate of every optimizer: None for its default, one rate for all, or rates by name (any case)."""
     if lr is None:
         return dict.fromkeys(makers)
     if not isinstance(lr, Mapping):
@@ -134,12 +144,12 @@ def learning_rates(lr: Any, makers: Mapping[str, Callable[..., Any]]) -> dict[st
     rates: dict[str, float | None] = dict.fromkeys(makers)
     for name, value in lr.items():
         if name.lower() not in folded:
-            raise InvalidValue(f"`lr` names `{name}`, which doesn't take part. {did_you_mean(name, makers)}")
-        rates[folded[name.lower()]] = _rate(value, name)
+            raise InvalidValue(f"`lr` names `{name}`, which is not in this comparison. {did_you_mean(name, makers)}")
+        rates[folded[name.lower()]] = _check_rate(value, name)
     return rates
 
 
-def _rate(value: Any, name: str) -> float:
+def _check_rate(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidType(f"`lr` for {name} must be a positive number; received {value!r}.")
     if not (value > 0 and math.isfinite(value)):
@@ -147,8 +157,8 @@ def _rate(value: Any, name: str) -> float:
     return float(value)
 
 
-def default_rate(make: Callable[..., Any]) -> float | None:
-    """The learning rate an optimizer takes by itself, read from its signature; None if it has none."""
+def default_lr(make: Callable[..., Any]) -> float | None:
+    """The default learning rate of an optimizer, read from its signature; None if it has none."""
     parameter = inspect.signature(make).parameters.get("lr")
     value = None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
     return float(value) if isinstance(value, (int, float, torch.Tensor)) else None

@@ -1,4 +1,4 @@
-"""The data of a comparison: read from what was handed in without changing it, and in the same order for everyone."""
+"""The data of a comparison, read without changing the given objects and in the same order for every candidate."""
 
 from __future__ import annotations
 
@@ -12,58 +12,59 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InvalidType, InvalidValue
 from ..torch_internals import live_iterator
-from .training.random_state import Randomness
+from .training.random_state import RandomState
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
-FIXED_EXAMPLES = 512
-"""How many training examples the curve is evaluated on."""
-GLANCED_EXAMPLES = 512
-"""How many validation examples the curve is evaluated on, before the end of a run."""
-FEWEST_LOOKS, MOST_LOOKS = 16, 48
-"""How many times a run is looked at, evenly spaced, besides the start."""
-LOOKING = 0.04
-"""Between these two, looking takes this share of the work of training; a step is worth three looks at its examples."""
-ENDLESS = 1_000_000
-"""A data loader that gives more batches than this is taken to have no end."""
+TRAINING_SAMPLE_SIZE = 512
+"""Number of training examples on which the loss curve is evaluated."""
+QUICK_VALIDATION_SIZE = 512
+"""Number of validation examples on which the metric is evaluated before the end of a run."""
+MIN_EVALUATIONS, MAX_EVALUATIONS = 16, 48
+"""Number of evenly spaced evaluations of a run, not counting the one at the start."""
+EVALUATION_SHARE = 0.04
+"""Between these limits, evaluation takes this share of the work of training; a training step costs three evaluations of
+the same examples."""
+MAX_BATCHES = 1_000_000
+"""A data loader with more batches than this number is taken as endless."""
 
 
 class Data:
-    """Training batches in an order that depends on the seed alone, and two fixed sets to evaluate on.
+    """Training batches in an order that depends on the seed alone, and two fixed sets for evaluation.
 
-    `train` and `validation` are each a pair of tensors (X, y), a Dataset, a DataLoader, or a function that makes one
-    of these. A Dataset or DataLoader is copied for each use, so that samplers, generators and counters handed in
-    stay as they are; where that costs too much memory, hand in the function. `fixed` (a random subset of the
-    training set) and `validation` are read once; `glanced` is `validation`, or a random subset of a large one.
+    `train` and `validation` are each a pair of tensors (X, y), a Dataset, a DataLoader, or a function that makes one of
+    these. A Dataset or DataLoader is copied for each use, so that samplers, generators and counters stay unchanged;
+    pass a function where a copy costs too much memory. `training_sample` (a random subset of the training set) and
+    `validation` are read once; `quick_validation` is `validation`, or a random subset if it is large.
 
-    Where batches are made here, the rest of an epoch that fills no batch is left out: a step on three examples as large
-    as one on sixty-four throws every curve about. The order is new in each epoch, so every example has its turn.
+    Batches made here are all full: the examples left over at the end of an epoch are skipped, because a full step on
+    three examples shows as a jump in every curve. The order changes with each epoch, so every example is used.
     """
 
     def __init__(self, train: Any, validation: Any, batch_size: int, device: torch.device) -> None:
-        self._train = _source(train, "training", batch_size, device)
-        self.fixed = self._train.sample(FIXED_EXAMPLES)
-        held_out = _source(validation, "validation", max(batch_size, FIXED_EXAMPLES), device)
+        self._train = _open_source(train, "training", batch_size, device)
+        self.training_sample = self._train.sample(TRAINING_SAMPLE_SIZE)
+        held_out = _open_source(validation, "validation", max(batch_size, TRAINING_SAMPLE_SIZE), device)
         self.validation = list(held_out.in_order())
         self.targets = torch.cat([y for _, y in self.validation])
-        self.glanced = _some(self.validation, GLANCED_EXAMPLES)
-        self.glanced_targets = torch.cat([y for _, y in self.glanced])
+        self.quick_validation = _random_subset(self.validation, QUICK_VALIDATION_SIZE)
+        self.quick_targets = torch.cat([y for _, y in self.quick_validation])
         self.steps_per_epoch = self._train.steps_per_epoch()
 
-    def looks(self, steps: int) -> list[int]:
-        """The steps at which a run of so many is looked at, the start and the end among them."""
-        seen = sum(len(y) for _, y in (*self.fixed, *self.glanced))
-        affordable = int(LOOKING * 3 * steps * self._train.per_step() / seen)
-        count = min(max(affordable, FEWEST_LOOKS), MOST_LOOKS)
+    def evaluation_steps(self, steps: int) -> list[int]:
+        """The steps at which a run of `steps` steps is evaluated, including the start and the end."""
+        examples = sum(len(y) for _, y in (*self.training_sample, *self.quick_validation))
+        affordable = int(EVALUATION_SHARE * 3 * steps * self._train.examples_per_step() / examples)
+        count = min(max(affordable, MIN_EVALUATIONS), MAX_EVALUATIONS)
         return sorted({round(i * steps / count) for i in range(count + 1)})
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Training batches without end, epoch after epoch; the same for every candidate with the same seed."""
+        """Endless training batches, epoch after epoch; the same for every candidate with the same seed."""
         return self._train.shuffled(seed)
 
 
-def _some(batches: list[Batch], count: int) -> list[Batch]:
-    """So many examples, the same ones each time; all of them if there are few more."""
+def _random_subset(batches: list[Batch], count: int) -> list[Batch]:
+    """`count` examples, the same each time; all of them unless there are more than twice that number."""
     total = sum(len(y) for _, y in batches)
     if total <= 2 * count or len({x.shape[1:] for x, _ in batches}) > 1:
         return batches
@@ -72,40 +73,40 @@ def _some(batches: list[Batch], count: int) -> list[Batch]:
     return [(x[rows.to(x.device)], y[rows.to(y.device)])]
 
 
-def _source(data: Any, what: str, batch_size: int, device: torch.device) -> _Tensors | _Loader:
+def _open_source(data: Any, role: str, batch_size: int, device: torch.device) -> _TensorSource | _LoaderSource:
     if isinstance(data, (tuple, list)):
-        return _Tensors(*_checked_pair(data, what), batch_size, device)
+        return _TensorSource(*_check_pair(data, role), batch_size, device)
     if isinstance(data, (Dataset, DataLoader)):
-        return _Loader(data, what, batch_size, device)
+        return _LoaderSource(data, role, batch_size, device)
     if callable(data):
-        source = _source(data(), what, batch_size, device)
-        if isinstance(source, _Loader):
+        source = _open_source(data(), role, batch_size, device)
+        if isinstance(source, _LoaderSource):
             source.make = data
         return source
     raise InvalidType(
-        f"the {what} data must be a pair of tensors (X, y), a Dataset or a DataLoader, or a function that makes one; "
+        f"the {role} data must be a pair of tensors (X, y), a Dataset or a DataLoader, or a function that makes one; "
         f"received {type(data).__name__}."
     )
 
 
-def _checked_pair(data: Any, what: str) -> Batch:
+def _check_pair(data: Any, role: str) -> Batch:
     if len(data) != 2:
-        raise InvalidType(f"the {what} data must be a pair (X, y); received {len(data)} things.")
+        raise InvalidType(f"the {role} data must be a pair (X, y); received {len(data)} items.")
     x, y = (torch.as_tensor(part) if hasattr(part, "__array__") else part for part in data)
     for name, part in (("X", x), ("y", y)):
         if not isinstance(part, torch.Tensor):
-            raise InvalidType(f"{name} of the {what} data must be a tensor; received {type(part).__name__}.")
+            raise InvalidType(f"{name} of the {role} data must be a tensor; received {type(part).__name__}.")
     if not x.dim() or not y.dim() or len(x) != len(y):
         raise InvalidValue(
-            f"X and y of the {what} data must have one row per example; received shapes {tuple(x.shape)} "
+            f"X and y of the {role} data must have one row per example; received shapes {tuple(x.shape)} "
             f"and {tuple(y.shape)}."
         )
     if not len(x):
-        raise InvalidValue(f"the {what} data is empty.")
+        raise InvalidValue(f"the {role} data is empty.")
     return x, y
 
 
-class _Tensors:
+class _TensorSource:
     """Two tensors, cut into batches by index. Every batch is a copy."""
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor, batch_size: int, device: torch.device) -> None:
@@ -117,7 +118,7 @@ class _Tensors:
     def steps_per_epoch(self) -> int:
         return max(len(self) // self.batch_size, 1)
 
-    def per_step(self) -> int:
+    def examples_per_step(self) -> int:
         return min(self.batch_size, len(self))
 
     def shuffled(self, seed: int) -> Iterator[Batch]:
@@ -137,15 +138,15 @@ class _Tensors:
         return self.x[rows], self.y[rows]
 
 
-class _Loader:
-    """A Dataset or DataLoader. Each pass is made by a fresh copy, with random numbers of its own."""
+class _LoaderSource:
+    """A Dataset or DataLoader. Each pass reads a new copy, with its own random state."""
 
-    def __init__(self, data: Any, what: str, batch_size: int, device: torch.device) -> None:
-        self.what, self.batch_size, self.device = what, batch_size, device
-        self.make: Callable[[], Any] = lambda: _copy(data, what)
+    def __init__(self, data: Any, role: str, batch_size: int, device: torch.device) -> None:
+        self.role, self.batch_size, self.device = role, batch_size, device
+        self.make: Callable[[], Any] = lambda: _copy(data, role)
 
-    def _open(self, stream: Randomness, shuffle: bool = True) -> DataLoader[Any]:
-        with stream:
+    def _open(self, state: RandomState, shuffle: bool = True) -> DataLoader[Any]:
+        with state:
             data = self.make()
         if not isinstance(data, DataLoader):
             if not shuffle or isinstance(data, torch.utils.data.IterableDataset):
@@ -155,66 +156,66 @@ class _Loader:
         for holder in (data, data.sampler, getattr(data.batch_sampler, "sampler", None)):
             generator = getattr(holder, "generator", None)
             if isinstance(generator, torch.Generator):
-                generator.manual_seed(stream.seed)  # else every seed would shuffle alike
+                generator.manual_seed(state.seed)  # otherwise every seed would shuffle alike
         return data
 
-    def _read(self, loader: DataLoader[Any], stream: Randomness) -> Iterator[Batch]:
-        with stream:
+    def _read(self, loader: DataLoader[Any], state: RandomState) -> Iterator[Batch]:
+        with state:
             iterator = iter(loader)
         while True:
-            with stream:
+            with state:
                 batch = next(iterator, None)
             if batch is None:
                 return
             if not isinstance(batch, (tuple, list)):
                 raise InvalidType(
-                    f"a batch of the {self.what} data must be a pair (X, y); received {type(batch).__name__}."
+                    f"a batch of the {self.role} data must be a pair (X, y); received {type(batch).__name__}."
                 )
-            x, y = _checked_pair(batch, self.what)
+            x, y = _check_pair(batch, self.role)
             yield x.detach().to(self.device, copy=True), y.detach().to(self.device, copy=True)
 
     def steps_per_epoch(self) -> int:
         try:
-            return len(self._open(Randomness(0)))
+            return len(self._open(RandomState(0)))
         except TypeError:  # an IterableDataset without a length
             return sum(1 for _ in self.in_order())
 
-    def per_step(self) -> int:
+    def examples_per_step(self) -> int:
         return len(self.sample(1)[0][1])
 
     def shuffled(self, seed: int) -> Iterator[Batch]:
-        stream = Randomness(seed)
-        loader = self._open(stream)
+        state = RandomState(seed)
+        loader = self._open(state)
         while True:
-            yield from self._read(loader, stream)
+            yield from self._read(loader, state)
 
     def sample(self, count: int) -> list[Batch]:
-        stream, batches, seen = Randomness(0), [], 0
-        loader = self._open(stream)
-        for batch in self._read(loader, stream):
+        state, batches, examples = RandomState(0), [], 0
+        loader = self._open(state)
+        for batch in self._read(loader, state):
             batches.append(batch)
-            seen += len(batch[1])
-            if seen >= count:
+            examples += len(batch[1])
+            if examples >= count:
                 break
         if not batches:
-            raise InvalidValue(f"the {self.what} data gives no batch: is the dataset empty, or used up?")
+            raise InvalidValue(f"the {self.role} data gives no batch: the dataset is empty or exhausted.")
         return batches
 
     def in_order(self) -> Iterator[Batch]:
-        stream = Randomness(0)
-        loader = self._open(stream, shuffle=False)
-        batches = itertools.islice(self._read(loader, stream), ENDLESS + 1)
+        state = RandomState(0)
+        loader = self._open(state, shuffle=False)
+        batches = itertools.islice(self._read(loader, state), MAX_BATCHES + 1)
         count = 0
         for count, batch in enumerate(batches, 1):
-            if count > ENDLESS:
-                raise InvalidValue(f"the {self.what} data has no end: more than {ENDLESS:,} batches.")
+            if count > MAX_BATCHES:
+                raise InvalidValue(f"the {self.role} data is endless: it has more than {MAX_BATCHES:,} batches.")
             yield batch
         if not count:
-            raise InvalidValue(f"the {self.what} data gives no batch: is the dataset empty, or used up?")
+            raise InvalidValue(f"the {self.role} data gives no batch: the dataset is empty or exhausted.")
 
 
-def _copy(data: Any, what: str) -> Any:
-    # Live worker processes can't be copied, and a copy doesn't want them: it starts its own.
+def _copy(data: Any, role: str) -> Any:
+    # Worker processes can't be copied; the copy of a DataLoader starts its own.
     memo: dict[int, Any] = {}
     if isinstance(data, DataLoader) and (iterator := live_iterator(data)) is not None:
         memo[id(iterator)] = None
@@ -222,6 +223,6 @@ def _copy(data: Any, what: str) -> Any:
         return copy.deepcopy(data, memo)
     except Exception as error:
         raise InvalidValue(
-            f"the {what} data can't be copied ({error}), and using it directly would change it; "
-            f"hand in a function that makes it instead."
+            f"the {role} data can't be copied ({error}), and reading it directly would change it. "
+            f"Help: pass a function that makes it."
         ) from error

@@ -1,4 +1,4 @@
-"""The common measure that candidates are ranked by, whatever loss they were trained with."""
+"""Metrics: the common measure that ranks candidates, whatever loss they were trained with."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ Function = Callable[[torch.Tensor, torch.Tensor], Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of predictions against the truth, and which way is better.
+    """A measure of a model's outputs against the targets.
 
-    `function(output, target)` is given all of the validation set at once: the model's outputs and the targets. It
-    returns one score for each example, a tensor (N,), or one number. `finish` makes the reported value of the mean
-    score (the root, for RMSE). Scores per example let a single seed say how sure its verdict is.
+    Attributes:
+        name: The name in tables and files.
+        function: `function(output, target)` takes the outputs and targets of the whole validation set, and returns one
+            score for each example, a tensor (N,), or a single number. Scores for each example allow a test with one
+            seed.
+        goal: "max" if higher is better, "min" if lower is better.
+        finish: Maps the mean score to the reported value (the square root, for RMSE). Must be monotone.
 
     >>> Metric("accuracy", accuracy, "max").value(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
     0.0
@@ -39,7 +43,7 @@ class Metric:
         return self.goal == "max"
 
     def scores(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The score of every example (N,), or of all together (a 0-d tensor), in float64."""
+        """The score of every example (N,), or one for all examples (a 0-d tensor), in float64."""
         result = torch.as_tensor(self.function(output, target)).detach().to("cpu", torch.float64)
         if result.dim() and result.shape != (len(target),):
             raise InvalidValue(
@@ -49,65 +53,71 @@ class Metric:
         return result
 
     def value(self, output: torch.Tensor, target: torch.Tensor) -> float:
+        """The reported value over all examples."""
         return self.finish(float(self.scores(output, target).mean()))
 
 
 def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 where the class was right: the largest of the logits (N, C, ...), or the sign of one logit (N, ...).
+    """The share of correct predictions, for each example.
 
-    A target of the logits' shape whose rows each sum to 1 holds probabilities of classes (one-hot, or soft), the most
-    probable of which is the right one; else its numbers are 0 or 1, each for a logit of its own. With further
-    dimensions (one class per pixel) the share that was right, per example.
+    Args:
+        output: Logits (N, C, ...), or one logit for each label (N, ...).
+        target: Class indices (N, ...) or class probabilities (N, C, ...), one-hot or soft, for logits of classes: the
+            prediction is the largest logit, and the correct class the most probable one. Labels 0 and 1 of the logits'
+            shape, where the rows are not probabilities: the prediction is the sign of each logit.
+
+    Returns:
+        A tensor (N,). With further dimensions (one class per pixel), the share of correct predictions in each example.
     """
-    if output.shape == target.shape and _are_classes(target):
-        right = output.argmax(1) == target.argmax(1)
+    if output.shape == target.shape and _are_probabilities(target):
+        correct = output.argmax(1) == target.argmax(1)
     elif output.shape == target.shape:
-        stray = target[(target != 0) & (target != 1)]
-        if len(stray):
+        invalid = target[(target != 0) & (target != 1)]
+        if len(invalid):
             raise InvalidValue(
-                f"accuracy takes targets of 0 and 1, one for each logit, or probabilities of classes (N, C, ...) that "
-                f"sum to 1; received {float(stray[0]):.3g}."
+                f"accuracy takes targets 0 and 1, one for each logit, or class probabilities (N, C, ...) that sum to "
+                f"1; received {float(invalid[0]):.3g}."
             )
-        right = (output > 0) == (target > 0.5)
+        correct = (output > 0) == (target > 0.5)
     elif output.dim() == target.dim() + 1:
-        right = output.argmax(1) == target
+        correct = output.argmax(1) == target
     else:
         raise InvalidValue(
             f"accuracy takes logits (N, C, ...) with class indices (N, ...), or logits and 0/1 targets of one shape; "
             f"received {tuple(output.shape)} and {tuple(target.shape)}."
         )
-    return right.reshape(len(right), -1).double().mean(1)
+    return correct.reshape(len(correct), -1).double().mean(1)
 
 
-def _are_classes(target: torch.Tensor) -> bool:
-    """Whether each row is a distribution over classes."""
+def _are_probabilities(target: torch.Tensor) -> bool:
+    """Whether each row is a probability distribution over at least two classes."""
     if target.dim() < 2 or target.shape[1] < 2 or bool((target < 0).any()):
         return False
     return bool(((target.sum(1, dtype=torch.float64) - 1).abs() < 1e-3).all())
 
 
 def squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(prediction - truth)^2, the mean over everything but the first dimension."""
+    """(prediction - target)^2, averaged over all dimensions except the first."""
     return _error(output, target).square().mean(1)
 
 
 def absolute_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """|prediction - truth|, the mean over everything but the first dimension."""
+    """|prediction - target|, averaged over all dimensions except the first."""
     return _error(output, target).abs().mean(1)
 
 
 def r2(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - (prediction - truth)^2 / variance of the truth: the mean over the examples is R^2."""
+    """1 - (prediction - target)^2 / variance of the targets; the mean over the examples is R^2."""
     variance = target.double().var(unbiased=False)
     if not variance > 0:
-        raise InvalidValue("r2 needs targets that differ; all validation targets are the same. Use rmse or mae.")
+        raise InvalidValue("r2 needs targets that differ; all validation targets are equal. Help: use rmse or mae.")
     return 1 - _error(output, target).square().mean(1) / variance
 
 
 def _error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     if output.shape != target.shape:
         raise InvalidValue(
-            f"the metric takes predictions and truths of one shape; received {tuple(output.shape)} "
+            f"the metric takes predictions and targets of the same shape; received {tuple(output.shape)} "
             f"and {tuple(target.shape)}."
         )
     return (output.double() - target.double()).reshape(len(output), -1)
@@ -125,7 +135,7 @@ METRICS = {
 
 
 def as_metric(metric: Any) -> Metric:
-    """The metric that is meant by a name, by a pair (function, "max" or "min"), or by a `Metric`."""
+    """The metric given by a name, by a pair (function, "max" or "min"), or by a `Metric`."""
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
@@ -136,21 +146,25 @@ def as_metric(metric: Any) -> Metric:
         return Metric(getattr(metric[0], "__name__", "metric"), metric[0], metric[1])
     if callable(metric):
         raise InvalidType(
-            'which way is better must be said: give the metric as (function, "max") or (function, "min").'
+            'a metric function needs a direction. Help: give the metric as (function, "max") or (function, "min").'
         )
     raise InvalidType(
-        f'a metric is a name ({", ".join(METRICS)}) or a pair (function, "max" or "min"); received {metric!r}.'
+        f'a metric must be a name ({", ".join(METRICS)}) or a pair (function, "max" or "min"); received {metric!r}.'
     )
 
 
 def default_metric(outputs: torch.Tensor, targets: torch.Tensor) -> Metric:
-    """Accuracy for class indices, RMSE for numbers of the output's shape; what may be probabilities is asked about."""
+    """Accuracy for class indices, RMSE for numbers of the output's shape.
+
+    Raises:
+        InvalidValue: If the targets may be probabilities or numbers.
+    """
     if not targets.is_floating_point():
         return METRICS["accuracy"]
     if outputs.shape == targets.shape and not bool(((targets >= 0) & (targets <= 1)).all()):
         return METRICS["rmse"]
     raise InvalidValue(
-        f"no metric can be guessed for outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} between "
-        f"{float(targets.min()):.3g} and {float(targets.max()):.3g}; give metric= a name ({', '.join(METRICS)}) or "
-        f'a pair (function, "max" or "min").'
+        f"the metric can't be inferred from outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} between "
+        f"{float(targets.min()):.3g} and {float(targets.max()):.3g}. Help: give metric= a name ({', '.join(METRICS)}) "
+        f'or a pair (function, "max" or "min").'
     )

@@ -1,4 +1,4 @@
-"""Everything that is decided before the first step, and every mistake that can be told before it."""
+"""The plan: everything decided before the first step. Every mistake that can be found before training is found here."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from typing import Any
 import torch
 
 from ..errors import InvalidValue
-from .candidates import Candidate, candidates
+from .candidates import Candidate, make_candidates
 from .data import Data
 from .metrics import Metric, as_metric, default_metric
-from .task import Task, whole_number
-from .training.trial import check
+from .task import Task, check_whole_number
+from .training.first_batch import check_on_first_batch
 
-MOST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 """The largest seed that numpy takes."""
-SEEDS, TRIALS = 5, 1
-"""How many there are if neither the caller nor a budget says so."""
+DEFAULT_SEEDS, DEFAULT_TRIALS = 5, 1
+"""The number of seeds and trials if neither the caller nor a budget sets them."""
 
 
 @dataclass
 class Plan:
-    """Who runs, on what, how often and how long.
+    """The candidates, the data, and the number and length of the runs.
 
-    `open` names those of seeds, trials and steps that `budget`, in seconds, is to decide; `seconds` is how long all is
-    expected to take, NaN if nobody asked. `search` holds the values of other options that are tried beside the rate.
+    Attributes:
+        budget: The time in seconds that all runs may take, or None.
+        undecided: Which of "seeds", "trials" and "steps" the budget decides.
+        seconds: The expected duration of all runs; NaN if not estimated.
+        search: Values of options that a search varies in addition to the learning rate.
+        fingerprint: A digest of the data and of the untrained model's outputs.
     """
 
     task: Task
@@ -36,11 +40,11 @@ class Plan:
     candidates: list[Candidate]
     seeds: list[int]
     steps: int
-    weights: int
-    trials: int = TRIALS
+    n_parameters: int
+    trials: int = DEFAULT_TRIALS
     fingerprint: str = ""
     budget: float | None = None
-    open: frozenset[str] = frozenset()
+    undecided: frozenset[str] = frozenset()
     seconds: float = math.nan
     search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
@@ -48,17 +52,17 @@ class Plan:
     def searches(self) -> bool:
         return self.trials > 1
 
-    def search_seed(self, number: int) -> int:
-        """The seed of the search for the seed of that number: one that judges nobody."""
+    def seed_of_search(self, number: int) -> int:
+        """The seed of the search for the seed with index `number`; never used for a final run."""
         return self.seeds[-1] + 1 + number
 
     @property
     def runs(self) -> int:
-        """How many runs there are; a searching plan judges the found setting and the default one."""
+        """The number of runs; after a search, the best and the default configuration each get a final run."""
         return len(self.candidates) * len(self.seeds) * (self.trials + 2 if self.searches else 1)
 
     def settings(self) -> dict[str, Any]:
-        """What makes this comparison this one, as JSON takes it."""
+        """The JSON-serializable identity of this comparison."""
         return {
             "task": self.task.name,
             "epochs": self.steps / self.data.steps_per_epoch,
@@ -76,29 +80,26 @@ class Plan:
             **({"search": {name: list(values) for name, values in self.search.items()}} if self.search else {}),
         }
 
-    def take(self, settings: dict[str, Any]) -> None:
-        """What was decided before under the same budget, so that a comparison that goes on is the same one."""
+    def adopt(self, settings: dict[str, Any]) -> None:
+        """Take over the decisions of an earlier call with the same budget, so that it is the same comparison."""
         if self.budget is not None and settings.get("budget") == self.budget:
-            for name in self.open & settings.keys():
+            for name in self.undecided & settings.keys():
                 setattr(self, name, settings[name])
-            self.open = frozenset()
-
-    @property
-    def _tried(self) -> str:
-        return f"settings (lr, {', '.join(self.search)})" if self.search else "learning rates"
+            self.undecided = frozenset()
 
     def __str__(self) -> str:
         optimizers = len({c.optimizer for c in self.candidates})
         losses = list(dict.fromkeys(c.loss for c in self.candidates))
+        varied = f"configurations (lr, {', '.join(self.search)})" if self.search else "learning rates"
         return (
             f"{self.task.name}: {optimizers} optimizer{'s' * (optimizers > 1)} with {', '.join(losses)}; "
             f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {self.steps} steps each"
-            f"{f', each after a search of its own over {self.trials} {self._tried}' * self.searches}; "
-            f"judged by {self.metric.name} on {len(self.data.targets)} validation examples"
+            f"{f', each after its own search over {self.trials} {varied}' * self.searches}; "
+            f"ranked by {self.metric.name} on {len(self.data.targets)} validation examples"
         )
 
 
-def prepare(
+def make_plan(
     task: Task,
     *,
     optimizers: Any = None,
@@ -112,37 +113,46 @@ def prepare(
     budget: float | None = None,
     search: Any = None,
 ) -> Plan:
-    """Resolve every name and try everything once on one batch; raises before any training."""
+    """Resolve every name and check the model, losses, metric and optimizers on one batch.
+
+    Raises:
+        InvalidValue: If an argument is out of range, or a part of the task fails on the batch.
+        InvalidType: If an argument has the wrong type.
+    """
     given = {"seeds": seeds, "trials": trials, "steps": epochs if steps is None else steps}
-    left_open = frozenset() if budget is None else frozenset(name for name, value in given.items() if value is None)
-    seeds = SEEDS if seeds is None else whole_number("seeds", seeds, least=1, most=1000)
-    trials = TRIALS if trials is None else whole_number("trials", trials, least=1, most=10_000)
-    whole_number("seed", seed, least=0, most=MOST_SEED - 2 * 1000)
+    undecided = frozenset() if budget is None else frozenset(name for name, value in given.items() if value is None)
+    seeds = DEFAULT_SEEDS if seeds is None else check_whole_number("seeds", seeds, least=1, most=1000)
+    trials = DEFAULT_TRIALS if trials is None else check_whole_number("trials", trials, least=1, most=10_000)
+    check_whole_number("seed", seed, least=0, most=MAX_SEED - 2 * 1000)
     if epochs is not None and steps is not None:
         raise InvalidValue(f"give `epochs` or `steps`, not both; received {epochs} and {steps}.")
-    epochs = task.epochs if epochs is None else whole_number("epochs", epochs, least=1)
+    epochs = task.epochs if epochs is None else check_whole_number("epochs", epochs, least=1)
     if steps is not None:
-        whole_number("steps", steps, least=1)
-    if search is not None and trials == 1 and "trials" not in left_open:
-        raise InvalidValue("`search` needs tries: say how many settings are tried for each with --trials (trials=).")
+        check_whole_number("steps", steps, least=1)
+    if search is not None and trials == 1 and "trials" not in undecided:
+        raise InvalidValue(
+            "`search` requires --trials (trials=): the number of configurations to try for each candidate."
+        )
     losses = task.loss if losses is None else losses
     optimizers = task.optimizers if optimizers is None else optimizers
-    found = None if losses is None else candidates(optimizers, losses, lr, search)  # names first: they cost nothing
+    # Names are resolved first: this costs nothing, and the data may take long to read.
+    candidates = None if losses is None else make_candidates(optimizers, losses, lr, search)
     parameters = list(task.new_model(seed).parameters())
     data = Data(task.train, task.validation, task.batch_size, parameters[0].device)
-    if found is None:
-        found = candidates(optimizers, "mse" if data.targets.is_floating_point() else "cross_entropy", lr, search)
+    if candidates is None:
+        inferred = "mse" if data.targets.is_floating_point() else "cross_entropy"
+        candidates = make_candidates(optimizers, inferred, lr, search)
     metric = None if task.metric is None else as_metric(task.metric)
-    outputs, targets = check(task, data, metric, found)
+    outputs, targets = check_on_first_batch(task, data, metric, candidates)
     metric = metric or default_metric(outputs, targets)
     return Plan(
-        task, data, metric, found, list(range(seed, seed + seeds)), steps or epochs * data.steps_per_epoch,
-        sum(p.numel() for p in parameters), trials, _fingerprint(data, outputs), budget, left_open,
+        task, data, metric, candidates, list(range(seed, seed + seeds)), steps or epochs * data.steps_per_epoch,
+        sum(p.numel() for p in parameters), trials, _fingerprint(data, outputs), budget, undecided,
         search=dict(search or {}),
     )  # fmt: skip
 
 
 def _fingerprint(data: Data, outputs: torch.Tensor) -> str:
-    """A few digits of what the model makes of the data at the start, and of the data: another task has others."""
-    tensors = [outputs, *(part for batch in (*data.fixed, *data.validation) for part in batch)]
+    """A few digits of the data and of the untrained model's outputs, which differ between tasks."""
+    tensors = [outputs, *(part for batch in (*data.training_sample, *data.validation) for part in batch)]
     return " ".join(f"{float(t.double().mean()):.4g}/{float(t.double().std(unbiased=False)):.4g}" for t in tensors[:8])

@@ -1,4 +1,4 @@
-"""What is to be learned: a model, its data, the losses that may train it and the metric that judges."""
+"""Tasks: a model, its data, the losses that train it and the metric that ranks the results."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
 from ..options import Integer
-from .training.random_state import Randomness
+from .training.random_state import RandomState
 
 
 @dataclass
 class Task:
-    """What a comparison is about; what a task file returns (or a dict with the same names).
+    """The subject of a comparison, as a task file returns it (or a dict with the same names).
 
-    model:       an nn.Module, or a function that makes one (then each seed starts from its own weights)
-    train, validation: each a pair of tensors (X, y), a Dataset or a DataLoader (or a function that makes one)
-    loss:        a name ("cross_entropy"), a loss module, a function (output, target) -> scalar, or a list of these
-    metric:      "accuracy", "rmse", "mae", "r2", or (function, "max" or "min"); guessed from the targets if None
-    epochs, batch_size: for data that isn't a DataLoader already, examples per batch
-    target:      the value of the metric that counts as learned; None: 90 % of the way from the start to the best
-    optimizers:  who takes part unless the call says otherwise: names, classes or a dict; None: the usual seven
-    name, about: shown in the report
-    picture:     a function of the finished comparison that draws one more figure (matplotlib), or None
+    Args:
+        model: An nn.Module, or a function that makes one (then each seed starts from its own weights).
+        train: Training data: a pair of tensors (X, y), a Dataset or a DataLoader, or a function that makes one.
+        validation: Validation data, as `train`.
+        loss: A name ("cross_entropy"), a loss module, a function (output, target) -> scalar, or a list of these.
+            Inferred from the targets if None.
+        metric: "accuracy", "rmse", "mae", "r2", or (function, "max" or "min"). Inferred from the targets if None.
+        epochs: Passes over the training data.
+        batch_size: Examples per batch; a DataLoader keeps its own.
+        target: The metric that counts as learned. None takes 90 % of the way from the start to the best candidate.
+        optimizers: The default candidates: names, classes or a dict. None takes SGD, RMSprop, Adagrad, Adadelta, Adam,
+            AdamW and Adamax.
+        name: The name in the report.
+        about: A description in the report.
+        picture: A function of the finished comparison that draws an additional figure (matplotlib), or None.
     """
 
     model: torch.nn.Module | Callable[[], torch.nn.Module]
@@ -47,16 +53,16 @@ class Task:
             raise InvalidType(
                 f"the model must be an nn.Module or a function that makes one; received {type(self.model).__name__}."
             )
-        self._always_new = False  # a model that can't be copied needn't be where its function makes a new one each time
-        whole_number("epochs", self.epochs, least=1)
-        whole_number("batch_size", self.batch_size, least=1)
+        self._skip_copy = False  # set for a model that can't be copied, if its function makes a new one each time
+        check_whole_number("epochs", self.epochs, least=1)
+        check_whole_number("batch_size", self.batch_size, least=1)
 
     @property
     def fixed_weights(self) -> bool:
-        """True where every seed starts from the weights of the model that was handed in."""
+        """Whether every seed starts from the weights of the given module."""
         return isinstance(self.model, torch.nn.Module)
 
-    def _made(self) -> torch.nn.Module:
+    def _make_model(self) -> torch.nn.Module:
         model = self.model if isinstance(self.model, torch.nn.Module) else self.model()
         if not isinstance(model, torch.nn.Module):
             raise InvalidType(
@@ -65,53 +71,57 @@ class Task:
         return model
 
     def new_model(self, seed: int) -> torch.nn.Module:
-        """A model of one's own to train: a copy of the one handed in, or a new one with the seed's weights."""
-        with Randomness(seed):
-            model = self._made()
-            if not self._always_new:
+        """A model to train: a copy of the given module, or a new model initialized with `seed`.
+
+        Raises:
+            InvalidValue: If the model can't be copied, or has no trainable parameter.
+        """
+        with RandomState(seed):
+            model = self._make_model()
+            if not self._skip_copy:
                 try:
-                    model = copy.deepcopy(model)  # also of a made one: the function may return the same one twice
+                    model = copy.deepcopy(model)  # the function may return the same model twice
                 except Exception as error:
-                    self._always_new = not self.fixed_weights and not _shared(model, self._made())
-                    if not self._always_new:
+                    self._skip_copy = not self.fixed_weights and not _share_tensors(model, self._make_model())
+                    if not self._skip_copy:
                         raise InvalidValue(
-                            f"the model can't be copied ({error}); hand in a function that makes a new one each time."
+                            f"the model can't be copied ({error}). Help: pass a function that makes a new model."
                         ) from error
         if not model.training:
             model.train()
         for p in model.parameters():
             p.grad = None
         if not any(p.requires_grad for p in model.parameters()):
-            raise InvalidValue("the model has no weights to train: every parameter is frozen, or there is none.")
+            raise InvalidValue("the model has no trainable parameters: every parameter is frozen, or there is none.")
         return model
 
 
-def _shared(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    """Whether the two have a parameter or a buffer in common."""
-    mine, theirs = ({id(t) for t in (*m.parameters(), *m.buffers())} for m in (one, other))
-    return bool(mine & theirs)
+def _share_tensors(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether the two modules have a parameter or a buffer in common."""
+    first, second = ({id(t) for t in (*m.parameters(), *m.buffers())} for m in (one, other))
+    return bool(first & second)
 
 
-def as_task(made: Any, origin: str) -> Task:
-    """The task that `origin` (a function of a task file) returned: a `Task`, or a dict with its names."""
-    if isinstance(made, Task):
-        return made
+def as_task(value: Any, origin: str) -> Task:
+    """The task returned by `origin`, the function of a task file: a `Task`, or a dict with its names."""
+    if isinstance(value, Task):
+        return value
     known = [field.name for field in fields(Task)]
-    if not isinstance(made, dict):
+    if not isinstance(value, dict):
         raise InvalidType(
             f"{origin} must return a dict with model, train and validation (and loss, metric, ...), or a "
-            f"Task (from piste.compare import Task); it returned {type(made).__name__}."
+            f"Task (from piste.compare import Task); it returned {type(value).__name__}."
         )
-    for name in made:
+    for name in value:
         if name not in known:
             raise InvalidValue(f"{origin} returned an unknown entry {name!r}. {did_you_mean(str(name), known)}")
-    missing = [name for name in ("model", "train", "validation") if name not in made]
+    missing = [name for name in ("model", "train", "validation") if name not in value]
     if missing:
         raise InvalidValue(f"{origin} must return model, train and validation; missing: {', '.join(missing)}.")
-    return Task(**made)
+    return Task(**value)
 
 
-def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+def check_whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Return `value` if it is a whole number between `least` and `most`."""
     Integer(low=least, high=most).check(name, value)
     return int(value)

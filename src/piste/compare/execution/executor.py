@@ -1,4 +1,4 @@
-"""One trial as a piece of work that can be sent anywhere, and who does it: this process unless said otherwise."""
+"""Jobs, and the executor that runs them in this process, one after another."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from typing import Any
 from ...errors import InvalidValue, PisteError
 from ..candidates import Candidate
 from ..plan import Plan
-from ..search_space import spoken
-from ..task import whole_number
-from ..task_file import OWN
-from ..training.trial import Result, Stopped, Watch, run_trial
+from ..results import Result
+from ..search_space import format_options
+from ..task_file import MODULE_PREFIX
+from ..training.trial import EvaluationCallback, Pruned, run_trial
 
-RETRIES = 2
-"""A job whose process is killed is begun again so many times."""
+MAX_RETRIES = 2
+"""The number of times a job is restarted after its process was killed."""
 
-Look = Callable[[Plan, Candidate, int, int, float, float], None]
-"""look(plan, candidate, seed, step, loss, metric): told whenever a run is evaluated."""
+ProgressCallback = Callable[[Plan, Candidate, int, int, float, float], None]
+"""Called with (plan, candidate, seed, step, loss, metric) after each evaluation."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trial: what a process that holds the plan must know to run it.
+    """One trial, as a process that holds the plan needs it.
 
-    `options` are those that a search set; `bar` is the metric to keep above, by step.
+    Attributes:
+        number: Distinguishes the trials of the same role and candidate.
+        options: The options set by a search.
+        pruning_thresholds: The metric that the trial must have reached, by step.
     """
 
     role: str
@@ -39,61 +42,64 @@ class Job:
     seed: int
     lr: float | None
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    bar: Mapping[int, float] = field(default_factory=dict, compare=False)
+    pruning_thresholds: Mapping[int, float] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
-        rate = "" if self.lr is None else f" with lr {self.lr:.3g}"
-        return f"{self.candidate}{rate}{f', {spoken(self.options)}' * bool(self.options)} and seed {self.seed}"
+        lr = "" if self.lr is None else f" with lr {self.lr:.3g}"
+        return f"{self.candidate}{lr}{f', {format_options(self.options)}' * bool(self.options)} and seed {self.seed}"
 
 
-def do(plan: Plan, job: Job, look: Look | None = None) -> Result:
-    """Run the trial, here and now."""
-    plain = next(c for c in plan.candidates if c.name == job.candidate)
-    candidate = dataclasses.replace(plain, lr=job.lr, options=job.options)
+def run_job(plan: Plan, job: Job, on_evaluate: ProgressCallback | None = None) -> Result:
+    """Run the trial in this process."""
+    default = next(c for c in plan.candidates if c.name == job.candidate)
+    candidate = dataclasses.replace(default, lr=job.lr, options=job.options)
     started = time.perf_counter()
     result = run_trial(
         plan.task, plan.data, plan.metric, candidate, seed=job.seed, steps=plan.steps, role=job.role,
-        watch=_watch(plan, job, candidate, look),
+        on_evaluate=_evaluation_callback(plan, job, candidate, on_evaluate),
     )  # fmt: skip
     result.seconds = time.perf_counter() - started
     return result
 
 
-def _watch(plan: Plan, job: Job, candidate: Candidate, look: Look | None) -> Watch:
+def _evaluation_callback(
+    plan: Plan, job: Job, candidate: Candidate, on_evaluate: ProgressCallback | None
+) -> EvaluationCallback:
+    """Report each evaluation, and prune the trial if its best metric so far is below the threshold."""
     sign = 1 if plan.metric.higher_is_better else -1
     best = -math.inf
 
-    def watch(step: int, loss: float, metric: float) -> None:
+    def callback(step: int, loss: float, metric: float) -> None:
         nonlocal best
-        if look:
-            look(plan, candidate, job.seed, step, loss, metric)
+        if on_evaluate:
+            on_evaluate(plan, candidate, job.seed, step, loss, metric)
         best = max(best, sign * metric)
-        if best < sign * job.bar.get(step, -sign * math.inf):
-            raise Stopped(f"stopped at step {step}: below the median of earlier tries")
+        if best < sign * job.pruning_thresholds.get(step, -sign * math.inf):
+            raise Pruned(f"pruned at step {step}: worse than the median of earlier trials")
 
-    return watch
+    return callback
 
 
 class Executor:
-    """Does jobs, up to `workers` at a time. This one does them here, one after another, in the order they came."""
+    """Runs jobs, up to `workers` at a time; this base class runs them in this process in order of submission."""
 
     workers = 1
 
-    def __init__(self, plan: Plan, look: Look | None = None) -> None:
-        self.plan, self.look = plan, look
+    def __init__(self, plan: Plan, on_evaluate: ProgressCallback | None = None) -> None:
+        self.plan, self.on_evaluate = plan, on_evaluate
         self._jobs: deque[Job] = deque()
 
     def submit(self, job: Job) -> None:
-        """Take a job on; returns at once."""
+        """Accept a job and return at once."""
         self._jobs.append(job)
 
-    def finished(self) -> tuple[Job, Result]:
-        """Wait for a job that was taken on, whichever is done first. Raises what the trial raised."""
+    def next_finished(self) -> tuple[Job, Result]:
+        """Wait for the next submitted job that ends. Raises the exception of the trial, if there is one."""
         job = self._jobs.popleft()
-        return job, do(self.plan, job, self.look)
+        return job, run_job(self.plan, job, self.on_evaluate)
 
     def close(self) -> None:
-        """End whatever is under way."""
+        """End all running jobs."""
 
     def __enter__(self) -> Executor:
         return self
@@ -102,44 +108,32 @@ class Executor:
         self.close()
 
 
-def choose(plan: Plan, jobs: int, ray: str | None, look: Look) -> Executor:
-    """Who does the jobs: this process, several on this machine, or a cluster."""
-    whole_number("jobs", jobs, least=1)
-    if ray is not None:
-        if jobs > 1:
-            raise InvalidValue(f"give `jobs` or `ray`, not both; received {jobs} and {ray!r}.")
-        from .ray import Cluster
+def pickle_plan(plan: Plan) -> bytes:
+    """The plan as bytes for another process. Modules of task files are pickled by value, since imports don't find them.
 
-        return Cluster(plan, ray)
-    if jobs > 1:
-        from .processes import Processes
-
-        return Processes(plan, jobs, look)
-    return Executor(plan, look)
-
-
-def packed(plan: Plan) -> bytes:
-    """The plan as bytes that another process can unpack; what no import would find there goes along by value."""
+    Raises:
+        InvalidValue: If the model or the data can't be pickled.
+    """
     import cloudpickle
 
-    own = [module for name, module in list(sys.modules.items()) if name.startswith(OWN)]
-    for module in own:
+    task_files = [module for name, module in list(sys.modules.items()) if name.startswith(MODULE_PREFIX)]
+    for module in task_files:
         cloudpickle.register_pickle_by_value(module)
     try:
         return cloudpickle.dumps(plan)
     except Exception as error:
         raise InvalidValue(
             f"the task can't be sent to other processes ({type(error).__name__}: {error}). "
-            f"Hand in functions that make the model and the data."
+            f"Help: pass functions that make the model and the data."
         ) from error
     finally:
-        for module in own:
+        for module in task_files:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def lost(job: Job, why: str) -> PisteError:
-    """What is said of a job whose process ended again and again."""
+def worker_lost(job: Job, reason: str) -> PisteError:
+    """The error for a job whose process ended repeatedly."""
     return PisteError(
-        f"{job}: the process that ran it ended {RETRIES + 1} times ({why}). What was finished before is kept. "
-        f"If memory ran out, let fewer run at a time: --jobs (jobs=)."
+        f"{job}: the process that ran it ended {MAX_RETRIES + 1} times ({reason}). Finished runs are kept. "
+        f"Help: if memory ran out, run fewer at a time with --jobs (jobs=)."
     )

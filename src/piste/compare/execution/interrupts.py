@@ -1,4 +1,4 @@
-"""Ctrl-C while a comparison runs: it ends training at once, and waits wherever something is being kept or told."""
+"""Ctrl-C during a comparison: training ends at once, while storing and reporting are completed first."""
 
 from __future__ import annotations
 
@@ -10,50 +10,52 @@ from types import FrameType
 
 
 class Interrupts:
-    """Inside `with`, Ctrl-C raises KeyboardInterrupt once; inside `held()`, after `hold()`, and once it was raised, it
-    waits: for the end of what is held, or to be forgotten, as it was answered. Another one then waits no longer, so
-    that nothing can hang for ever.
+    """Handles SIGINT inside `with`.
 
-    A handler of SIGINT that isn't Python's own stays in force, and so does everything outside the main thread.
+    The first Ctrl-C raises KeyboardInterrupt, deferred until the end of any `deferred()` block, or of the `with` block
+    after `defer()`. A second Ctrl-C during a deferral raises at once, so that nothing hangs. A Ctrl-C after the first
+    one was raised is ignored unless it is repeated.
+
+    A custom handler of SIGINT stays installed, and so does the handling outside the main thread.
     """
 
     def __init__(self) -> None:
-        self._depth, self._waiting, self._answered = 0, False, False
+        self._depth, self._waiting, self._raised = 0, False, False
 
     def __enter__(self) -> Interrupts:
         main = threading.current_thread() is threading.main_thread()
-        self._mine = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if self._mine:
-            signal.signal(signal.SIGINT, self._came)
+        self._installed = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._installed:
+            signal.signal(signal.SIGINT, self._on_signal)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._mine:
+        if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self._waiting and not self._answered and kind is None:
-            self._answer()
+        if self._waiting and not self._raised and kind is None:
+            self._raise()
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """What stands inside is done whole."""
+    def deferred(self) -> Iterator[None]:
+        """Complete the block before an interrupt is raised."""
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
-        if self._waiting and not (self._answered or self._depth):
-            self._answer()
+        if self._waiting and not (self._raised or self._depth):
+            self._raise()
 
-    def hold(self) -> None:
-        """What follows is done whole."""
+    def defer(self) -> None:
+        """Complete the rest of the `with` block before an interrupt is raised."""
         self._depth += 1
 
-    def _came(self, number: int, frame: FrameType | None) -> None:
-        if (self._depth or self._answered) and not self._waiting:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if (self._depth or self._raised) and not self._waiting:
             self._waiting = True
         else:
-            self._answer()
+            self._raise()
 
-    def _answer(self) -> None:
-        self._waiting, self._answered = False, True
+    def _raise(self) -> None:
+        self._waiting, self._raised = False, True
         raise KeyboardInterrupt

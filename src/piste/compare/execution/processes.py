@@ -1,4 +1,4 @@
-"""Trials in processes of their own on this machine. A process that is killed costs its trial, which is begun again."""
+"""Trials in separate processes on this machine. A killed process costs its trial alone, which is restarted."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ import torch
 
 from ...errors import InvalidValue
 from ..plan import Plan
-from ..training.trial import Result
-from .executor import RETRIES, Executor, Job, Look, do, lost, packed
+from ..results import Result
+from .executor import MAX_RETRIES, Executor, Job, ProgressCallback, pickle_plan, run_job, worker_lost
 
-BOOT = (
+WORKER_MAIN = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
-    "from piste.compare.execution.processes import serve; serve()"
+    "from piste.compare.execution.processes import worker_main; worker_main()"
 )
-"""A fresh interpreter: forking one whose threads have worked may hang, and importing `__main__` would run it again."""
+"""The program of a worker: a new interpreter, because forking a multithreaded process may deadlock, and
+multiprocessing would import the caller's `__main__` again."""
 
 
-class Processes(Executor):
-    """Does each job in one of `workers` processes, which share this one's threads among them."""
+class ProcessExecutor(Executor):
+    """Runs each job in one of `workers` processes, which divide this process's threads among them."""
 
-    def __init__(self, plan: Plan, workers: int, look: Look | None = None) -> None:
-        super().__init__(plan, look)
-        self.workers, self._plan = workers, packed(plan)
+    def __init__(self, plan: Plan, workers: int, on_evaluate: ProgressCallback | None = None) -> None:
+        super().__init__(plan, on_evaluate)
+        self.workers, self._plan = workers, pickle_plan(plan)
         self._all: list[_Worker] = []
         self._idle: list[_Worker] = []
         self._messages: queue.SimpleQueue[tuple[_Worker, Any]] = queue.SimpleQueue()
-        self._lost: Counter[Job] = Counter()
+        self._failures: Counter[Job] = Counter()
 
     def submit(self, job: Job) -> None:
         if not self._idle:
             threads = max(torch.get_num_threads() // self.workers, 1)
             self._all.append(_Worker(self._messages, threads, self._plan))
             self._idle.append(self._all[-1])
-        self._idle.pop().begin(job)
+        self._idle.pop().start(job)
 
-    def finished(self) -> tuple[Job, Result]:
+    def next_finished(self) -> tuple[Job, Result]:
         while True:
             worker, message = self._messages.get()
             job = worker.job
@@ -54,12 +55,12 @@ class Processes(Executor):
             if isinstance(message, Exception):
                 raise message
             if message is not None:
-                if self.look:
-                    self.look(self.plan, *message)
+                if self.on_evaluate:
+                    self.on_evaluate(self.plan, *message)
                 continue
-            self._lost[job] += 1
-            if self._lost[job] > RETRIES:
-                raise lost(job, _ending(worker.process.wait()))
+            self._failures[job] += 1
+            if self._failures[job] > MAX_RETRIES:
+                raise worker_lost(job, _describe_exit(worker.process.wait()))
             self.submit(job)
 
     def close(self) -> None:
@@ -70,76 +71,79 @@ class Processes(Executor):
 
 
 class _Worker:
-    """A process, and a thread that hears what it says: (worker, message), None when it has ended."""
+    """A process, and a thread that queues its messages as (worker, message); the message is None when it has ended."""
 
     job: Job
 
     def __init__(self, messages: queue.SimpleQueue[tuple[_Worker, Any]], threads: int, plan: bytes) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", BOOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER_MAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self._messages = messages
-        threading.Thread(target=self._hear, args=(self.process.stdout,), daemon=True).start()
-        for first in (sys.path, threads, plan):
-            self._say(first)
+        threading.Thread(target=self._receive, args=(self.process.stdout,), daemon=True).start()
+        for message in (sys.path, threads, plan):
+            self._send(message)
 
-    def begin(self, job: Job) -> None:
+    def start(self, job: Job) -> None:
         self.job = job
-        self._say(job)
+        self._send(job)
 
-    def _say(self, it: Any) -> None:
+    def _send(self, message: Any) -> None:
         assert self.process.stdin
         try:
-            pickle.dump(it, self.process.stdin)
+            pickle.dump(message, self.process.stdin)
             self.process.stdin.flush()
         except OSError:
-            pass  # it has ended, which its silence tells
+            pass  # the process has ended, which `_receive` reports
 
-    def _hear(self, stream: IO[bytes]) -> None:
+    def _receive(self, stream: IO[bytes]) -> None:
         while True:
             try:
                 message = pickle.load(stream)
-            except (EOFError, OSError, pickle.UnpicklingError):  # also one that was cut off in the middle
+            except (EOFError, OSError, pickle.UnpicklingError):  # also a message that was cut off
                 message = None
             self._messages.put((self, message))
             if message is None:
                 return
 
 
-def serve() -> None:
-    """What a worker's process does: job after job, until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a model prints doesn't get among the answers
+def worker_main() -> None:
+    """The main function of a worker process: run jobs until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # prints of a model must not mix with the messages
     try:
         torch.set_num_threads(pickle.load(sys.stdin.buffer))
         content = pickle.load(sys.stdin.buffer)
         try:
             plan = pickle.loads(content)
         except Exception as error:
-            _answer(
-                answers, InvalidValue(f"the task can't be read in another process: {type(error).__name__}: {error}.")
+            _send_message(
+                output,
+                InvalidValue(f"the task can't be unpickled in another process: {type(error).__name__}: {error}."),
             )
             return
         while True:
             job = pickle.load(sys.stdin.buffer)
             try:
-                outcome: Any = do(plan, job, lambda _, *what: _answer(answers, what))
+                outcome: Any = run_job(plan, job, lambda _, *evaluation: _send_message(output, evaluation))
             except Exception as error:
                 outcome = error
-            _answer(answers, outcome)
+            _send_message(output, outcome)
     except (EOFError, BrokenPipeError):
-        pass  # nobody is left to ask
+        pass  # the parent has ended
 
 
-def _answer(stream: IO[bytes], it: Any) -> None:
+def _send_message(stream: IO[bytes], message: Any) -> None:
     import cloudpickle
 
     try:
-        content = cloudpickle.dumps(it)
+        content = cloudpickle.dumps(message)
     except Exception:
-        content = pickle.dumps(RuntimeError(f"{type(it).__name__}: {it}"))
+        content = pickle.dumps(RuntimeError(f"{type(message).__name__}: {message}"))
     stream.write(content)
     stream.flush()
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

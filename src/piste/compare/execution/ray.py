@@ -1,4 +1,4 @@
-"""Trials on a Ray cluster. A worker that is lost costs its trial, which the cluster begins again elsewhere."""
+"""Trials on a Ray cluster. A lost worker costs its trial alone, which the cluster restarts elsewhere."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import torch
 
 from ...errors import InvalidType, InvalidValue, Unsupported
 from ..plan import Plan
-from ..training.trial import Result
-from .executor import RETRIES, Executor, Job, do, lost, packed
+from ..results import Result
+from .executor import MAX_RETRIES, Executor, Job, pickle_plan, run_job, worker_lost
 
-PATIENCE = 10.0
-"""Seconds until an address that doesn't answer is given up."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds after which an address that does not answer is rejected."""
 
 
-class Cluster(Executor):
-    """Does each job as a task of Ray, on one core with one thread, or on one GPU where the model asks for one.
+class RayExecutor(Executor):
+    """Runs each job as a Ray task on one core with one thread, or on one GPU if the model is on a GPU.
 
-    `address` is "auto", for the cluster that this machine is part of, or an address as `ray.init` takes it. A session
-    that is open already is used, and left open.
+    `address` is "auto", for the cluster that this machine is part of, or an address as `ray.init` takes it. An open Ray
+    session is used, and stays open.
     """
 
     def __init__(self, plan: Plan, address: str) -> None:
@@ -38,61 +38,61 @@ class Cluster(Executor):
             raise Unsupported("runs on a Ray cluster need a package: pip install 'piste[ray]'.")
         import ray
 
-        self._ray, self._opened = ray, not ray.is_initialized()
-        content = packed(plan)
-        if self._opened:
-            _open(address)
+        self._ray, self._owns_session = ray, not ray.is_initialized()
+        content = pickle_plan(plan)
+        if self._owns_session:
+            _connect(address)
         on_gpu = plan.data.targets.is_cuda
         self.workers = max(int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1)), 1)
         self._plan = ray.put(content)
-        self._run = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=RETRIES)(_run)
-        self._under_way: dict[Any, Job] = {}
+        self._run = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=MAX_RETRIES)(_run_remote)
+        self._running: dict[Any, Job] = {}
 
     def submit(self, job: Job) -> None:
-        self._under_way[self._run.remote(self._plan, sys.path, job)] = job
+        self._running[self._run.remote(self._plan, sys.path, job)] = job
 
-    def finished(self) -> tuple[Job, Result]:
-        (done,), _ = self._ray.wait(list(self._under_way), num_returns=1)
-        job = self._under_way.pop(done)
+    def next_finished(self) -> tuple[Job, Result]:
+        (reference,), _ = self._ray.wait(list(self._running), num_returns=1)
+        job = self._running.pop(reference)
         errors = self._ray.exceptions
         try:
-            return job, self._ray.get(done)
+            return job, self._ray.get(reference)
         except errors.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         except errors.RayError as error:
-            raise lost(job, str(error).strip().split("\n")[0]) from error
+            raise worker_lost(job, str(error).strip().split("\n")[0]) from error
 
     def close(self) -> None:
-        for reference in self._under_way:
+        for reference in self._running:
             self._ray.cancel(reference, force=True)
-        if self._opened:
+        if self._owns_session:
             self._ray.shutdown()
 
 
-def _open(address: str) -> None:
+def _connect(address: str) -> None:
     import ray
 
     try:
-        _, _, place = address.rpartition("://")
-        host, colon, port = place.rpartition(":")
-        if colon and port.isdigit():  # Ray itself waits for minutes where nobody answers
-            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        _, _, location = address.rpartition("://")
+        host, colon, port = location.rpartition(":")
+        if colon and port.isdigit():  # Ray itself waits for minutes for an address that does not answer
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
-        said = "no Ray cluster runs here"
+        problem = "no Ray cluster runs here"
         if address != "auto":
-            said = f"no Ray cluster answers at {address} ({str(error).strip().splitlines()[0].rstrip('.')})"
+            problem = f"no Ray cluster answers at {address} ({str(error).strip().splitlines()[0].rstrip('.')})"
         raise InvalidValue(
-            f"{said}. Start one with `ray start --head`, or run on this machine alone with --jobs (jobs=)."
+            f"{problem}. Help: start one with `ray start --head`, or run on this machine alone with --jobs (jobs=)."
         ) from error
 
 
-def _run(content: bytes, path: list[str], job: Job) -> Result:
+def _run_remote(content: bytes, path: list[str], job: Job) -> Result:
     sys.path += [folder for folder in path if folder not in sys.path]
     torch.set_num_threads(1)
-    return do(_unpacked(content), job)
+    return run_job(_unpickle_plan(content), job)
 
 
 @functools.lru_cache(maxsize=1)
-def _unpacked(content: bytes) -> Plan:
+def _unpickle_plan(content: bytes) -> Plan:
     return pickle.loads(content)

@@ -1,135 +1,119 @@
-"""A plan is carried out: for every seed and candidate a chain of trials, each known from the store or sent to run."""
+"""Running a plan: for every seed and candidate a chain of trials, each read from the store or sent to the executor."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
 
-from ..budget import REPORT, span
+from ..budget import REPORT_SECONDS, format_duration
 from ..candidates import Candidate
-from ..comparison import Comparison, summarise
+from ..listener import Listener
 from ..plan import Plan
-from ..report.progress import Progress
-from ..training.trial import Result
+from ..results import Result, Runs
 from .executor import Executor, Job
 from .interrupts import Interrupts
 from .search import search
 from .store import Store
 
-
-@dataclass
-class Findings:
-    """What was run: the judged trials, those at the default setting beside them, and the tries of the searches."""
-
-    results: list[Result] = field(default_factory=list)
-    defaults: list[Result] = field(default_factory=list)
-    tries: list[Result] = field(default_factory=list)
-
-    def __add__(self, more: Findings) -> Findings:
-        return Findings(self.results + more.results, self.defaults + more.defaults, self.tries + more.tries)
-
-
 Chain = Generator[Job, Result, None]
-"""Yields one job after another, and is sent the result of each. Chains know nothing of each other."""
+"""Yields one job after another, and is sent the result of each. Chains are independent of each other."""
 
 
-def chain(plan: Plan, plain: Candidate, number: int, found: Findings) -> Chain:
-    """Everything that one candidate does with one seed: search, if the plan does, and be judged."""
-    candidate, seed = plain, plan.seeds[number]
+def trial_chain(plan: Plan, candidate: Candidate, number: int, runs: Runs) -> Chain:
+    """All trials of one candidate with one seed: the search, if the plan has one, and the final runs."""
+    tuned, seed = candidate, plan.seeds[number]
     if plan.searches:
-        candidate = yield from search(plan, plain, number, found.tries)
-    result = yield Job("judged", plain.name, number, seed, candidate.lr, candidate.options)
-    found.results.append(result)
-    if plan.searches and (candidate.lr, candidate.options) != (plain.lr, plain.options):
-        result = yield Job("default", plain.name, number, seed, plain.lr)
+        tuned = yield from search(plan, candidate, number, runs.tries)
+    result = yield Job("judged", candidate.name, number, seed, tuned.lr, tuned.options)
+    runs.results.append(result)
+    if plan.searches and (tuned.lr, tuned.options) != (candidate.lr, candidate.options):
+        result = yield Job("default", candidate.name, number, seed, candidate.lr)
     if plan.searches:
-        found.defaults.append(result)
+        runs.defaults.append(result)
 
 
-class _Desk:
-    """Keeps chains going: what the store knows goes on at once, the rest is sent to the executor."""
+class _Scheduler:
+    """Advances chains: results in the store are used at once, and other jobs are sent to the executor."""
 
     def __init__(
-        self, plan: Plan, store: Store, progress: Progress, executor: Executor, interrupts: Interrupts
+        self, plan: Plan, store: Store, listener: Listener, executor: Executor, interrupts: Interrupts
     ) -> None:
-        self.plan, self.store, self.progress, self.executor = plan, store, progress, executor
+        self.plan, self.store, self.listener, self.executor = plan, store, listener, executor
         self.interrupts = interrupts
-        self.under_way: dict[Job, Chain] = {}
+        self.running: dict[Job, Chain] = {}
         self.count = 0
 
-    def begin(self, chain: Chain) -> None:
-        """Begin a chain as soon as there is room for it."""
-        while len(self.under_way) >= self.executor.workers:
+    def start(self, chain: Chain) -> None:
+        """Start a chain as soon as a worker is free."""
+        while len(self.running) >= self.executor.workers:
             self.wait()
-        with self.interrupts.held():
-            self._go_on(chain, next(chain, None))
+        with self.interrupts.deferred():
+            self._advance(chain, next(chain, None))
 
     def wait(self) -> None:
-        """Wait for one job, keep its result, and send its chain on."""
-        job, result = self.executor.finished()
-        with self.interrupts.held():
+        """Wait for one job, store its result, and advance its chain."""
+        job, result = self.executor.next_finished()
+        with self.interrupts.deferred():
             self.store.put(job.number, result)
-            self._go_on(self.under_way.pop(job), job, result)
+            self._advance(self.running.pop(job), job, result)
 
-    def _go_on(self, chain: Chain, job: Job | None, result: Result | None = None) -> None:
+    def _advance(self, chain: Chain, job: Job | None, result: Result | None = None) -> None:
         while job is not None:
             result = result or self.store.get(job.role, job.candidate, job.number)
             if result is None:
-                self.under_way[job] = chain
+                self.running[job] = chain
                 self.executor.submit(job)
                 return
             self.count += 1
-            self.progress.done(self.plan, result)
+            self.listener.on_run_end(self.plan, result)
             try:
                 job, result = chain.send(result), None
             except StopIteration:
                 return
 
 
-def carry_out(
+def run_plan(
     plan: Plan,
     store: Store,
-    progress: Progress,
+    listener: Listener,
     executor: Executor,
     interrupts: Interrupts,
     began: float | None = None,
-) -> Comparison:
-    """Carry out every chain, seed by seed, as many at a time as the executor can; an interruption keeps what is done.
+) -> tuple[Runs, str, str]:
+    """Run every chain, seed by seed, as many at a time as the executor has workers.
 
-    The result is the same whatever the executor is: chains are independent, and each is put where it belongs. A plan
-    with a budget, counted from `began`, leaves out seeds for which no time is left.
+    The results don't depend on the executor. With a budget, counted from `began`, seeds that would not finish in time
+    are skipped. An interruption keeps the finished runs.
+
+    Returns:
+        The runs, and two sentences that say why runs are missing, after an interruption or for lack of time; else
+        empty.
     """
-    found: dict[tuple[int, str], Findings] = {}
-    desk = _Desk(plan, store, progress, executor, interrupts)
+    runs: dict[tuple[int, str], Runs] = {}
+    scheduler = _Scheduler(plan, store, listener, executor, interrupts)
     interrupted = left_out = ""
-    progress.begin(plan, len(store))
+    listener.on_start(plan, len(store))
     started = time.perf_counter()
     try:
-        for number in range(len(plan.seeds)):  # seed by seed, so that an interruption leaves whole rounds
+        for number in range(len(plan.seeds)):  # seed by seed, so that an interruption leaves complete rounds
             if number and plan.budget is not None:
                 now = time.perf_counter()
-                if now + (now - started) / number > (began or started) + plan.budget - REPORT:
-                    left_out = _left_out(plan, number)
+                if now + (now - started) / number > (began or started) + plan.budget - REPORT_SECONDS:
+                    left_out = (
+                        f"The budget of {format_duration(plan.budget)} was used up after {number} of "
+                        f"{len(plan.seeds)} seeds. Repeat the call with the same output folder to run the others."
+                    )
                     break
-            for plain in plan.candidates:
-                mine = found[number, plain.name] = Findings()
-                desk.begin(chain(plan, plain, number, mine))
-        while desk.under_way:
-            desk.wait()
+            for candidate in plan.candidates:
+                runs[number, candidate.name] = Runs()
+                scheduler.start(trial_chain(plan, candidate, number, runs[number, candidate.name]))
+        while scheduler.running:
+            scheduler.wait()
     except KeyboardInterrupt:
-        if not desk.count:
+        if not scheduler.count:
             raise
-        interrupted = f"Interrupted after {desk.count} of {plan.runs} runs; what was done is kept."
+        interrupted = f"Interrupted after {scheduler.count} of {plan.runs} runs; finished runs are kept."
     finally:
-        interrupts.hold()
-        progress.end()
-    return summarise(plan, sum(found.values(), Findings()), interrupted, left_out)
-
-
-def _left_out(plan: Plan, number: int) -> str:
-    assert plan.budget is not None
-    return (
-        f"The budget of {span(plan.budget)} was used up after {number} of {len(plan.seeds)} seeds; "
-        f"the same call with the same output folder goes on with the others."
-    )
+        interrupts.defer()
+        listener.on_end()
+    return sum(runs.values(), Runs()), interrupted, left_out

@@ -1,7 +1,4 @@
-"""The search for a learning rate: Optuna's, on a log range of its own for each optimizer, the default tried first.
-
-Other options are tried beside it where that was asked for.
-"""
+"""The hyperparameter search: Optuna's TPE over a log range around each optimizer's default, which is tried first."""
 
 from __future__ import annotations
 
@@ -12,138 +9,111 @@ import zlib
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from ..candidates import Candidate, default_rate
+from ..candidates import Candidate, default_lr
 from ..plan import Plan
-from ..training.trial import Result
+from ..results import Result
 from .executor import Job
 
-DECADES = 3
-"""The range goes so many powers of ten to either side of the default."""
-NEAR = 0.1
-"""A rate is good when its result is within this share of the best one."""
-FIRST = 3
-"""So many tries must have ended before another is stopped early."""
+LR_DECADES = 3
+"""The range of learning rates extends by this number of decades to either side of the default."""
+MIN_TRIALS_BEFORE_PRUNING = 3
+"""The number of trials that must have finished before another is pruned."""
 
 
-def search(plan: Plan, candidate: Candidate, count: int, tries: list[Result]) -> Generator[Job, Result, Candidate]:
-    """Yields a job for each try, takes its result, and returns the candidate at the best rate that was tried.
+def search(plan: Plan, candidate: Candidate, number: int, trials: list[Result]) -> Generator[Job, Result, Candidate]:
+    """Yields a job for each trial, takes its result, and returns the candidate with the best configuration.
 
-    `count` says which of the comparison's searches for this candidate it is: each draws its own rates. `tries` is
-    filled with the results. The sampler sees the same history after a restart, and wherever the jobs are done.
+    A trial is pruned when its best metric falls below the median of the earlier trials at the same step; no candidate
+    gets more than `plan.trials` trials of `plan.steps` steps. The best configuration is chosen among finished trials;
+    without one the default stays.
 
-    A try is stopped when its metric falls below the median of the earlier ones at the same step; no candidate gets more
-    than its `trials` tries of `steps` steps. The best is taken among tries that ended; if none did, the default stays.
+    Args:
+        plan: The plan.
+        candidate: The candidate at its default configuration.
+        number: The index of the seed that the search is for. Each search draws its own configurations.
+        trials: Filled with the results. The sampler depends on them alone, so that a resumed search continues alike.
     """
-    default = candidate.lr or default_rate(candidate.make)
-    if default is None and not candidate.knobs:
+    default = candidate.lr or default_lr(candidate.make)
+    if default is None and not candidate.search_space:
         return candidate
-    seed = plan.search_seed(count)
-    for number in range(plan.trials):
-        lr, options = _ask(plan, candidate, default, tries, seed)
-        job = Job("search", candidate.name, count * plan.trials + number, seed, lr, options, bar(plan.steps, tries))
-        tries.append((yield job))
-    ended = [r for r in tries if r.status == "done"]
-    if not ended:
+    seed = plan.seed_of_search(number)
+    for index in range(plan.trials):
+        lr, options = _suggest(plan, candidate, default, trials, seed)
+        thresholds = pruning_thresholds(plan.steps, trials)
+        trials.append(
+            (yield Job("search", candidate.name, number * plan.trials + index, seed, lr, options, thresholds))
+        )
+    finished = [r for r in trials if r.status == "done"]
+    if not finished:
         return candidate
     sign = -1 if plan.metric.higher_is_better else 1
 
-    def changed(tried: Result) -> dict[str, Any]:
-        return {name: v for name, v in tried.options.items() if v != candidate.knobs[name][0]}
+    def changed_options(trial: Result) -> dict[str, Any]:
+        return {name: v for name, v in trial.options.items() if v != candidate.search_space[name][0]}
 
-    def order(tried: Result) -> tuple[float, int, float]:
-        """By the result; of equals by what changes least."""
-        return sign * tried.metrics[-1], len(changed(tried)), abs(math.log(_lr(tried) / default)) if default else 0.0
+    def order(trial: Result) -> tuple[float, int, float]:
+        """By the result; ties by the smallest change from the default."""
+        distance = abs(math.log(trial.lr / default)) if default and trial.lr else 0.0
+        return sign * trial.metrics[-1], len(changed_options(trial)), distance
 
-    best = min(ended, key=order)
-    if best is tries[0]:
+    best = min(finished, key=order)
+    if best is trials[0]:
         return candidate
-    return dataclasses.replace(candidate, lr=None if default is None else best.lr, options=changed(best))
+    return dataclasses.replace(candidate, lr=None if default is None else best.lr, options=changed_options(best))
 
 
-def bar(steps: int, tries: Sequence[Result]) -> dict[int, float]:
-    """What a try must have reached at each look: the median of the tries that ended. None before three have ended,
-    in the first quarter of a run, or at its end.
+def pruning_thresholds(steps: int, trials: Sequence[Result]) -> dict[int, float]:
+    """The median metric of the finished trials, by step.
+
+    Empty before MIN_TRIALS_BEFORE_PRUNING trials have finished; without the first quarter and the end of the run.
     """
-    ended = [r for r in tries if r.status == "done"]
-    if len(ended) < FIRST:
+    finished = [r for r in trials if r.status == "done"]
+    if len(finished) < MIN_TRIALS_BEFORE_PRUNING:
         return {}
-    looks = zip(ended[0].steps, zip(*(r.metrics for r in ended), strict=True), strict=True)
-    return {step: statistics.median(metrics) for step, metrics in looks if steps // 4 <= step < steps}
+    evaluations = zip(finished[0].steps, zip(*(r.metrics for r in finished), strict=True), strict=True)
+    return {step: statistics.median(metrics) for step, metrics in evaluations if steps // 4 <= step < steps}
 
 
-def _ask(
-    plan: Plan, candidate: Candidate, default: float | None, tries: Sequence[Result], seed: int
+def _suggest(
+    plan: Plan, candidate: Candidate, default: float | None, trials: Sequence[Result], seed: int
 ) -> tuple[float | None, dict[str, Any]]:
-    """Optuna's next rate and options, from the tries so far and a seed of this search's and this number's own."""
+    """Optuna's next learning rate and options, given the trials so far; seeded by the search and the trial's index."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    number = len(tries)
-    seed = zlib.crc32(f"{seed}/{candidate.name}/{number}".encode())
+    seed = zlib.crc32(f"{seed}/{candidate.name}/{len(trials)}".encode())
     ranges: dict[str, Any] = {
         name: optuna.distributions.CategoricalDistribution(range(len(values)))
-        for name, values in candidate.knobs.items()
+        for name, values in candidate.search_space.items()
     }
     if default is not None:
-        low, high = default * 10.0**-DECADES, default * 10.0**DECADES
+        low, high = default * 10.0**-LR_DECADES, default * 10.0**LR_DECADES
         ranges["lr"] = optuna.distributions.FloatDistribution(low, high, log=True)
     study = optuna.create_study(
         direction="maximize" if plan.metric.higher_is_better else "minimize",
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, plan.trials // 3)),
     )
-    for result in tries:
-        looks = {s: m for s, m in zip(result.steps, result.metrics, strict=True) if math.isfinite(m)}
+    for result in trials:
+        evaluations = {s: m for s, m in zip(result.steps, result.metrics, strict=True) if math.isfinite(m)}
         states = optuna.trial.TrialState
-        ended = result.status == "done"
-        # One that diverged is a bad rate, not a lost one: without looks it ranks below all others.
+        finished = result.status == "done"
+        # A diverged trial counts as the worst: without intermediate values it ranks last.
         study.add_trial(
             optuna.trial.create_trial(
-                state=states.COMPLETE if ended else states.PRUNED,
-                value=result.metrics[-1] if ended else None,
-                params=_places(candidate, None if default is None else result.lr, result.options),
+                state=states.COMPLETE if finished else states.PRUNED,
+                value=result.metrics[-1] if finished else None,
+                params=_as_optuna_params(candidate, None if default is None else result.lr, result.options),
                 distributions=ranges,
-                intermediate_values={} if result.diverged else looks,
+                intermediate_values={} if result.diverged else evaluations,
             )
         )
-    if not tries:
-        study.enqueue_trial(_places(candidate, default, {}))
-    drawn = study.ask(ranges).params
-    return drawn.get("lr"), {name: values[drawn[name]] for name, values in candidate.knobs.items()}
+    if not trials:
+        study.enqueue_trial(_as_optuna_params(candidate, default, {}))
+    params = study.ask(ranges).params
+    return params.get("lr"), {name: values[params[name]] for name, values in candidate.search_space.items()}
 
 
-def _places(candidate: Candidate, lr: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A setting as Optuna keeps it: each option by the place of its value."""
-    places = {name: values.index(options.get(name, values[0])) for name, values in candidate.knobs.items()}
-    return places if lr is None else {**places, "lr": lr}
-
-
-def width(tries: Sequence[Result], higher_is_better: bool) -> float:
-    """How wide the range of good rates is, in decades: from the lowest to the highest tried rate around the best one,
-    without a worse one between, whose result is within 10 % of the best, other options being the best's; the median
-    over the searches. NaN if no try ended.
-    """
-    widths = [_width([r for r in tries if r.seed == seed], higher_is_better) for seed in {r.seed for r in tries}]
-    known = [w for w in widths if not math.isnan(w)]
-    return statistics.median(known) if known else math.nan
-
-
-def _width(tries: Sequence[Result], higher_is_better: bool) -> float:
-    known = [r for r in tries if r.status == "done" and r.lr is not None]
-    if not known or len({r.lr for r in tries}) == 1 < len(tries):  # nothing ended, or no rate was searched
-        return math.nan
-    first = (max if higher_is_better else min)(known, key=lambda r: r.metrics[-1])
-    best, options = first.metrics[-1], first.options
-    ended = sorted((r for r in tries if r.options == options), key=_lr)
-    results = [r.metrics[-1] if r.status == "done" else math.nan for r in ended]
-    good = [abs(v - best) <= NEAR * abs(best) for v in results]
-    low = high = results.index(best)
-    while low > 0 and good[low - 1]:
-        low -= 1
-    while high + 1 < len(good) and good[high + 1]:
-        high += 1
-    return math.log10(_lr(ended[high]) / _lr(ended[low]))
-
-
-def _lr(result: Result) -> float:
-    assert result.lr is not None  # a searched candidate has a rate
-    return result.lr
+def _as_optuna_params(candidate: Candidate, lr: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as Optuna stores it: each option by the index of its value."""
+    indices = {name: values.index(options.get(name, values[0])) for name, values in candidate.search_space.items()}
+    return indices if lr is None else {**indices, "lr": lr}

@@ -1,4 +1,4 @@
-"""Where finished runs are kept: in memory, or at once in a database, so that a comparison that was killed goes on."""
+"""The store of finished runs: in memory, or in a database, so that a killed comparison can be resumed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InvalidType, InvalidValue, Unsupported
-from ..training.trial import Result
+from ..plan import Plan
+from ..results import Result
 
-FILE = "runs.db"
-STUDY = "settings"
+DATABASE_FILE = "runs.db"
+SETTINGS_STUDY = "settings"
 
 
 class Store:
@@ -20,9 +21,9 @@ class Store:
         self._results: dict[str, Result] = {}
         self.settings: dict[str, Any] = {}
 
-    def hold(self, settings: dict[str, Any]) -> None:
-        """Be the store of this comparison; one that holds another is refused, with the difference."""
-        self.settings = settings
+    def bind(self, plan: Plan) -> None:
+        """Bind the store to this comparison; a store of another one raises InvalidValue with the difference."""
+        self.settings = plan.settings()
 
     def get(self, role: str, candidate: str, number: int) -> Result | None:
         return self._results.get(f"{role}/{candidate}/{number}")
@@ -34,8 +35,15 @@ class Store:
         return len(self._results)
 
 
-class Database(Store):
-    """The same in an Optuna storage; each run is one transaction. `name` tells its comparison from others there."""
+class DatabaseStore(Store):
+    """Finished runs in an Optuna storage; each run is one transaction.
+
+    Args:
+        url: The address of the database.
+        name: The prefix of this comparison's studies; empty if the database holds one comparison alone.
+        where: The name of the database in messages.
+        fresh: Whether to discard the runs of this comparison.
+    """
 
     def __init__(self, url: str, name: str, where: str, fresh: bool = False) -> None:
         import optuna
@@ -48,25 +56,25 @@ class Database(Store):
         if fresh:
             for name in self._names():
                 optuna.delete_study(study_name=name, storage=self._storage)
-        self.settings = self._study(STUDY).user_attrs.get("settings", {})
+        self.settings = self._study(SETTINGS_STUDY).user_attrs.get("settings", {})
         for name in self._names():
             for trial in self._study(name.removeprefix(self._prefix)).trials:
-                super().put(trial.user_attrs["number"], _result(trial.user_attrs["result"]))
+                super().put(trial.user_attrs["number"], _from_json(trial.user_attrs["result"]))
 
-    def hold(self, settings: dict[str, Any]) -> None:
-        settings = json.loads(json.dumps(settings))
+    def bind(self, plan: Plan) -> None:
+        settings = json.loads(json.dumps(plan.settings()))
         if not self.settings:
-            self._study(STUDY).set_user_attr("settings", settings)
+            self._study(SETTINGS_STUDY).set_user_attr("settings", settings)
         elif self.settings != settings:
             raise InvalidValue(
                 f"{self.where} holds another comparison: {_difference(self.settings, settings)}. "
-                f"Give another folder with --out (out=), or start over with --fresh (fresh=True)."
+                f"Help: give another folder with --out (out=), or start over with --fresh (fresh=True)."
             )
-        super().hold(settings)
+        self.settings = settings
 
     def put(self, number: int, result: Result) -> None:
         super().put(number, result)
-        attributes = {"number": number, "result": _record(result)}
+        attributes = {"number": number, "result": _to_json(result)}
         states = self._optuna.trial.TrialState
         finished = result.status == "done"
         self._study(f"{result.role}: {result.candidate}").add_trial(
@@ -89,21 +97,25 @@ class Database(Store):
 
 
 def open_store(folder: Path | None, storage: str | None = None, name: str = "", fresh: bool = False) -> Store:
-    """The store of an output folder: an SQLite file in it, or its part of the database at the address `storage`.
+    """The store of a comparison.
 
-    In memory where there is neither. `name` is the comparison's in a database if there is no folder; `fresh` forgets
-    what was there.
+    Args:
+        folder: The output folder, which holds an SQLite file unless `storage` is given. Without either, the store is in
+            memory.
+        storage: The address of a database.
+        name: The name of the comparison in the database; the name of the folder takes precedence.
+        fresh: Whether to discard earlier runs.
     """
     if storage is not None:
-        return _shared(storage, name if folder is None else folder.resolve().name, fresh)
+        return _open_database(storage, name if folder is None else folder.resolve().name, fresh)
     if folder is None:
         return Store()
     if fresh:
-        (folder / FILE).unlink(missing_ok=True)
-    return Database(f"sqlite:///{(folder / FILE).resolve()}", "", str(folder / FILE))
+        (folder / DATABASE_FILE).unlink(missing_ok=True)
+    return DatabaseStore(f"sqlite:///{(folder / DATABASE_FILE).resolve()}", "", str(folder / DATABASE_FILE))
 
 
-def _shared(storage: Any, name: str, fresh: bool) -> Store:
+def _open_database(storage: Any, name: str, fresh: bool) -> Store:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -114,7 +126,7 @@ def _shared(storage: Any, name: str, fresh: bool) -> Store:
     except ArgumentError:
         raise InvalidValue(f"`storage` must be the address of a database, {_EXAMPLE}; received {storage!r}.") from None
     try:
-        return Database(storage, name, f"{name} in {shown}", fresh)
+        return DatabaseStore(storage, name, f"{name} in {shown}", fresh)
     except ImportError as error:
         raise Unsupported(f"`storage` {shown} needs a driver: {str(error).rstrip('.')}. {_DRIVER}") from error
     except SQLAlchemyError as error:
@@ -126,11 +138,11 @@ _EXAMPLE = "such as postgresql://user@host/database or sqlite:///runs.db"
 _DRIVER = "For PostgreSQL: pip install 'piste[postgresql]'."
 
 
-def _record(result: Result) -> str:
-    return json.dumps(vars(result))  # with NaN, which Python's JSON reads back
+def _to_json(result: Result) -> str:
+    return json.dumps(vars(result))  # with NaN, which Python's JSON reads
 
 
-def _result(text: str) -> Result:
+def _from_json(text: str) -> Result:
     fields = json.loads(text)
     options = fields.pop("options", {}).items()
     return Result(**fields, options={name: tuple(v) if isinstance(v, list) else v for name, v in options})
@@ -145,11 +157,11 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         if key == "fingerprint":
             parts.append("the model or the data changed")
         elif key == "candidates":
-            parts.append(f"candidates were {_names(old)}, now {_names(new)}")
+            parts.append(f"candidates were {_list_candidates(old)}, now {_list_candidates(new)}")
         else:
             parts.append(f"{key} was {old}, now {new}")
     return "; ".join(parts)
 
 
-def _names(candidates: Any) -> str:
+def _list_candidates(candidates: Any) -> str:
     return ", ".join(c["name"] + ("" if c["lr"] is None else f" (lr {c['lr']:g})") for c in candidates or [])

@@ -1,26 +1,24 @@
-"""The curves of a comparison, drawn so that a colour-blind reader of a printed page can tell them apart."""
+"""Static figures of a comparison, in colours and dashes that stay distinct in print and for colour-blind readers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ..comparison import Comparison
-    from ..training.trial import Result
+from ..results import Result, Summary
 
-# Okabe and Ito's palette, its yellow darkened to be seen on white; a second round of candidates is dashed.
+# The palette of Okabe and Ito, with the yellow darkened for white paper; a second round of candidates is dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#9A8B00")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
 INK, FAINT = "#222222", "#8a8a8a"
 
 
-def styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """Colour and dash of every optimizer, the same in all pictures."""
+def styles(comparison: Summary) -> dict[str, dict[str, Any]]:
+    """The colour and dash of every optimizer, the same in all figures."""
     names = sorted({row.optimizer for row in comparison.rows}, key=str.lower)
     return {
         name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
@@ -28,37 +26,37 @@ def styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
     }
 
 
-def figure(width: float, height: float) -> Any:
-    """An empty figure that belongs to no window and no global state."""
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure without a window and without global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(made)
-    return made
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
 
 
-def write(made: Any, folder: Path, name: str) -> list[Path]:
-    """Save a figure as SVG (with text as text) and PNG."""
+def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
+    """Save a figure as SVG, with text as text, and as PNG; returns both paths."""
     import matplotlib
 
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "piste"}):
         for path in paths:
-            made.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+            figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
     return paths
 
 
-def curves(comparison: Comparison) -> Any:
-    """Training loss and validation metric over the steps: a column for each loss, or side by side for one loss."""
+def curve_figure(comparison: Summary) -> Any:
+    """Training loss and validation metric over the steps: side by side for one loss, else a column for each loss."""
     losses = list(dict.fromkeys(row.loss for row in comparison.rows))
     if len(losses) == 1:
-        made = figure(11, 5)
-        panels = made.subplots(1, 2)
+        figure = new_figure(11, 5)
+        panels = figure.subplots(1, 2)
         pairs = [(losses[0], panels[0], panels[1])]
     else:
-        made = figure(3.1 * len(losses) + 1.6, 6.4)
-        grid = made.subplots(2, len(losses), sharex=True, squeeze=False)
+        figure = new_figure(3.1 * len(losses) + 1.6, 6.4)
+        grid = figure.subplots(2, len(losses), sharex=True, squeeze=False)
         pairs = [(loss, grid[0][i], grid[1][i]) for i, loss in enumerate(losses)]
     for loss, above, below in pairs:
         results = [r for r in comparison.results if r.loss == loss]
@@ -74,43 +72,48 @@ def curves(comparison: Comparison) -> Any:
         legends = [above.get_legend_handles_labels() for _, above, _ in pairs]
         entries = {label: handle for handles, labels in legends for handle, label in zip(handles, labels, strict=True)}
         ordered = sorted(entries, key=str.lower)
-        made.legend([entries[k] for k in ordered], ordered, loc="outside right center", frameon=False, fontsize=9)
-    made.suptitle(_title(comparison), fontsize=11, color=INK, x=0.01, ha="left")
-    return made
+        figure.legend([entries[k] for k in ordered], ordered, loc="outside right center", frameon=False, fontsize=9)
+    figure.suptitle(_title(comparison), fontsize=11, color=INK, x=0.01, ha="left")
+    return figure
 
 
-def rates(comparison: Comparison) -> Any:
-    """The result of every learning rate that was tried, a panel for each loss; a diamond marks the default."""
+def learning_rate_figure(comparison: Summary) -> Any:
+    """The result of every learning rate of the searches, a panel for each loss; a diamond marks the default."""
     losses = list(dict.fromkeys(row.loss for row in comparison.rows))
-    made = figure(max(7.5, 4.2 * len(losses) + 1.6), 4.8)
+    figure = new_figure(max(7.5, 4.2 * len(losses) + 1.6), 4.8)
     style = styles(comparison)
     entries: dict[str, Any] = {}
-    for loss, axes in zip(losses, made.subplots(1, len(losses), sharey=True, squeeze=False)[0], strict=True):
+    for loss, axes in zip(losses, figure.subplots(1, len(losses), sharey=True, squeeze=False)[0], strict=True):
         for name in dict.fromkeys(r.optimizer for r in comparison.tries if r.loss == loss):
-            mine = [r for r in comparison.tries if r.loss == loss and r.optimizer == name]
-            ended = sorted((r.lr, r.metrics[-1]) for r in mine if r.status == "done")
-            if ended:
-                look = {**style[name], **({"linestyle": ""} if any(r.options for r in mine) else {})}
-                (entries[name],) = axes.plot(*zip(*ended, strict=True), **look, lw=1.4, marker="o", ms=3.5)
-            cut = [r.lr for r in mine if r.status != "done"]
+            trials = [r for r in comparison.tries if r.loss == loss and r.optimizer == name]
+            finished = sorted((r.lr, r.metrics[-1]) for r in trials if r.status == "done")
+            if finished:
+                line = {**style[name], **({"linestyle": ""} if any(r.options for r in trials) else {})}
+                (entries[name],) = axes.plot(*zip(*finished, strict=True), **line, lw=1.4, marker="o", ms=3.5)
+            unfinished = [r.lr for r in trials if r.status != "done"]
             axes.plot(
-                cut, [0.01] * len(cut), "|", ms=8, color=style[name]["color"], transform=axes.get_xaxis_transform()
+                unfinished,
+                [0.01] * len(unfinished),
+                "|",
+                ms=8,
+                color=style[name]["color"],
+                transform=axes.get_xaxis_transform(),
             )
-            plain = [(lr, value) for lr, value in ended if lr == mine[0].lr]
-            if plain:
-                axes.plot(*zip(*plain, strict=True), "D", ms=7, mfc="none", mew=1.5, color=style[name]["color"])
+            default = [(lr, value) for lr, value in finished if lr == trials[0].lr]
+            if default:
+                axes.plot(*zip(*default, strict=True), "D", ms=7, mfc="none", mew=1.5, color=style[name]["color"])
         axes.set_xscale("log")
         axes.set_xlabel("learning rate", color=INK)
         axes.set_title(loss, fontsize=10, color=INK)
-        _plain(axes)
-    made.axes[0].set_ylabel(f"{comparison.metric}, validation, searches", color=INK)
-    made.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
-    title = f"{comparison.name}: result by learning rate. Diamond: default. Ticks below: stopped or diverged."
-    made.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
-    return made
+        _style_axes(axes)
+    figure.axes[0].set_ylabel(f"{comparison.metric}, validation, searches", color=INK)
+    figure.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
+    title = f"{comparison.name}: result by learning rate. Diamond: default. Ticks below: pruned or diverged."
+    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+    return figure
 
 
-def _title(comparison: Comparison) -> str:
+def _title(comparison: Summary) -> str:
     import textwrap
 
     settings = comparison.settings
@@ -119,27 +122,29 @@ def _title(comparison: Comparison) -> str:
         "default learning rates" if all(c["lr"] is None for c in settings["candidates"]) else "learning rates as set"
     )
     sentence = "\n".join(textwrap.wrap(f"{comparison.name}: {comparison.verdict.sentence}", 120))
-    what = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
-    return f"{sentence}\nLoss on fixed training examples, {comparison.metric} on the validation set; {what}; {rates}."
+    shown = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
+    return f"{sentence}\nLoss on fixed training examples, {comparison.metric} on the validation set; {shown}; {rates}."
 
 
-def _panel(comparison: Comparison, axes: Any, results: Sequence[Result], attribute: str, title: str) -> None:
+def _panel(comparison: Summary, axes: Any, results: Sequence[Result], attribute: str, title: str) -> None:
     style = styles(comparison)
     finished: list[float] = []
     for name in dict.fromkeys(r.optimizer for r in results):
-        mine = [r for r in results if r.optimizer == name]
-        done = [r for r in mine if not r.diverged]
-        for r in (r for r in mine if r.diverged):
+        runs = [r for r in results if r.optimizer == name]
+        done = [r for r in runs if not r.diverged]
+        for r in (r for r in runs if r.diverged):
             values = [v if math.isfinite(v) else math.nan for v in getattr(r, attribute)]
             axes.plot(r.steps, values, **style[name], lw=1, alpha=0.7, label=None if done else f"{name} (diverged)")
             last = max((i for i, v in enumerate(values) if not math.isnan(v)), default=0)
             axes.plot(r.steps[last], values[last], marker="x", ms=8, mew=2, color=style[name]["color"], clip_on=True)
         if done:
-            each = np.array([getattr(r, attribute) for r in done])
-            finished += [*each.min(0), *each.max(0)]
-            axes.plot(done[0].steps, each.mean(0), **style[name], lw=1.7, label=name)
+            curves = np.array([getattr(r, attribute) for r in done])
+            finished += [*curves.min(0), *curves.max(0)]
+            axes.plot(done[0].steps, curves.mean(0), **style[name], lw=1.7, label=name)
             if len(done) > 1:
-                axes.fill_between(done[0].steps, each.min(0), each.max(0), color=style[name]["color"], alpha=0.12, lw=0)
+                axes.fill_between(
+                    done[0].steps, curves.min(0), curves.max(0), color=style[name]["color"], alpha=0.12, lw=0
+                )
     if attribute == "losses" and finished and min(finished) > 0 and max(finished) > 5 * min(finished):
         axes.set_yscale("log")
     if finished:  # a diverged curve must not flatten the others
@@ -147,10 +152,10 @@ def _panel(comparison: Comparison, axes: Any, results: Sequence[Result], attribu
     axes.set_xlabel("step", color=INK)
     axes.set_ylabel(title, color=INK)
     axes.margins(x=0)
-    _plain(axes)
+    _style_axes(axes)
 
 
-def _plain(axes: Any) -> None:
+def _style_axes(axes: Any) -> None:
     axes.grid(True, which="major", color="#e6e6e6", lw=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -174,26 +179,26 @@ def _share_limits(panels: Sequence[Any]) -> None:
 
 
 def _label_ends(axes: Any) -> None:
-    """Write every curve's name beside its end, moved apart where they would overlap."""
+    """Write each curve's name next to its end, moved apart to avoid overlaps."""
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = []
     for line in lines:
         points = [(x, y) for x, y in zip(*line.get_data(), strict=True) if y == y]
-        at = float(to_axes.transform((points[-1][0], points[-1][1]))[1]) if points else 0.0
-        ends.append((min(max(at, 0.0), 1.0), line))
+        height = float(to_axes.transform((points[-1][0], points[-1][1]))[1]) if points else 0.0
+        ends.append((min(max(height, 0.0), 1.0), line))
     ends.sort(key=lambda end: end[0])
-    heights = _apart([at for at, _ in ends], gap=min(0.048, 1 / len(ends)))
-    for (at, line), height in zip(ends, heights, strict=True):
+    heights = _spread_apart([height for height, _ in ends], gap=min(0.048, 1 / len(ends)))
+    for (end, line), height in zip(ends, heights, strict=True):
         axes.annotate(
-            line.get_label(), xy=(1.0, at), xytext=(1.05, height), xycoords="axes fraction", fontsize=9, va="center",
+            line.get_label(), xy=(1.0, end), xytext=(1.05, height), xycoords="axes fraction", fontsize=9, va="center",
             color=line.get_color(), annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": line.get_color(), "lw": 0.6, "linestyle": line.get_linestyle()},
         )  # fmt: skip
 
 
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Sorted heights in [0, 1], moved as little as needed to be `gap` apart: clusters that touch are merged."""
+def _spread_apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Sorted heights in [0, 1], moved as little as needed to be `gap` apart, by merging clusters that touch."""
     clusters: list[tuple[float, int]] = []  # centre, count
 
     def placed(centre: float, count: int) -> tuple[float, int]:

@@ -1,4 +1,4 @@
-"""What a comparison leaves in its output folder."""
+"""The files of a comparison in its output folder."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ import os
 import platform
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy
+import torch
 
 from ...errors import InvalidValue
+from ...version import __version__
+from ..results import Summary
+from .figures import curve_figure, learning_rate_figure, save_figure
+from .html import render_html
+from .tables import escape_markdown, markdown_summary, table_csv
 
-if TYPE_CHECKING:
-    from ..comparison import Comparison
 
+def make_output_folder(folder: str | os.PathLike[str]) -> Path:
+    """Create the folder if it does not exist.
 
-def writable(folder: str | os.PathLike[str]) -> Path:
-    """The folder, made if need be; refused if nothing can be written there."""
+    Raises:
+        InvalidValue: If the folder is not writable.
+    """
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -26,18 +35,15 @@ def writable(folder: str | os.PathLike[str]) -> Path:
             pass
     except OSError as error:
         raise InvalidValue(
-            f"the output folder {path} can't be written: {error.strerror or error}. Give another with --out (out=)."
+            f"the output folder {path} can't be written: {error.strerror or error}. "
+            f"Help: give another with --out (out=)."
         ) from error
     return path
 
 
-def save(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write the figures, the numbers and the table, and say which files."""
-    from . import figures
-    from .html import page
-    from .tables import as_csv
-
-    folder = writable(folder)
+def save_report(comparison: Summary, folder: Path) -> list[Path]:
+    """Write the report, the figures, the table and all numbers; returns the paths of the files."""
+    folder = make_output_folder(folder)
     written = []
 
     def text(name: str, content: str) -> None:
@@ -45,31 +51,29 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
         written.append(folder / name)
 
     if comparison.rows:
-        text("results.csv", as_csv(comparison))
-    numbers = as_numbers(comparison)
+        text("results.csv", table_csv(comparison))
+    numbers = to_json_data(comparison)
     text("results.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
     if comparison.rows:
-        text("report.html", page(comparison, numbers))
-        text("report.md", as_markdown(comparison, numbers))
-        written += figures.write(figures.curves(comparison), folder, "curves")
+        text("report.html", render_html(comparison, numbers))
+        text("report.md", render_markdown(comparison, numbers))
+        written += save_figure(curve_figure(comparison), folder, "curves")
         if comparison.tries:
-            written += figures.write(figures.rates(comparison), folder, "learning_rates")
+            written += save_figure(learning_rate_figure(comparison), folder, "learning_rates")
         if comparison.picture:
-            written += figures.write(comparison.picture(comparison), folder, "picture")
+            written += save_figure(comparison.picture(comparison), folder, "picture")
     return written
 
 
-def as_markdown(comparison: Comparison, numbers: dict[str, Any]) -> str:
-    """The report to read in an editor or to paste: verdict and table, the curves beside it, settings and versions."""
-    from .tables import escaped
-
+def render_markdown(comparison: Summary, numbers: dict[str, Any]) -> str:
+    """The report as Markdown: verdict, table, links to the figures, settings and versions."""
     pictures = ["curves", *["learning_rates"] * bool(comparison.tries), *["picture"] * bool(comparison.picture)]
     settings = json.dumps({key: numbers[key] for key in ("settings", "versions")}, indent=1, ensure_ascii=False)
     parts = [
-        f"# piste compare {escaped(comparison.name)}",
+        f"# piste compare {escape_markdown(comparison.name)}",
         comparison.interrupted,
         comparison.left_out,
-        comparison._repr_markdown_(),
+        markdown_summary(comparison),
         *(f"![{name}]({name}.svg)" for name in pictures),
         "## Settings and versions",
         f"```json\n{settings}\n```",
@@ -77,9 +81,9 @@ def as_markdown(comparison: Comparison, numbers: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def as_numbers(comparison: Comparison) -> dict[str, Any]:
-    """Everything but the pictures, as JSON takes it; what isn't a number (NaN, infinity) is null."""
-    kept = (
+def to_json_data(comparison: Summary) -> dict[str, Any]:
+    """Everything except the figures, for JSON; NaN and infinity become null."""
+    fields = (
         "name",
         "about",
         "metric",
@@ -92,7 +96,7 @@ def as_numbers(comparison: Comparison) -> dict[str, Any]:
     )
     return _json(
         {
-            **{name: getattr(comparison, name) for name in kept},
+            **{name: getattr(comparison, name) for name in fields},
             "versions": versions(),
             "verdict": dataclasses.asdict(comparison.verdict),
             "rows": [dataclasses.asdict(row) for row in comparison.rows],
@@ -104,12 +108,7 @@ def as_numbers(comparison: Comparison) -> dict[str, Any]:
 
 
 def versions() -> dict[str, Any]:
-    """What ran, and on what."""
-    import numpy
-    import torch
-
-    from ... import __version__
-
+    """The versions of the software, and the machine."""
     return {
         "piste": __version__,
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""The report as one HTML file that asks for nothing from outside: the verdict, the curves, the table, the settings."""
+"""The report as one self-contained HTML file: the verdict, the curves, the table and the settings."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import math
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..search_space import spoken
-from .tables import cells, header
-
-if TYPE_CHECKING:
-    from ..comparison import Comparison, Row
+from ..results import Row, Summary
+from ..search_space import format_options
+from .figures import COLOURS
+from .tables import table_cells, table_titles
 
 DASHES = ("solid", "dash", "dot")
 
 
-def page(comparison: Comparison, numbers: dict[str, Any]) -> str:
-    """The page; `numbers` is what results.json holds. Every text that a user may have set is escaped."""
+def render_html(comparison: Summary, numbers: dict[str, Any]) -> str:
+    """The page, with every text from the user escaped; `numbers` is the content of results.json."""
     from plotly.offline import get_plotlyjs
 
     plots = dict(_plots(comparison))
@@ -40,7 +39,7 @@ def page(comparison: Comparison, numbers: dict[str, Any]) -> str:
         table=_table(comparison),
         settings=html.escape(json.dumps(settings, indent=1, ensure_ascii=False)),
         plotly=get_plotlyjs(),
-        data=_in_script({name: plot["figure"] for name, plot in plots.items()}),
+        data=_json_in_script({name: plot["figure"] for name, plot in plots.items()}),
     )
 
 
@@ -49,39 +48,39 @@ def _section(name: str, plot: dict[str, Any]) -> str:
     return f'<h2>{title}</h2>\n<p class="note">{note}</p>\n<div class="plot" id="{name}"></div>'
 
 
-def _plots(comparison: Comparison) -> Iterator[tuple[str, dict[str, Any]]]:
+def _plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
     seeds = len(comparison.settings["seeds"])
-    what = f"Mean of {seeds} seeds; the band is their range." if seeds > 1 else "One seed."
+    shown = f"Mean of {seeds} seeds; the band is their range." if seeds > 1 else "One seed."
     losses = list(dict.fromkeys(row.loss for row in comparison.rows))
     for i, loss in enumerate(losses):
         title = f"Training loss, {loss}"
-        note = f"On fixed training examples. {what} Click a name to hide it, twice to see it alone."
+        note = f"On fixed training examples. {shown} Click a name to hide it; double-click to show it alone."
         yield f"loss{i}", _curves(comparison, loss, "losses", title, note)
     for i, loss in enumerate(losses):
         title = f"Validation {comparison.metric}" + (f", trained with {loss}" if len(losses) > 1 else "")
-        yield f"metric{i}", _curves(comparison, loss, "metrics", title, what)
+        yield f"metric{i}", _curves(comparison, loss, "metrics", title, shown)
     if comparison.tries:
-        yield "rates", _rates(comparison)
+        yield "rates", _learning_rates(comparison)
     yield "smoothness", _smoothness(comparison)
     if any(result.path for result in comparison.results):
         yield "path", _paths(comparison)
 
 
-def _curves(comparison: Comparison, loss: str, attribute: str, title: str, note: str) -> dict[str, Any]:
+def _curves(comparison: Summary, loss: str, attribute: str, title: str, note: str) -> dict[str, Any]:
     traces: list[dict[str, Any]] = []
     finished: list[float] = []
     for name in dict.fromkeys(row.optimizer for row in comparison.rows if row.loss == loss):
-        mine = [r for r in comparison.results if r.optimizer == name and r.loss == loss]
-        done = [getattr(r, attribute) for r in mine if not r.diverged]
-        look = _look(comparison, name)
-        for count, result in enumerate(r for r in mine if r.diverged):
+        runs = [r for r in comparison.results if r.optimizer == name and r.loss == loss]
+        done = [getattr(r, attribute) for r in runs if not r.diverged]
+        style = _style(comparison, name)
+        for count, result in enumerate(r for r in runs if r.diverged):
             y = [v if math.isfinite(v) else None for v in getattr(result, attribute)]
             hint = html.escape(result.note)
             traces.append(
-                _line(f"{name} (diverged)", result.steps, y, look, text=hint, showlegend=not done and not count)
+                _line(f"{name} (diverged)", result.steps, y, style, text=hint, showlegend=not done and not count)
             )
         if done:
-            steps = next(r.steps for r in mine if not r.diverged)
+            steps = next(r.steps for r in runs if not r.diverged)
             columns = list(zip(*done, strict=True))
             low, high = [min(c) for c in columns], [max(c) for c in columns]
             finished += [*low, *high]
@@ -94,8 +93,10 @@ def _curves(comparison: Comparison, loss: str, attribute: str, title: str, note:
                     "hoverinfo": "skip",
                 }
                 traces.append({"x": steps, "y": low, **edge})
-                traces.append({"x": steps, "y": high, "fill": "tonexty", "fillcolor": _pale(look["color"]), **edge})
-            traces.append(_line(name, steps, [sum(c) / len(c) for c in columns], look))
+                traces.append(
+                    {"x": steps, "y": high, "fill": "tonexty", "fillcolor": _transparent(style["color"]), **edge}
+                )
+            traces.append(_line(name, steps, [sum(c) / len(c) for c in columns], style))
     logarithmic = attribute == "losses" and finished and min(finished) > 0 and max(finished) > 5 * min(finished)
     axis: dict[str, Any] = {"title": {"text": html.escape(title)}, "type": "log" if logarithmic else "linear"}
     if finished:  # a diverged curve must not flatten the others
@@ -106,105 +107,104 @@ def _curves(comparison: Comparison, loss: str, attribute: str, title: str, note:
     return _plot(title, note, traces, {"title": {"text": "step"}}, axis)
 
 
-def _rates(comparison: Comparison) -> dict[str, Any]:
+def _learning_rates(comparison: Summary) -> dict[str, Any]:
     traces = []
     values = [r.metrics[-1] for r in comparison.tries if r.status == "done"] or [0.0]
     bottom = min(values) - 0.06 * (max(values) - min(values))
     for row in comparison.rows:
-        mine = [r for r in comparison.tries if r.candidate == row.name]
-        ended = sorted((r for r in mine if r.status == "done"), key=lambda r: r.lr or 0.0)
-        look = _look(comparison, row.optimizer)
-        hints = [html.escape(spoken(r.options)) for r in ended]
-        trace = _line(row.name, [r.lr for r in ended], [r.metrics[-1] for r in ended], look, text=hints)
-        symbols = ["diamond-open" if r.lr == mine[0].lr else "circle" for r in ended]
-        sizes = [13 if r.lr == mine[0].lr else 6 for r in ended]
-        mode = "markers" if any(r.options for r in mine) else "lines+markers"  # a line joins what differs in one thing
-        traces.append({**trace, "mode": mode, "marker": {"color": look["color"], "symbol": symbols, "size": sizes}})
-        cut = [r for r in mine if r.status != "done"]
-        why = [html.escape(f"{r.note} {spoken(r.options)}") for r in cut]
-        short = _line(row.name, [r.lr for r in cut], [bottom] * len(cut), look, text=why, showlegend=False)
-        mark = {"color": look["color"], "symbol": "line-ns-open", "size": 10}
-        traces.append({**short, "mode": "markers", "marker": mark, "hoverinfo": "x+name+text"})
+        trials = [r for r in comparison.tries if r.candidate == row.name]
+        finished = sorted((r for r in trials if r.status == "done"), key=lambda r: r.lr or 0.0)
+        style = _style(comparison, row.optimizer)
+        hints = [html.escape(format_options(r.options)) for r in finished]
+        trace = _line(row.name, [r.lr for r in finished], [r.metrics[-1] for r in finished], style, text=hints)
+        symbols = ["diamond-open" if r.lr == trials[0].lr else "circle" for r in finished]
+        sizes = [13 if r.lr == trials[0].lr else 6 for r in finished]
+        mode = "markers" if any(r.options for r in trials) else "lines+markers"  # a line joins rates with equal options
+        traces.append({**trace, "mode": mode, "marker": {"color": style["color"], "symbol": symbols, "size": sizes}})
+        unfinished = [r for r in trials if r.status != "done"]
+        reasons = [html.escape(f"{r.note} {format_options(r.options)}") for r in unfinished]
+        rates = [r.lr for r in unfinished]
+        ticks = _line(row.name, rates, [bottom] * len(rates), style, text=reasons, showlegend=False)
+        mark = {"color": style["color"], "symbol": "line-ns-open", "size": 10}
+        traces.append({**ticks, "mode": "markers", "marker": mark, "hoverinfo": "x+name+text"})
     note = (
-        "Every learning rate that was tried, in each seed's own search. Diamond: the default. "
-        "Ticks below: stopped early, or diverged."
+        "The learning rates of every trial, in each seed's own search. Diamond: the default. "
+        "Ticks below: pruned or diverged."
     )
     axis = {"title": {"text": "learning rate"}, "type": "log", "exponentformat": "power"}
     return _plot("Result by learning rate", note, traces, axis, {"title": {"text": comparison.metric}})
 
 
-def _smoothness(comparison: Comparison) -> dict[str, Any]:
+def _smoothness(comparison: Summary) -> dict[str, Any]:
     traces = [
         {
-            "x": [_number(row.descent_share)],
-            "y": [_number(row.evenness)],
+            "x": [_none_if_nan(row.descent_share)],
+            "y": [_none_if_nan(row.evenness)],
             "name": html.escape(row.name),
             "mode": "markers",
-            "marker": {"color": _look(comparison, row.optimizer)["color"], "size": _size(comparison, row)},
+            "marker": {"color": _style(comparison, row.optimizer)["color"], "size": _marker_size(comparison, row)},
             "hovertext": html.escape(f"{row.name}: {comparison.metric} {row.metric:.4g}"),
         }
         for row in comparison.rows
         if not row.diverged
     ]
     note = (
-        "Descent share: how much of the loss's movement was net descent. "
-        "Evenness: how steady the pace of the weights was. "
-        f"The larger the mark, the better the {comparison.metric}: smoothness alone is worth nothing."
+        "Descent share: the net descent of the loss as a share of its total movement. "
+        "Evenness: how steadily the weights approach their final values. "
+        f"A larger mark is a better {comparison.metric}; smoothness alone has no value."
     )
     x, y = {"title": {"text": "descent share"}}, {"title": {"text": "evenness"}, "range": [-0.02, 1.05]}
-    return _plot("Smoothness beside the result", note, traces, x, y)
+    return _plot("Smoothness next to the result", note, traces, x, y)
 
 
-def _paths(comparison: Comparison) -> dict[str, Any]:
+def _paths(comparison: Summary) -> dict[str, Any]:
     seed = comparison.settings["seeds"][0]
     traces = []
     for result in comparison.results:
         if result.path and result.seed == seed and not result.diverged:
             columns: Sequence[Any] = list(zip(*result.path, strict=True))
-            look = _look(comparison, result.optimizer)
-            trace = _line(result.candidate, columns[0], columns[-1], look)
-            traces.append({**trace, "mode": "lines+markers", "marker": {"size": 4, "color": look["color"]}})
-    note = f"Seed {seed}; a mark for every look."
-    return _plot("The way of the weights", note, traces, {"title": {"text": "w"}}, {"title": {"text": "b"}})
+            style = _style(comparison, result.optimizer)
+            trace = _line(result.candidate, columns[0], columns[-1], style)
+            traces.append({**trace, "mode": "lines+markers", "marker": {"size": 4, "color": style["color"]}})
+    note = f"Seed {seed}; a mark for every evaluation."
+    return _plot("Path of the weights", note, traces, {"title": {"text": "w"}}, {"title": {"text": "b"}})
 
 
 def _plot(title: str, note: str, data: list[dict[str, Any]], x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
     return {"title": title, "note": note, "figure": {"data": data, "layout": {"xaxis": x, "yaxis": y}}}
 
 
-def _line(name: str, x: Sequence[Any], y: Sequence[Any], look: dict[str, str], **more: Any) -> dict[str, Any]:
-    line = {"color": look["color"], "dash": look["dash"], "width": 2}
+def _line(name: str, x: Sequence[Any], y: Sequence[Any], style: dict[str, str], **more: Any) -> dict[str, Any]:
+    line = {"color": style["color"], "dash": style["dash"], "width": 2}
     label = html.escape(name)
     return {"x": list(x), "y": list(y), "name": label, "legendgroup": label, "mode": "lines", "line": line, **more}
 
 
-def _look(comparison: Comparison, optimizer: str) -> dict[str, str]:
-    from .figures import COLOURS
-
+def _style(comparison: Summary, optimizer: str) -> dict[str, str]:
     names = sorted({row.optimizer for row in comparison.rows}, key=str.lower)
     i = names.index(optimizer)
     return {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
 
 
-def _pale(colour: str) -> str:
+def _transparent(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.12)"
 
 
-def _size(comparison: Comparison, row: Row) -> float:
+def _marker_size(comparison: Summary, row: Row) -> float:
     values = [r.metric for r in comparison.rows if not r.diverged]
     spread = max(values) - min(values)
     share = (row.metric - min(values)) / spread if spread else 1.0
     return 8 + 16 * (share if comparison.higher_is_better else 1 - share)
 
 
-def _table(comparison: Comparison) -> str:
-    titles = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in header(comparison))
+def _table(comparison: Summary) -> str:
+    titles = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in table_titles(comparison))
     body = "".join(_row(comparison, row) for row in comparison.rows)
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _row(comparison: Comparison, row: Row) -> str:
+def _row(comparison: Summary, row: Row) -> str:
     tuned = [row.default_metric, row.lr_width] if comparison.tries else []
     values = [
         row.name, row.lr, row.metric, *tuned, row.training_loss, row.steps_to_target, row.step_seconds, row.peak_bytes,
@@ -213,7 +213,7 @@ def _row(comparison: Comparison, row: Row) -> str:
     kind = "diverged" if row.diverged else "best" if row.name in comparison.verdict.group else ""
     fields = "".join(
         f'<td{" class=metric" * (i == 2)} data-value="{_value(value)}">{html.escape(text)}</td>'
-        for i, (value, text) in enumerate(zip(values, cells(comparison, row), strict=True))
+        for i, (value, text) in enumerate(zip(values, table_cells(comparison, row), strict=True))
     )
     return f'<tr class="{kind}">{fields}</tr>'
 
@@ -224,10 +224,10 @@ def _value(value: Any) -> str:
     return html.escape(str(value))
 
 
-def _number(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _in_script(data: Any) -> str:
-    """JSON that can't end the script element it stands in."""
+def _json_in_script(data: Any) -> str:
+    """JSON that can't end the script element around it."""
     return json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")

@@ -1,4 +1,4 @@
-"""What is seen while a comparison runs: a live table in a terminal, plain lines in a log, or nothing."""
+"""Progress displays: a live table for a terminal, or plain lines for a log."""
 
 from __future__ import annotations
 
@@ -6,65 +6,58 @@ import sys
 import time
 from typing import Any, TextIO
 
-from ..budget import span
+from ..budget import format_duration
 from ..candidates import Candidate
+from ..listener import Listener
 from ..plan import Plan
-from ..search_space import spoken
-from ..training.trial import Result
+from ..results import Result
+from ..search_space import format_options
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-class Progress:
-    """Told what happens; this one keeps silent."""
+def make_display(progress: bool | None, stream: TextIO | None = None) -> Listener:
+    """The display for a stream.
 
-    tells = False
-
-    def begin(self, plan: Plan, kept: int) -> None: ...
-
-    def look(self, plan: Plan, candidate: Candidate, seed: int, step: int, loss: float, metric: float) -> None: ...
-
-    def done(self, plan: Plan, result: Result) -> None: ...
-
-    def end(self) -> None: ...
-
-
-def display(wanted: bool | None, stream: TextIO | None = None) -> Progress:
-    """The display for a stream: live in a terminal; elsewhere lines if wanted, nothing if not said."""
+    Args:
+        progress: False for none, True for a live table in a terminal and lines elsewhere, None for a live table in a
+            terminal and none elsewhere.
+        stream: The stream; stdout if None.
+    """
     stream = stream or sys.stdout
-    if wanted is False:
-        return Progress()
+    if progress is False:
+        return Listener()
     if stream.isatty():
-        return Live(stream)
-    return Lines(stream) if wanted else Progress()
+        return LiveProgress(stream)
+    return LogProgress(stream) if progress else Listener()
 
 
-class Lines(Progress):
-    """One line for every run, as it ends."""
+class LogProgress(Listener):
+    """One line for every finished run."""
 
-    tells = True
+    is_visible = True
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.count = stream, 0
 
-    def begin(self, plan: Plan, kept: int) -> None:
+    def on_start(self, plan: Plan, kept: int) -> None:
         self._write(
-            f"{plan}. {'at most ' * plan.searches}{plan.runs} runs{f', {kept} of them done before' * bool(kept)}"
-            f"{_expected(plan, kept)}."
+            f"{plan}. {'at most ' * plan.searches}{plan.runs} runs{f', {kept} of them already finished' * bool(kept)}"
+            f"{_expected_duration(plan, kept)}."
         )
         self.started = time.perf_counter()
 
-    def done(self, plan: Plan, result: Result) -> None:
+    def on_run_end(self, plan: Plan, result: Result) -> None:
         self.count += 1
         width = max(len(c.name) for c in plan.candidates)
         outcome = f"loss {result.losses[-1]:.4g}  {plan.metric.name} {result.metrics[-1]:.4g}"
         if result.status != "done":
             outcome = f"DIVERGED: {result.note}" if result.diverged else result.note
-        setting = [
+        configuration = [
             *([] if result.lr is None else [f"lr {result.lr:.3g}"]),
-            *[spoken(result.options)] * bool(result.options),
+            *[format_options(result.options)] * bool(result.options),
         ]
-        role = "" if result.role == "judged" else f"{result.role} {', '.join(setting)}  "
+        role = "" if result.role == "judged" else f"{result.role} {', '.join(configuration)}  "
         spent = time.perf_counter() - self.started
         self._write(
             f"[{self.count:>{len(str(plan.runs))}}/{plan.runs}] {spent:5.1f} s  seed {result.seed}  "
@@ -75,41 +68,41 @@ class Lines(Progress):
         print(line, file=self.stream, flush=True)
 
 
-class Live(Progress):
-    """A table that fills: for every candidate its seeds, its latest curve, and the metric so far."""
+class LiveProgress(Listener):
+    """A live table: the finished seeds, the latest curve and the mean metric of every candidate."""
 
-    tells = True
+    is_visible = True
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
 
         self.console = Console(file=stream)
-        self.curves: dict[str, tuple[int, list[float]]] = {}  # of each candidate's latest run, with its seed
+        self.curves: dict[str, tuple[int, list[float]]] = {}  # seed and metrics of each candidate's latest run
         self.results: dict[str, list[Result]] = {}
-        self.under_way: dict[tuple[str, int], int] = {}  # the step of every run that isn't done
+        self.running: dict[tuple[str, int], int] = {}  # the step of every running trial
         self.count = 0
 
-    def begin(self, plan: Plan, kept: int) -> None:
-        from rich.live import Live as RichLive
+    def on_start(self, plan: Plan, kept: int) -> None:
+        from rich.live import Live
 
         self.plan, self.kept, self.started = plan, kept, time.perf_counter()
-        self.live = RichLive(console=self.console, get_renderable=self._render, refresh_per_second=5, transient=True)
+        self.live = Live(console=self.console, get_renderable=self._render, refresh_per_second=5, transient=True)
         self.live.start()
 
-    def look(self, plan: Plan, candidate: Candidate, seed: int, step: int, loss: float, metric: float) -> None:
+    def on_evaluate(self, plan: Plan, candidate: Candidate, seed: int, step: int, loss: float, metric: float) -> None:
         if step == 0:
             self.curves[candidate.name] = seed, []
         if self.curves[candidate.name][0] == seed:
             self.curves[candidate.name][1].append(metric)
-        self.under_way[candidate.name, seed] = step
+        self.running[candidate.name, seed] = step
 
-    def done(self, plan: Plan, result: Result) -> None:
+    def on_run_end(self, plan: Plan, result: Result) -> None:
         self.count += 1
-        self.under_way.pop((result.candidate, result.seed), None)
+        self.running.pop((result.candidate, result.seed), None)
         if result.role == "judged":
             self.results.setdefault(result.candidate, []).append(result)
 
-    def end(self) -> None:
+    def on_end(self) -> None:
         self.live.stop()
 
     def _render(self) -> Any:
@@ -123,21 +116,21 @@ class Live(Progress):
         for title in ("", "seeds", f"{plan.metric.name}, latest run", plan.metric.name):
             table.add_column(title, no_wrap=True, justify="right" if title == plan.metric.name else "left")
         room = self.console.height - 6
-        shown = plan.candidates if len(plan.candidates) <= room else self._around(room)
-        spread = [v for _, curve in self.curves.values() for v in curve]
+        shown = plan.candidates if len(plan.candidates) <= room else self._visible_candidates(room)
+        values = [v for _, curve in self.curves.values() for v in curve]
         for candidate in shown:
-            mine = self.results.get(candidate.name, [])
-            running = sum(name == candidate.name for name, _ in self.under_way)
-            seeds = "".join("✗" if r.diverged else "●" for r in mine)
-            seeds += "◐" * min(running, len(plan.seeds) - len(mine))
-            finished = [r.metrics[-1] for r in mine if not r.diverged]
+            runs = self.results.get(candidate.name, [])
+            running = sum(name == candidate.name for name, _ in self.running)
+            seeds = "".join("✗" if r.diverged else "●" for r in runs)
+            seeds += "◐" * min(running, len(plan.seeds) - len(runs))
+            finished = [r.metrics[-1] for r in runs if not r.diverged]
             table.add_row(
                 Text(candidate.name, style="bold cyan" if running else ""),
                 seeds.ljust(len(plan.seeds), "·"),
-                sparkline(self.curves.get(candidate.name, (0, []))[1], spread, plan.metric.higher_is_better),
-                f"{sum(finished) / len(finished):.4g}" if finished else ("diverged" if mine else ""),
+                sparkline(self.curves.get(candidate.name, (0, []))[1], values, plan.metric.higher_is_better),
+                f"{sum(finished) / len(finished):.4g}" if finished else ("diverged" if runs else ""),
             )
-        completed = min(self.count + sum(self.under_way.values()) / plan.steps, plan.runs)
+        completed = min(self.count + sum(self.running.values()) / plan.steps, plan.runs)
         spent = time.perf_counter() - self.started
         left = ""
         if completed > self.kept + 1:
@@ -145,34 +138,36 @@ class Live(Progress):
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             ProgressBar(total=plan.runs, completed=completed, width=40),
-            Text(f"{completed:.0f} of {plan.runs} runs, {spent:.0f} s{left}  (Ctrl-C keeps what is done)", style="dim"),
+            Text(
+                f"{completed:.0f} of {plan.runs} runs, {spent:.0f} s{left}  (Ctrl-C keeps finished runs)", style="dim"
+            ),
         )
-        return Group(Text(f"{plan}{_expected(plan, self.kept)}", style="bold"), table, bar)
+        return Group(Text(f"{plan}{_expected_duration(plan, self.kept)}", style="bold"), table, bar)
 
-    def _around(self, room: int) -> list[Candidate]:
+    def _visible_candidates(self, room: int) -> list[Candidate]:
         names = [c.name for c in self.plan.candidates]
-        at = max((names.index(name) for name, _ in self.under_way), default=0)
+        at = max((names.index(name) for name, _ in self.running), default=0)
         first = max(0, min(at - room // 2, len(names) - room))
         return self.plan.candidates[first : first + room]
 
 
-def _expected(plan: Plan, kept: int) -> str:
-    """How long the runs that are missing take, if it was measured."""
+def _expected_duration(plan: Plan, kept: int) -> str:
+    """The expected duration of the missing runs, if it was estimated."""
     seconds = plan.seconds * (1 - kept / plan.runs)
-    return f", about {span(seconds)}" if seconds > 0 else ""
+    return f", about {format_duration(seconds)}" if seconds > 0 else ""
 
 
-def sparkline(curve: list[float], spread: list[float], higher_is_better: bool = True, width: int = 24) -> str:
-    """A curve as a row of blocks, the best value being the tallest; one scale for all curves.
+def sparkline(curve: list[float], values: list[float], higher_is_better: bool = True, width: int = 24) -> str:
+    """A curve as a row of blocks, the tallest for the best of `values`, which are those of all curves.
 
     >>> sparkline([0.0, 0.5, 1.0], [0.0, 1.0])
     '▁▅█'
     """
     if not curve:
         return ""
-    low, high = min(spread), max(spread)
-    picked = [curve[round(i * (len(curve) - 1) / (width - 1))] for i in range(width)] if len(curve) > width else curve
-    shares = [((v - low) / (high - low) if high > low else 0.0) for v in picked]
+    low, high = min(values), max(values)
+    sampled = [curve[round(i * (len(curve) - 1) / (width - 1))] for i in range(width)] if len(curve) > width else curve
+    shares = [((v - low) / (high - low) if high > low else 0.0) for v in sampled]
     if not higher_is_better:
         shares = [1 - s for s in shares]
     return "".join(BLOCKS[min(round(s * (len(BLOCKS) - 1)), len(BLOCKS) - 1)] for s in shares)

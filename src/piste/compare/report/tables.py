@@ -8,62 +8,73 @@ import io
 import math
 import re
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..search_space import spoken
-
-if TYPE_CHECKING:
-    from ..comparison import Comparison, Row
+from ..results import Row, Summary
+from ..search_space import format_options
 
 
-def header(comparison: Comparison) -> list[str]:
+def table_titles(comparison: Summary) -> list[str]:
     """The titles of the columns, with their units."""
     arrow = "higher is better" if comparison.higher_is_better else "lower is better"
-    tuned = ["at the default lr", "decades of good lr"] if comparison.tries else []
+    tuned = ["at the default lr", "good lr range (decades)"] if comparison.tries else []
     return [
         "candidate", "lr", f"{comparison.metric} ({arrow})", *tuned, "training loss",
-        f"steps to {number(comparison.target)} (time)", "time per step", "memory per step", "descent share", "evenness",
+        f"steps to {format_number(comparison.target)} (time)", "time per step", "memory per step",
+        "descent share", "evenness",
     ]  # fmt: skip
 
 
-def cells(comparison: Comparison, row: Row) -> list[str]:
-    """One row, as text."""
+def table_cells(comparison: Summary, row: Row) -> list[str]:
+    """The cells of one row, as text."""
     group = comparison.verdict.group
     name = f"{row.name} ★" if len(group) < len(comparison.rows) and row.name in group else row.name
     if row.diverged:
         metric = "diverged" if row.seeds == 1 else f"diverged ({row.diverged} of {row.seeds})"
     else:
-        metric = with_error(row.metric, (row.high - row.low) / 2)
+        metric = format_with_error(row.metric, (row.high - row.low) / 2)
     tuned = bool(comparison.tries)
     return [
         name,
-        _setting(row),
+        _configuration(row),
         metric,
-        *([number(row.default_metric), "–" if math.isnan(row.lr_width) else f"{row.lr_width:.1f}"] if tuned else []),
-        number(row.training_loss),
+        *(
+            [format_number(row.default_metric), "–" if math.isnan(row.lr_width) else f"{row.lr_width:.1f}"]
+            if tuned
+            else []
+        ),
+        format_number(row.training_loss),
         _arrival(row),
-        duration(row.step_seconds),
-        size(row.peak_bytes),
+        format_seconds(row.step_seconds),
+        format_bytes(row.peak_bytes),
         _share(row.descent_share),
         _share(row.evenness),
     ]
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown_table(comparison: Summary) -> str:
     """The table as Markdown, best first."""
     titles, *rows = [
-        [escaped(cell).replace("|", "\\|") for cell in line]
-        for line in (header(comparison), *(cells(comparison, row) for row in comparison.rows))
+        [escape_markdown(cell).replace("|", "\\|") for cell in line]
+        for line in (table_titles(comparison), *(table_cells(comparison, row) for row in comparison.rows))
     ]
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def rich_tables(comparison: Comparison, width: int) -> list[Any]:
-    """The table for a terminal of that width: in parts below each other where it is too wide to be one."""
+def markdown_summary(comparison: Summary) -> str:
+    """The table, the verdict and the recommendation as Markdown."""
+    verdict = comparison.verdict
+    sentence, recommendation = escape_markdown(verdict.sentence), escape_markdown(verdict.recommendation)
+    advice = f"\n\n{recommendation}\n\n    {verdict.code}" if verdict.code else ""
+    return f"{markdown_table(comparison)}\n**{sentence}** {verdict.test} {verdict.limits}{advice}"
+
+
+def rich_tables(comparison: Summary, width: int) -> list[Any]:
+    """The table for a terminal with `width` columns, split into several tables if it is too wide for one."""
     from rich.console import Console
 
-    titles, lines = header(comparison), [cells(comparison, row) for row in comparison.rows]
+    titles, lines = table_titles(comparison), [table_cells(comparison, row) for row in comparison.rows]
 
     def fits(columns: list[int]) -> bool:
         table = _rich_table(comparison, titles, lines, columns)
@@ -71,7 +82,7 @@ def rich_tables(comparison: Comparison, width: int) -> list[Any]:
 
     if fits(list(range(len(titles)))):
         return [_rich_table(comparison, titles, lines, list(range(len(titles))))]
-    for i, title in enumerate(titles):  # as narrow as the cells below it
+    for i, title in enumerate(titles):  # as narrow as its column
         least = max(map(len, [*title.split(), *(line[i] for line in lines)]))
         titles[i] = "\n".join(textwrap.wrap(title, least))
     parts = [[0]]
@@ -82,7 +93,7 @@ def rich_tables(comparison: Comparison, width: int) -> list[Any]:
     return [_rich_table(comparison, titles, lines, part) for part in parts]
 
 
-def _rich_table(comparison: Comparison, titles: list[str], lines: list[list[str]], columns: list[int]) -> Any:
+def _rich_table(comparison: Summary, titles: list[str], lines: list[list[str]], columns: list[int]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
@@ -96,8 +107,8 @@ def _rich_table(comparison: Comparison, titles: list[str], lines: list[list[str]
     return table
 
 
-def as_csv(comparison: Comparison) -> str:
-    """Every number of the rows, unrounded; an empty field where there is none."""
+def table_csv(comparison: Summary) -> str:
+    """The rows as CSV with unrounded numbers; NaN and None are empty fields."""
     out = io.StringIO()
     records = [dataclasses.asdict(row) for row in comparison.rows]
     writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
@@ -109,33 +120,33 @@ def as_csv(comparison: Comparison) -> str:
     return out.getvalue()
 
 
-def number(value: float) -> str:
-    """Three significant digits, or a dash.
+def format_number(value: float) -> str:
+    """Three significant digits, or a dash for NaN.
 
-    >>> number(0.97321), number(float("nan"))
+    >>> format_number(0.97321), format_number(float("nan"))
     ('0.973', '–')
     """
     return "–" if math.isnan(value) else f"{value:#.3g}".rstrip(".")
 
 
-def with_error(value: float, half: float) -> str:
-    """A value and half the width of its interval, to the digits that the interval allows.
+def format_with_error(value: float, half: float) -> str:
+    """A value and half the width of its confidence interval, rounded to two significant digits of the latter.
 
-    >>> with_error(0.97321, 0.0062)
+    >>> format_with_error(0.97321, 0.0062)
     '0.9732 ± 0.0062'
-    >>> with_error(0.97321, float("nan"))
+    >>> format_with_error(0.97321, float("nan"))
     '0.973'
     """
     if math.isnan(half):
-        return number(value)
+        return format_number(value)
     decimals = min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
     return f"{value:.{decimals}f} ± {half:.{decimals}f}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds in a readable unit.
+def format_seconds(seconds: float) -> str:
+    """A duration in s, ms or µs.
 
-    >>> duration(0.000321)
+    >>> format_seconds(0.000321)
     '321 µs'
     """
     if math.isnan(seconds):
@@ -146,10 +157,10 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} µs"
 
 
-def size(count: int) -> str:
-    """Bytes in a readable unit (1 kB = 1000 bytes).
+def format_bytes(count: int) -> str:
+    """A number of bytes in B, kB, MB or GB (1 kB = 1000 bytes).
 
-    >>> size(123_456)
+    >>> format_bytes(123_456)
     '123 kB'
     """
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -158,26 +169,26 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def _setting(row: Row) -> str:
-    rate = [] if row.lr is None else [f"{row.lr:.3g}"]
-    return ", ".join([*rate, *[spoken(row.options)] * bool(row.options)]) or "–"
+def _configuration(row: Row) -> str:
+    lr = [] if row.lr is None else [f"{row.lr:.3g}"]
+    return ", ".join([*lr, *[format_options(row.options)] * bool(row.options)]) or "–"
 
 
 def _arrival(row: Row) -> str:
-    """Steps and training time until the target, and how many seeds got there where not all did."""
+    """Steps and training time to the target, and the number of seeds that reached it unless all did."""
     if not row.reached:
         return "–"
     steps = "–" if row.steps_to_target is None else f"{row.steps_to_target:.0f}"
     seconds = row.seconds_to_target
-    said = [] if seconds is None or math.isnan(seconds) else [duration(seconds)]
-    said += [f"{row.reached} of {row.seeds}"] * (row.reached < row.seeds)
-    return f"{steps} ({', '.join(said)})" if said else steps
+    details = [] if seconds is None or math.isnan(seconds) else [format_seconds(seconds)]
+    details += [f"{row.reached} of {row.seeds}"] * (row.reached < row.seeds)
+    return f"{steps} ({', '.join(details)})" if details else steps
 
 
 def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
-def escaped(text: str) -> str:
-    """Text that Markdown shows as it is: no HTML, and no new line."""
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows literally, without HTML and line breaks."""
     return re.sub(r"([<&\\`])", r"\\\1", text).replace("\n", " ")

@@ -1,4 +1,7 @@
-"""The built-in tasks: one file each, found by being there. Its first line says what for, `make()` returns the task."""
+"""Built-in tasks, one module each, discovered automatically.
+
+The first line of a module's docstring is its description; `make()` builds the task.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,25 @@ def names() -> list[str]:
 
 
 def about(name: str) -> str:
-    """What a task is for: the first line of its file."""
+    """The description of a task."""
     return (_module(name).__doc__ or "").strip().split("\n")[0]
 
 
 def task(name: str) -> Task:
-    """The built-in task of that name, ready to run."""
+    """The built-in task `name`.
+
+    Raises:
+        InvalidValue: If there is no such task.
+    """
     if name not in names():
         raise InvalidValue(
-            f"unknown task `{name}`. {did_you_mean(name, names())} A task of your own is given as file.py:function, "
+            f"unknown task `{name}`. {did_you_mean(name, names())} Help: give a custom task as file.py:function, "
             f"a table as data.csv with --target COLUMN."
         )
     require("`piste compare`")
-    made = _module(name).make()
-    made.name, made.about = name, about(name)
-    return made
+    built = _module(name).make()
+    built.name, built.about = name, about(name)
+    return built
 
 
 def _module(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A table as tensors, split once and for all."""
+"""Tables as tensors, with a fixed split into training and validation data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def split(x: np.ndarray, y: np.ndarray, stratify: bool = False) -> tuple[Pair, Pair]:
-    """Three quarters to train on and a quarter to validate on, always the same ones; numbers become float32."""
+    """Split into three quarters for training and one for validation, with a fixed seed; numbers become float32."""
     from sklearn.model_selection import train_test_split
 
     x_train, x_validation, y_train, y_validation = train_test_split(
@@ -18,14 +18,14 @@ def split(x: np.ndarray, y: np.ndarray, stratify: bool = False) -> tuple[Pair, P
     return (_tensor(x_train), _tensor(y_train)), (_tensor(x_validation), _tensor(y_validation))
 
 
-def standard(train: torch.Tensor, validation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both with the mean and deviation of the training part, column by column: validation data stays unseen."""
+def standardize(train: torch.Tensor, validation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standardize the columns of both parts with the mean and standard deviation of the training part."""
     mean, deviation = train.mean(0), train.std(0)
     return (train - mean) / deviation, (validation - mean) / deviation
 
 
 def digits() -> tuple[Pair, Pair]:
-    """1797 handwritten digits of 8 x 8 pixels from 0 to 1, in a row of 64, and which digit each is."""
+    """1797 handwritten digits, as 64 pixels in [0, 1] each, and their classes."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)

@@ -1,11 +1,11 @@
-"""A table of 569 tumours, thirty numbers each, benign or malignant: two classes with one logit."""
+"""A table of 569 tumours, thirty columns each, benign or malignant: binary classification with one logit."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from ..task import Task
-from ._tables import split, standard
+from ._tables import split, standardize
 
 
 def make() -> Task:
@@ -13,7 +13,7 @@ def make() -> Task:
 
     x, y = load_breast_cancer(return_X_y=True)
     (x_train, y_train), (x_validation, y_validation) = split(x, y[:, None].astype(float), stratify=True)
-    x_train, x_validation = standard(x_train, x_validation)
+    x_train, x_validation = standardize(x_train, x_validation)
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 1))

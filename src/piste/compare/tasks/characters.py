@@ -1,4 +1,4 @@
-"""The next letter of real text, by a small transformer, on which plain SGD is said to stay far behind Adam."""
+"""The next character of English text, by a small transformer, where plain SGD is known to fall far behind Adam."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TRAIN, VALIDATION = 4096, 256  # windows
 
 
 def text() -> list[str]:
-    """Python's own pages of help, in the order of their titles; what isn't among `LETTERS` becomes a space.
+    """Python's help pages, sorted by title; characters outside `LETTERS` become spaces.
 
-    Ruled lines and runs of spaces count as one sign. Another version of Python has a slightly different text.
+    Runs of the same punctuation mark or space are collapsed. The text differs slightly between versions of Python.
     """
     from pydoc_data.topics import topics
 
@@ -29,14 +29,14 @@ def text() -> list[str]:
 
 
 def windows(words: str) -> Pair:
-    """Stretches of `LENGTH` letters that don't overlap, and for each letter the one that follows it."""
+    """Non-overlapping windows of `LENGTH` characters, and the next character for each position."""
     codes = torch.tensor([LETTERS.index(letter) for letter in words])
     count = (len(codes) - 1) // LENGTH
     return tuple(codes[at : at + count * LENGTH].reshape(count, LENGTH) for at in (0, 1))  # type: ignore[return-value]
 
 
 class Block(nn.Module):
-    """Attention to the letters before, then a perceptron for each; both are added to what came in."""
+    """A transformer block: causal self-attention and a perceptron, each with a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,13 +47,13 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         parts = self.attention(self.before(x)).unflatten(-1, (3, HEADS, WIDTH // HEADS))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        heard = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.together(heard.transpose(1, 2).flatten(2))
+        attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.together(attended.transpose(1, 2).flatten(2))
         return x + self.perceptron(self.after(x))
 
 
 class Writer(nn.Module):
-    """Letters (N, L) in, logits of the next one (N, letters, L) out, as cross entropy takes them."""
+    """Characters (N, L) in, logits of the next character (N, characters, L) out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,12 +66,12 @@ class Writer(nn.Module):
 
 
 def bits(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """How many bits a letter still takes when the model has made its guess: the mean over each window."""
+    """The cross entropy in bits per character, averaged over each window."""
     return functional.cross_entropy(output, target, reduction="none").mean(1) / torch.log(torch.tensor(2.0))
 
 
 def make() -> Task:
-    # Every fifth page is kept for validation: no stretch of it is trained on.
+    # Every fifth page is reserved for validation, so that no validation window overlaps with training text.
     pages = text()
     train, validation = windows("".join(p for i, p in enumerate(pages) if i % 5)), windows("".join(pages[::5]))
     return Task(

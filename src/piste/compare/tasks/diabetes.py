@@ -1,4 +1,4 @@
-"""Diabetes a year later, from ten numbers on each of 442 patients: losses are compared too, by a common metric."""
+"""Diabetes progression after a year for 442 patients, ten columns each; compares losses too, by a common metric."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from torch import nn
 
 from ...losses import HuberLoss
 from ..task import Task
-from ._tables import split, standard
+from ._tables import split, standardize
 
 
 def make() -> Task:
     from sklearn.datasets import load_diabetes
 
-    x, y = load_diabetes(return_X_y=True, scaled=False)  # scaled, it would be by all rows
+    x, y = load_diabetes(
+        return_X_y=True, scaled=False
+    )  # the scaled version uses all rows, including those for validation
     (x_train, y_train), (x_validation, y_validation) = split(x, y[:, None])
-    x_train, x_validation = standard(x_train, x_validation)
-    # The target in standard deviations too: the thresholds of smooth_l1 (1) and huber are in its units.
-    y_train, y_validation = standard(y_train, y_validation)
+    x_train, x_validation = standardize(x_train, x_validation)
+    # The target is standardized too, because the thresholds of smooth_l1 (1) and huber are in its units.
+    y_train, y_validation = standardize(y_train, y_validation)
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 1))

@@ -1,4 +1,4 @@
-"""Handwritten digits (8 x 8 pixels, 10 classes) with a perceptron: a small classification that most can solve."""
+"""Handwritten digits (8 x 8 pixels, 10 classes) with a perceptron: a small classification task, easily solved."""
 
 from __future__ import annotations
 

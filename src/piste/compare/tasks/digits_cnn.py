@@ -1,4 +1,4 @@
-"""The same digits with a small convolutional net, whose layers differ more in scale."""
+"""The same digits with a small convolutional network, whose layers differ more in scale."""
 
 from __future__ import annotations
 

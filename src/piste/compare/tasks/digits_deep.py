@@ -1,4 +1,4 @@
-"""The digits through ten narrow tanh layers: a deep net, where Adagrad is said to stop early."""
+"""The digits through ten narrow tanh layers: a deep network, where Adagrad is known to slow down early."""
 
 from __future__ import annotations
 

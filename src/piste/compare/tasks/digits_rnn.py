@@ -1,4 +1,4 @@
-"""The digits read row by row by a recurrent net, where RMSprop is said to shine."""
+"""The digits read row by row by a recurrent network, where RMSprop is known to do well."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ._tables import digits
 
 
 class Reader(nn.Module):
-    """A recurrent net over the eight rows of each digit, and a class from what it remembers at the end."""
+    """A recurrent network over the eight rows of each digit; its last hidden state gives the class."""
 
     def __init__(self) -> None:
         super().__init__()
         self.memory, self.out = nn.RNN(8, 48, batch_first=True), nn.Linear(48, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        remembered, _ = self.memory(x.unflatten(1, (8, 8)))
-        return self.out(remembered[:, -1])
+        hidden, _ = self.memory(x.unflatten(1, (8, 8)))
+        return self.out(hidden[:, -1])
 
 
 def make() -> Task:

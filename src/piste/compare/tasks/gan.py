@@ -1,4 +1,4 @@
-"""A small GAN has to find eight clusters: two players, one optimizer, no loss that falls; momentum is said to hurt."""
+"""A small GAN on eight clusters: two networks, one optimizer, no falling loss; momentum is known to hurt."""
 
 from __future__ import annotations
 
@@ -15,52 +15,53 @@ from ._tables import Pair
 NOISE, CLUSTERS, PENALTY = 4, 8, 0.05
 
 
-class Game(nn.Module):
-    """A forger makes points of noise, a judge tells them from real ones; both are moved by the same optimizer.
+class GAN(nn.Module):
+    """A generator and a discriminator, trained by the same optimizer.
 
-    Noise and real points (N, NOISE + 2) in; (N, 6) out: the forged points (two columns), then what the judge makes of
-    the real ones, of the forged ones, and of the forged ones once more, and how steep it is at the real ones. The third
-    opinion passes its gradient to the forger alone and the others to the judge alone: each player has an objective of
-    its own, though one number goes backwards. Most GANs take turns, with an optimizer for each player; here one moves
-    both at once.
+    Noise and real points (N, NOISE + 2) in; (N, 6) out: the generated points (two columns), the discriminator's logits
+    of the real points, of the generated points, and of the generated points a second time, and its squared gradient at
+    the real points. The third logit passes its gradient to the generator alone and the others to the discriminator
+    alone, so that each network has its own objective with a single backward pass. Most GANs alternate, with an
+    optimizer for each network; here both move at once.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.forger = nn.Sequential(nn.Linear(NOISE, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
-        self.judge = nn.Sequential(
+        self.generator = nn.Sequential(nn.Linear(NOISE, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+        self.discriminator = nn.Sequential(
             nn.Linear(2, 64), nn.LeakyReLU(0.2), nn.Linear(64, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         training = torch.is_grad_enabled()
-        with torch.enable_grad():  # the steepness is a derivative, and wanted in evaluation too
-            forged, real = self.forger(x[:, :NOISE]), x[:, NOISE:].detach().requires_grad_()
-            still = {name: p.detach() for name, p in self.judge.named_parameters()}
-            fooled = torch.func.functional_call(self.judge, still, forged)
-            of_real, of_forged = self.judge(real), self.judge(forged.detach())
+        with torch.enable_grad():  # the penalty is a derivative, which evaluation needs too
+            generated, real = self.generator(x[:, :NOISE]), x[:, NOISE:].detach().requires_grad_()
+            frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+            of_generator = torch.func.functional_call(self.discriminator, frozen, generated)
+            of_real, of_generated = self.discriminator(real), self.discriminator(generated.detach())
             slope = torch.autograd.grad(of_real.sum(), real, create_graph=True)[0]
-            all_of_it = torch.cat([forged, of_real, of_forged, fooled, slope.square().sum(1, keepdim=True)], 1)
-        return all_of_it if training else all_of_it.detach()
+            penalty = slope.square().sum(1, keepdim=True)
+            output = torch.cat([generated, of_real, of_generated, of_generator, penalty], 1)
+        return output if training else output.detach()
 
 
 def both_objectives(output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """The judge's cross entropy with a penalty on its slope at real points, without which the players go round in
-    circles (Mescheder et al. 2018), and the forger's: -log of how real its points seem. Where nobody wins: 3 log 2.
+    """The sum of the discriminator's cross entropy, its gradient penalty at real points, without which the networks
+    cycle (Mescheder et al. 2018), and the generator's cross entropy. At equilibrium the sum is 3 log 2.
     """
-    of_real, of_forged, fooled, slope = output[:, 2:].unbind(1)
-    judge = functional.softplus(-of_real) + functional.softplus(of_forged) + PENALTY * slope
-    return (judge + functional.softplus(-fooled)).mean()
+    of_real, of_generated, of_generator, penalty = output[:, 2:].unbind(1)
+    discriminator = functional.softplus(-of_real) + functional.softplus(of_generated) + PENALTY * penalty
+    return (discriminator + functional.softplus(-of_generator)).mean()
 
 
 def energy_distance(output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """How far the forged points are from the real ones as distributions (Székely 2003): 0 only where they are equal."""
-    forged, real = output[:, :2].double(), real.double()
-    return 2 * torch.cdist(forged, real).mean() - torch.cdist(forged, forged).mean() - torch.cdist(real, real).mean()
+    """The distance between the distributions of generated and real points (Székely 2003); 0 only if they are equal."""
+    points, real = output[:, :2].double(), real.double()
+    return 2 * torch.cdist(points, real).mean() - torch.cdist(points, points).mean() - torch.cdist(real, real).mean()
 
 
 def points(count: int, seed: int) -> Pair:
-    """Noise beside real points, which lie in eight clusters on a circle; and the real points once more, to judge by."""
+    """Noise and real points, in eight clusters on a circle, as input; the real points as target."""
     generator = torch.Generator().manual_seed(seed)
     angle = 2 * math.pi / CLUSTERS * torch.randint(CLUSTERS, (count,), generator=generator)
     real = torch.stack([angle.cos(), angle.sin()], 1) + 0.05 * torch.randn(count, 2, generator=generator)
@@ -69,7 +70,7 @@ def points(count: int, seed: int) -> Pair:
 
 def make() -> Task:
     return Task(
-        Game,
+        GAN,
         points(4096, 1),
         points(512, 2),
         loss=both_objectives,

@@ -1,16 +1,15 @@
-"""A made-up line, y = w x + b with noise: two weights, so that the way of every optimizer can be drawn."""
+"""A synthetic line, y = w x + b with noise: two weights, so that the path of every optimizer can be drawn."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..report.figures import FAINT, INK, new_figure, styles
+from ..results import Summary
 from ..task import Task
-
-if TYPE_CHECKING:
-    from ..comparison import Comparison
 
 W, B, NOISE = 0.8, 0.3, 0.1
 
@@ -23,7 +22,7 @@ def points(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class FirstGuess(nn.Linear):
-    """A line that starts at a first guess far from the truth: the seed moves it a little."""
+    """A line that starts far from the true one; the seed changes the start a little."""
 
     def __init__(self) -> None:
         super().__init__(1, 1)
@@ -38,21 +37,19 @@ def make() -> Task:
     )
 
 
-def picture(comparison: Comparison) -> Any:
-    """The first guess w1 and those that follow, each nearer, with the distances that are the loss; and the ways."""
+def picture(comparison: Summary) -> Any:
+    """Left, the predictions of the best candidate during training; right, the path of every candidate's weights."""
     import numpy as np
-
-    from ..report.figures import FAINT, INK, figure, styles
 
     style = styles(comparison)
     seed = comparison.settings["seeds"][0]
     paths = {r.candidate: r for r in comparison.results if r.seed == seed and not r.diverged}
-    made = figure(11, 5.2)
-    left, right = made.subplots(1, 2)
+    figure = new_figure(11, 5.2)
+    left, right = figure.subplots(1, 2)
     ranked = [row.name for row in comparison.rows if row.name in paths]
     if not ranked:
         left.set_title("every run diverged")
-        return made
+        return figure
     shown = paths[ranked[0]]
     x, y = (part.squeeze(1).numpy() for part in points(48, 1))
     guesses = _guesses(shown.path)
@@ -78,19 +75,19 @@ def picture(comparison: Comparison) -> Any:
         )  # fmt: skip
     left.scatter(x, y, s=14, color=INK, zorder=3, label="training data")
     left.set(xlabel="x", ylabel="y")
-    left.set_title(f"{shown.optimizer}: each guess comes nearer", fontsize=10, color=INK, loc="left")
+    left.set_title(f"{shown.optimizer}: the guesses approach the line", fontsize=10, color=INK, loc="left")
     left.legend(frameon=False, fontsize=8, loc="upper left")
 
-    _valley(right, x, y, list(paths.values()))
+    _contours(right, x, y, list(paths.values()))
     for name in sorted(paths, key=str.lower):
-        way = np.array(paths[name].path)
-        right.plot(way[:, 0], way[:, 1], **style[paths[name].optimizer], lw=1.5, marker=".", ms=3, label=name)
+        path = np.array(paths[name].path)
+        right.plot(path[:, 0], path[:, 1], **style[paths[name].optimizer], lw=1.5, marker=".", ms=3, label=name)
     right.plot(*shown.path[0], "o", color=INK, ms=6)
     right.annotate("start", shown.path[0], (6, -10), textcoords="offset points", color=INK, fontsize=9)
     right.plot(W, B, "*", color=INK, ms=12, zorder=4)
     right.annotate("truth", (W, B), (6, 8), textcoords="offset points", color=INK, fontsize=9)
     right.set(xlabel="w", ylabel="b")
-    right.set_title(f"The way of the two weights, {shown.steps[-1]} steps each", fontsize=10, color=INK, loc="left")
+    right.set_title(f"Path of the two weights, {shown.steps[-1]} steps each", fontsize=10, color=INK, loc="left")
     right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axes in (left, right):
         axes.tick_params(colors=INK, labelsize=9)
@@ -98,11 +95,11 @@ def picture(comparison: Comparison) -> Any:
             axes.spines[side].set_visible(False)
         for side in ("left", "bottom"):
             axes.spines[side].set_color(FAINT)
-    return made
+    return figure
 
 
 def _guesses(path: list[list[float]]) -> list[int]:
-    """Which recorded points to draw: the first to have covered 0, 30, 55, 75, 90 and 100 % of the way."""
+    """The indices of the points to draw: the first that cover 0, 30, 55, 75, 90 and 100 % of the way."""
     end = torch.tensor(path[-1])
     distances = [float((torch.tensor(point) - end).norm()) for point in path]
     chosen: list[int] = []
@@ -113,8 +110,8 @@ def _guesses(path: list[list[float]]) -> list[int]:
     return chosen
 
 
-def _valley(axes: Any, x: Any, y: Any, results: list[Any]) -> None:
-    """Lines of equal loss around every way that is drawn."""
+def _contours(axes: Any, x: Any, y: Any, results: list[Any]) -> None:
+    """Draw contours of the loss around all paths."""
     import numpy as np
 
     everywhere = np.array([point for r in results for point in r.path] + [[W, B]])

@@ -1,4 +1,4 @@
-"""A physics-informed net finds a damped swing from its equation alone: a loss of derivatives, and ill-conditioned."""
+"""A physics-informed network solves a damped oscillator from its equation: an ill-conditioned loss of derivatives."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ DAMPING, STIFFNESS, END = 0.3, 4.0, 5.0
 
 
 def solution(t: torch.Tensor) -> torch.Tensor:
-    """The exact swing: u'' + 2 DAMPING u' + STIFFNESS u = 0 with u(0) = 1 and u'(0) = 0."""
+    """The exact solution of u'' + 2 DAMPING u' + STIFFNESS u = 0 with u(0) = 1 and u'(0) = 0."""
     w = math.sqrt(STIFFNESS - DAMPING**2)
     return torch.exp(-DAMPING * t) * (torch.cos(w * t) + DAMPING / w * torch.sin(w * t))
 
 
-class Swing(nn.Module):
-    """Times (N, 1) in; (N, 2) out: u, which starts as it should whatever the weights are, and the residual."""
+class Oscillator(nn.Module):
+    """Times (N, 1) in; (N, 2) out: u, which satisfies the initial conditions for all weights, and the residual."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ class Swing(nn.Module):
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
         training = torch.is_grad_enabled()
-        with torch.enable_grad():  # the derivatives in t are wanted where those in the weights are not
+        with torch.enable_grad():  # evaluation needs the derivatives with respect to t
             t = t.detach().requires_grad_()
             u = 1 + (t / END) ** 2 * self.net(2 * t / END - 1)
             du = _derivative(u, t)
             residual = _derivative(du, t) + 2 * DAMPING * du + STIFFNESS * u
-            both = torch.cat([u, residual / STIFFNESS], 1)
-        return both if training else both.detach()
+            output = torch.cat([u, residual / STIFFNESS], 1)
+        return output if training else output.detach()
 
 
 def _derivative(u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ def _derivative(u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 
 
 def residual(output: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-    """How far the equation is from holding: the mean square of the residual."""
+    """The mean square of the equation's residual."""
     return (output[:, 1:] - zero).square().mean()
 
 
@@ -52,11 +52,11 @@ def error(output: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
 
 
 def make() -> Task:
-    # The training target is the residual, zero: no value of the solution is trained on.
+    # The training target is the residual, zero; training uses no value of the solution.
     t = END * torch.rand(256, 1, generator=torch.Generator().manual_seed(0))
     between = torch.linspace(0, END, 201).unsqueeze(1)
     return Task(
-        Swing,
+        Oscillator,
         (t, torch.zeros_like(t)),
         (between, solution(between)),
         loss=residual,

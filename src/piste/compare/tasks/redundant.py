@@ -1,4 +1,4 @@
-"""Digits twice over, as a training set whose second half repeats its first: mini-batches against the full batch."""
+"""The digits repeated twice as the training set: mini-batches compared with the full batch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..task import Task
 from ._tables import digits
 
 
-class Gathered:
-    """In front of an optimizer: it moves once for every two batches, by the mean of their gradients.
+class TwoBatches:
+    """A mixin for optimizers that steps once every two batches, with the mean of their gradients.
 
-    Two batches are all of the training set here, so this is the full batch, at the same cost in examples.
+    Two batches make the whole training set here, so each step uses the full batch, at the same cost in examples.
     """
 
     param_groups: list[dict[str, Any]]
@@ -33,11 +33,11 @@ class Gathered:
         return super().step(closure)  # type: ignore[misc]
 
 
-class FullBatchSGD(Gathered, SGD):
+class FullBatchSGD(TwoBatches, SGD):
     """SGD on the full batch."""
 
 
-class FullBatchAdam(Gathered, Adam):
+class FullBatchAdam(TwoBatches, Adam):
     """Adam on the full batch."""
 
 
@@ -46,7 +46,7 @@ def model() -> nn.Module:
 
 
 def make() -> Task:
-    (x, y), validation = digits()  # the copy is made of the training part alone, so nothing leaks
+    (x, y), validation = digits()  # only the training part is repeated, so nothing leaks
     return Task(
         model,
         (torch.cat([x, x]), torch.cat([y, y])),

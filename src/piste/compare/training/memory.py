@@ -13,7 +13,7 @@ from ...torch_internals import record_allocations
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """The bytes an optimizer keeps between steps, counted over the tensors of its state."""
+    """The bytes of the tensors in an optimizer's state; each tensor counts once."""
     tensors: dict[int, torch.Tensor] = {}
 
     def collect(value: Any) -> None:
@@ -30,22 +30,22 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def allocated_during(action: Callable[[], Any]) -> int:
-    """The most memory that `action` held at once of what it allocated, in bytes, as PyTorch's allocators report it.
+def peak_bytes_during(action: Callable[[], Any]) -> int:
+    """The peak of the memory that `action` allocates, in bytes, as reported by PyTorch's allocators.
 
-    On the CPU every allocation is recorded by PyTorch's profiler; on a GPU its allocator keeps the peak itself.
+    On the CPU PyTorch's profiler records every allocation; on a GPU the allocator records the peak.
     """
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        peak = _recorded(action)
+        peak = _cpu_peak_during(action)
         return peak + torch.cuda.max_memory_allocated() - before
-    return _recorded(action)
+    return _cpu_peak_during(action)
 
 
-def _recorded(action: Callable[[], Any]) -> int:
+def _cpu_peak_during(action: Callable[[], Any]) -> int:
     is_collecting = gc.isenabled()
-    gc.disable()  # the garbage of others, freed meanwhile, would be counted
+    gc.disable()  # tensors of other owners, collected meanwhile, would be counted
     try:
         allocations = record_allocations(action)
     finally:

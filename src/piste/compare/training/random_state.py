@@ -1,4 +1,4 @@
-"""Random numbers of one's own, so that nothing outside a comparison notices it."""
+"""A private random state, so that a comparison does not affect random numbers elsewhere."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 
-class Randomness:
-    """A private stream of torch's, numpy's and Python's random numbers, in force inside `with`.
+class RandomState:
+    """A private stream of the random numbers of torch, numpy and Python, active inside `with`.
 
-    On leaving, the numbers outside go on as if nothing had happened; on entering again, the private ones do.
+    Leaving the block restores the outer streams as they were; entering it again continues the private ones.
 
-    >>> mine, before = Randomness(7), torch.get_rng_state()
-    >>> with mine:
+    >>> private, before = RandomState(7), torch.get_rng_state()
+    >>> with private:
     ...     a = torch.rand(2)
     >>> torch.equal(before, torch.get_rng_state())
     True
@@ -26,10 +26,10 @@ class Randomness:
         self._inside: tuple[Any, ...] | None = None
         self._outside: list[tuple[Any, ...]] = []
 
-    def __enter__(self) -> Randomness:
-        self._outside.append(_state())
+    def __enter__(self) -> RandomState:
+        self._outside.append(_get())
         if self._inside is not None:
-            _restore(self._inside)
+            _set(self._inside)
         else:
             torch.manual_seed(self.seed)
             np.random.seed(self.seed)
@@ -37,16 +37,16 @@ class Randomness:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._inside = _state()
-        _restore(self._outside.pop())
+        self._inside = _get()
+        _set(self._outside.pop())
 
 
-def _state() -> tuple[Any, ...]:
+def _get() -> tuple[Any, ...]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
 
 
-def _restore(state: tuple[Any, ...]) -> None:
+def _set(state: tuple[Any, ...]) -> None:
     cpu, cuda, numpy_state, python_state = state
     torch.set_rng_state(cpu)
     if cuda is not None:

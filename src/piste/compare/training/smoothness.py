@@ -1,7 +1,6 @@
-"""What is read off a run: how far the loss came down, how straight and how evenly, and how soon it was good enough.
+"""Measures of a training curve: descent share, evenness, and the steps to a target.
 
-Each measure is a pure function of a recorded curve. None changes when the loss is multiplied by a number, or when the
-curve goes on longer at the same pace.
+Each measure is a pure function of a recorded curve, and is invariant under scaling of the loss.
 """
 
 from __future__ import annotations
@@ -14,26 +13,26 @@ import torch
 
 
 def descent_share(curve: Sequence[float]) -> float:
-    """The share of all movement of the curve that was net descent: (L_0 - L_T) / sum over t of |L_t - L_(t-1)|.
+    """The net descent of a curve as a share of its total variation: (L_0 - L_T) / sum over t of |L_t - L_(t-1)|.
 
-    In [-1, 1]: 1 is a straight way down, 0 ends where it began, below 0 ends higher. NaN where nothing moved, or
-    where the curve isn't finite.
+    In [-1, 1]: 1 for a monotone descent, 0 if the curve ends where it started, negative if it ends higher. NaN for a
+    constant curve, and for a curve that is not finite.
 
     >>> descent_share([4.0, 2.0, 3.0, 1.0])
     0.6
     """
     if not all(map(math.isfinite, curve)):
         return math.nan
-    moved = math.fsum(abs(b - a) for a, b in itertools.pairwise(curve))
-    return (curve[0] - curve[-1]) / moved if moved else math.nan
+    variation = math.fsum(abs(b - a) for a, b in itertools.pairwise(curve))
+    return (curve[0] - curve[-1]) / variation if variation else math.nan
 
 
 def evenness(steps: Sequence[int], distances: Sequence[float]) -> float:
-    """How even the pace was: 1 - max over t of |(1 - d_t / d_0) - t / T|.
+    """How steadily the weights approach their final values: 1 - max over t of |(1 - d_t / d_0) - t / T|.
 
-    d_t is the distance of the weights at step t to where they ended, so 1 - d_t / d_0 is the share of the way covered
-    (taken within [0, 1]); t / T is the share of the steps taken. In [0, 1]: 1 moves as evenly as the clock, near 0
-    does everything at once or nothing until the end. NaN where the weights ended where they began.
+    d_t is the distance between the weights at step t and the final weights, so 1 - d_t / d_0 is the share of the way
+    covered (clamped to [0, 1]); t / T is the share of the steps taken. In [0, 1]: 1 for a constant pace, near 0 if all
+    movement happens at once. NaN if the weights end where they started.
 
     >>> evenness([0, 10, 20], [8.0, 4.0, 0.0])
     1.0
@@ -47,10 +46,10 @@ def evenness(steps: Sequence[int], distances: Sequence[float]) -> float:
     return 1 - max(abs(share - t / steps[-1]) for share, t in zip(covered, steps, strict=True))
 
 
-def steps_to(target: float, steps: Sequence[int], values: Sequence[float], higher_is_better: bool) -> int | None:
-    """The first evaluated step at which the metric is as good as `target`; None if it never is.
+def steps_to_target(target: float, steps: Sequence[int], values: Sequence[float], higher_is_better: bool) -> int | None:
+    """The first evaluated step at which the metric reaches `target`; None if it never does.
 
-    >>> steps_to(0.9, [0, 10, 20], [0.1, 0.91, 0.89], higher_is_better=True)
+    >>> steps_to_target(0.9, [0, 10, 20], [0.1, 0.91, 0.89], higher_is_better=True)
     10
     """
     for step, value in zip(steps, values, strict=True):
@@ -60,10 +59,10 @@ def steps_to(target: float, steps: Sequence[int], values: Sequence[float], highe
 
 
 class WeightTrace:
-    """The weights at the evaluated steps: all of them, or a fixed random sample where there are more than `limit`.
+    """The weights at the evaluated steps: all of them, or a fixed random sample of about `limit`.
 
-    The sample keeps memory bounded; a ratio of distances is estimated by it without bias worth mentioning, because
-    the same weights are taken at every step.
+    The sample bounds the memory. It uses the same weights at every step, so the bias of a ratio of distances is
+    negligible.
     """
 
     def __init__(self, parameters: Sequence[torch.Tensor], limit: int = 100_000) -> None:
@@ -78,7 +77,7 @@ class WeightTrace:
         self.points: list[torch.Tensor] = []
 
     def record(self) -> None:
-        """Keep a copy of the weights as they are now."""
+        """Copy the current weights."""
         parts = []
         for p, indices in zip(self.parameters, self._indices, strict=True):
             flat = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
@@ -87,6 +86,6 @@ class WeightTrace:
         self.points.append(torch.cat(parts))
 
     def distances(self) -> list[float]:
-        """The distance of every recorded point to the last one."""
+        """The distance between every recorded point and the last one."""
         end = self.points[-1]
         return [float(torch.linalg.vector_norm(point - end)) for point in self.points]

@@ -1,4 +1,4 @@
-"""How many threads the runs take."""
+"""The number of threads that a run uses."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import torch
 
-SMALL = 1_000_000
-"""A model with fewer weights runs on one thread: more would spend their time waiting for each other."""
+SINGLE_THREAD_MAX_PARAMETERS = 1_000_000
+"""Smaller models run on one thread: several threads would spend their time waiting for each other."""
 
 
 @contextlib.contextmanager
-def one_thread(wanted: bool = True) -> Iterator[None]:
-    """One thread for PyTorch inside `with`, if wanted, and as many as before afterwards."""
+def one_thread(enabled: bool = True) -> Iterator[None]:
+    """Run PyTorch on one thread inside `with`, if `enabled`, and restore the number of threads afterwards."""
     before = torch.get_num_threads()
-    if wanted:
+    if enabled:
         torch.set_num_threads(1)
     try:
         yield

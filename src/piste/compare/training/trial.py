@@ -1,77 +1,44 @@
-"""One training run: the same start and the same batches for everyone, watched on fixed examples at fixed steps."""
+"""One training run: the same start and the same batches for every candidate, evaluated at fixed steps."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from ...errors import InvalidValue
-from ..candidates import Candidate, Loss, default_rate
+from ..candidates import Candidate, Loss, default_lr
 from ..data import Batch, Data
 from ..metrics import Metric
-from ..search_space import settings, spoken
+from ..results import Result
 from ..task import Task
-from .memory import allocated_during, state_bytes
-from .random_state import Randomness
+from .memory import peak_bytes_during, state_bytes
+from .random_state import RandomState
 from .smoothness import WeightTrace, descent_share, evenness
 
-EXPLODED = 1000.0
-"""A run has diverged when its loss is this many times its first one above it, or isn't finite."""
-WARMUP = 2
-"""Steps whose memory is measured, and whose time isn't."""
-PATH_WEIGHTS = 2
-"""Up to this many weights the whole path is kept, to be drawn."""
+DIVERGENCE_FACTOR = 1000.0
+"""A run has diverged if its loss rises by this multiple of its first loss, or is not finite."""
+WARMUP_STEPS = 2
+"""Steps whose memory is measured, and whose time is not."""
+MAX_PATH_PARAMETERS = 2
+"""The whole path of the weights is recorded for models with at most this number of parameters."""
+
+EvaluationCallback = Callable[[int, float, float], None]
+"""Called with (step, loss, metric) after each evaluation; may raise `Pruned`."""
 
 
-@dataclass
-class Result:
-    """What a run left behind. Curves are on fixed examples: `losses` of training, `metrics` of validation."""
-
-    candidate: str
-    optimizer: str
-    loss: str
-    seed: int
-    lr: float | None
-    status: str = "done"  # or "diverged", or "stopped" by a search that had seen better
-    note: str = ""
-    role: str = "judged"  # or "search", or "default": the default setting beside the tuned one
-    steps: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    metrics: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)  # of every validation example, at the end
-    step_seconds: float = math.nan
-    seconds: float = math.nan  # of the whole run
-    state_bytes: int = 0
-    peak_bytes: int = 0
-    descent_share: float = math.nan
-    evenness: float = math.nan
-    path: list[list[float]] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)  # that a search set, beside the rate
-
-    @property
-    def diverged(self) -> bool:
-        return self.status == "diverged"
-
-
-Watch = Callable[[int, float, float], None]
-"""Called with (step, loss, metric) whenever a run is evaluated; it may raise to end the run."""
-
-
-class Stopped(Exception):
-    """Raised by a watcher to end a run that is hopeless."""
+class Pruned(Exception):
+    """Raised by an evaluation callback to end a trial that can't become the best."""
 
 
 class Diverged(Exception):
-    """A run whose loss is no longer a sensible number; the text says where."""
+    """The loss of a run is not finite or far above its start; the text gives the step."""
 
 
 def run_trial(
@@ -83,36 +50,49 @@ def run_trial(
     seed: int,
     steps: int,
     role: str = "judged",
-    watch: Watch | None = None,
+    on_evaluate: EvaluationCallback | None = None,
 ) -> Result:
-    """Train a model of its own for `steps` steps, and report."""
+    """Train a new model for `steps` steps.
+
+    Args:
+        task: The task whose model is trained.
+        data: The batches and the evaluation sets.
+        metric: The metric of the evaluations.
+        candidate: The optimizer, its options, and the loss.
+        seed: The seed of the weights, the batches and all random numbers.
+        steps: The number of training steps.
+        role: The role in the result; see `Result`.
+        on_evaluate: Called after each evaluation.
+    """
     model = task.new_model(seed)
     trainable = [p for p in model.parameters() if p.requires_grad]
     loss_function, trace = candidate.new_loss(), WeightTrace(trainable)
-    with Randomness(seed):
+    with RandomState(seed):
         result = Result(
             candidate.name, candidate.optimizer, candidate.loss, seed, candidate.lr, role=role,
             options=dict(candidate.options),
         )  # fmt: skip
-        run = Run(model, loss_function, candidate, data, metric, result, trace, watch)
+        run = TrainingRun(model, loss_function, candidate, data, metric, result, trace, on_evaluate)
         try:
             run.train(steps)
         except Diverged as diverged:
             result.status, result.note = "diverged", str(diverged)
-        except Stopped as stopped:
-            result.status, result.note = "stopped", str(stopped)
+        except Pruned as pruned:
+            result.status, result.note = "stopped", str(pruned)
     result.step_seconds = statistics.median(run.seconds) if run.seconds else math.nan
     if result.status == "done":
         result.scores = run.scores.tolist() if run.scores.dim() else []
         result.descent_share = descent_share(result.losses)
         result.evenness = evenness(result.steps, trace.distances())
-    if trace.points[0].numel() <= PATH_WEIGHTS:
+    if trace.points[0].numel() <= MAX_PATH_PARAMETERS:
         result.path = [point.tolist() for point in trace.points]
     return result
 
 
 @dataclass
-class Run:
+class TrainingRun:
+    """A run in progress: the model, its loss and optimizer, and the curves so far."""
+
     model: torch.nn.Module
     loss_function: Loss
     candidate: Candidate
@@ -120,62 +100,63 @@ class Run:
     metric: Metric
     result: Result
     trace: WeightTrace
-    watch: Watch | None
+    on_evaluate: EvaluationCallback | None
     seconds: list[float] = field(default_factory=list)
     optimizer: torch.optim.Optimizer = field(init=False)
     scores: torch.Tensor = field(init=False)
 
     def train(self, steps: int) -> None:
-        looks = set(self.data.looks(steps))
-        self.look(0)
+        evaluation_steps = set(self.data.evaluation_steps(steps))
+        self.evaluate(0)
         batches = self.data.batches(self.result.seed)
-        opening = [next(batches) for _ in range(min(WARMUP, steps))]
-        # The first steps make the state and the gradients: their memory is measured, and their time is not.
-        self.result.peak_bytes = allocated_during(functools.partial(self.start, opening))
+        warmup = [next(batches) for _ in range(min(WARMUP_STEPS, steps))]
+        # The first steps allocate the state and the gradients: their memory is measured, and their time is not.
+        self.result.peak_bytes = peak_bytes_during(functools.partial(self.start, warmup))
         self.result.state_bytes = state_bytes(self.optimizer)
-        if looks & set(range(1, len(opening) + 1)):
-            self.look(len(opening), last=steps == len(opening))
-        for step in range(len(opening) + 1, steps + 1):
+        if evaluation_steps & set(range(1, len(warmup) + 1)):
+            self.evaluate(len(warmup), last=steps == len(warmup))
+        for step in range(len(warmup) + 1, steps + 1):
             x, y = next(batches)
             started = time.perf_counter()
             self.step(x, y, step)
             self.seconds.append(time.perf_counter() - started)
-            if step in looks:
-                self.look(step, last=step == steps)
+            if step in evaluation_steps:
+                self.evaluate(step, last=step == steps)
 
-    def start(self, opening: list[Batch]) -> None:
+    def start(self, batches: list[Batch]) -> None:
+        """Make the optimizer and do the first steps."""
         self.optimizer = self.candidate.new_optimizer(self.model.parameters())
-        if self.result.lr is None:  # a rate is what its maker was given, whatever it makes of it for some weights
-            self.result.lr = default_rate(self.candidate.make) or _rate(self.optimizer)
-        for step, (x, y) in enumerate(opening, 1):
+        if self.result.lr is None:  # the rate is the argument's default, even if some groups have their own
+            self.result.lr = default_lr(self.candidate.make) or _first_lr(self.optimizer)
+        for step, (x, y) in enumerate(batches, 1):
             self.step(x, y, step)
 
     def step(self, x: torch.Tensor, y: torch.Tensor, step: int) -> None:
         self.optimizer.zero_grad()
-        loss = self.loss_of(self.model, x, y, step)
+        loss = self.compute_loss(x, y, step)
         loss.backward()
         self.optimizer.step()
-        if not math.isfinite(loss.item()):  # also waits for a GPU, so that the time is the step's
+        if not math.isfinite(loss.item()):  # also waits for a GPU, so that the measured time is the step's
             raise Diverged(f"the training loss was {loss.item()} at step {step}")
 
-    def loss_of(self, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, step: int) -> torch.Tensor:
-        output = model(x)
+    def compute_loss(self, x: torch.Tensor, y: torch.Tensor, step: int) -> torch.Tensor:
+        output = self.model(x)
         try:
             return self.loss_function(output, y)
         except Exception as error:
-            if not bool(torch.isfinite(output).all()):  # some losses refuse what a diverged model puts out
+            if not bool(torch.isfinite(output).all()):  # some losses reject the outputs of a diverged model
                 raise Diverged(f"the model's output was not finite at step {step}") from error
             raise InvalidValue(f"{self.result.candidate} stopped at step {step}: {error}") from error
 
     @torch.no_grad()
-    def look(self, step: int, *, last: bool = False) -> None:
-        """Evaluate: the metric on a part of a large validation set, and on all of it at the last step."""
+    def evaluate(self, step: int, *, last: bool = False) -> None:
+        """Record the loss and the metric: on a part of a large validation set, and on all of it at the last step."""
         result, data = self.result, self.data
-        held_out, targets = (data.validation, data.targets) if last else (data.glanced, data.glanced_targets)
-        with evaluating(self.model):
-            total = sum(self.loss_of(self.model, x, y, step).item() * len(y) for x, y in data.fixed)
-            outputs = torch.cat([self.model(x) for x, _ in held_out])
-        loss = total / sum(len(y) for _, y in data.fixed)
+        validation, targets = (data.validation, data.targets) if last else (data.quick_validation, data.quick_targets)
+        with evaluation_mode(self.model):
+            total = sum(self.compute_loss(x, y, step).item() * len(y) for x, y in data.training_sample)
+            outputs = torch.cat([self.model(x) for x, _ in validation])
+        loss = total / sum(len(y) for _, y in data.training_sample)
         scores = self.metric.scores(outputs, targets)
         value = self.metric.finish(float(scores.mean()))
         result.steps.append(step)
@@ -185,15 +166,15 @@ class Run:
         self.trace.record()
         if not (math.isfinite(loss) and math.isfinite(value)):
             raise Diverged(f"the loss was {loss:.3g} and {self.metric.name} {value:.3g} at step {step}")
-        if loss - result.losses[0] > EXPLODED * abs(result.losses[0]) > 0:
+        if loss - result.losses[0] > DIVERGENCE_FACTOR * abs(result.losses[0]) > 0:
             raise Diverged(f"the loss rose from {result.losses[0]:.3g} to {loss:.3g} at step {step}")
-        if self.watch:
-            self.watch(step, loss, value)
+        if self.on_evaluate:
+            self.on_evaluate(step, loss, value)
 
 
 @contextlib.contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards every module in the mode it was in."""
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside `with`; afterwards every module is in its previous mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -203,45 +184,6 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def check(
-    task: Task, data: Data, metric: Metric | None, candidates: list[Candidate]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put one small batch through model, losses, metric and optimizers, so that mistakes are told before training.
-
-    Returns the outputs and targets of that batch.
-    """
-    model = task.new_model(0)
-    x, y = data.fixed[0]
-    with Randomness(0), evaluating(model):
-        output = _told("the model refused a batch of the training data", model, x)
-        if not isinstance(output, torch.Tensor):
-            raise InvalidValue(f"the model must return a tensor; it returned {type(output).__name__}.")
-        for candidate in {c.loss: c for c in candidates}.values():
-            loss = _told(f"the loss `{candidate.loss}` refused the model's output", candidate.new_loss(), output, y)
-            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-                got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-                raise InvalidValue(
-                    f"the loss `{candidate.loss}` must return one number, a scalar tensor; received {got}."
-                )
-            if not loss.requires_grad:
-                raise InvalidValue(f"the loss `{candidate.loss}` doesn't depend on the model's weights: no gradient.")
-        if metric is not None:
-            _told(f"the metric `{metric.name}` refused the model's output", metric.scores, output.detach(), y)
-    for candidate in {c.optimizer: c for c in candidates}.values():
-        for options in settings(candidate.knobs):
-            chosen, of = dataclasses.replace(candidate, options=options), f" with {spoken(options)}" * bool(options)
-            _told(f"{candidate.optimizer}{of} could not be built", chosen.new_optimizer, model.parameters())
-    return output.detach(), y
-
-
-def _told(what: str, function: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return function(*args)
-    except Exception as error:
-        text = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InvalidValue(f"{what}: {text}") from error
-
-
-def _rate(optimizer: torch.optim.Optimizer) -> float | None:
+def _first_lr(optimizer: torch.optim.Optimizer) -> float | None:
     lr = optimizer.param_groups[0].get("lr")
     return None if lr is None else float(lr)

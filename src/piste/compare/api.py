@@ -1,0 +1,170 @@
+"""The functions `compare` and `compare_task`, which prepare, run, summarize and report a comparison."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ..errors import InvalidType
+from .analysis.summary import summarize
+from .budget import estimate, parse_duration
+from .comparison import Comparison
+from .execution.interrupts import Interrupts
+from .execution.scheduler import run_plan
+from .execution.select import select_executor
+from .execution.store import open_store
+from .plan import make_plan
+from .report.files import make_output_folder
+from .report.progress import make_display
+from .report.trackers import with_trackers
+from .requirements import require
+from .task import Task
+from .training.random_state import RandomState
+from .training.threads import SINGLE_THREAD_MAX_PARAMETERS, one_thread
+
+
+def compare(
+    model: Any,
+    data: Any,
+    *,
+    loss: Any = None,
+    optimizers: Any = None,
+    metric: Any = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    seeds: int | None = None,
+    lr: Any = None,
+    target: float | None = None,
+    trials: int | None = None,
+    search: Any = None,
+    budget: Any = None,
+    out: Any = None,
+    fresh: bool = False,
+    storage: str | None = None,
+    jobs: int = 1,
+    ray: str | None = None,
+    track: Any = None,
+    progress: bool | None = None,
+) -> Comparison:
+    """Train copies of a model with several optimizers and losses, from the same weights on the same batches.
+
+    The model, the data and the global random state stay unchanged. A run that diverges is a row of the table, not an
+    error. docs/compare.md defines every number.
+
+    Args:
+        model: An nn.Module, or a function that makes one. With a function each seed has its own initial weights; with a
+            module every seed starts from the weights of the module.
+        data: (train, validation), each a pair of tensors (X, y), a Dataset, a DataLoader, or a function that makes one
+            of these.
+        loss: A name ("cross_entropy"), a module, a function (output, target) -> scalar, or a list or dict of these.
+            None selects cross entropy for class indices and MSE for numbers.
+        optimizers: Names, classes, or a dict of name -> class or function of the parameters. None selects SGD, RMSprop,
+            Adagrad, Adadelta, Adam, AdamW and Adamax; "all" every optimizer of Piste.
+        metric: "accuracy", "rmse", "mae", "r2", a `Metric`, or (function, "max" or "min"); None infers it from the
+            targets. Candidates are ranked by the metric alone, never by the value of their loss.
+        epochs: The length of a run in passes over the training data (10).
+        steps: The length of a run in steps, instead of `epochs`.
+        batch_size: Examples per batch; an incomplete batch at the end of an epoch is skipped. A DataLoader keeps its
+            own.
+        seed: The first seed.
+        seeds: The number of seeds (5).
+        lr: One learning rate for all optimizers, or a dict by name; None uses the defaults.
+        target: The metric that counts as learned; None takes 90 % of the way from the start to the best candidate.
+        trials: Number of learning rates to try per candidate and seed, on held-out seeds. Defaults to 1 (no search).
+            The first trial is the default rate; the others are Optuna's choice within three decades to either side.
+        search: Other options to search, such as {"momentum": [0, 0.9]}, for every optimizer that takes them. The
+            default is always among the values and comes first.
+        budget: A time, such as "3m", or a number of seconds. Seeds, trials and length that are not given are chosen to
+            fit into it, equally for all candidates, after measuring a few steps.
+        out: A folder for the report, figures and numbers; None writes nothing. Each finished run is stored there at
+            once: the same call resumes an interrupted comparison, and another comparison is rejected.
+        fresh: Whether to discard the runs in `out`.
+        storage: The address of a database for finished runs, such as postgresql://user@host/database; None stores them
+            in an SQLite file in `out`. The name of `out` (or of the model) identifies the comparison there.
+        jobs: The number of runs at a time, each in its own process; 1 runs them in this process.
+        ray: "auto" or the address of a Ray cluster for the runs.
+        track: "mlflow", "tensorboard" or both: log each finished run and the report there.
+        progress: True prints progress, False prints nothing; None shows a live table if stdout is a terminal.
+
+    Returns:
+        A `Comparison`, which prints as a table with a verdict.
+
+    Raises:
+        InvalidValue: If an argument is out of range; before any training.
+        InvalidType: If an argument has the wrong type; before any training.
+
+    Example:
+        >>> import piste, torch
+        >>> x = torch.linspace(-1, 1, 32).unsqueeze(1)
+        >>> found = piste.compare(
+        ...     torch.nn.Linear(1, 1), ((x, 3 * x), (x, 3 * x)), optimizers=["SGD", "Adam"], lr=0.1, epochs=5, seeds=2
+        ... )
+        >>> sorted(row.name for row in found.rows)
+        ['Adam', 'SGD']
+    """
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise InvalidType(
+            f"`data` must be (train, validation), each a pair of tensors (X, y), a Dataset or a DataLoader; "
+            f"received {type(data).__name__}{f' of {len(data)}' if isinstance(data, (tuple, list)) else ''}."
+        )
+    name = type(model).__name__ if hasattr(model, "parameters") else getattr(model, "__name__", "model")
+    train, validation = data
+    task = Task(model, train, validation, loss=loss, metric=metric, batch_size=batch_size, target=target, name=name)
+    return compare_task(
+        task, optimizers=optimizers, epochs=epochs, steps=steps, seed=seed, seeds=seeds, lr=lr, trials=trials,
+        search=search, budget=budget, out=out, fresh=fresh, storage=storage, jobs=jobs, ray=ray, track=track,
+        progress=progress,
+    )  # fmt: skip
+
+
+def compare_task(
+    task: Task,
+    *,
+    optimizers: Any = None,
+    losses: Any = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    seeds: int | None = None,
+    lr: Any = None,
+    trials: int | None = None,
+    search: Any = None,
+    budget: Any = None,
+    out: Any = None,
+    fresh: bool = False,
+    storage: str | None = None,
+    jobs: int = 1,
+    ray: str | None = None,
+    track: Any = None,
+    progress: bool | None = None,
+) -> Comparison:
+    """Compare optimizers and losses on a `Task`, with the arguments of `piste.compare`.
+
+    `optimizers`, `losses` and `epochs` replace those of the task.
+    """
+    require("`piste.compare`")
+    began = time.perf_counter()
+    folder = None if out is None else make_output_folder(out)
+    listener = with_trackers(make_display(progress), track, folder)
+    with Interrupts() as interrupts:
+        with RandomState(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0):
+            plan = make_plan(
+                task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials, epochs=epochs,
+                steps=steps, budget=None if budget is None else parse_duration(budget), search=search,
+            )  # fmt: skip
+            store = open_store(folder, storage, task.name, fresh)
+            plan.adopt(store.settings)
+            with (
+                one_thread(plan.n_parameters < SINGLE_THREAD_MAX_PARAMETERS),
+                select_executor(plan, jobs, ray, listener.on_evaluate) as executor,
+            ):
+                if plan.undecided or listener.is_visible:
+                    estimate(plan, executor.workers)
+                store.bind(plan)
+                runs, interrupted, left_out = run_plan(plan, store, listener, executor, interrupts, began)
+            comparison = Comparison.of(summarize(plan, runs, interrupted, left_out))
+        files = [] if folder is None else comparison.save(folder)
+        listener.on_report(comparison, files)
+    return comparison

@@ -1,0 +1,145 @@
+"""The data that a comparison produces: runs, table rows, the verdict, and the summary that reports read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+LEVEL = 0.05
+"""The significance level of every test, and one minus the confidence of every interval."""
+
+
+@dataclass
+class Result:
+    """The record of one run. `losses` and `metrics` are evaluated on fixed examples at `steps`.
+
+    Attributes:
+        status: "done", "diverged", or "stopped" for a search trial that was pruned.
+        note: The reason where the status is not "done".
+        role: "judged" for a final run, "search" for a search trial, "default" for a final run at the default options.
+        losses: Training loss on the fixed training examples.
+        metrics: Validation metric.
+        scores: The metric's score of each validation example at the end of the run.
+        step_seconds: Median time of a training step.
+        seconds: Time of the whole run.
+        path: The weights at every evaluation, for models with at most two.
+        options: Optimizer options set by a search, other than the learning rate.
+    """
+
+    candidate: str
+    optimizer: str
+    loss: str
+    seed: int
+    lr: float | None
+    status: str = "done"
+    note: str = ""
+    role: str = "judged"
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    metrics: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    step_seconds: float = math.nan
+    seconds: float = math.nan
+    state_bytes: int = 0
+    peak_bytes: int = 0
+    descent_share: float = math.nan
+    evenness: float = math.nan
+    path: list[list[float]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def diverged(self) -> bool:
+        return self.status == "diverged"
+
+
+@dataclass
+class Runs:
+    """The results of a plan: final runs, final runs at the default options, and search trials."""
+
+    results: list[Result] = field(default_factory=list)
+    defaults: list[Result] = field(default_factory=list)
+    tries: list[Result] = field(default_factory=list)
+
+    def __add__(self, other: Runs) -> Runs:
+        return Runs(self.results + other.results, self.defaults + other.defaults, self.tries + other.tries)
+
+
+@dataclass
+class Row:
+    """One candidate over all its seeds: means of metrics, losses and shares; medians of rates, steps and seconds.
+
+    `options` are the options found by most searches, and `lr` is the median of the rates found with these options.
+    """
+
+    name: str
+    optimizer: str
+    loss: str
+    lr: float | None
+    metric: float
+    low: float
+    high: float
+    training_loss: float
+    steps_to_target: float | None
+    reached: int
+    seeds: int
+    diverged: int
+    note: str
+    step_seconds: float
+    state_bytes: int
+    peak_bytes: int
+    descent_share: float
+    evenness: float
+    default_metric: float = math.nan
+    lr_width: float = math.nan
+    options: dict[str, Any] = field(default_factory=dict)
+    seconds_to_target: float | None = None
+
+
+@dataclass
+class Verdict:
+    """The best candidate and the group of candidates that are not significantly worse.
+
+    `p_values` are those of the difference between each other candidate and the best, corrected.
+    """
+
+    sentence: str
+    best: str | None = None
+    group: list[str] = field(default_factory=list)
+    p_values: dict[str, float] = field(default_factory=dict)
+    test: str = ""
+    level: float = LEVEL
+    limits: str = ""
+    recommendation: str = ""
+    code: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(
+            part for part in (self.sentence, self.test, self.limits, self.recommendation, self.code) if part
+        )
+
+
+@dataclass
+class Summary:
+    """A comparison as reports read it: `rows` best first, `results` with every curve, and the `verdict`.
+
+    `defaults` are the final runs at the default options of a comparison that searched, and `tries` its search trials.
+    `interrupted` and `left_out` say in a sentence why runs are missing; both are empty for a complete comparison.
+    """
+
+    name: str
+    about: str
+    metric: str
+    higher_is_better: bool
+    target: float
+    target_meaning: str
+    settings: dict[str, Any]
+    rows: list[Row]
+    results: list[Result]
+    verdict: Verdict
+    interrupted: str = ""
+    left_out: str = ""
+    defaults: list[Result] = field(default_factory=list)
+    tries: list[Result] = field(default_factory=list)
+    picture: Callable[[Any], Any] | None = field(default=None, repr=False)
