@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from piste.compare import Task, compare_task, tasks
-from piste.compare.plan import Plan, prepare
-from piste.compare.training.threads import SMALL, one_thread
+from piste.compare.plan import Plan, make_plan
+from piste.compare.training.threads import SINGLE_THREAD_MAX_PARAMETERS, one_thread
 
 from .timing import Step, listed, machine, shown
 
@@ -37,7 +37,7 @@ def photographs() -> Task:
 
 def rehearse(plan: Plan, evaluates: bool) -> None:
     """The loops: every candidate with every seed, evaluated where the comparison does, or at the end alone."""
-    looks = set(plan.data.looks(plan.steps)) if evaluates else {plan.steps}
+    looks = set(plan.data.evaluation_steps(plan.steps)) if evaluates else {plan.steps}
     for seed in plan.seeds:
         for candidate in plan.candidates:
             model, loss = plan.task.new_model(seed), candidate.new_loss()
@@ -65,9 +65,9 @@ def _batches(plan: Plan, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor
 @torch.no_grad()
 def _evaluate(plan: Plan, model: nn.Module, loss: object, last: bool) -> None:
     model.eval()
-    for x, y in plan.data.fixed:
+    for x, y in plan.data.training_sample:
         loss(model(x), y).item()  # type: ignore[operator]
-    held_out = plan.data.validation if last else plan.data.glanced
+    held_out = plan.data.validation if last else plan.data.quick_validation
     outputs = torch.cat([model(x) for x, _ in held_out])
     targets = torch.cat([y for _, y in held_out])
     plan.metric.scores(outputs, targets).mean().item()
@@ -103,7 +103,7 @@ def _in_turns(contenders: Mapping[str, Step], rounds: int) -> dict[str, list[flo
 
 def _row(task: Task, options: argparse.Namespace) -> str:
     chosen = {"optimizers": options.optimizers, "seeds": options.seeds}
-    plan = prepare(task, **chosen)
+    plan = make_plan(task, **chosen)
     found = compare_task(task, **chosen, progress=False)  # compiles what is to be compiled
 
     def compare() -> None:
@@ -120,7 +120,7 @@ def _row(task: Task, options: argparse.Namespace) -> str:
         "compare": compare,
         "report": report,
     }
-    with one_thread(plan.weights < SMALL):
+    with one_thread(plan.n_parameters < SINGLE_THREAD_MAX_PARAMETERS):
         took = {name: statistics.median(times) for name, times in _in_turns(contenders, options.rounds).items()}
     bare, both, whole = took["bare"], took["evaluating"], took["compare"]
     times = " | ".join(map(shown, (bare, both, whole)))

@@ -61,7 +61,7 @@ def test_a_comparison_from_a_task_file(run, tmp_path):
     assert "| candidate | lr | accuracy (higher is better) |" in done.output
     assert re.search(r"\| Adam.* \| 0.1 \|", done.output)
     assert re.search(r"\| SGD.* \| 0.001 \|", done.output)
-    assert "With 2 seeds only large differences show" in done.output
+    assert "With 2 seeds only large differences can be detected" in done.output
     assert "Report, curves and numbers are in here/: open here/report.html." in done.output
     numbers = json.loads((tmp_path / "here" / "results.json").read_text())
     assert numbers["settings"]["seeds"] == [0, 1]
@@ -85,7 +85,7 @@ REFUSED = [
     (["my_task.py:mkae"], "piste: my_task.py has no function `mkae`. Did you mean `make`?"),
     (["my_task.py", "--optimizers", "adm"], "piste: unknown optimizer `adm`. Did you mean `Adam`"),
     (["my_task.py", "--losses", "cross_entrop"], "Did you mean `cross_entropy`?"),
-    (["my_task.py", "--losses", "mse"], "piste: the loss `mse` refused the model's output"),
+    (["my_task.py", "--losses", "mse"], "piste: the loss `mse` failed on the model's output"),
     (["my_task.py", "--epochs", "0"], "piste: `epochs` must be a whole number, at least 1; received 0."),
     (["my_task.py", "--seeds", "0"], "piste: `seeds` must be a whole number from 1 to 1000; received 0."),
     (["my_task.py", "--seed", "-3"], "piste: `seed` must be a whole number from 0 to"),
@@ -96,7 +96,7 @@ REFUSED = [
         "piste: --lr must be a number (0.01) or numbers by name (adam=0.01,sgd=0.1); received",
     ),
     (["my_task.py", "--lr", "adam=0.1=2"], "piste: --lr must be a number"),
-    (["my_task.py", "--lr", "adamm=0.1"], "piste: `lr` names `adamm`, which doesn't take part."),
+    (["my_task.py", "--lr", "adamm=0.1"], "piste: `lr` names `adamm`, which is not in this comparison."),
     (["my_task.py", "--out", "my_task.py"], "piste: the output folder my_task.py can't be written: File exists."),
 ]
 
@@ -198,7 +198,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path):
             break
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 130, rest
-    assert re.search(r"Interrupted after \d+ of 2000 runs; what was done is kept.", rest)
+    assert re.search(r"Interrupted after \d+ of 2000 runs; finished runs are kept.", rest)
     assert "Traceback" not in rest
     assert json.loads((tmp_path / "piste-compare" / "results.json").read_text())["results"]
 

@@ -7,10 +7,10 @@ import types
 import pytest
 
 from piste.compare import budget, compare_task
-from piste.compare.budget import as_seconds, fit, needed
-from piste.compare.execution import scheduler as carry_out
-from piste.compare.plan import prepare
-from piste.compare.training.timing import Pace, measure
+from piste.compare.budget import estimated_seconds, fit_to_budget, parse_duration
+from piste.compare.execution import scheduler
+from piste.compare.plan import make_plan
+from piste.compare.training.timing import StepCost, measure_step_costs
 from piste.errors import InvalidType, InvalidValue
 from tests.compare.small import task
 
@@ -21,13 +21,13 @@ BOTH = ["SGD", "Adam"]
     ("text", "seconds"), [("90s", 90), ("3m", 180), ("1h30m", 5400), ("1.5 M", 90), ("2m 5s", 125), (7, 7), (0.5, 0.5)]
 )
 def test_a_time_is_read(text, seconds):
-    assert as_seconds(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("wrong", ["", "3", "three", "3d", "m", "-3m", "3m later", 0, -1, float("nan"), float("inf")])
 def test_what_is_no_time_is_refused(wrong):
     with pytest.raises(InvalidValue) as caught:
-        as_seconds(wrong)
+        parse_duration(wrong)
     assert str(caught.value) == (
         f"`budget` must be a time such as 90s, 3m or 1h30m, or a number of seconds above 0; received {wrong!r}."
     )
@@ -35,17 +35,17 @@ def test_what_is_no_time_is_refused(wrong):
 
 def test_what_is_neither_is_refused():
     with pytest.raises(InvalidType, match="received True"):
-        as_seconds(True)
+        parse_duration(True)
     with pytest.raises(InvalidType, match=r"received \[3\]"):
-        as_seconds([3])
+        parse_duration([3])
 
 
 def fitted(seconds, run, workers=1, **options):
     """The plan of two candidates whose runs take `run` seconds, at their full length of 600 steps, within a budget."""
-    plan = prepare(task(epochs=200), optimizers=BOTH, budget=seconds, **options)
-    paces = {name: Pace(start=0.1 * run, look=0.0, step=0.9 * run / plan.steps) for name in BOTH}
-    fit(plan, paces, workers)
-    assert needed(plan, paces, workers, len(plan.seeds), plan.trials, plan.steps) <= seconds
+    plan = make_plan(task(epochs=200), optimizers=BOTH, budget=seconds, **options)
+    paces = {name: StepCost(start=0.1 * run, evaluation=0.0, step=0.9 * run / plan.steps) for name in BOTH}
+    fit_to_budget(plan, paces, workers)
+    assert estimated_seconds(plan, paces, workers, len(plan.seeds), plan.trials, plan.steps) <= seconds
     return len(plan.seeds), plan.trials, plan.steps
 
 
@@ -79,36 +79,36 @@ def test_a_budget_for_nothing_is_refused_with_one_that_would_do():
         fitted(5, 10)
     # 3 x 2 x (1 + 9 x 50 / 600) = 10.5 s; (10.5 + 3) / 0.85 = 15.9 s
     assert str(caught.value) == (
-        "a budget of 5s is too short for 2 candidates: 3 seeds of 50 steps, the least that tells something, take about "
-        "16s. Give --budget 20s (budget=) or fewer candidates."
+        "`budget` of 5s is too short for 2 candidates: the minimum (3 seeds of 50 steps) takes about 16s. "
+        "Help: give --budget 20s (budget=) or fewer candidates."
     )
-    with pytest.raises(InvalidValue, match="3 seeds of 600 steps and 4 trials, the least"):
+    with pytest.raises(InvalidValue, match=r"the minimum \(3 seeds of 600 steps and 4 trials\)"):
         fitted(5, 10, epochs=200, trials=4)
 
 
 def test_paces_are_measured_and_leave_no_trace():
-    plan = prepare(task(), optimizers=BOTH)
+    plan = make_plan(task(), optimizers=BOTH)
     before = [p.clone() for p in plan.task.new_model(0).parameters()]
-    paces = measure(plan)
+    paces = measure_step_costs(plan)
     assert set(paces) == set(BOTH)
     for pace in paces.values():
-        assert min(pace.start, pace.look, pace.step) > 0
-        assert pace.run(1000, 17) == pytest.approx(pace.start + 17 * pace.look + 1000 * pace.step)
+        assert min(pace.start, pace.evaluation, pace.step) > 0
+        assert pace.run_seconds(1000, 17) == pytest.approx(pace.start + 17 * pace.evaluation + 1000 * pace.step)
     assert all((a == b).all() for a, b in zip(before, plan.task.new_model(0).parameters(), strict=True))
 
 
 def test_a_diverging_candidate_has_a_pace():
-    paces = measure(prepare(task(), optimizers=["SGD"], lr=1e38))
-    assert paces["SGD"].run(10, 17) > 0
+    paces = measure_step_costs(make_plan(task(), optimizers=["SGD"], lr=1e38))
+    assert paces["SGD"].run_seconds(10, 17) > 0
 
 
 def test_it_goes_on_with_what_was_decided(tmp_path, monkeypatch):
     options = {"optimizers": BOTH, "budget": "8s", "trials": 1, "out": tmp_path, "progress": False}
-    monkeypatch.setattr(carry_out, "time", types.SimpleNamespace(perf_counter=lambda: 0.0))  # however slow it is here
+    monkeypatch.setattr(scheduler, "time", types.SimpleNamespace(perf_counter=lambda: 0.0))  # however slow it is here
     first = compare_task(task(), **options)
     decided = {name: first.settings[name] for name in ("seeds", "trials", "steps")}
     assert first.settings["budget"] == 8
-    monkeypatch.setattr(budget, "measure", lambda plan: pytest.fail("measured again"))
+    monkeypatch.setattr(budget, "measure_step_costs", lambda plan: pytest.fail("measured again"))
     again = compare_task(task(), **options)
     assert {name: again.settings[name] for name in decided} == decided
     assert str(again) == str(first)
@@ -123,11 +123,11 @@ def test_when_time_runs_out_whole_seeds_are_left_out_and_can_follow(tmp_path, mo
     options = {"optimizers": BOTH, "budget": "1h", "seeds": 4, "trials": 1, "steps": 6, "out": tmp_path}
     later = iter([0, 1000, 2000, 3598])  # at the start and before seeds 1 to 3: another 1200 s would be too much
     clock = types.SimpleNamespace(perf_counter=lambda: time.perf_counter() + next(later))
-    monkeypatch.setattr(carry_out, "time", clock)
+    monkeypatch.setattr(scheduler, "time", clock)
     found = compare_task(task(), **options, progress=False)
     assert found.left_out == (
-        "The budget of 1h was used up after 3 of 4 seeds; "
-        "the same call with the same output folder goes on with the others."
+        "The budget of 1h was used up after 3 of 4 seeds. "
+        "Repeat the call with the same output folder to run the others."
     )
     assert [r.seed for r in found.results] == [0, 0, 1, 1, 2, 2]
     assert found.rows[0].seeds == 3

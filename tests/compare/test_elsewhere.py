@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from piste.compare import compare_task
-from piste.compare import task_file as own
-from piste.compare.execution import executor as work
+from piste.compare import compare_task, task_file
+from piste.compare.execution import executor as executor_module
 from piste.compare.execution import processes
-from piste.compare.execution import ray as cluster
+from piste.compare.execution import ray as ray_module
 from piste.errors import InvalidType, InvalidValue, PisteError, Unsupported
 from tests.compare.small import task
 
@@ -89,8 +88,8 @@ def test_a_trial_that_kills_its_process_each_time_is_told(tmp_path):
     with pytest.raises(PisteError) as caught:
         compare_task(task(loss=dying(tmp_path, 99)), **{**OPTIONS, "trials": 1}, jobs=2)
     assert str(caught.value).removeprefix("SGD").removeprefix("Adam") == (
-        " and seed 0: the process that ran it ended 3 times (killed by SIGKILL). What was finished before is kept. "
-        "If memory ran out, let fewer run at a time: --jobs (jobs=)."
+        " and seed 0: the process that ran it ended 3 times (killed by SIGKILL). Finished runs are kept. "
+        "Help: if memory ran out, run fewer at a time with --jobs (jobs=)."
     )
 
 
@@ -149,8 +148,8 @@ def test_a_task_file_its_neighbours_and_lambdas_go_along(where, tmp_path, reques
     (tmp_path / f"{name}.py").write_text("WIDTH = 2")
     path = tmp_path / f"own_{name}.py"
     path.write_text(OWN.replace("beside", name))
-    plain = compare_task(own.load(str(path)), optimizers=["SGD"], seeds=2, progress=False)
-    found = compare_task(own.load(str(path)), optimizers=["SGD"], seeds=2, progress=False, **where)
+    plain = compare_task(task_file.load_task(str(path)), optimizers=["SGD"], seeds=2, progress=False)
+    found = compare_task(task_file.load_task(str(path)), optimizers=["SGD"], seeds=2, progress=False, **where)
     assert all_of(found) == all_of(plain)
 
 
@@ -190,10 +189,12 @@ def test_nothing_is_left_running_and_looks_arrive(capsys):
     before = set(workers_of(os.getpid()))
     seen = []
     plan = work_plan()
-    with processes.Processes(plan, 2, lambda _, candidate, seed, step, *rest: seen.append((seed, step))) as executor:
+    with processes.ProcessExecutor(
+        plan, 2, lambda _, candidate, seed, step, *rest: seen.append((seed, step))
+    ) as executor:
         for seed in (0, 1):
-            executor.submit(work.Job("judged", "SGD", seed, seed, None))
-        done = [executor.finished() for _ in range(2)]
+            executor.submit(executor_module.Job("judged", "SGD", seed, seed, None))
+        done = [executor.next_finished() for _ in range(2)]
         assert len(set(workers_of(os.getpid())) - before) >= 2
     assert {job.seed for job, _ in done} == {0, 1}
     for job, result in done:
@@ -202,9 +203,9 @@ def test_nothing_is_left_running_and_looks_arrive(capsys):
 
 
 def work_plan():
-    from piste.compare.plan import prepare
+    from piste.compare.plan import make_plan
 
-    return prepare(task(), optimizers=["SGD"], seeds=2)
+    return make_plan(task(), optimizers=["SGD"], seeds=2)
 
 
 KILLED = """
@@ -269,7 +270,7 @@ def test_what_cannot_be_sent_is_refused():
     with pytest.raises(InvalidValue) as caught:
         compare_task(task(model=Stubborn()), **OPTIONS, jobs=2)
     assert "the task can't be sent to other processes (TypeError: not to be pickled)." in str(caught.value)
-    assert str(caught.value).endswith("Hand in functions that make the model and the data.")
+    assert str(caught.value).endswith("Help: pass functions that make the model and the data.")
 
 
 @pytest.mark.parametrize(
@@ -294,12 +295,12 @@ def test_refusals(options, error, words):
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Unsupported, match=r"runs on a Ray cluster need a package: pip install 'piste\[ray\]'\."):
         compare_task(task(), **OPTIONS, ray="auto")
 
 
-ENDING = "Start one with `ray start --head`, or run on this machine alone with --jobs (jobs=)."
+ENDING = "Help: start one with `ray start --head`, or run on this machine alone with --jobs (jobs=)."
 
 
 def test_without_a_cluster_it_says_how_to_start_one(monkeypatch):

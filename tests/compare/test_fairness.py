@@ -91,7 +91,7 @@ def test_a_module_handed_in_is_every_run_s_start():
         progress=False,
     )
     assert len({r.losses[0] for r in found.results}) == 1
-    assert "Every seed started from the weights handed in" in found.verdict.limits
+    assert "Every seed started from the weights of the given model" in found.verdict.limits
 
 
 def test_a_run_is_what_a_plain_loop_with_torch_gives():

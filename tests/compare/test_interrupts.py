@@ -12,7 +12,7 @@ import pytest
 
 from piste.compare import compare_task
 from piste.compare.execution.interrupts import Interrupts
-from piste.compare.report import figures
+from piste.compare.report import files
 from tests.compare.small import task
 
 OPTIONS = {"optimizers": ["SGD", "Adam"], "seeds": 3, "progress": False}
@@ -41,7 +41,7 @@ def within(monkeypatch, owner, name, *, at=1, times=1):
 def test_while_a_run_is_stored_it_waits_until_it_is(where, at, tmp_path, monkeypatch):
     within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=at)
     found = compare_task(task(), **OPTIONS, **where, out=tmp_path)
-    assert found.interrupted == f"Interrupted after {at} of 6 runs; what was done is kept."
+    assert found.interrupted == f"Interrupted after {at} of 6 runs; finished runs are kept."
     assert len(json.loads((tmp_path / "results.json").read_text())["results"]) == at
     monkeypatch.undo()
     again = compare_task(task(), **OPTIONS, out=tmp_path)
@@ -52,20 +52,20 @@ def test_while_a_run_is_stored_it_waits_until_it_is(where, at, tmp_path, monkeyp
 def test_a_second_one_does_not_wait_for_a_store_that_hangs(tmp_path, monkeypatch):
     within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=3, times=2)
     found = compare_task(task(), **OPTIONS, out=tmp_path)
-    assert found.interrupted == "Interrupted after 2 of 6 runs; what was done is kept."
+    assert found.interrupted == "Interrupted after 2 of 6 runs; finished runs are kept."
     assert (tmp_path / "report.html").exists()
 
 
 def test_pressed_again_while_the_report_is_written_it_is_written_whole(tmp_path, monkeypatch):
     within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=2)
-    within(monkeypatch, figures, "curves")
+    within(monkeypatch, files, "curve_figure")
     found = compare_task(task(), **OPTIONS, out=tmp_path)
-    assert found.interrupted == "Interrupted after 2 of 6 runs; what was done is kept."
+    assert found.interrupted == "Interrupted after 2 of 6 runs; finished runs are kept."
     assert (tmp_path / "curves.svg").exists()
 
 
 def test_while_the_report_of_a_whole_comparison_is_written_it_waits(tmp_path, monkeypatch):
-    within(monkeypatch, figures, "curves")
+    within(monkeypatch, files, "curve_figure")
     with pytest.raises(KeyboardInterrupt):
         compare_task(task(), **OPTIONS, out=tmp_path)
     assert (tmp_path / "curves.svg").exists()
@@ -73,7 +73,7 @@ def test_while_the_report_of_a_whole_comparison_is_written_it_waits(tmp_path, mo
 
 
 def test_and_pressed_twice_it_does_not(tmp_path, monkeypatch):
-    within(monkeypatch, figures, "curves", times=2)
+    within(monkeypatch, files, "curve_figure", times=2)
     with pytest.raises(KeyboardInterrupt):
         compare_task(task(), **OPTIONS, out=tmp_path)
     assert not (tmp_path / "curves.svg").exists()
@@ -102,7 +102,7 @@ def test_the_process_ends_in_order_when_it_comes_with_the_first_result(tmp_path)
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (0, "")
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert kept["interrupted"] == "Interrupted after 1 of 100 runs; what was done is kept."
+    assert kept["interrupted"] == "Interrupted after 1 of 100 runs; finished runs are kept."
 
 
 def test_it_raises_once_and_what_follows_is_forgotten():
@@ -111,15 +111,15 @@ def test_it_raises_once_and_what_follows_is_forgotten():
         with pytest.raises(KeyboardInterrupt):
             ctrl_c()
         ctrl_c()
-        with interrupts.held():
+        with interrupts.deferred():
             done.append(1)
     assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_held_within_held_it_waits_for_the_outer_end():
     done = []
-    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.held():
-        with interrupts.held():
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.deferred():
+        with interrupts.deferred():
             ctrl_c()
         done.append(1)
     assert done
@@ -127,7 +127,7 @@ def test_held_within_held_it_waits_for_the_outer_end():
 
 def test_an_error_is_not_hidden_by_one_that_waited():
     with pytest.raises(ValueError, match="a reason"), Interrupts() as interrupts:
-        interrupts.hold()
+        interrupts.defer()
         ctrl_c()
         raise ValueError("a reason")
 
@@ -136,7 +136,7 @@ def test_a_handler_of_one_s_own_stays_and_so_does_another_thread():
     came = []
     before = signal.signal(signal.SIGINT, lambda *_: came.append(1))
     try:
-        with Interrupts() as interrupts, interrupts.held():
+        with Interrupts() as interrupts, interrupts.deferred():
             ctrl_c()
             assert came
     finally:

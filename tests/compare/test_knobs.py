@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from piste.cli import app
 from piste.compare import compare_task
-from piste.compare.analysis.recommendation import line
-from piste.compare.report.trackers import key, settings_of
-from piste.compare.search_space import find_knobs, settings
+from piste.compare.analysis.recommendation import code_to_paste
+from piste.compare.report.trackers import trial_name, trial_params
+from piste.compare.search_space import configurations, find_search_spaces
 from piste.errors import InvalidType, InvalidValue
 from piste.optim import SGD, Adam
 from tests.compare.small import task
@@ -62,10 +62,10 @@ def test_the_best_setting_is_judged_beside_the_default(found):
 
 def test_it_stands_in_the_line_to_paste(found):
     row = next(r for r in found.rows if r.name == "picky")
-    assert line(row, []).endswith(f"(model.parameters(), lr={row.lr:.3g}, momentum={row.options['momentum']})")
+    assert code_to_paste(row, []).endswith(f"(model.parameters(), lr={row.lr:.3g}, momentum={row.options['momentum']})")
     (one,) = [r for r in found.results if r.candidate == "picky" and r.seed == 0]
-    assert key(one).endswith(f" momentum={one.options['momentum']}")
-    assert settings_of(one)["momentum"] == one.options["momentum"]
+    assert trial_name(one).endswith(f" momentum={one.options['momentum']}")
+    assert trial_params(one)["momentum"] == one.options["momentum"]
 
 
 def test_every_value_reaches_the_optimizer(monkeypatch):
@@ -108,21 +108,21 @@ def test_in_processes_the_same_is_found(found):
 
 
 def test_the_width_is_that_of_the_rates_with_the_best_options():
-    from piste.compare.execution.search import width
+    from piste.compare.analysis.learning_rates import good_lr_decades
 
     tries = [tried(lr, value) for lr, value in ((1e-3, 0.95), (1e-2, 1.0), (1e-1, 0.95))]
     other = tried(5e-3, 0.2)
     other.options = {"momentum": 0.9}
-    assert width([*tries, other], True) == pytest.approx(2.0)
+    assert good_lr_decades([*tries, other], True) == pytest.approx(2.0)
 
 
 def test_every_setting_is_counted_the_defaults_first():
-    knobs = find_knobs({"momentum": [0.9, 0.0], "weight_decay": [0.1]}, MAKERS)
+    knobs = find_search_spaces({"momentum": [0.9, 0.0], "weight_decay": [0.1]}, MAKERS)
     assert knobs == {"SGD": {"momentum": (0.0, 0.9), "weight_decay": (0.0, 0.1)}, "Adam": {"weight_decay": (0.0, 0.1)}}
-    assert list(settings(knobs["SGD"])) == [
+    assert list(configurations(knobs["SGD"])) == [
         {"momentum": m, "weight_decay": w} for m, w in ((0.0, 0.0), (0.0, 0.1), (0.9, 0.0), (0.9, 0.1))
     ]
-    partial = find_knobs({"momentum": [0.5]}, {"heavy": functools.partial(SGD, momentum=0.9)})
+    partial = find_search_spaces({"momentum": [0.5]}, {"heavy": functools.partial(SGD, momentum=0.9)})
     assert partial == {"heavy": {"momentum": (0.9, 0.5)}}
 
 
@@ -130,19 +130,23 @@ def test_every_setting_is_counted_the_defaults_first():
     ("search", "error", "words"),
     [
         (["momentum"], InvalidType, "`search` must be a dict such as {\"momentum\": [0, 0.9]}; received ['momentum']."),
-        ({"lr": [1]}, InvalidValue, "`search` names `lr`, which is searched anyway; its range lies around lr=."),
+        (
+            {"lr": [1]},
+            InvalidValue,
+            "`search` must not contain `lr`: the learning rate is always searched, around lr=.",
+        ),
         ({"momentum": 0.9}, InvalidType, "`search` must hold a list of values to try for `momentum`; received 0.9."),
         ({"momentum": []}, InvalidType, "`search` must hold a list of values to try for `momentum`; received []."),
         ({"momentum": "09"}, InvalidType, "`search` must hold a list of values to try for `momentum`; received '09'."),
         (
             {"momentun": [0.9]},
             InvalidValue,
-            "`search` names `momentun`, which no optimizer here takes. Did you mean `momentum`?",
+            "`search` contains `momentun`, which no optimizer of this comparison takes. Did you mean `momentum`?",
         ),
         (
             {"weight_decay": [i / 1001 for i in range(1001)]},
             InvalidValue,
-            "`search` must make at most 1,000 settings; received 1,001 for SGD. Give fewer values.",
+            "`search` must make at most 1,000 configurations; received 1,001 for SGD. Give fewer values.",
         ),
         (
             {"momentum": [2]},
@@ -163,19 +167,19 @@ def test_without_tries_it_says_what_to_give(trials):
     with pytest.raises(InvalidValue) as caught:
         found_by(optimizers=["SGD"], search={"momentum": [0.9]}, trials=trials)
     assert str(caught.value) == (
-        "`search` needs tries: say how many settings are tried for each with --trials (trials=)."
+        "`search` requires --trials (trials=): the number of configurations to try for each candidate."
     )
 
 
 def test_a_budget_buys_the_search_that_was_asked_for():
-    from piste.compare.budget import fit
-    from piste.compare.plan import prepare
-    from piste.compare.training.timing import Pace
+    from piste.compare.budget import fit_to_budget
+    from piste.compare.plan import make_plan
+    from piste.compare.training.timing import StepCost
 
-    plan = prepare(task(epochs=200), optimizers=["SGD"], budget=20, search={"momentum": [0.9]})
-    fit(plan, {"SGD": Pace(start=0.1, look=0.0, step=0.9 / plan.steps)})
+    plan = make_plan(task(epochs=200), optimizers=["SGD"], budget=20, search={"momentum": [0.9]})
+    fit_to_budget(plan, {"SGD": StepCost(start=0.1, evaluation=0.0, step=0.9 / plan.steps)})
     assert (len(plan.seeds), plan.trials) == (5, 3)
-    assert "each after a search of its own over 3 settings (lr, momentum); " in str(plan)
+    assert "each after its own search over 3 configurations (lr, momentum); " in str(plan)
 
 
 def test_from_the_command_line(tmp_path, monkeypatch):
@@ -188,7 +192,7 @@ def test_from_the_command_line(tmp_path, monkeypatch):
         "--search", "momentum=0,0.9", "--search", "betas=[0.9,0.999],[0.5,0.9]",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "3 settings (lr, momentum, betas)" in done.output
+    assert "3 configurations (lr, momentum, betas)" in done.output
     kept = json.loads((tmp_path / "piste-compare" / "results.json").read_text())
     assert kept["settings"]["search"] == {"momentum": [0, 0.9], "betas": [[0.9, 0.999], [0.5, 0.9]]}
     done = run("compare", "line", "--trials", "3", "--search", "momentum=high")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piste.compare.training.smoothness import WeightTrace, descent_share, evenness, steps_to
+from piste.compare.training.smoothness import WeightTrace, descent_share, evenness, steps_to_target
 
 numbers = st.floats(-1e6, 1e6)
 curve = st.lists(numbers, min_size=2, max_size=30)
@@ -66,9 +66,9 @@ def test_evenness_of_weights_that_end_where_they_began_is_nan():
 
 
 def test_steps_to_a_target():
-    assert steps_to(0.5, [0, 10, 20], [0.1, 0.5, 0.4], True) == 10
-    assert steps_to(0.5, [0, 10, 20], [0.9, 0.6, 0.5], False) == 20
-    assert steps_to(2.0, [0, 10], [0.1, 0.5], True) is None
+    assert steps_to_target(0.5, [0, 10, 20], [0.1, 0.5, 0.4], True) == 10
+    assert steps_to_target(0.5, [0, 10, 20], [0.9, 0.6, 0.5], False) == 20
+    assert steps_to_target(2.0, [0, 10], [0.1, 0.5], True) is None
 
 
 def test_the_trace_keeps_distances_to_the_end():

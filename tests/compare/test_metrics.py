@@ -51,7 +51,7 @@ def test_accuracy_of_several_labels_counts_each_and_takes_nothing_between():
         with pytest.raises(InvalidValue) as caught:
             METRICS["accuracy"].scores(logits[:, : target.shape[1]], target)
         assert str(caught.value) == (
-            "accuracy takes targets of 0 and 1, one for each logit, or probabilities of classes (N, C, ...) that sum "
+            "accuracy takes targets 0 and 1, one for each logit, or class probabilities (N, C, ...) that sum "
             "to 1; received 0.9."
         )
     with pytest.raises(InvalidValue, match=r"received -0\.5"):
@@ -70,8 +70,8 @@ def test_a_metric_of_one_s_own():
     ("metric", "error", "words"),
     [
         ("acuracy", InvalidValue, "unknown metric `acuracy`. Did you mean `accuracy`?"),
-        (len, InvalidType, "which way is better must be said"),
-        (3, InvalidType, "a metric is a name"),
+        (len, InvalidType, "a metric function needs a direction"),
+        (3, InvalidType, "a metric must be a name"),
         ((len, "up"), InvalidValue, 'the goal of a metric must be "max" or "min"; received \'up\'.'),
     ],
 )
@@ -82,7 +82,7 @@ def test_refusals(metric, error, words):
 
 
 def test_shapes_that_don_t_fit_are_refused():
-    with pytest.raises(InvalidValue, match=r"predictions and truths of one shape; received \(30, 1\) and \(30,\)"):
+    with pytest.raises(InvalidValue, match=r"targets of the same shape; received \(30, 1\) and \(30,\)"):
         METRICS["rmse"].value(GUESS, TRUTH.squeeze(1))
     with pytest.raises(InvalidValue, match=r"accuracy takes logits"):
         METRICS["accuracy"].value(torch.ones(3), torch.ones(3, 2))
@@ -95,5 +95,5 @@ def test_shapes_that_don_t_fit_are_refused():
 def test_the_default_is_guessed_only_where_it_is_plain():
     assert default_metric(torch.ones(3, 2), torch.tensor([0, 1, 1])).name == "accuracy"
     assert default_metric(GUESS, TRUTH).name == "rmse"
-    with pytest.raises(InvalidValue, match="no metric can be guessed for outputs"):
+    with pytest.raises(InvalidValue, match="the metric can't be inferred from outputs"):
         default_metric(torch.ones(3, 1), torch.tensor([[0.0], [1.0], [1.0]]))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from piste.compare import task_file as own
+from piste.compare import task_file
 from piste.errors import PisteError
 
 GOOD = """
@@ -36,11 +36,11 @@ def file(tmp_path, monkeypatch):
 
 def test_a_good_file_gives_a_task_and_may_import_its_neighbours(file):
     path = file(GOOD)
-    assert own.load(path).name == "my_task"
-    assert own.load(f"{path}:make").epochs == 10
-    assert own.load(f"{path}:other").epochs == 3
-    assert own.is_own(f"{path}:make")
-    assert not own.is_own("digits")
+    assert task_file.load_task(path).name == "my_task"
+    assert task_file.load_task(f"{path}:make").epochs == 10
+    assert task_file.load_task(f"{path}:other").epochs == 3
+    assert task_file.is_task_file(f"{path}:make")
+    assert not task_file.is_task_file("digits")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_good_file_gives_a_task_and_may_import_its_neighbours(file):
 )
 def test_what_goes_wrong_is_told(file, text, function, words):
     with pytest.raises(PisteError) as caught:
-        own.load(f"{file(text)}:{function}")
+        task_file.load_task(f"{file(text)}:{function}")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -81,6 +81,6 @@ def test_what_goes_wrong_is_told(file, text, function, words):
 def test_a_missing_file_names_its_neighbours(file, tmp_path):
     file(GOOD)
     with pytest.raises(PisteError) as caught:
-        own.load(str(tmp_path / "my_tsk.py"))
+        task_file.load_task(str(tmp_path / "my_tsk.py"))
     assert "there is no file" in str(caught.value)
     assert "Did you mean `my_task.py`?" in str(caught.value)

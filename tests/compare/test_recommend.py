@@ -6,8 +6,8 @@ import torch
 
 import piste
 from piste.compare import compare_task
-from piste.compare.analysis.recommendation import line, recommend
-from piste.compare.comparison import Row
+from piste.compare.analysis.recommendation import code_to_paste, recommend
+from piste.compare.results import Row
 from tests.compare.small import task
 
 
@@ -21,19 +21,23 @@ def told(rows, group=None, defaults=None, **bound):
 
 
 def test_a_clear_winner_is_recommended():
-    assert told([row("a"), row("b", state=1)], ["a"]) == ("a", "it is told apart from every other.")
+    assert told([row("a"), row("b", state=1)], ["a"]) == ("a", "every other candidate is significantly worse.")
 
 
 def test_a_clearly_wider_range_comes_first():
     name, reason = told([row("a", width=0.5, state=1), row("b", width=2.0), row("c", width=1.4)])
     assert name == "b"
-    assert reason == "among those that can't be told apart, good learning rates range over 2.0 decades."
+    assert (
+        reason == "among the candidates without a significant difference, good learning rates range over 2.0 decades."
+    )
 
 
 def test_the_range_that_is_told_is_its_own():
     name, reason = told([row("a", width=1.2), row("b", width=1.6), row("c", width=0.3)])
     assert name == "a"  # the better mean of two that are about as wide
-    assert reason == "among those that can't be told apart, good learning rates range over 1.2 decades."
+    assert (
+        reason == "among the candidates without a significant difference, good learning rates range over 1.2 decades."
+    )
 
 
 def test_then_a_default_that_does_as_well():
@@ -44,9 +48,9 @@ def test_then_a_default_that_does_as_well():
 
 def test_then_the_least_memory_then_the_mean():
     assert told([row("a"), row("b", state=50)]) == (
-        "b", "among those that can't be told apart, it keeps the least memory."
+        "b", "among the candidates without a significant difference, its optimizer state is the smallest."
     )  # fmt: skip
-    assert told([row("a"), row("b")]) == ("a", "nothing else sets them apart, so the best mean decides.")
+    assert told([row("a"), row("b")]) == ("a", "it has the best mean, and no practical advantage decides for another.")
 
 
 def test_one_outside_the_group_is_never_recommended():
@@ -55,12 +59,12 @@ def test_one_outside_the_group_is_never_recommended():
 
 def test_one_that_stays_far_behind_is_not_recommended_however_little_it_takes():
     rows = [row("a", metric=0.97), row("b", metric=0.95, state=50), row("c", metric=0.2, state=0)]
-    assert told(rows, near=0.9)[0] == "b"
-    assert told(rows, near=0.96) == (
-        "a", "no other came near its mean, though the test can't tell all of them from it; more seeds may."
+    assert told(rows, threshold=0.9)[0] == "b"
+    assert told(rows, threshold=0.96) == (
+        "a", "no other mean comes near, although not every difference is significant; add seeds to decide."
     )  # fmt: skip
     errors = [row("a", metric=0.1), row("b", metric=0.15, state=50), row("c", metric=2.0, state=0)]
-    assert told(errors, near=0.3, higher_is_better=False)[0] == "b"
+    assert told(errors, threshold=0.3, higher_is_better=False)[0] == "b"
 
 
 def test_a_comparison_with_few_seeds_does_not_recommend_what_learned_nothing():
@@ -71,13 +75,13 @@ def test_a_comparison_with_few_seeds_does_not_recommend_what_learned_nothing():
 
 
 def test_the_line_runs():
-    text = line(row("Adam", lr=0.01234), ["Adam"])
+    text = code_to_paste(row("Adam", lr=0.01234), ["Adam"])
     assert text == "optimizer = piste.optim.Adam(model.parameters(), lr=0.0123)"
     namespace = {"piste": piste, "model": torch.nn.Linear(1, 1)}
     exec(text, namespace)
     assert namespace["optimizer"].param_groups[0]["lr"] == 0.0123
-    assert line(row("Mine", lr=None), ["Adam"]) == "optimizer = Mine(model.parameters())"
-    text = line(row("Adam-full-batch", lr=0.5), ["Adam"])
+    assert code_to_paste(row("Mine", lr=None), ["Adam"]) == "optimizer = Mine(model.parameters())"
+    text = code_to_paste(row("Adam-full-batch", lr=0.5), ["Adam"])
     exec(text, {**namespace, "optimizers": {"Adam-full-batch": torch.optim.Adam}})
 
 

@@ -40,12 +40,12 @@ SETTINGS = [
     ({"optimizers": "adamm"}, "unknown optimizer `adamm`. Did you mean `Adam`"),
     ({"optimizers": []}, "no optimizer to compare: the list is empty."),
     ({"optimizers": ["Adam", "adam"]}, "the optimizer `Adam` is given twice"),
-    ({"optimizers": [3]}, "an optimizer is a name, a class, or a function of the parameters; received 3."),
-    ({"optimizers": torch.optim.SGD([torch.ones(1)], lr=1.0)}, "an optimizer is given as its class"),
+    ({"optimizers": [3]}, "an optimizer must be a name, a class, or a function of the parameters; received 3."),
+    ({"optimizers": torch.optim.SGD([torch.ones(1)], lr=1.0)}, "an optimizer must be given as its class"),
     ({"optimizers": {"bad": functools.partial(torch.optim.SGD, momentumm=1)}}, "bad could not be built"),
     ({"losses": "cross_entropi"}, "Did you mean `cross_entropy`?"),
-    ({"losses": [3]}, "a loss is a name, a module or a function"),
-    ({"losses": "mse"}, "the loss `mse` refused the model's output"),
+    ({"losses": [3]}, "a loss must be a name, a module or a function"),
+    ({"losses": "mse"}, "the loss `mse` failed on the model's output"),
     ({"losses": lambda o, t: o.sum(1) - t}, "must return one number, a scalar tensor; received (48,)"),
     ({"losses": lambda o, t: 3.0}, "must return one number, a scalar tensor; received float"),
     ({"losses": lambda o, t: torch.tensor(1.0)}, "doesn't depend on the model's weights"),
@@ -53,7 +53,7 @@ SETTINGS = [
     ({"lr": float("nan")}, "must be a positive number; received nan."),
     ({"lr": float("inf")}, "must be a positive number; received inf."),
     ({"lr": "0.1"}, "must be a positive number; received '0.1'."),
-    ({"lr": {"adamm": 0.1}}, "`lr` names `adamm`, which doesn't take part. Did you mean `Adam`"),
+    ({"lr": {"adamm": 0.1}}, "`lr` names `adamm`, which is not in this comparison. Did you mean `Adam`"),
     ({"seed": "text"}, "`seed` must be a whole number from 0 to"),
     ({"seed": -1}, "`seed` must be a whole number from 0 to"),
     ({"seed": True}, "`seed` must be a whole number"),
@@ -74,21 +74,24 @@ TASKS = [
     ({"batch_size": 0}, "`batch_size` must be a whole number, at least 1; received 0."),
     ({"model": 3}, "the model must be an nn.Module or a function that makes one; received int."),
     ({"model": lambda: 3}, "must return an nn.Module; it returned int."),
-    ({"model": NoWeights()}, "the model has no weights to train"),
-    ({"model": frozen}, "the model has no weights to train"),
-    ({"model": Uncopyable(2, 2)}, "the model can't be copied (no copies); hand in a function that makes a new one"),
-    ({"model": nn.Linear(3, 2)}, "the model refused a batch of the training data:"),
+    ({"model": NoWeights()}, "the model has no trainable parameters"),
+    ({"model": frozen}, "the model has no trainable parameters"),
+    (
+        {"model": Uncopyable(2, 2)},
+        "can't be copied (no copies). Help: pass a function that makes a new model",
+    ),
+    ({"model": nn.Linear(3, 2)}, "the model failed on a batch of the training data:"),
     ({"model": nn.LSTM(2, 2)}, "the model must return a tensor; it returned tuple."),
     ({"train": X}, "the training data must be a pair of tensors (X, y), a Dataset or a DataLoader"),
-    ({"train": (X, Y, Y)}, "the training data must be a pair (X, y); received 3 things."),
+    ({"train": (X, Y, Y)}, "the training data must be a pair (X, y); received 3 items."),
     ({"validation": (X, Y[:3])}, "must have one row per example; received shapes (48, 2) and (3,)."),
     ({"validation": (X[:0], Y[:0])}, "the validation data is empty."),
     ({"train": (X.tolist(), Y)}, "X of the training data must be a tensor; received list."),
-    ({"train": TensorDataset(X)}, "the training data must be a pair (X, y); received 1 things."),
+    ({"train": TensorDataset(X)}, "the training data must be a pair (X, y); received 1 items."),
     ({"train": DataLoader([], batch_size=2)}, "the training data gives no batch"),
     ({"train": Generator()}, "the training data can't be copied"),
     ({"metric": "acuracy"}, "unknown metric `acuracy`"),
-    ({"metric": "rmse"}, "the metric `rmse` refused the model's output"),
+    ({"metric": "rmse"}, "the metric `rmse` failed on the model's output"),
 ]
 
 
@@ -109,7 +112,7 @@ def test_an_output_folder_is_tried_before_training(tmp_path):
     file = tmp_path / "file"
     file.touch()
     watched = Task(lambda: trained.append(1) or model(), data(), data())
-    with pytest.raises(InvalidValue, match=r"the output folder .* can't be written: .*Give another with --out"):
+    with pytest.raises(InvalidValue, match=r"the output folder .* can't be written: .*Help: give another with --out"):
         compare_task(watched, out=file / "below", progress=False)
     with pytest.raises(InvalidValue, match="can't be written: File exists"):
         compare_task(watched, out=file, progress=False)

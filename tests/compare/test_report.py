@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from piste.compare import compare_task
-from piste.compare.report.figures import _apart
-from piste.compare.report.progress import Lines, Live, Progress, display, sparkline
-from piste.compare.report.tables import header, rich_tables, size
+from piste.compare.listener import Listener
+from piste.compare.report.figures import _spread_apart
+from piste.compare.report.progress import LiveProgress, LogProgress, make_display, sparkline
+from piste.compare.report.tables import format_bytes, rich_tables, table_titles
 from tests.compare.small import data, task
 
 
@@ -149,21 +150,27 @@ def test_a_table_for_a_terminal_shows_every_column_whatever_its_width(found, wid
     tables = rich_tables(found, width)
     assert len(tables) == parts
     shown_titles = [" ".join(column.header.split()) for table in tables for column in table.columns[1:]]
-    assert shown_titles == header(found)[1:]
+    assert shown_titles == table_titles(found)[1:]
     console = Console(file=io.StringIO(), width=width)
     for table in tables:
         console.print(table)
     shown = console.file.getvalue()
     assert all(shown.count(row.name) == parts for row in found.rows)
-    assert all(word in shown for title in header(found) for word in title.split())
+    assert all(word in shown for title in table_titles(found) for word in title.split())
 
 
 def test_bytes_read_well():
-    assert [size(n) for n in (0, 999, 1000, 2_500_000, 3_210_000_000)] == ["0 B", "999 B", "1 kB", "2.5 MB", "3.21 GB"]
+    assert [format_bytes(n) for n in (0, 999, 1000, 2_500_000, 3_210_000_000)] == [
+        "0 B",
+        "999 B",
+        "1 kB",
+        "2.5 MB",
+        "3.21 GB",
+    ]
 
 
 def test_labels_move_apart_and_stay_inside():
-    moved = _apart([0.0, 0.0, 0.5, 0.99, 1.0], 0.1)
+    moved = _spread_apart([0.0, 0.0, 0.5, 0.99, 1.0], 0.1)
     assert all(b - a >= 0.1 - 1e-9 for a, b in itertools.pairwise(moved))
     assert moved[0] >= 0
     assert moved[-1] <= 1
@@ -176,10 +183,10 @@ class Terminal(io.StringIO):
 
 
 def test_who_is_shown_what():
-    assert type(display(False, Terminal())) is Progress
-    assert type(display(None, io.StringIO())) is Progress
-    assert type(display(True, io.StringIO())) is Lines
-    assert type(display(None, Terminal())) is Live
+    assert type(make_display(False, Terminal())) is Listener
+    assert type(make_display(None, io.StringIO())) is Listener
+    assert type(make_display(True, io.StringIO())) is LogProgress
+    assert type(make_display(None, Terminal())) is LiveProgress
 
 
 def test_a_log_gets_a_plan_and_a_line_for_every_run(capsys):
@@ -187,7 +194,7 @@ def test_a_log_gets_a_plan_and_a_line_for_every_run(capsys):
     lines = capsys.readouterr().out.strip().split("\n")
     plan, expected = lines[0].split("4 runs, about ")
     assert plan == (
-        "tiny: 2 optimizers with cross_entropy; 2 seeds, 12 steps each; judged by accuracy on 40 validation examples. "
+        "tiny: 2 optimizers with cross_entropy; 2 seeds, 12 steps each; ranked by accuracy on 40 validation examples. "
     )
     assert re.fullmatch(r"(\d+m)?\d+s\.", expected)
     assert len(lines) == 5
@@ -211,7 +218,7 @@ def test_a_terminal_shows_a_live_table(monkeypatch):
     compare_task(task(name="tiny"), optimizers=["SGD", "Adam"], seeds=2)
     shown = stream.getvalue()
     assert "of 4 runs" in shown
-    assert "Ctrl-C keeps what is done" in shown
+    assert "Ctrl-C keeps finished runs" in shown
 
 
 def test_sparklines_have_one_scale_and_point_up_for_better():
@@ -233,7 +240,7 @@ def test_an_interruption_keeps_what_is_done(tmp_path):
     found = compare_task(
         task(model=model, train=data()), optimizers=["SGD", "Adam"], seeds=5, progress=False, out=tmp_path
     )
-    assert found.interrupted == "Interrupted after 3 of 10 runs; what was done is kept."
+    assert found.interrupted == "Interrupted after 3 of 10 runs; finished runs are kept."
     assert [row.seeds for row in found.rows] == [2, 1] or [row.seeds for row in found.rows] == [1, 2]
     assert json.loads((tmp_path / "results.json").read_text())["interrupted"] == found.interrupted
     assert (tmp_path / "curves.svg").exists()

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from piste.compare import compare_task
-from piste.compare.execution import executor as work
-from piste.compare.execution.search import _ask, width
-from piste.compare.plan import prepare
-from piste.compare.training.trial import Result
+from piste.compare.analysis.learning_rates import good_lr_decades
+from piste.compare.execution import executor as executor_module
+from piste.compare.execution.search import _suggest
+from piste.compare.plan import make_plan
+from piste.compare.results import Result
 from piste.errors import InvalidType, InvalidValue, Unsupported
 from tests.compare.small import task
 
@@ -70,7 +71,7 @@ def test_hopeless_tries_are_stopped_early(found):
     stopped = [r for r in found.tries if r.status == "stopped"]
     assert stopped
     assert all(r.steps[-1] < 24 for r in stopped)
-    assert "below the median of earlier tries" in stopped[0].note
+    assert "worse than the median of earlier trials" in stopped[0].note
 
 
 def test_the_default_s_result_stands_beside_the_tuned_one(found):
@@ -80,7 +81,7 @@ def test_the_default_s_result_stands_beside_the_tuned_one(found):
     assert {r.seed for r in plain} == {0, 1, 2}
     assert sgd.default_metric == pytest.approx(sum(r.metrics[-1] for r in plain) / 3)
     assert sgd.metric > sgd.default_metric
-    assert "| at the default lr | decades of good lr |" in found.table()
+    assert "| at the default lr | good lr range (decades) |" in found.table()
     assert "Another search may find other learning rates." in found.verdict.limits  # every seed learned all of it
 
 
@@ -122,12 +123,12 @@ def test_every_try_diverging_leaves_the_default():
 
 
 def test_a_search_learns_where_rates_diverge():
-    plan = prepare(task(), optimizers=["SGD"], trials=12)
+    plan = make_plan(task(), optimizers=["SGD"], trials=12)
     edge, late = 1e-2, []  # 38 % of the range lies above
     for seed in range(10):
         tries = []
         for number in range(12):
-            lr, _ = _ask(plan, plan.candidates[0], 1e-3, tries, seed)
+            lr, _ = _suggest(plan, plan.candidates[0], 1e-3, tries, seed)
             good = 1 / (1 + abs(math.log10(lr / edge)))  # the better, the nearer to where it diverges
             tries.append(tried(lr, 0.1, "diverged") if lr > edge else tried(lr, good))
             late += [lr > edge] * (number >= 6)
@@ -153,10 +154,10 @@ def tried(lr, value, status="done"):
 
 def test_the_width_of_good_rates_is_counted_around_the_best():
     tries = [tried(1e-4, 0.95), tried(1e-3, 0.5), tried(1e-2, 0.92), tried(1e-1, 1.0), tried(1.0, 0.9), tried(10, 0.2)]
-    assert width(tries, True) == pytest.approx(2.0)
-    assert width([tried(1e-2, 1.05), tried(1e-1, 1.0), tried(1.0, 1.2)], False) == pytest.approx(1.0)
-    assert width([tried(1e-2, 1.0), tried(1e-1, 0.99, "stopped"), tried(1.0, 1.0)], True) == 0.0
-    assert math.isnan(width([tried(1.0, 0.5, "diverged")], True))
+    assert good_lr_decades(tries, True) == pytest.approx(2.0)
+    assert good_lr_decades([tried(1e-2, 1.05), tried(1e-1, 1.0), tried(1.0, 1.2)], False) == pytest.approx(1.0)
+    assert good_lr_decades([tried(1e-2, 1.0), tried(1e-1, 0.99, "stopped"), tried(1.0, 1.0)], True) == 0.0
+    assert math.isnan(good_lr_decades([tried(1.0, 0.5, "diverged")], True))
 
 
 def test_the_picture_of_rates_is_drawn(found, tmp_path):
@@ -224,7 +225,7 @@ def test_a_database_holds_many_comparisons_each_under_its_folder_s_name(tmp_path
     assert str(caught.value).startswith(
         f"one in sqlite:///{tmp_path}/team.db holds another comparison: seeds was [0, 1]"
     )
-    monkeypatch.setattr(work, "run_trial", lambda *_, **__: pytest.fail("ran again"))
+    monkeypatch.setattr(executor_module, "run_trial", lambda *_, **__: pytest.fail("ran again"))
     assert str(in_database(tmp_path, out=tmp_path / "elsewhere" / "one")) == str(one)
     assert str(in_database(tmp_path, out=tmp_path / "two", seed=7)) == str(two)
     monkeypatch.undo()
@@ -234,7 +235,7 @@ def test_a_database_holds_many_comparisons_each_under_its_folder_s_name(tmp_path
 
 def test_a_database_without_a_folder_goes_by_the_model_s_name(tmp_path, monkeypatch):
     first = in_database(tmp_path)
-    monkeypatch.setattr(work, "run_trial", lambda *_, **__: pytest.fail("ran again"))
+    monkeypatch.setattr(executor_module, "run_trial", lambda *_, **__: pytest.fail("ran again"))
     assert str(in_database(tmp_path)) == str(first)
 
 
@@ -270,12 +271,12 @@ from tests.compare.small import task
 from piste.compare.execution import store
 
 if sys.argv[2] == "die":
-    put = store.Database.put
+    put = store.DatabaseStore.put
     def dying(self, number, result):
         put(self, number, result)
         if len(self) == 9:
             os.kill(os.getpid(), signal.SIGKILL)
-    store.Database.put = dying
+    store.DatabaseStore.put = dying
 found = compare_task(
     task(epochs=8), optimizers=["SGD", "Adam"], trials=5, seeds=2, out=sys.argv[1], progress=sys.argv[2] != "die"
 )
@@ -296,7 +297,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(tmp_path):
     assert run("die").returncode == -signal.SIGKILL
     finished = run("go on")
     assert finished.returncode == 0, finished.stderr
-    assert "9 of them done before" in finished.stdout
+    assert "9 of them already finished" in finished.stdout
     whole = compare_task(task(epochs=8), optimizers=["SGD", "Adam"], trials=5, seeds=2, progress=False)
     resumed = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [r["metrics"] for r in resumed["results"]] == [r.metrics for r in whole.results]

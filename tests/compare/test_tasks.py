@@ -145,7 +145,7 @@ def test_the_swing_s_solution_solves_its_equation():
 
 def test_the_residual_is_that_of_the_net_with_gradients_and_without():
     torch.manual_seed(0)
-    swing, h = physics.Swing().double(), 1e-4
+    swing, h = physics.Oscillator().double(), 1e-4
     t = torch.linspace(0.1, 4.9, 9, dtype=torch.float64).unsqueeze(1)
     before, u, after = (swing(t + shift)[:, :1] for shift in (-h, 0.0, h))
     du, ddu = (after - before) / (2 * h), (after - 2 * u + before) / h**2
@@ -175,7 +175,7 @@ def test_the_spiral_is_the_one_of_the_equation():
 def test_the_method_is_of_fourth_order():
     u = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
     errors = [
-        float((spiral.follow(lambda u: -u, u, steps, 1 / steps)[:, -1] - u * np.exp(-1)).abs().max())
+        float((spiral.integrate(lambda u: -u, u, steps, 1 / steps)[:, -1] - u * np.exp(-1)).abs().max())
         for steps in (10, 20)
     ]
     assert errors[0] / errors[1] == pytest.approx(16, rel=0.1)
@@ -183,20 +183,20 @@ def test_the_method_is_of_fourth_order():
 
 def test_each_player_of_the_game_moves_by_an_objective_of_its_own():
     torch.manual_seed(0)
-    game, (x, real) = gan.Game().double(), gan.points(32, 0)
+    game, (x, real) = gan.GAN().double(), gan.points(32, 0)
     x, real = x.double(), real.double()
     gan.both_objectives(game(x), real).backward()
-    forged = game.forger(x[:, : gan.NOISE])
+    forged = game.generator(x[:, : gan.NOISE])
     points = real.clone().requires_grad_()
-    slope = torch.autograd.grad(game.judge(points).sum(), points, create_graph=True)[0]
+    slope = torch.autograd.grad(game.discriminator(points).sum(), points, create_graph=True)[0]
     cross_entropy = functional.binary_cross_entropy_with_logits
     judged = (
-        cross_entropy(game.judge(real), torch.ones(32, 1, dtype=torch.float64))
-        + cross_entropy(game.judge(forged.detach()), torch.zeros(32, 1, dtype=torch.float64))
+        cross_entropy(game.discriminator(real), torch.ones(32, 1, dtype=torch.float64))
+        + cross_entropy(game.discriminator(forged.detach()), torch.zeros(32, 1, dtype=torch.float64))
         + gan.PENALTY * (slope**2).sum() / 32
     )
-    forging = cross_entropy(game.judge(forged), torch.ones(32, 1, dtype=torch.float64))
-    for objective, player in ((judged, game.judge), (forging, game.forger)):
+    forging = cross_entropy(game.discriminator(forged), torch.ones(32, 1, dtype=torch.float64))
+    for objective, player in ((judged, game.discriminator), (forging, game.generator)):
         for p, expected in zip(
             player.parameters(),
             torch.autograd.grad(objective, list(player.parameters()), retain_graph=True),

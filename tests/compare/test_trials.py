@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from piste.compare import compare_task
-from piste.compare.data import FEWEST_LOOKS, MOST_LOOKS, Data
-from piste.compare.report.tables import duration
-from piste.compare.training.memory import allocated_during, state_bytes
+from piste.compare.data import MAX_EVALUATIONS, MIN_EVALUATIONS, Data
+from piste.compare.report.tables import format_seconds
+from piste.compare.training.memory import peak_bytes_during, state_bytes
 from tests.compare.small import data, model, task
 
 
@@ -59,7 +59,7 @@ def test_a_loss_that_refuses_what_a_diverged_model_puts_out_is_divergence():
 
 def test_when_every_candidate_diverges_the_verdict_says_so():
     _, found = rows(task={**regression(), "loss": "mse", "epochs": 40}, lr=1e6, optimizers=["SGD"])
-    assert found.verdict.sentence == "No candidate finished: nothing can be said."
+    assert found.verdict.sentence == "No candidate finished, so there is no verdict."
     assert found.verdict.best is None
 
 
@@ -111,7 +111,7 @@ def test_allocations_are_measured():
         del a
         return b + 1
 
-    assert 8000 <= allocated_during(action) <= 9000
+    assert 8000 <= peak_bytes_during(action) <= 9000
 
 
 def test_state_bytes_counts_every_tensor_once():
@@ -130,7 +130,7 @@ def test_time_and_steps_to_a_target_are_reported():
     expected = next(step for step, value in zip(adam.steps, adam.metrics, strict=True) if value >= 0.8)
     assert by_name["Adam"].steps_to_target == expected
     assert by_name["Adam"].seconds_to_target == expected * adam.step_seconds
-    assert f"| {expected} ({duration(expected * adam.step_seconds)}) |" in found.table()
+    assert f"| {expected} ({format_seconds(expected * adam.step_seconds)}) |" in found.table()
 
 
 def test_without_a_target_ninety_percent_of_the_way_counts():
@@ -199,9 +199,11 @@ def test_a_large_validation_set_is_glanced_at_and_read_whole_at_the_end():
 
 
 def looks_of(steps, *, batch_size=10, held_out=200):
-    """Of a training set of 100 examples, all of which are looked at, and a validation set."""
+    """The number of evaluations after the start, with 100 training examples."""
     x, y = data(100)
-    return len(Data((x, y), data(held_out), batch_size, torch.device("cpu")).looks(steps)) - 1  # besides the start
+    return (
+        len(Data((x, y), data(held_out), batch_size, torch.device("cpu")).evaluation_steps(steps)) - 1
+    )  # besides the start
 
 
 def test_looks_take_four_hundredths_of_the_work_of_training_between_16_and_48_of_them():
@@ -210,14 +212,14 @@ def test_looks_take_four_hundredths_of_the_work_of_training_between_16_and_48_of
     assert looks_of(250 * 40, batch_size=5) == 20
     assert looks_of(250 * 40) == 40
     assert looks_of(250 * 40, held_out=500) == 20
-    assert looks_of(1000) == FEWEST_LOOKS == 16
-    assert looks_of(10**6) == MOST_LOOKS == 48
+    assert looks_of(1000) == MIN_EVALUATIONS == 16
+    assert looks_of(10**6) == MAX_EVALUATIONS == 48
     assert looks_of(3) == 3
 
 
 def test_looks_of_a_loader_go_by_its_batches():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data(100)), batch_size=10)
-    assert len(Data(loader, data(200), 64, torch.device("cpu")).looks(250 * 20)) == 21
+    assert len(Data(loader, data(200), 64, torch.device("cpu")).evaluation_steps(250 * 20)) == 21
 
 
 def split_by(parts, divides):

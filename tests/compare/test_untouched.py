@@ -52,7 +52,7 @@ def test_the_model_its_buffers_modes_gradients_and_the_random_state_are_bit_equa
 
 def test_also_when_it_is_refused(net):
     state = random_state()
-    with pytest.raises(piste.errors.InvalidValue, match="refused the model's output"):
+    with pytest.raises(piste.errors.InvalidValue, match="failed on the model's output"):
         run(net, data(), data(40, 1), loss="mse")
     assert same_random_state(state, random_state())
 
@@ -112,15 +112,15 @@ class Uncopyable(nn.Linear):
         raise RuntimeError("no copies")
 
 
-def test_a_model_that_cannot_be_copied_may_be_made_anew_each_time():
+def test_a_model_that_cannot_be_copied_may_be_made_again_each_time():
     made = []
 
-    def anew():
+    def again():
         made.append(Uncopyable(2, 2))
         return made[-1]
 
     plain = run(lambda: nn.Linear(2, 2), data(), data(40, 1))
-    found = run(anew, data(), data(40, 1))
+    found = run(again, data(), data(40, 1))
     assert len(made) > 4
     assert [r.metrics for r in found.results] == [r.metrics for r in plain.results]
 
@@ -129,7 +129,7 @@ def test_but_not_if_its_function_gives_the_same_one_again():
     kept = Uncopyable(2, 2)
     before = kept.weight.detach().clone()
     with pytest.raises(
-        piste.errors.InvalidValue, match=r"can't be copied \(no copies\); hand in a function that makes a new"
+        piste.errors.InvalidValue, match=r"can't be copied \(no copies\). Help: pass a function that makes a new"
     ):
         run(lambda: kept, data(), data(40, 1))
     assert torch.equal(kept.weight, before)

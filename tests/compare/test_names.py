@@ -1,0 +1,58 @@
+"""The names of `piste.compare`: the function, the package, and the import forms in the documentation."""
+
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import piste
+from piste.compare import Metric, Task, compare, compare_task, table
+
+PAGES = Path(__file__).parents[2] / "docs"
+
+
+def test_piste_compare_is_the_function():
+    import piste.compare as imported
+
+    assert piste.compare is imported is compare
+    assert isinstance(compare, types.FunctionType)
+
+
+def test_the_package_holds_names_only():
+    package = sys.modules["piste.compare"]
+    assert type(package) is types.ModuleType
+    assert set(package.__all__) == {"Metric", "Task", "compare", "compare_task", "table"}
+    assert [Metric, Task, compare_task, table] == [
+        getattr(package, n) for n in ("Metric", "Task", "compare_task", "table")
+    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import piste; piste.compare.__name__",
+        "from piste.compare import Task; import piste; assert callable(piste.compare)",
+        "import piste.compare as c; assert c is __import__('piste').compare",
+        "import piste.compare.api; import piste; assert piste.compare.__name__ == 'compare'",
+        "from piste import compare; compare(1, 2, progress=False) if False else None",
+    ],
+)
+def test_every_order_of_imports_gives_the_same_function(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", ["compare.md", "tasks.md"])
+def test_documented_imports_work(page):
+    lines = re.findall(r"from piste[.\w]* import [\w, ]+", (PAGES / page).read_text(encoding="utf-8"))
+    assert lines
+    for line in lines:
+        exec(line, {})
+
+
+def test_the_documentation_calls_nothing_as_an_attribute_of_the_function():
+    for page in [*PAGES.glob("*.md"), PAGES.parent / "README.md", PAGES.parent / "CHANGELOG.md"]:
+        assert not re.search(r"piste\.compare\.\w+\(|`piste\.compare\.\w+`", page.read_text(encoding="utf-8")), page
