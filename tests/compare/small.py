@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,3 +26,9 @@ def task(**options: Any) -> Task:
     return Task(
         **{"model": model, "train": data(), "validation": data(40, 1), "epochs": 4, "batch_size": 16, **options}
     )
+
+
+def environment() -> dict[str, str]:
+    """The environment for a script that imports this package of tests."""
+    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}

@@ -407,7 +407,7 @@ def test_the_command_predicts_a_column(write, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert done.output.split("\n")[1] == table("data.csv", "price").about
     assert "data: 1 optimizer with mse; 1 seed, " in done.output
-    assert "judged by rmse on 10 validation examples" in done.output
+    assert "ranked by rmse on 10 validation examples" in done.output
     assert "Left out: `id` (counts the rows)." in (tmp_path / "piste-compare" / "report.html").read_text()
 
 
@@ -420,12 +420,12 @@ def test_the_command_predicts_a_column(write, tmp_path, monkeypatch):
         (["none.csv", "--target", "price"], "piste: there is no file none.csv."),
         (
             ["digits", "--target", "price"],
-            "piste: --target names a column of a table, such as data.csv; `digits` isn't one. Leave it out.",
+            "piste: --target names a column of a table, such as data.csv; `digits` isn't one. Help: omit it.",
         ),
         (["digits", "--decimal", ","], "piste: --decimal is for a table, such as data.csv; `digits` isn't one."),
         (["data.csv", "--target", "price", "--decimal", ";"], "piste: `decimal` must be '.' or ','; received ';'."),
-        (["my_task.py", "--target", "0.9"], "`my_task.py` isn't one. Leave it out."),
-        (["digit"], "A task of your own is given as file.py:function, a table as data.csv with --target COLUMN."),
+        (["my_task.py", "--target", "0.9"], "`my_task.py` isn't one. Help: omit it."),
+        (["digit"], "Help: give a custom task as file.py:function, a table as data.csv with --target COLUMN."),
     ],
 )
 def test_the_command_refuses_in_a_sentence(write, tmp_path, monkeypatch, words, told):

@@ -19,7 +19,7 @@ from piste.compare.execution import executor as executor_module
 from piste.compare.execution import processes
 from piste.compare.execution import ray as ray_module
 from piste.errors import InvalidType, InvalidValue, PisteError, Unsupported
-from tests.compare.small import task
+from tests.compare.small import environment, task
 
 OPTIONS = {"optimizers": ["SGD", "Adam"], "trials": 4, "seeds": 3, "progress": False}
 
@@ -225,7 +225,7 @@ compare_task(task(loss={"slow": slow}), optimizers=["SGD", "Adam"], seeds=50, jo
 def test_workers_end_with_the_one_who_asks(how, tmp_path):
     (tmp_path / "script.py").write_text(KILLED)
     asking = subprocess.Popen(
-        [sys.executable, tmp_path / "script.py", tmp_path / "out"], env={**os.environ, "PYTHONPATH": os.getcwd()},
+        [sys.executable, tmp_path / "script.py", tmp_path / "out"], env=environment(),
         start_new_session=True,
     )  # fmt: skip
     workers = wait_for(lambda: len(found := workers_of(asking.pid)) == 2 and found)

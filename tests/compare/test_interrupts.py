@@ -1,7 +1,6 @@
 """Ctrl-C, wherever it arrives: what is finished is kept and told, and nothing is torn."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from piste.compare import compare_task
 from piste.compare.execution.interrupts import Interrupts
 from piste.compare.report import files
-from tests.compare.small import task
+from tests.compare.small import environment, task
 
 OPTIONS = {"optimizers": ["SGD", "Adam"], "seeds": 3, "progress": False}
 
@@ -97,7 +96,7 @@ compare_task(task(), optimizers=["SGD", "Adam"], seeds=50, out=sys.argv[1])
 def test_the_process_ends_in_order_when_it_comes_with_the_first_result(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     ran = subprocess.run(
-        [sys.executable, tmp_path / "script.py", tmp_path / "out"], env={**os.environ, "PYTHONPATH": os.getcwd()},
+        [sys.executable, tmp_path / "script.py", tmp_path / "out"], env=environment(),
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (0, "")

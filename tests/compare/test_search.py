@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from piste.compare.execution.search import _suggest
 from piste.compare.plan import make_plan
 from piste.compare.results import Result
 from piste.errors import InvalidType, InvalidValue, Unsupported
-from tests.compare.small import task
+from tests.compare.small import environment, task
 
 
 def found_by(**options):
@@ -286,11 +285,10 @@ found = compare_task(
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SLOW)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
 
     def run(how):
         return subprocess.run(
-            [sys.executable, str(script), str(tmp_path / "out"), how], env=environment, capture_output=True, text=True,
+            [sys.executable, str(script), str(tmp_path / "out"), how], env=environment(), capture_output=True, text=True,
             timeout=120, check=False,
         )  # fmt: skip
 
