@@ -288,8 +288,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(tmp_path):
 
     def run(how):
         return subprocess.run(
-            [sys.executable, str(script), str(tmp_path / "out"), how], env=environment(), capture_output=True, text=True,
-            timeout=120, check=False,
+            [sys.executable, str(script), str(tmp_path / "out"), how],
+            env=environment(), capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
 
     assert run("die").returncode == -signal.SIGKILL
