@@ -21,7 +21,7 @@ LAYERS: list[list[str]] = [
     ["piste.engine.eager", "piste.engine.cpu", "piste.engine.gpu"],
     ["piste.engine.step_dispatch", "piste.engine.loss_dispatch", "piste.engine"],
     ["piste.optim", "piste.losses"],
-    ["piste.explain", "piste.compare.requirements"],
+    ["piste.explain", "piste.patching", "piste.compare.requirements"],
     ["piste.compare.results"],
     [
         "piste.compare.search_space",
@@ -52,8 +52,11 @@ INIT_ALONE = {"piste", "piste.compare", "piste.engine"}
 KNOWN_VIOLATIONS: dict[str, set[str]] = {
     "piste.engine.cpu.image_cross_entropy": {"piste.engine.loss_dispatch"},
     "piste.engine.cpu.loss_kernel": {"piste.engine.eager.loss"},
+    "piste.engine.gpu.counters": {"piste.engine.cpu.compiler"},
 }
 """Importer -> imported modules, for violations still to be removed. The test fails when one disappears."""
+KNOWN_CIRCLES: dict[str, str] = {"piste.optim.checkpoint": "piste.optim"}
+"""Importer -> imported module, for imports that close a circle, exact like KNOWN_VIOLATIONS."""
 
 
 def read_imports(module: str, path: Path, modules: set[str]) -> set[str]:
@@ -119,7 +122,11 @@ def test_imports_point_to_lower_layers():
 
 
 def test_there_are_no_import_circles():
-    assert find_circle(import_graph()) == []
+    graph = {module: imported - {KNOWN_CIRCLES.get(module)} for module, imported in import_graph().items()}
+    assert find_circle(graph) == []
+    for importer, imported in KNOWN_CIRCLES.items():
+        assert imported in import_graph()[importer]
+        assert find_circle({**graph, importer: graph[importer] | {imported}})
 
 
 @pytest.mark.parametrize(
