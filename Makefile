@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: test-torch test-pytorch compare test sweep lint bench mutants replay clean
+.PHONY: test-torch test-pytorch test-gpu compare test sweep lint bench mutants replay clean
 
 compare: $(VENV)/.installed
 	$(BIN)/piste compare digits --out piste-compare --fresh

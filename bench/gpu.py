@@ -116,6 +116,33 @@ def contenders(kind: str, params: list[torch.Tensor]) -> dict[str, Step]:
     return steps
 
 
+def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds: int) -> str:
+    """Measure an optimizer on a model; return its line.
+
+    Args:
+        model: the name of the model.
+        kind: the name of the optimizer.
+        params: the parameters of the model.
+        speed: the copy bandwidth in GB/s.
+        rounds: the number of measurements.
+    """
+    start = time.perf_counter()
+    steps = contenders(kind, params)
+    steps["piste"]()
+    torch.cuda.synchronize()
+    first = time.perf_counter() - start
+    result = alternate(steps, rounds)
+    wall, device = result.pop("piste")
+    floor = sum(p.numel() for p in params) * 4 * STREAMS.get(kind, 7) / speed / 1e6
+    share = f"{floor / device:4.0%} of copy" if floor > _FEW else ""
+    rest = "  ".join(f"{how} {w:.3f} / {d:.3f}" for how, (w, d) in result.items())
+    best = [min((times[k] for times in result.values()), default=float("nan")) for k in (0, 1)]
+    return (
+        f"{model:14s} {kind:8s} wall {wall:7.3f} ({best[0] / wall:5.2f}x)  device {device:7.3f} "
+        f"({best[1] / device:5.2f}x)  {share:12s} first {first:4.1f} s  {rest}"
+    )
+
+
 def main(arguments: list[str]) -> None:
     """Print a row for each model and optimizer."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__)
@@ -129,24 +156,12 @@ def main(arguments: list[str]) -> None:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {speed:.0f} GB/s; milliseconds, medians")
     for model in chosen.models:
         params = parameters(MODELS[model])
-        elements = sum(p.numel() for p in params)
         for kind in chosen.optimizers:
-            start = time.perf_counter()
-            steps = contenders(kind, params)
-            steps["piste"]()
-            torch.cuda.synchronize()
-            first = time.perf_counter() - start
-            result = alternate(steps, chosen.rounds)
-            wall, device = result.pop("piste")
-            floor = elements * 4 * STREAMS.get(kind, 7) / speed / 1e6
-            share = f"{floor / device:4.0%} of copy" if floor > _FEW else ""
-            rest = "  ".join(f"{how} {w:.3f} / {d:.3f}" for how, (w, d) in result.items())
-            best = [min((times[k] for times in result.values()), default=float("nan")) for k in (0, 1)]
-            print(
-                f"{model:14s} {kind:8s} wall {wall:7.3f} ({best[0] / wall:5.2f}x)  device {device:7.3f} "
-                f"({best[1] / device:5.2f}x)  {share:12s} first {first:4.1f} s  {rest}",
-                flush=True,
-            )
-            del steps, result
+            try:
+                print(row(model, kind, params, speed, chosen.rounds), flush=True)
+            except Exception as error:  # the other rows are measured all the same
+                print(
+                    f"{model:14s} {kind:8s} {type(error).__name__}: {(str(error).splitlines() or [''])[-1]}", flush=True
+                )
             gc.collect()
             torch.cuda.empty_cache()
