@@ -23,6 +23,7 @@ from .dialect import FUNCTIONS, triton
 
 BLOCK, ITERATIONS, WARPS = 1024, 4, 4
 CHUNK = BLOCK * ITERATIONS
+TAIL = 512  # elements of a block with masks; 1024 would take three times the registers, and spill some
 HEAD = 2  # numbers in front of the rows
 LANES = 128  # tensors that `prepare` takes at a time
 
@@ -118,10 +119,11 @@ def step_source(spec: StepSpec, layout: Layout, rows: bool) -> KernelSource:
         f"        for k in range({ITERATIONS}):",
         *_block(columns, kinds, kept, elements, names, layout.compute, rows, is_whole=True),
         "    else:",
+        f"        tail = tl.arange(0, {TAIL})",
         "        n = 0",
         f"        while (n < left) & (n < {CHUNK}):",
         *_block(columns, kinds, kept, elements, names, layout.compute, rows, is_whole=False),
-        f"            n += {BLOCK}",
+        f"            n += {TAIL}",
         "",
     ]
     tables = [(name, "*i64") for name in ("blocks", "sizes", "addresses", "gradients")]
@@ -143,10 +145,10 @@ def _block(
 ) -> list[str]:
     """Load, compute and store one block of a chunk."""
     mask = "" if is_whole else ", mask=inside"
-    start = f"k * {BLOCK}" if is_whole else "n"
-    lines = [] if is_whole else ["inside = n + lane < left"]
+    start = f"k * {BLOCK} + lane" if is_whole else "n + tail"
+    lines = [] if is_whole else ["inside = n + tail < left"]
     for name in columns:
-        place = f"a_{name} + {start} + lane"
+        place = f"a_{name} + {start}"
         # The compiler can't derive the alignment of an address that was an integer.
         lines.append(f"to_{name} = tl.multiple_of({place}, 16)" if is_whole else f"to_{name} = {place}")
     lines += [f"{name}_ = tl.load(to_{name}{mask}).to(tl.{compute})" for name in columns]

@@ -1,0 +1,70 @@
+"""The machine code of every kernel for GPUs of NVIDIA and AMD: 16-byte accesses, and registers that suffice."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import piste
+from piste.engine.gpu.compiler import compiled
+from piste.engine.gpu.step_kernel import Layout, prepare_source, step_source
+from tests.optim.cases import OPTIONS, fullest
+
+pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+
+SM_80, SM_90, GFX942 = GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)
+WIDE = {"float32": "v4.b32", "float64": "v2.b64", "bfloat16": "v4.b32", "float16": "v4.b32"}
+
+
+def spec_of(name: str) -> Any:
+    optimizer = getattr(piste.optim, name)([torch.nn.Parameter(torch.zeros(3))], **fullest(name))
+    return optimizer._program(optimizer.param_groups[0])
+
+
+def layout_of(spec: Any, dtype: str) -> Layout:
+    return Layout((dtype,) * (2 + len(spec.buffers)), "float32")
+
+
+def spilled_bytes(kernel: Any, folder: Path) -> int:
+    """Assemble the PTX again, and read the report of the assembler."""
+    ptx, source = kernel.asm["ptx"], folder / "kernel.ptx"
+    source.write_text(ptx)
+    (target,) = re.findall(r"\.target (\w+)", ptx)
+    command = [knobs.nvidia.ptxas.path, "-v", "--gpu-name", target, source, "-o", folder / "kernel.cubin"]
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "bytes spill stores" in report
+    return sum(map(int, re.findall(r"(\d+) bytes spill", report)))
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["arguments", "rows"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_whole_chunks_are_read_and_written_16_bytes_at_a_time(name, rows, tmp_path):
+    spec = spec_of(name)
+    for dtype in ("float32", "bfloat16"):
+        kernel = compiled(step_source(spec, layout_of(spec, dtype), rows), SM_90)
+        ptx = kernel.asm["ptx"]
+        vectors = 2 if dtype == "float32" else 1  # a thread has eight elements of a block
+        loads, stores = (len(re.findall(rf"{word}\.global\.{WIDE[dtype]}", ptx)) for word in ("ld", "st"))
+        assert loads >= vectors * (2 + len(spec.buffers))
+        assert stores >= vectors * (1 + len(spec.buffers))
+        # The rare branch of a correctly rounded division or root is a call, which may save two registers.
+        assert spilled_bytes(kernel, tmp_path) <= 16
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_kernels_compile_for_other_gpus_and_dtypes(name):
+    spec = spec_of(name)
+    for target, dtype in ((SM_80, "float64"), (SM_80, "float16"), (GFX942, "float32")):
+        kernel = compiled(step_source(spec, layout_of(spec, dtype), rows=False), target)
+        if target is SM_80:
+            assert f"ld.global.{WIDE[dtype]}" in kernel.asm["ptx"]
+    numbers = ("float32", *("value" for _ in spec.numbers[1:]))
+    for target in (SM_90, GFX942):
+        compiled(prepare_source(spec, layout_of(spec, "float32"), numbers, True, True), target)

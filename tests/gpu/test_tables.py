@@ -1,0 +1,107 @@
+"""The tables of a launch: what they hold, and when they may be rewritten."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+
+from piste.engine.gpu import table_ring
+from piste.engine.gpu.counters import HostCounters
+from piste.engine.gpu.device import PinnedTable
+from piste.engine.gpu.host_scalars import divide, power
+from piste.engine.gpu.launch import chunks
+from piste.engine.gpu.step_kernel import CHUNK
+from piste.engine.gpu.table_ring import TableRing
+
+
+class Event:
+    def __init__(self, stream: int) -> None:
+        self.stream, self.is_done = stream, False
+
+    def query(self) -> bool:
+        return self.is_done
+
+
+class Device:
+    """Counts what is allocated and recorded."""
+
+    def __init__(self) -> None:
+        self.tables: list[PinnedTable] = []
+        self.events: list[Event] = []
+
+    def pinned(self, words: int) -> PinnedTable:
+        self.tables.append(PinnedTable(words, pin=False))
+        return self.tables[-1]
+
+    def record(self, stream: int) -> Event:
+        self.events.append(Event(stream))
+        return self.events[-1]
+
+
+A, B, C = array("q", [1, 2]), array("q", [3, 4]), array("q", [5, 6])
+
+
+def test_equal_content_keeps_its_table():
+    ring = TableRing(Device(), 2)
+    assert ring.holding(A, 0, is_capturing=False) == ring.holding(array("q", A), 0, is_capturing=False)
+
+
+def test_a_table_is_rewritten_only_after_every_stream_that_read_it():
+    device = Device()
+    ring = TableRing(device, 2)
+    first = ring.holding(A, 1, is_capturing=False)
+    ring.holding(A, 2, is_capturing=False)
+    second = ring.holding(B, 1, is_capturing=False)
+    third = ring.holding(C, 1, is_capturing=False)
+    assert len({first, second, third}) == 3
+    assert {event.stream for event in device.events[:2]} == {1, 2}
+    device.events[0].is_done = True
+    assert ring.holding(A, 1, is_capturing=False) not in (first, second, third)  # the other stream is still busy
+    device.events[1].is_done = True
+    assert ring.holding(B, 1, is_capturing=False) == first
+
+
+def test_a_table_that_a_graph_has_seen_is_never_rewritten(monkeypatch):
+    monkeypatch.setattr(table_ring, "_seen_by_graphs", [])
+    device = Device()
+    ring = TableRing(device, 2)
+    ring.holding(A, 1, is_capturing=False)
+    allocated = len(device.tables)
+    seen = ring.holding(B, 1, is_capturing=True)
+    assert len(device.tables) == allocated  # a capture does not allocate
+    for _ in range(4):
+        for content in (A, B, C):
+            assert ring.holding(content, 1, is_capturing=False) != seen
+            for event in device.events:
+                event.is_done = True
+    (kept,) = table_ring._seen_by_graphs
+    assert kept.address == seen and kept.content == B.tobytes()
+
+
+def test_every_chunk_of_every_tensor_has_an_entry():
+    sizes = [0, 1, CHUNK, CHUNK + 1]
+    entries = [(entry >> 32, entry & 0xFFFFFFFF) for entry in chunks(sizes)]
+    assert entries == [(1, 0), (2, 0), (3, 0), (3, 1)]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_counters_advance_together_and_differences_are_noticed(native, monkeypatch):
+    import torch
+
+    if not native:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    columns = [[torch.tensor(3.0), torch.tensor(3.0)], [torch.tensor(0.5), torch.tensor(0.5)]]
+    counters = HostCounters(columns, "float32")
+    assert counters.advance() and counters.read(1) == (4.0, 0.5)
+    counters.store(1, [0.25])
+    assert [x.item() for x in columns[1]] == [0.25, 0.25]
+    columns[0][1].fill_(9.0)
+    assert not counters.advance() and counters.read(1) == (10.0, 0.25)
+
+
+def test_the_host_divides_and_raises_to_powers_as_the_device_does():
+    inf = float("inf")
+    assert divide(1.0, 0.0) == inf and divide(-1.0, 0.0) == -inf and divide(0.0, 0.0) != divide(0.0, 0.0)
+    assert power(0.0, -1.0) == inf and power(10.0, 400.0) == inf
+    assert power(-2.0, 0.5) != power(-2.0, 0.5) and power(-2.0, 3.0) == -8.0
