@@ -29,6 +29,11 @@ test-torch:
 	$(TORCH_PIP) -c $(TORCH_VENV)/constraints.txt -e ".[test]"
 	$(TORCH_VENV)/bin/python -m pytest -n 2 tests/optim tests/losses tests/engine
 
+# PyTorch's own tests of optimizers, schedulers and losses, with Piste's classes in PyTorch's place
+test-pytorch: $(VENV)/.installed-dev
+	@test -n "$(CHECKOUT)" || { echo "Give a clone of PyTorch: make test-pytorch CHECKOUT=../pytorch"; exit 2; }
+	$(BIN)/python -m tests.pytorch $(CHECKOUT)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,0 +1,27 @@
+"""A custom row-wise loss: a formula over the logits of one row and the class of that row."""
+
+import torch
+
+from piste.formula import exp
+from piste.formula.row_functions import log_softmax, pick
+from piste.losses.class_loss import ClassLoss
+
+
+class FocalLoss(ClassLoss):
+    """The focal loss, -(1 - p)^2 log p, of the probability p of the row's class (Lin et al. 2017)."""
+
+    name, function = "focal", "focal_loss"
+    mean_by = "count"
+
+    @staticmethod
+    def value(x, k, w=None):
+        log_p = pick(log_softmax(x), k)
+        loss = -((1 - exp(log_p)) ** 2) * log_p
+        return loss if w is None else pick(w, k) * loss
+
+
+if __name__ == "__main__":
+    x = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]], requires_grad=True)
+    loss = FocalLoss()(x, torch.tensor([0, 2]))
+    loss.backward()
+    print(loss.item(), x.grad)
