@@ -76,3 +76,12 @@ def test_links_and_pictures_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
+
+
+def test_the_chinese_readme_has_the_same_code_links_and_sections():
+    """The links in the same order, but for the link from each to the other."""
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    assert re.findall(r"^```(\w+)\n(.*?)^```", chinese, re.MULTILINE | re.DOTALL) == BLOCKS
+    ours, theirs = (re.findall(r"\]\(([^)#]+)\)", text) for text in (README, chinese))
+    assert sorted({*ours, "README.md"}) == sorted({*theirs, "README.zh-CN.md"})
+    assert len(re.findall("^## ", chinese, re.MULTILINE)) == len(re.findall("^## ", README, re.MULTILINE))
