@@ -11,10 +11,10 @@ import piste.losses
 from piste.errors import InvalidType, InvalidValue
 from piste.explain import explain
 from piste.formula.printing import read, render
-from piste.losses.loss import _registry
+from piste.losses.loss import LOSSES
 
 SAMPLE, TARGET = [[1, 1], [1, 1]], [[0, 1], [2, 3]]
-LOSSES = sorted(set(_registry.values()), key=lambda loss: loss.name)
+LOSSES = sorted(set(LOSSES.values()), key=lambda loss: loss.name)
 
 
 def operands(loss: type[piste.losses.Loss]):
@@ -125,7 +125,7 @@ def test_nll_says_what_it_takes() -> None:
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_every_loss_is_explained_by_its_class_instance_function_and_name(loss) -> None:
     given = operands(loss)
-    function = getattr(piste.losses.functional, loss.function)
+    function = getattr(piste.losses.functional, loss.functional_name)
     texts = {str(explain(by, *given)) for by in (loss, loss(), loss.name, loss.__name__)}
     assert len(texts) == 1
     text = texts.pop()

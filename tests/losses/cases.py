@@ -29,11 +29,11 @@ class Case:
 
     @property
     def function(self) -> Callable[..., torch.Tensor]:
-        return getattr(functional, self.loss.function)
+        return getattr(functional, self.loss.functional_name)
 
     @property
     def torchs(self) -> Callable[..., torch.Tensor]:
-        return getattr(torch.nn.functional, self.loss.function)
+        return getattr(torch.nn.functional, self.loss.functional_name)
 
     def __str__(self) -> str:
         return f"{self.name}{'-' if self.options else ''}{'-'.join(self.options)}"

@@ -187,14 +187,14 @@ def fault_of_domain(function: Function, domain: Domain, reduction: str = "none")
 def fault_of_bound(function: Function, domain: Domain) -> str | None:
     """Kernels look more closely only where a number is not surely right: all such must be right, and nothing beyond."""
     loss: Any = getattr(function(domain.name), "loss", None)
-    rules = loss.domains(**domain.options) if hasattr(loss, "domains") else ()
+    rules = [rule for rule in getattr(loss, "value_checks", ()) if rule.applies(domain.options)]
     for rule in rules:
-        if rule.argument != domain.argument or rule.sure is None or None not in domain.operands:
+        if rule.argument != domain.argument or rule.guard is None or None not in domain.operands:
             continue
-        for value, is_right in _edges(*rule.sure):
+        for value, is_right in _edges(*rule.guard):
             operands = [torch.tensor(value if o is None else o, dtype=torch.float64) for o in domain.operands]
-            if bool(rule.bad(*operands)) == is_right:
-                return f"{domain}: {rule.sure} is not what the check is about"
+            if bool(rule.fails(*operands)) == is_right:
+                return f"{domain}: {rule.guard} is not what the check is about"
     return None
 
 

@@ -128,9 +128,9 @@ def test_a_module_that_was_called_is_copied_and_pickled() -> None:
 
 
 def test_however_many_settings_there_were_the_next_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    for n in range(1, loss_module.MOST_KNOWN + 100):
+    for n in range(1, loss_module.MAX_CACHED_SETTINGS + 100):
         F.mse_loss(X, Y, normalizer=n)
-        assert len(loss_module._known) <= loss_module.MOST_KNOWN
+        assert len(loss_module._cached_settings) <= loss_module.MAX_CACHED_SETTINGS
     expected = twice(lambda: F.mse_loss(X, Y, normalizer=0.5))
     monkeypatch.setattr(piste.losses.MSELoss, "prepare", lambda *_, **__: pytest.fail("went step by step"))
     assert torch.equal(F.mse_loss(X, Y, normalizer=0.5), expected)

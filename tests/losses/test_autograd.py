@@ -242,7 +242,7 @@ def test_written_derivatives_are_the_derivatives(name: str, options: dict, monke
     monkeypatch.setattr(formula, "_words", lambda *values: _Mathematics)
     loss = piste.losses.named(name)
     x, y = sympy.symbols("x y", real=True)
-    value = loss.value(x, y, **options)
+    value = loss.formula(x, y, **options)
     written = loss.derivatives(x, y, **options)
     for by, slope in zip((x, y), written, strict=True):
         exact = sympy.diff(value, by)

@@ -33,7 +33,7 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """All of this holds whoever looks at the operands."""
     for made_once in (loss_kernel.kernel_of, is_one.make_is_one):
         made_once.cache_clear()
-    monkeypatch.setattr(loss_module, "_known", {})
+    monkeypatch.setattr(loss_module, "_cached_settings", {})
     elementwise._ready.cache_clear()
     rowwise._ready.cache_clear()
     if request.param == "at once":
@@ -46,7 +46,7 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 def eager(case: Case, operands, reduction: str) -> torch.Tensor:
     """The same loss by the eager formula."""
     call = case.loss.prepare(tuple(operands), "off", **case.loss(**options_of(case))._buffers, **rest_of(case))
-    made = values(call.formula, call.derivatives, call.letters, call.options)
+    made = values(call.formula, call.derivatives, call.operands, call.options)
     made = made if call.weight is None else made * call.weight
     return made.sum() if reduction == "sum" else made.sum() / made.numel()
 

@@ -10,14 +10,15 @@ import torch
 
 import piste
 from piste.explain import explain
-from piste.losses.loss import Settings, _registry
+from piste.losses.loss import LOSSES
+from piste.losses.reduction import SETTINGS
 
 PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
 
 
 def test_the_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict = {}
-    before = dict(_registry)
+    before = dict(LOSSES)
     try:
         for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
             exec(block, scope)
@@ -30,8 +31,8 @@ def test_the_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> Non
         torch.testing.assert_close(torch.autograd.grad(loss, x), torch.autograd.grad(expected, x))
         assert "log(1 + exp((-2) * d))" in str(explain(scope["LogCosh"], x[:2], y[:2]))
     finally:
-        _registry.clear()
-        _registry.update(before)
+        LOSSES.clear()
+        LOSSES.update(before)
 
 
 def test_the_page_names_every_loss_and_setting() -> None:
@@ -39,5 +40,5 @@ def test_the_page_names_every_loss_and_setting() -> None:
     for name in piste.losses.__all__:
         if name.endswith("Loss") and name != "Loss":
             assert name.removesuffix("Loss") in text, name
-    for setting in Settings.__annotations__:
+    for setting in SETTINGS:
         assert f"`{setting}=" in text, setting

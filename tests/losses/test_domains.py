@@ -24,7 +24,7 @@ def function(name: str) -> Callable[..., torch.Tensor]:
     loss = losses.named(name)
     if name == "nll2d":  # torch has no function of that name
         return lambda *operands, **options: loss(**options)(*operands)
-    return getattr(losses.functional, loss.function)
+    return getattr(losses.functional, loss.functional_name)
 
 
 @pytest.mark.sample(1, per="domain.name")

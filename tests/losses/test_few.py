@@ -195,8 +195,8 @@ def test_a_function_of_machine_code_keeps_what_it_needs() -> None:
     loss = piste.losses.L1Loss()
     x, y = torch.randn(5, requires_grad=True), torch.randn(5)
     warm(loss, x, y)
-    kernel = loss._chosen[0].last[0].usual[1]
-    serve, rest = kernel.serve, loss._chosen[0].last[1]
+    kernel = loss._validated_settings[0].last_hit[0].usual[1]
+    serve, rest = kernel.serve, loss._validated_settings[0].last_hit[1]
     out, slope = torch.empty(()), torch.empty(5)
     del loss, kernel
     for cached in (piste.engine.cpu.loss_kernel.kernel_of, is_one.make_is_one):
@@ -250,7 +250,7 @@ def test_one_exponential_serves_value_and_gradient() -> None:
         loss = piste.losses.named(name)()
         x, y = torch.randn(5, requires_grad=True), torch.ones(5)
         warm(loss, x, y)
-        source = element_source.source(loss._chosen[0].last[0].usual[1].form)
+        source = element_source.source(loss._validated_settings[0].last_hit[0].usual[1].form)
         assert source.count("exp32_nonpositive(") == 1 and source.count("log1p32_unit_interval(") == 1, source
 
 

@@ -75,7 +75,7 @@ def test_a_constructor_called_with_tensors_explains_itself(loss) -> None:
         loss(SAMPLE, TARGET)
 
 
-@pytest.mark.parametrize("loss", sorted(set(nn.loss._registry.values()), key=lambda c: c.name))
+@pytest.mark.parametrize("loss", sorted(set(nn.LOSSES.values()), key=lambda c: c.name))
 def test_every_line_that_works_works(loss) -> None:
     import piste
 

@@ -21,11 +21,11 @@ IGNORED = -100
 
 
 def by_formula(x: Tensor, k: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient by `CrossEntropyLoss.value` on the rows of an image."""
+    """The loss and its gradient by `CrossEntropyLoss.formula` on the rows of an image."""
     rows = x.detach().double().movedim(1, -1).reshape(-1, x.shape[1]).requires_grad_()
     targets = k.reshape(-1)
     keep = targets != IGNORED
-    values = piste.losses.CrossEntropyLoss.value(rows, torch.where(keep, targets, 0))
+    values = piste.losses.CrossEntropyLoss.formula(rows, torch.where(keep, targets, 0))
     total = torch.where(keep, values, 0).sum()
     loss = total / keep.sum() if reduction == "mean" else total
     (gradient,) = torch.autograd.grad(loss, rows)
@@ -122,7 +122,7 @@ def test_the_second_gradient_is_that_of_the_formula():
     (second,) = torch.autograd.grad(first.square().sum(), x)
     rows = x.movedim(1, -1).reshape(-1, 3)
     keep = k.reshape(-1) != IGNORED
-    values = piste.losses.CrossEntropyLoss.value(rows, torch.where(keep, k.reshape(-1), 0))
+    values = piste.losses.CrossEntropyLoss.formula(rows, torch.where(keep, k.reshape(-1), 0))
     wanted = torch.where(keep, values, 0).sum() / keep.sum()
     (wanted_first,) = torch.autograd.grad(wanted, x, create_graph=True)
     torch.testing.assert_close(first, wanted_first, rtol=1e-13, atol=1e-15)

@@ -10,13 +10,13 @@ import torch
 import piste
 from piste.errors import InvalidType, InvalidValue, PisteError
 from piste.losses.elementwise import ElementwiseLoss
-from piste.losses.loss import _registry
+from piste.losses.loss import LOSSES
 from tests.losses.cases import MODULES, Case, seeded
 
 nn, F = piste.losses, piste.losses.functional
 X = torch.randn(4, 3)
 K = torch.tensor([0, 2, 1, 0])
-ELEMENTWISE = sorted((c for c in set(_registry.values()) if issubclass(c, ElementwiseLoss)), key=lambda c: c.name)
+ELEMENTWISE = sorted((c for c in set(LOSSES.values()) if issubclass(c, ElementwiseLoss)), key=lambda c: c.name)
 
 
 def refused(call, *words: str, kind: type[PisteError] = InvalidValue) -> None:

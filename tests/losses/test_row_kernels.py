@@ -40,7 +40,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return result
 
     monkeypatch.setattr(cpu_loss.Ready, "loss", watched)
-    monkeypatch.setattr(loss_module, "_known", {})
+    monkeypatch.setattr(loss_module, "_cached_settings", {})
     rowwise._ready.cache_clear()
     return seen
 

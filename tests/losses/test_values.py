@@ -83,20 +83,20 @@ def test_lower_precisions_round_once(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("points", ELEMENTS, ids=str)
 def test_elementwise_losses_are_the_oracles_to_the_second_derivative(points: Points) -> None:
     loss = piste.losses.named(points.name)
-    assert fault_of_elements(getattr(F, loss.function), points) is None
+    assert fault_of_elements(getattr(F, loss.functional_name), points) is None
 
 
 @pytest.mark.sample(1, per="points.name")
 @pytest.mark.parametrize("points", ROWS, ids=str)
 def test_losses_of_rows_are_the_oracles(points: Points) -> None:
     loss = piste.losses.named(points.name)
-    assert fault_of_rows(getattr(F, loss.function), points) is None
+    assert fault_of_rows(getattr(F, loss.functional_name), points) is None
 
 
 @pytest.mark.sample(1, per="points.name")
 @pytest.mark.parametrize("points", ON_THE_CORNER + ROWS_ON_THE_CORNER, ids=str)
 def test_slopes_at_corners_are_torchs(points: Points) -> None:
-    function = piste.losses.named(points.name).function
+    function = piste.losses.named(points.name).functional_name
     torchs = getattr(torch.nn.functional, function)
     assert fault_beside_torch(getattr(F, function), torchs, points) is None
 
@@ -105,7 +105,7 @@ def test_slopes_at_corners_are_torchs(points: Points) -> None:
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("extreme", EXTREMES, ids=str)
 def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) -> None:
-    function = getattr(F, piste.losses.named(extreme.name).function)
+    function = getattr(F, piste.losses.named(extreme.name).functional_name)
     for dtype in (torch.float64, torch.float32):
         assert fault_at_extreme(function, extreme, dtype, reduction) is None
 
@@ -114,7 +114,7 @@ def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) ->
 @pytest.mark.parametrize("points", [p for p in ELEMENTS if p.last is None], ids=str)
 def test_kernels_of_single_elements_are_the_oracles(points: Points) -> None:
     exact = getattr(oracle, points.name)
-    function = getattr(F, piste.losses.named(points.name).function)
+    function = getattr(F, piste.losses.named(points.name).functional_name)
     for point in points.operands:
         operands = [torch.tensor(p, dtype=torch.float64, requires_grad=True) for p in point]
         result = function(*operands, **points.options)
@@ -266,13 +266,13 @@ def test_kl_div_of_masked_distributions_and_its_batchmean() -> None:
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 def test_the_slope_of_a_nan_is_a_nan(name: str, reduction: str) -> None:
     x = torch.tensor([torch.nan, 3.0], requires_grad=True)
-    function = getattr(F, piste.losses.named(name).function)
+    function = getattr(F, piste.losses.named(name).functional_name)
     (slope,) = torch.autograd.grad(function(x, torch.tensor([1.0, 1.0]), reduction=reduction).sum(), x)
     assert slope.isnan().tolist() == [True, False]
 
 
 @pytest.mark.sample(1, per="case.name")
-@pytest.mark.parametrize("case", [c for c in CASES if c.loss.function != "nll_loss"], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if c.loss.functional_name != "nll_loss"], ids=str)
 def test_a_nan_shows_in_what_it_belongs_to_and_nowhere_else(case: Case) -> None:
     operands = seeded(case)
     for a, operand in enumerate(operands):

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from piste import losses
 from piste.formula.expression import Expr
-from piste.losses.loss import _registry
+from piste.losses.loss import LOSSES
 from tests.losses.domains import DOMAINS, SHAPES, fault_of_bound, fault_of_domain, fault_of_means, fault_of_shapes
 from tests.losses.judge import fault_at_extreme, fault_beside_torch, fault_of_elements, fault_of_rows
 from tests.losses.points import ELEMENTS, EXTREMES, ON_THE_CORNER, ROWS, ROWS_ON_THE_CORNER
@@ -28,10 +28,10 @@ from .subject import Subject, stated
 PACKAGE = "piste.losses"
 FILES = ("regression", "binary", "distributions", "margins", "class_loss", "classification", "multilabel", "embeddings")
 """In the order of import."""
-FORMULAS = ("value", "soft_value", "derivatives", "checks", "domains")
+FORMULAS = ("formula", "soft_formula", "derivatives", "value_checks")
 FURTHER = {
-    "class_loss": ("ClassLoss.prepare", "ClassLoss._soft_call", "ClassLoss._refuse_probabilities"),
-    "classification": ("NLLLoss._refuse_input",),
+    "class_loss": ("ClassLoss.prepare", "ClassLoss._soft_call", "ClassLoss._check_probabilities"),
+    "classification": ("NLLLoss._check_input",),
     "multilabel": ("MultiMarginLoss.validate", "MultiLabelMarginLoss.prepare", "MultiLabelSoftMarginLoss.prepare"),
     "embeddings": ("CosineEmbeddingLoss.prepare", "TripletLoss.prepare", "distance"),
 }
@@ -41,9 +41,9 @@ SHARED = {
         ("log_softmax", "total", "norm", "size", "index", "each", "pick", "hinges", "_listed_against_others"),
         FILES[4:],
     ),
-    "reduction": (("Reduction.of", "Reduction.divisor"), ("loss", "elementwise", "rowwise", *FILES)),
+    "reduction": (("Reduction.of", "Reduction.denominator"), ("loss", "elementwise", "rowwise", *FILES)),
     "elementwise": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
-    "value_checks": (("number",), ("reduction", "loss", "elementwise", "rowwise", *FILES)),
+    "value_checks": (("first_violation",), ("reduction", "loss", "elementwise", "rowwise", *FILES)),
 }
 
 REGRESSION = ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss")
@@ -58,13 +58,13 @@ SYMBOLS = "both are tensors, or both are symbols"
 ALIKE = "both have the same shape and dtype"
 EQUIVALENT: dict[str, dict[str, str]] = {
     "piste.losses.regression": {
-        **{f"{name}.value: x - y -> {other}": EVEN for name in REGRESSION for other in ("y - x", "-(x - y)")},
-        "SmoothL1Loss.value: d < beta -> d <= beta": BORDER,
-        "HuberLoss.value: d <= delta -> d < delta": BORDER,
+        **{f"{name}.formula: x - y -> {other}": EVEN for name in REGRESSION for other in ("y - x", "-(x - y)")},
+        "SmoothL1Loss.formula: d < beta -> d <= beta": BORDER,
+        "HuberLoss.formula: d <= delta -> d < delta": BORDER,
         "HuberLoss.derivatives: delta * sign(d) -> delta / sign(d)": "the sign is 1 or -1 on that side",
     },
     "piste.losses.binary": {
-        f"BCEWithLogitsLoss.value: 0 -> 1 (number {k})": "a label of 0 multiplies it, and so does 1 - y of 1"
+        f"BCEWithLogitsLoss.formula: 0 -> 1 (number {k})": "a label of 0 multiplies it, and so does 1 - y of 1"
         for k in (2, 4)
     },
     "piste.losses.distributions": {
@@ -72,35 +72,35 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "PoissonNLLLoss.derivatives: 1 -> 0 (number 2)": UNUSED,
         "PoissonNLLLoss.derivatives: 1 -> 0 (number 3)": UNUSED,
         "PoissonNLLLoss.derivatives: 1 -> 2 (number 3)": UNUSED,
-        **{f"GaussianNLLLoss.value: x - y -> {other}": EVEN for other in ("y - x", "-(x - y)")},
+        **{f"GaussianNLLLoss.formula: x - y -> {other}": EVEN for other in ("y - x", "-(x - y)")},
     },
     "piste.losses.margins": {
         "HingeEmbeddingLoss.derivatives: 0 * y + 1 -> 1": DTYPE,
         **{f"HingeEmbeddingLoss.derivatives: 0 * y -> {other}": DTYPE for other in ("0 / y", "0", "-(0 * y)")},
-        "HingeEmbeddingLoss.value: margin - x < 0 -> margin - x <= 0": BORDER,
-        "SoftMarginLoss.value: z > 0 -> z >= 0": BORDER,
-        "MarginRankingLoss.value: z < 0 -> z <= 0": BORDER,
+        "HingeEmbeddingLoss.formula: margin - x < 0 -> margin - x <= 0": BORDER,
+        "SoftMarginLoss.formula: z > 0 -> z >= 0": BORDER,
+        "MarginRankingLoss.formula: z < 0 -> z <= 0": BORDER,
     },
     "piste.losses.class_loss": {
         f"ClassLoss.prepare: {PROMOTED} -> torch.promote_types(x.dtype, y.dtype)": "integers promote nothing",
         "ClassLoss.prepare: 0 -> 1": UNUSED,
         "ClassLoss.prepare: 0 -> 1 (number 2)": UNUSED,
-        "ClassLoss._refuse_probabilities: (sums - 1).abs() > slack -> (sums - 1).abs() >= slack": "no such sum",
-        **{f"ClassLoss._refuse_probabilities: sums - 1 -> {other}": EVEN for other in ("1 - sums", "-(sums - 1)")},
+        "ClassLoss._check_probabilities: (sums - 1).abs() > slack -> (sums - 1).abs() >= slack": "no such sum",
+        **{f"ClassLoss._check_probabilities: sums - 1 -> {other}": EVEN for other in ("1 - sums", "-(sums - 1)")},
     },
     "piste.losses.classification": {
-        f"CrossEntropyLoss.soft_value: y if label_smoothing == 0 else {SMOOTHED} -> {SMOOTHED}": "by 0 it is y",
-        "CrossEntropyLoss.soft_value: x -> y": ALIKE,
-        "CrossEntropyLoss.soft_value: 0 -> 1 (number 3)": MASKED,
+        f"CrossEntropyLoss.soft_formula: y if label_smoothing == 0 else {SMOOTHED} -> {SMOOTHED}": "by 0 it is y",
+        "CrossEntropyLoss.soft_formula: x -> y": ALIKE,
+        "CrossEntropyLoss.soft_formula: 0 -> 1 (number 3)": MASKED,
     },
     "piste.losses.multilabel": {
-        "MultiLabelMarginLoss.value: x -> k (number 2)": ALIKE,
-        "MultiLabelSoftMarginLoss.value: 0 -> 1 (number 3)": MASKED,
-        "MultiLabelSoftMarginLoss.value: 0 -> 1 (number 6)": MASKED,
-        "MultiLabelSoftMarginLoss.value: x -> y (number 10)": ALIKE,
+        "MultiLabelMarginLoss.formula: x -> k (number 2)": ALIKE,
+        "MultiLabelSoftMarginLoss.formula: 0 -> 1 (number 3)": MASKED,
+        "MultiLabelSoftMarginLoss.formula: 0 -> 1 (number 6)": MASKED,
+        "MultiLabelSoftMarginLoss.formula: x -> y (number 10)": ALIKE,
     },
     "piste.losses.embeddings": {
-        **{f"TripletMarginLoss.value: {d} + eps -> -({d} + eps)": EVEN for d in ("a - b", "a - c", "b - c")},
+        **{f"TripletMarginLoss.formula: {d} + eps -> -({d} + eps)": EVEN for d in ("a - b", "a - c", "b - c")},
         "TripletLoss.prepare: 0 -> 1": ALIKE,
         "distance: a -> b": ALIKE,
         "distance: a -> b (number 3)": ALIKE,
@@ -127,10 +127,10 @@ def subjects() -> list[Subject]:
         names = [name for name, loss in vars(importlib.import_module(module)).items() if _is_from(loss, module)]
         formulas = stated(module, [f"{name}.{key}" for name in names for key in FORMULAS])
         others = tuple(f"{PACKAGE}.{f}" for f in FILES[5:]) if file == "class_loss" else ()
-        known = {cls.name for cls in _registry.values()} if others else {loss for loss in _names_of(module)}
+        known = {cls.name for cls in LOSSES.values()} if others else {loss for loss in _names_of(module)}
         found.append(_subject(module, (*formulas, *FURTHER.get(file, ())), known, others))
     for file, (formulas, dependents) in SHARED.items():
-        everything = {cls.name for cls in _registry.values()}
+        everything = {cls.name for cls in LOSSES.values()}
         module = "piste.formula.row_functions" if file == "rows" else f"{PACKAGE}.{file}"
         found.append(_subject(module, formulas, everything, tuple(f"{PACKAGE}.{d}" for d in dependents)))
     return found
@@ -145,7 +145,7 @@ def _is_from(loss: object, module: str) -> bool:
 
 
 def _names_of(module: str) -> set[str]:
-    return {cls.name for cls in _registry.values() if cls.__module__ == module}
+    return {cls.name for cls in LOSSES.values() if cls.__module__ == module}
 
 
 def _function(name: str) -> Callable[..., torch.Tensor]:
@@ -178,7 +178,7 @@ def _faults(names: set[str]) -> Iterator[str | None]:
                 yield judge(_function(points.name), points)
     for points in (*ON_THE_CORNER, *ROWS_ON_THE_CORNER):
         if points.name in names:
-            torchs = getattr(torch.nn.functional, losses.named(points.name).function)
+            torchs = getattr(torch.nn.functional, losses.named(points.name).functional_name)
             yield fault_beside_torch(_function(points.name), torchs, points)
     for extreme in EXTREMES:
         if extreme.name in names:

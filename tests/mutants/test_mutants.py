@@ -10,7 +10,7 @@ import pytest
 
 from piste.losses import CTCLoss, NLLLoss2d
 from piste.losses.elementwise import ElementwiseLoss
-from piste.losses.loss import _registry
+from piste.losses.loss import LOSSES
 from tests.losses.domains import DOMAINS
 
 from . import losses, optim
@@ -153,7 +153,7 @@ def test_every_optimizer_is_a_subject():
 
 def test_every_loss_with_a_formula_is_a_subject():
     formulas = {formula for subject in losses.subjects() for formula in subject.formulas}
-    for loss in set(_registry.values()) - {CTCLoss, NLLLoss2d}:  # torch's, and NLLLoss
+    for loss in set(LOSSES.values()) - {CTCLoss, NLLLoss2d}:  # torch's, and NLLLoss
         assert f"{loss.__name__}.value" in formulas
         if issubclass(loss, ElementwiseLoss):
             assert f"{loss.__name__}.derivatives" in formulas

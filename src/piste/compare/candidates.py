@@ -95,13 +95,15 @@ def find_optimizers(wanted: Any) -> dict[str, Callable[..., torch.optim.Optimize
 
 def find_losses(wanted: Any) -> dict[str, Loss]:
     """Losses by name, from a name, a module, a function (output, target) -> scalar, or a list or dict of these."""
+    from ..losses import get_loss
+
     if wanted is None:
         raise InvalidValue(
             'no loss given. Help: loss= takes a name ("cross_entropy"), a module, a function, or a list.'
         )
 
     def by_name(text: str) -> tuple[str, Any]:
-        loss = named(text)
+        loss = get_loss(text)
         return loss.name, loss
 
     losses = _find(wanted, "loss", by_name)

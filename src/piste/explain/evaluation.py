@@ -12,7 +12,7 @@ from ..formula import row_functions as rows
 from ..formula.expression import OPERATIONS, Expr
 from ..formula.printing import read
 from ..losses.embeddings import distance
-from ..losses.loss import Call
+from ..losses.loss import PreparedCall
 
 __all__ = ["Worked"]
 
@@ -25,10 +25,10 @@ class Worked:
     A unit is what has one loss: an element, or a row of classes. Units are numbered in the order of memory.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: PreparedCall) -> None:
         self.call = call
-        names = call.formula.__code__.co_varnames[: len(call.letters)]
-        self.letters = {n: v for n, v in zip(names, call.letters, strict=True) if v is not None}
+        names = call.formula.__code__.co_varnames[: len(call.operands)]
+        self.letters = {n: v for n, v in zip(names, call.operands, strict=True) if v is not None}
         self.reading = read(call.formula, *(n if n in self.letters else None for n in names), **call.options)
         self.loss: Expr = self.reading.results[0]
         first = self.letters[names[0]]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InvalidType, PisteError
 from ..formula.printing import number
-from ..losses import named
+from ..losses import get_loss
 from ..losses.loss import Loss
 from ..losses.multilabel import MultiLabelMarginLoss
 from .text import tell
@@ -99,7 +99,7 @@ def _with_layer(loss: Any, x: Tensor, y: Tensor, options: dict[str, Any]) -> Exp
 
 def _module(loss: Any, options: dict[str, Any]) -> Loss:
     if isinstance(loss, str):
-        loss = named(loss)
+        loss = get_loss(loss)
     if isinstance(loss, Loss):
         if not options:
             return loss

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..formula.expression import Expr, is_number
 from ..formula.printing import Reading, number, read, render
 from ..losses.ctc import CTCLoss
-from ..losses.loss import Call, Loss
-from ..losses.value_checks import unravelled
+from ..losses.loss import Loss, PreparedCall
+from ..losses.value_checks import unravel_index
 from .evaluation import Worked
 
 __all__ = ["tell"]
@@ -21,7 +21,7 @@ MOST = 5
 WIDE = 6  # classes of a row that are all written
 
 
-def tell(module: Loss, call: Call, operands: list[Tensor], value: Tensor) -> str:
+def tell(module: Loss, call: PreparedCall, operands: list[Tensor], value: Tensor) -> str:
     """The whole story of a call that gave `value`."""
     if isinstance(module, CTCLoss):
         return _by_sample(module, call, value)
@@ -34,26 +34,28 @@ def tell(module: Loss, call: Call, operands: list[Tensor], value: Tensor) -> str
         _reduction(module, work, value),
         ["Result", f"  {_shown(value)}"],
         _gradient(module, work, operands),
-        module.remarks(**call.options),
+        module.notes(**call.options),
     ]
     return "\n\n".join("\n".join(section) for section in sections if section)
 
 
-def _by_sample(module: Loss, call: Call, value: Tensor) -> str:
+def _by_sample(module: Loss, call: PreparedCall, value: Tensor) -> str:
     """A loss that torch computes: what each sample contributes."""
-    values = call.formula(*call.letters, **call.options).reshape(-1)
-    lengths = call.letters[3].reshape(-1).tolist()
+    values = call.formula(*call.operands, **call.options).reshape(-1)
+    lengths = call.operands[3].reshape(-1).tolist()
     order = range(len(lengths)) if len(lengths) <= FEW else values.topk(MOST).indices.tolist()
     lines = [f"  sample {i}:  {number(values[i].item())} for {lengths[i]} labels" for i in order]
     lines.append(f"  not finite: {int((~values.isfinite()).sum())} of {len(lengths)}")
-    head = f"{module!r}\n\nComputed by torch.nn.functional.{module.function}; -log of the probability of the labels"
+    head = (
+        f"{module!r}\n\nComputed by torch.nn.functional.{module.functional_name}; -log of the probability of the labels"
+    )
     mean = "\n\nReduction: mean, each divided by its number of labels first" if module.reduction == "mean" else ""
     return "\n".join([head, "", "Samples", *lines]) + f"{mean}\n\nResult\n  {_shown(value)}"
 
 
 def _formula(module: Loss, work: Worked) -> list[str]:
     lines = _spelt(work.reading)
-    names = module.letters or dict(zip(work.letters, (*module.arguments, *getattr(module, "extras", ())), strict=False))
+    names = module.symbols or dict(zip(work.letters, (*module.arguments, *getattr(module, "extras", ())), strict=False))
     meaning = [f"{letter} = {names[letter]}" for letter in work.letters]
     meaning += [
         f"{k} = {number(v)}" for k, v in work.call.options.items() if is_number(v) and any(k in line for line in lines)
@@ -70,7 +72,7 @@ def _units(module: Loss, work: Worked) -> list[str]:
 
 
 def _unit(module: Loss, work: Worked, i: int) -> str:
-    place = unravelled(i, work.shape)
+    place = unravel_index(i, work.shape)
     label = f"{place}  " if len(place) > 1 else f"{work.noun} {i}:  " if place else ""
     if work.keep is not None and not bool(work.keep[i]):
         return f"{label}ignored: 0"
@@ -161,7 +163,7 @@ def _top(sums: Tensor) -> list[int]:
 
 
 def _divisor(module: Loss, work: Worked) -> float:
-    return float(module._reduction().divisor(work.call))
+    return float(module._reduction().denominator(work.call))
 
 
 def _reduction(module: Loss, work: Worked, value: Tensor) -> list[str]:
@@ -173,7 +175,7 @@ def _reduction(module: Loss, work: Worked, value: Tensor) -> list[str]:
     lines = [f"Reduction: {how.mode}", f"  {_summed(terms) or f'the sum of {work.count} {work.noun}s'} = {total}"]
     if how.mode != "sum":
         divisor = number(_divisor(module, work))
-        by = "batch" if how.mode == "batchmean" else work.call.mean_by if how.normalizer is None else how.normalizer
+        by = "batch" if how.mode == "batchmean" else work.call.denominator if how.normalizer is None else how.normalizer
         lines.append(f"  {total} / {divisor} = {_shown(value)}   (divided by {_divided_by(by, module, work)})")
     return lines
 
@@ -208,7 +210,9 @@ def _gradient(module: Loss, work: Worked, operands: list[Tensor]) -> list[str]:
         at = int(torch.where(slope.isnan(), torch.inf, slope.abs()).argmax())
         largest = number(slope.reshape(-1)[at].item())
         infinite = int((~slope.isfinite()).sum())
-        lines.append(f"largest: {largest} at {unravelled(at, slope.shape)};  not finite: {infinite} of {slope.numel()}")
+        lines.append(
+            f"largest: {largest} at {unravel_index(at, slope.shape)};  not finite: {infinite} of {slope.numel()}"
+        )
     return ["Gradient", *(f"  {line}" for line in lines)]
 
 

@@ -1,52 +1,24 @@
-"""The losses of torch.nn, checked: the same names, arguments and values, as modules and as functions.
+"""The losses of torch.nn with the same names, arguments and values, as modules and as functions.
 
-The settings that every loss takes beside torch's (`check`, `normalizer`, `empty`) are in `piste.losses.reduction`.
+Every module of this package is searched: a loss is exported by being written. The settings that every loss has in
+addition to torch's (`check`, `normalizer`, `empty`) are in `piste.losses.reduction`.
 """
 
-from . import functional
-from . import with_layer as layers
-from .binary import BCELoss, BCEWithLogitsLoss
-from .classification import CrossEntropyLoss, NLLLoss, NLLLoss2d
-from .ctc import CTCLoss
-from .distributions import GaussianNLLLoss, KLDivLoss, PoissonNLLLoss
-from .embeddings import CosineEmbeddingLoss, TripletMarginLoss, TripletMarginWithDistanceLoss
-from .functional import *  # noqa: F403
-from .loss import Loss, named
-from .margins import HingeEmbeddingLoss, MarginRankingLoss, SoftMarginLoss
-from .multilabel import MultiLabelMarginLoss, MultiLabelSoftMarginLoss, MultiMarginLoss
-from .regression import HuberLoss, L1Loss, MSELoss, SmoothL1Loss
-from .with_layer import AdaptiveLogSoftmaxWithLoss
+from __future__ import annotations
 
-__all__ = [
-    "AdaptiveLogSoftmaxWithLoss",
-    "CTCLoss",
-    "TripletMarginWithDistanceLoss",
-    "TripletMarginLoss",
-    "CosineEmbeddingLoss",
-    "MultiMarginLoss",
-    "MultiLabelSoftMarginLoss",
-    "MultiLabelMarginLoss",
-    "SoftMarginLoss",
-    "MarginRankingLoss",
-    "HingeEmbeddingLoss",
-    "PoissonNLLLoss",
-    "KLDivLoss",
-    "GaussianNLLLoss",
-    "BCELoss",
-    "BCEWithLogitsLoss",
-    "CrossEntropyLoss",
-    "HuberLoss",
-    "L1Loss",
-    "Loss",
-    "MSELoss",
-    "NLLLoss",
-    "NLLLoss2d",
-    "SmoothL1Loss",
-    "functional",
-    "named",
-    *functional.__all__,
-]
+import importlib
+import pkgutil
 
-if hasattr(layers, "LinearCrossEntropyLoss"):  # torch 2.12 and later
-    LinearCrossEntropyLoss = layers.LinearCrossEntropyLoss
-    __all__ += ["LinearCrossEntropyLoss"]
+for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+    if _module != "functional":
+        importlib.import_module(f"{__name__}.{_module}")
+
+from . import functional, with_layer  # noqa: E402  # made of the losses that the modules registered
+from .functional import FUNCTIONS  # noqa: E402
+from .loss import LOSSES, Loss, get_loss  # noqa: E402
+
+named = get_loss  # the name before there was a registry
+
+_WITH_LAYER = {name: getattr(with_layer, name) for name in with_layer.__all__ if name.endswith("Loss")}
+globals().update(LOSSES | _WITH_LAYER | FUNCTIONS)
+__all__ = ["LOSSES", "Loss", "functional", "get_loss", "named", *LOSSES, *_WITH_LAYER, *FUNCTIONS]

@@ -1,4 +1,4 @@
-"""What the losses over classes share: where the classes are, targets, class weights, what is ignored."""
+"""The base of the losses over classes: the dimension of the classes, targets, class weights, ignored rows."""
 
 from __future__ import annotations
 
@@ -15,43 +15,48 @@ from ..engine.loss_dispatch import NEVER
 from ..engine.range_guards import Bound
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import pick, total
-from .loss import Call
-from .rowwise import RowwiseLoss, Way
-from .value_checks import first_offence, is_readable, refuse_nan, same_device, shape_of, tensors, unravelled
+from ..options import Integer, TensorOption
+from .loss import PreparedCall
+from .rowwise import RowCall, RowwiseLoss
+from .value_checks import (
+    check_nan,
+    check_same_device,
+    check_tensors,
+    first_violation,
+    is_readable,
+    shape_of,
+    unravel_index,
+)
 
-__all__ = ["ClassLoss"]
+__all__ = ["CLASS_DIM", "CLASS_WEIGHT", "IGNORE_INDEX", "ClassLoss"]
+
+CLASS_WEIGHT = TensorOption("a weight for each class, shape (C,)")
+IGNORE_INDEX = Integer(-100, "the class index of rows that are left out")
+CLASS_DIM = Integer(None, "the dimension of the classes; None: dimension 1, as in torch")
 
 
 class ClassLoss(RowwiseLoss):
-    """What the losses over classes share: where the classes are, targets, class weights, and what is ignored."""
+    """A loss of rows of classes: the dimension of the classes, targets, class weights, and ignored rows."""
 
     input_kind: ClassVar[str] = "logits"
-    mean_by: ClassVar[str] = "weights"  # for class indices
-    may_ignore: ClassVar[bool] = True
-    letters: ClassVar[dict[str, str]] = {
+    denominator: ClassVar[str] = "weights"  # for class indices
+    supports_ignore_index: ClassVar[bool] = True
+    symbols: ClassVar[dict[str, str]] = {
         "x": "a row of input",
         "k": "class index",
         "y": "a row of class probabilities",
         "w": "class weights",
     }
-    value: ClassVar[Any]  # of the logits x of a row, the class index k, the weights w of the classes
-    soft_value: ClassVar[Any] = None  # of x, a row y of class probabilities, and w, where those can be a target
-
-    @classmethod
-    def validate(cls, *, ignore_index: int = -100, class_dim: int | None = None, **options: Any) -> None:
-        """Refuse options outside their range."""
-        super().validate(**options)
-        for name, value in (("ignore_index", ignore_index), ("class_dim", class_dim)):
-            if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
-                raise InvalidType(f"{cls.__name__}: `{name}` must be an int; received {value!r}.")
+    formula: ClassVar[Any]  # of the logits x of a row, the class index k, the class weights w
+    soft_formula: ClassVar[Any] = None  # of x, a row y of class probabilities, and w, if the target may be one
 
     @classmethod
     def faults(cls, is_soft: bool, dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
-        """Conditions on a row, beside a class index out of range, for which a call is looked at more closely."""
-        return (_unlike_probabilities(cls._slack(dtype)),) if is_soft else ()
+        """Conditions on a row, other than a class index out of range, that trigger the exact checks."""
+        return (_not_probabilities(cls._slack(dtype)),) if is_soft else ()
 
     @classmethod
-    def way(
+    def row_call(
         cls,
         operands: tuple[Any, ...],
         *,
@@ -59,7 +64,7 @@ class ClassLoss(RowwiseLoss):
         ignore_index: int = -100,
         class_dim: int | None = None,
         **options: Any,
-    ) -> Way | None:
+    ) -> RowCall | None:
         """Rows of classes, each with a class index or a row of probabilities."""
         x, y = operands
         if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or not x.dim():
@@ -75,21 +80,21 @@ class ClassLoss(RowwiseLoss):
         is_soft = y.is_floating_point()
         shape = x.shape[:-1] if is_last else x.shape[:dim] + x.shape[dim:][1:]
         if is_soft:
-            if cls.soft_value is None or y.shape != x.shape or y.dtype != x.dtype or ignore_index >= 0:
+            if cls.soft_formula is None or y.shape != x.shape or y.dtype != x.dtype or ignore_index >= 0:
                 return None
             y = y if is_last else y.movedim(dim, -1)
         elif y.shape != shape or y.is_complex():
             return None
         x = x if is_last else x.movedim(dim, -1)
-        return Way(
-            cls.soft_value if is_soft else cls.value,
+        return RowCall(
+            cls.soft_formula if is_soft else cls.formula,
             (x, y if is_soft else y.long(), weight),
             ("row", "row" if is_soft else "index", "shared"),
             options,
             cls.faults(is_soft, x.dtype),
             (Bound(1, "from 0 to", math.inf),) if is_soft else (),
-            "count" if is_soft else cls.mean_by,
-            ignore_index if cls.may_ignore and not is_soft else NEVER,
+            "count" if is_soft else cls.denominator,
+            ignore_index if cls.supports_ignore_index and not is_soft else NEVER,
         )
 
     @classmethod
@@ -102,43 +107,43 @@ class ClassLoss(RowwiseLoss):
         ignore_index: int = -100,
         class_dim: int | None = None,
         **options: Any,
-    ) -> Call:
+    ) -> PreparedCall:
         """Rows of classes, each with a class index or a row of probabilities."""
         name = cls.__name__
-        tensors(name, cls.arguments, operands)
-        same_device(name, cls.arguments, operands)
+        check_tensors(name, cls.arguments, operands)
+        check_same_device(name, cls.arguments, operands)
         given, target = operands
         x, y, has_indices = cls._arranged(given, target, class_dim, check)
         dtype = x.dtype if has_indices else torch.promote_types(x.dtype, y.dtype)
         working = eager_loss.working_dtype(dtype)
         x = x.to(working)
         if weight is not None:
-            cls._refuse_weight(weight, x)
+            cls._check_weight(weight, x)
             weight = weight.to(working)
         is_checked = check != "off" and is_readable((x, y))
         if check == "nan" and is_checked:
             for argument, operand in (("input", given), ("target", target), ("weight", weight)):
                 if operand is not None:
-                    refuse_nan(name, argument, operand)
+                    check_nan(name, argument, operand)
         if not has_indices:
             return cls._soft_call(x, y.to(working), weight, ignore_index, is_checked, dtype, options)
-        keep = y != ignore_index if cls.may_ignore else torch.ones_like(y, dtype=torch.bool)
+        keep = y != ignore_index if cls.supports_ignore_index else torch.ones_like(y, dtype=torch.bool)
         if is_checked:
-            cls._refuse_indices(y, keep, x.shape[-1], ignore_index)
+            cls._check_indices(y, keep, x.shape[-1], ignore_index)
         k = torch.where(keep, y, 0)
         if is_checked:
-            cls._refuse_input(x, k, keep)
-        if cls.may_ignore:  # a row that is ignored has the gradient 0, also where it holds a NaN
+            cls._check_input(x, k, keep)
+        if cls.supports_ignore_index:  # a row that is ignored has the gradient 0, also where it holds a NaN
             x = torch.where(keep.unsqueeze(-1), x, 0)
-        return Call(
-            cls.value,
+        return PreparedCall(
+            cls.formula,
             (x, k, weight),
             options,
             dtype,
             keep=keep,
             count=keep.sum,
             weights=lambda: (keep if weight is None else torch.where(keep, pick(weight, k), 0)).sum(),
-            mean_by=cls.mean_by,
+            denominator=cls.denominator,
         )
 
     @classmethod
@@ -151,22 +156,22 @@ class ClassLoss(RowwiseLoss):
         is_checked: bool,
         dtype: torch.dtype,
         options: dict[str, Any],
-    ) -> Call:
+    ) -> PreparedCall:
         if ignore_index >= 0:
             raise InvalidValue(
                 f"{cls.__name__}: `ignore_index` goes with class indices; received ignore_index={ignore_index} and a "
                 "target of class probabilities. Help: give the rows to be ignored a target of zeros."
             )
         if is_checked:
-            cls._refuse_probabilities(y, dtype)
-        return Call(
-            cls.soft_value,
+            cls._check_probabilities(y, dtype)
+        return PreparedCall(
+            cls.soft_formula,
             (x, y, weight),
             options,
             dtype,
             count=y[..., 0].numel,
             weights=lambda: (y if weight is None else y * weight).sum(),
-            mean_by="count",
+            denominator="count",
         )
 
     @classmethod
@@ -196,7 +201,7 @@ class ClassLoss(RowwiseLoss):
             )
         if y.shape == rows and is_whole:
             return x.movedim(dim, -1), y.long(), True
-        if y.shape == x.shape and not is_whole and cls.soft_value:
+        if y.shape == x.shape and not is_whole and cls.soft_formula:
             return x.movedim(dim, -1), y.movedim(dim, -1), False
         raise cls._mismatch(x, y, dim, rows, is_whole)
 
@@ -205,12 +210,12 @@ class ClassLoss(RowwiseLoss):
         """Why a target fits neither as class indices nor as probabilities."""
         received = f"received {y.dtype} of shape {shape_of(y)} for an input {shape_of(x)}"
         wants = f"class indices of dtype int64 and shape {tuple(rows)}"
-        if cls.soft_value:
+        if cls.soft_formula:
             wants += f", or class probabilities of a floating dtype and shape {shape_of(x)}"
         kind: type[InvalidValue] | type[InvalidType] = InvalidValue
         if y.shape == x.shape:
             kind = InvalidType
-            if is_whole and cls.soft_value:
+            if is_whole and cls.soft_formula:
                 how = f"it looks one-hot: target.argmax({dim}) gives the indices, target.float() the probabilities"
             else:
                 how = f"if it is one-hot or holds scores, target.argmax({dim}) gives the class indices"
@@ -232,34 +237,34 @@ class ClassLoss(RowwiseLoss):
         return f"It takes {cls.expects}. A line that works: {cls.line_that_works()}"
 
     @classmethod
-    def _refuse_weight(cls, weight: Tensor, x: Tensor) -> None:
+    def _check_weight(cls, weight: Tensor, x: Tensor) -> None:
         classes = x.shape[-1]
         if weight.shape != (classes,):
             raise InvalidValue(
                 f"{cls.__name__}: `weight` must have one number for each class, shape ({classes},); received "
                 f"{shape_of(weight)}."
             )
-        same_device(cls.__name__, ("input", "weight"), (x, weight))
+        check_same_device(cls.__name__, ("input", "weight"), (x, weight))
 
     @classmethod
-    def _refuse_indices(cls, y: Tensor, keep: Tensor, classes: int, ignore_index: int) -> None:
-        offence = first_offence(y, keep & ((y < 0) | (y >= classes)))
-        if offence:
-            index = int(offence.split(" ", 1)[0])
+    def _check_indices(cls, y: Tensor, keep: Tensor, classes: int, ignore_index: int) -> None:
+        violation = first_violation(y, keep & ((y < 0) | (y >= classes)))
+        if violation:
+            index = int(violation.split(" ", 1)[0])
             how = "numbered from 1? target - 1" if index == classes else "labels are numbered from 0"
             if index > classes:
                 how = "the input must have as many classes as there are labels"
-            elif cls.may_ignore and index < 0:
+            elif cls.supports_ignore_index and index < 0:
                 how = f"is it a mask? ignore_index={index}"
-            others = f", or ignore_index={ignore_index}" if cls.may_ignore else ""
+            others = f", or ignore_index={ignore_index}" if cls.supports_ignore_index else ""
             raise InvalidValue(
                 f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} "
                 f"classes{others}; "
-                f"received {offence}. Help: {how}."
+                f"received {violation}. Help: {how}."
             )
 
     @classmethod
-    def _refuse_input(cls, x: Tensor, y: Tensor, keep: Tensor) -> None:
+    def _check_input(cls, x: Tensor, y: Tensor, keep: Tensor) -> None:
         """Refuse an input that shows, in the entries that are read, to be something else."""
 
     @staticmethod
@@ -268,13 +273,13 @@ class ClassLoss(RowwiseLoss):
         return max(1e-3, 4 * torch.finfo(dtype).eps)
 
     @classmethod
-    def _refuse_probabilities(cls, y: Tensor, dtype: torch.dtype) -> None:
+    def _check_probabilities(cls, y: Tensor, dtype: torch.dtype) -> None:
         y = y.detach()
         like = "Help: class indices look like torch.tensor([0, 2, 1]), one whole number (int64) for each sample"
-        offence = first_offence(y, y < 0)
-        if offence:
+        violation = first_violation(y, y < 0)
+        if violation:
             raise InvalidValue(
-                f"{cls.__name__}: `target` holds class probabilities, which must be at least 0; received {offence}. "
+                f"{cls.__name__}: `target` holds class probabilities, which must be at least 0; received {violation}. "
                 f"{like}."
             )
         sums = y.sum(-1)
@@ -282,7 +287,7 @@ class ClassLoss(RowwiseLoss):
         wrong = ((sums - 1).abs() > slack) & (sums != 0)
         if bool(wrong.any()):
             place = int(wrong.flatten().nonzero()[0])
-            row = unravelled(place, sums.shape)
+            row = unravel_index(place, sums.shape)
             number = f"{float(sums.flatten()[place]):g}"
             index = row[0] if len(row) == 1 else row
             binary = "; one logit and one 0/1 target for each sample make a binary problem: BCEWithLogitsLoss"
@@ -294,7 +299,7 @@ class ClassLoss(RowwiseLoss):
 
 
 @functools.cache
-def _unlike_probabilities(slack: float) -> Callable[..., Any]:
+def _not_probabilities(slack: float) -> Callable[..., Any]:
     def fault(x: Any, y: Any, w: Any) -> Any:
         s = total(y)
         return (s != 0) & (abs(s - 1) > slack)

@@ -1,97 +1,111 @@
-"""The losses whose formula takes one element: on the way to the kernel of elements, where that serves."""
+"""The losses of single elements: validation of their operands, and the kernel of elements."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..engine import loss_dispatch as cpu_loss
+from ..engine import loss_dispatch
 from ..engine.eager import loss as eager_loss
 from ..engine.range_guards import Bound
-from ..errors import InvalidType, InvalidValue
-from .loss import Call, Chosen, Loss
+from ..errors import InvalidType
+from ..options import TensorOption
+from .loss import Loss, PreparedCall, ValidatedSettings
 from .reduction import Reduction
-from .value_checks import Check, first_offence, is_readable, refuse_nan, same_device, same_shape, spread, tensors
+from .value_checks import (
+    Check,
+    broadcast_weight,
+    check_nan,
+    check_same_device,
+    check_same_shape,
+    check_tensors,
+    is_readable,
+)
 
-__all__ = ["ElementwiseLoss"]
+__all__ = ["WEIGHT", "ElementwiseLoss"]
+
+WEIGHT = TensorOption("a factor for each element, broadcast to the shape of `input`")
 
 
 class ElementwiseLoss(Loss):
-    """A loss that is a formula of one element: `value`, and its `derivatives` by each operand.
+    """A loss that is a formula of one element, with its derivative by each operand.
 
-    Both are written in the words of `piste.formula` and know nothing of shapes, reductions or engines.
+    `formula` and `derivatives` are written in the words of `piste.formula`; they know no shape, reduction or backend.
     """
 
-    value: ClassVar[Any]
+    formula: ClassVar[Any]
     derivatives: ClassVar[Any]
-    checks: ClassVar[tuple[Check, ...]] = ()  # on the operands, by formulas of the same letters
-    mean_by: ClassVar[str] = "count"
-    extras: ClassVar[tuple[str, ...]] = ()  # options that are operands too: tensors that spread over the elements
+    value_checks: ClassVar[tuple[Check, ...]] = ()  # on the operands, by formulas of the same symbols
+    denominator: ClassVar[str] = "count"
+    extras: ClassVar[tuple[str, ...]] = ()  # options that are operands too: tensors broadcast to the elements
     is_complex_allowed: ClassVar[bool] = False
 
     @classmethod
-    def call(cls, operands: tuple[Any, ...], chosen: Chosen, tensors: dict[str, Tensor]) -> Tensor:
-        """By the kernel at once where nothing has to be converted or refused; else step by step."""
-        found = chosen.at_once.get(None)
-        if found:
-            result = found[0].loss(cls._spread(operands, tensors) if tensors else operands, found[1])
+    def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
+        """By the kernel at once where nothing has to be converted or rejected; else step by step."""
+        hit = settings.kernels.get(None)
+        if hit:
+            result = hit[0].loss(cls._with_tensors(operands, tensors) if tensors else operands, hit[1])
             if result is not None:
-                chosen.last = None if tensors else found
+                settings.last_hit = None if tensors else hit
                 return result
-        result = super().call(operands, chosen, tensors)
-        if found is None and not torch.compiler.is_compiling():
-            chosen.at_once[None] = cls._at_once(chosen, tensors)
+        result = super().call(operands, settings, tensors)
+        if hit is None and not torch.compiler.is_compiling():
+            settings.kernels[None] = cls._kernel_for(settings, tensors)
         return result
 
     @classmethod
-    def _spread(cls, operands: tuple[Any, ...], tensors: dict[str, Tensor]) -> tuple[Any, ...]:
-        """With the options that are operands too; nothing that a kernel takes, where they don't fit."""
+    def _with_tensors(cls, operands: tuple[Any, ...], tensors: dict[str, Tensor]) -> tuple[Any, ...]:
+        """The operands and the options that are operands too; no valid operands where those do not fit."""
         try:
             shape = operands[0].shape
             extras = [tensors[name].expand(shape).contiguous() for name in (*cls.extras, "weight") if name in tensors]
-        except (AttributeError, RuntimeError):
+        except (AttributeError, RuntimeError, TypeError):
             return (None,)
         return (*operands, *extras)
 
     @classmethod
-    def _at_once(cls, chosen: Chosen, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
-        """After a call with these settings: the kernel that the next goes to, and what it has to be told besides."""
-        mode, normalizer, _ = chosen.reduction
+    def _kernel_for(cls, settings: ValidatedSettings, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
+        """The dispatcher for further calls with these settings and its launch arguments, or ()."""
+        mode, normalizer, _ = settings.reduction
         is_weighted = "weight" in tensors
-        if mode == "batchmean" or isinstance(normalizer, str | Tensor) or chosen.check == "nan":
+        if mode == "batchmean" or isinstance(normalizer, str | Tensor) or settings.check == "nan":
             return ()
-        if mode == "mean" and normalizer is None and is_weighted and cls.mean_by == "weights":
+        if mode == "mean" and normalizer is None and is_weighted and cls.denominator == "weights":
             return ()
-        given = tuple((k, v) for k, v in chosen.options.items() if v is not None)
+        given = tuple((k, v) for k, v in settings.options.items() if v is not None)
         kinds = ("element",) * (len(cls.arguments) + len(tensors) - is_weighted) + ("weight",) * is_weighted
-        ready = _ready(cls, kinds, given, chosen.check == "raise", "none" if mode == "none" else "sum")  # type: ignore[arg-type]
-        return ready, cpu_loss.Rest.of(float(normalizer or 0) if mode == "mean" else 1.0)
+        ready = _ready(cls, kinds, given, settings.check == "raise", "none" if mode == "none" else "sum")  # type: ignore[arg-type]
+        return ready, loss_dispatch.Rest.of(float(normalizer or 0) if mode == "mean" else 1.0)
 
     @classmethod
-    def by_kernel(cls, call: Call, reduction: Reduction, check: str) -> Tensor | None:
-        """The loss in one pass; what is spread over the elements, or lies otherwise, is copied first."""
-        divisor = reduction.divisor(call) if reduction.mode in ("mean", "batchmean") else 1.0
-        if isinstance(divisor, Tensor):
-            divisor = cpu_loss.as_number(divisor)
-        if not divisor:
+    def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:
+        """The loss in one pass; operands that are broadcast or not contiguous are copied first."""
+        denominator = reduction.denominator(call) if reduction.mode in ("mean", "batchmean") else 1.0
+        if isinstance(denominator, Tensor):
+            denominator = loss_dispatch.as_number(denominator)
+        if not denominator:
             return None
-        given, kinds = call.letters, ("element",) * len(call.letters)
+        operands, kinds = call.operands, ("element",) * len(call.operands)
         if call.weight is not None:
-            given, kinds = (*given, call.weight.expand(given[0].shape)), (*kinds, "weight")
+            operands, kinds = (*operands, call.weight.expand(operands[0].shape)), (*kinds, "weight")
         mode = "none" if reduction.mode == "none" else "sum"
         ready = _ready(cls, kinds, tuple(call.options.items()), check == "raise", mode)  # type: ignore[arg-type]
-        return ready.loss(tuple(given), cpu_loss.Rest.of(float(divisor)))
+        return ready.loss(tuple(operands), loss_dispatch.Rest.of(float(denominator)))
 
     @classmethod
-    def prepare(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Call:
-        """Operands of one shape, device and dtype, with the weights spread over them."""
+    def prepare(
+        cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any
+    ) -> PreparedCall:
+        """Operands of one shape, device and dtype, with the weights broadcast to them."""
         name = cls.__name__
-        tensors(name, cls.arguments, operands)
-        same_shape(name, cls.arguments, operands)
-        same_device(name, cls.arguments, operands)
+        check_tensors(name, cls.arguments, operands)
+        check_same_shape(name, cls.arguments, operands)
+        check_same_device(name, cls.arguments, operands)
         dtype = cls._dtype(operands)
         working = eager_loss.working_dtype(dtype)
         operands = tuple(o.to(working) for o in operands)
@@ -99,18 +113,18 @@ class ElementwiseLoss(Loss):
         for extra in cls.extras:
             tensor = options.pop(extra, None)
             if tensor is not None:
-                operands += (spread(name, extra, tensor, first).expand(first.shape),)
+                operands += (broadcast_weight(name, extra, tensor, first).expand(first.shape),)
         if weight is not None:
-            weight = spread(name, "weight", weight, first)
+            weight = broadcast_weight(name, "weight", weight, first)
 
         def inspect() -> None:
             if is_readable(operands):
                 cls._inspect(operands, options, check)
                 if check == "nan" and weight is not None and is_readable((weight,)):
-                    refuse_nan(name, "weight", weight)
+                    check_nan(name, "weight", weight)
 
-        return Call(
-            cls.value,
+        return PreparedCall(
+            cls.formula,
             operands,
             options,
             dtype,
@@ -118,15 +132,15 @@ class ElementwiseLoss(Loss):
             weight=weight,
             count=first.numel,
             weights=lambda: first.numel() if weight is None else weight.expand(first.shape).sum(),
-            mean_by=cls.mean_by,
+            denominator=cls.denominator,
             inspect=None if check == "off" else inspect,
             batch=first.shape[0] if first.dim() else 1,
         )
 
     @classmethod
-    def domains(cls, **options: Any) -> tuple[Check, ...]:
-        """What values are allowed, under these options."""
-        return cls.checks
+    def checks_of(cls, options: Mapping[str, Any]) -> tuple[Check, ...]:
+        """The value checks that apply under these options."""
+        return tuple(check for check in cls.value_checks if check.applies(options))
 
     @classmethod
     def _dtype(cls, operands: tuple[Tensor, ...]) -> torch.dtype:
@@ -141,26 +155,21 @@ class ElementwiseLoss(Loss):
     @classmethod
     def _inspect(cls, operands: tuple[Tensor, ...], options: dict[str, Any], check: str) -> None:
         names = (*cls.arguments, *cls.extras)
-        for rule in cls.domains(**options):
+        for rule in cls.checks_of(options):
             position = names.index(rule.argument)
-            if position >= len(operands):
-                continue
-            offence = first_offence(operands[position].detach(), rule.bad(*(o.detach() for o in operands)))
-            if offence:
-                raise InvalidValue(
-                    f"{cls.__name__}: `{rule.argument}` must be {rule.range}; received {offence}. Help: {rule.help}."
-                )
+            if position < len(operands):
+                rule.raise_for(cls.__name__, operands, position)
         if check == "nan":
             for argument, operand in zip(names, operands, strict=False):
-                refuse_nan(cls.__name__, argument, operand)
+                check_nan(cls.__name__, argument, operand)
 
 
 @functools.lru_cache(maxsize=1000)  # mypy takes a class of modules for something without a hash
 def _ready(
     cls: Any, kinds: tuple[str, ...], options: tuple[tuple[str, Any], ...], is_checked: bool, mode: str
-) -> cpu_loss.Ready:
+) -> loss_dispatch.Ready:
     names = (*cls.arguments, *cls.extras)[: kinds.count("element")]
-    rules = [rule for rule in cls.domains(**dict(options)) if is_checked and rule.argument in names]
-    faults = tuple(rule.bad for rule in rules if rule.sure is None)
-    bounds = tuple(Bound(names.index(rule.argument), *rule.sure) for rule in rules if rule.sure is not None)
-    return cpu_loss.Ready(cls.value, cls.derivatives, kinds, dict(options), faults, mode, bounds=bounds)
+    rules = [rule for rule in cls.checks_of(dict(options)) if is_checked and rule.argument in names]
+    faults = tuple(rule.fails for rule in rules if rule.guard is None)
+    bounds = tuple(Bound(names.index(rule.argument), *rule.guard) for rule in rules if rule.guard is not None)
+    return loss_dispatch.Ready(cls.formula, cls.derivatives, kinds, dict(options), faults, mode, bounds=bounds)

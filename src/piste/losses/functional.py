@@ -1,39 +1,23 @@
-"""The losses as functions, under the names of torch.nn.functional."""
+"""The losses as functions, under the names and with the signatures of torch.nn.functional.
 
-from . import with_layer as layers
-from .binary import binary_cross_entropy, binary_cross_entropy_with_logits
-from .classification import cross_entropy, nll_loss
-from .ctc import ctc_loss
-from .distributions import gaussian_nll_loss, kl_div, poisson_nll_loss
-from .embeddings import cosine_embedding_loss, triplet_margin_loss, triplet_margin_with_distance_loss
-from .margins import hinge_embedding_loss, margin_ranking_loss, soft_margin_loss
-from .multilabel import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
-from .regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
+Each is made from the declaration of its class: a loss with a `functional_name` is here by being written.
+"""
 
-__all__ = [
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "cosine_embedding_loss",
-    "cross_entropy",
-    "ctc_loss",
-    "gaussian_nll_loss",
-    "hinge_embedding_loss",
-    "huber_loss",
-    "kl_div",
-    "l1_loss",
-    "margin_ranking_loss",
-    "mse_loss",
-    "multi_margin_loss",
-    "multilabel_margin_loss",
-    "multilabel_soft_margin_loss",
-    "nll_loss",
-    "poisson_nll_loss",
-    "smooth_l1_loss",
-    "soft_margin_loss",
-    "triplet_margin_loss",
-    "triplet_margin_with_distance_loss",
-]
+from __future__ import annotations
 
-if hasattr(layers, "linear_cross_entropy"):
-    linear_cross_entropy = layers.linear_cross_entropy
-    __all__ += ["linear_cross_entropy"]
+from . import with_layer
+from .loss import LOSSES, make_function
+
+FUNCTIONS = {
+    name: make_function(loss)
+    for loss in LOSSES.values()
+    if (name := vars(loss).get("functional_name")) and loss.__module__.startswith(f"{__package__}.")
+}
+"""Every function form by name."""
+
+if hasattr(with_layer, "linear_cross_entropy"):  # torch 2.12 and later
+    FUNCTIONS["linear_cross_entropy"] = with_layer.linear_cross_entropy
+
+FUNCTIONS = dict(sorted(FUNCTIONS.items()))
+globals().update(FUNCTIONS)
+__all__ = [*FUNCTIONS]

@@ -1,160 +1,249 @@
-"""What losses share that is not a formula: the module, the function form, and the way through a call."""
+"""The base of every loss: module and function form from one declaration, and the path of a call."""
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..engine.eager import loss as eager_loss
-from ..errors import InvalidType, InvalidValue, did_you_mean
-from .reduction import Reduction, Settings, legacy, settings
-from .value_checks import number, refuse_untensored, shape_of
+from ..errors import InvalidType, InvalidValue, PisteError, Unsupported, did_you_mean
+from ..options import Option, document, make_signature
+from .reduction import LEGACY, SETTINGS, Reduction, make_reduction, reduction_of_flags, reduction_option
+from .value_checks import shape_of
 
-__all__ = ["Call", "Chosen", "Loss", "explained", "named"]
+if TYPE_CHECKING:
+    from torch.nn.modules.loss import _Loss as TorchLoss
+else:
+    TorchLoss = torch.nn.MSELoss.__bases__[0]  # tools look for torch's losses by this base
+
+__all__ = ["LOSSES", "Loss", "PreparedCall", "ValidatedSettings", "get_loss", "make_function"]
 
 
 @dataclass(slots=True)
-class Call:
-    """A call that was found right: what its formula takes, and what the reduction needs."""
+class PreparedCall:
+    """The operands of a valid call, as the formula takes them, and the denominators of its mean."""
 
     formula: Callable[..., Any]
-    letters: tuple[Any, ...]
+    operands: tuple[Any, ...]
     options: dict[str, Any]
     dtype: torch.dtype  # of the result
-    count: Callable[[], Any]  # the elements (rows) that are not ignored
+    count: Callable[[], Any]  # the number of elements (rows) that are not ignored
     weights: Callable[[], Any]  # the sum of their weights
-    mean_by: str  # which of the two torch divides a mean by
-    batch: int = 1  # the samples, for the reduction "batchmean"
+    denominator: str  # "count" or "weights": PyTorch's denominator of a mean
+    batch: int = 1  # the number of samples, for the reduction "batchmean"
     derivatives: Callable[..., Any] | None = None
     weight: Tensor | None = None  # of each element
     keep: Tensor | None = None  # False where a row is ignored
-    inspect: Callable[[], None] | None = None  # refuses values that are not allowed, where it was not done before
+    inspect: Callable[[], None] | None = None  # raises for values outside their range, if that is still to be done
 
 
-class Chosen:
-    """Settings and options that were found right, but for tensors; and how calls with them go to a kernel at once."""
+class ValidatedSettings:
+    """Valid settings and options other than tensors, and the kernels that served calls with them."""
 
-    __slots__ = ("at_once", "check", "last", "options", "reduction")
+    __slots__ = ("check", "kernels", "last_hit", "options", "reduction")
 
     def __init__(self, reduction: Reduction, check: str, options: dict[str, Any]) -> None:
         self.reduction, self.check, self.options = reduction, check, options
-        # By the kind of the operands: a kernel, and what it has to be told besides; empty where none serves.
-        self.at_once: dict[Any, tuple[Any, ...]] = {}
-        self.last: tuple[Any, ...] | None = None  # of these, where no option is a tensor
+        # Maps the signature of the operands to a dispatcher and its launch arguments, or to () if no kernel applies.
+        self.kernels: dict[Any, tuple[Any, ...]] = {}
+        self.last_hit: tuple[Any, ...] | None = None  # an entry of `kernels`, where no option is a tensor
 
 
 _is_compiling = torch.compiler.is_compiling
-MOST_KNOWN = 1000
-_known: dict[tuple[Any, ...], Chosen] = {}
-_registry: dict[str, type[Loss]] = {}
+MAX_CACHED_SETTINGS = 1000
+_cached_settings: dict[tuple[Any, ...], ValidatedSettings] = {}
+
+LOSSES: dict[str, type[Loss]] = {}
+"""Every loss by the name of its class. A class that declares a `name` is added when it is defined."""
 
 
-def named(name: str) -> type[Loss]:
-    """The loss of that name: its short name ("l1"), or that of its class or function.
+def get_loss(name: str) -> type[Loss]:
+    """Return the loss of a name.
 
-    >>> import piste.losses
-    >>> piste.losses.named("smooth_l1")
-    <class 'piste.losses.regression.SmoothL1Loss'>
+    Args:
+        name: Its short name ("l1"), an alias ("mae"), or the name of its class or function, in any case of letters
+            and with or without the module ("nn.L1Loss", "F.l1_loss").
+
+    Raises:
+        InvalidValue: No loss has this name; the message suggests the nearest.
+
+    Example:
+        >>> import piste.losses
+        >>> piste.losses.get_loss("smooth_l1")
+        <class 'piste.losses.regression.SmoothL1Loss'>
     """
-    if name not in _registry:
-        short = [n for n, loss in _registry.items() if n == loss.name]
-        raise InvalidValue(f"there is no loss named {name!r}. {did_you_mean(str(name), short)}")
-    return _registry[name]
+    wanted = str(name).rpartition(".")[2].lower()
+    for loss in LOSSES.values():
+        if wanted in (loss.name, loss.__name__.lower(), loss.functional_name, *loss.aliases):
+            return loss
+    short = [loss.name for loss in LOSSES.values()]
+    raise InvalidValue(f"there is no loss named {name!r}. {did_you_mean(wanted, short)}")
 
 
-class Loss(torch.nn.Module):
-    """What all losses share: a module like torch.nn's, with the settings of `piste.losses.reduction`."""
+class Loss(TorchLoss):
+    """The base of every loss: a module like those of torch.nn, with the settings of `piste.losses.reduction`.
+
+    A loss declares its options and the order of torch's arguments in class attributes. The constructor, its
+    signature, the function form, the validation of options, `extra_repr` and the type stubs are derived from them.
+    """
 
     name: ClassVar[str]
-    function: ClassVar[str]
+    functional_name: ClassVar[str | None] = None
+    aliases: ClassVar[tuple[str, ...]] = ()  # other short names
     arguments: ClassVar[tuple[str, ...]] = ("input", "target")
-    expects: ClassVar[str] = "two tensors of the same shape, of floating-point numbers"
+    options: ClassVar[Mapping[str, Option]] = {}
+    signature: ClassVar[str] = "size_average, reduce, reduction"  # the constructor's arguments; "*" as in Python
+    function_signature: ClassVar[str] = ""  # those of the function form after its operands, if they differ
     reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")
-    ranges: ClassVar[dict[str, str]] = {}  # of the options that are numbers, or "bool"
-    letters: ClassVar[dict[str, str]] = {}  # what the letters of the formula stand for, if not the arguments
-    branches: ClassVar[tuple[str, str] | None] = None  # what the two sides of the formula's choice are called
+    expects: ClassVar[str] = "two tensors of the same shape, of floating-point numbers"
     example: ClassVar[str] = "torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])"
+    symbols: ClassVar[dict[str, str]] = {}  # the meaning of the formula's symbols, where they are not the arguments
+    branches: ClassVar[tuple[str, str] | None] = None  # the names of the two sides of the formula's `where`
+    _defaults: ClassVar[dict[str, Any]]
+    _module_options: ClassVar[tuple[str, ...]]
 
-    def __init__(
-        self,
-        size_average: bool | None = None,
-        reduce: bool | None = None,
-        reduction: str = "mean",
-        *,
-        check: str = "raise",
-        normalizer: float | Tensor | str | None = None,
-        empty: str = "nan",
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        if any(isinstance(x, Tensor) or hasattr(x, "__array__") for x in (size_average, reduce, reduction)):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        torch.nn.Module.__init__(self)
+        cls = type(self)
+        if any(isinstance(x, Tensor) or hasattr(x, "__array__") for x in cls._flags_of(args, kwargs)):
             raise InvalidType(
-                f"{type(self).__name__} was given tensors where its options belong. "
-                f"Help: build the loss first, then call it: {self.line_that_works()}"
+                f"{cls.__name__} was given tensors where its options belong. "
+                f"Help: build the loss first, then call it: {cls.line_that_works()}"
             )
-        if isinstance(size_average, str):
+        given = cls._bind(cls.__name__, cls._signature, args, kwargs)
+        flags = given.pop("size_average", None), given.pop("reduce", None)
+        if isinstance(flags[0], str):
             raise InvalidType(
-                f"{type(self).__name__}: the reduction is given by name; received {size_average!r} for torch's old "
-                f'`size_average`. Help: {type(self).__name__}(reduction="sum"), or "mean", or "none".'
+                f"{cls.__name__}: the reduction is given by name; received {flags[0]!r} for torch's old "
+                f'`size_average`. Help: {cls.__name__}(reduction="sum"), or "mean", or "none".'
             )
-        self.reduction = legacy(size_average, reduce, reduction)
-        self.check, self.normalizer, self.empty = check, normalizer, empty
-        for option, value in options.items():
-            if option.endswith("weight"):
-                refuse_untensored(type(self).__name__, option, value)
-                self.register_buffer(option, value)
+        if flags != (None, None):
+            given["reduction"] = reduction_of_flags(*flags, stacklevel=3)
+        values = cls._defaults | given
+        cls._validate_all(values)
+        for name in ("reduction", *SETTINGS):
+            setattr(self, name, values[name])
+        for name in cls._module_options:
+            if isinstance(values[name], Tensor) or name.endswith("weight"):
+                self.register_buffer(name, values[name])
             else:
-                setattr(self, option, value)
-        self._options = tuple(options)
-        self._reduction()
-        self.validate(**options)
+                setattr(self, name, values[name])
+        self._options = cls._module_options
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name in ("formula", "soft_formula", "derivatives"):
+            if inspect.isfunction(vars(cls).get(name)):
+                setattr(cls, name, staticmethod(vars(cls)[name]))
+        cls._signature = cls._make_signature((), cls.signature)
+        cls._function_signature = cls._make_signature(cls.arguments, cls.function_signature or cls.signature)
+        named = cls._named_options()
+        cls._defaults = {n: o.default for n, o in named.items() if n not in LEGACY}
+        cls._module_options = tuple(n for n in cls.options if n in cls._signature.parameters)
+        if "__init__" not in vars(cls):
+            cls.__signature__ = cls._signature
+        elif "__signature__" not in vars(cls):
+            init = inspect.signature(cls.__init__)
+            cls.__signature__ = init.replace(parameters=list(init.parameters.values())[1:])
         if "name" in vars(cls):
-            cls.__init__ = explained(cls)(cls.__init__)  # type: ignore[method-assign]
-            for name in (cls.name, cls.__name__, cls.function):
-                _registry.setdefault(name, cls)
+            LOSSES.setdefault(cls.__name__, cls)
+            if cls.options and "Args:" not in (cls.__doc__ or ""):
+                cls.__doc__ = _with_arguments(cls.__doc__ or "", cls.options)
+
+    __signature__: ClassVar[inspect.Signature]
+    _signature: ClassVar[inspect.Signature]
+    _function_signature: ClassVar[inspect.Signature]
+
+    @classmethod
+    def _named_options(cls) -> dict[str, Option]:
+        """Every option of the loss: its own, the reduction, the settings of all losses, and torch's old flags."""
+        return {**cls.options, "reduction": reduction_option(cls.reductions), **SETTINGS, **LEGACY}
+
+    @classmethod
+    def _make_signature(cls, leading: tuple[str, ...], order: str) -> inspect.Signature:
+        """The signature of a list such as "size_average, reduce, reduction, *, class_dim"."""
+        named = cls._named_options()
+        positional, _, keywords = order.partition("*")
+        split = [[word.strip() for word in part.split(",") if word.strip()] for part in (positional, keywords)]
+        by_position, by_keyword = ({word: named[word] for word in words} for words in split)
+        return make_signature(leading, by_position, {**by_keyword, **SETTINGS})
+
+    @classmethod
+    def _flags_of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterable[Any]:
+        """What a constructor call gives for the flags and the reduction, where tensors end up by mistake."""
+        names = cls._signature.parameters
+        given = dict(zip(names, args, strict=False)) | dict(kwargs)
+        return [given.get(name) for name in ("size_average", "reduce", "reduction")]
+
+    @classmethod
+    def _bind(
+        cls, called: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The arguments of a call by name; raise for all that are unknown or missing at once."""
+        unknown = [name for name in kwargs if name not in signature.parameters]
+        if unknown:
+            known = sorted(signature.parameters)
+            raise InvalidType(
+                " ".join(f"{called}() has no argument `{name}`. {did_you_mean(name, known)}" for name in unknown)
+            )
+        try:
+            return dict(signature.bind(*args, **kwargs).arguments)
+        except TypeError as misfit:
+            raise cls._misuse(f"{called}()", misfit) from None
+
+    @classmethod
+    def _validate_all(cls, values: Mapping[str, Any]) -> Reduction:
+        """Validate the settings and options of a call, by name; raise for the first that is out of range."""
+        reduction = make_reduction(
+            cls.__name__,
+            cls.reductions,
+            *(values[name] for name in ("reduction", "check", "normalizer", "empty")),
+        )
+        cls.validate(**{name: value for name, value in values.items() if name in cls.options})
+        return reduction
 
     @classmethod
     def validate(cls, **options: Any) -> None:
-        """Refuse options outside their range."""
-        for option, interval in cls.ranges.items():
-            if option in options:
-                number(cls.__name__, option, options[option], interval)
+        """Raise for an option outside its declared range."""
+        try:
+            for name, value in options.items():
+                option = cls.options[name]
+                if isinstance(value, Tensor) and option.annotation in ("float", "int", "int | None"):
+                    raise InvalidType(f"`{name}` must be {option.range}; received a tensor. Help: {name}.item().")
+                option.check(name, value)
+        except PisteError as error:
+            raise type(error)(f"{cls.__name__}: {error}") from None
 
     @classmethod
-    def remarks(cls, **options: Any) -> list[str]:
-        """What `explain` adds about this loss and its neighbours."""
+    def notes(cls, **options: Any) -> list[str]:
+        """Sentences that `explain` adds about this loss and its neighbours."""
         return []
 
     @classmethod
-    def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Call:
-        """Check the operands of a call and bring them into the form its formula wants."""
+    def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> PreparedCall:
+        """Validate the operands of a call and convert them to the form of the formula."""
         raise NotImplementedError
 
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
-        """The loss of operands whose options are known to be right."""
+        """The loss of operands whose options are valid."""
         call = cls.prepare(operands, check, **options)
-        compiling = _is_compiling()  # torch.compile traces the formula; a kernel would only break its graph
-        served = cls.by_kernel(call, reduction, check) if check != "nan" and not compiling else None
-        if served is not None:
-            return eager_loss.narrowed(served, call.dtype)
+        tries_kernel = check != "nan" and not _is_compiling()  # torch.compile traces the formula instead
+        result = cls.by_kernel(call, reduction, check) if tries_kernel else None
+        if result is not None:
+            return eager_loss.narrowed(result, call.dtype)
         if call.inspect is not None:
             call.inspect()
-            served = (
-                cls.by_kernel(call, reduction, "off") if check == "raise" and not compiling else None
-            )  # all was right after all
-            if served is not None:
-                return eager_loss.narrowed(served, call.dtype)
-        values = eager_loss.values(call.formula, call.derivatives, call.letters, call.options)
+            if tries_kernel and check == "raise":  # every value was in range
+                result = cls.by_kernel(call, reduction, "off")
+            if result is not None:
+                return eager_loss.narrowed(result, call.dtype)
+        values = eager_loss.values(call.formula, call.derivatives, call.operands, call.options)
         if call.keep is not None:
             values = torch.where(call.keep, values, 0)
         if call.weight is not None:
@@ -163,97 +252,107 @@ class Loss(torch.nn.Module):
         return eager_loss.narrowed(result, call.dtype)
 
     @classmethod
-    def by_kernel(cls, call: Call, reduction: Reduction, check: str) -> Tensor | None:
-        """The loss of a call by a kernel, or None where none serves."""
+    def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:
+        """The loss of a call by a kernel, or None where no kernel applies."""
         return None
 
     @classmethod
-    def run(
-        cls,
-        *operands: Any,
-        size_average: bool | None = None,
-        reduce: bool | None = None,
-        reduction: str = "mean",
-        check: str = "raise",
-        normalizer: float | Tensor | str | None = None,
-        empty: str = "nan",
-        **options: Any,
-    ) -> Tensor:
-        """The function form: every option by name."""
-        if size_average is not None or reduce is not None:
-            reduction = legacy(size_average, reduce, reduction)
-        return cls.call(operands, *cls._choose(reduction, check, normalizer, empty, options))
+    def run(cls, operands: tuple[Any, ...], given: Mapping[str, Any]) -> Tensor:
+        """The function form: the loss of operands with options by name."""
+        values = {**cls._defaults, **given}
+        if len(values) != len(cls._defaults):
+            flags = values.pop("size_average", None), values.pop("reduce", None)
+            if flags != (None, None):
+                values["reduction"] = reduction_of_flags(*flags, stacklevel=4)
+        return cls.call(operands, *cls._validated(values))
 
     @classmethod
-    def call(cls, operands: tuple[Any, ...], chosen: Chosen, tensors: dict[str, Tensor]) -> Tensor:
+    def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
         """The loss of operands, with the options that are tensors."""
-        return cls.compute(operands, chosen.reduction, chosen.check, **chosen.options, **tensors)
+        if not isinstance(operands[0], Tensor) and torch.overrides.has_torch_function(operands):
+            return cls._override(operands, settings, tensors)
+        return cls.compute(operands, settings.reduction, settings.check, **settings.options, **tensors)
 
     @classmethod
-    def _choose(
-        cls, reduction: Any, check: Any, normalizer: Any, empty: Any, options: dict[str, Any]
-    ) -> tuple[Chosen, dict[str, Tensor]]:
-        """All settings and options, refused where they are wrong; what was found right is not looked at again."""
+    def _override(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Any:
+        """Hand the call to operands that record it, such as the proxies of torch.fx.symbolic_trace."""
+        reduction = settings.reduction
+        options = {
+            **settings.options, "reduction": reduction.mode, "check": settings.check,
+            "normalizer": reduction.normalizer, "empty": reduction.empty, **tensors,
+        }  # fmt: skip
+        changed = {n: v for n, v in options.items() if isinstance(v, Tensor) or v != cls._defaults[n]}
+        function = functional_form(cls)
+        return torch.overrides.handle_torch_function(function, operands, *operands, **changed)
+
+    @classmethod
+    def _validated(cls, values: dict[str, Any]) -> tuple[ValidatedSettings, dict[str, Tensor]]:
+        """Validate settings and options; those that were valid before are found in a cache."""
         tensors: dict[str, Tensor] = {}
-        values = (normalizer, *options.values())
-        key: tuple[Any, ...] = (cls, reduction, check, empty, *values, *map(type, values))  # as True == 1
-        is_known = True
+        key: tuple[Any, ...] = (cls, *values.values(), *map(type, values.values()))  # as True == 1
+        is_hashable = True
         try:
-            chosen = _known.get(key)
-            if chosen is None:
-                tensors = {name: value for name, value in options.items() if isinstance(value, Tensor)}
-            if tensors:  # of which only the shape is remembered
-                marks = [(type(v), v.shape if isinstance(v, Tensor) else v) for v in values]
-                key = (cls, reduction, check, empty, *marks)
-                chosen = _known.get(key)
-        except TypeError:  # what can't be hashed is looked at, and mostly refused
-            chosen, is_known = None, False
-            tensors = {name: value for name, value in options.items() if isinstance(value, Tensor)}
-        if chosen is None:
-            how = settings(cls.__name__, cls.reductions, reduction, check, normalizer, empty)
-            cls.validate(**options)
-            for option, value in options.items():
-                if option.endswith("weight"):
-                    refuse_untensored(cls.__name__, option, value)
-            chosen = Chosen(how, check, {k: v for k, v in options.items() if k not in tensors})
-            if is_known and not isinstance(normalizer, Tensor) and not _is_compiling():
-                if len(_known) >= MOST_KNOWN:  # a normalizer may be another number in every step
-                    _known.clear()
-                _known[key] = chosen
-        return chosen, tensors
+            settings = _cached_settings.get(key)
+            if settings is None:
+                tensors = {n: v for n, v in values.items() if n in cls.options and isinstance(v, Tensor)}
+            if tensors:  # the cache holds only their shape
+                key = (cls, *((type(v), v.shape if isinstance(v, Tensor) else v) for v in values.values()))
+                settings = _cached_settings.get(key)
+        except TypeError:  # a value without a hash, which is rarely valid
+            settings, is_hashable = None, False
+            tensors = {n: v for n, v in values.items() if n in cls.options and isinstance(v, Tensor)}
+        if settings is None:
+            reduction = cls._validate_all(values)
+            options = {n: values[n] for n in cls.options if n not in tensors}
+            settings = ValidatedSettings(reduction, values["check"], options)
+            if is_hashable and not isinstance(values["normalizer"], Tensor) and not _is_compiling():
+                if len(_cached_settings) >= MAX_CACHED_SETTINGS:  # a normalizer may be another number in every step
+                    _cached_settings.clear()
+                _cached_settings[key] = settings
+        return settings, tensors
 
     def _reduction(self) -> Reduction:
-        return settings(type(self).__name__, self.reductions, self.reduction, self.check, self.normalizer, self.empty)
+        return make_reduction(
+            type(self).__name__, self.reductions, self.reduction, self.check, self.normalizer, self.empty
+        )
 
     def forward(self, *operands: Any, **named_operands: Any) -> Tensor:
-        """The loss of `input` against `target`."""
-        known = self.__dict__.get("_chosen")
-        if known is not None and operands and not named_operands:
-            last = known[0].last
-            if last is not None:
-                result = last[0].loss(operands, last[1])
+        """The loss of the operands, by position or by name."""
+        cached = self.__dict__.get("_validated_settings")
+        if cached is not None and operands and not named_operands:
+            hit = cached[0].last_hit
+            if hit is not None:
+                result = hit[0].loss(operands, hit[1])
                 if result is not None:
                     return result
         if named_operands or len(operands) != len(self.arguments):
-            operands = self._bind(operands, named_operands)
-        if known is not None:
-            chosen, names = known
-            return self.call(operands, chosen, {name: getattr(self, name) for name in names} if names else {})
-        options = {name: getattr(self, name) for name in self._options}
-        chosen, tensors = self._choose(self.reduction, self.check, self.normalizer, self.empty, options)
+            operands = self._bind_operands(operands, named_operands)
+        if cached is not None:
+            settings, names = cached
+            return self.call(operands, settings, {name: getattr(self, name) for name in names} if names else {})
+        values = {**self._defaults, **{name: getattr(self, name) for name in self._options}}
+        for name in ("reduction", *SETTINGS):
+            values[name] = getattr(self, name)
+        settings, tensors = self._validated(values)
         if not _is_compiling():
-            self.__dict__["_chosen"] = chosen, tuple(tensors)
-        return self.call(operands, chosen, tensors)
+            self.__dict__["_validated_settings"] = settings, tuple(tensors)
+        return self.call(operands, settings, tensors)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__.pop("_chosen", None)
+        self.__dict__.pop("_validated_settings", None)
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_chosen"}
+        return {name: value for name, value in self.__dict__.items() if name != "_validated_settings"}
 
-    def _bind(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
-        """Operands given by name, in order; one that is missing or unknown is explained."""
+    def __prepare_scriptable__(self) -> Any:
+        raise Unsupported(
+            f"torch.jit.script can't compile {type(self).__name__}, whose formula is traced, not parsed. "
+            "Help: torch.compile, torch.export and torch.jit.trace work with it; or script the model without its loss."
+        )
+
+    def _bind_operands(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
+        """The operands in order; raise for one that is missing or unknown."""
         parameters = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in self.arguments]
         try:
             return inspect.Signature(parameters).bind(*operands, **named_operands).args
@@ -271,44 +370,52 @@ class Loss(torch.nn.Module):
         return f"piste.losses.{cls.__name__}()({cls.example})"
 
     def extra_repr(self) -> str:
-        """The settings that differ from their defaults."""
-        known = {**inspect.signature(Loss.__init__).parameters, **inspect.signature(type(self)).parameters}
+        """The options and settings that differ from their defaults."""
         shown = []
-        for name in dict.fromkeys((*self._options, "reduction", "check", "normalizer", "empty")):
+        for name in dict.fromkeys((*self._options, "reduction", *SETTINGS)):
             value = getattr(self, name)
-            default = known[name].default if name in known else None
             if isinstance(value, Tensor):
                 shown.append(f"{name}=tensor of shape {shape_of(value)}")
-            elif value != default:
+            elif value != self._defaults[name]:
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
 
 
-def explained(cls: type[Loss]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function of `cls` say what it takes where Python would only say that the call does not fit."""
+def make_function(cls: type[Loss]) -> Callable[..., Tensor]:
+    """The function form of a loss, under its name in torch.nn.functional and with torch's signature."""
+    n, signature = len(cls.arguments), cls._function_signature
+    kinds = signature.parameters
+    by_position = [name for name, p in kinds.items() if p.kind is p.POSITIONAL_OR_KEYWORD][n:]
+    names, most = kinds.keys() - set(cls.arguments), n + len(by_position)
+    called = cls.functional_name or cls.name
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(function)
-        known = {p for p in signature.parameters if p not in ("self", "settings")} | set(Settings.__annotations__)
-        shown = cls.__name__ if function.__name__ == "__init__" else function.__name__
+    def function(*args: Any, **kwargs: Any) -> Tensor:
+        given = dict(zip(by_position, args[n:], strict=False))
+        is_plain = n <= len(args) <= most
+        for name, value in kwargs.items():
+            is_plain = is_plain and name in names and name not in given
+            given[name] = value
+        if is_plain:
+            return cls.run(args[:n], given)
+        given = cls._bind(called, signature, args, kwargs)
+        return cls.run(tuple(given.pop(name) for name in cls.arguments), given)
 
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            for name in kwargs:
-                if name not in known:
-                    raise InvalidType(f"{shown}() has no argument `{name}`. {did_you_mean(name, sorted(known))}")
-            try:
-                return function(*args, **kwargs)
-            except TypeError as error:
-                if isinstance(error, InvalidType):
-                    raise
-                try:
-                    signature.bind(*args, **kwargs)
-                except TypeError as misfit:
-                    raise cls._misuse(f"{shown}()", misfit) from None
-                raise
+    function.__name__ = function.__qualname__ = called
+    function.__module__ = f"{__package__}.functional"
+    function.__doc__ = f"The function form of `{cls.__name__}`, which documents the arguments."
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.loss = cls  # type: ignore[attr-defined]  # so that `explain` takes the function
+    return function
 
-        call.loss = cls  # type: ignore[attr-defined]  # so that a function can be explained by what it computes
-        return call
 
-    return decorate
+def functional_form(cls: type[Loss]) -> Callable[..., Tensor]:
+    """The function form that `piste.losses.functional` holds, or a new one for a loss outside it."""
+    from . import functional
+
+    return getattr(functional, cls.functional_name or "", None) or make_function(cls)
+
+
+def _with_arguments(text: str, options: Mapping[str, Option]) -> str:
+    """A docstring with its Args section, in front of the example."""
+    head, mark, example = inspect.cleandoc(text).partition("\nExample:")
+    return "\n".join([head.rstrip(), "", "Args:", *document(options)]) + (f"\n{mark}{example}" if mark else "\n")

@@ -1,40 +1,77 @@
-"""From the losses of the elements to one number: the settings that every loss takes, and what they do.
+"""From the losses of the elements to one number: the reduction, and the settings that every loss has.
 
-Settings that every loss takes, beyond those of torch.nn:
+Settings of every loss, in addition to the arguments of torch.nn:
 
 `check`
-    "raise" (default) refuses values the loss is not defined for, naming the first; "nan" also refuses NaN
-    anywhere; "off" computes as torch does. Shapes, dtypes, devices and options are checked always. Values are
-    not looked at where they can't be: under vmap, in torch.compile and torch.export, and on the meta device.
+    "raise" (default) raises for values outside the domain of the loss and names the first; "nan" also raises for
+    NaN anywhere; "off" computes as torch does. Shapes, dtypes, devices and options are always validated. Values
+    are not inspected where they can't be read: under vmap, in torch.compile and torch.export, and on the meta device.
 `normalizer`
-    What the mean divides by: None is torch's denominator; a positive number (or 0-dimensional tensor) is the
+    The denominator of a mean. None is torch's denominator; a positive number (or 0-dimensional tensor) is the
     right choice under gradient accumulation, where each part must be divided by the size of the whole;
-    "weights" is the sum of the weights used, and "count" the number of elements (rows) that are not ignored.
+    "weights" is the sum of the weights, and "count" the number of elements (rows) that are not ignored.
 `empty`
-    What the mean of nothing is: "nan" as in torch, "zero", or "raise".
+    The mean of no elements: "nan" as in torch, "zero", or "raise".
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, NamedTuple, TypedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import InvalidValue
-from .value_checks import choice, is_readable
+from ..errors import InvalidValue, PisteError
+from ..options import Choice, Flag, Option
+from .value_checks import is_readable
 
-__all__ = ["Reduction", "Settings", "legacy", "settings"]
+__all__ = ["LEGACY", "SETTINGS", "Reduction", "make_reduction", "reduction_of_flags", "reduction_option"]
 
 
-class Settings(TypedDict, total=False):
-    """The keyword arguments that every loss takes; `piste.losses.reduction` documents them."""
+@dataclass(frozen=True)
+class Normalizer:
+    """The denominator of a mean: a number, a 0-dimensional tensor, or the name of a count."""
 
-    check: str
-    normalizer: float | Tensor | str | None
-    empty: str
+    doc: str = ""
+    default: None = None
+    range = 'a number above 0, a 0-dimensional tensor, "weights" or "count"'
+    annotation = 'float | Tensor | Literal["weights", "count"] | None'
+
+    def check(self, name: str, value: Any) -> None:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (
+            value is None
+            or (is_number and 0 < value < math.inf)
+            or (isinstance(value, Tensor) and value.dim() == 0)
+            or (isinstance(value, str) and value in ("weights", "count"))
+        ):
+            raise InvalidValue(f"`{name}` must be {self.range}; received {value!r}.")
+
+    def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        return iter(())
+
+
+SETTINGS: dict[str, Option] = {
+    "check": Choice("raise", ("raise", "nan", "off"), "which values are rejected"),
+    "normalizer": Normalizer("the denominator of a mean; None is torch's"),
+    "empty": Choice("nan", ("nan", "zero", "raise"), "the mean of no elements"),
+}
+"""The options of every loss, by keyword."""
+
+LEGACY: dict[str, Option] = {
+    "size_average": Flag(None, "deprecated in torch; `reduction` replaces it"),
+    "reduce": Flag(None, "deprecated in torch; `reduction` replaces it"),
+}
+"""torch's old pair of flags."""
+
+
+def reduction_option(reductions: tuple[str, ...]) -> Choice:
+    """The option `reduction` of a loss with these reductions."""
+    return Choice("mean", reductions, "how the losses of the elements become one number")
 
 
 class Reduction(NamedTuple):
@@ -45,76 +82,68 @@ class Reduction(NamedTuple):
     empty: str
 
     def of(self, loss: str, values: Tensor, call: Any) -> Tensor:
-        """`values` are weighted already; the call tells what a mean may divide by."""
+        """Reduce weighted values; the call has the denominators of a mean."""
         if self.mode == "none":
             return values
         total = values.sum()
         if self.mode == "sum":
             return total
-        divisor = self.divisor(call)
-        if isinstance(divisor, Tensor):
-            divisor = divisor.to(total.dtype)
+        denominator = self.denominator(call)
+        if isinstance(denominator, Tensor):
+            denominator = denominator.to(total.dtype)
             if self.empty == "nan":
-                return total / divisor
-            nothing = divisor == 0
+                return total / denominator
+            is_empty = denominator == 0
             if self.empty == "raise":
-                if is_readable((divisor,)) and bool(nothing):
-                    self._refuse_nothing(loss)
-                return total / divisor
-            return total / torch.where(nothing, 1, divisor)
-        if divisor:
-            return total / divisor
+                if is_readable((denominator,)) and bool(is_empty):
+                    self._raise_for_empty(loss)
+                return total / denominator
+            return total / torch.where(is_empty, 1, denominator)
+        if denominator:
+            return total / denominator
         if self.empty == "raise":
-            self._refuse_nothing(loss)
+            self._raise_for_empty(loss)
         return total if self.empty == "zero" else total * math.nan
 
-    def divisor(self, call: Any) -> Any:
-        """What the mean divides by: the number asked for, or one of those that the call knows."""
+    def denominator(self, call: Any) -> Any:
+        """The denominator of the mean: the number asked for, or one of the counts of the call."""
         if self.mode == "batchmean":
             return call.batch
-        by = call.mean_by if self.normalizer is None else self.normalizer
+        by = call.denominator if self.normalizer is None else self.normalizer
         if not isinstance(by, str):
             return by
         return call.count() if by == "count" else call.weights()
 
     @staticmethod
-    def _refuse_nothing(loss: str) -> None:
+    def _raise_for_empty(loss: str) -> None:
         raise InvalidValue(
             f"{loss}: there is nothing to take the mean of: every element is ignored, has weight 0, or the batch is "
             'empty. Help: skip such a batch, or empty="zero" counts it as 0.'
         )
 
 
-def settings(
+def make_reduction(
     loss: str, reductions: tuple[str, ...], reduction: Any, check: Any, normalizer: Any, empty: Any
 ) -> Reduction:
-    choice(loss, "reduction", reduction, reductions)
-    choice(loss, "check", check, ("raise", "nan", "off"))
-    choice(loss, "empty", empty, ("nan", "zero", "raise"))
-    if normalizer is not None:
-        if reduction != "mean":
+    """The validated reduction of a loss."""
+    try:
+        reduction_option(reductions).check("reduction", reduction)
+        SETTINGS["check"].check("check", check)
+        SETTINGS["empty"].check("empty", empty)
+        if normalizer is not None and reduction != "mean":
             raise InvalidValue(
-                f'{loss}: `normalizer` is what a mean divides by; received it with reduction="{reduction}". '
+                f'`normalizer` is what a mean divides by; received it with reduction="{reduction}". '
                 'Help: reduction="mean".'
             )
-        is_number = isinstance(normalizer, (int, float)) and not isinstance(normalizer, bool)
-        if not (
-            (is_number and 0 < normalizer < math.inf)
-            or (isinstance(normalizer, Tensor) and normalizer.dim() == 0)
-            or (isinstance(normalizer, str) and normalizer in ("weights", "count"))
-        ):
-            raise InvalidValue(
-                f'{loss}: `normalizer` must be a number above 0, a 0-dimensional tensor, "weights" or '
-                '"count"; '
-                f"received {normalizer!r}."
-            )
+        SETTINGS["normalizer"].check("normalizer", normalizer)
+    except PisteError as error:
+        raise type(error)(f"{loss}: {error}") from None
     return Reduction(reduction, normalizer, empty)
 
 
-def legacy(size_average: Any, reduce: Any, reduction: Any) -> Any:
-    """torch's old pair of flags, as the reduction it stands for."""
-    if size_average is None and reduce is None:
-        return reduction
+def reduction_of_flags(size_average: Any, reduce: Any, stacklevel: int) -> str:
+    """The reduction that torch's old pair of flags stands for, with a warning at the caller's line."""
     mode = "none" if reduce is False else "sum" if size_average is False else "mean"
-    warnings.warn(f'size_average and reduce are deprecated in torch; write reduction="{mode}"', stacklevel=5)
+    message = f'size_average and reduce are deprecated in torch; write reduction="{mode}"'
+    warnings.warn(message, stacklevel=stacklevel)
     return mode

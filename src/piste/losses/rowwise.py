@@ -1,4 +1,4 @@
-"""The losses whose formula takes a whole row: on the way to the kernel of rows, where that serves."""
+"""The losses of whole rows, such as cross entropy: the kernel of rows, where it applies."""
 
 from __future__ import annotations
 
@@ -10,105 +10,107 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..engine import loss_dispatch as cpu_loss
+from ..engine import loss_dispatch
 from ..engine.loss_dispatch import NEVER, Ready, Rest
 from ..engine.range_guards import Bound
-from .loss import Chosen, Loss
+from .loss import Loss, ValidatedSettings
 from .reduction import Reduction
 
-__all__ = ["RowwiseLoss", "Way"]
+__all__ = ["RowCall", "RowwiseLoss"]
 
 
-class Way(NamedTuple):
-    """How a call goes to the kernel: its formula and letters, what each letter is (as in `Column`), and the rest."""
+class RowCall(NamedTuple):
+    """A call for the kernel of rows: its formula, its operands, and the kind of each (as in `Column`)."""
 
     formula: Callable[..., Any]
-    letters: tuple[Tensor | None, ...]
+    operands: tuple[Tensor | None, ...]
     kinds: tuple[str, ...]
     options: dict[str, Any]
-    faults: tuple[Callable[..., Any], ...] = ()  # conditions on a row for which the call is looked at more closely
-    bounds: tuple[Bound, ...] = ()  # beyond which it is looked at more closely too
-    mean_by: str = "count"
+    faults: tuple[Callable[..., Any], ...] = ()  # conditions on a row that trigger the exact checks
+    bounds: tuple[Bound, ...] = ()  # ranges outside which the exact checks are triggered
+    denominator: str = "count"
     ignored: int = NEVER
 
 
 class RowwiseLoss(Loss):
-    """A loss of rows; `way` says how a call that needs no explanation goes to the kernel."""
+    """A loss of rows; `row_call` has the kernel's form of a valid call."""
 
     @classmethod
-    def call(cls, operands: tuple[Any, ...], chosen: Chosen, tensors: dict[str, Tensor]) -> Tensor:
-        """By the kernel at once where operands of this kind went there as they are; else step by step."""
+    def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
+        """By the kernel at once where operands of this kind went there unconverted; else step by step."""
         try:
             x = operands[0]
             kind = (x.ndim, x.shape[-1] > 1, *[o.dtype for o in operands])
         except (AttributeError, IndexError):  # no tensors
-            return super().call(operands, chosen, tensors)
-        found = chosen.at_once.get(kind)
-        if found:
-            result = found[0].loss((*operands, *tensors.values()) if tensors else operands, found[1])
+            return super().call(operands, settings, tensors)
+        hit = settings.kernels.get(kind)
+        if hit:
+            result = hit[0].loss((*operands, *tensors.values()) if tensors else operands, hit[1])
             if result is not None:
-                chosen.last = None if tensors else found
+                settings.last_hit = None if tensors else hit
                 return result
-        result = super().call(operands, chosen, tensors)
-        if found is None and not torch.compiler.is_compiling():
-            chosen.at_once[kind] = cls._at_once(operands, chosen, tensors)
+        result = super().call(operands, settings, tensors)
+        if hit is None and not torch.compiler.is_compiling():
+            settings.kernels[kind] = cls._kernel_for(operands, settings, tensors)
         return result
 
     @classmethod
-    def _at_once(cls, operands: tuple[Any, ...], chosen: Chosen, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
-        """After a call with these settings: how the next of its kind goes to the kernel, if that is without detours."""
-        is_plain = chosen.check != "nan" and not isinstance(chosen.reduction.normalizer, Tensor)
-        way = cls.way(operands, **chosen.options, **tensors) if is_plain else None
+    def _kernel_for(
+        cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]
+    ) -> tuple[Any, ...]:
+        """The dispatcher for further calls of this kind and its launch arguments, or () if operands are converted."""
+        is_plain = settings.check != "nan" and not isinstance(settings.reduction.normalizer, Tensor)
+        call = cls.row_call(operands, **settings.options, **tensors) if is_plain else None
         given = (*operands, *tensors.values())
-        letters = () if way is None else tuple(x for x in way.letters if x is not None)
-        if way is None or len(letters) != len(given) or not all(map(operator.is_, letters, given)):
+        unconverted = () if call is None else tuple(x for x in call.operands if x is not None)
+        if call is None or len(unconverted) != len(given) or not all(map(operator.is_, unconverted, given)):
             return ()
-        return cls._served_by(way, chosen.reduction, chosen.check, operands[0].ndim) or ()
+        return cls._dispatcher(call, settings.reduction, settings.check, operands[0].ndim) or ()
 
     @classmethod
-    def way(cls, operands: tuple[Any, ...], **options: Any) -> Way | None:
-        """The way of operands that are right as they are; None for all others, which `prepare` converts or refuses."""
+    def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
+        """The kernel's form of valid operands, or None for others, which `prepare` converts or rejects."""
         return None
 
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
-        """By the kernel where it serves."""
-        is_tried = check != "nan" and not torch.compiler.is_compiling()  # torch.compile traces the formula instead
-        way = cls.way(operands, **options) if is_tried else None
-        served = None if way is None else cls._served_by(way, reduction, check)
+        """By the kernel where it applies."""
+        tries_kernel = check != "nan" and not torch.compiler.is_compiling()  # torch.compile traces the formula instead
+        call = cls.row_call(operands, **options) if tries_kernel else None
+        target = None if call is None else cls._dispatcher(call, reduction, check)
         result = None
-        if way is not None and served is not None:
-            result = served[0].loss(tuple([x for x in way.letters if x is not None]), served[1])
+        if call is not None and target is not None:
+            result = target[0].loss(tuple([x for x in call.operands if x is not None]), target[1])
         return super().compute(operands, reduction, check, **options) if result is None else result
 
     @classmethod
-    def _served_by(cls, way: Way, reduction: Reduction, check: str, dims: int = -1) -> tuple[Ready, Rest] | None:
-        """What computes such a call, and what it has to be told besides."""
-        mode, by = "given", 0.0 if reduction.mode == "mean" else 1.0
+    def _dispatcher(cls, call: RowCall, reduction: Reduction, check: str, dims: int = -1) -> tuple[Ready, Rest] | None:
+        """The dispatcher for a call and its launch arguments, or None."""
+        how, by = "given", 0.0 if reduction.mode == "mean" else 1.0
         if reduction.mode == "mean":
-            name = way.mean_by if reduction.normalizer is None else reduction.normalizer
+            name = call.denominator if reduction.normalizer is None else reduction.normalizer
             if isinstance(name, Tensor):
-                name = cpu_loss.as_number(name)
+                name = loss_dispatch.as_number(name)
                 if not name:
                     return None
-            if name == "weights" and "shared" in way.kinds and "index" not in way.kinds:
+            if name == "weights" and "shared" in call.kinds and "index" not in call.kinds:
                 return None  # the weights of probabilities are a sum over all of them
-            has_weights = name == "weights" and "shared" in way.kinds and way.letters[-1] is not None
+            has_weights = name == "weights" and "shared" in call.kinds and call.operands[-1] is not None
             if not isinstance(name, str):
                 by = float(name)
             elif has_weights:
-                mode = "weights"
-            elif way.ignored != NEVER:
-                mode = "count"
+                how = "weights"
+            elif call.ignored != NEVER:
+                how = "count"
         ready = _ready(
-            way.formula,
-            tuple(None if x is None else kind for x, kind in zip(way.letters, way.kinds, strict=True)),
-            tuple(way.options.items()),
-            *((way.faults, way.bounds) if check == "raise" else ((), ())),
+            call.formula,
+            tuple(None if x is None else kind for x, kind in zip(call.operands, call.kinds, strict=True)),
+            tuple(call.options.items()),
+            *((call.faults, call.bounds) if check == "raise" else ((), ())),
             "none" if reduction.mode == "none" else "sum",
-            mode,
+            how,
         )
-        return ready, Rest.of(by, way.ignored, reduction.empty == "nan", dims)
+        return ready, Rest.of(by, call.ignored, reduction.empty == "nan", dims)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -119,6 +121,6 @@ def _ready(
     faults: tuple[Callable[..., Any], ...],
     bounds: tuple[Bound, ...],
     mode: str,
-    divisor: str,
+    denominator: str,
 ) -> Ready:
-    return Ready(formula, None, kinds, dict(options), faults, mode, divisor, bounds)
+    return Ready(formula, None, kinds, dict(options), faults, mode, denominator, bounds)

@@ -1,75 +1,65 @@
-"""What a loss refuses, and how it says so: types, shapes, devices, dtypes, and the values it reads."""
+"""Checks of operands: types, shapes, devices, and the values that they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..engine.range_guards import Sure
-from ..errors import InvalidType, InvalidValue, did_you_mean, nearest
+from ..errors import InvalidType, InvalidValue
 from ..torch_internals import is_fake, unwrap
 
 __all__ = [
     "Check",
-    "choice",
-    "first_offence",
+    "broadcast_weight",
+    "check_nan",
+    "check_same_device",
+    "check_same_shape",
+    "check_tensors",
+    "first_violation",
     "is_readable",
-    "number",
-    "refuse_nan",
-    "refuse_untensored",
-    "same_device",
-    "same_shape",
     "shape_of",
-    "spread",
-    "tensors",
-    "unravelled",
+    "unravel_index",
 ]
 
 
 @dataclass(frozen=True)
 class Check:
-    """A domain of one argument: `bad` is a formula over the operands that holds where a value is refused.
+    """The domain of one argument: `fails` is a formula over the operands that holds for a value outside it.
 
-    `sure` names a range of numbers that are all allowed (see `piste.engine.range_guards`). A kernel tests it with one
-    instruction for many elements, and inspects values one by one only outside it.
+    `guard` is a cheap sufficient condition (see `piste.engine.range_guards`). A kernel tests it with one instruction
+    for many elements; values outside it trigger the exact check. `help_for` has the help for single values, and
+    `when` an option and its value without which the check does not apply.
     """
 
     argument: str
-    bad: Callable[..., Any]
+    fails: Callable[..., Any]
     range: str
     help: str
-    sure: Sure | None = None
+    guard: Sure | None = None
+    help_for: Mapping[Any, str] = field(default_factory=dict)
+    when: tuple[str, Any] | None = None
+
+    def applies(self, options: Mapping[str, Any]) -> bool:
+        """Whether the check applies under these options."""
+        return self.when is None or options.get(self.when[0]) == self.when[1]
+
+    def raise_for(self, loss: str, operands: Sequence[Tensor], position: int) -> None:
+        """Raise for the first value outside the domain."""
+        values, fails = operands[position].detach(), self.fails(*(o.detach() for o in operands))
+        violation = first_violation(values, fails)
+        if violation:
+            first = float(values.flatten()[int(fails.expand(values.shape).flatten().nonzero()[0])])
+            help = self.help_for.get(first, self.help)
+            raise InvalidValue(f"{loss}: `{self.argument}` must be {self.range}; received {violation}. Help: {help}.")
 
 
-def choice(loss: str, argument: str, value: Any, allowed: Sequence[str]) -> None:
-    """Refuse an option that is none of the words allowed."""
-    if value not in allowed:
-        words = ", ".join(f'"{w}"' for w in allowed)
-        hint = f" {did_you_mean(value, allowed)}" if isinstance(value, str) and nearest(value, allowed) else ""
-        raise InvalidValue(f"{loss}: `{argument}` must be one of {words}; received {value!r}.{hint}")
-
-
-def number(loss: str, option: str, value: Any, interval: str) -> None:
-    """Refuse an option that is no number, or none in an interval such as "[0, inf)"."""
-    if interval == "bool":
-        if not isinstance(value, bool):
-            raise InvalidType(f"{loss}: `{option}` must be True or False; received {value!r}.")
-        return
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise InvalidType(f"{loss}: `{option}` must be a number; received {value!r}.")
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
-    if not (above and below):  # NaN is neither
-        raise InvalidValue(f"{loss}: `{option}` must be in {interval}; received {option}={value!r}.")
-
-
-def tensors(loss: str, names: Sequence[str], operands: Sequence[Any]) -> None:
-    """Refuse anything that is not a tensor."""
+def check_tensors(loss: str, names: Sequence[str], operands: Sequence[Any]) -> None:
+    """Raise for an operand that is no tensor."""
     for name, operand in zip(names, operands, strict=False):
         if not isinstance(operand, Tensor):
             kind = type(operand).__name__
@@ -77,8 +67,8 @@ def tensors(loss: str, names: Sequence[str], operands: Sequence[Any]) -> None:
             raise InvalidType(f"{loss}: `{name}` must be a torch.Tensor; received {kind}. Help: {how}.")
 
 
-def same_device(loss: str, names: Sequence[str], operands: Sequence[Tensor]) -> None:
-    """Refuse operands that live on different devices."""
+def check_same_device(loss: str, names: Sequence[str], operands: Sequence[Tensor]) -> None:
+    """Raise for operands on different devices."""
     device = operands[0].device
     for name, operand in zip(names[1:], operands[1:], strict=False):
         if operand.device != device:
@@ -89,12 +79,12 @@ def same_device(loss: str, names: Sequence[str], operands: Sequence[Tensor]) -> 
 
 
 def shape_of(tensor: Tensor) -> str:
-    """A shape as people write it."""
+    """A shape as a plain tuple."""
     return str(tuple(tensor.shape))
 
 
-def same_shape(loss: str, names: Sequence[str], operands: Sequence[Tensor]) -> None:
-    """Refuse operands of different shapes, which torch would broadcast to a loss that nobody meant."""
+def check_same_shape(loss: str, names: Sequence[str], operands: Sequence[Tensor]) -> None:
+    """Raise for operands of different shapes, which torch would broadcast to an unintended loss."""
     shape = operands[0].shape
     for name, operand in zip(names[1:], operands[1:], strict=False):
         if operand.shape != shape:
@@ -118,13 +108,13 @@ def _how_to_match(first: str, a: Tensor, second: str, b: Tensor) -> str:
     if a.numel() == b.numel():
         return f"{second}.reshape({first}.shape), if the order of the elements is the same"
     return (
-        f"give `{second}` the shape of `{first}`; a value meant for several elements is spread with "
+        f"give `{second}` the shape of `{first}`; a value meant for several elements is broadcast with "
         f"{second}.expand_as({first})"
     )
 
 
 def is_readable(operands: Sequence[Any]) -> bool:
-    """Whether values can be looked at now: not under vmap, torch.compile or export, nor on the meta device."""
+    """Whether values can be read now: not under vmap, torch.compile or export, nor on the meta device."""
     if torch.compiler.is_compiling():
         return False
     for operand in operands:
@@ -136,31 +126,31 @@ def is_readable(operands: Sequence[Any]) -> bool:
     return True
 
 
-def first_offence(values: Tensor, bad: Tensor) -> str | None:
-    """The first value where `bad` holds, and its index, as in "3.0 at (1, 1)"; None where none is.
+def first_violation(values: Tensor, fails: Tensor) -> str | None:
+    """The first value where `fails` holds, with its index, as in "3.0 at (1, 1)"; None if there is none.
 
-    Where there are several it says so, and names the one that lies farthest off.
+    Of several values the text has the number, and the one farthest from 0.
     """
-    if not bool(bad.any()):
+    if not bool(fails.any()):
         return None
-    places = bad.flatten().nonzero().flatten()
+    places = fails.flatten().nonzero().flatten()
     first = _placed(values, int(places[0]))
     if len(places) == 1:
         return first
-    found = values.flatten()[places]
-    farthest = _placed(values, int(places[int(found.abs().argmax())]))
-    worst = "" if farthest == first or bool(found.isnan().any()) else f"; the farthest off is {farthest}"
+    violating = values.flatten()[places]
+    farthest = _placed(values, int(places[int(violating.abs().argmax())]))
+    worst = "" if farthest == first or bool(violating.isnan().any()) else f"; the farthest off is {farthest}"
     return f"{first}, the first of {len(places)}{worst}"
 
 
 def _placed(values: Tensor, flat: int) -> str:
     value = values.flatten()[flat].item()
     shown = repr(float(f"{value:.6g}")) if isinstance(value, float) else repr(value)
-    return f"{shown} at {unravelled(flat, values.shape)}" if values.dim() else shown
+    return f"{shown} at {unravel_index(flat, values.shape)}" if values.dim() else shown
 
 
-def unravelled(flat: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """The index of the element that is number `flat` of a tensor of that shape."""
+def unravel_index(flat: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """The index of the element at position `flat` of a contiguous tensor of a shape."""
     index = []
     for extent in reversed(shape):
         flat, i = divmod(flat, extent)
@@ -168,30 +158,27 @@ def unravelled(flat: int, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
-def refuse_nan(loss: str, argument: str, operand: Tensor) -> None:
-    """Name the first NaN."""
-    offence = first_offence(operand.detach(), operand.detach().isnan())
-    if offence:
-        raise InvalidValue(f'{loss}: `{argument}` holds {offence}, which check="nan" refuses.')
+def check_nan(loss: str, argument: str, operand: Tensor) -> None:
+    """Raise for the first NaN."""
+    violation = first_violation(operand.detach(), operand.detach().isnan())
+    if violation:
+        raise InvalidValue(f'{loss}: `{argument}` holds {violation}, which check="nan" refuses.')
 
 
-def refuse_untensored(loss: str, option: str, value: Any) -> None:
-    if value is not None and not isinstance(value, Tensor):
-        is_numbers = isinstance(value, (int, float, list, tuple))
-        how = f" Help: torch.tensor({value!r})." if is_numbers else ""
-        raise InvalidType(f"{loss}: `{option}` must be a torch.Tensor or None; received {type(value).__name__}.{how}")
-
-
-def spread(loss: str, option: str, weight: Tensor, like: Tensor) -> Tensor:
-    """A weight as a tensor that multiplies the elements of `like`, if its shape allows that."""
+def broadcast_weight(loss: str, option: str, weight: Tensor, like: Tensor) -> Tensor:
+    """A weight as a factor of the elements of `like`; raise if it can't be broadcast to them."""
     try:
         fits = torch.broadcast_shapes(weight.shape, like.shape) == like.shape
     except RuntimeError:
         fits = False
     if not fits:
+        help = "a weight for each row has shape (N, 1), for each column (C,)"
+        if weight.dim() == 1 and like.dim() > 2 and weight.shape[0] == like.shape[1]:
+            ones = ", 1" * (like.dim() - 2)
+            help = f"one {option} for each channel of {shape_of(like)} is {option}.view({weight.shape[0]}{ones})"
         raise InvalidValue(
-            f"{loss}: `{option}` must have the shape of `input` or one that spreads to it; received {shape_of(weight)} "
-            f"for {shape_of(like)}. Help: a weight for each row has shape (N, 1), for each column (C,)."
+            f"{loss}: `{option}` must have the shape of `input` or one that can be broadcast to it; received "
+            f"{shape_of(weight)} for {shape_of(like)}. Help: {help}."
         )
-    same_device(loss, ("input", option), (like, weight))
+    check_same_device(loss, ("input", option), (like, weight))
     return weight.to(like.dtype)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..errors import InvalidType, InvalidValue
 from .classification import CrossEntropyLoss, NLLLoss
-from .loss import Call, Loss
-from .reduction import settings
-from .value_checks import first_offence, is_readable, refuse_nan, same_device, shape_of, tensors
+from .loss import Loss, PreparedCall
+from .reduction import make_reduction
+from .value_checks import check_nan, check_same_device, check_tensors, first_violation, is_readable, shape_of
 
 __all__ = ["AdaptiveLogSoftmaxWithLoss", "Comes"]
 
@@ -39,7 +39,7 @@ class _Settled:
         **options: Any,
     ) -> None:
         mode = options.get("reduction", "mean")
-        settings(type(self).__name__, self.reductions, mode, check, normalizer, empty)
+        make_reduction(type(self).__name__, self.reductions, mode, check, normalizer, empty)
         super().__init__(*args, **options)
         self.check, self.normalizer, self.empty = check, normalizer, empty
 
@@ -65,27 +65,27 @@ class AdaptiveLogSoftmaxWithLoss(_Settled, torch.nn.AdaptiveLogSoftmaxWithLoss):
     def forward(self, input: Tensor, target: Tensor) -> Any:
         """The log-probability of each target, and their mean loss."""
         name = "AdaptiveLogSoftmaxWithLoss"
-        how = settings(name, self.reductions, "mean", self.check, self.normalizer, self.empty)
-        tensors(name, ("input", "target"), (input, target))
-        same_device(name, ("input", "target"), (input, target))
+        how = make_reduction(name, self.reductions, "mean", self.check, self.normalizer, self.empty)
+        check_tensors(name, ("input", "target"), (input, target))
+        check_same_device(name, ("input", "target"), (input, target))
         if target.is_floating_point() or input.dim() not in (1, 2) or target.shape != input.shape[:-1]:
             raise InvalidType(
                 f"{name}: `target` must hold class indices of dtype int64, one for each row of `input` (N, "
                 f"in_features); received {target.dtype} of shape {shape_of(target)} for {shape_of(input)}."
             )
         if self.check != "off" and is_readable((input, target)):
-            offence = first_offence(target, (target < 0) | (target >= self.n_classes))
-            if offence:
+            violation = first_violation(target, (target < 0) | (target >= self.n_classes))
+            if violation:
                 raise InvalidValue(
-                    f"{name}: `target` must hold class indices in [0, {self.n_classes - 1}]; received {offence}."
+                    f"{name}: `target` must hold class indices in [0, {self.n_classes - 1}]; received {violation}."
                 )
             if self.check == "nan":
-                refuse_nan(name, "input", input)
+                check_nan(name, "input", input)
         found = super().forward(input, target.long())
         if how.normalizer is None and how.empty == "nan":
             return found
         rows = target.numel
-        call = Call(lambda: found.output, (), {}, input.dtype, count=rows, weights=rows, mean_by="count")
+        call = PreparedCall(lambda: found.output, (), {}, input.dtype, count=rows, weights=rows, denominator="count")
         return found._replace(loss=how.of(name, -found.output, call))
 
     def comes_to(self, input: Tensor, target: Tensor) -> Comes:
@@ -176,25 +176,25 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
     ) -> Tensor:
         """The function form of `LinearCrossEntropyLoss`; `options` are those of torch's."""
         name = "LinearCrossEntropyLoss"
-        how = settings(name, _Linear.reductions, reduction, check, normalizer, empty)
-        tensors(name, ("input", "linear_weight", "target"), (input, linear_weight, target))
-        same_device(name, ("input", "linear_weight", "target"), (input, linear_weight, target))
+        how = make_reduction(name, _Linear.reductions, reduction, check, normalizer, empty)
+        check_tensors(name, ("input", "linear_weight", "target"), (input, linear_weight, target))
+        check_same_device(name, ("input", "linear_weight", "target"), (input, linear_weight, target))
         _Linear.validate(label_smoothing=label_smoothing)
         logits = torch.empty((), device=target.device).expand(
             (*input.shape[:-1], linear_weight.shape[0], *linear_weight.shape[1:-1])
         )
         x, y, has_indices = _Linear._arranged(logits, target, None, check)
         if weight is not None:
-            _Linear._refuse_weight(weight, x)
+            _Linear._check_weight(weight, x)
         keep = y != (-100 if ignore_index is None else ignore_index) if has_indices else None
         if check != "off" and is_readable((input, target)):
             if keep is not None:
-                _Linear._refuse_indices(y, keep, x.shape[-1], -100 if ignore_index is None else ignore_index)
+                _Linear._check_indices(y, keep, x.shape[-1], -100 if ignore_index is None else ignore_index)
             else:
-                _Linear._refuse_probabilities(y.float(), y.dtype)
+                _Linear._check_probabilities(y.float(), y.dtype)
             if check == "nan":
                 for argument, operand in (("input", input), ("target", target), ("linear_weight", linear_weight)):
-                    refuse_nan(name, argument, operand)
+                    check_nan(name, argument, operand)
         compute: Callable[..., Tensor] = _linear_cross_entropy
         is_torchs = normalizer is None and empty == "nan"
         mode = reduction if is_torchs or reduction == "none" else "sum"
@@ -216,5 +216,9 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
             return (y * by).sum() if keep is None else torch.where(keep, by[torch.where(keep, y, 0)], 0).sum()
 
         count = (lambda: x[..., 0].numel()) if keep is None else keep.sum
-        mean_by = "count" if keep is None else "weights"
-        return how.of(name, value, Call(compute, (), {}, value.dtype, count=count, weights=weights, mean_by=mean_by))
+        denominator = "count" if keep is None else "weights"
+        return how.of(
+            name,
+            value,
+            PreparedCall(compute, (), {}, value.dtype, count=count, weights=weights, denominator=denominator),
+        )

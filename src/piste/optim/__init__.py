@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Any
 
 from . import lr_scheduler, swa_utils
 from .optimizer import Buffer, Optimizer
@@ -27,7 +26,3 @@ OPTIMIZERS: dict[str, type[Optimizer]] = _discovered()
 
 globals().update(OPTIMIZERS)
 __all__ = ["OPTIMIZERS", "Buffer", "Optimizer", "lr_scheduler", "swa_utils", *OPTIMIZERS]
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any: ...

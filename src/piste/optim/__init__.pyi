@@ -1,0 +1,50 @@
+# Made by `python -m tools.stubs`: edit the declarations, not this file.
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import Tensor
+
+from torch.optim import lr_scheduler as lr_scheduler
+from torch.optim import swa_utils as swa_utils
+from torch.optim.optimizer import ParamsT
+
+from .optimizer import Buffer as Buffer
+from .optimizer import Optimizer as Optimizer
+
+OPTIMIZERS: dict[str, type[Optimizer]]
+
+class ASGD(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.01, lambd: float | Tensor = 0.0001, alpha: float | Tensor = 0.75, t0: float | Tensor = 1000000.0, weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class Adadelta(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 1.0, rho: float | Tensor = 0.9, eps: float | Tensor = 1e-06, weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class Adagrad(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.01, lr_decay: float | Tensor = 0.0, weight_decay: float | Tensor = 0.0, initial_accumulator_value: float | Tensor = 0.0, eps: float | Tensor = 1e-10, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class Adam(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float | Tensor = 1e-08, weight_decay: float | Tensor = 0.0, amsgrad: bool = False, decoupled_weight_decay: bool = False, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class AdamW(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float | Tensor = 1e-08, weight_decay: float | Tensor = 0.01, amsgrad: bool = False, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class Adamax(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.002, betas: tuple[float, float] = (0.9, 0.999), eps: float | Tensor = 1e-08, weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class Lion(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.0001, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class NAdam(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.002, betas: tuple[float, float] = (0.9, 0.999), eps: float | Tensor = 1e-08, weight_decay: float | Tensor = 0.0, momentum_decay: float | Tensor = 0.004, decoupled_weight_decay: bool = False, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class RAdam(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float | Tensor = 1e-08, weight_decay: float | Tensor = 0.0, decoupled_weight_decay: bool = False, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class RMSprop(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.01, alpha: float | Tensor = 0.99, eps: float | Tensor = 1e-08, weight_decay: float | Tensor = 0.0, momentum: float | Tensor = 0.0, centered: bool = False, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class Rprop(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.01, etas: tuple[float, float] = (0.5, 1.2), step_sizes: tuple[float, float] = (1e-06, 50), *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
+
+class SGD(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.001, momentum: float | Tensor = 0.0, dampening: float | Tensor = 0.0, weight_decay: float | Tensor = 0.0, nesterov: bool = False, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
