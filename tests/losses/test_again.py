@@ -56,7 +56,8 @@ def test_an_option_changed_on_a_module_is_looked_at() -> None:
 
 def test_a_bool_does_not_pass_for_the_number_that_it_equals() -> None:
     twice(lambda: F.huber_loss(X, Y, delta=1))
-    with pytest.raises(TypeError, match="HuberLoss: `delta` must be a number; received True"):
+    words = r"HuberLoss: `delta` must be a number in \(0, inf\); received delta=True of type bool"
+    with pytest.raises(TypeError, match=words):
         F.huber_loss(X, Y, delta=True)
     twice(lambda: F.mse_loss(X, Y, normalizer=1))
     with pytest.raises(ValueError, match="MSELoss: `normalizer` must be a number above 0"):
@@ -102,7 +103,7 @@ def test_weights_of_the_function_form_are_those_of_the_call() -> None:
         torch.testing.assert_close(twice(lambda w=w: F.binary_cross_entropy(Y, Y, w)), T.binary_cross_entropy(Y, Y, w))
     with pytest.raises(ValueError, match="`weight` must have one number for each class"):
         F.cross_entropy(X, K, torch.ones(4))
-    with pytest.raises(ValueError, match="`weight` must have the shape of `input` or one that spreads to it"):
+    with pytest.raises(ValueError, match="`weight` must have the shape of `input` or one that can be broadcast to it"):
         F.binary_cross_entropy(Y[:, :2], Y[:, :2], W)
     with pytest.raises(ValueError, match="`pos_weight` must be at least 0; received"):
         twice(lambda: F.binary_cross_entropy_with_logits(X, Y, pos_weight=W))

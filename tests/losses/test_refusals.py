@@ -148,13 +148,18 @@ def test_options_name_their_range() -> None:
     refused(lambda: F.cross_entropy(X, K, label_smoothing=math.nan), "received label_smoothing=nan")
     refused(lambda: nn.HuberLoss(delta=0), "`delta` must be in (0, inf); received delta=0.")
     refused(lambda: nn.SmoothL1Loss(beta=-1), "`beta` must be in [0, inf); received beta=-1.")
-    refused(lambda: nn.SmoothL1Loss(beta="1"), "`beta` must be a number; received '1'", kind=InvalidType)
+    refused(
+        lambda: nn.SmoothL1Loss(beta="1"),
+        "`beta` must be a number in [0, inf); received the string '1'.",
+        kind=InvalidType,
+    )
     refused(lambda: F.huber_loss(X, X, delta=None), "`delta` must be a number", kind=InvalidType)
     refused(lambda: nn.CrossEntropyLoss(ignore_index=1.5), "`ignore_index` must be an int", kind=InvalidType)
     refused(lambda: nn.CrossEntropyLoss(class_dim="last"), "`class_dim` must be an int", kind=InvalidType)
     refused(lambda: F.cross_entropy(X, K, torch.ones(4)), "one number for each class, shape (3,); received (4,)")
     refused(
-        lambda: F.mse_loss(X, X, weight=torch.ones(4)), "`weight` must have the shape of `input` or one that spreads"
+        lambda: F.mse_loss(X, X, weight=torch.ones(4)),
+        "`weight` must have the shape of `input` or one that can be broadcast to it",
     )
     refused(lambda: nn.CrossEntropyLoss(weight=[1.0, 2.0]), "Help: torch.tensor([1.0, 2.0]).", kind=InvalidType)
     refused(lambda: F.mse_loss(X, X, weight="w"), "`weight` must be a torch.Tensor or None", kind=InvalidType)
@@ -254,7 +259,7 @@ def test_distributions_have_their_domains() -> None:
     refused(lambda: F.kl_div(p.log(), p, reduction="batch"), '"mean", "sum", "none", "batchmean"', "`batchmean`")
     refused(lambda: F.poisson_nll_loss(p, -p), "`target` must be at least 0; received -0.25", "a target is a count")
     refused(lambda: F.poisson_nll_loss(-p, p, log_input=False), "log_input=True takes the logarithm of the rate")
-    refused(lambda: nn.PoissonNLLLoss(full=1), "`full` must be True or False; received 1", kind=InvalidType)
+    refused(lambda: nn.PoissonNLLLoss(full=1), "`full` must be True or False; received full=1.", kind=InvalidType)
     refused(lambda: F.gaussian_nll_loss(p, p, -p), "`var` must be at least 0; received -0.25 at (0, 0)")
     refused(lambda: F.gaussian_nll_loss(X, X, torch.ones(3)), "received (3,) for (4, 3)", "(N, 1)")
     refused(lambda: F.gaussian_nll_loss(X, X, None), "`var` must be a torch.Tensor or a number", kind=InvalidType)

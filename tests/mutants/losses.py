@@ -154,8 +154,7 @@ def _function(name: str) -> Callable[..., torch.Tensor]:
     module = sys.modules[cls.__module__]
     if name == "nll2d":
         return lambda *operands, **options: module.NLLLoss2d(**options)(*operands)
-    function: Callable[..., torch.Tensor] = getattr(module, cls.function)
-    return function
+    return sys.modules["piste.losses.loss"].make_function(getattr(module, cls.__name__))
 
 
 def _check(names: set[str], modules: Mapping[str, ModuleType]) -> str | None:

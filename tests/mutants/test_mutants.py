@@ -154,7 +154,7 @@ def test_every_optimizer_is_a_subject():
 def test_every_loss_with_a_formula_is_a_subject():
     formulas = {formula for subject in losses.subjects() for formula in subject.formulas}
     for loss in set(LOSSES.values()) - {CTCLoss, NLLLoss2d}:  # torch's, and NLLLoss
-        assert f"{loss.__name__}.value" in formulas
+        assert f"{loss.__name__}.formula" in formulas
         if issubclass(loss, ElementwiseLoss):
             assert f"{loss.__name__}.derivatives" in formulas
         if loss.name not in ("l1", "mse", "smooth_l1", "huber", "triplet_margin", "triplet_margin_with_distance"):

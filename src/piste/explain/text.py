@@ -185,7 +185,7 @@ def _divided_by(by: Any, module: Loss, work: Worked) -> str:
         return "the normalizer"
     if by == "batch":
         return "the number of samples"
-    is_part = getattr(module, "may_ignore", False) and work.keep is not None
+    is_part = getattr(module, "supports_ignore_index", False) and work.keep is not None
     units = f"{work.noun}s that are not ignored" if is_part else f"{work.noun}s"
     has_weights = work.weight is not None or "w" in work.letters
     return f"the sum of the weights of the {units}" if by == "weights" and has_weights else f"the number of {units}"
