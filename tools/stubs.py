@@ -49,7 +49,7 @@ def losses_stub() -> str:
     for module, names in sorted(modules.items()):
         if layers := [name for name in names if name not in own]:
             lines.append(f"from .{module} import {', '.join(f'{name} as {name}' for name in sorted(layers))}")
-    lines += ["", "named = get_loss", ""]
+    lines += ["", "named = get_loss", "__all__: list[str]", ""]
     for name in sorted(own):
         cls = getattr(piste.losses, name)
         signature = getattr(cls, "__signature__", None) or inspect.signature(cls)
@@ -64,7 +64,7 @@ def losses_stub() -> str:
 
 
 def functional_stub() -> str:
-    lines = [HEADER, IMPORTS]
+    lines = [HEADER, IMPORTS, "FUNCTIONS: dict[str, Callable[..., Tensor]]", "__all__: list[str]"]
     for name, function in functional.FUNCTIONS.items():
         cls = getattr(function, "loss", None)
         if function is getattr(with_layer, name, None):
@@ -87,6 +87,7 @@ def optim_stub() -> str:
         "from .optimizer import Optimizer as Optimizer",
         "",
         "OPTIMIZERS: dict[str, type[Optimizer]]",
+        "__all__: list[str]",
         "",
     ]
     for name, cls in OPTIMIZERS.items():

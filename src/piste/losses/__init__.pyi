@@ -10,6 +10,7 @@ from .loss import LOSSES as LOSSES, Loss as Loss, get_loss as get_loss
 from .with_layer import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss, LinearCrossEntropyLoss as LinearCrossEntropyLoss
 
 named = get_loss
+__all__: list[str]
 
 class BCELoss(Loss):
     def __init__(self, weight: Tensor | None = None, size_average: bool | None = None, reduce: bool | None = None, reduction: Literal["mean", "sum", "none"] = 'mean', *, check: Literal["raise", "nan", "off"] = 'raise', normalizer: float | Tensor | Literal["weights", "count"] | None = None, empty: Literal["nan", "zero", "raise"] = 'nan') -> None: ...

@@ -12,6 +12,7 @@ from .optimizer import Buffer as Buffer
 from .optimizer import Optimizer as Optimizer
 
 OPTIMIZERS: dict[str, type[Optimizer]]
+__all__: list[str]
 
 class ASGD(Optimizer):
     def __init__(self, params: ParamsT, lr: float | Tensor = 0.01, lambd: float | Tensor = 0.0001, alpha: float | Tensor = 0.75, t0: float | Tensor = 1000000.0, weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None: ...
