@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
-from ..losses import named
 from ..optim import OPTIMIZERS
 from .search_space import SearchSpace, find_search_spaces
 

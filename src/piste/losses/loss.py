@@ -405,14 +405,13 @@ def make_function(cls: type[Loss]) -> Callable[..., Tensor]:
     function.__doc__ = f"The function form of `{cls.__name__}`, which documents the arguments."
     function.__signature__ = signature  # type: ignore[attr-defined]
     function.loss = cls  # type: ignore[attr-defined]  # so that `explain` takes the function
+    cls._function_form = function  # type: ignore[attr-defined]
     return function
 
 
 def functional_form(cls: type[Loss]) -> Callable[..., Tensor]:
-    """The function form that `piste.losses.functional` holds, or a new one for a loss outside it."""
-    from . import functional
-
-    return getattr(functional, cls.functional_name or "", None) or make_function(cls)
+    """The function form that was made of this class, or a new one."""
+    return vars(cls).get("_function_form") or make_function(cls)
 
 
 def _with_arguments(text: str, options: Mapping[str, Option]) -> str:
