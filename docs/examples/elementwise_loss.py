@@ -1,4 +1,4 @@
-"""A custom elementwise loss: the value of one element and its derivatives."""
+"""A custom elementwise loss: the formula of one element and its derivatives."""
 
 import math
 
@@ -11,15 +11,13 @@ from piste.losses.elementwise import ElementwiseLoss
 class LogCoshLoss(ElementwiseLoss):
     """The logarithm of the hyperbolic cosine of the difference, log cosh(x - y)."""
 
-    name, function = "log_cosh", "log_cosh_loss"
-    mean_by = "weights"
+    name, functional_name = "log_cosh", "log_cosh_loss"
+    denominator = "weights"
 
-    @staticmethod
-    def value(x, y):
+    def formula(x, y):
         d = abs(x - y)
         return d + log1p(exp(-2 * d)) - math.log(2)
 
-    @staticmethod
     def derivatives(x, y):
         e = exp(-2 * abs(x - y))
         tanh = sign(x - y) * (1 - e) / (1 + e)

@@ -10,11 +10,10 @@ from piste.losses.class_loss import ClassLoss
 class FocalLoss(ClassLoss):
     """The focal loss, -(1 - p)^2 log p, of the probability p of the row's class (Lin et al. 2017)."""
 
-    name, function = "focal", "focal_loss"
-    mean_by = "count"
+    name, functional_name = "focal", "focal_loss"
+    denominator = "count"
 
-    @staticmethod
-    def value(x, k, w=None):
+    def formula(x, k, w=None):
         log_p = pick(log_softmax(x), k)
         loss = -((1 - exp(log_p)) ** 2) * log_p
         return loss if w is None else pick(w, k) * loss
