@@ -136,10 +136,14 @@ def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds:
     floor = sum(p.numel() for p in params) * 4 * STREAMS.get(kind, 7) / speed / 1e6
     share = f"{floor / device:4.0%} of copy" if floor > _FEW else ""
     rest = "  ".join(f"{how} {w:.3f} / {d:.3f}" for how, (w, d) in result.items())
-    best = [min((times[k] for times in result.values()), default=float("nan")) for k in (0, 1)]
+    # Some optimizers have no counterpart in torch.optim.
+    ratios = [
+        f"{min(times[k] for times in result.values()) / own:5.2f}x" if result else "   -  "
+        for k, own in enumerate((wall, device))
+    ]
     return (
-        f"{model:14s} {kind:8s} wall {wall:7.3f} ({best[0] / wall:5.2f}x)  device {device:7.3f} "
-        f"({best[1] / device:5.2f}x)  {share:12s} first {first:4.1f} s  {rest}"
+        f"{model:14s} {kind:8s} wall {wall:7.3f} ({ratios[0]})  device {device:7.3f} "
+        f"({ratios[1]})  {share:12s} first {first:4.1f} s  {rest}"
     )
 
 

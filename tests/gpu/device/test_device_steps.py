@@ -16,13 +16,26 @@ SIZES = ((5, 3), (4096,), (1,), (70_001,), (0,), (64, 64))
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3, torch.complex64: 2e-6}
 
 
+def random_gradient(p: torch.Tensor, generator: torch.Generator, options: dict[str, Any]) -> torch.Tensor:
+    """A gradient that the weight decay doesn't cancel: the rounding of a difference near 0 has no bound.
+
+    The kernel fuses the product and the sum of `g + weight_decay * p`, and centered RMSprop divides g by its own size.
+    """
+    g = torch.randn(p.shape, generator=generator, dtype=p.dtype, device="cuda")
+    if not options.get("weight_decay"):
+        return g
+    parts, weights = (torch.view_as_real(x) if x.is_complex() else x for x in (g, p.detach()))
+    parts.copy_(weights.sign() * (parts.abs() + 0.1) * (-1 if options.get("maximize") else 1))
+    return g
+
+
 def stepped(name: str, options: dict[str, Any], dtype: torch.dtype, steps: int, late: bool) -> tuple[Any, Any]:
     generator = torch.Generator("cuda").manual_seed(1)
     weights = [torch.randn(size, generator=generator, dtype=dtype, device="cuda").requires_grad_() for size in SIZES]
     optimizer = getattr(piste.optim, name)(weights, **options)
     for k in range(steps):
         for i, p in enumerate(weights):
-            p.grad = torch.randn(p.shape, generator=generator, dtype=dtype, device="cuda")
+            p.grad = random_gradient(p, generator, options)
             if late and k == 0 and i == 1:
                 p.grad = None
         optimizer.step()
