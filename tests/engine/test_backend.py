@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from array import array
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,13 @@ import torch
 
 import piste
 from piste.engine import backend as backends
+from piste.engine.cpu import compiler, image_cross_entropy, loss_kernel
 from piste.engine.hoisting import trace_step
 from piste.engine.specs import ParamState, StepSpec
 from piste.errors import InvalidValue, Unsupported
 from piste.formula import Expr
+from piste.losses import elementwise, rowwise
+from piste.losses import loss as loss_module
 
 
 class NumpyKernel:
@@ -145,14 +149,37 @@ def test_an_unknown_backend_is_refused(monkeypatch):
         piste.optim.SGD([parameter(torch.float32)]).step()
 
 
-def test_a_missing_package_is_warned_of_once(monkeypatch):
+LOSSES = {
+    "elements": lambda: piste.losses.HuberLoss(delta=0.731)(torch.full((3,), 2.0), torch.zeros(3)),
+    "rows": lambda: piste.losses.CrossEntropyLoss(label_smoothing=0.123)(torch.ones(2, 3), torch.tensor([0, 2])),
+    "images": lambda: piste.losses.CrossEntropyLoss()(torch.ones(1, 3, 2, 2), torch.ones(1, 2, 2, dtype=torch.int64)),
+}
+VALUES = {"elements": 0.731 * (2 - 0.731 / 2), "rows": math.log(3), "images": math.log(3)}
+
+
+@pytest.fixture
+def no_kernels_yet(monkeypatch, tmp_path):
+    """As in a new process with an empty cache."""
+    monkeypatch.setenv("PISTE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiler, "_loaded", {})
     monkeypatch.setattr(backends, "_warned", set())
+    monkeypatch.setattr(loss_module, "_cached_settings", {})
+    caches = (elementwise._ready, rowwise._ready, loss_kernel.kernel_of, image_cross_entropy._kernel_or_none)
+    for cache in (*caches, image_cross_entropy._kernel):
+        cache.cache_clear()
+    yield
+    for cache in (*caches, image_cross_entropy._kernel):
+        cache.cache_clear()
+
+
+def test_a_missing_package_is_warned_of_once(monkeypatch, no_kernels_yet):
     monkeypatch.setattr("piste.engine.cpu.backend.importlib.util.find_spec", lambda name: None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
+            for name, loss in LOSSES.items():
+                assert loss().item() == pytest.approx(VALUES[name], rel=1e-6)
             piste.optim.SGD([parameter(torch.float32)]).step()
-            piste.losses.MSELoss()(torch.ones(3), torch.zeros(3))
     (warning,) = caught
     assert warning.category is RuntimeWarning
     assert warning.filename == __file__
@@ -160,6 +187,42 @@ def test_a_missing_package_is_warned_of_once(monkeypatch):
         "Piste runs without kernels, several times slower: Numba is not installed. "
         "PISTE_BACKEND=eager asks for this and is quiet."
     )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_whose_kernel_cannot_be_compiled_warns_once_and_runs_eagerly(monkeypatch, no_kernels_yet, name):
+    def fail(*args):
+        raise OSError("the linker is out of order")
+
+    monkeypatch.setattr(compiler, "_compile", fail)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            assert LOSSES[name]().item() == pytest.approx(VALUES[name], rel=1e-6)
+    (warning,) = caught
+    assert warning.filename == __file__
+    assert str(warning.message) == (
+        "Piste runs without kernels, several times slower: the kernel of a loss could not be made (the linker is out "
+        "of order). PISTE_BACKEND=eager asks for this and is quiet."
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_eager_can_be_forced_for_losses(monkeypatch, no_kernels_yet, name):
+    monkeypatch.setenv("PISTE_BACKEND", "eager")
+    monkeypatch.setattr(compiler, "_compile", None)  # nothing is compiled
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert LOSSES[name]().item() == pytest.approx(VALUES[name], rel=1e-6)
+
+
+def test_a_forced_backend_is_required_of_losses(monkeypatch, no_kernels_yet):
+    monkeypatch.setenv("PISTE_BACKEND", "cpu")
+    monkeypatch.setattr("piste.engine.cpu.backend.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        Unsupported, match=r"^PISTE_BACKEND=cpu asks for kernels, which can't run here: Numba is not installed\.$"
+    ):
+        LOSSES["elements"]()
 
 
 def test_the_cpu_backend_says_that_it_runs_on_one_thread(monkeypatch):

@@ -9,6 +9,7 @@ the others don't support. `PISTE_BACKEND` forces one backend: "eager" uses no ke
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from array import array
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -104,13 +105,16 @@ def forced_backend() -> str | None:
 _warned: set[str] = set()
 
 
-def warn_fallback(cause: str, stacklevel: int) -> None:
-    """Warn that the eager backend runs instead of kernels, once for each cause."""
-    if cause not in _warned:
-        _warned.add(cause)
-        warnings.warn(
-            f"Piste runs without kernels, several times slower: {cause}. "
-            "PISTE_BACKEND=eager asks for this and is quiet.",
-            RuntimeWarning,
-            stacklevel=stacklevel + 1,
-        )
+def warn_fallback(cause: str) -> None:
+    """Warn once for each cause that the eager backend runs instead, at the line outside Piste and PyTorch."""
+    if cause in _warned:
+        return
+    _warned.add(cause)
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("piste", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        f"Piste runs without kernels, several times slower: {cause}. PISTE_BACKEND=eager asks for this and is quiet.",
+        RuntimeWarning,
+        stacklevel=level,
+    )

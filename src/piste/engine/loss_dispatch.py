@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..errors import Unsupported
 from ..formula.expression import FormulaError
 from ..torch_internals import apply_of, direct_backward, in_transform, is_batched, is_transforming
+from .backend import forced_backend, warn_fallback
+from .cpu.backend import CpuBackend
 from .cpu.fast_loss import NEVER, Rest
 from .cpu.loss_form import STORAGES, Column, Form
 from .cpu.loss_kernel import LossKernel, Unserved, kernel_of
@@ -24,6 +27,7 @@ from .range_guards import Bound
 
 __all__ = ["NEVER", "Ready", "Rest", "as_number", "foreign"]
 
+_CPU = CpuBackend()
 _is_grad_enabled = torch.is_grad_enabled
 _is_autocast_enabled = torch.is_autocast_enabled
 _requires_grad = operator.attrgetter("requires_grad")
@@ -39,6 +43,37 @@ def foreign(operands: Sequence[Tensor]) -> str | None:
 def as_number(divisor: Tensor) -> float | None:
     """A divisor that can be read now, and needs no gradient."""
     return None if foreign((divisor,)) is not None or not divisor.is_cpu or divisor.requires_grad else divisor.item()
+
+
+Kernel = TypeVar("Kernel")
+
+
+def may_use_kernels() -> bool:
+    """Whether losses run as kernels; warn once where Numba is missing."""
+    forced = forced_backend()
+    if forced == "eager":
+        return False
+    why = _CPU.why_unavailable()
+    if why is not None:
+        if forced is not None:
+            raise Unsupported(f"PISTE_BACKEND={forced} asks for kernels, which can't run here: {why}.")
+        warn_fallback(why)
+    return why is None
+
+
+def make_or_fall_back(make: Callable[[], Kernel]) -> Kernel | None:
+    """Make a kernel; where it can't be made, warn once with the cause and return None: the eager backend runs."""
+    if not may_use_kernels():
+        return None
+    try:
+        return make()
+    except FormulaError:  # the formula has a word that no kernel has, such as a norm with p = inf
+        return None
+    except Exception as error:
+        if forced_backend() is not None:
+            raise
+        warn_fallback(f"the kernel of a loss could not be made ({error})")
+        return None
 
 
 class Ready:
@@ -118,10 +153,7 @@ class Ready:
             return None
         what = self.formula, self.derivatives, tuple(columns), self.options, self.faults
         form = Form(*what, asked, self.bounds, self.mode, self.divisor)
-        try:
-            return kernel_of(form)
-        except FormulaError:
-            return None
+        return make_or_fall_back(lambda: kernel_of(form))
 
 
 class _Loss(torch.autograd.Function):

@@ -155,7 +155,7 @@ class StepPlan:
             )
         for backend in backends_of(state.p.device.type):
             if why is not None and why == backend.why_unavailable():
-                warn_fallback(why, stacklevel=8)
+                warn_fallback(why)
 
     def step(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
         """Step `params`, which are those of the plan; or return False, with nothing changed."""

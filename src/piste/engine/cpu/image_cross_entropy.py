@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ...torch_internals import is_batched
-from ..loss_dispatch import foreign
+from ..backend import forced_backend
+from ..loss_dispatch import foreign, make_or_fall_back
 from .compiler import CompiledModule, load_file
 from .memory import gradient_like
 from .tables import ImageTable
@@ -39,7 +40,10 @@ def cross_entropy(x: Tensor, k: Tensor, ignore_index: int, is_mean: bool) -> Ten
             return None
     if x.is_neg():
         return None
-    run = PixelRun(x, k, ignore_index, is_mean)
+    kernel = _kernel_or_none(x.dtype, forced_backend())
+    if kernel is None:
+        return None
+    run = PixelRun(kernel, x, k, ignore_index, is_mean)
     if run.is_faulty:
         return None
     return _Pixels.apply(x, run) if x.requires_grad and torch.is_grad_enabled() else run(x, None)
@@ -48,11 +52,11 @@ def cross_entropy(x: Tensor, k: Tensor, ignore_index: int, is_mean: bool) -> Ten
 class PixelRun:
     """One call of the kernel. The targets are counted and checked before anything else."""
 
-    def __init__(self, x: Tensor, k: Tensor, ignore_index: int, is_mean: bool) -> None:
+    def __init__(self, kernel: CompiledModule, x: Tensor, k: Tensor, ignore_index: int, is_mean: bool) -> None:
         samples, classes = x.shape[:2]
         places = x[0, 0].numel()
         self.k, self.ignore_index = k, ignore_index
-        self.kernel = _kernel(x.dtype)
+        self.kernel = kernel
         blocks = samples * (-(-places // (TILE * BLOCK)))
         self.threads = torch.get_num_threads() if blocks > 1 else 1
         self.partials, self.counters = array("d", bytes(8 * blocks)), make_counters(self.threads)
@@ -114,3 +118,9 @@ def _kernel(dtype: torch.dtype) -> CompiledModule:
     if dtype is torch.float64:
         constants = {"REAL": "float64", "SIZE": 8, "EXP": "math.exp", "LOG": "math.log"}
     return load_file("image_cross_entropy", ("prepare", "forward", "gradient", "finish"), **constants)
+
+
+@functools.cache
+def _kernel_or_none(dtype: torch.dtype, forced: str | None) -> CompiledModule | None:
+    """Return the kernel of a dtype, or None where the eager backend runs; `forced` is what PISTE_BACKEND forces."""
+    return make_or_fall_back(lambda: _kernel(dtype))
