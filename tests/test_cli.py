@@ -179,9 +179,15 @@ def test_explain_refuses_what_is_no_json_and_no_loss(run):
     assert "piste: --input must be a JSON array of numbers, such as [[1, 1], [1, 1]]; received" in done.output
     done = run("explain", "l1", "--input", "[[1,1],[1]]", "--target", "[[0,1],[2,3]]")
     assert "piste: --input must be a JSON array of numbers" in done.output
-    done = run("explain", "l2", "--input", "[1]", "--target", "[1]")
+    done = run("explain", "l3", "--input", "[1]", "--target", "[1]")
     assert done.exit_code == 2
     assert "Did you mean" in done.output
+
+
+def test_explain_takes_the_aliases_that_people_use(run):
+    done = run("explain", "l2", "--input", "[3]", "--target", "[1]")
+    assert done.exit_code == 0
+    assert "MSELoss()" in done.output and "d = 3 - 1 = 2;  2 * 2 = 4" in done.output
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path):
