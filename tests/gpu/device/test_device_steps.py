@@ -19,7 +19,8 @@ TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3, to
 def random_gradient(p: torch.Tensor, generator: torch.Generator, options: dict[str, Any]) -> torch.Tensor:
     """A gradient that the weight decay doesn't cancel: the rounding of a difference near 0 has no bound.
 
-    The kernel fuses the product and the sum of `g + weight_decay * p`, and centered RMSprop divides g by its own size.
+    Centered RMSprop divides g by its own size, so any difference in the rounding of `g + weight_decay * p` reaches the
+    step in full there. The kernel may fuse product and sum, which is the likely difference; it was not isolated.
     """
     g = torch.randn(p.shape, generator=generator, dtype=p.dtype, device="cuda")
     if not options.get("weight_decay"):
