@@ -49,7 +49,7 @@ ELEMENTS: dict[str, Callable[[tuple[int, ...]], tuple[Tensor, ...]]] = {
     "mse": lambda s: (torch.randn(s), torch.randn(s)),
     "bce": lambda s: (between(s), torch.rand(s)),
     "bce_with_logits": lambda s: (torch.randn(s), torch.rand(s)),
-    "kl_div": lambda s: (between(s).log(), torch.rand(s)),
+    "kl_div": lambda s: (between(s).log(), torch.rand(s).softmax(-1)),
     "poisson_nll": lambda s: (torch.randn(s), torch.rand(s)),
     "gaussian_nll": lambda s: (torch.randn(s), torch.randn(s), between(s)),
     "hinge_embedding": lambda s: (torch.randn(s), signs(s)),

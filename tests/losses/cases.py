@@ -68,7 +68,8 @@ def soft_rows(shape, dtype=torch.float64):
 
 
 def pair_of_distributions(shape, dtype=torch.float64):
-    return torch.rand(shape, dtype=dtype).clamp_min(0.05).log(), torch.rand(shape, dtype=dtype).clamp_min(0.05)
+    x, y = torch.rand(shape, dtype=dtype).clamp_min(0.05).log(), torch.rand(shape, dtype=dtype).clamp_min(0.05)
+    return x, y / y.sum(-1, keepdim=True) if shape else y
 
 
 def pair_of_log_distributions(shape, dtype=torch.float64):

@@ -41,6 +41,10 @@ LOG = {"right": (0.05, 0.0, -1.0, -INF, NAN), "wrong": (0.0501, 1.0, INF)}
 POSITIVE = {"right": (0.0, 2.5, NAN), "wrong": (-1e-9, -1.0)}
 ROW, LOGS = [0.5, -1.0, 2.0], [-0.5, -1.0, -2.0]
 HALVES = [0.25, 0.5, 0.25]
+CLASS_WEIGHTS = {
+    "right": ([0.5, 1.5, 2.0], [0.0, 1.0, 2.0]),
+    "wrong": ([0.5, NAN, 2.0], [0.5, -1e-9, 2.0], [0.5, INF, 2.0], [0.5, -INF, 2.0]),
+}
 
 DOMAINS = [
     Domain("bce", "input", (None, 0.5), (0.0, 1.0, 0.5, NAN), (-1e-9, 1 + 1e-9, INF)),
@@ -49,7 +53,7 @@ DOMAINS = [
     Domain("bce_with_logits", "input", (None, 0.5), (INF, -INF, 2.0, NAN), ()),
     Domain("bce_with_logits", "target", (0.5, None), options={"pos_weight": torch.tensor(2.0)}, **SOFT),
     Domain("bce_with_logits", "pos_weight", (0.5, 1.0), **POSITIVE),
-    Domain("kl_div", "input", (None, 0.5), **LOG),
+    Domain("kl_div", "input", (None, 1 / 3), **LOG),
     Domain("kl_div", "target", (-0.5, None), (0.0, 1.0, 1.01, NAN), (-1e-9, 1.0101, INF)),
     Domain("kl_div", "input", (None, -0.5), options={"log_target": True}, **LOG),
     Domain("kl_div", "target", (-0.5, None), options={"log_target": True}, **LOG),
@@ -102,9 +106,11 @@ DOMAINS = [
     Domain("multi_margin", "p", (ROW, 1), (1, 2), (0, 3), always=True),
     Domain("multi_margin", "input", (None, 1), ([0.5, NAN, 2.0],), ()),
     Domain("triplet_margin", "positive", (ROW, None, LOGS), ([0.5, NAN, 2.0],), ()),
-    Domain("cross_entropy", "weight", (ROW, 1), ([0.5, NAN, 2.0], [0.0, 1.0, 2.0]), ()),
-    Domain("cross_entropy", "weight", (ROW, HALVES), ([0.5, NAN, 2.0], [0.0, 1.0, 2.0]), ()),
-    Domain("multilabel_soft_margin", "weight", (ROW, HALVES), ([0.5, NAN, 2.0],), ()),
+    Domain("cross_entropy", "weight", (ROW, 1), **CLASS_WEIGHTS),
+    Domain("cross_entropy", "weight", (ROW, HALVES), **CLASS_WEIGHTS),
+    Domain("nll", "weight", (LOGS, 1), **CLASS_WEIGHTS),
+    Domain("multi_margin", "weight", (ROW, 1), **CLASS_WEIGHTS),
+    Domain("multilabel_soft_margin", "weight", (ROW, HALVES), **CLASS_WEIGHTS),
     Domain("bce", "weight", (0.5, 0.25), (1.0, NAN, -1.0), ()),
     Domain("multilabel_margin", "input", (None, [0, -1, 1]), ([0.5, NAN, 2.0],), ()),
     Domain("multilabel_soft_margin", "input", (None, HALVES), ([0.5, NAN, 2.0],), ()),
@@ -257,7 +263,7 @@ def fault_of_shapes(function: Function, shapes: Shapes) -> str | None:
         if shapes.name in ("nll", "nll2d", "multi_margin") or (shapes.name == "cross_entropy" and sizes[0] != sizes[1]):
             operands[-1] = torch.zeros(last, dtype=torch.int64)
         elif shapes.name in ("multilabel_margin", "cosine_embedding"):
-            operands[-1] = torch.ones(last, dtype=torch.int64)
+            operands[-1] = torch.full(last, -1)  # no label, or a pair that differs
         elif shapes.name != "triplet_margin":
             operands[-1] = torch.full(last, 1 / max(last[min(1, len(last) - 1)], 1) if last else 1.0)
         for reduction, device in (("none", "cpu"), ("sum", "cpu"), ("none", "meta")):
@@ -280,6 +286,7 @@ def fault_of_means(function: Function) -> str | None:
     y = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.25]]).double()
     w, logs = torch.tensor([0.5, 2.0, 1.0]).double(), -x.abs()
     k, lists, signs = torch.tensor([2, 1]), torch.tensor([[0, -1, 1], [2, 1, -1]]), torch.tensor([1, -1])
+    soft_rows = x.softmax(1)
     deep = torch.stack([x, x + 1, x - 1, x * 2], -1)  # (2, 3, 4)
     places = torch.tensor([[0, 1, 2, 1], [2, 2, 0, -100]])
     soft = deep.softmax(1)
@@ -291,7 +298,7 @@ def fault_of_means(function: Function) -> str | None:
         ("huber", (x, y), {"weight": w}, 6, 7, 6),
         ("bce", (y, y), {"weight": torch.tensor([[0.5], [0.25]]).double()}, 6, 2.25, 6),
         ("bce_with_logits", (x, y), {"weight": w, "pos_weight": w}, 6, 7, 6),
-        ("kl_div", (logs, y), {}, 6, 6, 6),
+        ("kl_div", (logs, soft_rows), {}, 6, 6, 6),
         ("nll", (logs, k), {"weight": w}, 3, 3, 2),
         ("cross_entropy", (x, k), {"ignore_index": 1}, 1, 1, 1),
         ("cross_entropy", (x, k), {"label_smoothing": 0.5, "weight": w}, 3, 3, 2),
@@ -330,7 +337,7 @@ def fault_of_means(function: Function) -> str | None:
                     return f"{name}{options} with {normalizer}, {settings}: {found!r}, expected {total / divisor!r}"
     if function("cross_entropy")(x.float(), y.softmax(1)).dtype != torch.float64:
         return "cross_entropy of float32 logits and float64 probabilities is not float64"
-    return _fault_of_batchmean(function("kl_div"), logs, y) or _fault_of_nothing(function)
+    return _fault_of_batchmean(function("kl_div"), logs, soft_rows) or _fault_of_nothing(function)
 
 
 def _fault_of_batchmean(loss: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> str | None:

@@ -35,7 +35,7 @@ PROBABLE = [(0.3, 0.0), (0.3, 1.0), (0.3, 0.6), (1e-6, 0.5), (1 - 1e-6, 0.25), (
 LOGIT = [(0.5, 0.6), (0.0, 0.3), (4.0, 0.2), (-4.0, 0.25), (30.0, 0.75), (-30.0, 0.75), (500.0, 0.5), (-0.5, 0.6)]
 WEIGHED = [(*point, p) for point, p in zip(LOGIT, (4.0, 2.5, 0.5, 3.0, 1.0, 0.25, 2.0, 0.125), strict=True)]
 LOG_PAIR = [(-0.5, -2.0), (-3.0, -0.125), (-1.0, -1.0), (-30.0, -7.0)]
-DISTRIBUTIONS = [(-0.5, 0.25), (-3.0, 1.0), (-1.0, 0.5), (-30.0, 1e-3)]
+DISTRIBUTIONS = [(-0.5, 0.25), (-3.0, 0.249), (-1.0, 0.5), (-30.0, 1e-3)]
 RATES = [(0.5, 0.25), (3.0, 2.5), (7.0, 4.0), (1e-3, 1.5)]
 LOG_RATES = [(0.5, 0.25), (-3.0, 2.5), (2.0, 4.0), (0.0, 1.5)]
 NORMAL = [(0.5, 0.25, 1.5), (-3.0, 2.5, 0.75), (2.0, 4.0, 8.0), (0.0, 1.5, 1.0)]
@@ -56,6 +56,7 @@ ELEMENTS = [
     Points("bce_with_logits", [(30.0, 1.0), (-30.0, 1.0), (2.0, 0.0), (-2.0, 0.0), (0.5, 1.0)], by=(0,)),
     Points("bce_with_logits", WEIGHED, last="pos_weight"),
     Points("kl_div", DISTRIBUTIONS, {"log_target": False}),
+    Points("kl_div", [(-3.0, 1.0)], {"log_target": False}),
     Points("kl_div", LOG_PAIR, {"log_target": True}),
     Points("kl_div", [(-0.5, 0.0), (-3.0, 0.0)], {"log_target": False}, by=(0,)),
     Points("poisson_nll", LOG_RATES, {"log_input": True, "full": False}),

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 VALUES = {  # samples whose values Piste refuses; with check="off" they give torch's number
     "never above 0": "the tables draw log-probabilities from a normal distribution",
     "-1 or 1": "the tables draw labels from a normal distribution, or with 0 among them",
+    "must hold class weights in": "the tables draw class weights from a normal distribution",
     "sums to": "the tables draw class probabilities that are none",
     "must be at least 0": "the tables draw probabilities, rates and variances below 0",
     "must be in [0, 1]": "the tables draw 0/1 labels from a normal distribution",

@@ -465,3 +465,16 @@ def test_betas_that_a_schedule_sets_out_of_range_are_refused():
     optimizer.step()
     optimizer.param_groups[0]["betas"] = (1.0, 0.999)
     refused(InvalidValue, optimizer.step, "set betas=(1.0, 0.999) in param group 0 of Adam: `betas[0]` must be in")
+
+
+def test_every_mistake_is_answered_at_once_with_the_corrected_call():
+    for call in (
+        lambda: OPTIMIZERS["RMSprop"](lr=0.001, rho=0.9, epsilon=1e-6),
+        lambda: OPTIMIZERS["RMSprop"](weights(), lr=0.001, rho=0.9, epsilon=1e-6),
+    ):
+        text = refused(InvalidType, call, "has no option `rho`; PyTorch's word for it is `alpha`.")
+        assert "no option `epsilon`" in text
+        assert text.endswith("Write RMSprop(model.parameters(), lr=0.001, alpha=0.9, eps=1e-06).")
+    text = refused(InvalidType, lambda: OPTIMIZERS["Adam"](learning_rate=0.1, beta_1=0.8, beta_2=0.9), "needs `params`")
+    assert text.endswith("Write Adam(model.parameters(), lr=0.1, betas=(0.8, 0.9)).")
+    refused(InvalidType, lambda: OPTIMIZERS["SGD"](), "SGD needs `params`, the parameters to train, first.")

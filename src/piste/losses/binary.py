@@ -8,6 +8,7 @@ from ..engine.range_guards import Sure
 from ..formula.expression import exp, log, log1p, maximum, where
 from ..options import TensorOption
 from .elementwise import WEIGHT, ElementwiseLoss
+from .loss import TorchWeightedLoss
 from .value_checks import Check
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss"]
@@ -20,7 +21,7 @@ TARGET_HELP = (
 HELP_FOR = {-1: "(target + 1) / 2 makes 0/1 labels of labels -1 and 1"}
 
 
-class BCELoss(ElementwiseLoss):
+class BCELoss(ElementwiseLoss, TorchWeightedLoss):
     """Binary cross entropy, -(y log x + (1 - y) log(1 - x)), of a probability x; both logarithms are at least -100.
 
     Shapes: `input` and `target` the same, any; `weight` that shape, or one that can be broadcast to it.

@@ -16,7 +16,7 @@ from ..engine.range_guards import Bound
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import pick, total
 from ..options import Integer, TensorOption
-from .loss import PreparedCall
+from .loss import PreparedCall, TorchWeightedLoss
 from .rowwise import RowCall, RowwiseLoss
 from .value_checks import (
     check_nan,
@@ -35,7 +35,7 @@ IGNORE_INDEX = Integer(-100, "the class index of rows that are left out")
 CLASS_DIM = Integer(None, "the dimension of the classes; None: dimension 1, as in torch")
 
 
-class ClassLoss(RowwiseLoss):
+class ClassLoss(RowwiseLoss, TorchWeightedLoss):
     """A loss of rows of classes: the dimension of the classes, targets, class weights, and ignored rows."""
 
     input_kind: ClassVar[str] = "logits"
@@ -179,8 +179,11 @@ class ClassLoss(RowwiseLoss):
         """Input and target with the classes last, and whether the target holds class indices."""
         name = cls.__name__
         if not x.is_floating_point():
+            help = "input.float()"
+            if y.is_floating_point() and y.dim() and y.shape[:1] + y.shape[2:] == x.shape:
+                help = f"input and target look exchanged: the first argument holds the {cls.input_kind}"
             raise InvalidType(
-                f"{name}: `input` must hold floating-point {cls.input_kind}; received {x.dtype}. Help: input.float()."
+                f"{name}: `input` must hold floating-point {cls.input_kind}; received {x.dtype}. Help: {help}."
             )
         if x.dim() == 0:
             raise InvalidValue(f"{name}: `input` must be (C) or (N, C, ...); received a 0-dimensional tensor.")
@@ -193,6 +196,11 @@ class ClassLoss(RowwiseLoss):
         dim %= x.dim()
         rows = x.shape[:dim] + x.shape[dim + 1 :]
         is_whole = not y.is_floating_point() and not y.is_complex()
+        if x.shape[dim] == 0:
+            raise InvalidValue(
+                f"{name}: `input` must have at least 2 classes; received {shape_of(x)}, that is no class (dimension "
+                f"{dim}). Help: the last layer of the model needs an output for each class."
+            )
         if x.shape[dim] == 1 and check != "off" and (y.shape == rows or y.shape == x.shape):
             raise InvalidValue(
                 f"{name}: `input` must have at least 2 classes; received {shape_of(x)}, that is one class (dimension "

@@ -98,9 +98,12 @@ class NLLLoss2d(NLLLoss):
     @classmethod
     def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
         if x.dim() != 4 or y.dim() != 3:
+            help = "NLLLoss takes (N, C) and (N)"
+            if x.dim() == y.dim() == 4 and y.shape[1] == 1:
+                help = "target.squeeze(1)"
             raise InvalidValue(
                 "NLLLoss2d: `input` must be (N, C, H, W) and `target` (N, H, W), one class for each pixel; received "
-                f"{shape_of(x)} and {shape_of(y)}. Help: NLLLoss takes (N, C) and (N). {cls._to_copy()}"
+                f"{shape_of(x)} and {shape_of(y)}. Help: {help}. {cls._to_copy()}"
             )
         return super()._arranged(x, y, class_dim, check)
 

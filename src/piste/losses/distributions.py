@@ -14,11 +14,12 @@ from ..formula.expression import exp, log, maximum, where
 from ..options import Flag, Number
 from .binary import GUARD, SLACK
 from .elementwise import ElementwiseLoss
-from .loss import PreparedCall
-from .value_checks import Check, shape_of
+from .loss import PreparedCall, ValidatedSettings
+from .value_checks import Check, is_readable, shape_of, unravel_index
 
 __all__ = ["GaussianNLLLoss", "KLDivLoss", "PoissonNLLLoss"]
 
+ROW_SLACK = 0.02  # how far the sum of rounded or smoothed probabilities may be from 1
 _LOG = "a log-probability, which is never above 0"
 _LOG_HELP = "torch.log_softmax(logits, dim=-1), or probabilities.log()"
 _NOT_POSITIVE: Sure = "up to", 0.05
@@ -33,8 +34,8 @@ class KLDivLoss(ElementwiseLoss):
     Shapes: `input` and `target` the same, any. Dtypes: floating; 16-bit floats are computed in float32.
 
     Raises:
-        InvalidValue: An input is above 0 or a target is outside [0, 1] (unless check="off"), or the shapes or the
-            devices differ.
+        InvalidValue: An input is above 0, a target is outside [0, 1], or the rows of the target do not sum to 1 (all
+            unless check="off"), or the shapes or the devices differ.
 
     Example:
         >>> import torch, piste
@@ -80,6 +81,38 @@ class KLDivLoss(ElementwiseLoss):
             q = exp(y)
             return -q, where(q == 0, 0, q * (y - x + 1))
         return -y, log(y) + 1 - x
+
+    @classmethod
+    def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
+        """As for every loss of elements, with a check that the target holds distributions."""
+        result = super().call(operands, settings, tensors)
+        settings.last_hit = None  # the next call comes here too
+        if settings.check != "off" and not settings.options["log_target"]:
+            cls._check_distributions(operands[1])
+        return result
+
+    @classmethod
+    def _check_distributions(cls, y: Any) -> None:
+        """Raise unless the target sums to 1, or to 0 where it is masked, along one dimension or over the last ones."""
+        if not (isinstance(y, Tensor) and y.dim() and y.numel() and is_readable((y,))):
+            return
+        y = y.detach()
+        sums = y.sum(-1, dtype=torch.float32 if y.dtype in (torch.float16, torch.bfloat16) else None)
+        low, high = sums.aminmax()
+        if low >= 1 - ROW_SLACK and high <= 1 + ROW_SLACK:
+            return
+        dims = [*range(y.dim() - 1), *(tuple(range(first, y.dim())) for first in range(y.dim() - 1))]
+        if _are_distributions(sums) or any(_are_distributions(y.double().sum(dim)) for dim in dims):
+            return
+        wrong = ((sums - 1).abs() > ROW_SLACK) & (sums != 0)
+        place = int(wrong.flatten().nonzero()[0])
+        row = unravel_index(place, sums.shape)
+        where = f"row {row[0] if len(row) == 1 else row}" if row else "this one"
+        raise InvalidValue(
+            "KLDivLoss: `target` holds probabilities, so each row must sum to 1 (or be all 0, where it is masked); "
+            f"{where} sums to {float(sums.flatten()[place]):g}. Help: torch.softmax(scores, dim=-1), or counts / "
+            'counts.sum(-1, keepdim=True); check="off" takes a part of a distribution.'
+        )
 
 
 class PoissonNLLLoss(ElementwiseLoss):
@@ -212,3 +245,7 @@ class GaussianNLLLoss(ElementwiseLoss):
                 "row has shape (N, 1)."
             )
         return wide.expand(x.shape)
+
+
+def _are_distributions(sums: Tensor) -> bool:
+    return bool((((sums - 1).abs() <= ROW_SLACK) | (sums == 0) | sums.isnan()).all())

@@ -18,10 +18,12 @@ from .value_checks import shape_of
 
 if TYPE_CHECKING:
     from torch.nn.modules.loss import _Loss as TorchLoss
-else:
-    TorchLoss = torch.nn.MSELoss.__bases__[0]  # tools look for torch's losses by this base
+    from torch.nn.modules.loss import _WeightedLoss as TorchWeightedLoss
+else:  # tools look for torch's losses by these bases
+    TorchLoss = torch.nn.MSELoss.__bases__[0]
+    TorchWeightedLoss = torch.nn.NLLLoss.__bases__[0]
 
-__all__ = ["LOSSES", "Loss", "PreparedCall", "ValidatedSettings", "get_loss", "make_function"]
+__all__ = ["LOSSES", "Loss", "PreparedCall", "TorchWeightedLoss", "ValidatedSettings", "get_loss", "make_function"]
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class ValidatedSettings:
 
 
 _is_compiling = torch.compiler.is_compiling
+_is_tracing = torch.jit.is_tracing
 MAX_CACHED_SETTINGS = 1000
 _cached_settings: dict[tuple[Any, ...], ValidatedSettings] = {}
 
@@ -264,7 +267,11 @@ class Loss(TorchLoss):
             flags = values.pop("size_average", None), values.pop("reduce", None)
             if flags != (None, None):
                 values["reduction"] = reduction_of_flags(*flags, stacklevel=4)
-        return cls.call(operands, *cls._validated(values))
+        settings = cls._validated(values)
+        if _is_tracing():
+            with torch.overrides.BaseTorchFunctionMode():
+                return cls.call(operands, *settings)
+        return cls.call(operands, *settings)
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
@@ -350,6 +357,11 @@ class Loss(TorchLoss):
             f"torch.jit.script can't compile {type(self).__name__}, whose formula is traced, not parsed. "
             "Help: torch.compile and torch.export work with it; or script the model without its loss."
         )
+
+    def _slow_forward(self, *operands: Any, **named_operands: Any) -> Any:
+        """The call of a module under torch.jit.trace, which records torch's operations and no kernel."""
+        with torch.overrides.BaseTorchFunctionMode():
+            return super()._slow_forward(*operands, **named_operands)
 
     def _bind_operands(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
         """The operands in order; raise for one that is missing or unknown."""

@@ -16,7 +16,7 @@ from ..formula.row_functions import each, hinges, index, pick, size, total
 from ..options import Choice, Number
 from .binary import GUARD, SLACK, TARGET_HELP
 from .class_loss import CLASS_WEIGHT, ClassLoss
-from .loss import PreparedCall
+from .loss import PreparedCall, TorchWeightedLoss, ValidatedSettings
 from .rowwise import RowCall, RowwiseLoss
 from .value_checks import (
     broadcast_weight,
@@ -118,7 +118,8 @@ class MultiLabelMarginLoss(_RowPairLoss):
     Dtypes: input floating (16-bit floats are computed in float32); target any integer.
 
     Raises:
-        InvalidValue: A class index is outside [-1, C - 1] (unless check="off"; torch reads out of bounds).
+        InvalidValue: A class index is outside [-1, C - 1], or the target holds a 0/1 label for each class (unless
+            check="off"; torch reads out of bounds).
 
     Example:
         >>> import torch, piste
@@ -134,6 +135,27 @@ class MultiLabelMarginLoss(_RowPairLoss):
 
     def formula(x, k):
         return hinges(x, k) / size(x)
+
+    @classmethod
+    def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
+        """As for every loss of rows, with a check of the target's encoding."""
+        result = super().call(operands, settings, tensors)
+        settings.last_hit = None  # the next call comes here too
+        if settings.check != "off":
+            cls._check_encoding(operands[1])
+        return result
+
+    @classmethod
+    def _check_encoding(cls, y: Any) -> None:
+        """Raise for a 0/1 label of each class: read as lists, they would name the classes 0 and 1 again and again."""
+        if not (isinstance(y, Tensor) and y.numel() and y.shape[-1] > 2 and is_readable((y,))):
+            return
+        low, high = y.aminmax()
+        if low >= 0 and high <= 1:
+            raise InvalidValue(
+                "MultiLabelMarginLoss: `target` must list the class indices of each row, ended by -1; received 0 and 1 "
+                "alone, which look like a 0/1 label for each class. Help: MultiLabelSoftMarginLoss takes those."
+            )
 
     @classmethod
     def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
@@ -165,7 +187,7 @@ class MultiLabelMarginLoss(_RowPairLoss):
         return PreparedCall(cls.formula, (x, y.long()), options, dtype, lambda: rows, lambda: rows, "count")
 
 
-class MultiLabelSoftMarginLoss(_RowPairLoss):
+class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
     """Binary cross entropy of a row of logits with a 0/1 label for each class, averaged over the classes.
 
     y softplus(-x) + (1 - y) softplus(x), with softplus(z) = log(1 + e^z), each class times its weight.

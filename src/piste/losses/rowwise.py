@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from ..engine.loss_dispatch import NEVER, Ready, Rest
 from ..engine.range_guards import Bound
 from .loss import Loss, ValidatedSettings
 from .reduction import Reduction
+from .value_checks import check_class_weight
 
 __all__ = ["RowCall", "RowwiseLoss"]
 
@@ -36,6 +37,15 @@ class RowwiseLoss(Loss):
     """A loss of rows; `row_call` has the kernel's form of a valid call."""
 
     @classmethod
+    def _validate_all(cls, values: Mapping[str, Any]) -> Reduction:
+        """Validate the settings and options of a call, and the values of class weights."""
+        reduction = super()._validate_all(values)
+        weight = values.get("weight")
+        if weight is not None and values["check"] != "off":
+            check_class_weight(cls.__name__, weight)
+        return reduction
+
+    @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
         """By the kernel at once where operands of this kind went there unconverted; else step by step."""
         try:
@@ -43,6 +53,8 @@ class RowwiseLoss(Loss):
             kind = (x.ndim, x.shape[-1] > 1, *[o.dtype for o in operands])
         except (AttributeError, IndexError):  # no tensors
             return super().call(operands, settings, tensors)
+        if tensors and settings.check != "off":
+            check_class_weight(cls.__name__, tensors["weight"])
         hit = settings.kernels.get(kind)
         if hit:
             result = hit[0].loss((*operands, *tensors.values()) if tensors else operands, hit[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +18,7 @@ from ..torch_internals import is_fake, unwrap
 __all__ = [
     "Check",
     "broadcast_weight",
+    "check_class_weight",
     "check_nan",
     "check_same_device",
     "check_same_shape",
@@ -182,3 +185,30 @@ def broadcast_weight(loss: str, option: str, weight: Tensor, like: Tensor) -> Te
         )
     check_same_device(loss, ("input", option), (like, weight))
     return weight.to(like.dtype)
+
+
+_valid_weights: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+
+
+def check_class_weight(loss: str, weight: Tensor) -> None:
+    """Raise for a class weight that is negative or not finite.
+
+    The values are read once: a tensor that was valid is checked again only after a change in place.
+    """
+    if torch.compiler.is_compiling():
+        return
+    known = _valid_weights.get(id(weight))
+    version = -1 if weight.is_inference() else weight._version  # inference tensors count no changes
+    if known is not None and known[0]() is weight and known[1] == version >= 0:
+        return
+    if not is_readable((weight,)):
+        return
+    values = weight.detach()
+    violation = first_violation(values, ~((values >= 0) & (values < math.inf)))
+    if violation:
+        raise InvalidValue(
+            f"{loss}: `weight` must hold class weights in [0, inf); received {violation}. Help: the inverse frequency "
+            "of a class is a usual weight, and 0 leaves the class out."
+        )
+    key = id(weight)
+    _valid_weights[key] = weakref.ref(weight, lambda _: _valid_weights.pop(key, None)), version

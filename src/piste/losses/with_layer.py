@@ -14,7 +14,15 @@ from ..errors import InvalidType, InvalidValue
 from .classification import CrossEntropyLoss, NLLLoss
 from .loss import Loss, PreparedCall
 from .reduction import make_reduction
-from .value_checks import check_nan, check_same_device, check_tensors, first_violation, is_readable, shape_of
+from .value_checks import (
+    check_class_weight,
+    check_nan,
+    check_same_device,
+    check_tensors,
+    first_violation,
+    is_readable,
+    shape_of,
+)
 
 __all__ = ["AdaptiveLogSoftmaxWithLoss", "Comes"]
 
@@ -186,6 +194,8 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
         x, y, has_indices = _Linear._arranged(logits, target, None, check)
         if weight is not None:
             _Linear._check_weight(weight, x)
+            if check != "off":
+                check_class_weight(name, weight)
         keep = y != (-100 if ignore_index is None else ignore_index) if has_indices else None
         if check != "off" and is_readable((input, target)):
             if keep is not None:

@@ -73,11 +73,11 @@ class Optimizer(torch.optim.Optimizer):
         cls.__signature__ = arguments.signature(cls.options)  # type: ignore[attr-defined]
         cls.__doc__ = arguments.documented(cls)
 
-    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, params: Any = arguments.MISSING, *args: Any, **kwargs: Any) -> None:
         self._plans: dict[int, list[tuple[Any, StepPlan]]] = {}
         self._pointers: list[int] = []
         self._known_options: dict[int, tuple[list[Any], Any, Mapping[str, Any]]] = {}
-        defaults = arguments.bind(type(self), args, kwargs)
+        defaults = arguments.bind(type(self), args, kwargs, has_params=params is not arguments.MISSING)
         super().__init__(arguments.checked_params(type(self), params), defaults)
         self._handed_out = False
 

@@ -30,6 +30,9 @@ _ELSEWHERE = {
 }
 """What Keras and optax call an option, and the words that torch has for it."""
 
+MISSING: Any = object()
+"""Stands for `params` in a call without them."""
+
 _CLIPPING = {"clipnorm", "clipvalue", "global_clipnorm"}
 
 _TAGS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"}
@@ -58,8 +61,11 @@ def documented(cls: Any) -> str:
     return "\n".join([text, "", "Args:", params, *document(all_options(cls))])
 
 
-def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params: bool = True) -> dict[str, Any]:
     """The constructor's arguments by name, checked, with every default filled in."""
+    unknown = [name for name in kwargs if name not in all_options(cls)]
+    if not has_params or len(unknown) > 1:
+        raise _misuse(cls, args, kwargs, unknown, has_params)
     names = list(cls.options)
     if len(args) > len(names):
         raise InvalidType(
@@ -76,6 +82,28 @@ def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str
     values = defaults(cls) | given
     check_values(cls, values)
     return values
+
+
+def _misuse(
+    cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], unknown: list[str], has_params: bool
+) -> InvalidType:
+    """Everything that is wrong with the arguments of a call, and the call with all of it corrected."""
+    faults = [] if has_params else [f"{cls.__name__} needs `params`, the parameters to train, first."]
+    faults += [f"{cls.__name__} has no option `{name}`; {_hint(cls, name)}" for name in unknown]
+    given = ["model.parameters()", *map(repr, args)]
+    pair = list(cls.options["betas"].default) if "betas" in cls.options else []
+    renamed: dict[str, Any] = {}
+    for name, value in kwargs.items():
+        words = [word for word in _ELSEWHERE.get(name, ()) if word in cls.options]
+        if name not in unknown:
+            renamed[name] = value
+        elif words == ["betas"]:
+            pair[name.endswith("2")] = value
+            renamed["betas"] = tuple(pair)
+        elif words and name not in {"decay", "lr_decay"}:
+            renamed[words[0]] = value
+    given += [f"{name}={value!r}" for name, value in renamed.items()]
+    return InvalidType(f"{' '.join(faults)} Write {cls.__name__}({', '.join(given)}).")
 
 
 def _hint(cls: Any, name: str) -> str:
