@@ -355,7 +355,7 @@ class Loss(TorchLoss):
     def __prepare_scriptable__(self) -> Any:
         raise Unsupported(
             f"torch.jit.script can't compile {type(self).__name__}, whose formula is traced, not parsed. "
-            "Help: torch.compile and torch.export work with it; or script the model without its loss."
+            "Help: torch.compile, torch.export and torch.jit.trace work with it; or script the model without its loss."
         )
 
     def _slow_forward(self, *operands: Any, **named_operands: Any) -> Any:
