@@ -54,6 +54,7 @@ _is_compiling = torch.compiler.is_compiling
 _interpreter = _find("_C._functorch.peek_interpreter_stack", _always)
 _dispatch_modes = _find("_C._len_torch_dispatch_stack", _always)
 _function_modes = _find("_C._len_torch_function_stack", _always)
+_is_tracing = _find("_C._is_tracing", torch.jit.is_tracing)
 
 is_batched: Callable[[Tensor], bool] = _find("_C._functorch.is_legacy_batchedtensor", _always)
 """Whether a gradient stands for several, as with `is_grads_batched`; True if PyTorch can't tell."""
@@ -71,6 +72,7 @@ def is_transforming() -> bool:
         or _interpreter() is not None
         or _dispatch_modes()
         or _function_modes()
+        or _is_tracing()
         or getattr(forward_ad, "_current_level", 0) >= 0
     )
 

@@ -99,7 +99,7 @@ class KLDivLoss(ElementwiseLoss):
         y = y.detach()
         sums = y.sum(-1, dtype=torch.float32 if y.dtype in (torch.float16, torch.bfloat16) else None)
         low, high = sums.aminmax()
-        if low >= 1 - ROW_SLACK and high <= 1 + ROW_SLACK:
+        if low.item() >= 1 - ROW_SLACK and high.item() <= 1 + ROW_SLACK:
             return
         dims = [*range(y.dim() - 1), *(tuple(range(first, y.dim())) for first in range(y.dim() - 1))]
         if _are_distributions(sums) or any(_are_distributions(y.double().sum(dim)) for dim in dims):

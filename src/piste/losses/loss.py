@@ -57,7 +57,6 @@ class ValidatedSettings:
 
 
 _is_compiling = torch.compiler.is_compiling
-_is_tracing = torch.jit.is_tracing
 MAX_CACHED_SETTINGS = 1000
 _cached_settings: dict[tuple[Any, ...], ValidatedSettings] = {}
 
@@ -260,18 +259,13 @@ class Loss(TorchLoss):
         return None
 
     @classmethod
-    def run(cls, operands: tuple[Any, ...], given: Mapping[str, Any]) -> Tensor:
+    def run(cls, operands: tuple[Any, ...], given: dict[str, Any]) -> Tensor:
         """The function form: the loss of operands with options by name."""
-        values = {**cls._defaults, **given}
-        if len(values) != len(cls._defaults):
-            flags = values.pop("size_average", None), values.pop("reduce", None)
+        if "size_average" in given or "reduce" in given:
+            flags = given.pop("size_average", None), given.pop("reduce", None)
             if flags != (None, None):
-                values["reduction"] = reduction_of_flags(*flags, stacklevel=4)
-        settings = cls._validated(values)
-        if _is_tracing():
-            with torch.overrides.BaseTorchFunctionMode():
-                return cls.call(operands, *settings)
-        return cls.call(operands, *settings)
+                given["reduction"] = reduction_of_flags(*flags, stacklevel=4)
+        return cls.call(operands, *cls._validated(given))
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
@@ -293,22 +287,24 @@ class Loss(TorchLoss):
         return torch.overrides.handle_torch_function(function, operands, *operands, **changed)
 
     @classmethod
-    def _validated(cls, values: dict[str, Any]) -> tuple[ValidatedSettings, dict[str, Tensor]]:
-        """Validate settings and options; those that were valid before are found in a cache."""
+    def _validated(cls, given: dict[str, Any]) -> tuple[ValidatedSettings, dict[str, Tensor]]:
+        """Validate the settings and options of a call; those that were valid before are found in a cache."""
         tensors: dict[str, Tensor] = {}
-        key: tuple[Any, ...] = (cls, *values.values(), *map(type, values.values()))  # as True == 1
+        key: tuple[Any, ...] = (cls, *given.items(), *map(type, given.values()))  # as True == 1
         is_hashable = True
         try:
             settings = _cached_settings.get(key)
             if settings is None:
-                tensors = {n: v for n, v in values.items() if n in cls.options and isinstance(v, Tensor)}
+                tensors = {n: v for n, v in given.items() if n in cls.options and isinstance(v, Tensor)}
             if tensors:  # the cache holds only their shape
-                key = (cls, *((type(v), v.shape if isinstance(v, Tensor) else v) for v in values.values()))
+                shapes = ((n, type(v), v.shape if isinstance(v, Tensor) else v) for n, v in given.items())
+                key = (cls, *shapes)
                 settings = _cached_settings.get(key)
         except TypeError:  # a value without a hash, which is rarely valid
             settings, is_hashable = None, False
-            tensors = {n: v for n, v in values.items() if n in cls.options and isinstance(v, Tensor)}
+            tensors = {n: v for n, v in given.items() if n in cls.options and isinstance(v, Tensor)}
         if settings is None:
+            values = cls._defaults | given
             reduction = cls._validate_all(values)
             options = {n: values[n] for n in cls.options if n not in tensors}
             settings = ValidatedSettings(reduction, values["check"], options)
@@ -337,10 +333,9 @@ class Loss(TorchLoss):
         if cached is not None:
             settings, names = cached
             return self.call(operands, settings, {name: getattr(self, name) for name in names} if names else {})
-        values = {**self._defaults, **{name: getattr(self, name) for name in self._options}}
-        for name in ("reduction", *SETTINGS):
-            values[name] = getattr(self, name)
-        settings, tensors = self._validated(values)
+        settings, tensors = self._validated(
+            {name: getattr(self, name) for name in (*self._options, "reduction", *SETTINGS)}
+        )
         if not _is_compiling():
             self.__dict__["_validated_settings"] = settings, tuple(tensors)
         return self.call(operands, settings, tensors)
@@ -357,11 +352,6 @@ class Loss(TorchLoss):
             f"torch.jit.script can't compile {type(self).__name__}, whose formula is traced, not parsed. "
             "Help: torch.compile, torch.export and torch.jit.trace work with it; or script the model without its loss."
         )
-
-    def _slow_forward(self, *operands: Any, **named_operands: Any) -> Any:
-        """The call of a module under torch.jit.trace, which records torch's operations and no kernel."""
-        with torch.overrides.BaseTorchFunctionMode():
-            return super()._slow_forward(*operands, **named_operands)
 
     def _bind_operands(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
         """The operands in order; raise for one that is missing or unknown."""
