@@ -19,6 +19,7 @@ from ..formula.expression import Expr, FormulaError, topological_order
 Dialect = Mapping[str, str | tuple[str, ...]]
 
 INFIX = ("+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=", "&", "|")
+LOADED = ("input", "pick")  # operations whose results are loaded, not computed
 
 
 class Emitter:
@@ -78,8 +79,9 @@ class Emitter:
     def _find_needs(self, value: Expr) -> None:
         """Count the registers that each node below a value takes to compute (Sethi and Ullman)."""
         for node in topological_order(value, stop=self._is_counted):
-            needs = sorted(map(self._need, node.args), reverse=True) if node.op != "input" else []
-            own = 0 if node.op == "input" else 6 if node.op in ("exp", "log", "log1p") else 1
+            is_loaded = node.op in LOADED
+            needs = [] if is_loaded else sorted(map(self._need, node.args), reverse=True)
+            own = 0 if is_loaded else 6 if node.op in ("exp", "log", "log1p") else 1
             self._needs[self.key(node)] = max([own, *(need + i for i, need in enumerate(needs))])
 
     def _assigned(self, expression: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...formula.differentiate import Slope, gradients
-from ...formula.expression import Expr, NamedConstant, is_number, trace
+from ...formula.expression import Expr, FormulaError, NamedConstant, is_number, trace
+from ..row_schedule import schedule_row
 from .loss_form import (
     BYTES,
     CLASSES,
@@ -47,18 +48,20 @@ def source(form: Form) -> tuple[str, int]:
     wanted = form.by
     own = bool(wanted) and wanted[0].storage != form.dtype
     # The gradient's own row, if it has the precision; under its own name, so that LLVM sees one row and not two.
-    kept = ("kept" if own else f"g_{wanted[0].name}") if wanted else None
-    row = RowLines(form, rows, kept)
-    scaled = [(c.name, *row.scaled(slope)) for c, slope in zip(wanted, slopes, strict=True)]
-    parts = [part for _, dense, single in scaled for part in (dense, single and single[1])]
-    row.sum_up([row.lower(part) for part in (*faults, value, *parts)])
-    assert len(row.seen) == len(form.bounds), "a bound is on a row that is never summed up"
+    stored_at = ("kept" if own else f"g_{wanted[0].name}") if wanted else None
+    gradients_by = {c.name: slope for c, slope in zip(wanted, slopes, strict=True)}
+    schedule = schedule_row(value, gradients_by, faults, rows=rows, stores_exponentials=bool(wanted))
+    for bound in form.bounds:
+        if schedule.first_sums_over(form.given[bound.column].name) is None:
+            raise FormulaError("a bound is on a row that is never summed up")
+    row = RowLines(form, schedule, stored_at)
+    row.reduce()
     broken = [bound.is_broken(form.dtype) for bound in form.bounds]
-    refused = " or ".join([row.number(fault) for fault in faults] + broken)
-    row.lines.append(f"result = {row.number(value)}")
+    refused = " or ".join([row.scalar(condition) for condition in schedule.conditions] + broken)
+    row.lines.append(f"result = {row.scalar(schedule.value)}")
     if wanted:
-        row.write(scaled)
-    if own and row.kept is not None:
+        row.write_gradients()
+    if own and schedule.stored is not None:
         row.scratch_rows = 1
     return "\n".join(_run(form, row, refused)), row.scratch_rows
 
@@ -113,7 +116,7 @@ def _operands(form: Form, row: RowLines) -> list[str]:
             lines.append(f"{c.name}_ = float64(pointer(table[{_place(form, c)}], {c.storage})[r])")
     for i, c in enumerate(form.by):
         lines.append(f"g_{c.name} = {_row_of(COLUMNS + len(form.given) + i, c)}")
-    if row.kept_at == "kept" and row.kept is not None:
+    if row.stored_at == "kept" and row.schedule.stored is not None:
         lines.append(f"kept = column(scratch, {form.dtype}, {SCRATCH})")
     return lines
 
