@@ -21,7 +21,8 @@ class Result:
         role: "judged" for a final run, "search" for a search trial, "default" for a final run at the default options.
         losses: Training loss on the fixed training examples.
         metrics: Validation metric.
-        scores: The metric's score of each validation example at the end of the run.
+        scores: The metric's score of each validation example at the end of a final run (a fixed sample of a large
+            validation set), or the jackknife pseudo-values of a metric that is a single number; see `example_scores`.
         step_seconds: Median time of a training step.
         seconds: Time of the whole run.
         path: The weights at every evaluation, for models with at most two.

@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import InvalidType, InvalidValue, Unsupported
 from ..plan import Plan
 from ..results import Result
+from ..training.example_scores import pack_scores, unpack_scores
 
 DATABASE_FILE = "runs.db"
 SETTINGS_STUDY = "settings"
@@ -139,11 +140,14 @@ _DRIVER = "For PostgreSQL: pip install 'piste[postgresql]'."
 
 
 def _to_json(result: Result) -> str:
-    return json.dumps(vars(result))  # with NaN, which Python's JSON reads
+    fields = {**vars(result), "scores": pack_scores(result.scores)}
+    return json.dumps(fields)  # with NaN, which Python's JSON reads
 
 
 def _from_json(text: str) -> Result:
     fields = json.loads(text)
+    if isinstance(fields["scores"], str):  # written before scores were packed
+        fields["scores"] = unpack_scores(fields["scores"])
     options = fields.pop("options", {}).items()
     return Result(**fields, options={name: tuple(v) if isinstance(v, list) else v for name, v in options})
 

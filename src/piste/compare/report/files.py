@@ -16,7 +16,8 @@ import torch
 
 from ...errors import InvalidValue
 from ...version import __version__
-from ..results import Summary
+from ..results import Result, Summary
+from ..training.example_scores import pack_scores
 from .figures import curve_figure, learning_rate_figure, save_figure
 from .html import render_html
 from .tables import escape_markdown, markdown_summary, table_csv
@@ -100,11 +101,16 @@ def to_json_data(comparison: Summary) -> dict[str, Any]:
             "versions": versions(),
             "verdict": dataclasses.asdict(comparison.verdict),
             "rows": [dataclasses.asdict(row) for row in comparison.rows],
-            "results": [vars(result) for result in comparison.results],
-            "defaults": [vars(r) for r in comparison.defaults if r.role == "default"],
-            "tries": [vars(result) for result in comparison.tries],
+            "results": [_packed(r) for r in comparison.results],
+            "defaults": [_packed(r) for r in comparison.defaults if r.role == "default"],
+            "tries": [_packed(r) for r in comparison.tries],
         }
     )
+
+
+def _packed(result: Result) -> dict[str, Any]:
+    """The fields of a run, with its scores as text."""
+    return {**vars(result), "scores": pack_scores(result.scores)}
 
 
 def versions() -> dict[str, Any]:

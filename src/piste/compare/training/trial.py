@@ -18,6 +18,7 @@ from ..data import Batch, Data
 from ..metrics import Metric
 from ..results import Result
 from ..task import Task
+from .example_scores import example_scores
 from .memory import peak_bytes_during, state_bytes
 from .random_state import RandomState
 from .smoothness import WeightTrace, descent_share, evenness
@@ -81,7 +82,6 @@ def run_trial(
             result.status, result.note = "stopped", str(pruned)
     result.step_seconds = statistics.median(run.seconds) if run.seconds else math.nan
     if result.status == "done":
-        result.scores = run.scores.tolist() if run.scores.dim() else []
         result.descent_share = descent_share(result.losses)
         result.evenness = evenness(result.steps, trace.distances())
     if trace.points[0].numel() <= MAX_PATH_PARAMETERS:
@@ -103,7 +103,6 @@ class TrainingRun:
     on_evaluate: EvaluationCallback | None
     seconds: list[float] = field(default_factory=list)
     optimizer: torch.optim.Optimizer = field(init=False)
-    scores: torch.Tensor = field(init=False)
 
     def train(self, steps: int) -> None:
         evaluation_steps = set(self.data.evaluation_steps(steps))
@@ -162,7 +161,8 @@ class TrainingRun:
         result.steps.append(step)
         result.losses.append(loss)
         result.metrics.append(value)
-        self.scores = scores
+        if last and result.role != "search":
+            result.scores = example_scores(self.metric, outputs, targets)
         self.trace.record()
         if not (math.isfinite(loss) and math.isfinite(value)):
             raise Diverged(f"the loss was {loss:.3g} and {self.metric.name} {value:.3g} at step {step}")
