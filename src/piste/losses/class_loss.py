@@ -13,6 +13,7 @@ from torch import Tensor
 from ..engine.eager import loss as eager_loss
 from ..engine.loss_dispatch import NEVER
 from ..engine.range_guards import Bound
+from ..engine.violations import Violation
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import pick, total
 from ..options import Integer, TensorOption
@@ -22,7 +23,8 @@ from .value_checks import (
     check_nan,
     check_same_device,
     check_tensors,
-    first_violation,
+    describe_violation,
+    find_violation,
     is_readable,
     shape_of,
     unravel_index,
@@ -32,6 +34,7 @@ __all__ = ["CLASS_DIM", "CLASS_WEIGHT", "IGNORE_INDEX", "ClassLoss"]
 
 CLASS_WEIGHT = TensorOption("a weight for each class, shape (C,)")
 IGNORE_INDEX = Integer(-100, "the class index of rows that are left out")
+_INDICES_HELP = "Help: class indices look like torch.tensor([0, 2, 1]), one whole number (int64) for each sample"
 CLASS_DIM = Integer(None, "the dimension of the classes; None: dimension 1, as in torch")
 
 
@@ -256,20 +259,23 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
 
     @classmethod
     def _check_indices(cls, y: Tensor, keep: Tensor, classes: int, ignore_index: int) -> None:
-        violation = first_violation(y, keep & ((y < 0) | (y >= classes)))
-        if violation:
-            index = int(violation.split(" ", 1)[0])
-            how = "numbered from 1? target - 1" if index == classes else "labels are numbered from 0"
-            if index > classes:
-                how = "the input must have as many classes as there are labels"
-            elif cls.supports_ignore_index and index < 0:
-                how = f"is it a mask? ignore_index={index}"
-            others = f", or ignore_index={ignore_index}" if cls.supports_ignore_index else ""
-            raise InvalidValue(
-                f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} "
-                f"classes{others}; "
-                f"received {violation}. Help: {how}."
-            )
+        violation = find_violation(y, keep & ((y < 0) | (y >= classes)))
+        if violation is not None:
+            raise cls._index_error(violation, classes, ignore_index)
+
+    @classmethod
+    def _index_error(cls, violation: Violation, classes: int, ignore_index: int) -> InvalidValue:
+        index = int(violation.value)
+        how = "numbered from 1? target - 1" if index == classes else "labels are numbered from 0"
+        if index > classes:
+            how = "the input must have as many classes as there are labels"
+        elif cls.supports_ignore_index and index < 0:
+            how = f"is it a mask? ignore_index={index}"
+        others = f", or ignore_index={ignore_index}" if cls.supports_ignore_index else ""
+        return InvalidValue(
+            f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} classes{others}; "
+            f"received {describe_violation(violation)}. Help: {how}."
+        )
 
     @classmethod
     def _check_input(cls, x: Tensor, y: Tensor, keep: Tensor) -> None:
@@ -283,27 +289,32 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
     @classmethod
     def _check_probabilities(cls, y: Tensor, dtype: torch.dtype) -> None:
         y = y.detach()
-        like = "Help: class indices look like torch.tensor([0, 2, 1]), one whole number (int64) for each sample"
-        violation = first_violation(y, y < 0)
-        if violation:
-            raise InvalidValue(
-                f"{cls.__name__}: `target` holds class probabilities, which must be at least 0; received {violation}. "
-                f"{like}."
-            )
+        violation = find_violation(y, y < 0)
+        if violation is not None:
+            raise cls._probability_error(violation)
         sums = y.sum(-1)
-        slack = cls._slack(dtype)
-        wrong = ((sums - 1).abs() > slack) & (sums != 0)
-        if bool(wrong.any()):
-            place = int(wrong.flatten().nonzero()[0])
-            row = unravel_index(place, sums.shape)
-            number = f"{float(sums.flatten()[place]):g}"
-            index = row[0] if len(row) == 1 else row
-            binary = "; one logit and one 0/1 target for each sample make a binary problem: BCEWithLogitsLoss"
-            raise InvalidValue(
-                f"{cls.__name__}: `target` of a floating dtype and the shape of the input holds class "
-                "probabilities, so each row must sum to 1 (or be all 0, to be left out); "
-                f"{f'row {index}' if row else 'this one'} sums to {number}. {like}{'' if row else binary}."
-            )
+        violation = find_violation(sums, ((sums - 1).abs() > cls._slack(dtype)) & (sums != 0))
+        if violation is not None:
+            raise cls._sum_error(violation)
+
+    @classmethod
+    def _probability_error(cls, violation: Violation) -> InvalidValue:
+        return InvalidValue(
+            f"{cls.__name__}: `target` holds class probabilities, which must be at least 0; received "
+            f"{describe_violation(violation)}. {_INDICES_HELP}."
+        )
+
+    @classmethod
+    def _sum_error(cls, violation: Violation) -> InvalidValue:
+        row = unravel_index(violation.first, violation.shape)
+        index = row[0] if len(row) == 1 else row
+        binary = "; one logit and one 0/1 target for each sample make a binary problem: BCEWithLogitsLoss"
+        return InvalidValue(
+            f"{cls.__name__}: `target` of a floating dtype and the shape of the input holds class "
+            "probabilities, so each row must sum to 1 (or be all 0, to be left out); "
+            f"{f'row {index}' if row else 'this one'} sums to {violation.value:g}. {_INDICES_HELP}"
+            f"{'' if row else binary}."
+        )
 
 
 @functools.cache

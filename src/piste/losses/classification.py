@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..engine.cpu import image_cross_entropy
+from ..engine.violations import Violation
 from ..errors import InvalidValue
 from ..formula.expression import where
 from ..formula.row_functions import log_softmax, pick, size, total
@@ -17,7 +18,7 @@ from ..options import Number
 from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss
 from .reduction import Reduction
 from .rowwise import RowCall
-from .value_checks import first_violation, shape_of
+from .value_checks import describe_violation, find_violation, shape_of
 
 __all__ = ["CrossEntropyLoss", "NLLLoss", "NLLLoss2d"]
 
@@ -65,13 +66,17 @@ class NLLLoss(ClassLoss):
     @classmethod
     def _check_input(cls, x: Tensor, y: Tensor, keep: Tensor) -> None:
         picked = pick(x.detach(), y)
-        violation = first_violation(picked, keep & (picked > SLACK))
-        if violation:
-            raise InvalidValue(
-                f"{cls.__name__}: `input` must hold log-probabilities, which are never above 0; received {violation} "
-                "(at the target's class). Help: torch.log_softmax(logits, dim=1) or probabilities.log(); "
-                'CrossEntropyLoss takes logits; check="off" allows unnormalised log-likelihoods.'
-            )
+        violation = find_violation(picked, keep & (picked > SLACK))
+        if violation is not None:
+            raise cls._above_zero_error(violation)
+
+    @classmethod
+    def _above_zero_error(cls, violation: Violation) -> InvalidValue:
+        return InvalidValue(
+            f"{cls.__name__}: `input` must hold log-probabilities, which are never above 0; received "
+            f"{describe_violation(violation)} (at the target's class). Help: torch.log_softmax(logits, dim=1) or "
+            'probabilities.log(); CrossEntropyLoss takes logits; check="off" allows unnormalised log-likelihoods.'
+        )
 
 
 class NLLLoss2d(NLLLoss):

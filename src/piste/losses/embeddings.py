@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..engine.eager import loss as eager_loss
+from ..engine.violations import Violation
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import minimum, sqrt, where
 from ..formula.row_functions import norm, total
@@ -21,7 +22,8 @@ from .value_checks import (
     check_same_device,
     check_same_shape,
     check_tensors,
-    first_violation,
+    describe_violation,
+    find_violation,
     is_readable,
     shape_of,
 )
@@ -127,12 +129,15 @@ class CosineEmbeddingLoss(VectorLoss):
                 f"{shape_of(a)} and {shape_of(y)}. Help: one label for each pair of vectors."
             )
         if check != "off" and is_readable((y,)):
-            violation = first_violation(y, (y != 1) & (y != -1))
-            if violation:
-                raise InvalidValue(
-                    f"CosineEmbeddingLoss: `target` must be {SIGN[0]}; received {violation}. Help: {SIGN[1]}."
-                )
+            violation = find_violation(y, (y != 1) & (y != -1))
+            if violation is not None:
+                raise _sign_error(violation)
         return PreparedCall(cls.formula, (a, b, y), options, dtype, y.numel, y.numel, "count")
+
+
+def _sign_error(violation: Violation) -> InvalidValue:
+    received = describe_violation(violation)
+    return InvalidValue(f"CosineEmbeddingLoss: `target` must be {SIGN[0]}; received {received}. Help: {SIGN[1]}.")
 
 
 class TripletLoss(VectorLoss):

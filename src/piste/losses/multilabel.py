@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..engine.eager import loss as eager_loss
 from ..engine.range_guards import Bound
+from ..engine.violations import Violation
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import exp, log1p, where
 from ..formula.row_functions import each, hinges, index, pick, size, total
@@ -24,6 +25,8 @@ from .value_checks import (
     check_same_device,
     check_same_shape,
     check_tensors,
+    describe_violation,
+    find_violation,
     first_violation,
     is_readable,
     shape_of,
@@ -239,11 +242,9 @@ class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
         """Rows of logits, each with a row of labels."""
         x, y, dtype, is_checked = cls.rows(operands, check)
         if is_checked:
-            violation = first_violation(y, (y < -SLACK) | (y > 1 + SLACK))
-            if violation:
-                raise InvalidValue(
-                    f"MultiLabelSoftMarginLoss: `target` must be in [0, 1]; received {violation}. Help: {TARGET_HELP}."
-                )
+            violation = find_violation(y, (y < -SLACK) | (y > 1 + SLACK))
+            if violation is not None:
+                raise _target_error(violation)
         if weight is not None:
             weight = broadcast_weight(cls.__name__, "weight", weight, x)
             if check == "nan" and is_checked:
@@ -252,3 +253,10 @@ class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
         return PreparedCall(
             cls.formula, (x, y.to(x.dtype), weight), options, dtype, lambda: rows, lambda: rows, "count"
         )
+
+
+def _target_error(violation: Violation) -> InvalidValue:
+    return InvalidValue(
+        f"MultiLabelSoftMarginLoss: `target` must be in [0, 1]; received {describe_violation(violation)}. "
+        f"Help: {TARGET_HELP}."
+    )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..engine.range_guards import Sure
+from ..engine.violations import Violation
 from ..errors import InvalidType, InvalidValue
 from ..torch_internals import is_fake, unwrap
 
@@ -23,6 +24,8 @@ __all__ = [
     "check_same_device",
     "check_same_shape",
     "check_tensors",
+    "describe_violation",
+    "find_violation",
     "first_violation",
     "is_readable",
     "shape_of",
@@ -54,11 +57,15 @@ class Check:
     def raise_for(self, loss: str, operands: Sequence[Tensor], position: int) -> None:
         """Raise for the first value outside the domain."""
         values, fails = operands[position].detach(), self.fails(*(o.detach() for o in operands))
-        violation = first_violation(values, fails)
-        if violation:
-            first = float(values.flatten()[int(fails.expand(values.shape).flatten().nonzero()[0])])
-            help = self.help_for.get(first, self.help)
-            raise InvalidValue(f"{loss}: `{self.argument}` must be {self.range}; received {violation}. Help: {help}.")
+        violation = find_violation(values, fails)
+        if violation is not None:
+            raise self.error(loss, violation)
+
+    def error(self, loss: str, violation: Violation) -> InvalidValue:
+        """Return the error for values outside the domain."""
+        help = self.help_for.get(float(violation.value), self.help)
+        received = describe_violation(violation)
+        return InvalidValue(f"{loss}: `{self.argument}` must be {self.range}; received {received}. Help: {help}.")
 
 
 def check_tensors(loss: str, names: Sequence[str], operands: Sequence[Any]) -> None:
@@ -130,26 +137,37 @@ def is_readable(operands: Sequence[Any]) -> bool:
 
 
 def first_violation(values: Tensor, fails: Tensor) -> str | None:
-    """The first value where `fails` holds, with its index, as in "3.0 at (1, 1)"; None if there is none.
+    """The first value where `fails` holds, as `describe_violation` shows it; None if there is none."""
+    violation = find_violation(values, fails)
+    return None if violation is None else describe_violation(violation)
 
-    Of several values the text has the number, and the one farthest from 0.
-    """
+
+def find_violation(values: Tensor, fails: Tensor) -> Violation | None:
+    """Return the values where `fails` holds, or None if there are none."""
     if not bool(fails.any()):
         return None
-    places = fails.flatten().nonzero().flatten()
-    first = _placed(values, int(places[0]))
-    if len(places) == 1:
-        return first
+    places = fails.expand(values.shape).flatten().nonzero().flatten()
     violating = values.flatten()[places]
-    farthest = _placed(values, int(places[int(violating.abs().argmax())]))
-    worst = "" if farthest == first or bool(violating.isnan().any()) else f"; the farthest off is {farthest}"
-    return f"{first}, the first of {len(places)}{worst}"
+    farthest = int(violating.abs().argmax())  # NaN is the farthest of all
+    first_value, farthest_value = violating[0].item(), violating[farthest].item()
+    return Violation(
+        len(places), int(places[0]), first_value, int(places[farthest]), farthest_value, tuple(values.shape)
+    )
 
 
-def _placed(values: Tensor, flat: int) -> str:
-    value = values.flatten()[flat].item()
+def describe_violation(violation: Violation) -> str:
+    """Return the first value with its index, as in "3.0 at (1, 1)"; of several, also their number and the farthest."""
+    count, place, value, far_place, far_value, shape = violation
+    first, farthest = _placed(value, place, shape), _placed(far_value, far_place, shape)
+    if count == 1:
+        return first
+    worst = "" if farthest == first or math.isnan(far_value) else f"; the farthest off is {farthest}"
+    return f"{first}, the first of {count}{worst}"
+
+
+def _placed(value: float, flat: int, shape: Sequence[int]) -> str:
     shown = repr(float(f"{value:.6g}")) if isinstance(value, float) else repr(value)
-    return f"{shown} at {unravel_index(flat, values.shape)}" if values.dim() else shown
+    return f"{shown} at {unravel_index(flat, shape)}" if shape else shown
 
 
 def unravel_index(flat: int, shape: Sequence[int]) -> tuple[int, ...]:
