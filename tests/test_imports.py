@@ -25,6 +25,7 @@ LAYERS: list[list[str]] = [
     ["piste.compare.results"],
     [
         "piste.compare.search_space",
+        "piste.compare.conventions",
         "piste.compare.training.random_state",
         "piste.compare.training.threads",
         "piste.compare.training.memory",

@@ -1,9 +1,13 @@
 """The metrics against scikit-learn's, and what they refuse."""
 
+import functools
+
 import pytest
 import torch
 from sklearn import metrics as sk
 
+import piste
+from piste.compare.conventions import Convention, convention_of
 from piste.compare.metrics import METRICS, Metric, as_metric, default_metric
 from piste.errors import InvalidType, InvalidValue
 
@@ -51,8 +55,8 @@ def test_accuracy_of_several_labels_counts_each_and_takes_nothing_between():
         with pytest.raises(InvalidValue) as caught:
             METRICS["accuracy"].scores(logits[:, : target.shape[1]], target)
         assert str(caught.value) == (
-            "accuracy takes targets 0 and 1, one for each logit, or class probabilities (N, C, ...) that sum "
-            "to 1; received 0.9."
+            "accuracy takes targets 0 and 1 (or -1 and 1), one for each output, or class probabilities (N, C, ...) "
+            "that sum to 1; received 0.9."
         )
     with pytest.raises(InvalidValue, match=r"received -0\.5"):
         METRICS["accuracy"].scores(logits[:1, :2], torch.tensor([[-0.5, 1.5]]))
@@ -84,7 +88,7 @@ def test_refusals(metric, error, words):
 def test_shapes_that_don_t_fit_are_refused():
     with pytest.raises(InvalidValue, match=r"targets of the same shape; received \(30, 1\) and \(30,\)"):
         METRICS["rmse"].value(GUESS, TRUTH.squeeze(1))
-    with pytest.raises(InvalidValue, match=r"accuracy takes logits"):
+    with pytest.raises(InvalidValue, match=r"accuracy takes scores of classes \(N, C, ...\)"):
         METRICS["accuracy"].value(torch.ones(3), torch.ones(3, 2))
     with pytest.raises(InvalidValue, match="r2 needs targets that differ"):
         METRICS["r2"].value(GUESS, torch.ones(30, 1))
@@ -97,3 +101,62 @@ def test_the_default_is_guessed_only_where_it_is_plain():
     assert default_metric(GUESS, TRUTH).name == "rmse"
     with pytest.raises(InvalidValue, match="the metric can't be inferred from outputs"):
         default_metric(torch.ones(3, 1), torch.tensor([[0.0], [1.0], [1.0]]))
+
+
+def test_accuracy_reads_probabilities_at_one_half_and_logits_at_zero():
+    output, target = torch.tensor([0.2, 0.9, 0.6, 0.4]), torch.tensor([0.0, 1.0, 0.0, 1.0])
+    share = {reading: METRICS["accuracy"].under(Convention(reading)).value(output, target) for reading in READINGS}
+    assert share == {"logits": 0.5, "probabilities": 0.5, "values": 0.5}
+    output = torch.tensor([0.2, 0.9, 0.6, 0.4]) + 0.15
+    share = {reading: METRICS["accuracy"].under(Convention(reading)).value(output, target) for reading in READINGS}
+    assert share == {"logits": 0.5, "probabilities": 0.75, "values": 0.75}
+    signs = METRICS["accuracy"].under(Convention("values")).value(torch.tensor([-0.3, 0.2]), torch.tensor([-1.0, 1.0]))
+    assert signs == 1.0
+
+
+READINGS = ("logits", "probabilities", "values")
+
+
+@pytest.mark.parametrize(
+    ("loss", "reading", "ignored"),
+    [
+        (torch.nn.BCELoss(), "probabilities", None),
+        (piste.losses.BCELoss(), "probabilities", None),
+        (torch.nn.functional.binary_cross_entropy, "probabilities", None),
+        (piste.losses.functional.binary_cross_entropy, "probabilities", None),
+        (torch.nn.BCEWithLogitsLoss(), "logits", None),
+        (torch.nn.HuberLoss(), "values", None),
+        (torch.nn.CrossEntropyLoss(), "logits", -100),
+        (piste.losses.CrossEntropyLoss(ignore_index=3), "logits", 3),
+        (functools.partial(torch.nn.functional.cross_entropy, ignore_index=0), "logits", 0),
+        (torch.nn.NLLLoss(ignore_index=7), "unknown", 7),
+        (lambda output, target: (output - target).mean(), "unknown", -100),
+    ],
+)
+def test_a_loss_states_how_outputs_are_read_and_what_is_ignored(loss, reading, ignored):
+    assert convention_of(loss) == Convention(reading, ignored)
+
+
+def test_a_custom_loss_reads_probabilities_where_every_output_is_in_0_1():
+    assert Convention().resolve(torch.tensor([0.0, 0.4, 1.0])).reading == "probabilities"
+    assert Convention().resolve(torch.tensor([-0.1, 0.4, 1.0])).reading == "logits"
+    assert Convention("logits").resolve(torch.tensor([0.4])).reading == "logits"
+
+
+def test_ignored_positions_do_not_count():
+    logits = torch.eye(3)[torch.tensor([[0, 1, 2, 0], [2, 2, 1, 1], [0, 0, 0, 0]])].movedim(2, 1)  # the classes chosen
+    target = torch.tensor([[0, 1, -100, -100], [2, 0, -100, -100], [-100] * 4])
+    scores = METRICS["accuracy"].under(Convention("logits", -100)).scores(logits, target)
+    assert scores.tolist() == [1.0, 0.5]  # the third example has no score
+    with pytest.raises(InvalidValue, match="accuracy has nothing to count: every target is ignored"):
+        METRICS["accuracy"].under(Convention("logits", -100)).scores(logits[2:], target[2:])
+
+
+def test_a_class_without_an_output_is_refused():
+    with pytest.raises(InvalidValue) as caught:
+        METRICS["accuracy"].value(torch.zeros(3, 2), torch.tensor([0, 1, 2]))
+    assert str(caught.value) == (
+        "class indices must be in [0, 1], because the model has 2 outputs; received 2 at position 2 of the targets."
+    )
+    with pytest.raises(InvalidValue, match=r"received -1 at position \(1, 0\) of the targets"):
+        METRICS["accuracy"].value(torch.zeros(2, 2, 2), torch.tensor([[0, 1], [-1, 0]]))

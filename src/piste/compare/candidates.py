@@ -14,6 +14,7 @@ import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
 from ..optim import OPTIMIZERS
+from .conventions import Convention, convention_of
 from .search_space import SearchSpace, find_search_spaces
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -31,6 +32,7 @@ class Candidate:
         options: Options that differ from the optimizer's defaults.
         search_space: Options that a search varies in addition to the learning rate.
         make: The optimizer's class, or a function of the parameters.
+        convention: How the loss reads outputs and targets.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Candidate:
     search_space: SearchSpace = field(default_factory=dict, hash=False)
     make: Callable[..., torch.optim.Optimizer] = field(repr=False, compare=False, default=torch.optim.SGD)
     loss_function: Loss = field(repr=False, compare=False, default=torch.nn.functional.mse_loss)
+    convention: Convention = field(repr=False, compare=False, default=Convention())
 
     def new_optimizer(self, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
         """An optimizer of `parameters` with this candidate's learning rate and options."""
@@ -60,7 +63,7 @@ def make_candidates(optimizers: Any, losses: Any, lr: Any, search: Any = None) -
     return [
         Candidate(
             o if len(functions) == 1 else f"{o} · {loss}", o, loss, rates[o], search_space=spaces[o], make=makers[o],
-            loss_function=functions[loss],
+            loss_function=functions[loss], convention=convention_of(functions[loss]),
         )
         for loss, o in itertools.product(functions, makers)
     ]  # fmt: skip

@@ -62,6 +62,11 @@ class Data:
         """Endless training batches, epoch after epoch; the same for every candidate with the same seed."""
         return self._train.shuffled(seed)
 
+    def training_tensors(self) -> list[Batch]:
+        """The training data that is in memory: all of a pair of tensors, else the fixed training examples."""
+        source = self._train
+        return [(source.x, source.y)] if isinstance(source, _TensorSource) else self.training_sample
+
 
 def _random_subset(batches: list[Batch], count: int) -> list[Batch]:
     """`count` examples, the same each time; all of them unless there are more than twice that number."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
+from .conventions import Convention
 
-Function = Callable[[torch.Tensor, torch.Tensor], Any]
+Function = Callable[..., Any]
+
+LOGITS = Convention("logits")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Metric:
             seed.
         goal: "max" if higher is better, "min" if lower is better.
         finish: Maps the mean score to the reported value (the square root, for RMSE). Must be monotone.
+        takes_convention: Whether the function takes `convention=`, the `Convention` of the loss. Examples whose targets
+            are all ignored then have no score.
 
     >>> Metric("accuracy", accuracy, "max").value(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
     0.0
@@ -33,6 +39,7 @@ class Metric:
     function: Function
     goal: str = "max"
     finish: Callable[[float], float] = float
+    takes_convention: bool = False
 
     def __post_init__(self) -> None:
         if self.goal not in ("max", "min"):
@@ -42,10 +49,16 @@ class Metric:
     def higher_is_better(self) -> bool:
         return self.goal == "max"
 
+    def under(self, convention: Convention) -> Metric:
+        """The metric of a model whose loss has this convention."""
+        if not self.takes_convention:
+            return self
+        return replace(self, function=functools.partial(self.function, convention=convention))
+
     def scores(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The score of every example (N,), or one for all examples (a 0-d tensor), in float64."""
         result = torch.as_tensor(self.function(output, target)).detach().to("cpu", torch.float64)
-        if result.dim() and result.shape != (len(target),):
+        if result.dim() and result.shape != (len(target),) and not self.takes_convention:
             raise InvalidValue(
                 f"the metric `{self.name}` must return one number, or one for each of the {len(target)} examples; "
                 f"received a tensor of shape {tuple(result.shape)}."
@@ -57,36 +70,76 @@ class Metric:
         return self.finish(float(self.scores(output, target).mean()))
 
 
-def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def accuracy(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOGITS) -> torch.Tensor:
     """The share of correct predictions, for each example.
 
     Args:
-        output: Logits (N, C, ...), or one logit for each label (N, ...).
-        target: Class indices (N, ...) or class probabilities (N, C, ...), one-hot or soft, for logits of classes: the
-            prediction is the largest logit, and the correct class the most probable one. Labels 0 and 1 of the logits'
-            shape, where the rows are not probabilities: the prediction is the sign of each logit.
+        output: One score for each class (N, C, ...), or one output for each label (N, ...).
+        target: Class indices (N, ...) or class probabilities (N, C, ...), one-hot or soft, for scores of classes: the
+            prediction is the class of the largest score, and the correct class the most probable one. Two labels, 0 and
+            1 or -1 and 1, of the output's shape: the prediction is the label on whose side of the convention's
+            threshold the output is.
+        convention: The threshold, and the class index of positions that do not count.
 
     Returns:
         A tensor (N,). With further dimensions (one class per pixel), the share of correct predictions in each example.
+        Examples whose positions are all ignored are left out.
+
+    Raises:
+        InvalidValue: If a class index is outside [0, C - 1] or a label is neither of two, or the shapes do not match.
     """
     if output.shape == target.shape and _are_probabilities(target):
         correct = output.argmax(1) == target.argmax(1)
     elif output.shape == target.shape:
-        invalid = target[(target != 0) & (target != 1)]
-        if len(invalid):
-            raise InvalidValue(
-                f"accuracy takes targets 0 and 1, one for each logit, or class probabilities (N, C, ...) that sum to "
-                f"1; received {float(invalid[0]):.3g}."
-            )
-        correct = (output > 0) == (target > 0.5)
+        low, high = _labels(target)
+        correct = (output > convention.threshold(low, high)) == (target == high)
     elif output.dim() == target.dim() + 1:
+        check_class_indices(target, output.shape[1], convention.ignore_index)
         correct = output.argmax(1) == target
+        if convention.ignore_index is not None and bool((ignored := target == convention.ignore_index).any()):
+            return _share_of_counted(correct, ~ignored)
     else:
         raise InvalidValue(
-            f"accuracy takes logits (N, C, ...) with class indices (N, ...), or logits and 0/1 targets of one shape; "
-            f"received {tuple(output.shape)} and {tuple(target.shape)}."
+            f"accuracy takes scores of classes (N, C, ...) with class indices (N, ...), or outputs and two labels of "
+            f"one shape; received {tuple(output.shape)} and {tuple(target.shape)}."
         )
     return correct.reshape(len(correct), -1).double().mean(1)
+
+
+def check_class_indices(target: torch.Tensor, classes: int, ignore_index: int | None, of: str = "the targets") -> None:
+    """Raise for the first class index without an output of the model."""
+    invalid = (target < 0) | (target >= classes)
+    if ignore_index is not None:
+        invalid &= target != ignore_index
+    if bool(invalid.any()):
+        position = invalid.nonzero()[0].tolist()
+        value = int(target[tuple(position)])
+        at = position[0] if len(position) == 1 else tuple(position)
+        raise InvalidValue(
+            f"class indices must be in [0, {classes - 1}], because the model has {classes} "
+            f"output{'s' * (classes > 1)}; received {value} at position {at} of {of}."
+        )
+
+
+def _labels(target: torch.Tensor) -> tuple[float, float]:
+    """The two labels of a target: -1 and 1 if -1 is among them, else 0 and 1."""
+    low = -1.0 if bool((target == -1).any()) else 0.0
+    invalid = target[(target != low) & (target != 1)]
+    if len(invalid):
+        raise InvalidValue(
+            f"accuracy takes targets 0 and 1 (or -1 and 1), one for each output, or class probabilities (N, C, ...) "
+            f"that sum to 1; received {float(invalid[0]):.3g}."
+        )
+    return low, 1.0
+
+
+def _share_of_counted(correct: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """The share of correct predictions among the positions that count, for each example that has any."""
+    correct, counted = (part.reshape(len(part), -1) for part in (correct & counted, counted))
+    counts = counted.sum(1)
+    if not bool(counts.any()):
+        raise InvalidValue("accuracy has nothing to count: every target is ignored (`ignore_index` of the loss).")
+    return (correct.sum(1).double() / counts)[counts > 0]
 
 
 def _are_probabilities(target: torch.Tensor) -> bool:
@@ -126,7 +179,7 @@ def _error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", accuracy, "max"),
+        Metric("accuracy", accuracy, "max", takes_convention=True),
         Metric("rmse", squared_error, "min", lambda mean: max(mean, 0.0) ** 0.5),
         Metric("mae", absolute_error, "min"),
         Metric("r2", r2, "max"),

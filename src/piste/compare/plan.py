@@ -12,7 +12,7 @@ import torch
 from ..errors import InvalidValue
 from .candidates import Candidate, make_candidates
 from .data import Data
-from .metrics import Metric, as_metric, default_metric
+from .metrics import Metric, as_metric
 from .task import Task, check_whole_number
 from .training.first_batch import check_on_first_batch
 
@@ -143,12 +143,11 @@ def make_plan(
         inferred = "mse" if data.targets.is_floating_point() else "cross_entropy"
         candidates = make_candidates(optimizers, inferred, lr, search)
     metric = None if task.metric is None else as_metric(task.metric)
-    outputs, targets = check_on_first_batch(task, data, metric, candidates)
-    metric = metric or default_metric(outputs, targets)
+    checked = check_on_first_batch(task, data, metric, candidates)
     return Plan(
-        task, data, metric, candidates, list(range(seed, seed + seeds)), steps or epochs * data.steps_per_epoch,
-        sum(p.numel() for p in parameters), trials, _fingerprint(data, outputs), budget, undecided,
-        search=dict(search or {}),
+        task, data, checked.metric, checked.candidates, list(range(seed, seed + seeds)),
+        steps or epochs * data.steps_per_epoch, sum(p.numel() for p in parameters), trials,
+        _fingerprint(data, checked.output), budget, undecided, search=dict(search or {}),
     )  # fmt: skip
 
 

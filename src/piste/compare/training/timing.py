@@ -39,7 +39,8 @@ def measure_step_costs(plan: Plan) -> dict[str, StepCost]:
             model = plan.task.new_model(plan.seeds[0])
             result = Result(candidate.name, candidate.optimizer, candidate.loss, plan.seeds[0], candidate.lr)
             trace = WeightTrace([p for p in model.parameters() if p.requires_grad])
-            run = TrainingRun(model, candidate.new_loss(), candidate, plan.data, plan.metric, result, trace, None)
+            metric = plan.metric.under(candidate.convention)
+            run = TrainingRun(model, candidate.new_loss(), candidate, plan.data, metric, result, trace, None)
             start, steps = time.perf_counter() - began, [0.0]
             try:
                 if candidate.loss not in evaluations:  # an evaluation costs the same with every optimizer

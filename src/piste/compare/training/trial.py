@@ -73,7 +73,9 @@ def run_trial(
             candidate.name, candidate.optimizer, candidate.loss, seed, candidate.lr, role=role,
             options=dict(candidate.options),
         )  # fmt: skip
-        run = TrainingRun(model, loss_function, candidate, data, metric, result, trace, on_evaluate)
+        run = TrainingRun(
+            model, loss_function, candidate, data, metric.under(candidate.convention), result, trace, on_evaluate
+        )
         try:
             run.train(steps)
         except Diverged as diverged:
