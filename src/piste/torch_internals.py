@@ -19,6 +19,7 @@ from torch.optim import optimizer as optimizer_module
 
 __all__ = [
     "LOAD_HOOKS",
+    "PLAIN_TYPES",
     "apply_of",
     "direct_backward",
     "has_step_hooks",
@@ -32,6 +33,10 @@ __all__ = [
     "record_allocations",
     "unwrap",
 ]
+
+
+PLAIN_TYPES = {Tensor, torch.nn.Parameter}
+"""The types of tensors whose operations are PyTorch's own, as those of a subclass may not be."""
 
 
 def _find(path: str, fallback: Any) -> Any:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import piste
 from piste.engine import backend as backends
+from piste.engine import loss_dispatch
 from piste.engine.cpu import compiler, image_cross_entropy, loss_kernel
 from piste.engine.hoisting import trace_step
-from piste.engine.specs import ParamState, StepSpec
+from piste.engine.loss_trace import trace_elements
+from piste.engine.specs import LossArguments, LossKernelSpec, ParamState, StepSpec
 from piste.errors import InvalidValue, Unsupported
 from piste.formula import Expr
-from piste.losses import elementwise, rowwise
 from piste.losses import loss as loss_module
 
 
@@ -44,6 +46,25 @@ class NumpyKernel:
                 arrays[f"{name}_"][...] = result
 
 
+class NumpyLoss(backends.LossKernel):
+    """The traced loss of an element and its derivatives, or the traced loss of a row, run by numpy."""
+
+    def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> backends.Computed:
+        assert self.is_sum
+        if self.spec.derivatives is None:
+            raise backends.Declined("numpy computes losses of elements alone")
+        value, slopes, faults = trace_elements(self.spec)
+        arrays = {f"{c.name}_": x.detach().numpy() for c, x in zip(self.spec.given, operands, strict=True)}
+        if any(evaluate(fault, arrays).any() for fault in faults):
+            raise backends.Declined("a value needs the exact checks")
+        divisor = arguments.divisor or operands[0].numel()
+        gradients = [torch.from_numpy(np.asarray(evaluate(slope, arrays)) / divisor) for slope in slopes]
+        return torch.tensor(evaluate(value, arrays).sum() / divisor), tuple(gradients)
+
+    def scale(self, gradients, grad, operands, arguments):
+        return tuple(grad * gradient for gradient in gradients)
+
+
 def evaluate(value: Any, inputs: Mapping[str, Any]) -> Any:
     if not isinstance(value, Expr):
         return value
@@ -55,7 +76,9 @@ def evaluate(value: Any, inputs: Mapping[str, Any]) -> Any:
 
 NUMPY = {
     "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "**": np.power, "neg": np.negative,
-    "sqrt": np.sqrt, "maximum": np.maximum, "abs": np.abs, "sign": np.sign,
+    "sqrt": np.sqrt, "maximum": np.maximum, "abs": np.abs, "sign": np.sign, "where": np.where, "<": np.less,
+    ">": np.greater, "<=": np.less_equal, ">=": np.greater_equal, "==": np.equal,
+    "exp": np.exp, "log": np.log, "log1p": np.log1p, "|": np.logical_or,
 }  # fmt: skip
 
 
@@ -83,12 +106,21 @@ class NumpyBackend:
     def fast_step(self, *args: Any) -> None:
         return None
 
+    def why_not_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> str | None:
+        return None if spec.dtype == "float64" else "numpy computes float64 alone"
+
+    def compile_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> NumpyLoss:
+        return NumpyLoss(spec)
+
 
 @pytest.fixture
-def numpy_backend(monkeypatch: pytest.MonkeyPatch) -> NumpyBackend:
+def numpy_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[NumpyBackend]:
     monkeypatch.setattr(backends, "BACKENDS", list(backends.BACKENDS))
+    monkeypatch.setattr(loss_module, "_cached_settings", {})
+    loss_dispatch._dispatcher.cache_clear()
     backends.register(NumpyBackend(), first=True)
-    return backends.BACKENDS[0]
+    yield backends.BACKENDS[0]
+    loss_dispatch._dispatcher.cache_clear()
 
 
 def parameter(dtype: torch.dtype) -> torch.nn.Parameter:
@@ -111,6 +143,98 @@ def test_a_registered_backend_steps_what_it_supports(numpy_backend, name):
         theirs.step()
     torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(other.double(), q, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "SoftMarginLoss"])
+def test_a_registered_backend_computes_the_losses_that_it_supports(numpy_backend, name):
+    x, y = torch.linspace(-3, 3, 7, dtype=torch.float64, requires_grad=True), torch.ones(7, dtype=torch.float64)
+    ours, theirs = getattr(piste.losses, name)(), getattr(torch.nn, name)()
+    assert ours.explain_backend(x, y) == f"{name}: by numpy, with its gradients in one pass"
+    assert ours.explain_backend(x.float(), y.float()) == (
+        f"{name}: by the fused CPU kernel, with its gradients in one pass"
+    )
+    for factor in (1, 3):
+        gradients = [torch.autograd.grad(factor * loss(x, y), x)[0] for loss in (ours, theirs)]
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(ours(x, y), theirs(x, y), rtol=1e-12, atol=1e-15)
+
+
+def test_a_call_that_a_registered_backend_declines_is_computed_eagerly(numpy_backend):
+    x, k = torch.randn(2, 3, dtype=torch.float64), torch.tensor([0, 2])
+    loss = piste.losses.CrossEntropyLoss()
+    assert loss.explain_backend(x, k) == (
+        "CrossEntropyLoss: by the eager backend: numpy computes losses of elements alone"
+    )
+    torch.testing.assert_close(loss(x, k), torch.nn.functional.cross_entropy(x, k))
+
+
+X, Y = torch.zeros(2, 3), torch.ones(2, 3)
+EXPLANATIONS = {
+    "kernel": (
+        lambda: piste.losses.MSELoss().explain_backend(X, Y),
+        "by the fused CPU kernel, with its gradients in one pass",
+    ),
+    "without operands": (
+        lambda: piste.losses.NLLLoss().explain_backend(),
+        "by the fused CPU kernel, with its gradients in one pass",
+    ),
+    "images": (
+        lambda: piste.losses.CrossEntropyLoss().explain_backend(torch.zeros(1, 3, 4), torch.zeros(1, 4).long()),
+        "by the fused CPU kernel, with its gradients in one pass",
+    ),
+    "check": (
+        lambda: piste.losses.MSELoss(check="nan").explain_backend(X, Y),
+        'by the eager backend: check="nan" inspects every value',
+    ),
+    "no kernel": (lambda: piste.losses.CTCLoss().explain_backend(), "by the eager backend: it has no kernel"),
+    "complex": (
+        lambda: piste.losses.L1Loss().explain_backend(X + 1j, Y + 1j),
+        "by the eager backend: its dtype is torch.complex64",
+    ),
+    "meta": (
+        lambda: piste.losses.MSELoss().explain_backend(X.to("meta"), Y.to("meta")),
+        "by the eager backend: it is on meta",
+    ),
+    "subclass": (
+        lambda: piste.losses.MSELoss().explain_backend(X.as_subclass(Subclass), Y),
+        "by the eager backend: PyTorch traces or transforms the call, or `input` is a tensor subclass",
+    ),
+    "empty": (
+        lambda: piste.losses.MSELoss().explain_backend(X[:0], Y[:0]),
+        "by the eager backend: the denominator is 0, or a tensor that can't be read here or needs a gradient",
+    ),
+    "gradient of the denominator": (
+        lambda: piste.losses.MSELoss(normalizer=torch.tensor(2.0, requires_grad=True)).explain_backend(X, Y),
+        "by the eager backend: the denominator is 0, or a tensor that can't be read here or needs a gradient",
+    ),
+    "word": (
+        lambda: piste.losses.TripletMarginLoss(p=math.inf).explain_backend(X, Y, Y),
+        "by the eager backend: the kernel has no word for its formula (",
+    ),
+}
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize("name", EXPLANATIONS)
+def test_a_loss_explains_which_backend_computes_it(name):
+    explain, expected = EXPLANATIONS[name]
+    how = explain().partition(": ")[2]
+    assert how.startswith(expected) if expected.endswith("(") else how == expected
+
+
+def test_the_forced_eager_backend_is_explained(monkeypatch):
+    monkeypatch.setenv("PISTE_BACKEND", "eager")
+    assert (
+        piste.losses.MSELoss().explain_backend(X, Y) == "MSELoss: by the eager backend: PISTE_BACKEND=eager asks for it"
+    )
+
+
+def test_an_invalid_call_is_rejected_rather_than_explained():
+    with pytest.raises(InvalidValue, match="same shape"):
+        piste.losses.MSELoss().explain_backend(X, Y[:1])
 
 
 def test_eager_can_be_forced_for_optimizers(monkeypatch):
@@ -164,11 +288,11 @@ def no_kernels_yet(monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "_loaded", {})
     monkeypatch.setattr(backends, "_warned", set())
     monkeypatch.setattr(loss_module, "_cached_settings", {})
-    caches = (elementwise._ready, rowwise._ready, loss_kernel.kernel_of, image_cross_entropy._kernel_or_none)
-    for cache in (*caches, image_cross_entropy._kernel):
+    caches = (loss_dispatch._dispatcher, loss_kernel.kernel_of, image_cross_entropy._module)
+    for cache in caches:
         cache.cache_clear()
     yield
-    for cache in (*caches, image_cross_entropy._kernel):
+    for cache in caches:
         cache.cache_clear()
 
 

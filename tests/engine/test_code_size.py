@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from piste.engine.cpu import elementwise_kernel, rowwise_kernel, step_kernel
-from piste.engine.cpu.loss_form import Column, Form
-from piste.engine.specs import StepSpec
+from piste.engine.specs import LossKernelSpec, Operand, StepSpec
 from piste.formula import row_functions
 from piste.formula.expression import topological_order
 
@@ -49,9 +48,9 @@ def row_source(operations: int) -> str:
     return rowwise_kernel.source(loss_form("row", formula))[0]
 
 
-def loss_form(kind: str, formula: Callable[..., Any]) -> Form:
-    columns = Column("x", kind, "float32"), Column("y", kind, "float32")
-    return Form(formula, None, columns, (), (), (True, False), (), "sum", "given")
+def loss_form(kind: str, formula: Callable[..., Any]) -> LossKernelSpec:
+    columns = Operand("x", kind, "float32"), Operand("y", kind, "float32")
+    return LossKernelSpec(formula, None, columns, (), (), (True, False), (), "sum", "given")
 
 
 SOURCES = [step_source, element_source, row_source]

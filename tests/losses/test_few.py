@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 
 import piste
 from piste.engine.cpu import fast_loss, is_one, loss_form, openmp
-from piste.engine.cpu.loss_kernel import LossKernel
+from piste.engine.cpu.loss_kernel import CpuLossKernel
 
 F, T = piste.losses.functional, torch.nn.functional
 
@@ -22,14 +22,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each call of machine code served."""
     assert fast_loss.native_guard(), "the self-test of the native guard fails on this machine"
     seen: list[bool] = []
-    original = LossKernel.of_few
+    original = CpuLossKernel.compute_fast
 
     def watched(self, given, rest):
         made = original(self, given, rest)
         seen.append(made is not None)
         return made
 
-    monkeypatch.setattr(LossKernel, "of_few", watched)
+    monkeypatch.setattr(CpuLossKernel, "compute_fast", watched)
     return seen
 
 
@@ -165,7 +165,7 @@ def test_every_way_to_the_kernel_brings_the_same_bits(
             for _ in range(3):
                 found = loss(x, y)
                 results.append((found, *torch.autograd.grad(found, x)))
-        monkeypatch.setattr(LossKernel, "of_few", lambda *_: None)
+        monkeypatch.setattr(CpuLossKernel, "compute_fast", lambda *_: None)
         found = loss(x, y)
         results.append((found, *torch.autograd.grad(found, x)))
     finally:
@@ -195,7 +195,7 @@ def test_a_function_of_machine_code_keeps_what_it_needs() -> None:
     loss = piste.losses.L1Loss()
     x, y = torch.randn(5, requires_grad=True), torch.randn(5)
     warm(loss, x, y)
-    kernel = loss._validated_settings[0].last_hit[0].usual[1]
+    kernel = loss._validated_settings[0].last_hit[0].latest[1]
     serve, rest = kernel.serve, loss._validated_settings[0].last_hit[1]
     out, slope = torch.empty(()), torch.empty(5)
     del loss, kernel
@@ -250,7 +250,7 @@ def test_one_exponential_serves_value_and_gradient() -> None:
         loss = piste.losses.named(name)()
         x, y = torch.randn(5, requires_grad=True), torch.ones(5)
         warm(loss, x, y)
-        source = element_source.source(loss._validated_settings[0].last_hit[0].usual[1].form)
+        source = element_source.source(loss._validated_settings[0].last_hit[0].latest[1].spec)
         assert source.count("exp32_nonpositive(") == 1 and source.count("log1p32_unit_interval(") == 1, source
 
 

@@ -6,18 +6,34 @@ The formula runs on rows in float64, and autograd differentiates it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 import piste
-from piste.engine.cpu import image_cross_entropy
-from piste.engine.cpu.image_cross_entropy import BLOCK, MOST_CLASSES, TILE
+from piste.engine.cpu.image_cross_entropy import BLOCK, MOST_CLASSES, TILE, ImageCrossEntropy
 from piste.engine.cpu.kernels import image_cross_entropy as kernel
+from piste.errors import InvalidValue
 
 INF, NAN = math.inf, math.nan
 IGNORED = -100
+
+
+@pytest.fixture(autouse=True)
+def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
+    """The calls that the kernel of images computed."""
+    calls: list[None] = []
+    original = ImageCrossEntropy.compute
+
+    def compute(self, operands, arguments):
+        computed = original(self, operands, arguments)
+        calls.append(None)
+        return computed
+
+    monkeypatch.setattr(ImageCrossEntropy, "compute", compute)
+    yield calls
 
 
 def by_formula(x: Tensor, k: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
@@ -35,15 +51,24 @@ def by_formula(x: Tensor, k: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
 
 def by_kernel(x: Tensor, k: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
     x = x.detach().clone().requires_grad_()
-    loss = image_cross_entropy.cross_entropy(x, k, IGNORED, reduction == "mean")
-    assert loss is not None, "no kernel serves"
+    loss = piste.losses.CrossEntropyLoss(reduction=reduction)(x, k)
     (gradient,) = torch.autograd.grad(loss, x)
-    alone = image_cross_entropy.cross_entropy(x.detach(), k, IGNORED, reduction == "mean")
+    alone = piste.losses.CrossEntropyLoss(reduction=reduction)(x.detach(), k)
     torch.testing.assert_close(alone, loss.detach(), rtol=0, atol=0, equal_nan=True)
     return loss.detach(), gradient
 
 
-def agree(x: Tensor, k: Tensor) -> None:
+@pytest.fixture
+def agree(kernel_calls: list[None]) -> Callable[[Tensor, Tensor], None]:
+    def check(x: Tensor, k: Tensor) -> None:
+        before = len(kernel_calls)
+        compare(x, k)
+        assert len(kernel_calls) == before + 4, "another kernel computed"
+
+    return check
+
+
+def compare(x: Tensor, k: Tensor) -> None:
     tolerance = {"rtol": 1e-13, "atol": 1e-15} if x.dtype == torch.float64 else {"rtol": 2e-6, "atol": 4e-7}
     for reduction in ("mean", "sum"):
         for ours, wanted in zip(by_kernel(x, k, reduction), by_formula(x, k, reduction), strict=True):
@@ -54,7 +79,7 @@ def agree(x: Tensor, k: Tensor) -> None:
 @pytest.mark.parametrize(
     "shape",
     [
-        (1, 2, 1),
+        (1, 2, 2),
         (2, 5, 3),
         (3, 4, TILE - 1),
         (1, 3, TILE),
@@ -64,7 +89,7 @@ def agree(x: Tensor, k: Tensor) -> None:
     ],
     ids=str,
 )
-def test_values_and_gradients_are_those_of_the_formula(shape, dtype):
+def test_values_and_gradients_are_those_of_the_formula(agree, shape, dtype):
     torch.manual_seed(0)
     x, k = 4 * torch.randn(shape, dtype=dtype), torch.randint(shape[1], shape[:1] + shape[2:])
     agree(x, k)
@@ -89,12 +114,12 @@ ROWS = {
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("target", range(3))
-def test_corner_cases_are_those_of_the_formula(row, target):
+def test_corner_cases_are_those_of_the_formula(agree, row, target):
     x = torch.tensor(ROWS[row], dtype=torch.float64)[None, :, None].expand(1, 3, 5).contiguous()
     agree(x, torch.full((1, 5), target))
 
 
-def test_places_do_not_mix():
+def test_places_do_not_mix(agree):
     """Each corner case in one image, next to ordinary places and ignored ones."""
     rows = [row for name, row in ROWS.items() if not {NAN, INF, -INF} & set(row) and name != "largest numbers"]
     x = torch.tensor(rows, dtype=torch.float64).T[None].contiguous()
@@ -117,7 +142,7 @@ def test_the_second_gradient_is_that_of_the_formula():
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     k = torch.randint(3, (2, 4))
     k[0, 1] = IGNORED
-    loss = image_cross_entropy.cross_entropy(x, k, IGNORED, True)
+    loss = piste.losses.CrossEntropyLoss()(x, k)
     (first,) = torch.autograd.grad(loss, x, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), x)
     rows = x.movedim(1, -1).reshape(-1, 3)
@@ -131,10 +156,39 @@ def test_the_second_gradient_is_that_of_the_formula():
 
 
 @pytest.mark.parametrize("wrong", [-1, 3, 1 << 40])
-def test_a_target_out_of_range_is_left_to_the_checks(wrong):
+def test_a_target_out_of_range_is_named(wrong):
     x, k = torch.randn(1, 3, 4), torch.zeros(1, 4, dtype=torch.int64)
     k[0, 2] = wrong
-    assert image_cross_entropy.cross_entropy(x, k, IGNORED, True) is None
+    with pytest.raises(InvalidValue, match=rf"must hold class indices in \[0, 2\].*received {wrong} at \(0, 2\)"):
+        piste.losses.CrossEntropyLoss()(x, k)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"reduction": "sum"}, True),
+        ({"empty": "zero"}, True),
+        ({"ignore_index": 1}, True),
+        ({"reduction": "none"}, False),
+        ({"label_smoothing": 0.1}, False),
+        ({"weight": torch.ones(3)}, False),
+    ],
+    ids=str,
+)
+def test_the_kernel_computes_the_plain_reduced_loss_alone(options, expected, kernel_calls):
+    x, k = torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
+    ours = piste.losses.CrossEntropyLoss(**options)(x, k)
+    options.pop("empty", None)
+    torch.testing.assert_close(ours, torch.nn.CrossEntropyLoss(**options)(x, k))
+    assert bool(kernel_calls) == expected
+
+
+@pytest.mark.parametrize(("empty", "expected"), [("nan", NAN), ("zero", 0.0)])
+def test_the_mean_of_ignored_images_follows_the_setting(empty, expected):
+    x, k = torch.randn(1, 3, 4, requires_grad=True), torch.full((1, 4), IGNORED)
+    loss = piste.losses.CrossEntropyLoss(empty=empty)(x, k)
+    torch.testing.assert_close(loss.detach(), torch.tensor(expected), equal_nan=True)
 
 
 def test_python_and_the_kernel_agree_on_the_size_of_tiles_and_blocks():

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 import piste
-from piste.engine import loss_dispatch as cpu_loss
+from piste.engine import LossDispatcher, loss_dispatch
 from piste.engine.cpu import loss_kernel
 from piste.formula import row_functions
 from piste.formula.differentiate import gradients, on_tensors
 from piste.formula.expression import Expr
 from piste.losses import loss as loss_module
-from piste.losses import rowwise
 from piste.losses.rowwise import RowwiseLoss
 from tests.losses.cases import CASES, Case, seeded
 
@@ -32,16 +31,16 @@ TOLERANCES = {
 def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each loss that was computed was computed by a kernel."""
     seen: list[bool] = []
-    original = cpu_loss.Ready.loss
+    original = LossDispatcher.loss
 
     def watched(*args, **kwargs):
         result = original(*args, **kwargs)
         seen.append(result is not None)
         return result
 
-    monkeypatch.setattr(cpu_loss.Ready, "loss", watched)
+    monkeypatch.setattr(LossDispatcher, "loss", watched)
     monkeypatch.setattr(loss_module, "_cached_settings", {})
-    rowwise._ready.cache_clear()
+    loss_dispatch._dispatcher.cache_clear()
     return seen
 
 
@@ -96,7 +95,7 @@ def test_the_place_in_memory_changes_no_bit(case: Case, served: list[bool], monk
         memory = torch.zeros(2 * operands[0].numel() + gap)
         x = memory[: operands[0].numel()].view_as(operands[0]).copy_(operands[0])
         place = memory[operands[0].numel() + gap :].view_as(x)
-        monkeypatch.setattr(loss_kernel.LossKernel, "of_few", lambda *_: None)  # as many elements go
+        monkeypatch.setattr(loss_kernel.CpuLossKernel, "compute_fast", lambda *_: None)  # as many elements go
         monkeypatch.setattr(loss_kernel, "gradient_like", lambda x, place=place: place)
         loss = case.function(x.requires_grad_(), *operands[1:], **case.options)
         results.append((loss, *torch.autograd.grad(loss, x)))

@@ -2,7 +2,37 @@
 
 from .backend import register
 from .cpu.backend import CpuBackend
+from .eager.loss import narrowed, values, working_dtype
+from .eager.step import step as step_eagerly
 from .gpu.backend import GpuBackend
+from .loss_dispatch import LossDispatcher, as_number, decline, dispatcher_of, explain
+from .specs import NEVER, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, parameters
+from .step_dispatch import StepPlan, describe_backends
+from .violations import Violation
+
+__all__ = [
+    "NEVER",
+    "Bound",
+    "BoundKind",
+    "LossArguments",
+    "LossDispatcher",
+    "LossSpec",
+    "ParamState",
+    "StepPlan",
+    "StepSpec",
+    "Violation",
+    "as_number",
+    "decline",
+    "describe_backends",
+    "dispatcher_of",
+    "explain",
+    "narrowed",
+    "parameters",
+    "register",
+    "step_eagerly",
+    "values",
+    "working_dtype",
+]
 
 register(CpuBackend())
 register(GpuBackend())

@@ -8,6 +8,7 @@ the others don't support. `PISTE_BACKEND` forces one backend: "eager" uses no ke
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 import warnings
@@ -18,9 +19,21 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..errors import InvalidValue, did_you_mean
-from .specs import ParamState, StepSpec
+from .specs import LossArguments, LossKernelSpec, ParamState, StepSpec
 
-__all__ = ["BACKENDS", "Backend", "FastStep", "StepKernel", "forced_backend", "register", "warn_fallback"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Computed",
+    "Declined",
+    "FastStep",
+    "LossKernel",
+    "StepKernel",
+    "backends_of",
+    "forced_backend",
+    "register",
+    "warn_fallback",
+]
 
 FastStep = Callable[[list[Tensor], Mapping[str, Any]], bool]
 """Step parameters and return True, or return False where one of them has changed, with nothing done."""
@@ -33,6 +46,63 @@ class StepKernel(Protocol):
 
     def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         """Step the tensors, given the addresses of their gradients and the numbers of the group."""
+
+
+class Declined(Exception):
+    """A kernel can't take the operands, or a value among them needs the exact checks; nothing was returned."""
+
+
+Computed = tuple[Tensor, tuple[Tensor, ...]]
+"""A loss, and its gradients by the operands that want one."""
+
+
+class LossKernel:
+    """A compiled loss: the loss and its gradients, for an incoming gradient of 1, in one pass.
+
+    A backend derives its kernels from this class and implements `compute`.
+
+    Attributes:
+        spec: the loss and the dtypes of its operands.
+        max_fast_elements: up to how many elements `compute_fast` is worth a try; 0: never.
+        is_narrow: whether the result has a 16-bit dtype; autocast keeps such results in float32, which kernels don't.
+        select: picks, from operands, those whose gradient is computed.
+        is_one: returns whether an incoming gradient is known to be 1, without waiting for a device.
+    """
+
+    def __init__(self, spec: LossKernelSpec) -> None:
+        self.spec, self.max_fast_elements = spec, 0
+        self.is_one: Callable[[Tensor], bool] = _is_unknown
+        self.is_sum, self.is_narrow = spec.mode == "sum", spec.storage != spec.dtype
+        self.select = _picker([k for k, is_wanted in enumerate(spec.marks) if is_wanted])
+
+    def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
+        """Return the loss and its gradients.
+
+        Raises:
+            Declined: the kernel can't take the operands as they are, or a value needs the exact checks.
+        """
+        raise NotImplementedError
+
+    def compute_fast(self, operands: tuple[Tensor, ...], arguments: LossArguments) -> Computed | None:
+        """Check the operands and compute in one native call; None where anything differs from what it was made for."""
+        return None
+
+    def scale(
+        self, gradients: tuple[Tensor, ...], grad: Tensor, operands: Sequence[Tensor], arguments: LossArguments
+    ) -> tuple[Tensor, ...]:
+        """Return the gradients times the incoming one; they may be overwritten."""
+        raise NotImplementedError
+
+
+def _is_unknown(grad: Tensor) -> bool:
+    return False
+
+
+def _picker(places: list[int]) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    """Return a function that picks the items at some places, however many, from a sequence."""
+    if len(places) < 2:
+        return operator.itemgetter(slice(places[0], places[0] + 1) if places else slice(0))
+    return operator.itemgetter(*places)
 
 
 class Backend(Protocol):
@@ -73,6 +143,16 @@ class Backend(Protocol):
             params: all parameters of the group.
             states: the states of those that have a gradient, by their index in the group.
             kernels: each kernel with the indices of its parameters.
+        """
+
+    def why_not_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> str | None:
+        """Return why this backend can't compute a loss of operands like these, or None."""
+
+    def compile_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> LossKernel:
+        """Make the kernel of a loss, for operands with the dtypes, the device and the contiguity of these.
+
+        Raises:
+            FormulaError: the formula has a word that the backend has no code for; the eager backend runs quietly.
         """
 
 

@@ -1,194 +1,167 @@
-"""Losses on the CPU: value, gradients and check of every element or row in one pass over memory.
-
-A kernel leaves the gradient of a loss whose own gradient is 1, which is what a backward nearly always brings; any other
-number costs the backward one pass over that gradient. Partial sums lie one to a block and are added in order, so the
-result does not depend on the number of threads. A second backward, and whatever `foreign` names, go to torch.
-"""
+"""Choose the backend that computes each loss, and keep the kernels from call to call."""
 
 from __future__ import annotations
 
+import functools
 import operator
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import Unsupported
 from ..formula.expression import FormulaError
-from ..torch_internals import apply_of, direct_backward, in_transform, is_batched, is_transforming
-from .backend import forced_backend, warn_fallback
-from .cpu.backend import CpuBackend
-from .cpu.fast_loss import NEVER, Rest
-from .cpu.loss_form import STORAGES, Column, Form
-from .cpu.loss_kernel import LossKernel, Unserved, kernel_of
-from .cpu.torch_internals import PLAIN
-from .range_guards import Bound
+from ..torch_internals import PLAIN_TYPES, is_transforming
+from .autograd import record
+from .backend import Declined, LossKernel, backends_of, forced_backend, warn_fallback
+from .specs import STORAGES, LossArguments, LossKernelSpec, LossSpec
 
-__all__ = ["NEVER", "Ready", "Rest", "as_number", "foreign"]
+__all__ = ["LossDispatcher", "as_number", "decline", "dispatcher_of", "explain"]
 
-_CPU = CpuBackend()
 _is_grad_enabled = torch.is_grad_enabled
 _is_autocast_enabled = torch.is_autocast_enabled
 _requires_grad = operator.attrgetter("requires_grad")
 
+_choices: dict[int, list[str]] = {}
+"""For each thread in which `explain` runs a call, the backends chosen and the reasons against kernels so far."""
 
-def foreign(operands: Sequence[Tensor]) -> str | None:
-    """Why operands like these, or any at the moment, are torch's business."""
-    if not PLAIN.issuperset(map(type, operands)):
-        return "an operand is no plain tensor"
-    return "torch is tracing or transforming" if is_transforming() else None
+
+def decline(reason: str) -> Tensor | None:
+    """Note why no kernel computes a call, for `explain`; return None."""
+    _note(f"by the eager backend: {reason}")
+    return None
+
+
+def explain(compute: Callable[[], Any]) -> str:
+    """Compute a loss once, and return the backend that did, with the reason where it is the eager one."""
+    thread = threading.get_ident()
+    choices = _choices[thread] = []
+    try:
+        compute()
+    finally:
+        del _choices[thread]
+    return choices[-1] if choices else "by the eager backend: it has no kernel"
+
+
+def _note(choice: str) -> None:
+    if _choices and threading.get_ident() in _choices:  # torch.compile can trace the first question alone
+        _choices[threading.get_ident()].append(choice)
 
 
 def as_number(divisor: Tensor) -> float | None:
-    """A divisor that can be read now, and needs no gradient."""
-    return None if foreign((divisor,)) is not None or not divisor.is_cpu or divisor.requires_grad else divisor.item()
+    """Return a divisor as a number, or None where that would wait for a device, lose a gradient or miss a transform."""
+    is_plain = type(divisor) in PLAIN_TYPES and divisor.is_cpu and not divisor.requires_grad
+    return divisor.item() if is_plain and not is_transforming() else None
 
 
-Kernel = TypeVar("Kernel")
+def dispatcher_of(spec: LossSpec) -> LossDispatcher:
+    """Return the dispatcher of a spec; equal specs share it."""
+    return LossDispatcher(spec) if threading.get_ident() in _choices else _dispatcher(spec)
 
 
-def may_use_kernels() -> bool:
-    """Whether losses run as kernels; warn once where Numba is missing."""
-    forced = forced_backend()
-    if forced == "eager":
-        return False
-    why = _CPU.why_unavailable()
-    if why is not None:
-        if forced is not None:
-            raise Unsupported(f"PISTE_BACKEND={forced} asks for kernels, which can't run here: {why}.")
-        warn_fallback(why)
-    return why is None
+class LossDispatcher:
+    """A loss with its options, and the kernels made for it so far."""
 
+    __slots__ = ("count", "kernels", "latest", "spec")
 
-def make_or_fall_back(make: Callable[[], Kernel]) -> Kernel | None:
-    """Make a kernel; where it can't be made, warn once with the cause and return None: the eager backend runs."""
-    if not may_use_kernels():
-        return None
-    try:
-        return make()
-    except FormulaError:  # the formula has a word that no kernel has, such as a norm with p = inf
-        return None
-    except Exception as error:
-        if forced_backend() is not None:
-            raise
-        warn_fallback(f"the kernel of a loss could not be made ({error})")
-        return None
+    def __init__(self, spec: LossSpec) -> None:
+        self.spec = spec
+        self.count = sum(kind is not None for kind in spec.kinds)
+        # By the device, dtype and contiguity of the first operand, and the operands that want a gradient.
+        self.kernels: dict[tuple[Any, ...], LossKernel | None] = {}
+        # The last kernel with a fast path, without and with a gradient by the first operand.
+        self.latest: list[LossKernel | None] = [None, None]
 
+    def loss(self, operands: tuple[Tensor, ...], arguments: LossArguments) -> Tensor | None:
+        """Return the loss of operands in the order of the formula, without those that are left out.
 
-class Ready:
-    """A loss with its settings, to be called with its operands."""
-
-    __slots__ = (
-        *("bounds", "count", "derivatives", "divisor", "faults", "formula"),
-        *("kernels", "kinds", "mode", "options", "usual"),
-    )
-
-    def __init__(
-        self,
-        formula: Callable[..., Any],
-        derivatives: Callable[..., Any] | None,
-        kinds: tuple[str | None, ...],
-        options: dict[str, Any],
-        faults: tuple[Callable[..., Any], ...],
-        mode: str,
-        divisor: str = "given",
-        bounds: tuple[Bound, ...] = (),
-    ) -> None:
-        self.formula, self.derivatives, self.kinds = formula, derivatives, kinds
-        self.options, self.faults, self.bounds = tuple(options.items()), faults, bounds
-        self.mode, self.divisor = mode, divisor
-        self.count = sum(kind is not None for kind in kinds)
-        self.kernels: dict[tuple[Any, ...], LossKernel | None] = {}  # by the dtype, and what wants a gradient
-        self.usual: list[LossKernel | None] = [None, None]  # the last, without and with a gradient by the first operand
-
-    def loss(self, given: tuple[Tensor, ...], rest: Rest) -> Tensor | None:
-        """The loss of operands that stand in the order of the formula; those it goes without are left out.
-
-        None where no kernel serves, and where a value has to be refused: the eager backend finds it again and names it.
+        None where no kernel applies or a value needs the exact checks: the eager backend computes, or rejects it.
         """
-        first = given[0]
-        if type(first) not in PLAIN or is_transforming():
-            return None
-        usual = self.usual[first.requires_grad]
-        if usual is not None and first.numel() <= usual.few and not (usual.is_narrow and _is_autocast_enabled("cpu")):
-            made = usual.of_few(given, rest)
-            if made is not None:
-                return _apply((usual, rest, given, made), *usual.by(given)) if made[1] else made[0]
-        if len(given) != self.count or not PLAIN.issuperset(map(type, given)):
-            return None
-        if rest.dims >= 0 and (first.dim() != rest.dims or first.shape[-1] < 2):
-            return None
-        what = first.dtype, *(map(_requires_grad, given) if _is_grad_enabled() else ())
+        first = operands[0]
+        if type(first) not in PLAIN_TYPES or is_transforming():
+            return decline("PyTorch traces or transforms the call, or `input` is a tensor subclass")
+        latest = self.latest[first.requires_grad]
+        if (
+            latest is not None
+            and first.numel() <= latest.max_fast_elements
+            and not (latest.is_narrow and _is_autocast_enabled("cpu"))
+        ):
+            computed = latest.compute_fast(operands, arguments)
+            if computed is not None:
+                if not computed[1]:
+                    return computed[0]
+                return record((latest, arguments, operands, computed), *latest.select(operands))
+        if len(operands) != self.count or not PLAIN_TYPES.issuperset(map(type, operands)):
+            return decline("an operand is a tensor subclass, with operations of its own")
+        if arguments.dims >= 0 and (first.dim() != arguments.dims or first.shape[-1] < 2):
+            return None  # the operands are arranged first
+        wanted = map(_requires_grad, operands) if _is_grad_enabled() else ()
+        key = first.device, first.dtype, first.is_contiguous(), *wanted
         try:
-            kernel = self.kernels[what]
+            kernel = self.kernels[key]
         except KeyError:
-            kernel = self.kernels[what] = self._kernel(given)
-        if kernel is None or (kernel.is_narrow and _is_autocast_enabled("cpu")):  # which keeps results wide
+            kernel = self.kernels[key] = self._make_kernel(operands)
+        if kernel is None:
             return None
+        if kernel.is_narrow and _is_autocast_enabled(first.device.type):
+            return decline("autocast keeps results in float32")
         try:
-            made = kernel.loss(given, rest)
-        except Unserved:
-            if all([x.is_contiguous() for x in given]):
-                return None
-            return self.loss(tuple([x.contiguous() for x in given]), rest)
-        if kernel.serve is not None:
-            self.usual[first.requires_grad] = kernel
-        return _apply((kernel, rest, given, made), *kernel.by(given)) if made[1] else made[0]
+            computed = kernel.compute(operands, arguments)
+        except Declined as reason:
+            if all([x.is_contiguous() for x in operands]):
+                return decline(str(reason))
+            return self.loss(tuple([x.contiguous() for x in operands]), arguments)
+        if kernel.max_fast_elements:
+            self.latest[first.requires_grad] = kernel
+        if not computed[1]:
+            return computed[0]
+        return record((kernel, arguments, operands, computed), *kernel.select(operands))
 
-    def _kernel(self, given: Sequence[Tensor]) -> LossKernel | None:
-        """A kernel for operands of these dtypes, or None where none can be made."""
-        first = STORAGES.get(given[0].dtype)
-        if first is None:
-            return None
-        wide = "float32" if first in ("bfloat16", "float16") else first
-        storages = {"shared": wide, "number": wide, "index": "int64", "labels": "int64"}
-        columns: list[Column | None] = []
-        names = (*self.formula.__code__.co_varnames[: self.formula.__code__.co_argcount], "weight")
-        for name, kind in zip(names, self.kinds, strict=False):
-            columns.append(None if kind is None else Column(name, kind, storages.get(kind, first)))
-        marks = iter([x.requires_grad and _is_grad_enabled() for x in given])
-        asked = tuple(c is not None and next(marks) for c in columns)
-        if any(w and c is not None and c.kind not in ("row", "element") for c, w in zip(columns, asked, strict=True)):
-            return None
-        what = self.formula, self.derivatives, tuple(columns), self.options, self.faults
-        form = Form(*what, asked, self.bounds, self.mode, self.divisor)
-        return make_or_fall_back(lambda: kernel_of(form))
+    def _make_kernel(self, operands: Sequence[Tensor]) -> LossKernel | None:
+        """Make the kernel of operands like these by the first backend that can, or return None."""
+        kernel, choice = self._choose_backend(operands)
+        _note(choice)
+        return kernel
 
-
-class _Loss(torch.autograd.Function):
-    """A loss whose gradients were left as it was computed; autograd keeps the operands for a backward once more."""
-
-    @staticmethod
-    def forward(ctx: Any, call: tuple[LossKernel, Rest, Sequence[Tensor], Any], *by: Tensor) -> Tensor:
-        kernel, rest, given, (out, gradients) = call
-        ctx.of = [kernel, rest, gradients]
-        ctx.save_for_backward(*given)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        kernel, rest, gradients = of = ctx.of
-        of[2] = None
-        if gradients is not None and not _is_grad_enabled() and kernel.is_unit(grad):
-            return None, *gradients
-        # Several gradients may come as one, under vmap or with `is_grads_batched`.
-        if _is_grad_enabled() or in_transform() or is_batched(grad):
-            grad = grad if kernel.is_one or kernel.form.derivatives is not None else grad.unsqueeze(-1)
-            return None, *[grad * slope for slope in kernel.slopes(ctx.saved_tensors, rest)]
-        if gradients is None:  # the graph was kept for a backward once more
-            _, gradients = kernel.loss(ctx.saved_tensors, rest)
-        if not kernel.is_one:
-            each = grad if kernel.form.derivatives is not None else grad.unsqueeze(-1)
-            for made in gradients:
-                made.mul_(each)
-        elif (factor := grad.item()) != 1.0:
-            if kernel.is_narrow:  # rounded once, or what a loss is scaled up for would be lost before
-                kernel.fill(torch.empty_like(grad), gradients, ctx.saved_tensors, rest, factor)
-            else:
-                for made in gradients:
-                    made.mul_(factor)
-        return None, *gradients
+    def _choose_backend(self, operands: Sequence[Tensor]) -> tuple[LossKernel | None, str]:
+        """Return the kernel and the backend that has it; None and the reason where it is the eager backend."""
+        device, forced = operands[0].device.type, forced_backend()
+        if forced == "eager":
+            return None, "by the eager backend: PISTE_BACKEND=eager asks for it"
+        if operands[0].dtype not in STORAGES:
+            return None, f"by the eager backend: its dtype is {operands[0].dtype}"
+        wanted = [x.requires_grad and _is_grad_enabled() for x in operands]
+        spec = LossKernelSpec.of(self.spec, operands[0].dtype, wanted)
+        if any(c.kind not in ("row", "element") for c in spec.by):
+            return None, f"by the eager backend: no kernel computes the gradient by {spec.by[-1].name}"
+        reason = f"it is on {device}"
+        for backend in backends_of(device):
+            if forced not in (None, backend.name):
+                continue
+            missing = backend.why_unavailable()
+            if missing is not None:
+                if forced is not None:
+                    raise Unsupported(f"PISTE_BACKEND={forced} asks for kernels, which can't run here: {missing}.")
+                warn_fallback(missing)
+            why = missing or backend.why_not_loss(spec, operands)
+            if why is not None:
+                reason = why
+                continue
+            try:
+                kernel = backend.compile_loss(spec, operands)
+            except FormulaError as error:
+                reason = f"the kernel has no word for its formula ({error})"
+                continue
+            except Exception as error:
+                if forced is not None:
+                    raise
+                reason = f"the kernel of a loss could not be made ({error})"
+                warn_fallback(reason)
+                continue
+            return kernel, f"by {backend.describe()}, with its gradients in one pass"
+        return None, f"by the eager backend: {reason}"
 
 
-_apply = apply_of(direct_backward(_Loss))
+_dispatcher = functools.lru_cache(maxsize=1000)(LossDispatcher)

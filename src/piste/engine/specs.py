@@ -1,11 +1,28 @@
-"""What an engine is given to run: one element's formula, and the scalars that one tensor's step needs."""
+"""The specifications that backends turn into kernels: an optimizer's step, and a loss with its gradients."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+__all__ = [
+    "NEVER",
+    "STORAGES",
+    "Bound",
+    "BoundKind",
+    "LossArguments",
+    "LossKernelSpec",
+    "LossSpec",
+    "Operand",
+    "ParamState",
+    "StepSpec",
+    "parameters",
+]
 
 
 def parameters(formula: Callable[..., Any]) -> tuple[str, ...]:
@@ -48,3 +65,154 @@ class ParamState:
     g: Any
     buffers: list[Any]
     counters: list[Any]
+
+
+BoundKind = Literal["from 0 to", "up to", "of size"]
+
+
+class Bound(NamedTuple):
+    """A range of values that need no closer look: a kernel verifies it for many values with one instruction.
+
+    A value outside makes the kernel decline the call, and the exact checks then accept or reject it. NaN may count as
+    inside or outside.
+
+    Attributes:
+        operand: the index of the operand.
+        kind: all values are "from 0 to" a number, "up to" it, or "of size" that number, with either sign.
+        number: that number.
+    """
+
+    operand: int
+    kind: BoundKind
+    number: float
+
+
+class LossSpec(NamedTuple):
+    """A loss with its options; hashable, so that equal specs share their kernels.
+
+    Attributes:
+        formula: the loss of one element, or of one row where `derivatives` is None.
+        derivatives: the derivatives by each operand, of a loss of elements; a loss of rows has those of its formula.
+        kinds: the kind of each operand of the formula, and None for an operand that is left out: "element" or
+            "weight" (a factor for each element, after the formula's operands); or "row" (a number for each class),
+            "shared" (one row for all samples), "number" (of a sample), "index" (a class), "labels" (a row of classes).
+        options: the options of the formula, by name.
+        faults: conditions on an element or row that make the kernel decline the call.
+        bounds: ranges outside which the kernel declines the call.
+        mode: "sum" for one number, or "none" for a number for each element or row.
+        divisor: the denominator of a mean: "given" in the arguments of the call, the "count" of rows that are not
+            ignored, or the "weights" (of the last operand, at the class index) of those rows.
+    """
+
+    formula: Callable[..., Any]
+    derivatives: Callable[..., Any] | None
+    kinds: tuple[str | None, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+    faults: tuple[Callable[..., Any], ...] = ()
+    bounds: tuple[Bound, ...] = ()
+    mode: str = "sum"
+    divisor: str = "given"
+
+
+STORAGES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+"""The dtypes of kernels' operands, other than class indices (int64)."""
+_NARROW = ("bfloat16", "float16")
+
+
+class Operand(NamedTuple):
+    """An operand of a kernel: its name in the formula, its kind as in `LossSpec.kinds`, and its dtype."""
+
+    name: str
+    kind: str
+    storage: str
+
+
+class LossKernelSpec(NamedTuple):
+    """A loss for operands of some dtypes, with the gradients that are wanted: all that a kernel is made of."""
+
+    formula: Callable[..., Any]
+    derivatives: Callable[..., Any] | None
+    columns: tuple[Operand | None, ...]
+    options: tuple[tuple[str, Any], ...]
+    faults: tuple[Callable[..., Any], ...]
+    wanted: tuple[bool, ...]  # for each operand, whether its gradient is computed
+    bounds: tuple[Bound, ...]
+    mode: str
+    divisor: str
+
+    @classmethod
+    def of(cls, spec: LossSpec, dtype: torch.dtype, wanted: Sequence[bool]) -> LossKernelSpec:
+        """Return the spec for a first operand of a dtype; `wanted` has an entry for each operand that is not None."""
+        first = STORAGES[dtype]
+        wide = "float32" if first in _NARROW else first
+        storages = {"shared": wide, "number": wide, "index": "int64", "labels": "int64"}
+        names = (*spec.formula.__code__.co_varnames[: spec.formula.__code__.co_argcount], "weight")
+        columns = tuple(
+            None if kind is None else Operand(name, kind, storages.get(kind, first))
+            for name, kind in zip(names, spec.kinds, strict=False)
+        )
+        flags = iter(wanted)
+        asked = tuple(c is not None and next(flags) for c in columns)
+        return cls(
+            spec.formula, spec.derivatives, columns, spec.options, spec.faults, asked, spec.bounds, spec.mode,
+            spec.divisor,
+        )  # fmt: skip
+
+    @property
+    def storage(self) -> str:
+        """The dtype of the result."""
+        return next(c.storage for c in self.columns if c is not None)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the computation."""
+        return "float32" if self.storage in _NARROW else self.storage
+
+    @property
+    def given(self) -> list[Operand]:
+        """The operands, without those that are left out."""
+        return [c for c in self.columns if c is not None]
+
+    @property
+    def marks(self) -> list[bool]:
+        """Whether the gradient of each operand in `given` is wanted."""
+        return [is_wanted for c, is_wanted in zip(self.columns, self.wanted, strict=True) if c is not None]
+
+    @property
+    def by(self) -> list[Operand]:
+        """The operands whose gradient is wanted."""
+        return [c for c, is_wanted in zip(self.columns, self.wanted, strict=True) if is_wanted and c is not None]
+
+
+NEVER = -(1 << 62)
+"""An index that no target has: none is ignored."""
+
+
+class LossArguments(NamedTuple):
+    """The arguments of a call of a loss, other than its operands.
+
+    Attributes:
+        packed: divisor, ignored and dims as a C structure, for kernels in machine code.
+        divisor: the denominator of a mean; 0 stands for the number of rows or elements.
+        ignored: the class index of rows that are left out, or NEVER.
+        is_nothing_nan: whether the mean of no rows is NaN; otherwise the kernel declines it.
+        dims: the number of dimensions that the first operand must have, with more than one class; negative: any.
+    """
+
+    packed: bytes
+    divisor: float
+    ignored: int
+    is_nothing_nan: bool
+    dims: int
+
+    @classmethod
+    def of(cls, divisor: float, ignored: int = NEVER, is_nothing_nan: bool = True, dims: int = -1) -> LossArguments:
+        """Return the arguments with their packed form."""
+        # torch.compile can't trace `struct`, and no kernel runs while it traces.
+        packed = b"" if torch.compiler.is_compiling() else struct.pack("=dqq", divisor, ignored, dims)
+        return cls(packed, divisor, ignored, is_nothing_nan, dims)

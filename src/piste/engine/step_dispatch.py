@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import Unsupported
+from ..torch_internals import PLAIN_TYPES
 from .backend import Backend, FastStep, StepKernel, backends_of, forced_backend, warn_fallback
-from .cpu.torch_internals import PLAIN
 from .eager import step as eager
 from .specs import ParamState, StepSpec
 
@@ -203,7 +203,7 @@ class StepPlan:
             if [g is not None for g in grads] != self.has_grad:
                 return None
             grads = list(compress(grads, self._is_stepped))
-        if not PLAIN.issuperset(map(type, grads)):  # a gradient is missing now, or of a subclass
+        if not PLAIN_TYPES.issuperset(map(type, grads)):  # a gradient is missing now, or of a subclass
             return None
         try:
             gradients = list(map(_address, grads))

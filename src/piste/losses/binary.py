@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..engine.range_guards import Sure
+from ..engine import BoundKind
 from ..formula.expression import exp, log, log1p, maximum, where
 from ..options import TensorOption
 from .elementwise import WEIGHT, ElementwiseLoss
@@ -14,7 +14,7 @@ from .value_checks import Check
 __all__ = ["BCELoss", "BCEWithLogitsLoss"]
 
 SLACK = 0.01  # a mixed or resized target may be rounded a little beyond its range
-GUARD: Sure = "from 0 to", 1 + SLACK
+GUARD: tuple[BoundKind, float] = "from 0 to", 1 + SLACK
 TARGET_HELP = (
     "a target is a 0/1 label or a probability; divide pixel values by 255, and use CrossEntropyLoss for class indices"
 )

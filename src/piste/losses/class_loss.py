@@ -10,10 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine.eager import loss as eager_loss
-from ..engine.loss_dispatch import NEVER
-from ..engine.range_guards import Bound
-from ..engine.violations import Violation
+from ..engine import NEVER, Bound, Violation, working_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import pick, total
 from ..options import Integer, TensorOption
@@ -78,7 +75,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         if weight is not None:
             if weight.shape != (x.shape[dim],):
                 return None
-            weight = weight.to(eager_loss.working_dtype(x.dtype))
+            weight = weight.to(working_dtype(x.dtype))
         is_last = dim % x.dim() == x.dim() - 1
         is_soft = y.is_floating_point()
         shape = x.shape[:-1] if is_last else x.shape[:dim] + x.shape[dim:][1:]
@@ -118,7 +115,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         given, target = operands
         x, y, has_indices = cls._arranged(given, target, class_dim, check)
         dtype = x.dtype if has_indices else torch.promote_types(x.dtype, y.dtype)
-        working = eager_loss.working_dtype(dtype)
+        working = working_dtype(dtype)
         x = x.to(working)
         if weight is not None:
             cls._check_weight(weight, x)

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.cpu import image_cross_entropy
-from ..engine.violations import Violation
+from ..engine import Violation
 from ..errors import InvalidValue
 from ..formula.expression import where
 from ..formula.row_functions import log_softmax, pick, size, total
 from ..options import Number
 from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss
-from .reduction import Reduction
 from .rowwise import RowCall
 from .value_checks import describe_violation, find_violation, shape_of
 
@@ -158,24 +156,3 @@ class CrossEntropyLoss(ClassLoss):
         z = log_softmax(x)
         p = where((q == 0) & (z == -math.inf), 0, z)  # an impossible class of probability 0 costs 0, not 0 * inf
         return -total(q * p if w is None else w * q * p)
-
-    @classmethod
-    def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
-        """By the kernel of images where it applies: plain class indices, (N, C, d1, ...) and (N, d1, ...)."""
-        x, k = operands
-        is_plain = reduction.mode != "none" and reduction.normalizer is None and reduction.empty == "nan"
-        if (
-            is_plain
-            and check != "nan"
-            and options.get("weight") is None
-            and not options.get("label_smoothing")
-            and options.get("class_dim") in (None, 1)
-            and isinstance(x, Tensor)
-            and x.dim() > 2
-            and x.shape[1] > 1
-        ):
-            ignore_index, is_mean = options.get("ignore_index", -100), reduction.mode == "mean"
-            result = image_cross_entropy.cross_entropy(x, k, ignore_index, is_mean)
-            if result is not None:
-                return result
-        return super().compute(operands, reduction, check, **options)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.eager import loss as eager_loss
+from ..engine import narrowed, working_dtype
 from ..errors import InvalidValue
 from ..options import Flag, Integer
 from .loss import Loss, PreparedCall
@@ -86,7 +86,7 @@ class CTCLoss(Loss):
             cls._check_lengths(lengths, steps, y)
             if check != "off":
                 cls._check_values(x, y, lengths[1], classes, blank, check)
-        given = (x.to(eager_loss.working_dtype(x.dtype)), y, *lengths)
+        given = (x.to(working_dtype(x.dtype)), y, *lengths)
         chosen = {"blank": blank, "zero_infinity": zero_infinity}
         return PreparedCall(cls.formula, given, chosen, x.dtype, lambda: samples, lambda: samples, "count")
 
@@ -97,7 +97,7 @@ class CTCLoss(Loss):
         values = call.formula(*call.operands, **call.options)
         if reduction.mode == "mean":
             values = values / call.operands[3].to(values.device).clamp_min(1).reshape(values.shape)
-        return eager_loss.narrowed(reduction.of("CTCLoss", values, call), call.dtype)
+        return narrowed(reduction.of("CTCLoss", values, call), call.dtype)
 
     @staticmethod
     def _lengths(name: str, lengths: Any, samples: int, x: Tensor) -> Tensor:

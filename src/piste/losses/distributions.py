@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.range_guards import Sure
+from ..engine import BoundKind
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import exp, log, maximum, where
 from ..options import Flag, Number
@@ -22,8 +22,8 @@ __all__ = ["GaussianNLLLoss", "KLDivLoss", "PoissonNLLLoss"]
 ROW_SLACK = 0.02  # how far the sum of rounded or smoothed probabilities may be from 1
 _LOG = "a log-probability, which is never above 0"
 _LOG_HELP = "torch.log_softmax(logits, dim=-1), or probabilities.log()"
-_NOT_POSITIVE: Sure = "up to", 0.05
-_NOT_NEGATIVE: Sure = "from 0 to", math.inf
+_NOT_POSITIVE: tuple[BoundKind, float] = "up to", 0.05
+_NOT_NEGATIVE: tuple[BoundKind, float] = "from 0 to", math.inf
 
 
 class KLDivLoss(ElementwiseLoss):

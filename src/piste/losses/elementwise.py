@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import loss_dispatch
-from ..engine.eager import loss as eager_loss
-from ..engine.range_guards import Bound
+from ..engine import Bound, LossArguments, LossDispatcher, LossSpec, as_number, decline, dispatcher_of, working_dtype
 from ..errors import InvalidType
 from ..options import TensorOption
 from .loss import Loss, PreparedCall, ValidatedSettings
@@ -79,23 +77,28 @@ class ElementwiseLoss(Loss):
             return ()
         given = tuple((k, v) for k, v in settings.options.items() if v is not None)
         kinds = ("element",) * (len(cls.arguments) + len(tensors) - is_weighted) + ("weight",) * is_weighted
-        ready = _ready(cls, kinds, given, settings.check == "raise", "none" if mode == "none" else "sum")  # type: ignore[arg-type]
-        return ready, loss_dispatch.Rest.of(float(normalizer or 0) if mode == "mean" else 1.0)
+        dispatcher = cls._dispatcher(kinds, given, settings.check == "raise", mode)
+        return dispatcher, LossArguments.of(float(normalizer or 0) if mode == "mean" else 1.0)
 
     @classmethod
     def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:
         """The loss in one pass; operands that are broadcast or not contiguous are copied first."""
         denominator = reduction.denominator(call) if reduction.mode in ("mean", "batchmean") else 1.0
         if isinstance(denominator, Tensor):
-            denominator = loss_dispatch.as_number(denominator)
+            denominator = as_number(denominator)
         if not denominator:
-            return None
+            return decline("the denominator is 0, or a tensor that can't be read here or needs a gradient")
         operands, kinds = call.operands, ("element",) * len(call.operands)
         if call.weight is not None:
             operands, kinds = (*operands, call.weight.expand(operands[0].shape)), (*kinds, "weight")
-        mode = "none" if reduction.mode == "none" else "sum"
-        ready = _ready(cls, kinds, tuple(call.options.items()), check == "raise", mode)  # type: ignore[arg-type]
-        return ready.loss(tuple(operands), loss_dispatch.Rest.of(float(denominator)))
+        dispatcher = cls._dispatcher(kinds, tuple(call.options.items()), check == "raise", reduction.mode)
+        return dispatcher.loss(tuple(operands), LossArguments.of(float(denominator)))
+
+    @classmethod
+    def _dispatcher(
+        cls, kinds: tuple[str, ...], options: tuple[tuple[str, Any], ...], is_checked: bool, reduction: str
+    ) -> LossDispatcher:
+        return dispatcher_of(_spec(cls, kinds, options, is_checked, "none" if reduction == "none" else "sum"))  # type: ignore[arg-type]
 
     @classmethod
     def prepare(
@@ -107,7 +110,7 @@ class ElementwiseLoss(Loss):
         check_same_shape(name, cls.arguments, operands)
         check_same_device(name, cls.arguments, operands)
         dtype = cls._dtype(operands)
-        working = eager_loss.working_dtype(dtype)
+        working = working_dtype(dtype)
         operands = tuple(o.to(working) for o in operands)
         first = operands[0]
         for extra in cls.extras:
@@ -165,11 +168,11 @@ class ElementwiseLoss(Loss):
 
 
 @functools.lru_cache(maxsize=1000)  # mypy takes a class of modules for something without a hash
-def _ready(
+def _spec(
     cls: Any, kinds: tuple[str, ...], options: tuple[tuple[str, Any], ...], is_checked: bool, mode: str
-) -> loss_dispatch.Ready:
+) -> LossSpec:
     names = (*cls.arguments, *cls.extras)[: kinds.count("element")]
     rules = [rule for rule in cls.checks_of(dict(options)) if is_checked and rule.argument in names]
     faults = tuple(rule.fails for rule in rules if rule.guard is None)
     bounds = tuple(Bound(names.index(rule.argument), *rule.guard) for rule in rules if rule.guard is not None)
-    return loss_dispatch.Ready(cls.formula, cls.derivatives, kinds, dict(options), faults, mode, bounds=bounds)
+    return LossSpec(cls.formula, cls.derivatives, kinds, options, faults, bounds, mode)

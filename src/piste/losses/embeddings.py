@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine.eager import loss as eager_loss
-from ..engine.violations import Violation
+from ..engine import Violation, working_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import minimum, sqrt, where
 from ..formula.row_functions import norm, total
@@ -59,7 +58,7 @@ class VectorLoss(RowwiseLoss):
         dtype = operands[0].dtype
         for x in operands[1:]:
             dtype = torch.promote_types(dtype, x.dtype)
-        return tuple(x.to(eager_loss.working_dtype(dtype)) for x in operands), dtype
+        return tuple(x.to(working_dtype(dtype)) for x in operands), dtype
 
     @classmethod
     def have_same_shape(cls, vectors: tuple[Any, ...]) -> bool:
@@ -112,7 +111,7 @@ class CosineEmbeddingLoss(VectorLoss):
         a, b, y = operands
         if not cls.have_same_shape((a, b)) or a.dim() > 2 or not isinstance(y, Tensor) or y.shape != a.shape[:-1]:
             return None
-        row = a, b, y.to(eager_loss.working_dtype(a.dtype))
+        row = a, b, y.to(working_dtype(a.dtype))
         return RowCall(cls.formula, row, ("row", "row", "number"), options, (_neither_sign,))
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine.eager import loss as eager_loss
+from ..engine import decline, explain, narrowed, values
 from ..errors import InvalidType, InvalidValue, PisteError, Unsupported, did_you_mean
 from ..options import Option, document, make_signature
 from .reduction import LEGACY, SETTINGS, Reduction, make_reduction, reduction_of_flags, reduction_option
@@ -236,22 +236,24 @@ class Loss(TorchLoss):
         """The loss of operands whose options are valid."""
         call = cls.prepare(operands, check, **options)
         tries_kernel = check != "nan" and not _is_compiling()  # torch.compile traces the formula instead
+        if not tries_kernel:
+            decline('check="nan" inspects every value' if check == "nan" else "torch.compile traces the formula")
         result = cls.by_kernel(call, reduction, check) if tries_kernel else None
         if result is not None:
-            return eager_loss.narrowed(result, call.dtype)
+            return narrowed(result, call.dtype)
         if call.inspect is not None:
             call.inspect()
             if tries_kernel and check == "raise":  # every value was in range
                 result = cls.by_kernel(call, reduction, "off")
             if result is not None:
-                return eager_loss.narrowed(result, call.dtype)
-        values = eager_loss.values(call.formula, call.derivatives, call.operands, call.options)
+                return narrowed(result, call.dtype)
+        result = values(call.formula, call.derivatives, call.operands, call.options)
         if call.keep is not None:
-            values = torch.where(call.keep, values, 0)
+            result = torch.where(call.keep, result, 0)
         if call.weight is not None:
-            values = values * call.weight
-        result = reduction.of(cls.__name__, values, call)
-        return eager_loss.narrowed(result, call.dtype)
+            result = result * call.weight
+        result = reduction.of(cls.__name__, result, call)
+        return narrowed(result, call.dtype)
 
     @classmethod
     def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:
@@ -352,6 +354,31 @@ class Loss(TorchLoss):
             f"torch.jit.script can't compile {type(self).__name__}, whose formula is traced, not parsed. "
             "Help: torch.compile, torch.export and torch.jit.trace work with it; or script the model without its loss."
         )
+
+    def explain_backend(self, *operands: Any, **named_operands: Any) -> str:
+        """Return which backend computes the loss of operands like these, and the reason where it is the eager one.
+
+        Args:
+            operands: the operands of a call, by position or by name; without any, those of the example in the
+                documentation of the loss, in float32 on the CPU.
+
+        Raises:
+            InvalidValue: as the call does.
+
+        Example:
+            >>> import torch, piste
+            >>> x, y = torch.zeros(3), torch.ones(3)
+            >>> piste.losses.MSELoss(check="nan").explain_backend(x, y)
+            'MSELoss: by the eager backend: check="nan" inspects every value'
+        """
+        if not operands and not named_operands:
+            operands = eval(f"({self.example},)", {"torch": torch})
+        operands = self._bind_operands(operands, named_operands)
+        values = {**self._defaults, **{name: getattr(self, name) for name in (*self._options, "reduction", *SETTINGS)}}
+        settings, tensors = self._validated(values)
+        options = {**settings.options, **tensors}
+        how = explain(lambda: self.compute(operands, settings.reduction, settings.check, **options))
+        return f"{type(self).__name__}: {how}"
 
     def _bind_operands(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
         """The operands in order; raise for one that is missing or unknown."""

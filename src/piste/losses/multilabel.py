@@ -8,9 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine.eager import loss as eager_loss
-from ..engine.range_guards import Bound
-from ..engine.violations import Violation
+from ..engine import Bound, Violation, working_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import exp, log1p, where
 from ..formula.row_functions import each, hinges, index, pick, size, total
@@ -105,7 +103,7 @@ class _RowPairLoss(RowwiseLoss):
         if check == "nan" and is_checked:
             check_nan(name, "input", x)
             check_nan(name, "target", y)
-        return x.to(eager_loss.working_dtype(x.dtype)), y, x.dtype, is_checked
+        return x.to(working_dtype(x.dtype)), y, x.dtype, is_checked
 
     @classmethod
     def have_same_shape(cls, operands: tuple[Any, ...]) -> bool:
@@ -231,7 +229,7 @@ class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
         if weight is not None:
             if weight.shape != x.shape[-1:]:
                 return None
-            weight = weight.to(eager_loss.working_dtype(x.dtype))
+            weight = weight.to(working_dtype(x.dtype))
         row = x, y.to(x.dtype), weight
         return RowCall(cls.formula, row, ("row", "row", "shared"), options, bounds=(Bound(1, *GUARD),))
 

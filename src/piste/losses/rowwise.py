@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,9 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..engine import loss_dispatch
-from ..engine.loss_dispatch import NEVER, Ready, Rest
-from ..engine.range_guards import Bound
+from ..engine import NEVER, Bound, LossArguments, LossDispatcher, LossSpec, as_number, decline, dispatcher_of
 from .loss import Loss, ValidatedSettings
 from .reduction import Reduction
 from .value_checks import check_class_weight
@@ -89,6 +86,8 @@ class RowwiseLoss(Loss):
         """By the kernel where it applies."""
         tries_kernel = check != "nan" and not torch.compiler.is_compiling()  # torch.compile traces the formula instead
         call = cls.row_call(operands, **options) if tries_kernel else None
+        if tries_kernel and call is None:
+            decline("the kernel takes no operands of these dtypes and shapes")
         target = None if call is None else cls._dispatcher(call, reduction, check)
         result = None
         if call is not None and target is not None:
@@ -96,17 +95,21 @@ class RowwiseLoss(Loss):
         return super().compute(operands, reduction, check, **options) if result is None else result
 
     @classmethod
-    def _dispatcher(cls, call: RowCall, reduction: Reduction, check: str, dims: int = -1) -> tuple[Ready, Rest] | None:
+    def _dispatcher(
+        cls, call: RowCall, reduction: Reduction, check: str, dims: int = -1
+    ) -> tuple[LossDispatcher, LossArguments] | None:
         """The dispatcher for a call and its launch arguments, or None."""
         how, by = "given", 0.0 if reduction.mode == "mean" else 1.0
         if reduction.mode == "mean":
             name = call.denominator if reduction.normalizer is None else reduction.normalizer
             if isinstance(name, Tensor):
-                name = loss_dispatch.as_number(name)
+                name = as_number(name)
                 if not name:
+                    decline("the denominator is 0, or a tensor that can't be read here or needs a gradient")
                     return None
             if name == "weights" and "shared" in call.kinds and "index" not in call.kinds:
-                return None  # the weights of probabilities are a sum over all of them
+                decline("the weights of probabilities are a sum over all of them")
+                return None
             has_weights = name == "weights" and "shared" in call.kinds and call.operands[-1] is not None
             if not isinstance(name, str):
                 by = float(name)
@@ -114,25 +117,15 @@ class RowwiseLoss(Loss):
                 how = "weights"
             elif call.ignored != NEVER:
                 how = "count"
-        ready = _ready(
+        faults, bounds = (call.faults, call.bounds) if check == "raise" else ((), ())
+        spec = LossSpec(
             call.formula,
+            None,
             tuple(None if x is None else kind for x, kind in zip(call.operands, call.kinds, strict=True)),
             tuple(call.options.items()),
-            *((call.faults, call.bounds) if check == "raise" else ((), ())),
+            faults,
+            bounds,
             "none" if reduction.mode == "none" else "sum",
             how,
         )
-        return ready, Rest.of(by, call.ignored, reduction.empty == "nan", dims)
-
-
-@functools.lru_cache(maxsize=1000)
-def _ready(
-    formula: Callable[..., Any],
-    kinds: tuple[str | None, ...],
-    options: tuple[tuple[str, Any], ...],
-    faults: tuple[Callable[..., Any], ...],
-    bounds: tuple[Bound, ...],
-    mode: str,
-    denominator: str,
-) -> Ready:
-    return Ready(formula, None, kinds, dict(options), faults, mode, denominator, bounds)
+        return dispatcher_of(spec), LossArguments.of(by, call.ignored, reduction.empty == "nan", dims)

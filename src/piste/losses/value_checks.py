@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.range_guards import Sure
-from ..engine.violations import Violation
+from ..engine import BoundKind, Violation
 from ..errors import InvalidType, InvalidValue
 from ..torch_internals import is_fake, unwrap
 
@@ -37,7 +36,7 @@ __all__ = [
 class Check:
     """The domain of one argument: `fails` is a formula over the operands that holds for a value outside it.
 
-    `guard` is a cheap sufficient condition (see `piste.engine.range_guards`). A kernel tests it with one instruction
+    `guard` is a cheap sufficient condition (see `piste.engine.Bound`). A kernel tests it with one instruction
     for many elements; values outside it trigger the exact check. `help_for` has the help for single values, and
     `when` an option and its value without which the check does not apply.
     """
@@ -46,7 +45,7 @@ class Check:
     fails: Callable[..., Any]
     range: str
     help: str
-    guard: Sure | None = None
+    guard: tuple[BoundKind, float] | None = None
     help_for: Mapping[Any, str] = field(default_factory=dict)
     when: tuple[str, Any] | None = None
 

@@ -13,9 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine.eager import step as eager
-from ..engine.specs import ParamState, StepSpec, parameters
-from ..engine.step_dispatch import StepPlan, describe_backends
+from ..engine import ParamState, StepPlan, StepSpec, describe_backends, parameters, step_eagerly
 from ..errors import Unsupported
 from ..formula.expression import FormulaError
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
@@ -206,7 +204,7 @@ class Optimizer(torch.optim.Optimizer):
         """What torch.compile sees: the eager backend on the parameters that have a gradient."""
         slots = [self._slot(p, group) for p in group["params"] if p.grad is not None]
         with torch.set_grad_enabled(group["differentiable"]):
-            eager.step(
+            step_eagerly(
                 self._program(group),
                 slots,
                 self._numbers(group),

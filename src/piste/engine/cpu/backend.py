@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backend import FastStep
-from ..specs import ParamState, StepSpec
-from . import fast_step
+from ..backend import FastStep, LossKernel
+from ..specs import LossKernelSpec, ParamState, StepSpec
+from . import fast_step, image_cross_entropy
+from .loss_kernel import kernel_of
 from .openmp import openmp_parallel
 from .step_kernel import Layout, StepKernel, layout_of, unserved
 
@@ -56,3 +57,13 @@ class CpuBackend:
         return (
             fast_step.FastStep(list(params), states, kernels) if fast_step.supports(params, states, kernels) else None
         )
+
+    def why_not_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> str | None:
+        """Return None: the kernels take every dtype of a spec."""
+        return None
+
+    def compile_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> LossKernel:
+        """Make the kernel of a loss; that of images where the classes of a cross entropy are far apart."""
+        if not operands[0].is_contiguous() and image_cross_entropy.computes(spec):
+            return image_cross_entropy.ImageCrossEntropy(spec)
+        return kernel_of(spec)

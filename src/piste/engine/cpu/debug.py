@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...formula.expression import Expr, trace
 from ...formula.printing import read, render
-from ..specs import StepSpec, parameters
-
-if TYPE_CHECKING:
-    from .loss_form import Form
+from ..specs import LossKernelSpec, StepSpec, parameters
 
 __all__ = ["file_comments", "is_source_wanted", "loss_formula", "print_source", "step_formula"]
 
@@ -28,7 +25,7 @@ def print_source(key: str, source: str, comments: Iterable[str]) -> None:
     print("\n".join(lines).rstrip(), end="\n\n", file=sys.stderr, flush=True)
 
 
-def loss_formula(form: Form) -> list[str]:
+def loss_formula(form: LossKernelSpec) -> list[str]:
     """Write the formula of a loss, its written derivatives and its operands, a step on each line."""
     operands = [None if c is None else c.name for c in form.columns if c is None or c.kind != "weight"]
     options = dict(form.options)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ...formula.expression import Expr, FormulaError, NamedConstant, is_number, trace
+from ...formula.expression import Expr
+from ..loss_trace import trace_elements
+from ..specs import LossKernelSpec
+from . import range_guards
 from .loss_form import (
     BYTES,
     COLUMNS,
@@ -12,7 +15,6 @@ from .loss_form import (
     ROWS,
     RUN,
     SCALE,
-    Form,
     LossLines,
     loaded,
     options_lines,
@@ -26,27 +28,15 @@ __all__ = ["source"]
 TILE = 1 << 10  # elements whose sum is kept in the precision of the elements
 
 
-def source(form: Form) -> str:
+def source(form: LossKernelSpec) -> str:
     """The kernel as Python that Numba compiles."""
-    assert form.derivatives is not None
     dtype = form.dtype
-    letters = [c for c in form.given if c.kind == "element"]
-    given = {k: NamedConstant(k, v) if is_number(v) else v for k, v in form.options}
-    symbols = [Expr("input", f"{c.name}_") for c in letters]
-    value = trace(form.formula, *symbols, **given)
-    all_slopes = trace(form.derivatives, *symbols, **given) if form.by else ()
-    slopes = [s for s, is_wanted in zip(all_slopes, form.wanted, strict=False) if is_wanted]
-    if any(slope is None for slope in slopes):
-        raise FormulaError("a derivative is not written down")
-    broken = [b for b in (trace(fault, *symbols) for fault in form.faults) if isinstance(b, Expr)]
-    if form.given[-1].kind == "weight":
-        weight = Expr("input", f"{form.given[-1].name}_")
-        value, slopes = value * weight, [slope * weight for slope in slopes]
+    value, slopes, broken = trace_elements(form)
     body = LossLines(dtype, "v", lambda symbol: symbol.args[0] if symbol.op == "input" else None)
     for i, column in enumerate(form.given):
         body.lines.append(f"{column.name}_ = {loaded(column, 'k', dtype)}")
         for bound in form.bounds:
-            body.lines += bound.each(f"{column.name}_", dtype) if bound.column == i else ()
+            body.lines += range_guards.update(bound, f"{column.name}_", dtype) if bound.operand == i else ()
     if broken:
         fault = " | ".join(f"({body.name(condition)})" for condition in broken)
         body.lines.append(f"faults = fast_add(faults, {dtype}(1.0) if {fault} else {dtype}(0.0))")
@@ -55,12 +45,12 @@ def source(form: Form) -> str:
         f"out[k] = {stored(form.storage, result)}" if form.mode == "none" else f"part = fast_add(part, {result})"
     )
     for column, slope in zip(form.by, slopes, strict=True):
-        made = body.name(slope * Expr("input", "scale"))
+        made = body.name(Expr("*", slope, Expr("input", "scale")))
         body.lines.append(f"g_{column.name}[k] = {stored(column.storage, made)}")
     return "\n".join(_run(form, body.lines))
 
 
-def _run(form: Form, body: list[str]) -> list[str]:
+def _run(form: LossKernelSpec, body: list[str]) -> list[str]:
     """The sum of a block in tiles; no `min`, whose error path would stay in the code."""
     dtype = form.dtype
     columns = [(f"a_{c.name}", c.storage, COLUMNS + i) for i, c in enumerate(form.given)]
@@ -79,11 +69,11 @@ def _run(form: Form, body: list[str]) -> list[str]:
         "while first < size:",
         f"    last = first + {TILE} if first + {TILE} < size else size",
         f"    part = {dtype}(0.0)",
-        *(f"    {bound.first(dtype)}" for bound in form.bounds),
+        *(f"    {range_guards.start(bound, dtype)}" for bound in form.bounds),
         "    for k in range(first, last):",
         *(f"        {line}" for line in body),
         "    total += float64(part)",
-        *(f"    faults += {dtype}(1.0) if {bound.is_broken(dtype)} else zero" for bound in form.bounds),
+        *(f"    faults += {dtype}(1.0) if {range_guards.broken(bound, dtype)} else zero" for bound in form.bounds),
         "    first = last",
         "partials[2 * block] = total",
         "partials[2 * block + 1] = float64(faults)",

@@ -9,24 +9,23 @@ import ctypes
 import sys
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from ...formula.expression import is_number
+from ..specs import LossKernelSpec
 from .compiler import CompiledModule, load_file
 from .fastcall import make_fastcall
-from .loss_form import BLOCK, FEW, GRAIN, PARTS, Form
+from .loss_form import BLOCK, FEW, GRAIN, PARTS, result_code
 from .native_guard import native_guard
 from .openmp import parallel_address_cell, thread_num_address
-from .tables import CallOptions, FastLossBlock, LossNumbers, LossTable, columns_from
+from .tables import FastLossBlock, LossNumbers, LossTable, columns_from
 from .torch_internals import CPYTHON_OFFSETS, dtype_code, impl_offset
 from .work_sharing import COUNTER_STRIDE
 
-__all__ = ["NEVER", "Rest", "can_serve", "serving"]
+__all__ = ["can_serve", "serving"]
 
-NEVER = -(1 << 62)
-"""An index that no target has: none is ignored."""
 _WHOLE, _ROW_EACH, _CLASS_EACH = range(3)  # an operand of the first one's shape, of its rows, or of its classes
 _SHAPES = {"number": _ROW_EACH, "index": _ROW_EACH, "shared": _CLASS_EACH}
 MOST_COLUMNS, MOST_OPTIONS, MOST_CLASSES, MOST_THREADS = 14, 16, 4096, FEW // BLOCK
@@ -45,11 +44,11 @@ _CONSTANTS = {
 }
 
 
-def serving(form: Form, kernels: Sequence[CompiledModule], scratch_rows: int) -> Callable[..., bool]:
+def serving(form: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_rows: int) -> Callable[..., bool]:
     """Return a function that computes a loss of few elements, by the kernels of its form.
 
-    Its arguments are a `Rest.packed`, the tensor for the loss, the tuple of the operands, and that of the tensors for
-    the gradients. It returns False where the operands, or a value among them, need another way.
+    Its arguments are a `LossArguments.packed`, the tensor for the loss, the tuple of the operands, and that of the
+    tensors for the gradients. It returns False where the operands, or a value among them, need another way.
     """
     lib = native_guard()
     assert lib is not None
@@ -68,7 +67,7 @@ def serving(form: Form, kernels: Sequence[CompiledModule], scratch_rows: int) ->
         gradients=len(form.by),
         options=len(options),
         max_classes=MOST_CLASSES if scratch_rows else sys.maxsize,
-        result=form.result,
+        result=result_code(form),
         tuple=id(tuple),
         tensor=id(torch.Tensor),
         parameter=id(torch.nn.Parameter),
@@ -81,24 +80,7 @@ def serving(form: Form, kernels: Sequence[CompiledModule], scratch_rows: int) ->
     return make_fastcall(module, "fast_loss", block, lib, arrays, kernels)
 
 
-class Rest(NamedTuple):
-    """What a call passes other than its operands."""
-
-    packed: bytes  # CallOptions, for machine code
-    divisor: float  # of a mean; 0: the number of rows or elements
-    ignored: int  # an index
-    is_nothing_nan: bool  # the mean of no rows
-    dims: int  # that the first operand must have, and more than one class; negative: any
-
-    @classmethod
-    def of(cls, divisor: float, ignored: int = NEVER, is_nothing_nan: bool = True, dims: int = -1) -> Rest:
-        """Return the options of a call, with their packed form."""
-        # torch.compile can't trace a ctypes structure, and no kernel runs while it traces.
-        packed = b"" if torch.compiler.is_compiling() else bytes(CallOptions(divisor, ignored, dims))
-        return cls(packed, divisor, ignored, is_nothing_nan, dims)
-
-
-def can_serve(form: Form) -> bool:
+def can_serve(form: LossKernelSpec) -> bool:
     """Return whether machine code may ask about the operands, and has room for them and the options."""
     columns, options = len(form.given) + len(form.by), sum(is_number(v) for _, v in form.options)
     return native_guard() is not None and columns <= MOST_COLUMNS and options <= MOST_OPTIONS

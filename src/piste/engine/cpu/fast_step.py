@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...torch_internals import PLAIN_TYPES
 from ..specs import ParamState
 from .compiler import load_file
 from .fastcall import make_fastcall
@@ -17,7 +18,7 @@ from .native_guard import native_guard
 from .openmp import function_address, parallel_address_cell
 from .step_kernel import ALONE, StepKernel
 from .tables import FastStepBlock, LaunchRecord, ParameterRecord
-from .torch_internals import PLAIN, dtype_code, impl_offset
+from .torch_internals import dtype_code, impl_offset
 
 __all__ = ["FastStep", "supports"]
 
@@ -87,6 +88,6 @@ def supports(
     return (
         native_guard() is not None
         and sum(launch.elements for launch, _ in launches) <= GIL_MAX_ELEMENTS
-        and all(type(p) in PLAIN and not p.is_inference() for p in params)
+        and all(type(p) in PLAIN_TYPES and not p.is_inference() for p in params)
         and all(slots[i].g is params[i].grad for _, indices in launches for i in indices)
     )

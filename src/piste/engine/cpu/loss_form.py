@@ -1,15 +1,13 @@
-"""What a kernel of a loss is made of, and the table that it is called with."""
+"""The constants and the lines that all kernels of losses share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from ...formula.expression import Expr, NamedConstant, is_number, topological_order
 from ..emit import Emitter
-from ..range_guards import Bound
+from ..specs import STORAGES, LossKernelSpec, Operand
 from .dialect import numba
 from .tables import LossNumbers, LossTable, columns_from, word
 
@@ -19,13 +17,11 @@ __all__ = [
     "FEW",
     "GRAIN",
     "PARTS",
-    "STORAGES",
-    "Column",
-    "Form",
     "LossLines",
     "loaded",
     "options_lines",
     "pointed",
+    "result_code",
     "stored",
 ]
 
@@ -40,68 +36,12 @@ ROWS, CLASSES, PER_BLOCK, PARTIALS, OUT, NUMBERS, IGNORED, SCRATCH, RUN = (
 COLUMNS = columns_from(LossTable)
 SCALE, OPTIONS = word(LossNumbers, "scale"), columns_from(LossNumbers)
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "int64": 8}
-STORAGES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
 _NARROW = ("bfloat16", "float16")
 
 
-class Column(NamedTuple):
-    """An operand.
-
-    `kind` is element or weight (of an element); or row, shared (one row for all samples), number, index, or labels (a
-    row of indices).
-    """
-
-    name: str
-    kind: str
-    storage: str
-
-
-class Form(NamedTuple):
-    """All that a kernel is made of; hashable, so that it can be found again."""
-
-    formula: Callable[..., Any]
-    derivatives: Callable[..., Any] | None  # of a loss of elements; a loss of rows has those of its formula
-    columns: tuple[Column | None, ...]
-    options: tuple[tuple[str, Any], ...]
-    faults: tuple[Callable[..., Any], ...]  # conditions on the operands that refuse them
-    wanted: tuple[bool, ...]  # of which columns the gradient is wanted
-    bounds: tuple[Bound, ...]
-    mode: str  # "sum": one number; "none": one for each element or row
-    divisor: str  # what `prepare` finds: "given", "count", or "weights" (the last column's, at the index)
-
-    @property
-    def storage(self) -> str:
-        """What the result is stored in."""
-        return next(c.storage for c in self.columns if c is not None)
-
-    @property
-    def result(self) -> int:
-        """The place of `storage` among the dtypes of a scalar result, as `kernels/finish.py` counts them; -1: none."""
-        return list(STORAGES.values()).index(self.storage) if self.mode == "sum" else -1
-
-    @property
-    def dtype(self) -> str:
-        """What it is computed in."""
-        return "float32" if self.storage in _NARROW else self.storage
-
-    @property
-    def given(self) -> list[Column]:
-        return [c for c in self.columns if c is not None]
-
-    @property
-    def marks(self) -> list[bool]:
-        """Of which of what is given the gradient is wanted."""
-        return [is_wanted for c, is_wanted in zip(self.columns, self.wanted, strict=True) if c is not None]
-
-    @property
-    def by(self) -> list[Column]:
-        """The columns whose gradient is wanted."""
-        return [c for c, is_wanted in zip(self.columns, self.wanted, strict=True) if is_wanted and c is not None]
+def result_code(spec: LossKernelSpec) -> int:
+    """Return the index of the dtype of a scalar result, as in `kernels/finish.py`; -1 where the result is no scalar."""
+    return list(STORAGES.values()).index(spec.storage) if spec.mode == "sum" else -1
 
 
 class LossLines(Emitter):
@@ -153,7 +93,7 @@ def _is_never_positive(value: Any) -> bool:
     return False
 
 
-def loaded(column: Column, at: str, dtype: str) -> str:
+def loaded(column: Operand, at: str, dtype: str) -> str:
     """An entry of a column in the precision of the computation."""
     entry = f"a_{column.name}[{at}]"
     if column.storage in _NARROW:

@@ -11,7 +11,9 @@ from typing import Any
 
 from ...formula.expression import Expr, NamedConstant, topological_order
 from ..row_schedule import RowPass, RowSchedule
-from .loss_form import BYTES, PARTIALS, SCRATCH, Column, Form, LossLines, loaded, stored
+from ..specs import LossKernelSpec, Operand
+from . import range_guards
+from .loss_form import BYTES, PARTIALS, SCRATCH, LossLines, loaded, stored
 
 __all__ = ["RowLines"]
 
@@ -34,7 +36,7 @@ class RowLines:
         stored_at: The array of the exponentials that a pass stores.
     """
 
-    def __init__(self, form: Form, schedule: RowSchedule, stored_at: str | None) -> None:
+    def __init__(self, form: LossKernelSpec, schedule: RowSchedule, stored_at: str | None) -> None:
         self.form, self.schedule, self.stored_at, self.dtype = form, schedule, stored_at, form.dtype
         self.lines: list[str] = []
         self.scratch_rows = 0
@@ -173,10 +175,10 @@ class RowLines:
             if summand is row_pass.stores
         ]
         for bound in self.form.bounds:
-            operand = self.form.given[bound.column].name
+            operand = self.form.given[bound.operand].name
             if self.schedule.first_sums_over(operand) is row_pass:
-                self.lines.append(bound.first(self.dtype))
-                body += bound.each(f"{operand}_", self.dtype)
+                self.lines.append(range_guards.start(bound, self.dtype))
+                body += range_guards.update(bound, f"{operand}_", self.dtype)
         self.lines += [
             *(f"{name} = 0.0" for name in names),
             "first = 0",
@@ -196,7 +198,7 @@ class RowLines:
     def _as_stored(self, operand: str, value: str) -> str:
         return stored(self._column(operand).storage, value)
 
-    def _column(self, operand: str) -> Column:
+    def _column(self, operand: str) -> Operand:
         return next(c for c in self.form.given if c.name == operand)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ...formula.differentiate import Slope, gradients
-from ...formula.expression import Expr, FormulaError, NamedConstant, is_number, trace
+from ...formula.expression import FormulaError
+from ..loss_trace import trace_rows
 from ..row_schedule import schedule_row
+from ..specs import LossKernelSpec, Operand
+from . import range_guards
 from .loss_form import (
     BYTES,
     CLASSES,
@@ -17,8 +19,6 @@ from .loss_form import (
     RUN,
     SCALE,
     SCRATCH,
-    Column,
-    Form,
     loaded,
     options_lines,
     pointed,
@@ -27,24 +27,12 @@ from .loss_form import (
 from .row_lines import RowLines
 from .work_sharing import shared_lines
 
-__all__ = ["divisor_constants", "formulas", "source"]
+__all__ = ["divisor_constants", "source"]
 
 
-def formulas(form: Form) -> tuple[Expr, list[Slope], list[Expr], set[str]]:
-    """The loss of a row, its gradients, the conditions that refuse it, and which letters are rows."""
-    letters = [None if c is None else Expr("input", c.name) for c in form.columns]
-    rows = {c.name for c in form.columns if c is not None and c.kind in ("row", "shared", "labels")}
-    options = {k: NamedConstant(k, v) if is_number(v) else v for k, v in form.options}
-    value = trace(form.formula, *letters, **options)
-    by = [x for x, is_wanted in zip(letters, form.wanted, strict=True) if is_wanted and x is not None]
-    slopes = gradients(value, by, rows) if by else []
-    faults = [trace(fault, *letters) for fault in form.faults]
-    return value, slopes, faults, rows
-
-
-def source(form: Form) -> tuple[str, int]:
+def source(form: LossKernelSpec) -> tuple[str, int]:
     """The kernel as Python that Numba compiles, and how many scratch rows each thread wants."""
-    value, slopes, faults, rows = formulas(form)
+    value, slopes, faults, rows = trace_rows(form)
     wanted = form.by
     own = bool(wanted) and wanted[0].storage != form.dtype
     # The gradient's own row, if it has the precision; under its own name, so that LLVM sees one row and not two.
@@ -52,11 +40,11 @@ def source(form: Form) -> tuple[str, int]:
     gradients_by = {c.name: slope for c, slope in zip(wanted, slopes, strict=True)}
     schedule = schedule_row(value, gradients_by, faults, rows=rows, stores_exponentials=bool(wanted))
     for bound in form.bounds:
-        if schedule.first_sums_over(form.given[bound.column].name) is None:
+        if schedule.first_sums_over(form.given[bound.operand].name) is None:
             raise FormulaError("a bound is on a row that is never summed up")
     row = RowLines(form, schedule, stored_at)
     row.reduce()
-    broken = [bound.is_broken(form.dtype) for bound in form.bounds]
+    broken = [range_guards.broken(bound, form.dtype) for bound in form.bounds]
     refused = " or ".join([row.scalar(condition) for condition in schedule.conditions] + broken)
     row.lines.append(f"result = {row.scalar(schedule.value)}")
     if wanted:
@@ -66,7 +54,7 @@ def source(form: Form) -> tuple[str, int]:
     return "\n".join(_run(form, row, refused)), row.scratch_rows
 
 
-def _run(form: Form, row: RowLines, refused: str) -> list[str]:
+def _run(form: LossKernelSpec, row: RowLines, refused: str) -> list[str]:
     """The sum of a block, row by row."""
     shared = [c for c in form.given if c.kind == "shared"]
     lines = [
@@ -102,11 +90,11 @@ def _run(form: Form, row: RowLines, refused: str) -> list[str]:
     return [*lines, *shared_lines(block, f"table[{RUN}]"), ""]
 
 
-def _place(form: Form, column: Column) -> int:
+def _place(form: LossKernelSpec, column: Operand) -> int:
     return COLUMNS + form.given.index(column)
 
 
-def _operands(form: Form, row: RowLines) -> list[str]:
+def _operands(form: LossKernelSpec, row: RowLines) -> list[str]:
     """Where the operands of row r, and its gradients, lie."""
     lines = []
     for c in form.given:
@@ -121,11 +109,11 @@ def _operands(form: Form, row: RowLines) -> list[str]:
     return lines
 
 
-def _row_of(place: int, column: Column) -> str:
+def _row_of(place: int, column: Operand) -> str:
     return f"column(table[{place}] + r * classes * {BYTES[column.storage]}, {pointed(column.storage)}, {place})"
 
 
-def _picked(form: Form) -> list[str]:
+def _picked(form: LossKernelSpec) -> list[str]:
     """The class index of row r: a row that is ignored, or whose index is out of range, ends here; and what it picks."""
     index = next((c for c in form.given if c.kind == "index"), None)
     if index is None:
@@ -152,11 +140,11 @@ def _picked(form: Form) -> list[str]:
     ]
 
 
-def _zero(column: Column) -> str:
+def _zero(column: Operand) -> str:
     return "uint16(0)" if pointed(column.storage) == "uint16" else f"{column.storage}(0.0)"
 
 
-def divisor_constants(form: Form) -> dict[str, int | str]:
+def divisor_constants(form: LossKernelSpec) -> dict[str, int | str]:
     """The constants of `kernels/mean_divisor.py`: the columns of the class indices, and of weights if they count."""
     index, last = next(c for c in form.given if c.kind == "index"), form.given[-1]
     constants: dict[str, int | str] = {"INDEX": _place(form, index)}

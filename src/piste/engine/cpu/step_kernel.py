@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ...torch_internals import PLAIN_TYPES
 from ..emit import Emitter
 from ..hoisting import Hoisted, given_inputs, trace_step
 from ..layout import alike, overlapping, real_dtype, real_size
@@ -25,7 +26,6 @@ from .compiler import load
 from .debug import step_formula
 from .dialect import numba
 from .tables import StepTable, columns_from, step_table, word
-from .torch_internals import PLAIN
 from .work_sharing import make_counters, shared_lines, work
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -201,7 +201,7 @@ def unserved(slot: ParamState) -> str | None:
     if slot.g is not slot.p.grad and slot.p.grad is not None:
         return "its gradient is sparse"  # the slot holds a dense copy
     for x in (slot.p, slot.g, *slot.buffers, *slot.counters):
-        if type(x) not in PLAIN:
+        if type(x) not in PLAIN_TYPES:
             return f"it is a {type(x).__name__}, a tensor subclass with operations of its own"
         if x.device.type != "cpu":
             return f"it is on {x.device.type}"

@@ -124,7 +124,7 @@ class StepTable(WorkTable):
 
 @words
 class CallOptions(ctypes.Structure):
-    """What a call of a loss passes other than its operands."""
+    """The packed form of `LossArguments`."""
 
     divisor: float  # of a mean; 0: the number of rows or elements
     ignored: int  # the ignored index

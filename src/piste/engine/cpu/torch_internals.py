@@ -21,10 +21,8 @@ from torch import Tensor
 from .openmp import function_address
 from .tables import Libtorch
 
-__all__ = ["CPYTHON_OFFSETS", "PLAIN", "SYMBOLS", "dtype_code", "impl_offset", "resolve_libtorch", "storage_is_shared"]
+__all__ = ["CPYTHON_OFFSETS", "SYMBOLS", "dtype_code", "impl_offset", "resolve_libtorch", "storage_is_shared"]
 
-PLAIN = {Tensor, torch.nn.Parameter}
-"""The types of tensors that carry no behaviour of a subclass."""
 SYMBOLS = {
     "is_grad_enabled": ("c10", "_ZN3c108GradMode10is_enabledEv"),
     "requires_grad": ("c10", "_ZNK3c1010TensorImpl13requires_gradEv"),

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backend import FastStep
+from ...torch_internals import PLAIN_TYPES
+from ..backend import FastStep, LossKernel
 from ..layout import alike, overlapping, real_dtype
-from ..specs import ParamState, StepSpec
+from ..specs import LossKernelSpec, ParamState, StepSpec
 from .compiler import missing
 from .device import Cuda
 from .launch import GpuStepKernel
@@ -20,7 +21,6 @@ __all__ = ["GpuBackend"]
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _COUNTERS = {torch.float32: "float32", torch.float64: "float64"}
-_PLAIN = {Tensor, torch.nn.Parameter}
 
 
 class GpuBackend:
@@ -59,6 +59,14 @@ class GpuBackend:
         """Return None: no native call verifies tensors on the GPU."""
         return None
 
+    def why_not_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> str | None:
+        """Return that there are no kernels of losses yet."""
+        return "the GPU backend has no kernels of losses"
+
+    def compile_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> LossKernel:
+        """Raise: `why_not_loss` accepts no loss."""
+        raise NotImplementedError
+
 
 def layout_of(state: ParamState) -> Layout:
     """Return the layout of a state that `why_not` accepts."""
@@ -74,7 +82,7 @@ def why_not(state: ParamState) -> str | None:
     if state.g is not state.p.grad and state.p.grad is not None:
         return "its gradient is sparse"  # the state holds a dense copy
     for x in (*columns, *state.counters):
-        if type(x) not in _PLAIN:
+        if type(x) not in PLAIN_TYPES:
             return f"it is a {type(x).__name__}, a tensor subclass with operations of its own"
         if x.layout != torch.strided:
             return "its gradient is sparse" if x.is_sparse else f"its layout is {x.layout}"

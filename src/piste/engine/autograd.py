@@ -1,0 +1,93 @@
+"""The node of a loss in autograd's graph: gradients that were computed with the loss, and the same as torch operations.
+
+A kernel computes the gradients for an incoming gradient of 1, which a backward pass nearly always brings; another one
+costs a pass over them. A second backward, and transforms, differentiate torch operations.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..formula.differentiate import on_tensors
+from ..torch_internals import apply_of, direct_backward, in_transform, is_batched
+from .backend import Computed, LossKernel
+from .eager.loss import working_dtype
+from .loss_trace import trace_rows
+from .specs import NEVER, LossArguments, LossKernelSpec
+
+__all__ = ["record"]
+
+_is_grad_enabled = torch.is_grad_enabled
+
+_traced = functools.lru_cache(maxsize=512)(trace_rows)
+
+
+class _Loss(torch.autograd.Function):
+    """A loss with its gradients; autograd keeps the operands for a repeated backward."""
+
+    @staticmethod
+    def forward(ctx: Any, call: tuple[LossKernel, LossArguments, Sequence[Tensor], Computed], *by: Tensor) -> Tensor:
+        kernel, arguments, operands, (out, gradients) = call
+        ctx.of = [kernel, arguments, gradients]
+        ctx.save_for_backward(*operands)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        kernel, arguments, gradients = of = ctx.of
+        of[2] = None
+        if gradients is not None and not _is_grad_enabled() and kernel.is_one(grad):
+            return None, *gradients
+        # Several gradients may come as one, under vmap or with `is_grads_batched`.
+        if _is_grad_enabled() or in_transform() or is_batched(grad):
+            grad = grad if kernel.is_sum or kernel.spec.derivatives is not None else grad.unsqueeze(-1)
+            return None, *[grad * slope for slope in gradients_eagerly(kernel.spec, ctx.saved_tensors, arguments)]
+        if gradients is None:  # the graph was kept for a backward once more
+            _, gradients = kernel.compute(ctx.saved_tensors, arguments)
+        return None, *kernel.scale(gradients, grad, ctx.saved_tensors, arguments)
+
+
+record = apply_of(direct_backward(_Loss))
+"""Add a loss to the graph: `record((kernel, arguments, operands, computed), *operands_with_gradient)`."""
+
+
+def gradients_eagerly(spec: LossKernelSpec, operands: Sequence[Tensor], arguments: LossArguments) -> list[Tensor]:
+    """Return the gradients of a reduced loss as torch operations."""
+    inputs = [x.to(working_dtype(x.dtype)) for x in operands]
+    if spec.derivatives is None:
+        return _row_gradients(spec, inputs, arguments)
+    elements = [x for x, c in zip(inputs, spec.given, strict=True) if c.kind == "element"]
+    found = spec.derivatives(*elements, **dict(spec.options))
+    found = [s for s, is_wanted in zip(found, spec.wanted, strict=False) if is_wanted]
+    if spec.given[-1].kind == "weight":
+        found = [s * inputs[-1] for s in found]
+    return [s / (arguments.divisor or inputs[0].numel()) for s in found] if spec.mode == "sum" else found
+
+
+def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossArguments) -> list[Tensor]:
+    ignored = arguments.ignored
+    divisor: Any = arguments.divisor or inputs[0].shape[:-1].numel()
+    named = dict(zip((c.name for c in spec.given), inputs, strict=True))
+    keep: Tensor | None = None
+    for c in spec.given:
+        if c.kind == "index" and ignored != NEVER:
+            k = named[c.name]
+            keep = k != ignored
+            named[c.name] = k = torch.where(keep, k, 0)
+            if spec.divisor == "count":
+                divisor = keep.sum()
+            elif spec.divisor == "weights":
+                divisor = torch.where(keep, inputs[-1][k], 0).sum()
+        elif c.kind == "index" and spec.divisor == "weights":
+            divisor = inputs[-1][named[c.name]].sum()
+    found = []
+    for column, slope in zip(spec.by, _traced(spec)[1], strict=True):
+        made = on_tensors(slope, named, named[column.name])
+        made = made if keep is None else torch.where(keep.unsqueeze(-1), made, 0)
+        found.append(made / divisor if spec.mode == "sum" else made)
+    return found
