@@ -61,8 +61,30 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show the v
 def compare(
     task: Annotated[str, typer.Argument(help="A built-in task (see `piste tasks`), my_task.py:make, or a data.csv.")],
     target: Annotated[str | None, typer.Option(help="The column of data.csv to predict from the others.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="Predict the column of data.csv as classes or as a number; by its cells if not given."),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="A column of data.csv whose equal values stay in one part of the split.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="A column of data.csv with dates or numbers: the latest quarter of rows judges.")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="A file with the columns of data.csv whose rows judge, instead of a split.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="A column of data.csv to leave out; may be given again for others.")
+    ] = None,
     decimal: Annotated[
         str | None, typer.Option(help="The decimal sign in data.csv, . or , where its cells leave it open.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="The encoding of data.csv, such as cp1252; recognised if not given.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples per batch; the task's if not given. A DataLoader keeps its own.")
     ] = None,
     optimizers: Annotated[
         str | None, typer.Option(help="Names, with commas between, or all; the usual seven if not given.")
@@ -99,7 +121,9 @@ def compare(
     with _in_a_sentence(debug):
         from .compare import compare_task
 
-        made = _task(task, target, decimal)
+        of_table = {"kind": kind, "group": group, "time": time, "validation": validation, "drop": drop,
+                    "decimal": decimal, "encoding": encoding}  # fmt: skip
+        made = _task(task, target, batch_size, {name: value for name, value in of_table.items() if value is not None})
         comparison = compare_task(
             made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
             seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), budget=budget, out=out, fresh=fresh,
@@ -144,20 +168,25 @@ def explain(
         typer.echo(str(explained(loss, *(_numbers(option, text) for option, text in given), check=check)))
 
 
-def _task(text: str, column: str | None, decimal: str | None) -> Task:
+def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[str, Any]) -> Task:
+    """The task named on the command line; `of_table` are the options given for a table."""
     from .compare import tasks
     from .compare.csv import task as csv_task
+    from .compare.task import check_whole_number
     from .compare.task_file import is_task_file, load_task
 
     if csv_task.is_table(text):
-        loaded = csv_task.table(text, column, decimal=decimal)
+        loaded = csv_task.table(text, column, batch_size=batch_size, **of_table)
         typer.echo(loaded.about)
         return loaded
     if column is not None:
         raise InvalidValue(f"--target names a column of a table, such as data.csv; `{text}` isn't one. Help: omit it.")
-    if decimal is not None:
-        raise InvalidValue(f"--decimal is for a table, such as data.csv; `{text}` isn't one. Help: omit it.")
-    return load_task(text) if is_task_file(text) else tasks.task(text)
+    for name in of_table:
+        raise InvalidValue(f"--{name} is for a table, such as data.csv; `{text}` isn't one. Help: omit it.")
+    found = load_task(text) if is_task_file(text) else tasks.task(text)
+    if batch_size is not None:
+        found.batch_size = check_whole_number("batch_size", batch_size, least=1)
+    return found
 
 
 def _names(text: str | None) -> list[str] | None:

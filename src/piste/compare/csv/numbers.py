@@ -3,115 +3,86 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+import numpy as np
 
 from ...errors import InvalidValue
+from .cells import Cells
+from .number_cells import CONVENTIONS, PLAIN_LINES, Convention, NumberCell, parse_number_cell
 
 MIN_NUMBER_SHARE = 0.9
 """A column is numeric if at least this share of its cells without missing values are numbers."""
 MAX_UNITS = 3
 """A column with more suffixes than this holds text, such as addresses, rather than numbers in several units."""
-
-_CURRENCY = r"(?:[A-Z]{0,3}[$¢£¤¥฿₠-⃏]|Rs\.?|Fr\.?|kr\.?|AED|ARS|AUD|BRL|CAD|CHF|CLP|CNY|COP|CZK|DKK|EGP|EUR|GBP|HKD|HUF|IDR|ILS|INR|JPY|KRW|MXN|MYR|NGN|NOK|NZD|PHP|PKR|PLN|RMB|RON|RUB|SAR|SEK|SGD|THB|TRY|TWD|UAH|USD|VND|ZAR)"  # fmt: skip # noqa: E501
-_UNIT_WORD = r"(?![x×]\d)(?:[^\W\d_]|[%‰°$¢£¤¥฿₠-⃏])(?:[^\W\d_]|(?<=[A-Za-z])\^?[23²³](?!\w)|[%°/·*.$₠-⃏]){0,14}"
-_CELL = re.compile(
-    rf"(?P<sign>[+-]?)\s?(?P<before>{_CURRENCY}?)\s?(?P<open>\(?)\s?(?P<before_inner>{_CURRENCY}?)\s?(?P<sign_inner>[+-]?)"
-    r"(?P<body>[.,٫]?\d(?:[.,٫٬' ]?\d)*[.,]?)"
-    r"(?:(?:[eE]|[dD](?=[+-])|\s?[x×*]\s?10\^)(?P<exponent>[+-]?\d+))?"
-    rf"\s?(?P<after>(?:{_UNIT_WORD}(?: {_UNIT_WORD})?)?)\s?(?P<trailing>-?)\s?(?P<close>\)?)"
+_MULTIPLIERS = frozenset(
+    ("%", "‰", "k", "K", "M", "m", "B", "b", "mn", "bn", "Mio", "Mio.", "Mrd", "Mrd.", "千", "万", "億", "亿")
 )
-_PLAIN = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d+))?", re.ASCII)
-"""The usual number, which needs no other pattern."""
-_INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
-_MULTIPLIERS = {
-    "%",
-    "‰",
-    "k",
-    "K",
-    "M",
-    "m",
-    "B",
-    "b",
-    "mn",
-    "bn",
-    "Mio",
-    "Mio.",
-    "Mrd",
-    "Mrd.",
-    "千",
-    "万",
-    "億",
-    "亿",
-}
 """Suffixes that change the value, so a number without one means something else."""
-_PLAIN_CHARACTERS = str.maketrans(
-    dict.fromkeys("\u00a0\u2002\u2003\u2007\u2008\u2009\u202f", " ")
-    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63", "-")
-    | dict.fromkeys("\u2019\u02bc", "'")
-    | {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-    | {"￥": "¥", "￡": "£", "￠": "¢"}
-)
-
-
-@dataclass(frozen=True)
-class Convention:
-    """A decimal sign and the separator between groups of digits."""
-
-    decimal: str
-    group: str
-
-    @property
-    def pattern(self) -> re.Pattern[str]:
-        group, decimal = re.escape(self.group), re.escape(self.decimal)
-        integer = rf"\d+|[1-9]\d{{0,2}}(?:{group}\d{{3}})+"
-        if self.group == ",":
-            integer += r"|[1-9]\d?(?:,\d\d)+,\d{3}"  # Indian grouping, such as 12,34,567
-        return re.compile(rf"(?:{integer})(?:{decimal}\d*)?|{decimal}\d+")
-
-    def plain(self, body: str) -> str:
-        return body.replace(self.group, "").replace(self.decimal, ".")
-
-
-CONVENTIONS = tuple(Convention(*pair) for pair in (".,", ". ", ".'", ",.", ", ", ",'", "٫٬"))
-_PATTERNS = {convention: convention.pattern for convention in CONVENTIONS}
-
-
-class _Cell(NamedTuple):
-    """The parts of a cell that holds a number, before its separators are understood."""
-
-    negative: bool
-    body: str
-    exponent: str
-    unit: str
-
-    def value(self, convention: Convention) -> float:
-        return float(f"{'-' if self.negative else ''}{convention.plain(self.body)}e{self.exponent or 0}")
+_DECIMALS = re.compile(r"(?:^|\n)[+-]?(?![1-9]\d{0,2}\.\d{3}[eE\n])\d*\.")
+"""The decimal point of a plain number that can't be a separator of thousands."""
 
 
 @dataclass
 class NumberColumn:
-    """A column read as numbers: a value for each cell, None where the cell holds no number."""
+    """A column read as numbers.
 
-    values: list[float | None]
+    Attributes:
+        values: The value of each row; NaN where the cell holds no number.
+        example: The longest cell that is no plain number such as 1200.5, with its value; None if all cells are plain.
+        units: The units, if the numbers have several; then no row has a value.
+        assumed: A cell that can be read in two ways and both values, if nothing but the delimiter decided.
+        convention: The convention of the column.
+    """
+
+    values: np.ndarray
     example: tuple[str, float] | None = None
-    """The longest cell that is no plain number such as 1200.5, with its value; None if all cells are plain."""
     units: list[str] = field(default_factory=list)
-    """The units, if the numbers have several; then no cell has a value."""
+    assumed: tuple[str, float, float] | None = None
+    convention: Convention = CONVENTIONS[0]
+
+
+def number_values(cells: Cells, convention: Convention) -> np.ndarray:
+    """The number in each distinct text, in one convention; NaN where there is none."""
+    if convention not in cells.memo:
+        read = [
+            None if none else parse_number_cell(t) for t, none in zip(cells.texts, cells.missing_texts, strict=True)
+        ]
+        values = [cell.value(convention) if cell and convention.fits(cell.body) else np.nan for cell in read]
+        cells.memo[convention] = np.array(values, float)
+    return cells.memo[convention]
+
+
+@dataclass
+class _Candidate:
+    """A column before its convention is decided."""
+
+    name: str
+    cells: Cells
+    parsed: list[NumberCell | None] = field(default_factory=list)
+    """The number in each distinct text; empty if all are plain numbers whose reading is certain."""
+    values: np.ndarray | None = None
+    """The value of each row, for plain numbers whose reading is certain."""
+    numeric: bool = True
+    fitting: list[Convention] = field(default_factory=list)
+    evidence: set[str] = field(default_factory=set)
+    """The decimal sign that this column shows, if it shows one."""
+
+    @property
+    def bodies(self) -> list[str]:
+        return list({cell.body for cell in self.parsed if cell})
 
 
 def read_number_columns(
-    columns: Sequence[Sequence[str]],
+    columns: Sequence[Cells],
     names: Sequence[str],
-    lines: Sequence[int],
+    place: Callable[[int], str],
     *,
-    missing: Sequence[Sequence[bool]],
     delimiter: str,
     decimal: str | None,
-    path: object,
 ) -> list[NumberColumn]:
-    """Reads each column in the one convention that fits all its numbers.
+    """Read each column in the one convention that fits all its numbers.
 
     Where a decimal point and a decimal comma both fit (1.014 is 1014 or 1.014), the other columns decide; a decimal
     point is assumed where commas separate the cells, as spreadsheets use semicolons next to decimal commas.
@@ -119,11 +90,9 @@ def read_number_columns(
     Args:
         columns: The cells of each column.
         names: The name of each column.
-        lines: The line of each row in the file.
-        missing: Whether a cell holds no value, for each column and row.
+        place: The line of a row, for messages, such as `place(0)` = "line 2 of data.csv".
         delimiter: The character between cells.
         decimal: The decimal sign, if it is known.
-        path: The file, for messages.
 
     Returns:
         The numbers of each column.
@@ -131,64 +100,57 @@ def read_number_columns(
     Raises:
         InvalidValue: If the numbers of a column follow two conventions, or can be read in two ways.
     """
-    parsed = [[_parse(cell) for cell in column] for column in columns]
-    allowed: list[list[Convention]] = []
-    evidence = set()
-    for cells, absent in zip(parsed, missing, strict=True):
-        numeric = _is_numeric(cells, absent)
-        bodies = list({cell.body for cell in cells if cell})
-        fitting = [c for c in CONVENTIONS if decimal in (None, c.decimal) and all(map(_PATTERNS[c].fullmatch, bodies))]
-        if _shows_separator(bodies):
-            fitting = _consistent(fitting, bodies)
-            if numeric and len(signs := {c.decimal for c in fitting}) == 1:
-                evidence |= signs
-        allowed.append(fitting)
-    found = []
-    for i, (cells, fitting) in enumerate(zip(parsed, allowed, strict=True)):
-        numeric = _is_numeric(cells, missing[i])
-        bodies = [cell.body for cell in cells if cell]
-        if numeric and not fitting:
-            raise _two_conventions(names[i], columns[i], cells, lines, decimal, path)
-        if numeric and _shows_separator(bodies) and len({c.decimal for c in fitting}) > 1:
-            known = evidence if len(evidence) == 1 else {"."} if delimiter == "," and not evidence else set()
-            fitting = [c for c in fitting if c.decimal in known]
-            if not fitting:
-                raise _two_readings(names[i], columns[i], cells, lines, path)
-        convention = fitting[0] if fitting else next(c for c in CONVENTIONS if decimal in (None, c.decimal))
-        found.append(_column(columns[i], cells, convention))
-    return found
+    candidates = [_parse(name, cells, decimal) for name, cells in zip(names, columns, strict=True)]
+    evidence = set().union(*(candidate.evidence for candidate in candidates))
+    return [_decide(candidate, evidence, place, delimiter, decimal) for candidate in candidates]
 
 
-def _parse(cell: str) -> _Cell | None:
-    if plain := _PLAIN.fullmatch(cell):
-        sign, body, exponent = plain.groups()
-        return _Cell(sign == "-", body, exponent or "", "")
-    text = cell
-    if not text.isascii():
-        text = text.translate(_PLAIN_CHARACTERS)
-        text = "".join(str(int(c)) if c.isdecimal() else c for c in text)
-    match = _CELL.fullmatch(text)
-    if match is None:  # infinity is written here as a number beyond the largest float
-        return _Cell(text.startswith("-"), "1", "999", "") if _INFINITE.fullmatch(text) else None
-    part = match.groupdict()
-    if bool(part["open"]) != bool(part["close"]) or (part["before"] and part["before_inner"]):
-        return None
-    signs = part["sign"] + part["sign_inner"] + part["trailing"] + part["open"]
-    if len(signs) > 1:
-        return None
-    body = part["body"]
-    if not any(pattern.fullmatch(body) for pattern in _PATTERNS.values()):
-        return None
-    unit = " ".join(filter(None, [part["before"] or part["before_inner"], part["after"]]))
-    if len(unit) > 2 and unit.isalpha():
-        unit = unit.removesuffix("s")  # 1 year, 2 years
-    return _Cell(bool(signs) and signs != "+", body, part["exponent"] or "", unit)
+def _parse(name: str, cells: Cells, decimal: str | None) -> _Candidate:
+    missing = cells.missing_texts
+    present = [text for text, none in zip(cells.texts, missing, strict=True) if not none]
+    lines = "\n".join([*present, ""])
+    certain = "." not in lines or (decimal != "," and _DECIMALS.search(lines) is not None)
+    if certain and PLAIN_LINES.fullmatch(lines):
+        values = cells.memo[CONVENTIONS[0]] = np.full(len(cells.texts), np.nan)
+        values[~missing] = np.fromiter(map(float, present), float, len(present))
+        evidence = {"."} if "." in lines else set()
+        return _Candidate(name, cells, values=values[cells.codes], evidence=evidence)
+    candidate = _Candidate(name, cells, [parse_number_cell(text) for text in cells.texts])
+    numbers = np.array([cell is not None for cell in candidate.parsed], bool) & ~missing
+    n_present, n_numbers = cells.counts[~missing].sum(), cells.counts[numbers].sum()
+    candidate.numeric = bool(n_numbers > 0 and n_present - n_numbers <= (1 - MIN_NUMBER_SHARE) * n_present)
+    bodies = candidate.bodies
+    candidate.fitting = [c for c in CONVENTIONS if decimal in (None, c.decimal) and all(map(c.fits, bodies))]
+    if _shows_separator(bodies):
+        candidate.fitting = _consistent(candidate.fitting, bodies)
+        signs = {c.decimal for c in candidate.fitting}
+        if candidate.numeric and len(signs) == 1:
+            candidate.evidence = signs
+    return candidate
 
 
-def _is_numeric(cells: Sequence[_Cell | None], absent: Sequence[bool]) -> bool:
-    present = sum(not none for none in absent)
-    numbers = sum(cell is not None and not none for cell, none in zip(cells, absent, strict=True))
-    return numbers > 0 and present - numbers <= (1 - MIN_NUMBER_SHARE) * present
+def _decide(
+    candidate: _Candidate, evidence: set[str], place: Callable[[int], str], delimiter: str, decimal: str | None
+) -> NumberColumn:
+    if candidate.values is not None:
+        return NumberColumn(candidate.values)
+    fitting, assumed = candidate.fitting, None
+    if candidate.numeric and not fitting:
+        raise _two_conventions(candidate, place, decimal)
+    if candidate.numeric and _shows_separator(candidate.bodies) and len({c.decimal for c in fitting}) > 1:
+        known = evidence if len(evidence) == 1 else {"."} if delimiter == "," and not evidence else set()
+        code = _first_ambiguous(candidate)
+        text, cell = candidate.cells.texts[code], candidate.parsed[code]
+        assert cell is not None
+        point, comma = (cell.value(next(c for c in fitting if c.decimal == sign)) for sign in ".,")
+        if not known:
+            raise _two_readings(candidate.name, place(candidate.cells.first_row(code)), text, point, comma)
+        fitting = [c for c in fitting if c.decimal in known]
+        assumed = None if evidence else (text, point, comma)
+    convention = fitting[0] if fitting else next(c for c in CONVENTIONS if decimal in (None, c.decimal))
+    column = _column(candidate, convention)
+    column.assumed = assumed
+    return column
 
 
 def _shows_separator(bodies: Sequence[str]) -> bool:
@@ -214,62 +176,65 @@ def _consistent(fitting: list[Convention], bodies: Sequence[str]) -> list[Conven
     return [c for c in fitting if (c.decimal == sign) == decimals]
 
 
-def _column(texts: Sequence[str], cells: Sequence[_Cell | None], convention: Convention) -> NumberColumn:
-    pattern = _PATTERNS[convention]
-    read = [cell if cell and pattern.fullmatch(cell.body) else None for cell in cells]
+def _column(candidate: _Candidate, convention: Convention) -> NumberColumn:
+    cells = candidate.cells
+    read = [
+        cell if cell and not none and convention.fits(cell.body) else None
+        for cell, none in zip(candidate.parsed, cells.missing_texts, strict=True)
+    ]
     units = list(dict.fromkeys(cell.unit for cell in read if cell and (cell.unit or cell.body.strip("0.,"))))
     if len(units) == 2 and "" in units and not _MULTIPLIERS & set(units):
         units.remove("")  # a unit that is not repeated in each cell
     if len(units) > 1:
-        return NumberColumn([None] * len(cells), units=units if len(units) <= MAX_UNITS else [])
-    values = [cell.value(convention) if cell else None for cell in read]
-    special = [i for i, cell in enumerate(read) if cell and not _is_plain(texts[i], values[i])]
-    at = max(special, key=lambda i: len(texts[i]), default=None)
-    return NumberColumn(values, None if at is None else (texts[at], values[at] or 0.0))
+        return NumberColumn(np.full(len(cells), np.nan), units=units if len(units) <= MAX_UNITS else [])
+    values = [cell.value(convention) if cell else np.nan for cell in read]
+    special = [
+        (text, value)
+        for text, cell, value in zip(cells.texts, read, values, strict=True)
+        if cell and not _is_plain(text, value)
+    ]
+    example = max(special, key=lambda pair: len(pair[0]), default=None)
+    return NumberColumn(np.array(values, float)[cells.codes], example, convention=convention)
 
 
-def _is_plain(text: str, value: float | None) -> bool:
+def _is_plain(text: str, value: float) -> bool:
     try:
         return float(text) == value
     except ValueError:
         return False
 
 
-def _two_conventions(
-    name: str,
-    texts: Sequence[str],
-    cells: Sequence[_Cell | None],
-    lines: Sequence[int],
-    decimal: str | None,
-    path: object,
-) -> InvalidValue:
-    numbers = [i for i, cell in enumerate(cells) if cell]
+def _first_ambiguous(candidate: _Candidate) -> int:
+    return next(i for i, cell in enumerate(candidate.parsed) if cell and _shows_separator([cell.body]))
+
+
+def _two_conventions(candidate: _Candidate, place: Callable[[int], str], decimal: str | None) -> InvalidValue:
+    texts, name = candidate.cells.texts, candidate.name
+
+    def where(code: int) -> str:
+        return place(candidate.cells.first_row(code))
+
+    bodies = {i: cell.body for i, cell in enumerate(candidate.parsed) if cell}
     conventions = [c for c in CONVENTIONS if decimal in (None, c.decimal)]
-    counts = [sum(bool(_PATTERNS[c].fullmatch(cell.body)) for cell in cells if cell) for c in conventions]
-    best = _PATTERNS[conventions[counts.index(max(counts))]]
-    odd = next(i for i in numbers if not best.fullmatch(cells[i].body))  # type: ignore[union-attr]
+    counts = [sum(int(candidate.cells.counts[i]) * c.fits(body) for i, body in bodies.items()) for c in conventions]
+    best = conventions[counts.index(max(counts))]
+    odd = next(i for i, body in bodies.items() if not best.fits(body))
     if decimal is not None:
         return InvalidValue(
-            f"`{name}` must hold numbers with the decimal sign {decimal!r}; received {texts[odd]!r} in line "
-            f"{lines[odd]} of {path}. Help: leave `decimal` out, or write all numbers of the column alike."
+            f"`{name}` must hold numbers with the decimal sign {decimal!r}; received {texts[odd]!r} in "
+            f"{where(odd)}. Help: leave `decimal` out, or write all numbers of the column alike."
         )
-    usual = [i for i in numbers if best.fullmatch(cells[i].body)]  # type: ignore[union-attr]
+    usual = [i for i, body in bodies.items() if best.fits(body)]
     usual = [i for i in usual if not texts[i].isdigit()] or usual
     return InvalidValue(
-        f"`{name}` must hold numbers written in one way; received {texts[usual[0]]!r} in line {lines[usual[0]]} and "
-        f"{texts[odd]!r} in line {lines[odd]} of {path}. Help: write all numbers of the column alike, such as 1200.5."
+        f"`{name}` must hold numbers written in one way; received {texts[usual[0]]!r} in {where(usual[0])} and "
+        f"{texts[odd]!r} in {where(odd)}. Help: write all numbers of the column alike, such as 1200.5."
     )
 
 
-def _two_readings(
-    name: str, texts: Sequence[str], cells: Sequence[_Cell | None], lines: Sequence[int], path: object
-) -> InvalidValue:
-    at = next(i for i, cell in enumerate(cells) if cell and _shows_separator([cell.body]))
-    cell = cells[at]
-    assert cell is not None
-    point, comma = (cell.value(next(c for c in CONVENTIONS if c.decimal == sign)) for sign in ".,")
+def _two_readings(name: str, where: str, text: str, point: float, comma: float) -> InvalidValue:
     return InvalidValue(
-        f"`{name}` can be read in two ways: {texts[at]!r} in line {lines[at]} of {path} is {point:.10g} with a decimal "
+        f"`{name}` can be read in two ways: {text!r} in {where} is {point:.10g} with a decimal "
         f"point and {comma:.10g} with a decimal comma, and no other cell decides. Help: give the decimal sign "
         f"(--decimal . or --decimal , in the command, decimal= in Python), or save the file with plain numbers."
     )
