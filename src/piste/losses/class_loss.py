@@ -95,6 +95,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
             (Bound(1, "from 0 to", math.inf),) if is_soft else (),
             "count" if is_soft else cls.denominator,
             ignore_index if cls.supports_ignore_index and not is_soft else NEVER,
+            None if is_last else dim,
         )
 
     @classmethod

@@ -28,6 +28,7 @@ class RowCall(NamedTuple):
     bounds: tuple[Bound, ...] = ()  # ranges outside which the exact checks are triggered
     denominator: str = "count"
     ignored: int = NEVER
+    class_dim: int | None = None  # the dimension of the given input whose classes were moved to the end
 
 
 class RowwiseLoss(Loss):
@@ -54,9 +55,13 @@ class RowwiseLoss(Loss):
             check_class_weight(cls.__name__, tensors["weight"])
         hit = settings.kernels.get(kind)
         if hit:
-            result = hit[0].loss((*operands, *tensors.values()) if tensors else operands, hit[1])
+            dispatcher, arguments, class_dim = hit
+            given = (*operands, *tensors.values()) if tensors else operands
+            if class_dim is not None:
+                given = (x.movedim(class_dim, -1), *given[1:])
+            result = dispatcher.loss(given, arguments)
             if result is not None:
-                settings.last_hit = None if tensors else hit
+                settings.last_hit = None if tensors or class_dim is not None else hit
                 return result
         result = super().call(operands, settings, tensors)
         if hit is None and not torch.compiler.is_compiling():
@@ -70,11 +75,15 @@ class RowwiseLoss(Loss):
         """The dispatcher for further calls of this kind and its launch arguments, or () if operands are converted."""
         is_plain = settings.check != "nan" and not isinstance(settings.reduction.normalizer, Tensor)
         call = cls.row_call(operands, **settings.options, **tensors) if is_plain else None
-        given = (*operands, *tensors.values())
-        unconverted = () if call is None else tuple(x for x in call.operands if x is not None)
-        if call is None or len(unconverted) != len(given) or not all(map(operator.is_, unconverted, given)):
+        if call is None:
             return ()
-        return cls._dispatcher(call, settings.reduction, settings.check, operands[0].ndim) or ()
+        given = (*operands, *tensors.values())
+        unconverted = tuple(x for x in call.operands if x is not None)
+        moved = 0 if call.class_dim is None else 1  # the input is a view then, whose dtype is that of the given one
+        if len(unconverted) != len(given) or not all(map(operator.is_, unconverted[moved:], given[moved:])):
+            return ()
+        target = cls._dispatcher(call, settings.reduction, settings.check, operands[0].ndim)
+        return () if target is None else (*target, call.class_dim)
 
     @classmethod
     def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
