@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 
 import piste
+from piste.losses import corners
 from tests.losses.cases import CASES, MODULES, Case, seeded, spread_weight
 from tests.losses.judge import fault_at_extreme, fault_beside_torch, fault_of_elements, fault_of_rows
 from tests.losses.points import ELEMENTS, EXTREMES, ON_THE_CORNER, ROWS, ROWS_ON_THE_CORNER, Extreme, Points
@@ -99,6 +101,20 @@ def test_slopes_at_corners_are_torchs(points: Points) -> None:
     function = piste.losses.named(points.name).functional_name
     torchs = getattr(torch.nn.functional, function)
     assert fault_beside_torch(getattr(F, function), torchs, points) is None
+
+
+def test_hinges_have_the_slope_of_the_installed_clamp_at_their_corner() -> None:
+    z = torch.zeros((), requires_grad=True)
+    z.clamp_min(0).backward()
+    assert z.grad is not None and z.grad.item() in (0, 1)
+    assert corners.above(0.0, 0) == bool(z.grad) and corners.below(0.0, 0) == (not z.grad)
+
+
+@pytest.mark.parametrize("is_flat", [True, False])
+def test_only_the_corner_of_a_hinge_depends_on_torch(monkeypatch: pytest.MonkeyPatch, is_flat: bool) -> None:
+    monkeypatch.setattr(corners, "CLAMP_IS_FLAT_AT_ITS_BOUND", is_flat)
+    assert [corners.below(z, 0.5) for z in (0.25, 0.5, 0.75, math.nan)] == [True, is_flat, False, False]
+    assert [corners.above(z, 0.5) for z in (0.25, 0.5, 0.75, math.nan)] == [False, not is_flat, True, False]
 
 
 @pytest.mark.sample(1, per="extreme.name")

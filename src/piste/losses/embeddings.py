@@ -13,6 +13,7 @@ from ..errors import InvalidType, InvalidValue
 from ..formula.expression import minimum, sqrt, where
 from ..formula.row_functions import norm, total
 from ..options import Flag, Function, Number
+from .corners import below
 from .loss import PreparedCall
 from .margins import SIGN
 from .rowwise import RowCall, RowwiseLoss
@@ -102,7 +103,7 @@ class CosineEmbeddingLoss(VectorLoss):
     def formula(a, b, y, *, margin):
         # torch's 1e-12 keeps the cosine of a vector of zeros, and its gradient, finite.
         c = total(a * b) / sqrt((total(a * a) + 1e-12) * (total(b * b) + 1e-12))
-        far = where(c < margin, 0, c - margin)
+        far = where(below(c, margin), 0, c - margin)
         return where(y == 1, 1 - c, 0) + where(y == -1, far, 0)
 
     @classmethod
@@ -198,7 +199,7 @@ class TripletMarginLoss(TripletLoss):
         if swap:
             far = minimum(far, norm(b - c + eps, p))
         z = margin + near - far
-        return where(z < 0, 0, z)
+        return where(below(z, 0), 0, z)
 
 
 class TripletMarginWithDistanceLoss(TripletLoss):
@@ -229,7 +230,7 @@ class TripletMarginWithDistanceLoss(TripletLoss):
         if swap:
             far = minimum(far, distance(distance_function, b, c))
         z = margin + near - far
-        return where(z < 0, 0, z)
+        return where(below(z, 0), 0, z)
 
 
 def distance(function: Callable[[Tensor, Tensor], Tensor] | None, a: Any, b: Any) -> Any:

@@ -6,6 +6,7 @@ import math
 
 from ..formula.expression import exp, log1p, where
 from ..options import Number
+from .corners import above, below
 from .elementwise import ElementwiseLoss
 from .value_checks import Check
 
@@ -37,13 +38,13 @@ class HingeEmbeddingLoss(ElementwiseLoss):
     value_checks = (Check("target", lambda x, y: (y != 1) & (y != -1) & (y == y), *SIGN, ("of size", 1)),)
 
     def formula(x, y, *, margin):
-        far = where(y == 1, 0, where(margin - x < 0, 0, margin - x))
+        far = where(y == 1, 0, where(below(margin - x, 0), 0, margin - x))
         near = where(y == -1, 0, x)
         return far + near
 
     def derivatives(x, y, *, margin):
         one = 0 * y + 1  # in the dtype of the operands, where a constant would have its own
-        far = where((y == 1) | (margin - x < 0), 0, -one)
+        far = where((y == 1) | below(margin - x, 0), 0, -one)
         near = where(y == -1, 0, one)
         return far + near, None
 
@@ -106,8 +107,8 @@ class MarginRankingLoss(ElementwiseLoss):
 
     def formula(a, b, y, *, margin):
         z = margin - y * (a - b)
-        return where(z < 0, 0, z)
+        return where(below(z, 0), 0, z)
 
     def derivatives(a, b, y, *, margin):
-        is_wrong = margin - y * (a - b) >= 0
+        is_wrong = above(margin - y * (a - b), 0)
         return where(is_wrong, -y, 0), where(is_wrong, y, 0), where(is_wrong, b - a, 0)
