@@ -12,7 +12,7 @@ import torch
 
 __all__ = ["above", "below"]
 
-CLAMP_IS_FLAT_AT_ITS_BOUND = torch.__version__ >= (2, 14)
+CLAMP_IS_FLAT_AT_ITS_BOUND = torch.__version__ >= "2.14"  # a TorchVersion: compared as versions, not as text
 
 
 def below(z: Any, bound: Any) -> Any:
