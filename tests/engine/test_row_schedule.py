@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from piste.engine.row_schedule import RowSchedule, schedule_row
 from piste.formula import row_functions as row
-from piste.formula.differentiate import gradients
+from piste.formula.differentiate import differentiate
 from piste.formula.expression import Expr, FormulaError, exp, log1p, where
 
 X, Y, K, W = (Expr("input", name) for name in "xykw")
@@ -19,7 +19,7 @@ X, Y, K, W = (Expr("input", name) for name in "xykw")
 
 def scheduled(loss: Any, *by: Expr, conditions: tuple[Any, ...] = (), **options: Any) -> RowSchedule:
     rows = {"x", "y", "w"}
-    slopes = dict(zip((x.args[0] for x in by), gradients(loss, list(by), rows), strict=True))
+    slopes = dict(zip((x.args[0] for x in by), differentiate(loss, list(by), rows), strict=True))
     return schedule_row(loss, slopes, conditions, rows=rows, **options)
 
 

@@ -9,10 +9,10 @@ import pytest
 from piste.engine.gpu import table_ring
 from piste.engine.gpu.counters import HostCounters
 from piste.engine.gpu.device import PinnedTable
-from piste.engine.gpu.host_scalars import divide, power
 from piste.engine.gpu.launch import chunks
 from piste.engine.gpu.step_kernel import CHUNK
 from piste.engine.gpu.table_ring import TableRing
+from piste.formula.operations import divide, power
 
 
 class Event:

@@ -36,11 +36,9 @@ FURTHER = {
     "embeddings": ("CosineEmbeddingLoss.prepare", "TripletLoss.prepare", "distance"),
 }
 """Where else a value is judged or a denominator counted."""
+WORDS = "piste.formula.row_functions"
+ROW_WORDS = ("log_softmax", "total", "norm", "size", "index", "each", "pick", "hinges")
 SHARED = {
-    "rows": (
-        ("log_softmax", "total", "norm", "size", "index", "each", "pick", "hinges", "_listed_against_others"),
-        FILES[4:],
-    ),
     "reduction": (("Reduction.of", "Reduction.denominator"), ("loss", "elementwise", "rowwise", *FILES)),
     "elementwise": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
     "value_checks": (("first_violation",), ("reduction", "loss", "elementwise", "rowwise", *FILES)),
@@ -54,7 +52,6 @@ BORDER = "both sides are the same number there, and its slope is written down ap
 UNUSED = "it stands in where the result is not used"
 MASKED = "it is multiplied by 0"
 DTYPE = "it gives the constant its dtype"
-SYMBOLS = "both are tensors, or both are symbols"
 ALIKE = "both have the same shape and dtype"
 EQUIVALENT: dict[str, dict[str, str]] = {
     "piste.losses.regression": {
@@ -105,10 +102,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "distance: a -> b": ALIKE,
         "distance: a -> b (number 3)": ALIKE,
     },
-    "piste.formula.row_functions": {
-        "_listed_against_others: 0 -> 1 (number 3)": UNUSED,
-        **{f"{word}: x -> k{nth}": SYMBOLS for word in ("pick", "hinges") for nth in ("", " (number 2)")},
-    },
+    "piste.formula.operations": {"_listed_against_others: 0 -> 1 (number 3)": UNUSED},
     "piste.losses.reduction": {
         "Reduction.of: 1 -> 2": "the sum that it divides is 0",
         "Reduction.of: total * math.nan -> total / math.nan": "NaN either way",
@@ -131,8 +125,12 @@ def subjects() -> list[Subject]:
         found.append(_subject(module, (*formulas, *FURTHER.get(file, ())), known, others))
     for file, (formulas, dependents) in SHARED.items():
         everything = {cls.name for cls in LOSSES.values()}
-        module = "piste.formula.row_functions" if file == "rows" else f"{PACKAGE}.{file}"
+        module = f"{PACKAGE}.{file}"
         found.append(_subject(module, formulas, everything, tuple(f"{PACKAGE}.{d}" for d in dependents)))
+    dependents = tuple(f"{PACKAGE}.{file}" for file in FILES[4:])
+    found.append(_subject(WORDS, ROW_WORDS, everything, dependents))
+    on_tensors = (*(f"_{word}" for word in ROW_WORDS), "_listed_against_others")
+    found.append(_subject("piste.formula.operations", on_tensors, everything, (WORDS, *dependents)))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formula.differentiate import on_tensors
+from ..formula.evaluate import evaluate_gradient
 from ..torch_internals import apply_of, direct_backward, in_transform, is_batched
 from .backend import Computed, LossKernel
 from .eager.loss import working_dtype
@@ -87,7 +87,7 @@ def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossAr
             divisor = inputs[-1][named[c.name]].sum()
     found = []
     for column, slope in zip(spec.by, _traced(spec)[1], strict=True):
-        made = on_tensors(slope, named, named[column.name])
+        made = evaluate_gradient(slope, named, named[column.name])
         made = made if keep is None else torch.where(keep.unsqueeze(-1), made, 0)
         found.append(made / divisor if spec.mode == "sum" else made)
     return found

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..formula.expression import Expr, FormulaError, topological_order
+from ..formula.operations import OPERATIONS
 
 Dialect = Mapping[str, str | tuple[str, ...]]
 
-INFIX = ("+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=", "&", "|")
+INFIX = tuple(op for op in OPERATIONS if not op.isidentifier() and op != "**")
 LOADED = ("input", "pick")  # operations whose results are loaded, not computed
 
 
@@ -81,7 +82,7 @@ class Emitter:
         for node in topological_order(value, stop=self._is_counted):
             is_loaded = node.op in LOADED
             needs = [] if is_loaded else sorted(map(self._need, node.args), reverse=True)
-            own = 0 if is_loaded else 6 if node.op in ("exp", "log", "log1p") else 1
+            own = 0 if is_loaded else _registers(node)
             self._needs[self.key(node)] = max([own, *(need + i for i, need in enumerate(needs))])
 
     def _assigned(self, expression: str) -> str:
@@ -114,6 +115,10 @@ class Emitter:
         if found is None:
             raise FormulaError(f"no kernel can be made of the word `{value.op}`")
         return (found,) if isinstance(found, str) else found
+
+
+def _registers(node: Expr) -> int:
+    return OPERATIONS[node.op].registers if node.op in OPERATIONS else 1
 
 
 def _is_square(value: Expr) -> bool:

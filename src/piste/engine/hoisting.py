@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any
 
 from ..formula.expression import Expr, topological_order, trace
+from ..formula.operations import OPERATIONS
 from .specs import StepSpec
-
-_CONDITIONS = {"<", "<=", ">", ">=", "==", "!=", "&", "|", "invert"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def trace_step(program: StepSpec) -> TracedStep:
 
 def is_condition(value: Any) -> bool:
     """Whether a value is true or false."""
-    return isinstance(value, Expr) and value.op in _CONDITIONS
+    return isinstance(value, Expr) and value.op in OPERATIONS and OPERATIONS[value.op].kind == "condition"
 
 
 @dataclass

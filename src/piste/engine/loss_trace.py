@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..formula.differentiate import Slope, gradients
+from ..formula.differentiate import RowGradient, differentiate
 from ..formula.expression import Expr, FormulaError, NamedConstant, is_number, trace
 from .specs import LossKernelSpec
 
@@ -30,7 +30,7 @@ def trace_elements(spec: LossKernelSpec) -> tuple[Expr, list[Expr], list[Expr]]:
     return value, slopes, faults
 
 
-def trace_rows(spec: LossKernelSpec) -> tuple[Expr, list[Slope], list[Expr], set[str]]:
+def trace_rows(spec: LossKernelSpec) -> tuple[Expr, list[RowGradient], list[Expr], set[str]]:
     """Trace a loss of rows; the inputs are the names of the operands.
 
     Returns:
@@ -41,6 +41,6 @@ def trace_rows(spec: LossKernelSpec) -> tuple[Expr, list[Slope], list[Expr], set
     options = {k: NamedConstant(k, v) if is_number(v) else v for k, v in spec.options}
     value = trace(spec.formula, *symbols, **options)
     by = [x for x, is_wanted in zip(symbols, spec.wanted, strict=True) if is_wanted and x is not None]
-    slopes = gradients(value, by, rows) if by else []
+    slopes = differentiate(value, by, rows)
     faults = [trace(fault, *symbols) for fault in spec.faults]
     return value, slopes, faults, rows

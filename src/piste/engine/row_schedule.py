@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..formula.differentiate import RowTest, Slope
+from ..formula.differentiate import RowGradient, RowTest
 from ..formula.expression import Expr, FormulaError, topological_order
 
 __all__ = ["CLASSES", "REDUCTIONS", "SCALE", "RowPass", "RowSchedule", "ScheduledGradient", "schedule_row"]
@@ -109,7 +109,7 @@ class RowSchedule:
 
 def schedule_row(
     value: Any,
-    gradients: Mapping[str, Slope],
+    gradients: Mapping[str, RowGradient],
     conditions: Sequence[Any] = (),
     *,
     rows: set[str],
@@ -208,17 +208,17 @@ class _Lowering:
                 found[node] = Expr(node.op, *(found.get(x, x) if isinstance(x, Expr) else x for x in node.args))
         return found.get(value, value) if isinstance(value, Expr) else value
 
-    def scale(self, operand: str, gradient: Slope) -> ScheduledGradient:
+    def scale(self, operand: str, gradient: RowGradient) -> ScheduledGradient:
         """Return a gradient times `SCALE`, with the parts at one entry added to the dense part there."""
         dense = self(gradient.dense)
         scaled = dense * Expr("each", SCALE)
-        if not gradient.single:
+        if not gradient.at_index:
             return ScheduledGradient(operand, scaled)
-        (_, index), *others = gradient.single
+        (_, index), *others = gradient.at_index
         if any(other is not index for _, other in others):
             raise FormulaError("a gradient has parts at several single classes")
         at_index = self.entry(dense, index)
-        for scalar, _ in gradient.single:
+        for scalar, _ in gradient.at_index:
             at_index = at_index + self(scalar)
         return ScheduledGradient(operand, scaled, index, at_index * SCALE)
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..formula import row_functions as rows
-from ..formula.expression import OPERATIONS, Expr
+from ..formula.evaluate import Evaluator
+from ..formula.expression import Expr, topological_order
 from ..formula.printing import read
 from ..losses.embeddings import distance
 from ..losses.loss import PreparedCall
 
 __all__ = ["Worked"]
-
-_OPERATIONS: dict[str, Callable[..., Any]] = OPERATIONS | {word: getattr(rows, word) for word in rows.__all__}
 
 
 class Worked:
@@ -36,7 +34,9 @@ class Worked:
         self.shape = tuple(first.shape[:-1] if self.is_row else first.shape)
         self.count = first[..., 0].numel() if self.is_row else first.numel()
         self.noun = "row" if self.is_row else "element"
-        self._known: dict[int, Any] = {}
+        inputs = {n: v.double() if v.is_floating_point() else v for n, v in self.letters.items()}
+        measure = partial(distance, call.options.get("distance_function"))
+        self._evaluate = Evaluator(inputs, {"distance": measure})
         self.values = self.flat(self.loss)
         self.keep = None if call.keep is None else call.keep.reshape(-1)
         if self.keep is not None:
@@ -46,18 +46,7 @@ class Worked:
 
     def of(self, node: Any) -> Any:
         """The value of a node, for all units."""
-        if not isinstance(node, Expr):
-            return float(node)
-        if id(node) not in self._known:
-            if node.op == "input":
-                value = self.letters[node.args[0]]
-                result = value.double() if value.is_floating_point() else value
-            elif node.op == "distance":
-                result = distance(self.call.options["distance_function"], *map(self.of, node.args))
-            else:
-                result = _OPERATIONS[node.op](*map(self.of, node.args))
-            self._known[id(node)] = result
-        return self._known[id(node)]
+        return self._evaluate(node)
 
     def flat(self, node: Any) -> Tensor:
         """The value of a node that is one number for each unit."""
@@ -89,16 +78,7 @@ class Worked:
 
     def nodes(self) -> list[Expr]:
         """Every operation of the formula, operands first."""
-        order: dict[int, Expr] = {}
-
-        def visit(node: Any) -> None:
-            if isinstance(node, Expr) and node.op != "input" and id(node) not in order:
-                for operand in node.args:
-                    visit(operand)
-                order[id(node)] = node
-
-        visit(self.loss)
-        return list(order.values())
+        return [node for node in topological_order(self.loss) if node.op != "input"]
 
     def leaves(self) -> list[Expr]:
         """The nodes that are plain numbers to a reader: letters, entries picked from rows, the count of classes."""

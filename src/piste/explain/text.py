@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..formula.expression import Expr, is_number
-from ..formula.printing import Reading, number, read, render
+from ..formula.printing import TracedFormula, number, read, render
 from ..losses.ctc import CTCLoss
 from ..losses.loss import Loss, PreparedCall
 from ..losses.value_checks import unravel_index
@@ -200,7 +200,7 @@ def _gradient(module: Loss, work: Worked, operands: list[Tensor]) -> list[str]:
         reading = read(work.call.derivatives, *letters, **work.call.options)
         whole = reading.results[0]
         steps = tuple(step for step in reading.steps if _is_part(step[1], whole))
-        lines = _spelt(Reading((whole,), steps), f"d loss / d {letters[0]}")
+        lines = _spelt(TracedFormula((whole,), steps), f"d loss / d {letters[0]}")
         if "mean" in module.reduction:
             divided = f"each divided by {number(_divisor(module, work))}"
             lines = [*lines, divided] if whole.op == "where" else [*lines[:-1], f"{lines[-1]}, {divided}"]
@@ -222,7 +222,7 @@ def _is_part(step: Expr, whole: Any) -> bool:
     return step is whole or (whole.op != "input" and any(_is_part(step, operand) for operand in whole.args))
 
 
-def _spelt(reading: Reading, result: str = "loss") -> list[str]:
+def _spelt(reading: TracedFormula, result: str = "loss") -> list[str]:
     """A formula, one step a line; a choice on two."""
     lines: list[str] = []
     known: dict[int, str] = {}

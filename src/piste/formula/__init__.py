@@ -5,7 +5,6 @@ give the reference, floats give a number, and `Expr`s give the graph that become
 """
 
 from .expression import (
-    OPERATIONS,
     Expr,
     FormulaError,
     exp,
@@ -18,6 +17,7 @@ from .expression import (
     trace,
     where,
 )
+from .operations import OPERATIONS
 
 __all__ = [
     "OPERATIONS",

@@ -11,17 +11,15 @@ A formula chooses with `where`, never with `if` on a value. Options that are kno
 
 from __future__ import annotations
 
-import math
-import operator
 import threading
 import traceback
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from ..errors import PisteError
+from . import operations
+from .operations import apply
 
 __all__ = [
     "Expr",
@@ -43,116 +41,42 @@ __all__ = [
 
 def sqrt(x: Any) -> Any:
     """The square root."""
-    return _words(x).sqrt(x)
+    return apply("sqrt", x)
 
 
 def exp(x: Any) -> Any:
     """e to the power of x."""
-    return _words(x).exp(x)
+    return apply("exp", x)
 
 
 def log(x: Any) -> Any:
     """The natural logarithm."""
-    return _words(x).log(x)
+    return apply("log", x)
 
 
 def log1p(x: Any) -> Any:
     """log(1 + x), exact for small x."""
-    return _words(x).log1p(x)
+    return apply("log1p", x)
 
 
 def sign(x: Any) -> Any:
     """-1, 0 or 1; 0 of NaN, as in torch."""
-    return _words(x).sign(x)
+    return apply("sign", x)
 
 
 def maximum(a: Any, b: Any) -> Any:
     """The larger of two; NaN where either is."""
-    return _words(a, b).maximum(a, b)
+    return apply("maximum", a, b)
 
 
 def minimum(a: Any, b: Any) -> Any:
     """The smaller of two; NaN where either is."""
-    return _words(a, b).minimum(a, b)
+    return apply("minimum", a, b)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     """a where the condition holds, b elsewhere."""
-    return _words(condition, a, b).where(condition, a, b)
-
-
-def _words(*values: Any) -> Any:
-    """The vocabulary of the first value that brings one; tensors speak torch, and numbers math."""
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            return _Torch
-        if hasattr(value, "__words__"):
-            return value.__words__
-    return _Numbers
-
-
-class _Torch:
-    sqrt, exp, log, log1p, sign = torch.sqrt, torch.exp, torch.log, torch.log1p, torch.sign
-
-    @staticmethod
-    def where(condition: Any, a: Any, b: Any) -> Any:
-        if isinstance(condition, torch.Tensor):
-            return torch.where(condition, a, b)
-        return a if condition else b
-
-    @staticmethod
-    def maximum(a: Any, b: Any) -> torch.Tensor:
-        return torch.maximum(*_as_tensors(a, b))
-
-    @staticmethod
-    def minimum(a: Any, b: Any) -> torch.Tensor:
-        return torch.minimum(*_as_tensors(a, b))
-
-
-def _as_tensors(a: Any, b: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    like = a if isinstance(a, torch.Tensor) else b
-    return tuple(
-        x if isinstance(x, torch.Tensor) else torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (a, b)
-    )  # type: ignore[return-value]
-
-
-class _Numbers:
-    """Floating-point numbers as torch treats them: out of the domain is NaN or infinity, not an exception."""
-
-    @staticmethod
-    def sqrt(x: float) -> float:
-        return math.sqrt(x) if x >= 0 else math.nan
-
-    @staticmethod
-    def exp(x: float) -> float:
-        try:
-            return math.exp(x)
-        except OverflowError:
-            return math.inf
-
-    @staticmethod
-    def log(x: float) -> float:
-        return math.log(x) if x > 0 else (-math.inf if x == 0 else math.nan)
-
-    @staticmethod
-    def log1p(x: float) -> float:
-        return math.log1p(x) if x > -1 else (-math.inf if x == -1 else math.nan)
-
-    @staticmethod
-    def sign(x: float) -> float:
-        return float((x > 0) - (x < 0))
-
-    @staticmethod
-    def maximum(a: float, b: float) -> float:
-        return a if a > b or a != a else b
-
-    @staticmethod
-    def minimum(a: float, b: float) -> float:
-        return a if a < b or a != a else b
-
-    @staticmethod
-    def where(condition: bool, a: float, b: float) -> float:
-        return a if condition else b
+    return apply("where", condition, a, b)
 
 
 class FormulaError(PisteError, TypeError):
@@ -343,44 +267,18 @@ class _ExprWords:
 Expr.__words__ = _ExprWords()
 
 
+_OWN_FILES = (__file__, operations.__file__)
+
+
 def trace(formula: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Read a formula: call it on symbols, and say which word it stumbled on where it can't be read."""
     try:
         return formula(*args, **kwargs)
     except Exception as error:
         where_ = next(
-            (f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename != __file__),
+            (f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename not in _OWN_FILES),
             None,
         )
         line = f" at `{where_.line}` (line {where_.lineno})" if where_ and where_.line else ""
         name = getattr(formula, "__qualname__", repr(formula))
         raise FormulaError(f"no kernel can be made of `{name}`: {error}{line}") from error
-
-
-OPERATIONS: dict[str, Callable[..., Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "**": operator.pow,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "&": operator.and_,
-    "|": operator.or_,
-    "neg": operator.neg,
-    "abs": operator.abs,
-    "invert": operator.invert,
-    "sqrt": sqrt,
-    "exp": exp,
-    "log": log,
-    "log1p": log1p,
-    "sign": sign,
-    "maximum": maximum,
-    "minimum": minimum,
-    "where": where,
-}
-"""What each operation of an `Expr` does to values."""

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from string import Formatter
 from types import FrameType
 from typing import Any, NamedTuple
 
 from .expression import Expr, NamedConstant, is_number, topological_order, trace
+from .operations import OPERATIONS
 
-__all__ = ["Reading", "number", "read", "render"]
+__all__ = ["TracedFormula", "number", "read", "render"]
 
 
-class Reading(NamedTuple):
+class TracedFormula(NamedTuple):
     """A formula that was read: its results, and the steps on the way that its code has a name for."""
 
     results: tuple[Any, ...]
     steps: tuple[tuple[str, Expr], ...]
 
 
-def read(formula: Callable[..., Any], *operands: Any, **options: Any) -> Reading:
+def read(formula: Callable[..., Any], *operands: Any, **options: Any) -> TracedFormula:
     """Read a formula on letters; numbers among the options enter by name."""
     letters = [None if name is None else Expr("input", name) for name in operands]
     named = {k: NamedConstant(k, v) if is_number(v) else v for k, v in options.items()}
@@ -43,31 +45,12 @@ def read(formula: Callable[..., Any], *operands: Any, **options: Any) -> Reading
     steps = tuple(
         found[id(x)] for x in topological_order(*results) if id(x) in found and all(x is not r for r in results)
     )
-    return Reading(results, steps)
+    return TracedFormula(results, steps)
 
 
 def number(value: float) -> str:
     """A number with up to six digits; a whole number without a point."""
     return f"{float(value) + 0.0:.6g}"  # adding 0 makes a negative zero a plain one
-
-
-_RANK = {
-    "|": 1,
-    "&": 2,
-    "<": 3,
-    "<=": 3,
-    ">": 3,
-    ">=": 3,
-    "==": 3,
-    "!=": 3,
-    "+": 4,
-    "-": 4,
-    "*": 5,
-    "/": 5,
-    "neg": 6,
-    "**": 7,
-}
-_WORDS = {"&": "and", "|": "or", "maximum": "max", "minimum": "min", "total": "sum"}
 
 
 def render(
@@ -84,40 +67,24 @@ def render(
     if id(value) in known:
         text = known[id(value)]
         return f"({text})" if text.startswith("-") and rank > 4 else text
-    op, args = value.op, value.args
-    if op == "input":
-        return str(args[0])
+    if value.op == "input":
+        return str(value.args[0])
 
-    def part(x: Any, at: int = 0) -> str:
+    def operand(x: Any, at: int = 0) -> str:
         return render(x, known, branch, at)
 
-    if op == "where":
-        holds = branch(args[0]) if branch is not None else None
-        if holds is not None:
-            return part(args[1] if holds else args[2], rank)
-        return f"({part(args[1])} if {part(args[0])} else {part(args[2])})"
-    if op == "abs":
-        return f"|{part(args[0])}|"
-    if op == "log_softmax":
-        return f"{part(args[0])} - log(sum(exp({part(args[0])})))"
-    if op == "log1p":
-        inner = args[0]
-        minus = isinstance(inner, Expr) and inner.op == "neg" and id(inner) not in known
-        return f"log(1 - {part(inner.args[0], 5)})" if minus else f"log(1 + {part(inner, 5)})"
-    if op == "pick":
-        return f"{part(args[0], 8)}[{part(args[1])}]"
-    if op == "each":  # a number of the row, beside each of its entries
-        return part(args[0], rank)
-    if op == "hinges":
-        x, k = part(args[0], 8), part(args[1])
-        return f"sum(max(0, 1 - {x}[j] + {x}[i]) for j in {k}, i not in {k})"
-    if op in ("size", "index"):
-        return "C" if op == "size" else "c"
-    if op not in _RANK:
-        return f"{_WORDS.get(op, op)}({', '.join(map(part, args))})"
-    at = _RANK[op]
-    if op == "neg":
-        text = f"-{part(args[0], at)}"
-    else:
-        text = f"{part(args[0], at)} {_WORDS.get(op, op)} {part(args[1], at + (op in '-/'))}"
-    return f"({text})" if at < rank else text
+    op, args = value.op, value.args
+    if op == "each":
+        return operand(args[0], rank)
+    if op == "where" and branch is not None and (holds := branch(args[0])) is not None:
+        return operand(args[1] if holds else args[2], rank)
+    if op == "log1p" and isinstance(args[0], Expr) and args[0].op == "neg" and id(args[0]) not in known:
+        return f"log(1 - {operand(args[0].args[0], 5)})"
+    operation = OPERATIONS.get(op)
+    if operation is None:
+        return f"{op}({', '.join(map(operand, args))})"
+    text = "".join(
+        literal + ("" if field is None else operand(args[int(field)], int(spec or 0)))
+        for literal, field, spec, _ in Formatter().parse(operation.text)
+    )
+    return f"({text})" if operation.rank < rank else text

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from ...formula.expression import exp, log, log1p, maximum, minimum, sign, sqrt
+from ...formula.operations import divide, power
 from ..emit import INFIX, Dialect, Emitter
 from ..hoisting import given_inputs
 from ..specs import StepSpec
@@ -31,23 +32,6 @@ PYTHON: Dialect = {
     **{word.__name__: f"{word.__name__}({{0}})" for word in (exp, log, log1p, sign, sqrt)},
     **{word.__name__: f"{word.__name__}({{0}}, {{1}})" for word in (maximum, minimum)},
 }
-
-
-def divide(a: float, b: float) -> float:
-    """Divide as IEEE 754 does: by zero is infinity or NaN."""
-    if b == 0:
-        return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
-    return a / b
-
-
-def power(a: float, b: float) -> float:
-    """Raise to a power as IEEE 754 does: NaN outside of the domain, infinity beyond the largest number."""
-    try:
-        return math.pow(a, b)
-    except OverflowError:
-        return math.inf if a > 0 or b % 2 == 0 else -math.inf
-    except ValueError:
-        return math.inf if a == 0 else math.nan
 
 
 Scalars = Callable[..., tuple[tuple[float, ...], tuple[float, ...]]]

@@ -1,0 +1,293 @@
+"""The table of operations: what each one does to tensors and floats, its derivative, how it prints, what it costs.
+
+Words, the interpreter, derivatives, printed formulas and code generators read this table. A code generator's dialect
+adds how a language spells each operation.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["OPERATIONS", "Operation", "apply", "divide", "power"]
+
+Kind = Literal["elementwise", "condition", "scalar", "row"]
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the table.
+
+    Attributes:
+        name: The `op` of the nodes.
+        on_tensors: The operation in torch.
+        on_floats: The operation on Python's floats, with the results of IEEE 754 where Python raises. None for
+            operations on rows.
+        text: The printed form. `{0:4}` is the first operand, in parentheses if its rank is below 4.
+        rank: The binding strength of the printed form; 9 binds most tightly.
+        derivatives: By each operand, a function of the result and the operands that returns the partial derivative.
+            Empty where the derivative is 0. None where `differentiate` has a rule instead of a factor.
+        kind: "elementwise" works on each entry; "condition" does so and gives true or false; "scalar" gives one value
+            for a row; "row" gives a value for each class.
+        registers: An estimate of the registers that machine code takes in between.
+    """
+
+    name: str
+    on_tensors: Function
+    on_floats: Function | None
+    text: str
+    rank: int = 9
+    derivatives: tuple[Function, ...] | None = None
+    kind: Kind = "elementwise"
+    registers: int = 1
+
+
+def apply(name: str, *args: Any) -> Any:
+    """Apply an operation to tensors, floats, or expressions.
+
+    The first argument that is a tensor or has words of its own (`__words__`) decides; all others are floats.
+    """
+    for value in args:
+        if isinstance(value, Tensor):
+            return OPERATIONS[name].on_tensors(*args)
+        if hasattr(value, "__words__"):
+            return getattr(value.__words__, name)(*args)
+    on_floats = OPERATIONS[name].on_floats
+    if on_floats is None:
+        raise TypeError(f"`{name}` takes a row: a tensor whose last dimension are the classes; received {args[0]!r}")
+    return on_floats(*args)
+
+
+# --- floats -------------------------------------------------------------------------------------------------------
+
+
+def divide(a: float, b: float) -> float:
+    """Divide as IEEE 754 does: by zero is infinity or NaN."""
+    if b == 0:
+        return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
+    return a / b
+
+
+def power(a: float, b: float) -> float:
+    """Raise to a power as IEEE 754 does: NaN outside of the domain, infinity beyond the largest number."""
+    try:
+        return math.pow(a, b)
+    except OverflowError:
+        return math.inf if a > 0 or b % 2 == 0 else -math.inf
+    except ValueError:
+        return math.inf if a == 0 else math.nan
+
+
+def _sqrt(x: float) -> float:
+    return math.sqrt(x) if x >= 0 else math.nan
+
+
+def _exp(x: float) -> float:
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else (-math.inf if x == 0 else math.nan)
+
+
+def _log1p(x: float) -> float:
+    return math.log1p(x) if x > -1 else (-math.inf if x == -1 else math.nan)
+
+
+def _sign(x: float) -> float:
+    return float((x > 0) - (x < 0))
+
+
+def _maximum(a: float, b: float) -> float:
+    return a if a > b or a != a else b
+
+
+def _minimum(a: float, b: float) -> float:
+    return a if a < b or a != a else b
+
+
+def _where(condition: Any, a: Any, b: Any) -> Any:
+    return a if condition else b
+
+
+# --- tensors ------------------------------------------------------------------------------------------------------
+
+
+def _where_on_tensors(condition: Any, a: Any, b: Any) -> Any:
+    return torch.where(condition, a, b) if isinstance(condition, Tensor) else _where(condition, a, b)
+
+
+def _on_two_tensors(function: Callable[[Tensor, Tensor], Tensor]) -> Function:
+    """Convert the operand that is a number to a tensor like the other one."""
+
+    def converted(a: Any, b: Any) -> Tensor:
+        like = a if isinstance(a, Tensor) else b
+        a, b = (
+            x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (a, b)
+        )
+        return function(a, b)
+
+    return converted
+
+
+def _each(v: Tensor) -> Tensor:
+    return v.unsqueeze(-1)
+
+
+def _total(x: Tensor) -> Tensor:
+    return x.sum(-1)
+
+
+def _top(x: Tensor) -> Tensor:
+    return x.amax(-1)
+
+
+def _norm(x: Tensor, p: float) -> Tensor:
+    return torch.linalg.vector_norm(x, p, dim=-1)
+
+
+def _size(x: Tensor) -> int:
+    return x.shape[-1]
+
+
+def _index(x: Tensor) -> Tensor:
+    return torch.arange(x.shape[-1], device=x.device)
+
+
+def _log_softmax(x: Tensor) -> Tensor:
+    return torch.log_softmax(x, -1)
+
+
+def _pick(x: Tensor, k: Tensor) -> Tensor:
+    return x[k] if x.dim() == 1 and k.dim() else x.gather(-1, k.unsqueeze(-1)).squeeze(-1)
+
+
+def _hinges(x: Tensor, k: Tensor) -> Tensor:
+    z, counts, _ = _listed_against_others(x, k)
+    return torch.where(counts, z, 0).sum((-1, -2))
+
+
+def _hinge_slopes(x: Tensor, k: Tensor) -> Tensor:
+    _, counts, j = _listed_against_others(x, k)
+    counted = counts.to(x.dtype)
+    return counted.sum(-2).scatter_add(-1, j, -counted.sum(-1))
+
+
+def _listed_against_others(x: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return 1 - (x_j - x_i) for each entry of k and each class i, whether it counts, and j (0 after the list ends)."""
+    is_listed = (k < 0).to(torch.int64).cumsum(-1) == 0
+    j = torch.where(is_listed, k, 0)
+    member = torch.zeros_like(x).scatter_add(-1, j, is_listed.to(x.dtype)) > 0
+    z = 1 - x.gather(-1, j).unsqueeze(-1) + x.unsqueeze(-2)
+    return z, is_listed.unsqueeze(-1) & ~member.unsqueeze(-2) & ~(z <= 0), j  # NaN counts
+
+
+# --- derivatives --------------------------------------------------------------------------------------------------
+
+
+def _one(r: Any, *operands: Any) -> float:
+    return 1.0
+
+
+def _minus_one(r: Any, *operands: Any) -> float:
+    return -1.0
+
+
+def _power_by_base(r: Any, a: Any, b: Any) -> Any:
+    return 2.0 * a if isinstance(b, float) and b == 2 else b * a ** (b - 1)
+
+
+def _power_by_exponent(r: Any, a: Any, b: Any) -> Any:
+    return apply("where", (a == 0) & (b >= 0), 0.0, r * apply("log", a))
+
+
+def _share(is_chosen: Any, is_tie: Any) -> Any:
+    """Of equal numbers each takes half, as in torch."""
+    return apply("where", is_chosen, 1.0, apply("where", is_tie, 0.5, 0.0))
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def _infix(name: str, rank: int, function: Function, *derivatives: Function, **more: Any) -> Operation:
+    right = rank + (name in ("-", "/"))
+    text = f"{{0:{rank}}} {more.pop('symbol', name)} {{1:{right}}}"
+    return Operation(name, function, more.pop("on_floats", function), text, rank, derivatives, **more)
+
+
+def _condition(name: str, rank: int, function: Function, symbol: str | None = None) -> Operation:
+    return _infix(name, rank, function, symbol=symbol or name, kind="condition")
+
+
+def _function(name: str, on_tensors: Function, on_floats: Function, *derivatives: Function, **more: Any) -> Operation:
+    more.setdefault("text", f"{name}({{0}})")
+    return Operation(name, on_tensors, on_floats, derivatives=derivatives, **more)
+
+
+def _of_row(name: str, kind: Kind, on_tensors: Function, text: str, **more: Any) -> Operation:
+    return Operation(name, on_tensors, more.pop("on_floats", None), text, kind=kind, **more)
+
+
+OPERATIONS: dict[str, Operation] = {
+    operation.name: operation
+    for operation in (
+        _infix("+", 4, operator.add, _one, _one),
+        _infix("-", 4, operator.sub, _one, _minus_one),
+        _infix("*", 5, operator.mul, lambda r, a, b: b, lambda r, a, b: a),
+        _infix("/", 5, operator.truediv, lambda r, a, b: 1.0 / b, lambda r, a, b: -(r / b), on_floats=divide),
+        _infix("**", 7, operator.pow, _power_by_base, _power_by_exponent, on_floats=power),
+        _condition("<", 3, operator.lt),
+        _condition("<=", 3, operator.le),
+        _condition(">", 3, operator.gt),
+        _condition(">=", 3, operator.ge),
+        _condition("==", 3, operator.eq),
+        _condition("!=", 3, operator.ne),
+        _condition("&", 2, operator.and_, "and"),
+        _condition("|", 1, operator.or_, "or"),
+        _function("invert", operator.invert, operator.not_, text="not {0:3}", rank=2, kind="condition"),
+        _function("neg", operator.neg, operator.neg, _minus_one, text="-{0:6}", rank=6),
+        _function("abs", operator.abs, operator.abs, lambda r, a: apply("sign", a), text="|{0}|"),
+        _function("sqrt", torch.sqrt, _sqrt, lambda r, a: 0.5 / r),
+        _function("exp", torch.exp, _exp, lambda r, a: r, registers=6),
+        _function("log", torch.log, _log, lambda r, a: 1.0 / a, registers=6),
+        _function("log1p", torch.log1p, _log1p, lambda r, a: 1.0 / (1.0 + a), text="log(1 + {0:5})", registers=6),
+        _function("sign", torch.sign, _sign),
+        _function(
+            "maximum",
+            _on_two_tensors(torch.maximum),
+            _maximum,
+            lambda r, a, b: _share(a > b, a == b),
+            lambda r, a, b: _share(a < b, a == b),
+            text="max({0}, {1})",
+        ),
+        _function(
+            "minimum",
+            _on_two_tensors(torch.minimum),
+            _minimum,
+            lambda r, a, b: _share(a < b, a == b),
+            lambda r, a, b: _share(a > b, a == b),
+            text="min({0}, {1})",
+        ),
+        Operation("where", _where_on_tensors, _where, "({1} if {0} else {2})"),
+        _of_row("each", "row", _each, "{0}", on_floats=lambda v: v),
+        _of_row("total", "scalar", _total, "sum({0})"),
+        _of_row("top", "scalar", _top, "max({0})"),
+        _of_row("norm", "scalar", _norm, "norm({0}, {1})"),
+        _of_row("size", "scalar", _size, "C", derivatives=()),
+        _of_row("index", "row", _index, "c", derivatives=()),
+        _of_row("pick", "scalar", _pick, "{0:8}[{1}]"),
+        _of_row("log_softmax", "row", _log_softmax, "{0:4} - log(sum(exp({0})))", rank=4),
+        _of_row("hinges", "scalar", _hinges, "sum(max(0, 1 - {0:8}[j] + {0:8}[i]) for j in {1}, i not in {1})"),
+        _of_row("hinge_slopes", "row", _hinge_slopes, "hinge_slopes({0}, {1})", derivatives=()),
+    )
+}
