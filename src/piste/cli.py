@@ -114,6 +114,10 @@ def compare(
     jobs: Annotated[int, typer.Option(help="How many runs at a time, each in a process of its own.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Make the runs on a Ray cluster: auto, or its address.")] = None,
     track: Annotated[str | None, typer.Option(help="Also tell mlflow, tensorboard, or both of every run.")] = None,
+    practical: Annotated[
+        float | None,
+        typer.Option(help="The largest difference too small to matter; one standard error if not given."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train the same model with several optimizers and losses, fairly, and say what the evidence shows."""
@@ -127,7 +131,7 @@ def compare(
         comparison = compare_task(
             made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
             seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), budget=budget, out=out, fresh=fresh,
-            storage=storage, jobs=jobs, ray=ray, track=_names(track), progress=True,
+            storage=storage, jobs=jobs, ray=ray, track=_names(track), practical=practical, progress=True,
         )  # fmt: skip
         _show(comparison, out)
     if comparison.interrupted:

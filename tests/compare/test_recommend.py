@@ -1,77 +1,101 @@
-"""The recommendation: only from the group, for the reason it gives, and with a line that runs."""
+"""The recommendation: the best or a practically equal candidate, for the reason it gives, with a line that runs."""
 
 import math
 
+import numpy as np
 import torch
 
 import piste
 from piste.compare import compare_task
+from piste.compare.analysis.differences import Evidence
 from piste.compare.analysis.recommendation import code_to_paste, recommend
-from piste.compare.results import Row
-from tests.compare.small import task
+from piste.compare.analysis.verdict import decide
+from piste.compare.results import Difference, Row, Verdict
+from tests.compare.small import data, task
 
 
-def row(name, lr=0.1, width=math.nan, state=100, metric=0.9):
-    return Row(name, name, "mse", lr, metric, 0, 0, 0, 0, 0, 5, 0, "", 0.0, state, state, 1.0, 1.0, math.nan, width)
+def row(name, lr=0.1, width=math.nan, state=100, metric=0.9, std=0.01, seconds=1e-3, peak=1000):
+    return Row(
+        name, name, "mse", lr, metric, 0, 0, 0, 0, 0, 5, 0, "", seconds, state, peak, 1.0, 1.0, std, math.nan, width
+    )  # fmt: skip
 
 
-def told(rows, group=None, defaults=None, **bound):
-    chosen, reason = recommend(rows, group or [r.name for r in rows], defaults or {}, **bound)
-    return chosen.name, reason
+def verdict(rows, practical=0.02, **outcomes):
+    best, *others = [r.name for r in rows]
+    found = [Difference(n, 0.0, -0.01, 0.01, 1.0, outcomes.get(n, "equal")) for n in others]
+    return Verdict("", best, differences=found, practical=practical, test="(tested)")
+
+
+def told(rows, learned=lambda row: True, **outcomes):
+    chosen, reason = recommend(rows, verdict(rows, **outcomes), learned)
+    return chosen and chosen.name, reason
 
 
 def test_a_clear_winner_is_recommended():
-    assert told([row("a"), row("b", state=1)], ["a"]) == ("a", "every other candidate is significantly worse.")
+    assert told([row("a"), row("b", peak=1)], b="worse") == ("a", "every other candidate is worse.")
 
 
-def test_a_clearly_wider_range_comes_first():
-    name, reason = told([row("a", width=0.5, state=1), row("b", width=2.0), row("c", width=1.4)])
-    assert name == "b"
-    assert (
-        reason == "among the candidates without a significant difference, good learning rates range over 2.0 decades."
-    )
-
-
-def test_the_range_that_is_told_is_its_own():
-    name, reason = told([row("a", width=1.2), row("b", width=1.6), row("c", width=0.3)])
-    assert name == "a"  # the better mean of two that are about as wide
-    assert (
-        reason == "among the candidates without a significant difference, good learning rates range over 1.2 decades."
-    )
-
-
-def test_then_a_default_that_does_as_well():
-    name, reason = told([row("a", 0.3, 1.0, state=1), row("b", 0.1, 1.2)], defaults={"a": 0.1, "b": 0.1})
-    assert name == "b"
-    assert "its default learning rate does as well as any" in reason
-
-
-def test_then_the_least_memory_then_the_mean():
-    assert told([row("a"), row("b", state=50)]) == (
-        "b", "among the candidates without a significant difference, its optimizer state is the smallest."
+def test_an_undecided_candidate_is_never_recommended():
+    assert told([row("a"), row("b", peak=1)], b="undecided") == (
+        "a", "it has the best mean, and no other candidate is shown to be practically equal."
     )  # fmt: skip
-    assert told([row("a"), row("b")]) == ("a", "it has the best mean, and no practical advantage decides for another.")
 
 
-def test_one_outside_the_group_is_never_recommended():
-    assert told([row("a"), row("b", state=50), row("c", state=0)], ["a", "b"])[0] == "b"
+def test_the_noise_of_diamonds_recommends_nobody_but_the_best():
+    rng = np.random.default_rng(0)
+    values = {
+        "Adam": 605 + 7 * rng.normal(size=5), "Adagrad": 631 + 7 * rng.normal(size=5),
+        "RMSprop": 754 + 121 * rng.normal(size=5),
+    }  # fmt: skip
+    found = decide(Evidence(values), "rmse", False, practical=15.0)
+    assert found.outcome("RMSprop") == "undecided"  # its interval reaches far beyond the margin
+    rows = [row(n, metric=v.mean(), std=v.std(ddof=1), peak=1 if n == "RMSprop" else 1000) for n, v in values.items()]
+    assert recommend(rows, found, lambda row: True)[0].name == "Adam"
 
 
-def test_one_that_stays_far_behind_is_not_recommended_however_little_it_takes():
-    rows = [row("a", metric=0.97), row("b", metric=0.95, state=50), row("c", metric=0.2, state=0)]
-    assert told(rows, threshold=0.9)[0] == "b"
-    assert told(rows, threshold=0.96) == (
-        "a", "no other mean comes near, although not every difference is significant; add seeds to decide."
+def test_the_steadiest_comes_first_among_practically_equal_ones():
+    name, reason = told([row("a", std=0.05, peak=1), row("b", std=0.011), row("c", std=0.012)])
+    assert (name, reason) == (
+        "b", "among the candidates that are practically equal to the best, its results vary least between seeds."
     )  # fmt: skip
-    errors = [row("a", metric=0.1), row("b", metric=0.15, state=50), row("c", metric=2.0, state=0)]
-    assert told(errors, threshold=0.3, higher_is_better=False)[0] == "b"
+    assert told([row("a", std=0.009), row("b", std=0.001)])[0] == "a"  # less than half the practical margin
 
 
-def test_a_comparison_with_few_seeds_does_not_recommend_what_learned_nothing():
-    rates = {"SGD": 1e-9, "Adam": 0.1, "AdamW": 0.1}
-    found = compare_task(task(epochs=8), optimizers=list(rates), lr=rates, seeds=2, progress=False)
-    assert "SGD" in found.verdict.group  # two seeds tell nothing apart
-    assert found.verdict.recommendation.startswith("Recommended: Adam")
+def test_then_a_clearly_wider_range_of_good_learning_rates():
+    name, reason = told([row("a", width=0.5), row("b", width=2.0), row("c", width=1.4)])
+    assert name == "b"
+    assert reason.endswith("practically equal to the best, good learning rates range over 2.0 decades.")
+    assert told([row("a", width=1.2), row("b", width=1.6), row("c", width=0.3)])[0] == "a"
+
+
+def test_then_memory_and_time_that_matter():
+    assert told([row("a"), row("b", peak=850)]) == (
+        "b", "among the candidates that are practically equal to the best, a step takes the least memory."
+    )  # fmt: skip
+    assert told([row("a"), row("b", peak=950)]) == (
+        "a", "it has the best mean, and no candidate that is practically equal has a clear advantage."
+    )  # fmt: skip
+    assert told([row("a"), row("b", seconds=8e-4)])[1].endswith("a step takes the least time.")
+    assert told([row("a", peak=1000), row("b", peak=800), row("c", peak=700)])[0] == "c"
+
+
+def test_a_candidate_that_learned_nothing_is_never_recommended():
+    assert told([row("a"), row("b", std=0.0)], learned=lambda row: row.name == "a")[0] == "a"
+    assert told([row("a"), row("b")], learned=lambda row: False) == (
+        None, "no candidate is better than a constant prediction."
+    )  # fmt: skip
+
+
+def test_a_comparison_in_which_nobody_learned_recommends_nobody():
+    found = compare_task(task(epochs=1), optimizers=["SGD", "Adam"], lr=1e-9, seeds=2, progress=False)
+    share = data(40, 1)[1].double().mean().item()
+    assert found.baseline == max(share, 1 - share)
+    assert found.baseline_meaning == "the most frequent class"
+    best = found.rows[0].metric
+    if best <= found.baseline:
+        assert found.verdict.recommendation == "No recommendation: no candidate is better than a constant prediction."
+        assert found.verdict.code == ""
+    assert "(the most frequent class)" in found.table()
 
 
 def test_the_line_runs():
@@ -85,7 +109,17 @@ def test_the_line_runs():
     exec(text, {**namespace, "optimizers": {"Adam-full-batch": torch.optim.Adam}})
 
 
-def test_a_comparison_says_it():
+def test_the_rate_of_the_line_was_judged_and_the_sentence_says_with_which_seed():
+    found = compare_task(task(epochs=8), optimizers=["SGD", "Adam"], trials=4, seeds=3, progress=False)
+    name = found.verdict.recommendation.removeprefix("Recommended: ").split(";")[0]
+    rate = next(r for r in found.rows if r.name == name).lr
+    run = next(r for r in found.results if r.candidate == name and r.lr == rate)
+    if len({r.lr for r in found.results if r.candidate == name}) > 1:
+        assert f"it reached accuracy {run.metrics[-1]:.4g} with seed {run.seed}." in found.verdict.recommendation
+    assert f"lr={rate:.3g}" in found.verdict.code
+
+
+def test_a_comparison_recommends():
     found = compare_task(task(epochs=8), optimizers=["SGD", "Adam"], lr=0.1, seeds=3, progress=False)
     assert found.verdict.recommendation.startswith("Recommended: ")
     assert found.verdict.code in str(found)

@@ -34,7 +34,9 @@ def compare_two_copies(call):
         seed=100 * call,
         progress=False,
     )
-    assert "Every seed had its own search, so the test includes the variation between searches." in found.verdict.limits
+    assert (
+        "Every seed had its own search, so the verdict includes the variation between searches." in found.verdict.limits
+    )
     rates = [[r.lr for r in found.results if r.candidate == name] for name in ("one", "other")]
     return rates[0] != rates[1], len(found.verdict.group) < 2
 

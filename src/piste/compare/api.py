@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from ..errors import InvalidType
+from ..options import Number
 from .analysis.summary import summarize
 from .budget import estimate, parse_duration
 from .comparison import Comparison
@@ -46,6 +47,7 @@ def compare(
     jobs: int = 1,
     ray: str | None = None,
     track: Any = None,
+    practical: float | None = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Train copies of a model with several optimizers and losses, from the same weights on the same batches.
@@ -86,6 +88,8 @@ def compare(
         jobs: The number of runs at a time, each in its own process; 1 runs them in this process.
         ray: "auto" or the address of a Ray cluster for the runs.
         track: "mlflow", "tensorboard" or both: log each finished run and the report there.
+        practical: The largest difference of the metric that is too small to matter. None takes one standard error of
+            the best candidate's metric over the validation examples.
         progress: True prints progress, False prints nothing; None shows a live table if stdout is a terminal.
 
     Returns:
@@ -115,7 +119,7 @@ def compare(
     return compare_task(
         task, optimizers=optimizers, epochs=epochs, steps=steps, seed=seed, seeds=seeds, lr=lr, trials=trials,
         search=search, budget=budget, out=out, fresh=fresh, storage=storage, jobs=jobs, ray=ray, track=track,
-        progress=progress,
+        practical=practical, progress=progress,
     )  # fmt: skip
 
 
@@ -138,6 +142,7 @@ def compare_task(
     jobs: int = 1,
     ray: str | None = None,
     track: Any = None,
+    practical: float | None = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Compare optimizers and losses on a `Task`, with the arguments of `piste.compare`.
@@ -146,6 +151,8 @@ def compare_task(
     """
     require("`piste.compare`")
     began = time.perf_counter()
+    if practical is not None:
+        Number(0.0).check("practical", practical)
     folder = None if out is None else make_output_folder(out)
     listener = with_trackers(make_display(progress), track, folder)
     with Interrupts() as interrupts:
@@ -164,7 +171,7 @@ def compare_task(
                     estimate(plan, executor.workers)
                 store.bind(plan)
                 runs, interrupted, left_out = run_plan(plan, store, listener, executor, interrupts, began)
-            comparison = Comparison.of(summarize(plan, runs, interrupted, left_out))
+            comparison = Comparison.of(summarize(plan, runs, interrupted, left_out, practical))
         files = [] if folder is None else comparison.save(folder)
         listener.on_report(comparison, files)
     return comparison

@@ -72,6 +72,7 @@ class Row:
     """One candidate over all its seeds: means of metrics, losses and shares; medians of rates, steps and seconds.
 
     `options` are the options found by most searches, and `lr` is the median of the rates found with these options.
+    `low` and `high` are the confidence interval of the metric, and `std` is its standard deviation over seeds.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Row:
     peak_bytes: int
     descent_share: float
     evenness: float
+    std: float = math.nan
     default_metric: float = math.nan
     lr_width: float = math.nan
     options: dict[str, Any] = field(default_factory=dict)
@@ -99,21 +101,54 @@ class Row:
 
 
 @dataclass
-class Verdict:
-    """The best candidate and the group of candidates that are not significantly worse.
+class Difference:
+    """The difference of a candidate to the best, positive where the best is better.
 
-    `p_values` are those of the difference between each other candidate and the best, corrected.
+    Attributes:
+        low: The lower end of its confidence interval; NaN if there is none.
+        high: The upper end.
+        p_value: Corrected for all candidates and for the choice of the best.
+        outcome: "worse" if the best is better, "equal" if the interval is within the practical margin, or "undecided".
+        seeds: The number of seeds that would decide, if the observed difference is the true one; None if too many.
+        examples: The number of validation examples that would decide.
+    """
+
+    name: str
+    size: float
+    low: float
+    high: float
+    p_value: float
+    outcome: str = "undecided"
+    seeds: int | None = None
+    examples: int | None = None
+
+
+@dataclass
+class Verdict:
+    """The best candidate, and which others are worse, practically equal, or undecided.
+
+    Attributes:
+        group: The best candidate and those that are not worse: first the practically equal ones, then the undecided.
+        differences: The difference of every other candidate to the best, in the order of the table.
+        practical: The largest difference that is too small to matter; NaN if unknown.
     """
 
     sentence: str
     best: str | None = None
     group: list[str] = field(default_factory=list)
-    p_values: dict[str, float] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+    practical: float = math.nan
     test: str = ""
     level: float = LEVEL
     limits: str = ""
     recommendation: str = ""
     code: str = ""
+
+    def outcome(self, name: str) -> str:
+        """ "best", "worse", "equal", "undecided", or an empty string for a candidate that took no part."""
+        if name == self.best:
+            return "best"
+        return next((d.outcome for d in self.differences if d.name == name), "")
 
     def __str__(self) -> str:
         return " ".join(
@@ -126,6 +161,7 @@ class Summary:
     """A comparison as reports read it: `rows` best first, `results` with every curve, and the `verdict`.
 
     `defaults` are the final runs at the default options of a comparison that searched, and `tries` its search trials.
+    `baseline` is the metric of a constant prediction, and `baseline_meaning` names the prediction; NaN if unknown.
     `interrupted` and `left_out` say in a sentence why runs are missing; both are empty for a complete comparison.
     """
 
@@ -141,6 +177,8 @@ class Summary:
     verdict: Verdict
     interrupted: str = ""
     left_out: str = ""
+    baseline: float = math.nan
+    baseline_meaning: str = ""
     defaults: list[Result] = field(default_factory=list)
     tries: list[Result] = field(default_factory=list)
     picture: Callable[[Any], Any] | None = field(default=None, repr=False)

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from ...optim import OPTIMIZERS
-from ..candidates import Candidate, default_lr
+from ..candidates import Candidate
 from ..metrics import Metric
 from ..plan import Plan
-from ..results import Result, Row, Runs, Summary
+from ..results import LEVEL, Result, Row, Runs, Summary
 from ..search_space import format_options
 from ..training.smoothness import steps_to_target
+from .baseline import find_baseline
+from .differences import Evidence
 from .learning_rates import good_lr_decades
 from .recommendation import code_to_paste, recommend
-from .verdict import confidence_interval, decide
+from .statistics import Array, contributions
+from .verdict import decide
 
 TARGET_SHARE = 0.9
 """The default target, as the share of the way from the metric at the start to the best metric at the end."""
 
 
-def summarize(plan: Plan, runs: Runs, interrupted: str = "", left_out: str = "") -> Summary:
-    """The rows and the verdict of the runs so far."""
+def summarize(
+    plan: Plan, runs: Runs, interrupted: str = "", left_out: str = "", practical: float | None = None
+) -> Summary:
+    """The rows and the verdict of the runs so far.
+
+    Args:
+        plan: The plan.
+        runs: Its runs.
+        interrupted: Why runs are missing after an interruption.
+        left_out: Why runs are missing for lack of time.
+        practical: The largest difference of the metric that is too small to matter; see `decide`.
+    """
     higher_is_better, results = plan.metric.higher_is_better, runs.results
     target, meaning = _target(plan, results)
     rows = []
     for candidate in plan.candidates:
         own = _runs_of(candidate, results)
         if own:
-            row = _row(candidate, own, target, plan.metric)
+            row = _row(candidate, own, target, plan)
             defaults = _runs_of(candidate, runs.defaults)
             row.default_metric = math.nan if any(r.diverged for r in defaults) else _mean(_ends(defaults))
             row.lr_width = good_lr_decades(_runs_of(candidate, runs.tries), higher_is_better)
@@ -37,22 +52,54 @@ def summarize(plan: Plan, runs: Runs, interrupted: str = "", left_out: str = "")
     rows.sort(key=lambda row: (row.diverged > 0, -row.metric if higher_is_better else row.metric))
     complete = [seed for seed in plan.seeds if sum(r.seed == seed for r in results) == len(plan.candidates)]
     finished = [row.name for row in rows if not row.diverged] if complete else []
-    by_seed = {n: _ends([r for r in results if r.candidate == n and r.seed in complete]) for n in finished}
-    by_example = {
-        n: r.scores for n in finished for r in results if r.candidate == n and r.seed in complete[:1] and r.scores
-    }
-    verdict = decide(by_seed, by_example, plan.metric.name, higher_is_better, plan.task.fixed_weights, plan.searches)
+    at_defaults = not plan.searches and all(c.lr is None for c in plan.candidates)
+    verdict = decide(
+        _evidence(plan, finished, [r for r in results if r.seed in complete]), plan.metric.name, higher_is_better,
+        practical, fixed_weights=plan.task.fixed_weights, searched=plan.searches, at_defaults=at_defaults,
+    )  # fmt: skip
+    baseline, baseline_meaning = find_baseline(plan.metric, plan.data.targets)
     if verdict.best is not None and len(plan.candidates) > 1:
-        defaults_of = {c.name: c.lr or default_lr(c.make) for c in plan.candidates}
-        row, reason = recommend(
-            rows, verdict.group, defaults_of, _target_near_best(plan, results), higher_is_better=higher_is_better
-        )
-        verdict.recommendation = f"Recommended: {row.name}; {reason}"
-        verdict.code = code_to_paste(row, list(OPTIMIZERS))
+        sign = 1 if higher_is_better else -1
+        chosen, reason = recommend(rows, verdict, lambda row: not sign * row.metric <= sign * baseline)
+        if chosen is None:
+            verdict.recommendation = f"No recommendation: {reason}"
+        else:
+            verdict.recommendation = f"Recommended: {chosen.name}; {reason}{_judged_with(chosen, results, plan)}"
+            verdict.code = code_to_paste(chosen, list(OPTIMIZERS))
     return Summary(
         plan.task.name, plan.task.about, plan.metric.name, higher_is_better, target, meaning, plan.settings(), rows,
-        results, verdict, interrupted, left_out, runs.defaults, runs.tries, plan.task.picture,
+        results, verdict, interrupted, left_out, baseline, baseline_meaning, runs.defaults, runs.tries,
+        plan.task.picture,
     )  # fmt: skip
+
+
+def _evidence(plan: Plan, names: Sequence[str], results: Sequence[Result]) -> Evidence:
+    by_name = {n: sorted((r for r in results if r.candidate == n), key=lambda r: r.seed) for n in names}
+    return Evidence(
+        {n: np.array(_ends(runs)) for n, runs in by_name.items()},
+        _contributions(by_name, plan.metric),
+        count=len(plan.data.targets),
+    )
+
+
+def _contributions(by_name: Mapping[str, Sequence[Result]], metric: Metric) -> dict[str, Array]:
+    """The contribution of every example to the metric; empty unless all runs have the same number of scores."""
+    counts = {len(r.scores) for runs in by_name.values() for r in runs}
+    if len(counts) != 1 or counts == {0}:
+        return {}
+    return {n: contributions(np.array([r.scores for r in runs]), metric.finish) for n, runs in by_name.items()}
+
+
+def _judged_with(row: Row, results: Sequence[Result], plan: Plan) -> str:
+    """A sentence on the learning rate of the line to paste, where the seeds found different rates."""
+    own = [r for r in results if r.candidate == row.name]
+    if len({r.lr for r in own}) < 2:
+        return ""
+    at = next(r for r in own if r.lr == row.lr and r.options == row.options)
+    return (
+        f" Its learning rate {row.lr:.3g} is the median of those found for the seeds; it reached {plan.metric.name} "
+        f"{at.metrics[-1]:.4g} with seed {at.seed}."
+    )
 
 
 def _runs_of(candidate: Candidate, results: Sequence[Result]) -> list[Result]:
@@ -79,12 +126,11 @@ def _target_near_best(plan: Plan, results: Sequence[Result]) -> float:
     return start + TARGET_SHARE * (best_of(means) - start)
 
 
-def _row(candidate: Candidate, results: Sequence[Result], target: float, metric: Metric) -> Row:
+def _row(candidate: Candidate, results: Sequence[Result], target: float, plan: Plan) -> Row:
+    metric = plan.metric
     finished = [r for r in results if not r.diverged]
     ends = _ends(finished)
-    low, high = confidence_interval(ends)
-    if len(finished) == 1 and finished[0].scores:
-        low, high = sorted(metric.finish(bound) for bound in confidence_interval(finished[0].scores))
+    half = _half_width(plan, finished)
     arrivals = [(steps_to_target(target, r.steps, r.metrics, metric.higher_is_better), r.step_seconds) for r in results]
     reached = [(step, step * seconds) for step, seconds in arrivals if step is not None]
     most = len(reached) > len(results) / 2
@@ -98,8 +144,9 @@ def _row(candidate: Candidate, results: Sequence[Result], target: float, metric:
         loss=candidate.loss,
         lr=statistics.median_low(rates) if rates else None,
         metric=_mean(ends),
-        low=low,
-        high=high,
+        low=_mean(ends) - half,
+        high=_mean(ends) + half,
+        std=statistics.stdev(ends) if len(ends) > 1 else math.nan,
         training_loss=_mean([r.losses[-1] for r in finished]),
         steps_to_target=statistics.median(step for step, _ in reached) if most else None,
         seconds_to_target=statistics.median(seconds for _, seconds in reached) if most else None,
@@ -114,6 +161,20 @@ def _row(candidate: Candidate, results: Sequence[Result], target: float, metric:
         evenness=_mean([r.evenness for r in finished]),
         options=with_options[0].options,
     )
+
+
+def _half_width(plan: Plan, finished: Sequence[Result]) -> float:
+    """Half the width of the metric's confidence interval over new seeds and examples; over examples with one seed."""
+    if not finished:
+        return math.nan
+    evidence = _evidence(plan, [finished[0].candidate], finished)
+    if len(finished) == 1:
+        from scipy.special import stdtrit
+
+        (name,) = evidence.values
+        degrees = len(finished[0].scores) - 1
+        return -float(stdtrit(degrees, LEVEL / 2)) * evidence.standard_error(name) if degrees > 0 else math.nan
+    return float(evidence.spread_of_means().half_widths(LEVEL)[0])
 
 
 def _median(values: Sequence[float]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 from ..results import Row, Summary
 from ..search_space import format_options
 from .figures import COLOURS
-from .tables import table_cells, table_titles
+from .tables import baseline_cells, table_cells, table_titles
 
 DASHES = ("solid", "dash", "dot")
 
@@ -201,16 +201,22 @@ def _marker_size(comparison: Summary, row: Row) -> float:
 def _table(comparison: Summary) -> str:
     titles = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in table_titles(comparison))
     body = "".join(_row(comparison, row) for row in comparison.rows)
+    baseline = baseline_cells(comparison)
+    if baseline:
+        body += f"<tr class=baseline>{''.join(f'<td>{html.escape(cell)}</td>' for cell in baseline)}</tr>"
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _row(comparison: Summary, row: Row) -> str:
     tuned = [row.default_metric, row.lr_width] if comparison.tries else []
+    found = next((d for d in comparison.verdict.differences if d.name == row.name), None)
+    behind = found.size if found else 0.0 if row.name == comparison.verdict.best else None
     values = [
-        row.name, row.lr, row.metric, *tuned, row.training_loss, row.steps_to_target, row.step_seconds, row.peak_bytes,
-        row.descent_share, row.evenness,
+        row.name, row.lr, row.metric, *tuned, behind, row.training_loss, row.steps_to_target, row.step_seconds,
+        row.peak_bytes, row.descent_share, row.evenness,
     ]  # fmt: skip
-    kind = "diverged" if row.diverged else "best" if row.name in comparison.verdict.group else ""
+    star = comparison.verdict.outcome(row.name) in ("best", "equal")
+    kind = "diverged" if row.diverged else "best" if star else ""
     fields = "".join(
         f'<td{" class=metric" * (i == 2)} data-value="{_value(value)}">{html.escape(text)}</td>'
         for i, (value, text) in enumerate(zip(values, table_cells(comparison, row), strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import math
 import re
 import textwrap
@@ -19,7 +20,7 @@ def table_titles(comparison: Summary) -> list[str]:
     arrow = "higher is better" if comparison.higher_is_better else "lower is better"
     tuned = ["at the default lr", "good lr range (decades)"] if comparison.tries else []
     return [
-        "candidate", "lr", f"{comparison.metric} ({arrow})", *tuned, "training loss",
+        "candidate", "lr", f"{comparison.metric} ({arrow})", *tuned, "behind the best", "training loss",
         f"steps to {format_number(comparison.target)} (time)", "time per step", "memory per step",
         "descent share", "evenness",
     ]  # fmt: skip
@@ -27,8 +28,8 @@ def table_titles(comparison: Summary) -> list[str]:
 
 def table_cells(comparison: Summary, row: Row) -> list[str]:
     """The cells of one row, as text."""
-    group = comparison.verdict.group
-    name = f"{row.name} ★" if len(group) < len(comparison.rows) and row.name in group else row.name
+    star = len(comparison.rows) > 1 and comparison.verdict.outcome(row.name) in ("best", "equal")
+    name = f"{row.name} ★" if star else row.name
     if row.diverged:
         metric = "diverged" if row.seeds == 1 else f"diverged ({row.diverged} of {row.seeds})"
     else:
@@ -43,6 +44,7 @@ def table_cells(comparison: Summary, row: Row) -> list[str]:
             if tuned
             else []
         ),
+        _behind(comparison, row),
         format_number(row.training_loss),
         _arrival(row),
         format_seconds(row.step_seconds),
@@ -52,11 +54,25 @@ def table_cells(comparison: Summary, row: Row) -> list[str]:
     ]
 
 
+def baseline_cells(comparison: Summary) -> list[str] | None:
+    """The cells of the last line, a constant prediction; None if its metric is unknown."""
+    if math.isnan(comparison.baseline):
+        return None
+    blank = ["–"] * (len(table_titles(comparison)) - 3)
+    return [f"({comparison.baseline_meaning})", "–", format_number(comparison.baseline), *blank]
+
+
+def table_lines(comparison: Summary) -> list[list[str]]:
+    """The cells of all rows, and of the baseline if its metric is known."""
+    baseline = baseline_cells(comparison)
+    return [*(table_cells(comparison, row) for row in comparison.rows), *([baseline] if baseline else [])]
+
+
 def markdown_table(comparison: Summary) -> str:
     """The table as Markdown, best first."""
     titles, *rows = [
         [escape_markdown(cell).replace("|", "\\|") for cell in line]
-        for line in (table_titles(comparison), *(table_cells(comparison, row) for row in comparison.rows))
+        for line in (table_titles(comparison), *table_lines(comparison))
     ]
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -65,16 +81,18 @@ def markdown_table(comparison: Summary) -> str:
 def markdown_summary(comparison: Summary) -> str:
     """The table, the verdict and the recommendation as Markdown."""
     verdict = comparison.verdict
-    sentence, recommendation = escape_markdown(verdict.sentence), escape_markdown(verdict.recommendation)
+    sentence, test, limits, recommendation = map(
+        escape_markdown, (verdict.sentence, verdict.test, verdict.limits, verdict.recommendation)
+    )
     advice = f"\n\n{recommendation}\n\n    {verdict.code}" if verdict.code else ""
-    return f"{markdown_table(comparison)}\n**{sentence}** {verdict.test} {verdict.limits}{advice}"
+    return f"{markdown_table(comparison)}\n**{sentence}** {test} {limits}{advice}"
 
 
 def rich_tables(comparison: Summary, width: int) -> list[Any]:
     """The table for a terminal with `width` columns, split into several tables if it is too wide for one."""
     from rich.console import Console
 
-    titles, lines = table_titles(comparison), [table_cells(comparison, row) for row in comparison.rows]
+    titles, lines = table_titles(comparison), table_lines(comparison)
 
     def fits(columns: list[int]) -> bool:
         table = _rich_table(comparison, titles, lines, columns)
@@ -82,6 +100,8 @@ def rich_tables(comparison: Summary, width: int) -> list[Any]:
 
     if fits(list(range(len(titles)))):
         return [_rich_table(comparison, titles, lines, list(range(len(titles))))]
+    if len(lines) > len(comparison.rows):
+        lines[-1][0] = "(baseline)"
     for i, title in enumerate(titles):  # as narrow as its column
         least = max(map(len, [*title.split(), *(line[i] for line in lines)]))
         titles[i] = "\n".join(textwrap.wrap(title, least))
@@ -101,10 +121,16 @@ def _rich_table(comparison: Summary, titles: list[str], lines: list[list[str]], 
     for i in columns:
         widest = max((len(line[i]) for line in lines), default=1)
         table.add_column(titles[i], justify="right" if i else "left", vertical="bottom", min_width=widest)
-    for row, line in zip(comparison.rows, lines, strict=True):
-        style = "red" if row.diverged else "green" if row.name in comparison.verdict.group else ""
+    for row, line in itertools.zip_longest(comparison.rows, lines):
+        style = "" if row is None else _style(comparison, row)
         table.add_row(*(Text(line[i], style=style if i in (0, 2) else "", no_wrap=True) for i in columns))
     return table
+
+
+def _style(comparison: Summary, row: Row) -> str:
+    if row.diverged:
+        return "red"
+    return "green" if comparison.verdict.outcome(row.name) in ("best", "equal") else ""
 
 
 def table_csv(comparison: Summary) -> str:
@@ -167,6 +193,19 @@ def format_bytes(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
     return f"{count} B"
+
+
+def _behind(comparison: Summary, row: Row) -> str:
+    """The outcome for a candidate, with the interval of its difference to the best."""
+    if row.name == comparison.verdict.best and len(comparison.rows) > 1:
+        return "best"
+    found = next((d for d in comparison.verdict.differences if d.name == row.name), None)
+    if found is None:
+        return "–"
+    if math.isnan(found.low):
+        return f"undecided, {found.size:.2g}"
+    words = {"worse": "worse", "equal": "practically equal", "undecided": "undecided"}
+    return f"{words[found.outcome]}, {found.low:.2g} to {found.high:.2g}"
 
 
 def _configuration(row: Row) -> str:
