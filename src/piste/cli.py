@@ -107,6 +107,10 @@ def compare(
         typer.Option(help="A time, such as 3m: what isn't given of seeds, trials and length is fitted to it."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for curves, table and numbers.")] = Path("piste-compare"),
+    save_model: Annotated[
+        Path | None,
+        typer.Option(help="A folder for the recommended model of data.csv, fitted again, and its predictions."),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the runs that the folder holds.")] = False,
     storage: Annotated[
         str | None, typer.Option(help="A database for finished runs, such as postgresql://user@host/database.")
@@ -128,12 +132,16 @@ def compare(
         of_table = {"kind": kind, "group": group, "time": time, "validation": validation, "drop": drop,
                     "decimal": decimal, "encoding": encoding}  # fmt: skip
         made = _task(task, target, batch_size, {name: value for name, value in of_table.items() if value is not None})
+        if save_model is not None:
+            _check_saving(task, save_model)
         comparison = compare_task(
             made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
             seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), budget=budget, out=out, fresh=fresh,
             storage=storage, jobs=jobs, ray=ray, track=_names(track), practical=practical, progress=True,
         )  # fmt: skip
         _show(comparison, out)
+        if save_model is not None:
+            _save_model(made, comparison, optimizers, losses, save_model)
     if comparison.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -191,6 +199,30 @@ def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[
     if batch_size is not None:
         found.batch_size = check_whole_number("batch_size", batch_size, least=1)
     return found
+
+
+def _check_saving(task: str, folder: Path) -> None:
+    """Reject `--save-model` before training where the model couldn't be saved."""
+    from .compare.csv.task import is_table
+    from .compare.report.files import make_output_folder
+
+    if not is_table(task):
+        raise InvalidValue(f"--save-model is for a table, such as data.csv; `{task}` isn't one. Help: omit it.")
+    make_output_folder(folder)
+
+
+def _save_model(task: Any, comparison: Comparison, optimizers: str | None, losses: str | None, folder: Path) -> None:
+    """Fit the recommended candidate again, save it, and show how to load it."""
+    from .compare import Predictor
+
+    predictor = Predictor.fit(task, comparison, optimizers=_names(optimizers), losses=_names(losses))
+    predictor.save(folder)
+    fitted = predictor.training
+    typer.echo(
+        f"\nThe model of {fitted['optimizer']} with seed {fitted['seed']} ({fitted['metric']} {fitted['value']:.4g}) "
+        f"and its predictions are in {folder}:\n\n    from piste.compare import Predictor\n\n"
+        f'    Predictor.load("{folder}").predict("new.csv")'
+    )
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -10,7 +10,6 @@ import numpy as np
 from .cells import Cells
 from .dates import describe_date, find_date_formats
 from .encoders import DateEncoder, Encoder, NumberEncoder, TextEncoder
-from .number_cells import CONVENTIONS
 from .numbers import MIN_NUMBER_SHARE, NumberColumn
 from .reader import Table
 from .words import plural
@@ -142,7 +141,7 @@ def _fit_numbers(table: Table, at: int, rows: np.ndarray, train: np.ndarray) -> 
     if len(table.names) > 2 and (np.diff(numbers.values[first_file]) == np.diff(first_file)).all():
         return Column(None, "counts the rows")
     sentinels = find_sentinels(numbers.values[rows])
-    encoder = NumberEncoder(name, convention=CONVENTIONS.index(numbers.convention), missing=sentinels)
+    encoder = NumberEncoder(name, convention=numbers.convention, missing=sentinels)
     if np.isnan(encoder.values(cells)[cells.codes[train]]).all():
         return Column(None, "empty")
     encoder.fit(cells, train)

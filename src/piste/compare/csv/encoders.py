@@ -9,7 +9,7 @@ import numpy as np
 
 from .cells import Cells
 from .dates import calendar, date_values
-from .number_cells import CONVENTIONS
+from .number_cells import CONVENTIONS, Convention
 from .numbers import number_values
 
 
@@ -34,6 +34,10 @@ class Encoder:
         """The kept inputs of each row (rows, inputs)."""
         return self.encode_texts(cells)[:, self.kept][cells.codes]
 
+    def strays(self, cells: Cells) -> np.ndarray:
+        """The distinct texts that are neither missing nor of the kind of this column, and count as missing."""
+        return np.zeros(len(cells.texts), bool)
+
     def keep_varying(self, cells: Cells, train: np.ndarray) -> bool:
         """Keep the inputs that differ among the training rows; returns whether there are any."""
         codes = np.unique(cells.codes[train])
@@ -46,12 +50,12 @@ class NumberEncoder(Encoder):
     """The number in standard deviations from the mean, the median where it is missing; and whether it is missing.
 
     Attributes:
-        convention: The index of the convention of the column in `CONVENTIONS`.
+        convention: The convention of the column.
         missing: Numbers that stand for a missing value, such as -999.
     """
 
     kind = "number"
-    convention: int = 0
+    convention: Convention = CONVENTIONS[0]
     missing: list[float] = field(default_factory=list)
     median: float = 0.0
     mean: float = 0.0
@@ -59,7 +63,7 @@ class NumberEncoder(Encoder):
 
     def values(self, cells: Cells) -> np.ndarray:
         """The number in each distinct text; NaN where there is none."""
-        values = number_values(cells, CONVENTIONS[self.convention])
+        values = number_values(cells, self.convention)
         return np.where(np.isin(values, self.missing), np.nan, values) if self.missing else values
 
     def fit(self, cells: Cells, train: np.ndarray) -> None:
@@ -67,6 +71,9 @@ class NumberEncoder(Encoder):
         self.median = float(np.nanmedian(values))
         filled = np.where(np.isnan(values), self.median, values)
         self.mean, self.deviation = float(filled.mean()), float(filled.std()) or 1.0
+
+    def strays(self, cells: Cells) -> np.ndarray:
+        return np.isnan(number_values(cells, self.convention)) & ~cells.missing_texts
 
     def encode_texts(self, cells: Cells) -> np.ndarray:
         values = self.values(cells)
@@ -95,6 +102,9 @@ class DateEncoder(Encoder):
         parts = calendar(np.where(np.isnan(days), self.median, days))[:, :2]
         self.means = parts.mean(0).tolist()
         self.deviations = [float(deviation) or 1.0 for deviation in parts.std(0)]
+
+    def strays(self, cells: Cells) -> np.ndarray:
+        return np.isnan(self.days(cells)) & ~cells.missing_texts
 
     def encode_texts(self, cells: Cells) -> np.ndarray:
         days = self.days(cells)

@@ -93,7 +93,7 @@ def table(
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "lines.csv"
         >>> _ = file.write_text("x,y\\n" + "".join(f"{i % 7},{i % 7 + i / 10}\\n" for i in range(40)))
         >>> print(table(file, column="y").about)
-        `y` as a number, from `x`: 30 rows to train on, 10 to judge by. The mean of all would have an rmse of 1.68.
+        `y` as a number, from `x`: 30 training rows, 10 validation rows. Predicting the mean gives an rmse of 1.68.
     """
     require("`piste.compare.table`")
     if batch_size is not None:
@@ -117,7 +117,7 @@ def table(
             f"{found.path} has no column to predict `{target.name}` from"
             f"{f': {reasons}' if reasons else ', as it has no other'}."
         )
-    x = torch.as_tensor(_encode(found, encoders)[target.rows]).float()
+    x = torch.as_tensor(encode(found, encoders)[target.rows]).float()
     objective = make_objective(target, split.train, split.validation)
     train, held_out = torch.as_tensor(split.train), torch.as_tensor(split.validation)
     batch = batch_size or int(np.clip(2 ** round(math.log2(len(train) / 30)), 8, 256))
@@ -167,7 +167,7 @@ def _fit_columns(found: Table, target: Target, split: Split, left_out: dict[int,
     }
 
 
-def _encode(found: Table, encoders: Sequence[Encoder]) -> np.ndarray:
+def encode(found: Table, encoders: Sequence[Encoder]) -> np.ndarray:
     """The inputs of each row (rows, inputs)."""
     return np.concatenate([encoder.encode(found.columns[found.names.index(encoder.name)]) for encoder in encoders], 1)
 

@@ -52,6 +52,7 @@ def run_trial(
     steps: int,
     role: str = "judged",
     on_evaluate: EvaluationCallback | None = None,
+    on_end: Callable[[torch.nn.Module], None] | None = None,
 ) -> Result:
     """Train a new model for `steps` steps.
 
@@ -64,6 +65,7 @@ def run_trial(
         steps: The number of training steps.
         role: The role in the result; see `Result`.
         on_evaluate: Called after each evaluation.
+        on_end: Called with the trained model, unless the run diverged or was pruned.
     """
     model = task.new_model(seed)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -84,6 +86,8 @@ def run_trial(
             result.status, result.note = "stopped", str(pruned)
     result.step_seconds = statistics.median(run.seconds) if run.seconds else math.nan
     if result.status == "done":
+        if on_end:
+            on_end(model)
         result.descent_share = descent_share(result.losses)
         result.evenness = evenness(result.steps, trace.distances())
     if trace.points[0].numel() <= MAX_PATH_PARAMETERS:
