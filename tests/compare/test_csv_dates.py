@@ -39,7 +39,8 @@ def test_a_month_without_a_day_is_its_first_day():
 
 
 @pytest.mark.parametrize(
-    "text", ["2024-13-05", "2024-02-30", "31.04.2024", "5 Foo 2024", "1.5", "12:30", "2024", "10.0.0.1", "5-3", "x"]
+    "text",
+    ["2024-13-05", "2024-02-30", "31.04.2024", "5 Foo 2024", "1.5", "12:30", "2024", "10.0.0.1", "5-3", "1001-3", "x"],
 )
 def test_other_text_is_no_date(text):
     assert find_date_formats(Cells([text] * 3)) == []

@@ -122,6 +122,17 @@ def test_cells_that_are_no_number_or_date_count_as_missing_with_a_warning(fitted
     assert strange == predictor.predict(path)
 
 
+def test_numbers_in_another_unit_count_as_missing_with_a_warning(write_table):
+    weight = column("weight", lambda i: f"{i % 9} kg", 80)
+    task = table(write_table(lines(weight, column("y", lambda i: i % 9 + i % 4, 80))), "y", kind="number")
+    found = compare_task(task, optimizers="Adam", lr=0.01, seeds=1, epochs=2, progress=False)
+    predictor = Predictor.fit(task, found, optimizers="Adam")
+    same, plain = (predictor.predict(write_table(f"weight\n{cell}\n")) for cell in ("5 kg", "5"))
+    assert same == plain
+    with pytest.warns(UserWarning, match="1 cell of `weight` without a number, such as '5000 g' in line 2"):
+        assert predictor.predict(write_table("weight\n5000 g\n")) == predictor.predict(write_table("weight\n?\n"))
+
+
 def test_a_missing_column_is_refused(fitted, write_table):
     _, _, predictor = fitted["price"]
     with pytest.raises(

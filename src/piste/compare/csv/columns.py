@@ -141,7 +141,7 @@ def _fit_numbers(table: Table, at: int, rows: np.ndarray, train: np.ndarray) -> 
     if len(table.names) > 2 and (np.diff(numbers.values[first_file]) == np.diff(first_file)).all():
         return Column(None, "counts the rows")
     sentinels = find_sentinels(numbers.values[rows])
-    encoder = NumberEncoder(name, convention=numbers.convention, missing=sentinels)
+    encoder = NumberEncoder(name, convention=numbers.convention, unit=numbers.unit, missing=sentinels)
     if np.isnan(encoder.values(cells)[cells.codes[train]]).all():
         return Column(None, "empty")
     encoder.fit(cells, train)

@@ -11,6 +11,8 @@ from .cells import Cells
 
 MIN_DATE_SHARE = 0.9
 """A column holds dates if at least this share of its cells without missing values are dates."""
+YEARS = 1800, 2200
+"""The first and the last year of a date; other numbers are codes such as 1001-3."""
 _TIME = (
     r"(?:[T ,]+(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:[.,]\d+)?)?"
     r"\s?(?P<half>[AaPp]\.?[Mm]\.?)?\s?(?P<zone>Z|[+-]\d\d:?\d\d)?)?"
@@ -47,6 +49,8 @@ def read_date(text: str, format: str) -> float | None:
     year = int(part["year"])
     if len(part["year"]) == 2:
         year += 1900 if year >= 70 else 2000
+    if not YEARS[0] <= year <= YEARS[1]:
+        return None
     month = _month(part["name"]) if "name" in part else int(part["month"])
     hour, minute, second = (int(part[unit] or 0) for unit in ("hour", "minute", "second"))
     if part["half"]:

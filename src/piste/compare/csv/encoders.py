@@ -51,11 +51,13 @@ class NumberEncoder(Encoder):
 
     Attributes:
         convention: The convention of the column.
+        unit: The unit of the numbers; "" for none.
         missing: Numbers that stand for a missing value, such as -999.
     """
 
     kind = "number"
     convention: Convention = CONVENTIONS[0]
+    unit: str = ""
     missing: list[float] = field(default_factory=list)
     median: float = 0.0
     mean: float = 0.0
@@ -63,7 +65,7 @@ class NumberEncoder(Encoder):
 
     def values(self, cells: Cells) -> np.ndarray:
         """The number in each distinct text; NaN where there is none."""
-        values = number_values(cells, self.convention)
+        values = number_values(cells, self.convention, self.unit)
         return np.where(np.isin(values, self.missing), np.nan, values) if self.missing else values
 
     def fit(self, cells: Cells, train: np.ndarray) -> None:
@@ -73,7 +75,7 @@ class NumberEncoder(Encoder):
         self.mean, self.deviation = float(filled.mean()), float(filled.std()) or 1.0
 
     def strays(self, cells: Cells) -> np.ndarray:
-        return np.isnan(number_values(cells, self.convention)) & ~cells.missing_texts
+        return np.isnan(number_values(cells, self.convention, self.unit)) & ~cells.missing_texts
 
     def encode_texts(self, cells: Cells) -> np.ndarray:
         values = self.values(cells)

@@ -34,6 +34,7 @@ class NumberColumn:
         units: The units, if the numbers have several; then no row has a value.
         assumed: A cell that can be read in two ways and both values, if nothing but the delimiter decided.
         convention: The convention of the column.
+        unit: The unit of the numbers; "" for none.
     """
 
     values: np.ndarray
@@ -41,17 +42,26 @@ class NumberColumn:
     units: list[str] = field(default_factory=list)
     assumed: tuple[str, float, float] | None = None
     convention: Convention = CONVENTIONS[0]
+    unit: str = ""
 
 
-def number_values(cells: Cells, convention: Convention) -> np.ndarray:
-    """The number in each distinct text, in one convention; NaN where there is none."""
-    if convention not in cells.memo:
+def number_values(cells: Cells, convention: Convention, unit: str = "") -> np.ndarray:
+    """The number in each distinct text, in one convention and unit; NaN where there is none."""
+    key = convention, unit
+    if key not in cells.memo:
         read = [
             None if none else parse_number_cell(t) for t, none in zip(cells.texts, cells.missing_texts, strict=True)
         ]
-        values = [cell.value(convention) if cell and convention.fits(cell.body) else np.nan for cell in read]
-        cells.memo[convention] = np.array(values, float)
-    return cells.memo[convention]
+        fits = [cell and convention.fits(cell.body) and _has_unit(cell, unit) for cell in read]
+        values = [cell.value(convention) if cell and fit else np.nan for cell, fit in zip(read, fits, strict=True)]
+        cells.memo[key] = np.array(values, float)
+    return cells.memo[key]
+
+
+def _has_unit(cell: NumberCell, unit: str) -> bool:
+    """Whether the number means the same as with this unit; zero does in any, and some units may be left out."""
+    may_lack = unit not in _MULTIPLIERS and cell.unit == ""
+    return cell.unit == unit or may_lack or not cell.body.strip("0.,")
 
 
 @dataclass
@@ -111,7 +121,7 @@ def _parse(name: str, cells: Cells, decimal: str | None) -> _Candidate:
     lines = "\n".join([*present, ""])
     certain = "." not in lines or (decimal != "," and _DECIMALS.search(lines) is not None)
     if certain and PLAIN_LINES.fullmatch(lines):
-        values = cells.memo[CONVENTIONS[0]] = np.full(len(cells.texts), np.nan)
+        values = cells.memo[CONVENTIONS[0], ""] = np.full(len(cells.texts), np.nan)
         values[~missing] = np.fromiter(map(float, present), float, len(present))
         evidence = {"."} if "." in lines else set()
         return _Candidate(name, cells, values=values[cells.codes], evidence=evidence)
@@ -194,7 +204,7 @@ def _column(candidate: _Candidate, convention: Convention) -> NumberColumn:
         if cell and not _is_plain(text, value)
     ]
     example = max(special, key=lambda pair: len(pair[0]), default=None)
-    return NumberColumn(np.array(values, float)[cells.codes], example, convention=convention)
+    return NumberColumn(np.array(values, float)[cells.codes], example, convention=convention, unit="".join(units))
 
 
 def _is_plain(text: str, value: float) -> bool:
