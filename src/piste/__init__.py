@@ -3,7 +3,8 @@
 from . import losses, optim
 from .compare import compare
 from .explain import explain
+from .losses.value_checks import check
 from .patching import patch
 from .version import __version__
 
-__all__ = ["__version__", "compare", "explain", "losses", "optim", "patch"]
+__all__ = ["__version__", "check", "compare", "explain", "losses", "optim", "patch"]

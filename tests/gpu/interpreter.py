@@ -12,18 +12,44 @@ import numpy as np
 import torch
 
 from piste.engine import backend as registry
+from piste.engine import loss_dispatch
 from piste.engine.gpu.backend import GpuBackend, layout_of
 from piste.engine.gpu.compiler import function
 from piste.engine.gpu.device import PinnedTable
 from piste.engine.gpu.launch import GpuStepKernel
+from piste.engine.gpu.loss_kernel import GpuLossKernel
 from piste.engine.gpu.step_kernel import Layout
+from piste.losses import loss
+
+
+class _Language:
+    """Stands for `triton.language`, with the functions of Triton's library interpreted too."""
+
+    def __getattr__(self, name: str) -> Any:
+        import triton.language as tl
+        from triton.runtime.interpreter import InterpretedFunction
+        from triton.runtime.jit import JITFunction
+
+        found = getattr(tl, name)
+        return InterpretedFunction(found.fn) if isinstance(found, JITFunction) else found
+
+
+def _range(*bounds: Any) -> range:
+    """Take tensors of one number, which NumPy 2.4 doesn't take for integers."""
+    return range(*(x if isinstance(x, int) else int(x.handle.data.item()) for x in bounds))
 
 
 @cache
 def interpreted(source: Any) -> Any:
+    import triton.language as tl
     from triton.runtime.interpreter import InterpretedFunction
 
-    return function(source, jit=InterpretedFunction)
+    entry = function(source, jit=InterpretedFunction)
+    scope = entry.fn.__globals__
+    # The interpreter patches the modules among the globals, and restores them after a launch.
+    scope["tl"], scope["language"], scope["core"] = _Language(), tl, tl.core
+    scope["range"] = _range
+    return entry
 
 
 def argument(value: Any, kind: str) -> Any:
@@ -44,6 +70,8 @@ def argument(value: Any, kind: str) -> Any:
 class InterpretedDevice:
     """Stands for a device whose memory is the host's; it keeps a list of its launches."""
 
+    index = -1
+
     def __init__(self) -> None:
         self.launches: list[tuple[str, int]] = []
         self.capturing = False
@@ -53,6 +81,12 @@ class InterpretedDevice:
 
     def doubles(self, count: int) -> torch.Tensor:
         return torch.full((count,), float("nan"), dtype=torch.float64)
+
+    def zeros(self, count: int) -> torch.Tensor:
+        return torch.zeros(count, dtype=torch.int64)
+
+    def synchronize(self) -> None:
+        pass
 
     def keep(self, tables: Sequence[torch.Tensor], stream: int) -> None:
         pass
@@ -82,10 +116,15 @@ class InterpretedBackend(GpuBackend):
 
     def __init__(self, on_device: bool = False) -> None:
         self.device, self.on_device = InterpretedDevice(), on_device
+        self.kernels: list[GpuLossKernel] = []
 
     def step_layout(self, state: Any) -> tuple[int, Layout]:
         found = layout_of(state)
         return 0, Layout(found.columns, found.counter, self.on_device)
+
+    def compile_loss(self, spec: Any, operands: Any) -> GpuLossKernel:
+        self.kernels.append(GpuLossKernel(spec, self.device))
+        return self.kernels[-1]
 
     def compile_step(self, spec: Any, layout: Any, states: Any) -> GpuStepKernel:
         return GpuStepKernel(spec, layout[1], states, self.device)
@@ -93,10 +132,18 @@ class InterpretedBackend(GpuBackend):
 
 @contextmanager
 def interpreting(on_device: bool = False) -> Iterator[InterpretedBackend]:
-    """Let the interpreter step tensors on the CPU."""
+    """Let the interpreter step tensors on the CPU, and compute losses of them."""
     backend = InterpretedBackend(on_device)
     registry.BACKENDS.insert(0, backend)
+    forget_kernels()
     try:
         yield backend
     finally:
         registry.BACKENDS.remove(backend)
+        forget_kernels()
+
+
+def forget_kernels() -> None:
+    """Let every loss choose its backend again."""
+    loss_dispatch._dispatcher.cache_clear()
+    loss._cached_settings.clear()

@@ -5,10 +5,11 @@ from .cpu.backend import CpuBackend
 from .eager.loss import narrowed, values, working_dtype
 from .eager.step import step as step_eagerly
 from .gpu.backend import GpuBackend
+from .gpu.reports import raise_reported
 from .loss_dispatch import LossDispatcher, as_number, decline, dispatcher_of, explain
 from .specs import NEVER, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, parameters
 from .step_dispatch import StepPlan, describe_backends
-from .violations import Violation
+from .violations import ValueCheck, Violation
 
 __all__ = [
     "NEVER",
@@ -20,6 +21,7 @@ __all__ = [
     "ParamState",
     "StepPlan",
     "StepSpec",
+    "ValueCheck",
     "Violation",
     "as_number",
     "decline",
@@ -28,6 +30,7 @@ __all__ = [
     "explain",
     "narrowed",
     "parameters",
+    "raise_reported",
     "register",
     "step_eagerly",
     "values",

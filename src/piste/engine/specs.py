@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from .violations import ValueCheck, Violation
+
 __all__ = [
     "NEVER",
     "STORAGES",
@@ -102,6 +104,9 @@ class LossSpec(NamedTuple):
         mode: "sum" for one number, or "none" for a number for each element or row.
         divisor: the denominator of a mean: "given" in the arguments of the call, the "count" of rows that are not
             ignored, or the "weights" (of the last operand, at the class index) of those rows.
+        checks: all conditions on which values are rejected, for backends that can't decline a call once it is launched;
+            others have `faults` and `bounds`.
+        index_error: returns the error for class indices out of range.
     """
 
     formula: Callable[..., Any]
@@ -112,6 +117,8 @@ class LossSpec(NamedTuple):
     bounds: tuple[Bound, ...] = ()
     mode: str = "sum"
     divisor: str = "given"
+    checks: tuple[ValueCheck, ...] = ()
+    index_error: Callable[[Violation], Exception] | None = None
 
 
 STORAGES = {
@@ -144,6 +151,8 @@ class LossKernelSpec(NamedTuple):
     bounds: tuple[Bound, ...]
     mode: str
     divisor: str
+    checks: tuple[ValueCheck, ...] = ()
+    index_error: Callable[[Violation], Exception] | None = None
 
     @classmethod
     def of(cls, spec: LossSpec, dtype: torch.dtype, wanted: Sequence[bool]) -> LossKernelSpec:
@@ -160,7 +169,7 @@ class LossKernelSpec(NamedTuple):
         asked = tuple(c is not None and next(flags) for c in columns)
         return cls(
             spec.formula, spec.derivatives, columns, spec.options, spec.faults, asked, spec.bounds, spec.mode,
-            spec.divisor,
+            spec.divisor, spec.checks, spec.index_error,
         )  # fmt: skip
 
     @property

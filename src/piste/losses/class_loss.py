@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import NEVER, Bound, Violation, working_dtype
+from ..engine import NEVER, Bound, ValueCheck, Violation, working_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import pick, total
 from ..options import Integer, TensorOption
@@ -27,7 +27,7 @@ from .value_checks import (
     unravel_index,
 )
 
-__all__ = ["CLASS_DIM", "CLASS_WEIGHT", "IGNORE_INDEX", "ClassLoss"]
+__all__ = ["CLASS_DIM", "CLASS_WEIGHT", "IGNORE_INDEX", "ClassLoss", "rows_of_violation"]
 
 CLASS_WEIGHT = TensorOption("a weight for each class, shape (C,)")
 IGNORE_INDEX = Integer(-100, "the class index of rows that are left out")
@@ -54,6 +54,11 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
     def faults(cls, is_soft: bool, dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
         """Conditions on a row, other than a class index out of range, that trigger the exact checks."""
         return (_not_probabilities(cls._slack(dtype)),) if is_soft else ()
+
+    @classmethod
+    def index_checks(cls) -> tuple[ValueCheck, ...]:
+        """The value checks of a row with a class index, other than the range of the index."""
+        return ()
 
     @classmethod
     def row_call(
@@ -96,6 +101,8 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
             "count" if is_soft else cls.denominator,
             ignore_index if cls.supports_ignore_index and not is_soft else NEVER,
             None if is_last else dim,
+            _probability_checks(cls, cls._slack(x.dtype)) if is_soft else cls.index_checks(),  # type: ignore[arg-type]
+            None if is_soft else _index_error(cls, ignore_index),  # type: ignore[arg-type]
         )
 
     @classmethod
@@ -313,6 +320,28 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
             f"{f'row {index}' if row else 'this one'} sums to {violation.value:g}. {_INDICES_HELP}"
             f"{'' if row else binary}."
         )
+
+
+@functools.cache
+def _index_error(cls: Any, ignore_index: int) -> Callable[[Violation], Exception]:
+    """Return the error for class indices that a kernel reports; the same function for the same arguments."""
+    return lambda found: cls._index_error(rows_of_violation(found), found.shape[-1], ignore_index)
+
+
+@functools.cache
+def _probability_checks(cls: Any, slack: float) -> tuple[ValueCheck, ...]:
+    """Return the checks of a row of probabilities."""
+    return (
+        ValueCheck(lambda x, y, w: y < 0, lambda x, y, w: y, cls._probability_error),
+        ValueCheck(
+            _not_probabilities(slack), lambda x, y, w: total(y), lambda found: cls._sum_error(rows_of_violation(found))
+        ),
+    )
+
+
+def rows_of_violation(found: Violation) -> Violation:
+    """Return violations with the shape of the rows, without the classes."""
+    return found._replace(shape=found.shape[:-1])
 
 
 @functools.cache

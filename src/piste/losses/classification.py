@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import Violation
+from ..engine import ValueCheck, Violation
 from ..errors import InvalidValue
 from ..formula.expression import where
 from ..formula.row_functions import log_softmax, pick, size, total
 from ..options import Number
-from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss
+from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss, rows_of_violation
 from .rowwise import RowCall
 from .value_checks import describe_violation, find_violation, shape_of
 
@@ -26,6 +27,15 @@ SLACK = 0.05
 
 def _above_zero(x, k, w):
     return pick(x, k) > SLACK
+
+
+@functools.cache
+def _log_probability_checks(cls: Any) -> tuple[ValueCheck, ...]:
+    return (
+        ValueCheck(
+            _above_zero, lambda x, k, w: pick(x, k), lambda found: cls._above_zero_error(rows_of_violation(found))
+        ),
+    )
 
 
 class NLLLoss(ClassLoss):
@@ -67,6 +77,11 @@ class NLLLoss(ClassLoss):
         violation = find_violation(picked, keep & (picked > SLACK))
         if violation is not None:
             raise cls._above_zero_error(violation)
+
+    @classmethod
+    def index_checks(cls) -> tuple[ValueCheck, ...]:
+        """A log-probability above 0."""
+        return _log_probability_checks(cls)  # type: ignore[arg-type]
 
     @classmethod
     def _above_zero_error(cls, violation: Violation) -> InvalidValue:

@@ -49,7 +49,7 @@ class ElementwiseLoss(Loss):
         if hit:
             result = hit[0].loss(cls._with_tensors(operands, tensors) if tensors else operands, hit[1])
             if result is not None:
-                settings.last_hit = None if tensors else hit
+                settings.last_hit = None if tensors or settings.waits else hit
                 return result
         result = super().call(operands, settings, tensors)
         if hit is None and not torch.compiler.is_compiling():
@@ -175,4 +175,5 @@ def _spec(
     rules = [rule for rule in cls.checks_of(dict(options)) if is_checked and rule.argument in names]
     faults = tuple(rule.fails for rule in rules if rule.guard is None)
     bounds = tuple(Bound(names.index(rule.argument), *rule.guard) for rule in rules if rule.guard is not None)
-    return LossSpec(cls.formula, cls.derivatives, kinds, options, faults, bounds, mode)
+    checks = tuple(rule.for_kernels(cls.__name__, names.index(rule.argument)) for rule in rules)
+    return LossSpec(cls.formula, cls.derivatives, kinds, options, faults, bounds, mode, checks=checks)

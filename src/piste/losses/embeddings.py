@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import Violation, working_dtype
+from ..engine import ValueCheck, Violation, working_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import minimum, sqrt, where
 from ..formula.row_functions import norm, total
@@ -113,7 +113,8 @@ class CosineEmbeddingLoss(VectorLoss):
         if not cls.have_same_shape((a, b)) or a.dim() > 2 or not isinstance(y, Tensor) or y.shape != a.shape[:-1]:
             return None
         row = a, b, y.to(working_dtype(a.dtype))
-        return RowCall(cls.formula, row, ("row", "row", "number"), options, (_neither_sign,))
+        kinds = ("row", "row", "number")
+        return RowCall(cls.formula, row, kinds, options, (_neither_sign,), checks=_SIGN_CHECKS)
 
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> PreparedCall:
@@ -138,6 +139,11 @@ class CosineEmbeddingLoss(VectorLoss):
 def _sign_error(violation: Violation) -> InvalidValue:
     received = describe_violation(violation)
     return InvalidValue(f"CosineEmbeddingLoss: `target` must be {SIGN[0]}; received {received}. Help: {SIGN[1]}.")
+
+
+_SIGN_CHECKS = (
+    ValueCheck(_neither_sign, lambda a, b, y: y, lambda found: _sign_error(found._replace(shape=found.shape[:-1]))),
+)
 
 
 class TripletLoss(VectorLoss):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import decline, explain, narrowed, values
+from ..engine import decline, explain, narrowed, raise_reported, values
 from ..errors import InvalidType, InvalidValue, PisteError, Unsupported, did_you_mean
 from ..options import Option, document, make_signature
 from .reduction import LEGACY, SETTINGS, Reduction, make_reduction, reduction_of_flags, reduction_option
@@ -47,10 +47,12 @@ class PreparedCall:
 class ValidatedSettings:
     """Valid settings and options other than tensors, and the kernels that served calls with them."""
 
-    __slots__ = ("check", "kernels", "last_hit", "options", "reduction")
+    __slots__ = ("check", "kernels", "last_hit", "options", "reduction", "waits")
 
     def __init__(self, reduction: Reduction, check: str, options: dict[str, Any]) -> None:
-        self.reduction, self.check, self.options = reduction, check, options
+        self.reduction, self.options = reduction, options
+        self.waits = check == "sync"  # for the checks of a GPU
+        self.check = "raise" if self.waits else check
         # Maps the signature of the operands to a dispatcher and its launch arguments, or to () if no kernel applies.
         self.kernels: dict[Any, tuple[Any, ...]] = {}
         self.last_hit: tuple[Any, ...] | None = None  # an entry of `kernels`, where no option is a tensor
@@ -267,7 +269,15 @@ class Loss(TorchLoss):
             flags = given.pop("size_average", None), given.pop("reduce", None)
             if flags != (None, None):
                 given["reduction"] = reduction_of_flags(*flags, stacklevel=4)
-        return cls.call(operands, *cls._validated(given))
+        return cls._finished(operands, *cls._validated(given))
+
+    @classmethod
+    def _finished(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
+        """Return the loss; with check="sync", after its value checks are done."""
+        result = cls.call(operands, settings, tensors)
+        if settings.waits:
+            raise_reported(wait=True, is_last=True)
+        return result
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
@@ -281,7 +291,7 @@ class Loss(TorchLoss):
         """Hand the call to operands that record it, such as the proxies of torch.fx.symbolic_trace."""
         reduction = settings.reduction
         options = {
-            **settings.options, "reduction": reduction.mode, "check": settings.check,
+            **settings.options, "reduction": reduction.mode, "check": "sync" if settings.waits else settings.check,
             "normalizer": reduction.normalizer, "empty": reduction.empty, **tensors,
         }  # fmt: skip
         changed = {n: v for n, v in options.items() if isinstance(v, Tensor) or v != cls._defaults[n]}
@@ -334,13 +344,13 @@ class Loss(TorchLoss):
             operands = self._bind_operands(operands, named_operands)
         if cached is not None:
             settings, names = cached
-            return self.call(operands, settings, {name: getattr(self, name) for name in names} if names else {})
+            return self._finished(operands, settings, {name: getattr(self, name) for name in names} if names else {})
         settings, tensors = self._validated(
             {name: getattr(self, name) for name in (*self._options, "reduction", *SETTINGS)}
         )
         if not _is_compiling():
             self.__dict__["_validated_settings"] = settings, tuple(tensors)
-        return self.call(operands, settings, tensors)
+        return self._finished(operands, settings, tensors)
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__.pop("_validated_settings", None)

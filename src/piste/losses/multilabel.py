@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import Bound, Violation, working_dtype
+from ..engine import Bound, ValueCheck, Violation, working_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import exp, log1p, where
 from ..formula.row_functions import each, hinges, index, pick, size, total
@@ -231,7 +231,8 @@ class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
                 return None
             weight = weight.to(working_dtype(x.dtype))
         row = x, y.to(x.dtype), weight
-        return RowCall(cls.formula, row, ("row", "row", "shared"), options, bounds=(Bound(1, *GUARD),))
+        kinds, bounds = ("row", "row", "shared"), (Bound(1, *GUARD),)
+        return RowCall(cls.formula, row, kinds, options, bounds=bounds, checks=_TARGET_CHECKS)
 
     @classmethod
     def prepare(
@@ -258,3 +259,6 @@ def _target_error(violation: Violation) -> InvalidValue:
         f"MultiLabelSoftMarginLoss: `target` must be in [0, 1]; received {describe_violation(violation)}. "
         f"Help: {TARGET_HELP}."
     )
+
+
+_TARGET_CHECKS = (ValueCheck(lambda x, y, w: (y < -SLACK) | (y > 1 + SLACK), lambda x, y, w: y, _target_error),)

@@ -6,6 +6,9 @@ Settings of every loss, in addition to the arguments of torch.nn:
     "raise" (default) raises for values outside the domain of the loss and names the first; "nan" also raises for
     NaN anywhere; "off" computes as torch does. Shapes, dtypes, devices and options are always validated. Values
     are not inspected where they can't be read: under vmap, in torch.compile and torch.export, and on the meta device.
+    A GPU kernel does not wait for its checks: the loss is NaN, the gradient of the rejected element or row is 0, and
+    the next loss on that GPU, the next optimizer step or `piste.check()` raises. "sync" is "raise", but waits for the
+    GPU and raises in the call itself.
 `normalizer`
     The denominator of a mean. None is torch's denominator; a positive number (or 0-dimensional tensor) is the
     right choice under gradient accumulation, where each part must be divided by the size of the whole;
@@ -56,7 +59,7 @@ class Normalizer:
 
 
 SETTINGS: dict[str, Option] = {
-    "check": Choice("raise", ("raise", "nan", "off"), "which values are rejected"),
+    "check": Choice("raise", ("raise", "nan", "off", "sync"), "which values are rejected, and when"),
     "normalizer": Normalizer("the denominator of a mean; None is torch's"),
     "empty": Choice("nan", ("nan", "zero", "raise"), "the mean of no elements"),
 }

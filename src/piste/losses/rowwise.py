@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..engine import NEVER, Bound, LossArguments, LossDispatcher, LossSpec, as_number, decline, dispatcher_of
+from ..engine import (
+    NEVER,
+    Bound,
+    LossArguments,
+    LossDispatcher,
+    LossSpec,
+    ValueCheck,
+    Violation,
+    as_number,
+    decline,
+    dispatcher_of,
+)
 from .loss import Loss, ValidatedSettings
 from .reduction import Reduction
 from .value_checks import check_class_weight
@@ -29,6 +40,8 @@ class RowCall(NamedTuple):
     denominator: str = "count"
     ignored: int = NEVER
     class_dim: int | None = None  # the dimension of the given input whose classes were moved to the end
+    checks: tuple[ValueCheck, ...] = ()  # all conditions on which values are rejected
+    index_error: Callable[[Violation], Exception] | None = None  # returns the error for class indices out of range
 
 
 class RowwiseLoss(Loss):
@@ -61,7 +74,7 @@ class RowwiseLoss(Loss):
                 given = (x.movedim(class_dim, -1), *given[1:])
             result = dispatcher.loss(given, arguments)
             if result is not None:
-                settings.last_hit = None if tensors or class_dim is not None else hit
+                settings.last_hit = None if tensors or class_dim is not None or settings.waits else hit
                 return result
         result = super().call(operands, settings, tensors)
         if hit is None and not torch.compiler.is_compiling():
@@ -126,7 +139,7 @@ class RowwiseLoss(Loss):
                 how = "weights"
             elif call.ignored != NEVER:
                 how = "count"
-        faults, bounds = (call.faults, call.bounds) if check == "raise" else ((), ())
+        faults, bounds, checks = (call.faults, call.bounds, call.checks) if check == "raise" else ((), (), ())
         spec = LossSpec(
             call.formula,
             None,
@@ -136,5 +149,7 @@ class RowwiseLoss(Loss):
             bounds,
             "none" if reduction.mode == "none" else "sum",
             how,
+            checks,
+            call.index_error,
         )
         return dispatcher_of(spec), LossArguments.of(by, call.ignored, reduction.empty == "nan", dims)

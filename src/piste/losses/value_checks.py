@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import BoundKind, Violation
+from ..engine import BoundKind, ValueCheck, Violation, raise_reported
 from ..errors import InvalidType, InvalidValue
 from ..torch_internals import is_fake, unwrap
 
 __all__ = [
     "Check",
     "broadcast_weight",
+    "check",
     "check_class_weight",
     "check_nan",
     "check_same_device",
@@ -60,11 +62,33 @@ class Check:
         if violation is not None:
             raise self.error(loss, violation)
 
+    def for_kernels(self, loss: str, position: int) -> ValueCheck:
+        """Return the check of an operand for kernels that report violations."""
+        return ValueCheck(self.fails, lambda *operands: operands[position], functools.partial(self.error, loss))
+
     def error(self, loss: str, violation: Violation) -> InvalidValue:
         """Return the error for values outside the domain."""
         help = self.help_for.get(float(violation.value), self.help)
         received = describe_violation(violation)
         return InvalidValue(f"{loss}: `{self.argument}` must be {self.range}; received {received}. Help: {help}.")
+
+
+def check() -> None:
+    """Wait for the GPUs, and raise for values that a loss rejected there and that were not raised yet.
+
+    A loss on a GPU does not wait for its value checks: the loss is NaN, the gradient of the rejected element or row is
+    0, and the error is raised later, by the next loss on the GPU, by the next optimizer step, or here. There is nothing
+    to do for losses on the CPU, which raise themselves.
+
+    Raises:
+        InvalidValue: as the loss raises on the CPU, with the number of its call.
+
+    Example:
+        >>> import torch, piste
+        >>> loss = piste.losses.MSELoss()(torch.zeros(2), torch.ones(2))
+        >>> piste.check()
+    """
+    raise_reported(wait=True)
 
 
 def check_tensors(loss: str, names: Sequence[str], operands: Sequence[Any]) -> None:

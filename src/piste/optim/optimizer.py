@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import ParamState, StepPlan, StepSpec, describe_backends, parameters, step_eagerly
+from ..engine import ParamState, StepPlan, StepSpec, describe_backends, parameters, raise_reported, step_eagerly
 from ..errors import Unsupported
 from ..formula.expression import FormulaError
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
@@ -190,6 +190,7 @@ class Optimizer(torch.optim.Optimizer):
             for group in self.param_groups:
                 moved = self._traced_group(group) or moved
         else:
+            raise_reported()
             if self._handed_out:
                 self._forget_plans_of_other_state()
             groups = self.param_groups

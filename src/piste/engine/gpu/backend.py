@@ -15,6 +15,7 @@ from ..specs import LossKernelSpec, ParamState, StepSpec
 from .compiler import missing
 from .device import Cuda
 from .launch import GpuStepKernel
+from .loss_kernel import GpuLossKernel
 from .step_kernel import Layout
 
 __all__ = ["GpuBackend"]
@@ -60,12 +61,14 @@ class GpuBackend:
         return None
 
     def why_not_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> str | None:
-        """Return that there are no kernels of losses yet."""
-        return "the GPU backend has no kernels of losses"
+        """Return why the kernel can't compute a loss of operands like these, or None."""
+        if any(x.device != operands[0].device for x in operands):
+            return "its operands are on several devices"
+        return None
 
     def compile_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> LossKernel:
-        """Raise: `why_not_loss` accepts no loss."""
-        raise NotImplementedError
+        """Make the kernel of a loss."""
+        return GpuLossKernel(spec, Cuda(operands[0].get_device()))
 
 
 def layout_of(state: ParamState) -> Layout:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from .step_kernel import WARPS, KernelSource
+from .step_kernel import KernelSource
 
-OPTIONS = {"num_warps": WARPS, "num_stages": 1, "enable_fp_fusion": True}
+OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 
 
 @cache
@@ -52,7 +52,7 @@ def compiled(source: KernelSource, target: Any = None) -> Any:
     triton: Any = importlib.import_module("triton")
     kind: Any = importlib.import_module("triton.compiler").ASTSource
     made = kind(fn=function(source), signature=dict(source.signature), constexprs={})
-    return triton.compile(made, target=target, options=dict(OPTIONS))
+    return triton.compile(made, target=target, options=OPTIONS | {"num_warps": source.warps})
 
 
 @cache

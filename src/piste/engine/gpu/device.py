@@ -46,6 +46,14 @@ class Cuda:
         """Allocate doubles on the device."""
         return torch.empty(count, dtype=torch.float64, device=self._device)
 
+    def zeros(self, count: int) -> Tensor:
+        """Allocate words of 0 on the device."""
+        return torch.zeros(count, dtype=torch.int64, device=self._device)
+
+    def synchronize(self) -> None:
+        """Wait for everything that the device has been given."""
+        torch.cuda.synchronize(self._device)
+
     def keep(self, tables: Sequence[Tensor], stream: int) -> None:
         """Let tables live until a stream has done what it has been given, also where they are freed before."""
         for table in tables:

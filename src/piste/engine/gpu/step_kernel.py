@@ -45,11 +45,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class KernelSource:
-    """A kernel's text, the name of its entry and the Triton types of its arguments."""
+    """A kernel's text, the name of its entry, the Triton types of its arguments, and the warps of a block."""
 
     text: str
     entry: str
     signature: tuple[tuple[str, str], ...]
+    warps: int = WARPS
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,221 @@
+"""A compiled loss on the GPU: the launches of a call, and of its backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...formula.expression import is_number
+from ..backend import Computed, Declined, LossKernel
+from ..layout import alike
+from ..specs import LossArguments, LossKernelSpec
+from .loss_divisor import divisor_source
+from .loss_elements import BLOCK, ITERATIONS, elements_source
+from .loss_lines import MOST_BLOCKS, workspace_words
+from .loss_rows import RowLayout, row_layout, rows_source
+from .reports import raise_reported, reports_of
+from .step_kernel import KernelSource
+from .workspaces import workspace
+
+__all__ = ["GpuLossKernel"]
+
+MOST_CLASSES = 1 << 24  # that float32 can count
+_ANY_LAYOUT = RowLayout(1, 1024, True, 1, True, 4)
+
+
+class GpuLossKernel(LossKernel):
+    """The kernels of a loss for operands of some dtypes on a device.
+
+    Args:
+        spec: the loss.
+        device: launches kernels and allocates memory.
+    """
+
+    def __init__(self, spec: LossKernelSpec, device: Any) -> None:
+        super().__init__(spec)
+        self._device = device
+        self._dtypes = [getattr(torch, c.storage) for c in spec.given]
+        self._options = [float(value) for _, value in spec.options if is_number(value)]
+        self._index = next((i for i, c in enumerate(spec.given) if c.kind == "index"), None)
+        self._is_row = spec.derivatives is None
+        # A formula with a word that no kernel has fails here.
+        rows_source(spec, _ANY_LAYOUT) if self._is_row else elements_source(spec)
+
+    def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
+        """Return the loss and its gradients."""
+        raise_reported()
+        plan = self._planned(operands, arguments)
+        first = operands[0]
+        shape = () if self.is_sum else first.shape[:-1]
+        if self.is_sum or self._is_row:
+            out = torch.empty(shape, dtype=first.dtype, device=first.device)
+        else:
+            out = torch.empty_like(first)
+        gradients = _Gradients(map(torch.empty_like, self.select(operands)))
+        gradients.plan = plan
+        self._launch(plan, operands, gradients, out)
+        return out, gradients
+
+    def scale(
+        self, gradients: tuple[Tensor, ...], grad: Tensor, operands: Sequence[Tensor], arguments: LossArguments
+    ) -> tuple[Tensor, ...]:
+        """Multiply the gradients; a kernel that finds a factor of 1 returns at once, and others compute them again.
+
+        A product with gradients of 16 bits would lose what a loss is scaled up for.
+        """
+        if self.is_sum:
+            assert isinstance(gradients, _Gradients)
+            self._launch(gradients.plan, operands, gradients, grad, again=True)
+            return gradients
+        each = grad.unsqueeze(-1) if self._is_row else grad
+        for gradient in gradients:
+            gradient.mul_(each)
+        return gradients
+
+    # --- one launch ---------------------------------------------------------------------------------------------------
+
+    def _planned(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
+        """Return the shape of a launch; decline operands that the kernel can't walk."""
+        first = operands[0]
+        if not first.numel():
+            raise Declined("there are no elements")
+        for x, dtype in zip(operands, self._dtypes, strict=True):
+            if x.dtype is not dtype or x.get_device() != self._device.index:
+                raise Declined("its operands differ in device, or in dtype")
+            if x.layout is not torch.strided or x.is_neg():
+                raise Declined("an operand is sparse, or a lazy negative")
+        return (self._row_plan if self._is_row else self._element_plan)(operands, arguments)
+
+    def _element_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
+        first = operands[0]
+        if any(x.shape != first.shape for x in operands) or not alike(operands):
+            raise Declined("its operands lie in memory in different orders")
+        count = first.numel()
+        iterations = max(1, min(ITERATIONS, count >> 20), -(-count // (BLOCK * MOST_BLOCKS)))
+        divisor = (arguments.divisor or count) if self.is_sum else 1.0
+        sources = elements_source(self.spec), elements_source(self.spec, True)
+        return _Plan(-(-count // (BLOCK * iterations)), (), (count, iterations, float(divisor)), *sources)
+
+    def _row_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
+        first, classes = operands[0], operands[0].shape[-1]
+        rows = [x for x, c in zip(operands, self.spec.given, strict=True) if c.kind == "row"]
+        groupings = [grouping(x) for x in rows]
+        shared = groupings[0]
+        if shared is None or classes > MOST_CLASSES or any(g is None or g[:3] != shared[:3] for g in groupings):
+            raise Declined("its rows have too many classes, or lie in memory in several steps")
+        for x, column in zip(operands, self.spec.given, strict=True):
+            expected = first.shape if column.kind == "row" else first.shape[:-1]
+            expected = first.shape[-1:] if column.kind == "shared" else expected
+            if x.shape != expected or (column.kind != "row" and not x.is_contiguous()):
+                raise Declined("an operand has another shape, or is not contiguous")
+        for x in self.select(operands):
+            if not alike([x]):
+                raise Declined("an operand has gaps in memory")
+        groups, inner, classes_last = shared[:3]
+        layout = row_layout(classes, self._unit(rows, groupings), classes_last)
+        if layout is None:
+            raise Declined("the classes of its rows are too many to be far apart in memory")
+        tiles = groups * -(-inner // layout.rows)
+        iterations = -(-tiles // MOST_BLOCKS)
+        places = [stride // layout.unit for g in groupings for stride in g[3:]]  # type: ignore[index]
+        numbers: list[float] = [inner, groups, classes // layout.unit, tiles, iterations]
+        divisor: Any = None
+        if self.spec.divisor == "given":
+            numbers.append(float(arguments.divisor or groups * inner) if self.is_sum else 1.0)
+        else:
+            divisor = self._divisor(operands, arguments)
+            numbers.append(divisor.data_ptr())
+        ignored = () if self._index is None else (arguments.ignored,)
+        sources = rows_source(self.spec, layout), rows_source(self.spec, layout, True)
+        return _Plan(-(-tiles // iterations), tuple(places), (*ignored, *numbers), *sources, divisor)
+
+    def _unit(self, rows: Sequence[Tensor], groupings: Sequence[Any]) -> int:
+        """Return the elements of an access of 16 bytes where all rows are aligned, or 1."""
+        unit = 16 // rows[0].element_size()
+        strides = [stride for g in groupings for stride in g[3:]]
+        aligned = all(x.data_ptr() % 16 == 0 for x in rows) and rows[0].shape[-1] % unit == 0
+        return unit if aligned and all(stride % unit == 0 for stride in strides) else 1
+
+    def _divisor(self, operands: Sequence[Tensor], arguments: LossArguments) -> Tensor:
+        """Compute the denominator on the device: the count of the rows that are not ignored, or their weights."""
+        assert self._index is not None
+        index, weights = operands[self._index], operands[-1]
+        rows = index.numel()
+        by: Tensor = self._device.doubles(1)
+        iterations = -(-rows // (1024 * 1024))
+        stream = self._device.stream()
+        source = divisor_source(self.spec.divisor, self.spec.given[-1].storage)
+        given = (index.data_ptr(), weights.data_ptr(), by.data_ptr(), self._workspace(stream), arguments.ignored)
+        numbers = (operands[0].shape[-1], rows, iterations, int(arguments.is_nothing_nan))
+        self._device.launch(source, -(-rows // (1024 * iterations)), stream, (*given, *numbers))
+        return by
+
+    def _workspace(self, stream: int) -> int:
+        return workspace(self._device, stream, workspace_words(1 + len(self.spec.checks)))
+
+    def _launch(
+        self, plan: _Plan, operands: Sequence[Tensor], gradients: Sequence[Tensor], out: Tensor, *, again: bool = False
+    ) -> None:
+        """Launch the kernel; `out` is the loss, or the incoming gradient where `again` computes the gradients."""
+        stream = self._device.stream()
+        source = plan.again if again else plan.source
+        names = {name for name, _ in source.signature}
+        given = [x.data_ptr() for x in (*operands, *gradients)]
+        given += [*plan.places, out.data_ptr()]
+        if "workspace" in names:
+            given.append(self._workspace(stream))
+        if "slot" in names:
+            reports = reports_of(self._device)
+            given += [reports.address, reports.add(self._checks(operands))]
+        self._device.launch(source, plan.blocks, stream, (*given, *plan.numbers, *self._options))
+
+    def _checks(self, operands: Sequence[Tensor]) -> list[Any]:
+        """Return, for each check, its error, the shape of the first operand, and whether the values are integers."""
+        shape = tuple(operands[0].shape)
+        found: list[Any] = []
+        if self._index is not None:
+            found.append((self.spec.index_error, shape, True))
+        return found + [(check.error, shape, False) for check in self.spec.checks]
+
+
+class _Plan(NamedTuple):
+    """A launch: its blocks, the arguments between the addresses and the numbers, and its sources."""
+
+    blocks: int
+    places: tuple[int, ...]
+    numbers: tuple[float, ...]
+    source: KernelSource
+    again: KernelSource
+    divisor: Tensor | None = None  # kept until the launch
+
+
+class _Gradients(tuple[Tensor, ...]):
+    """Gradients with the launch that computed them."""
+
+    plan: _Plan
+
+
+def grouping(x: Tensor) -> tuple[int, int, bool, int, int] | None:
+    """Return how the rows of a tensor lie, the classes being its last dimension; None for more than two strides.
+
+    Returns:
+        The groups of rows, the rows of a group, whether the classes lie side by side, and the distances of groups and
+        of the rows of a group.
+    """
+    runs: list[tuple[int, int]] = []
+    for size, stride in zip(reversed(x.shape[:-1]), reversed(x.stride()[:-1]), strict=True):
+        if size == 1:
+            continue
+        if runs and stride == runs[-1][0] * runs[-1][1]:
+            runs[-1] = size * runs[-1][0], runs[-1][1]
+        else:
+            runs.append((size, stride))
+    if len(runs) > 2:
+        return None
+    (inner, step), (groups, outer) = [*runs, (1, 0), (1, 0)][:2]
+    if x.stride(-1) == 1 or x.shape[-1] == 1:
+        return groups, inner, True, outer, step
+    return (groups, inner, False, outer, x.stride(-1)) if step == 1 else None

@@ -1,0 +1,210 @@
+"""The parts that every kernel of a loss on the GPU has: options, the ordered sum of all blocks, and violations.
+
+A block stores its partial sum and takes a ticket; the block with the last ticket adds all partial sums in the order of
+the blocks, so every run gives the same bits. A block that finds violations of a value check stores them next to its
+sum, and the block with the last ticket writes the first of them to pinned memory, where the host reads it later.
+
+The workspace of a stream is an array of 64-bit words: the ticket, the partial sums, the number of violations of each
+block, and `DETAIL` words for each block and check: the number of violations, the position and the value of the first,
+and the position and the value of the one farthest from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...formula.expression import Expr, NamedConstant, is_number
+from ..emit import Emitter
+from ..specs import LossKernelSpec
+from .dialect import triton
+
+__all__ = [
+    "CHECK_FUNCTIONS",
+    "DETAIL",
+    "MOST_BLOCKS",
+    "REPORT",
+    "TYPES",
+    "LossLines",
+    "block_lines",
+    "finish_lines",
+    "option_arguments",
+    "start_lines",
+    "update_lines",
+    "workspace_words",
+]
+
+MOST_BLOCKS = 8192  # of a launch; larger tensors give each block more work
+DETAIL = 5
+REPORT = 8  # words of a report in pinned memory
+_SUMS = 16  # the ticket has a cache line
+_COUNTS = _SUMS + MOST_BLOCKS
+_DETAILS = _COUNTS + MOST_BLOCKS
+_NOWHERE = (1 << 62) - 1  # the position of a violation that was not found
+LANES = 1024
+TYPES = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+CHECK_FUNCTIONS = f'''
+@triton.jit
+def magnitude(word, is_index):
+    """The distance from 0 of a value that is an integer, or the bits of a double."""
+    return tl.where(is_index != 0, tl.abs(word.to(tl.float64)), tl.abs(word.to(tl.float64, bitcast=True)))
+
+
+@triton.jit
+def with_block(count, first, value, far_at, far, bad, at, word, is_index):
+    """Violations, and those among some more elements, which have greater positions."""
+    first_here = tl.min(tl.where(bad, at, {_NOWHERE}))
+    value_here = tl.sum(tl.where(bad & (at == first_here), word, 0))
+    size = magnitude(word, is_index)
+    farthest = tl.max(tl.where(bad, size, -1.0))
+    far_here = tl.min(tl.where(bad & (size == farthest), at, {_NOWHERE}))
+    far_word = tl.sum(tl.where(bad & (at == far_here), word, 0))
+    more = tl.sum(tl.where(bad, 1, 0)).to(tl.int64)
+    is_first = (count == 0) & (more > 0)
+    is_farther = is_first | ((more > 0) & (farthest > magnitude(far, is_index)))
+    return (
+        count + more,
+        tl.where(is_first, first_here, first),
+        tl.where(is_first, value_here, value),
+        tl.where(is_farther, far_here, far_at),
+        tl.where(is_farther, far_word, far),
+    )
+
+
+@triton.jit
+def report(workspace, to, blocks, checks, check, is_index):
+    """Write the violations of a check in all blocks to pinned memory; return their number."""
+    count = tl.full((), 0, tl.int64)
+    first = tl.full((), 0, tl.int64)
+    value = tl.full((), 0, tl.int64)
+    far_at = tl.full((), 0, tl.int64)
+    far = tl.full((), 0, tl.int64)
+    block = tl.full((), 0, tl.int64)
+    while block < blocks:
+        here = tl.load(workspace + {_COUNTS} + block, cache_modifier=".cg")
+        if here > 0:
+            found = workspace + {_DETAILS} + (block * checks + check) * {DETAIL}
+            more = tl.load(found, cache_modifier=".cg")
+            if more > 0:
+                far_here = tl.load(found + 4, cache_modifier=".cg")
+                is_first = count == 0
+                is_farther = is_first | (magnitude(far_here, is_index) > magnitude(far, is_index))
+                first = tl.where(is_first, tl.load(found + 1, cache_modifier=".cg"), first)
+                value = tl.where(is_first, tl.load(found + 2, cache_modifier=".cg"), value)
+                far_at = tl.where(is_farther, tl.load(found + 3, cache_modifier=".cg"), far_at)
+                far = tl.where(is_farther, far_here, far)
+                count += more
+        block += 1
+    if count > 0:
+        tl.store(to + 1, check)
+        tl.store(to + 2, count)
+        tl.store(to + 3, first)
+        tl.store(to + 4, value)
+        tl.store(to + 5, far_at)
+        tl.store(to + 6, far)
+        tl.store(to, 1)
+    return count
+'''
+
+
+def workspace_words(checks: int) -> int:
+    """Return the size of the workspace of a stream for kernels with some number of checks."""
+    return _DETAILS + MOST_BLOCKS * DETAIL * checks
+
+
+class LossLines(Emitter):
+    """An emitter whose options are arguments of the kernel."""
+
+    def __init__(self, precision: str, prefix: str, given: Callable[[Expr], str | None]) -> None:
+        super().__init__(triton(precision), prefix, given)
+
+    def name(self, value: Any) -> str:
+        """Return the variable that holds a value, after adding the lines that compute it."""
+        return f"o_{value.name}" if isinstance(value, NamedConstant) else super().name(value)
+
+
+def option_arguments(spec: LossKernelSpec) -> list[tuple[str, str]]:
+    """Return the arguments that hold the numbers among the options, with their types."""
+    return [(f"o_{name}", TYPES[spec.dtype]) for name, value in spec.options if is_number(value)]
+
+
+def start_lines(checks: int) -> list[str]:
+    """The lines before the work of a block."""
+    lines = [
+        "block = tl.program_id(0).to(tl.int64)",
+        "blocks = tl.num_programs(0).to(tl.int64)",
+        "words = workspace.to(tl.pointer_type(tl.int64))",
+        f"sums = (workspace + {8 * _SUMS}).to(tl.pointer_type(tl.float64))",
+    ]
+    for j in range(checks):
+        lines += [f"{name}_{j} = tl.full((), 0, tl.int64)" for name in ("count", "first", "value", "far_at", "far")]
+    return lines
+
+
+def update_lines(check: int, bad: str, at: str, word: str, is_index: bool) -> list[str]:
+    """Add the violations among some elements to those of a check."""
+    names = ", ".join(f"{name}_{check}" for name in ("count", "first", "value", "far_at", "far"))
+    return [f"{names} = with_block({names}, {bad}, {at}, {word}, {int(is_index)})"]
+
+
+def block_lines(checks: int) -> list[str]:
+    """Store the violations of a block."""
+    if not checks:
+        return []
+    count = " + ".join(f"count_{j}" for j in range(checks))
+    lines = [f"bad_here = {count}", f"tl.store(words + {_COUNTS} + block, bad_here)", "if bad_here > 0:"]
+    for j in range(checks):
+        at = f"words + {_DETAILS} + (block * {checks} + {j}) * {DETAIL}"
+        lines += [
+            f"    tl.store({at} + {k}, {name}_{j})"
+            for k, name in enumerate(("count", "first", "value", "far_at", "far"))
+        ]
+    return lines
+
+
+def finish_lines(result: Sequence[str], is_index: Sequence[bool]) -> list[str]:
+    """Take a ticket; in the last block, add the sums and report the violations.
+
+    Args:
+        result: the lines that store the sum of all blocks, named `total`; none where there is no sum.
+        is_index: for each check, whether its values are integers.
+    """
+    checks = len(is_index)
+    if not result and not checks:
+        return []
+    loads = []
+    if result:
+        loads.append("added += tl.load(sums + at, mask=at < blocks, other=0.0, cache_modifier='.cg')")
+    if checks:
+        counts = f"words + {_COUNTS} + at"
+        loads.append(f"bad += tl.load({counts}, mask=at < blocks, other=0, cache_modifier='.cg')")
+    lines = [
+        "tl.debug_barrier()",
+        "ticket = tl.atomic_add(words, 1, sem='acq_rel')",
+        "if ticket == blocks - 1:",
+        "    tl.store(words, 0)",
+        f"    added = tl.zeros(({LANES},), tl.float64)",
+        f"    bad = tl.zeros(({LANES},), tl.int64)",
+        "    i = tl.full((), 0, tl.int64)",
+        "    while i < blocks:",
+        f"        at = i + tl.arange(0, {LANES})",
+        *(f"        {line}" for line in loads),
+        f"        i += {LANES}",
+        "    total = tl.sum(added)",
+        *(f"    {line}" for line in result),
+    ]
+    if checks:
+        lines += [
+            "    if tl.sum(bad) > 0:",
+            "        word = reports.to(tl.pointer_type(tl.int64))",
+            f"        to = word + (slot + 1) * {REPORT}",
+            "        found = tl.full((), 0, tl.int64)",
+        ]
+        for j, flag in enumerate(is_index):
+            lines += [
+                "        if found == 0:",
+                f"            found = report(words, to, blocks, {checks}, {j}, {int(flag)})",
+            ]
+        lines.append("        tl.store(word, 1)")
+    return lines

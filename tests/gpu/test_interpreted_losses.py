@@ -1,0 +1,60 @@
+"""Every loss with every option: the GPU kernel, run by Triton's interpreter, against the eager backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from piste.losses import functional
+from tests.losses.cases import CASES, Case, seeded, spread_weight
+
+pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
+from .interpreter import interpreting
+
+EAGER = {"multilabel_margin", "triplet_margin_with_distance"}  # losses without a GPU kernel
+TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-12, torch.float16: 2e-3}
+CE = functional.cross_entropy
+
+
+def gradients(result: torch.Tensor, operands: list[torch.Tensor]) -> list[torch.Tensor]:
+    wanted = [x for x in operands if x.requires_grad]
+    return list(torch.autograd.grad(result.sum() * 3, wanted, allow_unused=True))
+
+
+def outcome(case: Case, operands: Any, options: dict[str, Any], **settings: Any) -> list[torch.Tensor]:
+    wants = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in operands]
+    result = case.function(*wants, **options, **settings)
+    return [result.detach(), *(x for x in gradients(result, wants) if x is not None)]
+
+
+def compare(case: Case, operands: Any, monkeypatch: Any, **settings: Any) -> int:
+    """Compare with the eager backend; return the number of launches."""
+    options = {k: v.to(operands[0].dtype) if isinstance(v, torch.Tensor) else v for k, v in case.options.items()}
+    if case.function_only:
+        options = spread_weight(options, operands[0])
+    with interpreting() as backend:
+        ours = outcome(case, operands, options, **settings)
+    monkeypatch.setenv("PISTE_BACKEND", "eager")
+    wanted = outcome(case, operands, options, **settings)
+    monkeypatch.delenv("PISTE_BACKEND")
+    for a, b in zip(ours, wanted, strict=True):
+        assert a.dtype == b.dtype
+        tolerance = TOLERANCE[operands[0].dtype]
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+    return len(backend.device.launches)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_losses_and_gradients_equal_those_of_the_eager_backend(case, reduction, monkeypatch):
+    for shape in case.shapes:
+        launches = compare(case, seeded(case, shape, torch.float32), monkeypatch, reduction=reduction)
+        assert (launches > 0) == (case.name not in EAGER)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_losses_of_other_dtypes_equal_those_of_the_eager_backend(case, dtype, monkeypatch):
+    compare(case, seeded(case, None, dtype), monkeypatch)
