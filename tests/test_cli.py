@@ -95,6 +95,12 @@ REFUSED = [
         ["my_task.py", "--lr", "fast"],
         "piste: --lr must be a number (0.01) or numbers by name (adam=0.01,sgd=0.1); received",
     ),
+    (
+        ["my_task.py", "--defaults", "--budget", "3s"],
+        "piste: --defaults searches nothing; it excludes --trials, --search",
+    ),
+    (["my_task.py", "--metric", "accurcy"], "unknown metric `accurcy`"),
+    (["my_task.py", "--practical", "-1"], "piste: `practical` must be in [0, inf); received practical=-1.0."),
     (["my_task.py", "--lr", "adam=0.1=2"], "piste: --lr must be a number"),
     (["my_task.py", "--lr", "adamm=0.1"], "piste: `lr` names `adamm`, which is not in this comparison."),
     (["my_task.py", "--out", "my_task.py"], "piste: the output folder my_task.py can't be written: File exists."),
@@ -190,10 +196,29 @@ def test_explain_takes_the_aliases_that_people_use(run):
     assert "MSELoss()" in done.output and "d = 3 - 1 = 2;  2 * 2 = 4" in done.output
 
 
+def test_learning_rates_are_searched_unless_the_command_says_otherwise(run, tmp_path, monkeypatch):
+    asked = {}
+    package = sys.modules["piste.compare"]  # the name `piste.compare` is the function
+    monkeypatch.setattr(package, "compare_task", lambda task, **options: asked.update(options, metric=task.metric))
+    for words, expected in (
+        ([], ("1m", True, None)),
+        (["--budget", "3m"], ("3m", True, None)),
+        (["--seeds", "3"], ("1m", True, None)),
+        (["--trials", "6"], (None, False, 6)),
+        (["--lr", "0.1"], (None, False, None)),
+        (["--defaults"], (None, False, None)),
+    ):
+        run("compare", "my_task.py", *words)
+        assert (asked["budget"], asked["tuned"], asked["trials"]) == expected
+    run("compare", "my_task.py", "--metric", "mae")
+    assert asked["metric"] == "mae"
+
+
 def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path):
     (tmp_path / "my_task.py").write_text(TASK.replace('"epochs": 2', '"epochs": 60'))
     process = subprocess.Popen(
-        [sys.executable, "-m", "piste.cli", "compare", "my_task.py", "--seeds", "1000", "--optimizers", "SGD,Adam"],
+        [sys.executable, "-m", "piste.cli", "compare", "my_task.py", "--defaults", "--seeds", "1000", "--optimizers",
+         "SGD,Adam"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     lines = []
@@ -211,7 +236,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path):
 
 def test_the_first_line_comes_before_anything_is_prepared(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "piste.cli", "compare", "digits", "--epochs", "1", "--optimizers", "SGD"],
+        [sys.executable, "-m", "piste.cli", "compare", "digits", "--defaults", "--epochs", "1", "--optimizers", "SGD"],
         cwd=tmp_path, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     first = process.stdout.readline()

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 
+DEFAULT_BUDGET = "1m"
+"""The time that a comparison takes if the command says nothing about learning rates and time."""
+
 app = typer.Typer(
     help="Losses and optimizers for PyTorch, and a way to choose among them.",
     no_args_is_help=True,
@@ -96,7 +99,13 @@ def compare(
     seeds: Annotated[int | None, typer.Option(help="How many seeds, from the first on; 5 if not given.")] = None,
     lr: Annotated[str | None, typer.Option(help="One for all (0.01), or by name (adam=0.01,sgd=0.1).")] = None,
     trials: Annotated[
-        int | None, typer.Option(help="Learning rates tried for each, anew for every seed; 1, no search, if not given.")
+        int | None, typer.Option(help="Learning rates to try per candidate and seed; fitted to --budget if not given.")
+    ] = None,
+    defaults: Annotated[
+        bool, typer.Option("--defaults", help="Compare the default learning rates alone, without a search.")
+    ] = False,
+    metric: Annotated[
+        str | None, typer.Option(help="The metric that ranks the candidates; the task's if not given.")
     ] = None,
     search: Annotated[
         list[str] | None,
@@ -104,7 +113,7 @@ def compare(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="A time, such as 3m: what isn't given of seeds, trials and length is fitted to it."),
+        typer.Option(help="A time, such as 3m, that seeds, trials and length are fitted to; 1m if nothing says more."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for curves, table and numbers.")] = Path("piste-compare"),
     save_model: Annotated[
@@ -134,9 +143,15 @@ def compare(
         made = _task(task, target, batch_size, {name: value for name, value in of_table.items() if value is not None})
         if save_model is not None:
             _check_saving(task, save_model)
+        if metric is not None:
+            made.metric = metric
+        if defaults and (trials, budget, search) != (None, None, None):
+            raise InvalidValue("--defaults searches nothing; it excludes --trials, --search and --budget.")
+        tuned = not defaults and lr is None and trials is None
         comparison = compare_task(
             made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
-            seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), budget=budget, out=out, fresh=fresh,
+            seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), out=out, fresh=fresh,
+            budget=DEFAULT_BUDGET if tuned and budget is None else budget, tuned=tuned,
             storage=storage, jobs=jobs, ray=ray, track=_names(track), practical=practical, progress=True,
         )  # fmt: skip
         _show(comparison, out)

@@ -62,6 +62,22 @@ def test_a_longer_budget_buys_seeds_then_tries_then_more_of_both():
     assert fitted(10_000, 1) == (15, 30, 600)
 
 
+def test_a_budget_for_tuned_rates_buys_a_search_before_seeds():
+    def tuned(seconds):
+        plan = make_plan(task(epochs=200), optimizers=BOTH, budget=seconds)
+        plan.tuned = True
+        fit_to_budget(plan, {name: StepCost(start=0.1, evaluation=0.0, step=0.9 / plan.steps) for name in BOTH})
+        return len(plan.seeds), plan.trials, plan.steps
+
+    assert tuned(39) == (3, 3, 600)  # 0.85 x 39 - 3 s; 3 seeds x 2 candidates x 5 runs
+    assert tuned(51) == (4, 3, 600)
+    assert tuned(63) == (5, 3, 600)
+    assert tuned(145) == (5, 10, 600)
+    assert tuned(20)[:2] == (3, 3) and tuned(20)[2] < 600
+    with pytest.raises(InvalidValue, match=r"or fewer candidates, or --defaults for no search\."):
+        tuned(5)
+
+
 def test_more_workers_buy_more():
     assert fitted(9.9, 1, workers=2) == (4, 1, 600)  # 4 x 2 / 2 + 1 / 2
 

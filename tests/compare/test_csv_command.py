@@ -19,7 +19,8 @@ def test_a_suffix_of_a_table_file_means_a_table():
 def test_the_command_predicts_a_column(write_table, tmp_path, monkeypatch):
     write_table(lines(column("id", lambda i: i), X, PRICE))
     monkeypatch.chdir(tmp_path)
-    words = ["compare", "data.csv", "--target", "price", "--optimizers", "adam", "--seeds", "1", "--epochs", "2"]
+    words = ["compare", "data.csv", "--target", "price", "--optimizers", "adam", "--seeds", "1", "--epochs", "2",
+             "--defaults"]  # fmt: skip
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert done.output.split("\n")[1] == table("data.csv", "price").about

@@ -41,6 +41,7 @@ def compare(
     trials: int | None = None,
     search: Any = None,
     budget: Any = None,
+    tuned: bool = False,
     out: Any = None,
     fresh: bool = False,
     storage: str | None = None,
@@ -80,6 +81,7 @@ def compare(
             default is always among the values and comes first.
         budget: A time, such as "3m", or a number of seconds. Seeds, trials and length that are not given are chosen to
             fit into it, equally for all candidates, after measuring a few steps.
+        tuned: Whether the budget must include a search of learning rates, at least three trials for three seeds each.
         out: A folder for the report, figures and numbers; None writes nothing. Each finished run is stored there at
             once: the same call resumes an interrupted comparison, and another comparison is rejected.
         fresh: Whether to discard the runs in `out`.
@@ -118,8 +120,8 @@ def compare(
     task = Task(model, train, validation, loss=loss, metric=metric, batch_size=batch_size, target=target, name=name)
     return compare_task(
         task, optimizers=optimizers, epochs=epochs, steps=steps, seed=seed, seeds=seeds, lr=lr, trials=trials,
-        search=search, budget=budget, out=out, fresh=fresh, storage=storage, jobs=jobs, ray=ray, track=track,
-        practical=practical, progress=progress,
+        search=search, budget=budget, tuned=tuned, out=out, fresh=fresh, storage=storage, jobs=jobs, ray=ray,
+        track=track, practical=practical, progress=progress,
     )  # fmt: skip
 
 
@@ -136,6 +138,7 @@ def compare_task(
     trials: int | None = None,
     search: Any = None,
     budget: Any = None,
+    tuned: bool = False,
     out: Any = None,
     fresh: bool = False,
     storage: str | None = None,
@@ -162,6 +165,7 @@ def compare_task(
                 steps=steps, budget=None if budget is None else parse_duration(budget), search=search,
             )  # fmt: skip
             store = open_store(folder, storage, task.name, fresh)
+            plan.tuned = tuned
             plan.adopt(store.settings)
             with (
                 one_thread(plan.n_parameters < SINGLE_THREAD_MAX_PARAMETERS),

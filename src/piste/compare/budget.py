@@ -13,6 +13,8 @@ from .training.timing import StepCost, measure_step_costs
 
 MIN_SEEDS, MIN_STEPS = 3, 50
 """The minimum for a meaningful result. Runs are shortened to MIN_STEPS before the number of seeds is reduced."""
+MIN_TRIALS = 3
+"""The least number of trials of a search."""
 GOOD_SEEDS, GOOD_TRIALS = 5, 10
 """Time beyond the minimum buys this number of seeds, then this number of trials, then two and three times both."""
 PLANNED_SHARE, REPORT_SECONDS = 0.85, 3.0
@@ -73,7 +75,7 @@ def fit_to_budget(plan: Plan, costs: Mapping[str, StepCost], workers: int = 1) -
     fewest = min(MIN_STEPS, plan.steps) if "steps" in plan.undecided else plan.steps
     seeds = None if "seeds" in plan.undecided else len(plan.seeds)
     trials = None if "trials" in plan.undecided else plan.trials
-    rungs = list(dict.fromkeys((seeds or s, trials or t) for s, t in _ladder()))
+    rungs = list(dict.fromkeys((seeds or s, trials or t) for s, t in _ladder(plan.tuned)))
     if plan.search:  # the caller asked for a search
         rungs = [rung for rung in rungs if rung[1] > 1]
 
@@ -86,7 +88,7 @@ def fit_to_budget(plan: Plan, costs: Mapping[str, StepCost], workers: int = 1) -
             f"`budget` of {format_duration(plan.budget)} is too short for {len(plan.candidates)} candidates: the "
             f"minimum ({rungs[0][0]} seeds of {fewest} steps{f' and {rungs[0][1]} trials' * (rungs[0][1] > 1)}) takes "
             f"about {format_duration(least)}. Help: give --budget {format_duration(1.2 * least)} (budget=) or fewer "
-            f"candidates."
+            f"candidates{', or --defaults for no search' * plan.tuned}."
         )
     fitting = [rung for rung in rungs if seconds(rung, most) <= available]
     count, plan.trials = fitting[-1] if fitting else rungs[0]
@@ -95,10 +97,10 @@ def fit_to_budget(plan: Plan, costs: Mapping[str, StepCost], workers: int = 1) -
     plan.seeds, plan.steps = list(range(plan.seeds[0], plan.seeds[0] + count)), most
 
 
-def _ladder() -> Iterator[tuple[int, int]]:
-    """(seeds, trials) in order of cost, from the minimum to the most that a budget buys."""
-    yield from ((seeds, 1) for seeds in range(MIN_SEEDS, GOOD_SEEDS + 1))
-    yield from ((GOOD_SEEDS, trials) for trials in range(3, GOOD_TRIALS + 1))
+def _ladder(tuned: bool = False) -> Iterator[tuple[int, int]]:
+    """(seeds, trials) in order of cost, from the minimum, with a search if `tuned`, to the most that a budget buys."""
+    yield from ((seeds, MIN_TRIALS if tuned else 1) for seeds in range(MIN_SEEDS, GOOD_SEEDS + 1))
+    yield from ((GOOD_SEEDS, trials) for trials in range(MIN_TRIALS, GOOD_TRIALS + 1))
     for factor in (2, 3):
         seeds, trials = GOOD_SEEDS * (factor - 1), GOOD_TRIALS * factor
         yield from ((seeds, t) for t in range(trials - GOOD_TRIALS + 1, trials + 1))

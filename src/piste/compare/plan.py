@@ -30,6 +30,7 @@ class Plan:
         budget: The time in seconds that all runs may take, or None.
         undecided: Which of "seeds", "trials" and "steps" the budget decides.
         seconds: The expected duration of all runs; NaN if not estimated.
+        tuned: Whether the budget must include a search.
         search: Values of options that a search varies in addition to the learning rate.
         fingerprint: A digest of the data and of the untrained model's outputs.
     """
@@ -47,6 +48,7 @@ class Plan:
     undecided: frozenset[str] = frozenset()
     seconds: float = math.nan
     search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    tuned: bool = False
 
     @property
     def searches(self) -> bool:

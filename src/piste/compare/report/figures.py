@@ -48,11 +48,15 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
 
 
 def curve_figure(comparison: Summary) -> Any:
-    """Training loss and validation metric over the steps: side by side for one loss, else a column for each loss."""
+    """Training loss and validation metric over the steps: side by side for one loss, else a column for each loss.
+
+    With one loss, after a search, a third panel shows the runs at the default learning rates on the same scale.
+    """
     losses = list(dict.fromkeys(row.loss for row in comparison.rows))
     if len(losses) == 1:
-        figure = new_figure(11, 5)
-        panels = figure.subplots(1, 2)
+        defaults = comparison.defaults if comparison.tries else []
+        figure = new_figure(15 if defaults else 11, 5)
+        panels = figure.subplots(1, 3 if defaults else 2)
         pairs = [(losses[0], panels[0], panels[1])]
     else:
         figure = new_figure(3.1 * len(losses) + 1.6, 6.4)
@@ -63,8 +67,11 @@ def curve_figure(comparison: Summary) -> Any:
         _panel(comparison, above, results, "losses", f"{loss}, training")
         _panel(comparison, below, results, "metrics", f"{comparison.metric}, validation")
         if len(losses) == 1:
-            _label_ends(above)
-            _label_ends(below)
+            if defaults:
+                _panel(comparison, panels[2], defaults, "metrics", f"{comparison.metric}, default learning rates")
+                _share_limits(panels[1:])
+            for panel in panels:
+                _label_ends(panel)
         else:
             above.set_title(loss, fontsize=10, color=INK)
             _share_limits([below, pairs[0][2]])
@@ -118,9 +125,10 @@ def _title(comparison: Summary) -> str:
 
     settings = comparison.settings
     seeds = len(settings["seeds"])
-    rates = (
-        "default learning rates" if all(c["lr"] is None for c in settings["candidates"]) else "learning rates as set"
-    )
+    as_default = all(c["lr"] is None for c in settings["candidates"])
+    rates = "default learning rates" if as_default else "learning rates as set"
+    if comparison.tries:
+        rates = f"learning rates searched for each seed; right: {rates}"
     sentence = "\n".join(textwrap.wrap(f"{comparison.name}: {comparison.verdict.sentence}", 120))
     shown = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
     return f"{sentence}\nLoss on fixed training examples, {comparison.metric} on the validation set; {shown}; {rates}."
