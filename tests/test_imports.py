@@ -56,8 +56,6 @@ KNOWN_VIOLATIONS: dict[str, set[str]] = {
     "piste.engine.gpu.counters": {"piste.engine.cpu.compiler"},
 }
 """Importer -> imported modules, for violations still to be removed. The test fails when one disappears."""
-KNOWN_CIRCLES: dict[str, str] = {"piste.optim.checkpoint": "piste.optim"}
-"""Importer -> imported module, for imports that close a circle, exact like KNOWN_VIOLATIONS."""
 
 
 def read_imports(module: str, path: Path, modules: set[str]) -> set[str]:
@@ -130,11 +128,7 @@ def test_optimizers_and_losses_import_nothing_below_the_engine():
 
 
 def test_there_are_no_import_circles():
-    graph = {module: imported - {KNOWN_CIRCLES.get(module)} for module, imported in import_graph().items()}
-    assert find_circle(graph) == []
-    for importer, imported in KNOWN_CIRCLES.items():
-        assert imported in import_graph()[importer]
-        assert find_circle({**graph, importer: graph[importer] | {imported}})
+    assert find_circle(import_graph()) == []
 
 
 @pytest.mark.parametrize(

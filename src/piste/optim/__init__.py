@@ -10,6 +10,7 @@ import pkgutil
 
 from . import lr_scheduler, swa_utils
 from .optimizer import Buffer, Optimizer
+from .registry import OPTIMIZERS
 
 
 def _discovered() -> dict[str, type[Optimizer]]:
@@ -21,8 +22,6 @@ def _discovered() -> dict[str, type[Optimizer]]:
     return dict(sorted(found.items()))
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = _discovered()
-"""Every optimizer of Piste by name."""
-
+OPTIMIZERS.update(_discovered())
 globals().update(OPTIMIZERS)
 __all__ = ["OPTIMIZERS", "Buffer", "Optimizer", "lr_scheduler", "swa_utils", *OPTIMIZERS]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 from . import validation as arguments
+from .registry import OPTIMIZERS
 
 
 def prepared(optimizer: Any, state_dict: Any) -> dict[str, Any]:
@@ -81,8 +82,6 @@ def _pairs(optimizer: Any, state_dict: Mapping[str, Any]) -> Iterator[tuple[Any,
 
 def _owner(cls: Any, group: Mapping[str, Any], state: Mapping[Any, Any]) -> str:
     """Whose checkpoint a saved group is, by its options, as part of a sentence; nothing where no optimizer fits."""
-    from . import OPTIMIZERS
-
     saved = {name for name in group if name in cls.options_of_all}
     owners = [
         name
