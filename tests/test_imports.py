@@ -28,11 +28,13 @@ LAYERS: list[list[str]] = [
     [
         "piste.compare.search_space",
         "piste.compare.conventions",
+        "piste.compare.batches",
         "piste.compare.training.random_state",
         "piste.compare.training.threads",
         "piste.compare.training.memory",
         "piste.compare.training.smoothness",
     ],
+    ["piste.compare.objective"],
     ["piste.compare.candidates", "piste.compare.data", "piste.compare.metrics", "piste.compare.task"],
     ["piste.compare.training", "piste.compare.task_file"],
     ["piste.compare.plan"],

@@ -128,5 +128,5 @@ def test_an_error_in_the_middle_names_the_candidate():
             raise RuntimeError("out of patience")
         return nn.functional.cross_entropy(output, target)
 
-    with pytest.raises(InvalidValue, match=r"Adam stopped at step \d+: out of patience"):
+    with pytest.raises(InvalidValue, match=r"^Adam, seed 0: stopped after step \d+: RuntimeError: out of patience$"):
         compare_task(task(loss=fails_later), optimizers="Adam", progress=False)

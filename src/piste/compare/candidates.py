@@ -15,9 +15,8 @@ import torch
 from ..errors import InvalidType, InvalidValue, did_you_mean
 from ..optim import OPTIMIZERS
 from .conventions import Convention, convention_of
+from .objective import Loss
 from .search_space import SearchSpace, find_search_spaces
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 DEFAULT_OPTIMIZERS = ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax")
 """The common choices; more curves are hard to read in one picture."""
@@ -42,23 +41,26 @@ class Candidate:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     search_space: SearchSpace = field(default_factory=dict, hash=False)
     make: Callable[..., torch.optim.Optimizer] = field(repr=False, compare=False, default=torch.optim.SGD)
-    loss_function: Loss = field(repr=False, compare=False, default=torch.nn.functional.mse_loss)
+    loss_function: Loss | None = field(repr=False, compare=False, default=torch.nn.functional.mse_loss)
     convention: Convention = field(repr=False, compare=False, default=Convention())
 
     def new_optimizer(self, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
         """An optimizer of `parameters` with this candidate's learning rate and options."""
         return self.make(parameters, **({} if self.lr is None else {"lr": self.lr}), **self.options)
 
-    def new_loss(self) -> Loss:
+    def new_loss(self) -> Loss | None:
         """The loss function; a copy if it is a module."""
         return (
             copy.deepcopy(self.loss_function) if isinstance(self.loss_function, torch.nn.Module) else self.loss_function
         )
 
 
-def make_candidates(optimizers: Any, losses: Any, lr: Any, search: Any = None) -> list[Candidate]:
-    """Every optimizer combined with every loss."""
-    makers, functions = find_optimizers(optimizers), find_losses(losses)
+def make_candidates(
+    optimizers: Any, losses: Any, lr: Any, search: Any = None, own_loss: str | None = None
+) -> list[Candidate]:
+    """Every optimizer combined with every loss, or with the loss of the objective, `own_loss`, if there is no other."""
+    makers = find_optimizers(optimizers)
+    functions = {own_loss: None} if losses is None and own_loss else find_losses(losses)
     rates, spaces = find_learning_rates(lr, makers), find_search_spaces(search, makers)
     return [
         Candidate(

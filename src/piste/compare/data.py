@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..errors import InvalidType, InvalidValue
 from ..torch_internals import live_iterator
+from .batches import Batch, concatenate, count_examples, map_tensors, take_rows
+from .objective import Objective, check_pair
 from .training.random_state import RandomState
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 TRAINING_SAMPLE_SIZE = 512
 """Number of training examples on which the loss curve is evaluated."""
@@ -25,35 +26,70 @@ MIN_EVALUATIONS, MAX_EVALUATIONS = 16, 48
 EVALUATION_SHARE = 0.04
 """Between these limits, evaluation takes this share of the work of training; a training step costs three evaluations of
 the same examples."""
-MAX_BATCHES = 1_000_000
-"""A data loader with more batches than this number is taken as endless."""
+MAX_BATCHES = 100_000
+"""A data loader without a length that gives more batches than this number in one pass is taken as endless."""
 
 
 class Data:
     """Training batches in an order that depends on the seed alone, and two fixed sets for evaluation.
 
-    `train` and `validation` are each a pair of tensors (X, y), a Dataset, a DataLoader, or a function that makes one of
-    these. A Dataset or DataLoader is copied for each use, so that samplers, generators and counters stay unchanged;
-    pass a function where a copy costs too much memory. `training_sample` (a random subset of the training set) and
+    `train` and `validation` are each a pair (X, y), a Dataset, a DataLoader, or a function that makes one of these. A
+    Dataset or DataLoader is copied for each use, so that samplers, generators and counters stay unchanged; pass a
+    function where a copy costs too much memory. `training_sample` (a random subset of the training set) and
     `validation` are read once; `quick_validation` is `validation`, or a random subset if it is large.
 
     Batches made here are all full: the examples left over at the end of an epoch are skipped, because a full step on
-    three examples shows as a jump in every curve. The order changes with each epoch, so every example is used.
+    three examples shows as a jump in every curve. The order changes with each epoch, so every example is used. A
+    DataLoader keeps its last batch, unless it holds a single example and the model has batch normalization
+    (`skips_single`), which needs two.
     """
 
-    def __init__(self, train: Any, validation: Any, batch_size: int, device: torch.device) -> None:
-        self._train = _open_source(train, "training", batch_size, device)
+    def __init__(
+        self,
+        train: Any,
+        validation: Any,
+        batch_size: int,
+        device: torch.device,
+        objective: Objective | None = None,
+        skips_single: bool = False,
+    ) -> None:
+        self._objective = objective = objective or Objective()
+        self._train = _open_source(train, "training", batch_size, device, objective)
+        if isinstance(self._train, _LoaderSource):
+            self._train.skips_single = skips_single
         self.training_sample = self._train.sample(TRAINING_SAMPLE_SIZE)
-        held_out = _open_source(validation, "validation", max(batch_size, TRAINING_SAMPLE_SIZE), device)
+        held_out = _open_source(validation, "validation", max(batch_size, TRAINING_SAMPLE_SIZE), device, objective)
         self.validation = list(held_out.in_order())
-        self.targets = torch.cat([y for _, y in self.validation])
+        self.validation_size = sum(map(count_examples, self.validation))
         self.quick_validation = _random_subset(self.validation, QUICK_VALIDATION_SIZE)
-        self.quick_targets = torch.cat([y for _, y in self.quick_validation])
-        self.steps_per_epoch = self._train.steps_per_epoch()
+        self.device = device
+
+    @functools.cached_property
+    def known_targets(self) -> list[torch.Tensor]:
+        """The targets of the validation batches; empty where only a custom validation step knows them."""
+        targets = [self._objective.target_of(batch) for batch in self.validation]
+        return [target for target in targets if target is not None]
+
+    @functools.cached_property
+    def targets(self) -> torch.Tensor:
+        """The targets of the validation set; one NaN for each example where they can't be joined, or are not known."""
+        joined = concatenate(self.known_targets) if self.known_targets else None
+        return torch.full((self.validation_size,), torch.nan) if joined is None else joined
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """The number of steps in a pass over the training data; a dataset without a length is read once."""
+        return self._train.steps_per_epoch()
+
+    def epochs(self, steps: int) -> float | None:
+        """The number of passes that `steps` steps make; None for data without a length, which is not read for this."""
+        if "steps_per_epoch" not in vars(self) and not self._train.has_length():
+            return None
+        return steps / self.steps_per_epoch
 
     def evaluation_steps(self, steps: int) -> list[int]:
         """The steps at which a run of `steps` steps is evaluated, including the start and the end."""
-        examples = sum(len(y) for _, y in (*self.training_sample, *self.quick_validation))
+        examples = sum(map(count_examples, (*self.training_sample, *self.quick_validation)))
         affordable = int(EVALUATION_SHARE * 3 * steps * self._train.examples_per_step() / examples)
         count = min(max(affordable, MIN_EVALUATIONS), MAX_EVALUATIONS)
         return sorted({round(i * steps / count) for i in range(count + 1)})
@@ -64,61 +100,60 @@ class Data:
 
     def training_tensors(self) -> list[Batch]:
         """The training data that is in memory: all of a pair of tensors, else the fixed training examples."""
-        source = self._train
-        return [(source.x, source.y)] if isinstance(source, _TensorSource) else self.training_sample
+        return [self._train.pair] if isinstance(self._train, _TensorSource) else self.training_sample
 
 
 def _random_subset(batches: list[Batch], count: int) -> list[Batch]:
-    """`count` examples, the same each time; all of them unless there are more than twice that number."""
-    total = sum(len(y) for _, y in batches)
-    if total <= 2 * count or len({x.shape[1:] for x, _ in batches}) > 1:
+    """`count` examples, the same each time; all of them unless there are more than twice that number.
+
+    Batches that can't be joined, such as texts of different lengths, are taken whole.
+    """
+    total = sum(map(count_examples, batches))
+    if total <= 2 * count:
         return batches
-    rows = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].sort().values
-    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return [(x[rows.to(x.device)], y[rows.to(y.device)])]
+    joined = concatenate(batches)
+    generator = torch.Generator().manual_seed(0)
+    if joined is not None:
+        return [take_rows(joined, torch.randperm(total, generator=generator)[:count].sort().values)]
+    order = torch.randperm(len(batches), generator=generator).tolist()
+    sizes = itertools.accumulate(count_examples(batches[at]) for at in order)
+    chosen = [at for at, so_far in zip(order, sizes, strict=True) if so_far <= count] or order[:1]
+    return [batches[at] for at in sorted(chosen)]
 
 
-def _open_source(data: Any, role: str, batch_size: int, device: torch.device) -> _TensorSource | _LoaderSource:
+def _open_source(
+    data: Any, role: str, batch_size: int, device: torch.device, objective: Objective
+) -> _TensorSource | _LoaderSource:
     if isinstance(data, (tuple, list)):
-        return _TensorSource(*_check_pair(data, role), batch_size, device)
+        return _TensorSource(check_pair(data, role), batch_size, device)
     if isinstance(data, (Dataset, DataLoader)):
-        return _LoaderSource(data, role, batch_size, device)
+        return _LoaderSource(data, role, batch_size, device, objective)
     if callable(data):
-        source = _open_source(data(), role, batch_size, device)
+        source = _open_source(data(), role, batch_size, device, objective)
         if isinstance(source, _LoaderSource):
             source.make = data
         return source
+    is_dataset = hasattr(data, "__len__") and hasattr(data, "__getitem__") and hasattr(data, "features")
+    if is_dataset:  # as those of Hugging Face are
+        return _LoaderSource(data, role, batch_size, device, objective)
     raise InvalidType(
         f"the {role} data must be a pair of tensors (X, y), a Dataset or a DataLoader, or a function that makes one; "
         f"received {type(data).__name__}."
     )
 
 
-def _check_pair(data: Any, role: str) -> Batch:
-    if len(data) != 2:
-        raise InvalidType(f"the {role} data must be a pair (X, y); received {len(data)} items.")
-    x, y = (torch.as_tensor(part) if hasattr(part, "__array__") else part for part in data)
-    for name, part in (("X", x), ("y", y)):
-        if not isinstance(part, torch.Tensor):
-            raise InvalidType(f"{name} of the {role} data must be a tensor; received {type(part).__name__}.")
-    if not x.dim() or not y.dim() or len(x) != len(y):
-        raise InvalidValue(
-            f"X and y of the {role} data must have one row per example; received shapes {tuple(x.shape)} "
-            f"and {tuple(y.shape)}."
-        )
-    if not len(x):
-        raise InvalidValue(f"the {role} data is empty.")
-    return x, y
-
-
 class _TensorSource:
-    """Two tensors, cut into batches by index. Every batch is a copy."""
+    """A pair (X, y) in memory, cut into batches by index. Every batch is a copy."""
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, batch_size: int, device: torch.device) -> None:
-        self.x, self.y, self.batch_size = x.detach().to(device), y.detach().to(device), batch_size
+    def __init__(self, pair: tuple[Any, torch.Tensor], batch_size: int, device: torch.device) -> None:
+        self.pair = map_tensors(lambda tensor: tensor.detach().to(device), pair)
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.pair[1])
+
+    def has_length(self) -> bool:
+        return True
 
     def steps_per_epoch(self) -> int:
         return max(len(self) // self.batch_size, 1)
@@ -129,32 +164,40 @@ class _TensorSource:
     def shuffled(self, seed: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(seed)
         while True:
-            order = torch.randperm(len(self), generator=generator).to(self.x.device)
+            order = torch.randperm(len(self), generator=generator).to(self.pair[1].device)
             yield from (self._take(rows) for rows in order.split(self.batch_size)[: self.steps_per_epoch()])
 
     def sample(self, count: int) -> list[Batch]:
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count]
-        return [self._take(order.to(self.x.device))]
+        return [self._take(torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count])]
 
     def in_order(self) -> Iterator[Batch]:
-        return (self._take(rows) for rows in torch.arange(len(self), device=self.x.device).split(self.batch_size))
+        return (self._take(rows) for rows in torch.arange(len(self)).split(self.batch_size))
 
     def _take(self, rows: torch.Tensor) -> Batch:
-        return self.x[rows], self.y[rows]
+        x, y = self.pair
+        if isinstance(x, torch.Tensor):  # without the cost of the general case
+            rows = rows.to(x.device)
+            return x[rows], y[rows]
+        return take_rows(self.pair, rows)
 
 
 class _LoaderSource:
     """A Dataset or DataLoader. Each pass reads a new copy, with its own random state."""
 
-    def __init__(self, data: Any, role: str, batch_size: int, device: torch.device) -> None:
-        self.role, self.batch_size, self.device = role, batch_size, device
+    skips_single = False
+    """Whether a batch of one example after larger ones is left out."""
+    _drops_rest = False
+
+    def __init__(self, data: Any, role: str, batch_size: int, device: torch.device, objective: Objective) -> None:
+        self.role, self.batch_size, self.device, self.objective = role, batch_size, device, objective
         self.make: Callable[[], Any] = lambda: _copy(data, role)
 
     def _open(self, state: RandomState, shuffle: bool = True) -> DataLoader[Any]:
         with state:
             data = self.make()
+        self._drops_rest = shuffle and isinstance(data, IterableDataset)
         if not isinstance(data, DataLoader):
-            if not shuffle or isinstance(data, torch.utils.data.IterableDataset):
+            if not shuffle or isinstance(data, IterableDataset):
                 return DataLoader(data, batch_size=self.batch_size)
             drop_last = len(data) >= self.batch_size  # type: ignore[arg-type]
             return DataLoader(data, batch_size=self.batch_size, shuffle=True, drop_last=drop_last)
@@ -165,6 +208,8 @@ class _LoaderSource:
         return data
 
     def _read(self, loader: DataLoader[Any], state: RandomState) -> Iterator[Batch]:
+        """The batches of one pass, without an incomplete one of a dataset without a length."""
+        first = 0
         with state:
             iterator = iter(loader)
         while True:
@@ -172,21 +217,31 @@ class _LoaderSource:
                 batch = next(iterator, None)
             if batch is None:
                 return
-            if not isinstance(batch, (tuple, list)):
-                raise InvalidType(
-                    f"a batch of the {self.role} data must be a pair (X, y); received {type(batch).__name__}."
-                )
-            x, y = _check_pair(batch, self.role)
-            yield x.detach().to(self.device, copy=True), y.detach().to(self.device, copy=True)
+            batch = self.objective.check_batch(batch, self.role)
+            count = count_examples(batch)
+            first = first or count
+            if count < first and (self._drops_rest or (self.skips_single and count == 1)):
+                continue
+            yield map_tensors(lambda tensor: tensor.detach().to(self.device, copy=True), batch)
+
+    def has_length(self) -> bool:
+        try:
+            len(self._open(RandomState(0)))
+        except TypeError:
+            return False
+        return True
 
     def steps_per_epoch(self) -> int:
+        loader = self._open(RandomState(0))
         try:
-            return len(self._open(RandomState(0)))
+            steps = len(loader)
         except TypeError:  # an IterableDataset without a length
-            return sum(1 for _ in self.in_order())
+            return sum(1 for _ in self._limited(loader, RandomState(0)))
+        has_rest = self.skips_single and loader.batch_size and not loader.drop_last
+        return steps - 1 if has_rest and steps > 1 and len(loader.sampler) % loader.batch_size == 1 else steps  # type: ignore[arg-type,operator]
 
     def examples_per_step(self) -> int:
-        return len(self.sample(1)[0][1])
+        return count_examples(self.sample(1)[0])
 
     def shuffled(self, seed: int) -> Iterator[Batch]:
         state = RandomState(seed)
@@ -199,7 +254,7 @@ class _LoaderSource:
         loader = self._open(state)
         for batch in self._read(loader, state):
             batches.append(batch)
-            examples += len(batch[1])
+            examples += count_examples(batch)
             if examples >= count:
                 break
         if not batches:
@@ -208,12 +263,19 @@ class _LoaderSource:
 
     def in_order(self) -> Iterator[Batch]:
         state = RandomState(0)
-        loader = self._open(state, shuffle=False)
-        batches = itertools.islice(self._read(loader, state), MAX_BATCHES + 1)
+        return self._limited(self._open(state, shuffle=False), state)
+
+    def _limited(self, loader: DataLoader[Any], state: RandomState) -> Iterator[Batch]:
+        """The batches of one pass; raises for a pass that gives none, or does not end."""
         count = 0
-        for count, batch in enumerate(batches, 1):
+        for count, batch in enumerate(self._read(loader, state), 1):
             if count > MAX_BATCHES:
-                raise InvalidValue(f"the {self.role} data is endless: it has more than {MAX_BATCHES:,} batches.")
+                way_out = "give the length of a run with --steps (steps=)"
+                if self.role == "validation":
+                    way_out = "give validation data with an end, such as itertools.islice of it"
+                raise InvalidValue(
+                    f"the {self.role} data is endless: it has more than {MAX_BATCHES:,} batches. Help: {way_out}."
+                )
             yield batch
         if not count:
             raise InvalidValue(f"the {self.role} data gives no batch: the dataset is empty or exhausted.")

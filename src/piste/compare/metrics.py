@@ -30,6 +30,8 @@ class Metric:
         finish: Maps the mean score to the reported value (the square root, for RMSE). Must be monotone.
         takes_convention: Whether the function takes `convention=`, the `Convention` of the loss. Examples whose targets
             are all ignored then have no score.
+        of_whole: Whether the score of an example depends on the other examples.
+        of_loss: Whether the metric is the loss itself, on the validation data.
 
     >>> Metric("accuracy", accuracy, "max").value(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
     0.0
@@ -40,6 +42,8 @@ class Metric:
     goal: str = "max"
     finish: Callable[[float], float] = float
     takes_convention: bool = False
+    of_whole: bool = False
+    of_loss: bool = False
 
     def __post_init__(self) -> None:
         if self.goal not in ("max", "min"):
@@ -64,6 +68,22 @@ class Metric:
                 f"received a tensor of shape {tuple(result.shape)}."
             )
         return result
+
+    def scores_of_parts(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """The scores of outputs and targets that can't be joined, such as those of texts of different lengths.
+
+        Raises:
+            InvalidValue: If the metric needs all of them at once.
+        """
+        scores = [self.scores(output, target) for output, target in parts]
+        if self.of_whole or not all(part.dim() for part in scores):
+            shapes = " and ".join(str(tuple(output.shape)) for output, _ in parts[:2])
+            raise InvalidValue(
+                f"the metric `{self.name}` needs all outputs at once, and those of the validation batches have "
+                f"different shapes, such as {shapes}. Help: pad them to one shape, or give a metric that returns a "
+                f"score for each example."
+            )
+        return torch.cat(scores)
 
     def value(self, output: torch.Tensor, target: torch.Tensor) -> float:
         """The reported value over all examples."""
@@ -176,13 +196,18 @@ def _error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (output.double() - target.double()).reshape(len(output), -1)
 
 
+def _no_score(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    raise InvalidValue("the metric `loss` is the value of the training loss, which outputs and targets do not give.")
+
+
 METRICS = {
     metric.name: metric
     for metric in (
         Metric("accuracy", accuracy, "max", takes_convention=True),
         Metric("rmse", squared_error, "min", lambda mean: max(mean, 0.0) ** 0.5),
         Metric("mae", absolute_error, "min"),
-        Metric("r2", r2, "max"),
+        Metric("r2", r2, "max", of_whole=True),
+        Metric("loss", _no_score, "min", of_loss=True),
     )
 }
 

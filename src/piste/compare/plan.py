@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import InvalidValue
+from .batches import tensors_of
 from .candidates import Candidate, make_candidates
 from .data import Data
 from .metrics import Metric, as_metric
@@ -67,7 +69,7 @@ class Plan:
         """The JSON-serializable identity of this comparison."""
         return {
             "task": self.task.name,
-            "epochs": self.steps / self.data.steps_per_epoch,
+            "epochs": self.data.epochs(self.steps),
             "steps": self.steps,
             "batch_size": self.task.batch_size,
             "seeds": self.seeds,
@@ -97,7 +99,7 @@ class Plan:
             f"{self.task.name}: {optimizers} optimizer{'s' * (optimizers > 1)} with {', '.join(losses)}; "
             f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {self.steps} steps each"
             f"{f', each after its own search over {self.trials} {varied}' * self.searches}; "
-            f"ranked by {self.metric.name} on {len(self.data.targets)} validation examples"
+            f"ranked by {self.metric.name} on {self.data.validation_size} validation examples"
         )
 
 
@@ -137,23 +139,36 @@ def make_plan(
         )
     losses = task.loss if losses is None else losses
     optimizers = task.optimizers if optimizers is None else optimizers
+    own_loss = task.objective.own_loss
     # Names are resolved first: this costs nothing, and the data may take long to read.
-    candidates = None if losses is None else make_candidates(optimizers, losses, lr, search)
-    parameters = list(task.new_model(seed).parameters())
-    data = Data(task.train, task.validation, task.batch_size, parameters[0].device)
+    candidates = None
+    if losses is not None or own_loss is not None:
+        candidates = make_candidates(optimizers, losses, lr, search, own_loss)
+    model = task.new_model(seed)
+    data = Data(
+        task.train, task.validation, task.batch_size, next(model.parameters()).device, task.objective,
+        skips_single=any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()),
+    )  # fmt: skip
+    task.initialize_with(data.training_sample[0])
     if candidates is None:
-        inferred = "mse" if data.targets.is_floating_point() else "cross_entropy"
+        target = data.training_sample[0][1]
+        inferred = "mse" if target.is_floating_point() else "cross_entropy"
         candidates = make_candidates(optimizers, inferred, lr, search)
     metric = None if task.metric is None else as_metric(task.metric)
     checked = check_on_first_batch(task, data, metric, candidates)
+    parameters = sum(p.numel() for p in task.new_model(seed).parameters())
     return Plan(
         task, data, checked.metric, checked.candidates, list(range(seed, seed + seeds)),
-        steps or epochs * data.steps_per_epoch, sum(p.numel() for p in parameters), trials,
-        _fingerprint(data, checked.output), budget, undecided, search=dict(search or {}),
+        steps or epochs * data.steps_per_epoch, parameters, trials, _fingerprint(task, data), budget, undecided,
+        search=dict(search or {}),
     )  # fmt: skip
 
 
-def _fingerprint(data: Data, outputs: torch.Tensor) -> str:
-    """A few digits of the data and of the untrained model's outputs, which differ between tasks."""
-    tensors = [outputs, *(part for batch in (*data.training_sample, *data.validation) for part in batch)]
-    return " ".join(f"{float(t.double().mean()):.4g}/{float(t.double().std(unbiased=False)):.4g}" for t in tensors[:8])
+def _fingerprint(task: Task, data: Data) -> str:
+    """A few digits of the data and of the untrained model, which differ between tasks."""
+    batches = tensors_of([*data.training_sample, *data.validation])
+    tensors = [
+        *itertools.islice(batches, 8),
+        *(p.detach() for p in itertools.islice(task.new_model(0).parameters(), 8)),
+    ]
+    return " ".join(f"{float(t.double().mean()):.4g}/{float(t.double().std(unbiased=False)):.4g}" for t in tensors)

@@ -16,7 +16,8 @@ class Result:
     """The record of one run. `losses` and `metrics` are evaluated on fixed examples at `steps`.
 
     Attributes:
-        status: "done", "diverged", or "stopped" for a search trial that was pruned.
+        status: "done", "diverged", "failed" if an exception ended the run, or "stopped" for a search trial that was
+            pruned.
         note: The reason where the status is not "done".
         role: "judged" for a final run, "search" for a search trial, "default" for a final run at the default options.
         losses: Training loss on the fixed training examples.
@@ -52,7 +53,12 @@ class Result:
 
     @property
     def diverged(self) -> bool:
-        return self.status == "diverged"
+        """Whether the run gave no result, because it diverged or failed."""
+        return self.status in ("diverged", "failed")
+
+    @property
+    def failed(self) -> bool:
+        return self.status == "failed"
 
 
 @dataclass
@@ -98,6 +104,7 @@ class Row:
     lr_width: float = math.nan
     options: dict[str, Any] = field(default_factory=dict)
     seconds_to_target: float | None = None
+    failed: int = 0
 
 
 @dataclass
@@ -182,3 +189,8 @@ class Summary:
     defaults: list[Result] = field(default_factory=list)
     tries: list[Result] = field(default_factory=list)
     picture: Callable[[Any], Any] | None = field(default=None, repr=False)
+
+    @property
+    def failed(self) -> bool:
+        """Whether an exception ended a run."""
+        return any(result.failed for result in (*self.results, *self.defaults, *self.tries))

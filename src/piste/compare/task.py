@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
 from ..options import Integer
+from .batches import Batch
+from .objective import CustomObjective, Objective
 from .training.random_state import RandomState
 
 
@@ -30,6 +34,10 @@ class Task:
         target: The metric that counts as learned. None takes 90 % of the way from the start to the best candidate.
         optimizers: The default candidates: names, classes or a dict. None takes SGD, RMSprop, Adagrad, Adadelta, Adam,
             AdamW and Adamax.
+        training_step: A function (model, batch, loss) -> scalar, or a dict of losses, for batches of any structure. The
+            loss is the candidate's, or None where the task has no `loss`.
+        validation_step: A function (model, batch, loss) -> (output, target) for the metric. Without it the validation
+            batches are pairs (X, y).
         name: The name in the report.
         about: A description in the report.
         picture: A function of the finished comparison that draws an additional figure (matplotlib), or None.
@@ -44,6 +52,8 @@ class Task:
     batch_size: int = 64
     target: float | None = None
     optimizers: Any = None
+    training_step: Callable[..., Any] | None = None
+    validation_step: Callable[..., Any] | None = None
     name: str = "task"
     about: str = ""
     picture: Callable[[Any], Any] | None = None
@@ -53,6 +63,12 @@ class Task:
             raise InvalidType(
                 f"the model must be an nn.Module or a function that makes one; received {type(self.model).__name__}."
             )
+        for step in ("training_step", "validation_step"):
+            if getattr(self, step) is not None and not callable(getattr(self, step)):
+                raise InvalidType(
+                    f"`{step}` must be a function (model, batch, loss); received {getattr(self, step)!r}."
+                )
+        self._example: Batch | None = None  # a batch that gives lazy modules their shapes
         self._skip_copy = False  # set for a model that can't be copied, if its function makes a new one each time
         check_whole_number("epochs", self.epochs, least=1)
         check_whole_number("batch_size", self.batch_size, least=1)
@@ -61,6 +77,17 @@ class Task:
     def fixed_weights(self) -> bool:
         """Whether every seed starts from the weights of the given module."""
         return isinstance(self.model, torch.nn.Module)
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """How a batch becomes a loss, and the outputs and targets of the metric."""
+        if self.training_step is None and self.validation_step is None:
+            return Objective()
+        return CustomObjective(self.training_step, self.validation_step)
+
+    def initialize_with(self, example: Batch) -> None:
+        """Set the training batch that gives lazy modules their shapes."""
+        self._example = example
 
     def _make_model(self) -> torch.nn.Module:
         model = self.model if isinstance(self.model, torch.nn.Module) else self.model()
@@ -76,24 +103,38 @@ class Task:
         Raises:
             InvalidValue: If the model can't be copied, or has no trainable parameter.
         """
+        return self.new_pair(seed, None)[0]
+
+    def new_pair(self, seed: int, loss: Any) -> tuple[torch.nn.Module, Any]:
+        """A model to train as `new_model` makes it, and a copy of the loss if it is a module.
+
+        They are copied together: a loss that holds the given model, or a part of it, holds the copy afterwards.
+        """
+        memo: dict[int, Any] = {}
         with RandomState(seed):
             model = self._make_model()
             if not self._skip_copy:
                 try:
-                    model = copy.deepcopy(model)  # the function may return the same model twice
+                    model = copy.deepcopy(model, memo)  # the function may return the same model twice
                 except Exception as error:
                     self._skip_copy = not self.fixed_weights and not _share_tensors(model, self._make_model())
                     if not self._skip_copy:
                         raise InvalidValue(
                             f"the model can't be copied ({error}). Help: pass a function that makes a new model."
                         ) from error
+            if self._example is not None and any(map(is_lazy, model.parameters())):
+                model.eval()
+                with torch.no_grad():
+                    self.objective.initialize(model, self._example)
+            if isinstance(loss, torch.nn.Module):
+                loss = copy.deepcopy(loss, memo)
         if not model.training:
             model.train()
         for p in model.parameters():
             p.grad = None
         if not any(p.requires_grad for p in model.parameters()):
             raise InvalidValue("the model has no trainable parameters: every parameter is frozen, or there is none.")
-        return model
+        return model, loss
 
 
 def _share_tensors(one: torch.nn.Module, other: torch.nn.Module) -> bool:

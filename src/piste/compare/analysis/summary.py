@@ -160,6 +160,7 @@ def _row(candidate: Candidate, results: Sequence[Result], target: float, plan: P
         descent_share=_mean([r.descent_share for r in finished]),
         evenness=_mean([r.evenness for r in finished]),
         options=with_options[0].options,
+        failed=sum(r.failed for r in results),
     )
 
 

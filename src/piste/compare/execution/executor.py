@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import InvalidValue, PisteError
+from ...errors import InvalidValue
 from ..candidates import Candidate
 from ..plan import Plan
 from ..results import Result
@@ -45,8 +45,16 @@ class Job:
     pruning_thresholds: Mapping[int, float] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
-        lr = "" if self.lr is None else f" with lr {self.lr:.3g}"
-        return f"{self.candidate}{lr}{f', {format_options(self.options)}' * bool(self.options)} and seed {self.seed}"
+        lr = "" if self.lr is None else f", lr {self.lr:.3g}"
+        return f"{self.candidate}{lr}{f', {format_options(self.options)}' * bool(self.options)}, seed {self.seed}"
+
+    def failed(self, plan: Plan, note: str) -> Result:
+        """The result of a run that an exception or the end of its process stopped."""
+        candidate = next(c for c in plan.candidates if c.name == self.candidate)
+        return Result(
+            candidate.name, candidate.optimizer, candidate.loss, self.seed, self.lr, "failed", note, self.role,
+            options=dict(self.options),
+        )  # fmt: skip
 
 
 def run_job(plan: Plan, job: Job, on_evaluate: ProgressCallback | None = None) -> Result:
@@ -94,7 +102,7 @@ class Executor:
         self._jobs.append(job)
 
     def next_finished(self) -> tuple[Job, Result]:
-        """Wait for the next submitted job that ends. Raises the exception of the trial, if there is one."""
+        """Wait for the next submitted job that ends; a failed one has a result with the reason."""
         job = self._jobs.popleft()
         return job, run_job(self.plan, job, self.on_evaluate)
 
@@ -131,9 +139,9 @@ def pickle_plan(plan: Plan) -> bytes:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def worker_lost(job: Job, reason: str) -> PisteError:
-    """The error for a job whose process ended repeatedly."""
-    return PisteError(
-        f"{job}: the process that ran it ended {MAX_RETRIES + 1} times ({reason}). Finished runs are kept. "
+def describe_loss(reason: str) -> str:
+    """The note of a job whose process ended repeatedly."""
+    return (
+        f"the process that ran it ended {MAX_RETRIES + 1} times ({reason}). "
         f"Help: if memory ran out, run fewer at a time with --jobs (jobs=)."
     )

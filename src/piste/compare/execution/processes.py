@@ -17,7 +17,7 @@ import torch
 from ...errors import InvalidValue
 from ..plan import Plan
 from ..results import Result
-from .executor import MAX_RETRIES, Executor, Job, ProgressCallback, pickle_plan, run_job, worker_lost
+from .executor import MAX_RETRIES, Executor, Job, ProgressCallback, describe_loss, pickle_plan, run_job
 
 WORKER_MAIN = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
@@ -60,7 +60,7 @@ class ProcessExecutor(Executor):
                 continue
             self._failures[job] += 1
             if self._failures[job] > MAX_RETRIES:
-                raise worker_lost(job, _describe_exit(worker.process.wait()))
+                return job, job.failed(self.plan, describe_loss(_describe_exit(worker.process.wait())))
             self.submit(job)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import torch
 from ...errors import InvalidType, InvalidValue, Unsupported
 from ..plan import Plan
 from ..results import Result
-from .executor import MAX_RETRIES, Executor, Job, pickle_plan, run_job, worker_lost
+from .executor import MAX_RETRIES, Executor, Job, describe_loss, pickle_plan, run_job
 
 CONNECT_TIMEOUT = 10.0
 """Seconds after which an address that does not answer is rejected."""
@@ -42,7 +42,7 @@ class RayExecutor(Executor):
         content = pickle_plan(plan)
         if self._owns_session:
             _connect(address)
-        on_gpu = plan.data.targets.is_cuda
+        on_gpu = plan.data.device.type == "cuda"
         self.workers = max(int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1)), 1)
         self._plan = ray.put(content)
         self._run = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=MAX_RETRIES)(_run_remote)
@@ -60,7 +60,7 @@ class RayExecutor(Executor):
         except errors.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         except errors.RayError as error:
-            raise worker_lost(job, str(error).strip().split("\n")[0]) from error
+            return job, job.failed(self.plan, describe_loss(str(error).strip().split("\n")[0]))
 
     def close(self) -> None:
         for reference in self._running:

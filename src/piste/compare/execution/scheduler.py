@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 
+from ...errors import InvalidValue
 from ..budget import REPORT_SECONDS, format_duration
 from ..candidates import Candidate
 from ..listener import Listener
@@ -42,6 +43,7 @@ class _Scheduler:
         self.interrupts = interrupts
         self.running: dict[Job, Chain] = {}
         self.count = 0
+        self.failed: set[str] | None = set()  # the candidates that failed, while no run has finished
 
     def start(self, chain: Chain) -> None:
         """Start a chain as soon as a worker is free."""
@@ -53,9 +55,21 @@ class _Scheduler:
     def wait(self) -> None:
         """Wait for one job, store its result, and advance its chain."""
         job, result = self.executor.next_finished()
+        self.raise_if_all_fail(job, result)
         with self.interrupts.deferred():
-            self.store.put(job.number, result)
+            if not result.failed:  # a failed run is done again by the next call
+                self.store.put(job.number, result)
             self._advance(self.running.pop(job), job, result)
+
+    def raise_if_all_fail(self, job: Job, result: Result) -> None:
+        """Raise if every candidate's first run failed, so that the fault is the task's.
+
+        Raises:
+            InvalidValue: With the reason of the last one.
+        """
+        self.failed = self.failed | {job.candidate} if result.failed and self.failed is not None else None
+        if self.failed is not None and len(self.failed) == len(self.plan.candidates):
+            raise InvalidValue(f"{'every candidate failed. ' * (len(self.failed) > 1)}{job}: {result.note}")
 
     def _advance(self, chain: Chain, job: Job | None, result: Result | None = None) -> None:
         while job is not None:

@@ -50,9 +50,10 @@ class LogProgress(Listener):
     def on_run_end(self, plan: Plan, result: Result) -> None:
         self.count += 1
         width = max(len(c.name) for c in plan.candidates)
-        outcome = f"loss {result.losses[-1]:.4g}  {plan.metric.name} {result.metrics[-1]:.4g}"
-        if result.status != "done":
-            outcome = f"DIVERGED: {result.note}" if result.diverged else result.note
+        if result.status == "done":
+            outcome = f"loss {result.losses[-1]:.4g}  {plan.metric.name} {result.metrics[-1]:.4g}"
+        else:
+            outcome = f"{result.status.upper()}: {result.note}" if result.diverged else result.note
         configuration = [
             *([] if result.lr is None else [f"lr {result.lr:.3g}"]),
             *[format_options(result.options)] * bool(result.options),

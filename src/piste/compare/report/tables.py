@@ -31,7 +31,8 @@ def table_cells(comparison: Summary, row: Row) -> list[str]:
     star = len(comparison.rows) > 1 and comparison.verdict.outcome(row.name) in ("best", "equal")
     name = f"{row.name} ★" if star else row.name
     if row.diverged:
-        metric = "diverged" if row.seeds == 1 else f"diverged ({row.diverged} of {row.seeds})"
+        metric = "failed" if row.failed else "diverged"
+        metric += f" ({row.diverged} of {row.seeds})" * (row.seeds > 1)
     else:
         metric = format_with_error(row.metric, (row.high - row.low) / 2)
     tuned = bool(comparison.tries)

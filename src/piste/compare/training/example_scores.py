@@ -36,15 +36,13 @@ def example_scores(metric: Metric, output: torch.Tensor, target: torch.Tensor) -
         without a group.
     """
     scores = metric.scores(output, target)
-    generator = torch.Generator().manual_seed(0)
     if scores.dim():
-        if len(scores) > MAX_SCORES:
-            scores = scores[torch.randperm(len(scores), generator=generator)[:MAX_SCORES].sort().values]
-        return _rounded(scores.tolist())
+        return sampled_scores(scores)
     count = len(target)
     groups = min(JACKKNIFE_GROUPS, count)
     if groups < 2:
         return []
+    generator = torch.Generator().manual_seed(0)
     group = torch.randperm(count, generator=generator) % groups
     values = []
     for g in range(groups):
@@ -55,6 +53,16 @@ def example_scores(metric: Metric, output: torch.Tensor, target: torch.Tensor) -
             return []
         values.append(groups * float(scores) - (groups - 1) * without)
     return _rounded(values) if all(map(math.isfinite, values)) else []
+
+
+def sampled_scores(scores: torch.Tensor) -> list[float]:
+    """The scores of all examples, or of a fixed sample of more than MAX_SCORES; none for a single number."""
+    if not scores.dim():
+        return []
+    if len(scores) > MAX_SCORES:
+        order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))
+        scores = scores[order[:MAX_SCORES].sort().values]
+    return _rounded(scores.tolist())
 
 
 def _rounded(values: list[float]) -> list[float]:

@@ -9,23 +9,25 @@ from typing import Any
 import torch
 
 from ...errors import InvalidValue
+from ..batches import Batch, concatenate
 from ..candidates import Candidate
 from ..data import Data
 from ..metrics import Metric, check_class_indices, default_metric
+from ..objective import Loss, Objective, Prediction
 from ..search_space import configurations, format_options
 from ..task import Task
 from .finite import check_finite
+from .graph import find_stray_parameter
 from .random_state import RandomState
-from .trial import evaluation_mode
+from .trial import evaluation_mode, trained_parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """The candidates with their conventions, the metric, and the untrained model's output on the first batch."""
+    """The candidates with their conventions, and the metric."""
 
     candidates: list[Candidate]
     metric: Metric
-    output: torch.Tensor
 
 
 def check_on_first_batch(task: Task, data: Data, metric: Metric | None, candidates: Sequence[Candidate]) -> Checked:
@@ -40,56 +42,94 @@ def check_on_first_batch(task: Task, data: Data, metric: Metric | None, candidat
     Raises:
         InvalidValue: If one of them fails, with its name and the reason, or if the data holds NaN or infinity.
     """
-    model = task.new_model(0)
-    x, y = data.training_sample[0]
-    with RandomState(0), evaluation_mode(model):
-        output = call_or_explain("the model failed on a batch of the training data", model, x)
-        if not isinstance(output, torch.Tensor):
-            raise InvalidValue(f"the model must return a tensor; it returned {type(output).__name__}.")
-        for candidate in {c.loss: c for c in candidates}.values():
-            _check_loss(candidate, output, y)
-        metric = metric or default_metric(output.detach(), y)
-        resolved = [dataclasses.replace(c, convention=c.convention.resolve(output.detach())) for c in candidates]
+    objective, batch = task.objective, data.training_sample[0]
+    if metric is not None and metric.of_loss and len({c.loss for c in candidates}) > 1:
+        raise InvalidValue(
+            f"the metric `loss` can't rank candidates of several losses, whose values have different meanings; "
+            f"received {', '.join({c.loss: 0 for c in candidates})}. Help: give a metric that is the same for all."
+        )
+    by_loss = {c.loss: c for c in candidates}
+    for candidate in by_loss.values():
+        model, loss = task.new_pair(0, candidate.loss_function)
+        with RandomState(0), evaluation_mode(model, loss):
+            _check_loss(candidate, objective, model, loss, batch)
+    first = next(iter(by_loss.values()))
+    model, loss = task.new_pair(0, first.loss_function)
+    with RandomState(0), evaluation_mode(model, loss), torch.no_grad():
+        failure = "the model failed on a batch of the validation data"
+        sample = [call_or_explain(failure, objective.predict, model, b, loss) for b in data.quick_validation[:1]]
+        metric = metric or default_metric(*sample[0])
+        resolved = [dataclasses.replace(c, convention=c.convention.resolve(sample[0][0])) for c in candidates]
         metrics = {c.convention: metric.under(c.convention) for c in resolved}
-        with torch.no_grad():
-            judges = {f"the loss `{c.loss}`": c.new_loss() for c in candidates}
-            check_finite(model, data, judges, {f"the metric `{m.name}`": m.scores for m in metrics.values()})
+        if not metric.of_loss:
+            sample += [call_or_explain(failure, objective.predict, model, b, loss) for b in data.quick_validation[1:]]
+            made = {f"the loss `{c.loss}`": c.new_loss() for c in by_loss.values()}
+            losses = {name: function for name, function in made.items() if function is not None}
+            check_finite(task, model, data, losses, {f"the metric `{m.name}`": m.scores for m in metrics.values()})
             for convention, judged in metrics.items():
-                _check_metric(judged, model, data, output.detach(), convention.ignore_index)
-    for candidate in {c.optimizer: c for c in candidates}.values():
+                _check_metric(judged, sample, data, convention.ignore_index)
+    for candidate in {(c.optimizer, c.loss): c for c in candidates}.values():
+        model, loss = task.new_pair(0, candidate.loss_function)
         for options in configurations(candidate.search_space):
             configured = dataclasses.replace(candidate, options=options)
             with_options = f" with {format_options(options)}" * bool(options)
             call_or_explain(
-                f"{candidate.optimizer}{with_options} could not be built", configured.new_optimizer, model.parameters()
-            )
-    return Checked(resolved, metric, output.detach())
+                f"{candidate.optimizer}{with_options} could not be built", configured.new_optimizer,
+                trained_parameters(model, loss),
+            )  # fmt: skip
+    return Checked(resolved, metric)
 
 
-def _check_loss(candidate: Candidate, output: torch.Tensor, y: torch.Tensor) -> None:
-    loss = call_or_explain(f"the loss `{candidate.loss}` failed on the model's output", candidate.new_loss(), output, y)
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        received = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-        raise InvalidValue(f"the loss `{candidate.loss}` must return one number, a scalar tensor; received {received}.")
-    if not loss.requires_grad:
-        raise InvalidValue(f"the loss `{candidate.loss}` doesn't depend on the model's weights: no gradient.")
-
-
-def _check_metric(
-    metric: Metric, model: torch.nn.Module, data: Data, output: torch.Tensor, ignore_index: int | None
+def _check_loss(
+    candidate: Candidate, objective: Objective, model: torch.nn.Module, loss: Loss | None, batch: Batch
 ) -> None:
-    y = data.training_sample[0][1]
-    call_or_explain(f"the metric `{metric.name}` failed on the model's output", metric.scores, output, y)
-    if metric.takes_convention and output.dim() == data.targets.dim() + 1:
-        call_or_explain(
-            f"the metric `{metric.name}` can't judge the validation data", check_class_indices, data.targets,
-            output.shape[1], ignore_index, "its targets",
-        )  # fmt: skip
-    failure = "the model failed on a batch of the validation data"
-    outputs = torch.cat([call_or_explain(failure, model, x) for x, _ in data.quick_validation])
-    scores = call_or_explain(
-        f"the metric `{metric.name}` failed on the validation data", metric.scores, outputs, data.quick_targets
-    )
+    calls: list[int] = []
+
+    def counted(*args: Any, **options: Any) -> torch.Tensor:
+        assert loss is not None
+        calls.append(1)
+        return loss(*args, **options)
+
+    failure = f"the loss `{candidate.loss}` failed on the model's output"
+    if objective.own_loss is None:
+        output = call_or_explain("the model failed on a batch of the training data", objective.output, model, batch)
+        value = call_or_explain(failure, counted, output, batch[1])
+    else:
+        failure = f"{objective.own_loss} failed on a batch of the training data"
+        value = call_or_explain(failure, objective.training_loss, model, batch, counted if loss else None)
+        if loss is not None and not calls:
+            raise InvalidValue(
+                f"{objective.own_loss} does not call its argument `loss`, so the loss `{candidate.loss}` has no "
+                f"effect. Help: call it, or leave out loss=."
+            )
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        received = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise InvalidValue(f"the loss `{candidate.loss}` must return one number, a scalar tensor; received {received}.")
+    if not value.requires_grad:
+        raise InvalidValue(f"the loss `{candidate.loss}` doesn't depend on the model's weights: no gradient.")
+    stray = find_stray_parameter(value, trained_parameters(model, loss))
+    if stray is not None:
+        raise InvalidValue(
+            f"the loss `{candidate.loss}` reads a parameter of shape {tuple(stray.shape)} that no run trains: each run "
+            f"trains a copy of the model. Help: give training_step=, a function (model, batch, loss) that receives the "
+            f"copy, or make the parameter one of a loss that is a module."
+        )
+
+
+def _check_metric(metric: Metric, parts: list[Prediction], data: Data, ignore_index: int | None) -> None:
+    output, targets = parts[0][0], data.known_targets
+    if metric.takes_convention and output.dim() == parts[0][1].dim() + 1:
+        for target in targets or [target for _, target in parts]:
+            call_or_explain(
+                f"the metric `{metric.name}` can't judge the validation data", check_class_indices, target,
+                output.shape[1], ignore_index, "its targets",
+            )  # fmt: skip
+    joined = parts[0] if len(parts) == 1 else concatenate(parts)
+    failure = f"the metric `{metric.name}` failed on the model's output"
+    if joined is None:
+        scores = call_or_explain(failure, metric.scores_of_parts, parts)
+    else:
+        scores = call_or_explain(failure, metric.scores, *joined)
     if bool(scores.isnan().any()):
         raise InvalidValue(
             f"the metric `{metric.name}` is nan for the untrained model on the validation data. Help: return a number "

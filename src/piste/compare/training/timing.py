@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from ..plan import Plan
 from ..results import Result
 from .random_state import RandomState
-from .smoothness import WeightTrace
 from .trial import Diverged, TrainingRun
 
 MIN_MEASURED_SECONDS = 0.01
@@ -30,32 +29,37 @@ class StepCost:
 
 
 def measure_step_costs(plan: Plan) -> dict[str, StepCost]:
-    """The cost of each candidate, by its name. The models and optimizers used for it are discarded."""
+    """The cost of each candidate, by its name. The models and optimizers used for it are discarded.
+
+    Kernels are compiled before anything is measured: a comparison compiles them once, not in every run.
+    """
     evaluations: dict[str, float] = {}
-    costs = {}
-    with RandomState(plan.seeds[0]):
+    starts: list[float] = []
+    steps: dict[str, list[float]] = {}
+    seed = plan.seeds[0]
+    with RandomState(seed):
         for candidate in plan.candidates:
             began = time.perf_counter()
-            model = plan.task.new_model(plan.seeds[0])
-            result = Result(candidate.name, candidate.optimizer, candidate.loss, plan.seeds[0], candidate.lr)
-            trace = WeightTrace([p for p in model.parameters() if p.requires_grad])
-            metric = plan.metric.under(candidate.convention)
-            run = TrainingRun(model, candidate.new_loss(), candidate, plan.data, metric, result, trace, None)
-            start, steps = time.perf_counter() - began, [0.0]
+            result = Result(candidate.name, candidate.optimizer, candidate.loss, seed, candidate.lr)
+            run = TrainingRun(plan.task, plan.data, plan.metric, candidate, result)
+            starts.append(time.perf_counter() - began)
+            measured = steps.setdefault(candidate.name, [])
             try:
                 if candidate.loss not in evaluations:  # an evaluation costs the same with every optimizer
+                    run.evaluate(0)  # compiles the loss
+                    began = time.perf_counter()
                     run.evaluate(0)
-                    evaluations[candidate.loss] = time.perf_counter() - began - start
-                batches = plan.data.batches(plan.seeds[0])
+                    evaluations[candidate.loss] = time.perf_counter() - began
+                batches = plan.data.batches(seed)
                 run.start([next(batches)])  # allocates the state and compiles the kernels
-                steps = []
-                while not steps or sum(steps) < MIN_MEASURED_SECONDS:
-                    now = time.perf_counter()
-                    run.step(*next(batches), len(steps) + 2)
-                    steps.append(time.perf_counter() - now)
+                while not measured or sum(measured) < MIN_MEASURED_SECONDS:
+                    batch = next(batches)
+                    began = time.perf_counter()
+                    run.step(batch, len(measured) + 2)
+                    measured.append(time.perf_counter() - began)
             except Diverged:
                 pass  # its runs will be short; the steps measured so far count
-            costs[candidate.name] = StepCost(
-                start, evaluations.get(candidate.loss, 0.0), statistics.median(steps or [0.0])
-            )
-    return costs
+    return {
+        c.name: StepCost(min(starts), evaluations.get(c.loss, 0.0), statistics.median(steps[c.name] or [0.0]))
+        for c in plan.candidates
+    }

@@ -1,0 +1,83 @@
+"""A run that fails is a marked row: the others go on, the report is written, and the next call tries it again."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from piste.compare import compare_task
+from piste.errors import InvalidValue
+from tests.compare.small import task
+
+SGD = torch.optim.SGD
+
+
+class Exhausted(SGD):
+    """Runs out of memory at its third step."""
+
+    def step(self, closure=None):
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == 3:
+            raise torch.OutOfMemoryError("tried to allocate 80 GB")
+        return super().step(closure)
+
+
+OPTIONS = {"optimizers": {"SGD": SGD, "hungry": Exhausted}, "lr": 0.1, "progress": False}
+
+
+@pytest.mark.parametrize("where", [{}, {"jobs": 2}], ids=["here", "jobs"])
+@pytest.mark.parametrize("trials", [1, 3])
+def test_a_failing_run_is_a_marked_row_and_the_others_go_on(where, trials, tmp_path):
+    found = compare_task(task(), **OPTIONS, **where, seeds=2, trials=trials, out=tmp_path)
+    assert [row.name for row in found.rows] == ["SGD", "hungry"]
+    assert found.rows[0].diverged == 0
+    assert found.rows[1].diverged == 2
+    assert found.rows[1].note == "stopped after step 2: OutOfMemoryError: tried to allocate 80 GB"
+    assert "failed (2 of 2)" in found.table()
+    assert found.failed
+    assert (tmp_path / "report.html").exists()
+    kept = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert sorted(r["status"] for r in kept) == ["done", "done", "failed", "failed"]
+
+
+def test_a_failed_run_is_tried_again_and_a_finished_one_is_not(tmp_path):
+    made = []
+
+    class Once(SGD):
+        """Fails unless the file of its test exists."""
+
+        def __init__(self, params, lr=0.1):
+            super().__init__(params, lr=lr)
+            made.append(1)
+
+        def step(self, closure=None):
+            if not (tmp_path / "repaired").exists():
+                raise RuntimeError("not yet")
+            return super().step(closure)
+
+    options = {**OPTIONS, "optimizers": {"SGD": SGD, "once": Once}, "seeds": 1, "out": tmp_path / "out"}
+    first = compare_task(task(), **options)
+    (tmp_path / "repaired").touch()
+    again = compare_task(task(), **options)
+    assert first.failed and not again.failed
+    assert {r.candidate: r.status for r in again.results} == {"SGD": "done", "once": "done"}
+    assert first.results[0].losses == again.results[0].losses
+
+
+def test_the_same_failure_of_all_candidates_is_one_of_the_task():
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            if self.training:
+                raise ValueError("only for evaluation")
+            return self.layer(x)
+
+    with pytest.raises(InvalidValue) as caught:
+        compare_task(task(model=Broken), optimizers=["SGD", "Adam"], progress=False)
+    assert str(caught.value) == (
+        "every candidate failed. Adam, seed 0: stopped after step 0: ValueError: only for evaluation"
+    )
