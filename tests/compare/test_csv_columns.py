@@ -97,6 +97,8 @@ def test_dropped_columns_are_left_out(write_table):
         table(write_table(lines(X, PRICE)), "price", drop="price")
     with pytest.raises(InvalidValue, match="has no column `b`"):
         table(write_table(lines(X, PRICE)), "price", drop="b")
+    mixed = column("a", lambda i: ["9.77", '"9,75"'][i % 2])  # refused where it is read
+    assert torch.equal(table(write_table(lines(mixed, X, PRICE)), "price", drop=["a"]).train[0], task.train[0])
     with pytest.raises(InvalidType, match="`drop` must be a list of names of columns; received 3"):
         table(write_table(lines(X, PRICE)), "price", drop=3)
 

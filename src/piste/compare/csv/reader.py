@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,11 @@ class Table:
                 f"{values[large[0]]:g} in {self.place(rows[large[0]])}. Help: leave the cell empty if the number isn't "
                 f"known."
             )
+
+    def without(self, names: Collection[str]) -> Table:
+        """This table without the columns of these names."""
+        kept = [i for i, name in enumerate(self.names) if name not in names]
+        return replace(self, names=[self.names[i] for i in kept], columns=[self.columns[i] for i in kept])
 
     def with_validation(self, other: Table) -> Table:
         """This table with the rows of a validation file below its own.

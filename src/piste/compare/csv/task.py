@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,16 +99,19 @@ def table(
     if batch_size is not None:
         check_whole_number("batch_size", batch_size, least=1)
     found = read_table(Path(path), decimal, encoding)
+    at = find_column(found, column)
+    dropped = [found.names[find_column(found, name, "drop")] for name in _names(drop)]
+    if found.names[at] in dropped:
+        raise InvalidValue(f"`drop` names `{found.names[at]}`, the column to predict. Help: omit it.")
+    found = found.without(dropped)
     if validation is not None:
         found = found.with_validation(read_table(Path(validation), decimal, encoding))
     at = find_column(found, column)
     target = read_target(found, at, kind)
     split = split_rows(found, target, group, time)
-    left_out = {at: ""} | {find_column(found, name, "drop"): "as asked" for name in _names(drop)}
-    if left_out[at]:
-        raise InvalidValue(f"`drop` names `{target.name}`, the column to predict. Help: omit it.")
+    left_out = {name: "as asked" for name in dropped}
     if group is not None:
-        left_out[find_column(found, group)] = "groups the rows"
+        left_out[group.strip()] = "groups the rows"
     columns = _fit_columns(found, target, split, left_out)
     encoders = [column.encoder for column in columns.values() if column.encoder]
     if not encoders:
@@ -157,14 +160,15 @@ def _names(drop: str | Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _fit_columns(found: Table, target: Target, split: Split, left_out: dict[int, str]) -> dict[str, Column]:
-    """The columns except the target, by name; `left_out` gives reasons for columns that aren't looked at."""
+def _fit_columns(found: Table, target: Target, split: Split, left_out: dict[str, str]) -> dict[str, Column]:
+    """The columns except the target, by name; `left_out` gives the reasons for those that are no inputs."""
     train = target.rows[split.train]
-    return {
-        name: Column(None, left_out[i]) if i in left_out else fit_column(found, i, target.rows, train)
+    fitted = {
+        name: fit_column(found, i, target.rows, train)
         for i, name in enumerate(found.names)
-        if name != target.name
+        if name != target.name and name not in left_out
     }
+    return fitted | {name: Column(None, reason) for name, reason in left_out.items()}
 
 
 def encode(found: Table, encoders: Sequence[Encoder]) -> np.ndarray:
@@ -172,12 +176,10 @@ def encode(found: Table, encoders: Sequence[Encoder]) -> np.ndarray:
     return np.concatenate([encoder.encode(found.columns[found.names.index(encoder.name)]) for encoder in encoders], 1)
 
 
-def _readings(found: Table, left_out: dict[int, str]) -> list[str]:
+def _readings(found: Table, left_out: Collection[str]) -> list[str]:
     """Sentences on the columns whose numbers aren't plain, or can be read in two ways."""
     columns = [
-        (name, column)
-        for i, (name, column) in enumerate(zip(found.names, found.number_columns, strict=True))
-        if not left_out.get(i)
+        (name, column) for name, column in zip(found.names, found.number_columns, strict=True) if name not in left_out
     ]
     said = []
     examples = [f"`{name}` {it.example[0]!r} is {it.example[1]:.10g}" for name, it in columns if it.example]
