@@ -58,3 +58,25 @@ def test_losses_and_gradients_equal_those_of_the_eager_backend(case, reduction, 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_losses_of_other_dtypes_equal_those_of_the_eager_backend(case, dtype, monkeypatch):
     compare(case, seeded(case, None, dtype), monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "cross_entropy"])
+def test_denominators_in_tensors_stay_on_the_device(name, monkeypatch):
+    """As on a GPU, no denominator is read; without the kernels' own reading, the losses would be those of a sum."""
+    x, weight = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), torch.rand(5, 4) + 0.5
+    y = torch.tensor([0, 3, 1, 2, 1]) if name == "cross_entropy" else torch.zeros(5, 4)
+    options: dict[str, Any] = {"weight": weight} if name == "mse_loss" else {"normalizer": torch.tensor(7.0)}
+    with interpreting() as backend:
+        for module in ("elementwise", "rowwise"):
+            monkeypatch.setattr(f"piste.losses.{module}.as_divisor", lambda divisor: divisor)
+        ours = x.clone().requires_grad_()
+        loss = getattr(functional, name)(ours, y, **options)
+        (loss * 2).backward()
+        assert backend.kernels[-1].spec.divisor == "device"
+    wanted = x.clone().requires_grad_()
+    if name == "mse_loss":
+        expected = torch.nn.functional.mse_loss(wanted, y, weight=weight)
+    else:
+        expected = torch.nn.functional.cross_entropy(wanted, y, reduction="sum") / 7
+    (expected * 2).backward()
+    torch.testing.assert_close((loss, ours.grad), (expected, wanted.grad))

@@ -6,7 +6,7 @@ from .eager.loss import narrowed, values, working_dtype
 from .eager.step import step as step_eagerly
 from .gpu.backend import GpuBackend
 from .gpu.reports import raise_reported
-from .loss_dispatch import LossDispatcher, as_number, decline, dispatcher_of, explain
+from .loss_dispatch import LossDispatcher, as_divisor, decline, dispatcher_of, explain
 from .specs import NEVER, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, parameters
 from .step_dispatch import StepPlan, describe_backends
 from .violations import ValueCheck, Violation
@@ -23,7 +23,7 @@ __all__ = [
     "StepSpec",
     "ValueCheck",
     "Violation",
-    "as_number",
+    "as_divisor",
     "decline",
     "describe_backends",
     "dispatcher_of",

@@ -66,12 +66,12 @@ def gradients_eagerly(spec: LossKernelSpec, operands: Sequence[Tensor], argument
     found = [s for s, is_wanted in zip(found, spec.wanted, strict=False) if is_wanted]
     if spec.given[-1].kind == "weight":
         found = [s * inputs[-1] for s in found]
-    return [s / (arguments.divisor or inputs[0].numel()) for s in found] if spec.mode == "sum" else found
+    return [s / _given_divisor(arguments, inputs[0].numel()) for s in found] if spec.mode == "sum" else found
 
 
 def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossArguments) -> list[Tensor]:
     ignored = arguments.ignored
-    divisor: Any = arguments.divisor or inputs[0].shape[:-1].numel()
+    divisor = _given_divisor(arguments, inputs[0].shape[:-1].numel())
     named = dict(zip((c.name for c in spec.given), inputs, strict=True))
     keep: Tensor | None = None
     for c in spec.given:
@@ -91,3 +91,8 @@ def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossAr
         made = made if keep is None else torch.where(keep.unsqueeze(-1), made, 0)
         found.append(made / divisor if spec.mode == "sum" else made)
     return found
+
+
+def _given_divisor(arguments: LossArguments, count: int) -> Any:
+    """Return the denominator in the arguments of a call, or the number of elements or rows."""
+    return arguments.divisor or count if arguments.divisor_tensor is None else arguments.divisor_tensor

@@ -18,7 +18,7 @@ from .autograd import record
 from .backend import Declined, LossKernel, backends_of, forced_backend, warn_fallback
 from .specs import STORAGES, LossArguments, LossKernelSpec, LossSpec
 
-__all__ = ["LossDispatcher", "as_number", "decline", "dispatcher_of", "explain"]
+__all__ = ["LossDispatcher", "as_divisor", "decline", "dispatcher_of", "explain"]
 
 _is_grad_enabled = torch.is_grad_enabled
 _is_autocast_enabled = torch.is_autocast_enabled
@@ -50,10 +50,11 @@ def _note(choice: str) -> None:
         _choices[threading.get_ident()].append(choice)
 
 
-def as_number(divisor: Tensor) -> float | None:
-    """Return a divisor as a number, or None where that would wait for a device, lose a gradient or miss a transform."""
-    is_plain = type(divisor) in PLAIN_TYPES and divisor.is_cpu and not divisor.requires_grad
-    return divisor.item() if is_plain and not is_transforming() else None
+def as_divisor(divisor: Tensor) -> float | Tensor | None:
+    """Return a denominator as a number, or as it is where a GPU holds it; None where that would lose a gradient."""
+    if type(divisor) not in PLAIN_TYPES or divisor.requires_grad or is_transforming():
+        return None
+    return divisor.item() if divisor.is_cpu else divisor if divisor.is_cuda else None
 
 
 def dispatcher_of(spec: LossSpec) -> LossDispatcher:

@@ -102,8 +102,9 @@ class LossSpec(NamedTuple):
         faults: conditions on an element or row that make the kernel decline the call.
         bounds: ranges outside which the kernel declines the call.
         mode: "sum" for one number, or "none" for a number for each element or row.
-        divisor: the denominator of a mean: "given" in the arguments of the call, the "count" of rows that are not
-            ignored, or the "weights" (of the last operand, at the class index) of those rows.
+        divisor: the denominator of a mean: a number "given" in the arguments of the call, a tensor on the "device"
+            in these arguments, the "count" of rows that are not ignored, or the "weights" (of the last operand, at the
+            class index) of those rows.
         checks: all conditions on which values are rejected, for backends that can't decline a call once it is launched;
             others have `faults` and `bounds`.
         index_error: returns the error for class indices out of range.
@@ -208,6 +209,7 @@ class LossArguments(NamedTuple):
     Attributes:
         packed: divisor, ignored and dims as a C structure, for kernels in machine code.
         divisor: the denominator of a mean; 0 stands for the number of rows or elements.
+        divisor_tensor: the denominator of a mean where the device holds it.
         ignored: the class index of rows that are left out, or NEVER.
         is_nothing_nan: whether the mean of no rows is NaN; otherwise the kernel declines it.
         dims: the number of dimensions that the first operand must have, with more than one class; negative: any.
@@ -218,10 +220,15 @@ class LossArguments(NamedTuple):
     ignored: int
     is_nothing_nan: bool
     dims: int
+    divisor_tensor: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, divisor: float, ignored: int = NEVER, is_nothing_nan: bool = True, dims: int = -1) -> LossArguments:
+    def of(
+        cls, divisor: float | torch.Tensor, ignored: int = NEVER, is_nothing_nan: bool = True, dims: int = -1
+    ) -> LossArguments:
         """Return the arguments with their packed form."""
+        if isinstance(divisor, torch.Tensor):
+            return cls(b"", 0.0, ignored, is_nothing_nan, dims, divisor)
         # torch.compile can't trace `struct`, and no kernel runs while it traces.
         packed = b"" if torch.compiler.is_compiling() else struct.pack("=dqq", divisor, ignored, dims)
         return cls(packed, divisor, ignored, is_nothing_nan, dims)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import Bound, LossArguments, LossDispatcher, LossSpec, as_number, decline, dispatcher_of, working_dtype
+from ..engine import Bound, LossArguments, LossDispatcher, LossSpec, as_divisor, decline, dispatcher_of, working_dtype
 from ..errors import InvalidType
 from ..options import TensorOption
 from .loss import Loss, PreparedCall, ValidatedSettings
@@ -84,21 +84,29 @@ class ElementwiseLoss(Loss):
     def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:
         """The loss in one pass; operands that are broadcast or not contiguous are copied first."""
         denominator = reduction.denominator(call) if reduction.mode in ("mean", "batchmean") else 1.0
-        if isinstance(denominator, Tensor):
-            denominator = as_number(denominator)
-        if not denominator:
+        divisor = as_divisor(denominator) if isinstance(denominator, Tensor) else float(denominator)
+        is_on_device = isinstance(divisor, Tensor)
+        if is_on_device and reduction.empty != "nan":
+            return decline("whether there is anything to take the mean of is known on the device alone")
+        if divisor is None or (not is_on_device and divisor == 0):
             return decline("the denominator is 0, or a tensor that can't be read here or needs a gradient")
         operands, kinds = call.operands, ("element",) * len(call.operands)
         if call.weight is not None:
             operands, kinds = (*operands, call.weight.expand(operands[0].shape)), (*kinds, "weight")
-        dispatcher = cls._dispatcher(kinds, tuple(call.options.items()), check == "raise", reduction.mode)
-        return dispatcher.loss(tuple(operands), LossArguments.of(float(denominator)))
+        dispatcher = cls._dispatcher(kinds, tuple(call.options.items()), check == "raise", reduction.mode, is_on_device)
+        return dispatcher.loss(tuple(operands), LossArguments.of(divisor))
 
     @classmethod
     def _dispatcher(
-        cls, kinds: tuple[str, ...], options: tuple[tuple[str, Any], ...], is_checked: bool, reduction: str
+        cls,
+        kinds: tuple[str, ...],
+        options: tuple[tuple[str, Any], ...],
+        is_checked: bool,
+        reduction: str,
+        is_on_device: bool = False,
     ) -> LossDispatcher:
-        return dispatcher_of(_spec(cls, kinds, options, is_checked, "none" if reduction == "none" else "sum"))  # type: ignore[arg-type]
+        mode, divisor = "none" if reduction == "none" else "sum", "device" if is_on_device else "given"
+        return dispatcher_of(_spec(cls, kinds, options, is_checked, mode, divisor))  # type: ignore[arg-type]
 
     @classmethod
     def prepare(
@@ -169,11 +177,11 @@ class ElementwiseLoss(Loss):
 
 @functools.lru_cache(maxsize=1000)  # mypy takes a class of modules for something without a hash
 def _spec(
-    cls: Any, kinds: tuple[str, ...], options: tuple[tuple[str, Any], ...], is_checked: bool, mode: str
+    cls: Any, kinds: tuple[str, ...], options: tuple[tuple[str, Any], ...], is_checked: bool, mode: str, divisor: str
 ) -> LossSpec:
     names = (*cls.arguments, *cls.extras)[: kinds.count("element")]
     rules = [rule for rule in cls.checks_of(dict(options)) if is_checked and rule.argument in names]
     faults = tuple(rule.fails for rule in rules if rule.guard is None)
     bounds = tuple(Bound(names.index(rule.argument), *rule.guard) for rule in rules if rule.guard is not None)
     checks = tuple(rule.for_kernels(cls.__name__, names.index(rule.argument)) for rule in rules)
-    return LossSpec(cls.formula, cls.derivatives, kinds, options, faults, bounds, mode, checks=checks)
+    return LossSpec(cls.formula, cls.derivatives, kinds, options, faults, bounds, mode, divisor, checks)

@@ -17,7 +17,7 @@ from ..engine import (
     LossSpec,
     ValueCheck,
     Violation,
-    as_number,
+    as_divisor,
     decline,
     dispatcher_of,
 )
@@ -121,19 +121,22 @@ class RowwiseLoss(Loss):
         cls, call: RowCall, reduction: Reduction, check: str, dims: int = -1
     ) -> tuple[LossDispatcher, LossArguments] | None:
         """The dispatcher for a call and its launch arguments, or None."""
-        how, by = "given", 0.0 if reduction.mode == "mean" else 1.0
+        how = "given"
+        by: float | Tensor = 0.0 if reduction.mode == "mean" else 1.0
         if reduction.mode == "mean":
             name = call.denominator if reduction.normalizer is None else reduction.normalizer
             if isinstance(name, Tensor):
-                name = as_number(name)
-                if not name:
+                name = as_divisor(name)
+                if name is None or (not isinstance(name, Tensor) and not name):
                     decline("the denominator is 0, or a tensor that can't be read here or needs a gradient")
                     return None
             if name == "weights" and "shared" in call.kinds and "index" not in call.kinds:
                 decline("the weights of probabilities are a sum over all of them")
                 return None
             has_weights = name == "weights" and "shared" in call.kinds and call.operands[-1] is not None
-            if not isinstance(name, str):
+            if isinstance(name, Tensor):
+                how, by = "device", name
+            elif not isinstance(name, str):
                 by = float(name)
             elif has_weights:
                 how = "weights"

@@ -18,8 +18,10 @@ from .loss_lines import (
     CHECK_FUNCTIONS,
     LossLines,
     block_lines,
+    divisor_argument,
     finish_lines,
     option_arguments,
+    scale_lines,
     start_lines,
     update_lines,
 )
@@ -51,7 +53,7 @@ def elements_source(spec: LossKernelSpec, again: bool = False) -> KernelSource:
         arguments.append(("out", "i64"))
     arguments += [("workspace", "i64")] * (is_sum or bool(checks))
     arguments += [("reports", "i64"), ("slot", "i64")] * bool(checks)
-    arguments += [("count", "i64"), ("iterations", "i64"), ("divisor", "fp64"), *options]
+    arguments += [("count", "i64"), ("iterations", "i64"), divisor_argument(spec), *options]
     streams = [name for name, _ in arguments if name[:2] in ("a_", "g_") or (name == "out" and not is_sum)]
     compute = f"tl.{spec.dtype}"
     text = [
@@ -60,7 +62,7 @@ def elements_source(spec: LossKernelSpec, again: bool = False) -> KernelSource:
         *_functions(spec, checks, numbers, again),
         "@triton.jit",
         f"def loss({', '.join(name for name, _ in arguments)}):",
-        *_factor_lines(spec, again),
+        *(f"    {line}" for line in scale_lines(spec, again)),
         *(f"    {line}" for line in (start_lines(len(checks)) if is_sum or checks else ["block = tl.program_id(0)"])),
         f"    size = iterations * {BLOCK}",
         "    first = block.to(tl.int64) * size",
@@ -88,17 +90,6 @@ def elements_source(spec: LossKernelSpec, again: bool = False) -> KernelSource:
     result = [f"tl.store(out.to(tl.pointer_type(tl.{spec.storage})), (total / divisor).to(tl.{spec.storage}))"]
     text += [f"    {line}" for line in finish_lines(result if is_sum else [], [False] * len(checks))]
     return KernelSource("\n".join([*text, ""]), "loss", tuple(arguments))
-
-
-def _factor_lines(spec: LossKernelSpec, again: bool) -> list[str]:
-    if not again:
-        return [f"    scale = (1.0 / divisor).to(tl.{spec.dtype})"]
-    return [
-        f"    by = tl.load(factor.to(tl.pointer_type(tl.{spec.storage}))).to(tl.float64)",
-        "    if by == 1.0:",
-        "        return",
-        f"    scale = (by / divisor).to(tl.{spec.dtype})",
-    ]
 
 
 def _functions(spec: LossKernelSpec, checks: Sequence[Any], numbers: str, again: bool) -> list[str]:

@@ -95,9 +95,9 @@ class GpuLossKernel(LossKernel):
             raise Declined("its operands lie in memory in different orders")
         count = first.numel()
         iterations = max(1, min(ITERATIONS, count >> 20), -(-count // (BLOCK * MOST_BLOCKS)))
-        divisor = (arguments.divisor or count) if self.is_sum else 1.0
         sources = elements_source(self.spec), elements_source(self.spec, True)
-        return _Plan(-(-count // (BLOCK * iterations)), (), (count, iterations, float(divisor)), *sources)
+        number, divisor = self._divisor(operands, arguments, count)
+        return _Plan(-(-count // (BLOCK * iterations)), (), (count, iterations, number), *sources, divisor)
 
     def _row_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
         first, classes = operands[0], operands[0].shape[-1]
@@ -121,13 +121,8 @@ class GpuLossKernel(LossKernel):
         tiles = groups * -(-inner // layout.rows)
         iterations = -(-tiles // MOST_BLOCKS)
         places = [stride // layout.unit for g in groupings for stride in g[3:]]  # type: ignore[index]
-        numbers: list[float] = [inner, groups, classes // layout.unit, tiles, iterations]
-        divisor: Any = None
-        if self.spec.divisor == "given":
-            numbers.append(float(arguments.divisor or groups * inner) if self.is_sum else 1.0)
-        else:
-            divisor = self._divisor(operands, arguments)
-            numbers.append(divisor.data_ptr())
+        number, divisor = self._divisor(operands, arguments, groups * inner)
+        numbers = (inner, groups, classes // layout.unit, tiles, iterations, number)
         ignored = () if self._index is None else (arguments.ignored,)
         sources = rows_source(self.spec, layout), rows_source(self.spec, layout, True)
         return _Plan(-(-tiles // iterations), tuple(places), (*ignored, *numbers), *sources, divisor)
@@ -139,7 +134,17 @@ class GpuLossKernel(LossKernel):
         aligned = all(x.data_ptr() % 16 == 0 for x in rows) and rows[0].shape[-1] % unit == 0
         return unit if aligned and all(stride % unit == 0 for stride in strides) else 1
 
-    def _divisor(self, operands: Sequence[Tensor], arguments: LossArguments) -> Tensor:
+    def _divisor(self, operands: Sequence[Tensor], arguments: LossArguments, count: int) -> tuple[float, Tensor | None]:
+        """Return the denominator, or its address with the tensor on the device that holds it."""
+        if self.spec.divisor == "given":
+            return (float(arguments.divisor or count) if self.is_sum else 1.0), None
+        if arguments.divisor_tensor is not None:
+            by = arguments.divisor_tensor.to(torch.float64)
+        else:
+            by = self._counted(operands, arguments)
+        return by.data_ptr(), by
+
+    def _counted(self, operands: Sequence[Tensor], arguments: LossArguments) -> Tensor:
         """Compute the denominator on the device: the count of the rows that are not ignored, or their weights."""
         assert self._index is not None
         index, weights = operands[self._index], operands[-1]

@@ -27,8 +27,10 @@ __all__ = [
     "TYPES",
     "LossLines",
     "block_lines",
+    "divisor_argument",
     "finish_lines",
     "option_arguments",
+    "scale_lines",
     "start_lines",
     "update_lines",
     "workspace_words",
@@ -127,6 +129,25 @@ class LossLines(Emitter):
 def option_arguments(spec: LossKernelSpec) -> list[tuple[str, str]]:
     """Return the arguments that hold the numbers among the options, with their types."""
     return [(f"o_{name}", TYPES[spec.dtype]) for name, value in spec.options if is_number(value)]
+
+
+def divisor_argument(spec: LossKernelSpec) -> tuple[str, str]:
+    """Return the argument that holds the denominator, or its address on the device."""
+    return ("divisor", "fp64") if spec.divisor == "given" else ("by", "i64")
+
+
+def scale_lines(spec: LossKernelSpec, again: bool) -> list[str]:
+    """The factor of the gradients; where `again` computes them for an incoming gradient of 1, the kernel is done."""
+    lines = [] if spec.divisor == "given" else ["divisor = tl.load(by.to(tl.pointer_type(tl.float64)))"]
+    if not again:
+        return [*lines, f"scale = (1.0 / divisor).to(tl.{spec.dtype})"]
+    return [
+        *lines,
+        f"factor_ = tl.load(factor.to(tl.pointer_type(tl.{spec.storage}))).to(tl.float64)",
+        "if factor_ == 1.0:",
+        "    return",
+        f"scale = (factor_ / divisor).to(tl.{spec.dtype})",
+    ]
 
 
 def start_lines(checks: int) -> list[str]:

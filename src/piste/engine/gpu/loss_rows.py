@@ -21,8 +21,10 @@ from .dialect import FUNCTIONS
 from .loss_lines import (
     CHECK_FUNCTIONS,
     block_lines,
+    divisor_argument,
     finish_lines,
     option_arguments,
+    scale_lines,
     start_lines,
     update_lines,
 )
@@ -77,13 +79,11 @@ def rows_source(spec: LossKernelSpec, layout: RowLayout, again: bool = False) ->
     arguments += [("reports", "i64"), ("slot", "i64")] * bool(flags)
     arguments += [("ignored", "i64")] * (index is not None)
     arguments += [(name, "i64") for name in ("inner", "groups", "units", "tiles", "iterations")]
-    by_device = spec.divisor != "given"
-    arguments.append(("by", "i64") if by_device else ("divisor", "fp64"))
+    arguments.append(divisor_argument(spec))
     arguments += option_arguments(spec)
     compute = f"tl.{spec.dtype}"
     head = [
-        *(["divisor = tl.load(by.to(tl.pointer_type(tl.float64)))"] if by_device else []),
-        *_factor_lines(spec, again),
+        *scale_lines(spec, again),
         *(start_lines(len(flags)) if is_sum or flags else ["block = tl.program_id(0).to(tl.int64)"]),
         f"classes = (units * {layout.unit}).to(tl.int32)",
         f"classes_ = classes.to({compute})",
@@ -112,17 +112,6 @@ def rows_source(spec: LossKernelSpec, layout: RowLayout, again: bool = False) ->
     result = [f"tl.store(out.to(tl.pointer_type(tl.{spec.storage})), (total / divisor).to(tl.{spec.storage}))"]
     text += [f"    {line}" for line in finish_lines(result if is_sum else [], flags)]
     return KernelSource("\n".join([*text, ""]), "loss", tuple(arguments), layout.warps)
-
-
-def _factor_lines(spec: LossKernelSpec, again: bool) -> list[str]:
-    if not again:
-        return [f"scale = (1.0 / divisor).to(tl.{spec.dtype})"]
-    return [
-        f"factor_ = tl.load(factor.to(tl.pointer_type(tl.{spec.storage}))).to(tl.float64)",
-        "if factor_ == 1.0:",
-        "    return",
-        f"scale = (factor_ / divisor).to(tl.{spec.dtype})",
-    ]
 
 
 def _tile(spec: LossKernelSpec, layout: RowLayout, again: bool) -> list[str]:
