@@ -139,7 +139,9 @@ def test_the_passes_compute_the_loss_and_the_gradients_of_torch(name: str, store
     assert interpreter.of(schedule.value) == pytest.approx(expected.item(), rel=1e-13)
     wanted = torch.autograd.grad(expected, [x, w], allow_unused=True, materialize_grads=True)
     for operand, gradient in zip("xw", wanted, strict=True):
-        np.testing.assert_allclose(interpreter.gradient(schedule, operand), gradient.numpy(), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            interpreter.gradient(schedule, operand), gradient.detach().numpy(), rtol=1e-12, atol=1e-14
+        )
 
 
 def ops(schedule: RowSchedule) -> list[list[str]]:

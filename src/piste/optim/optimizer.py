@@ -212,7 +212,7 @@ class Optimizer(torch.optim.Optimizer):
                 differentiable=group["differentiable"],
                 on_device=True,
             )
-        return bool(slots)
+        return len(slots) > 0  # torch 2.9 to 2.11 can't trace `bool` of a list
 
     def _step_group(self, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]) -> bool:
         """By the plan of last time, or by one made for the same gradients before, or by a new one."""
