@@ -11,7 +11,8 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import piste
-from piste.engine.cpu import fast_loss, is_one, loss_form, openmp
+from piste.engine import loss_dispatch
+from piste.engine.cpu import fast_loss, is_one, loss_form, loss_kernel, openmp
 from piste.engine.cpu.loss_kernel import CpuLossKernel
 
 F, T = piste.losses.functional, torch.nn.functional
@@ -224,7 +225,19 @@ def test_a_gradient_of_one_is_seen_at_a_glance_and_nothing_else_is(dtype: torch.
     assert torch.vmap(lambda g: one if is_unit(g) else 0 * one)(torch.ones(2, dtype=dtype)).tolist() == [0, 0]
 
 
-def test_an_operand_that_changes_after_the_loss_leaves_the_gradient_as_it_was() -> None:
+@pytest.mark.parametrize("has_guard", [True, False])
+def test_an_operand_that_changes_after_the_loss_leaves_the_gradient_as_it_was(monkeypatch, has_guard) -> None:
+    if not has_guard:  # Python then tells that the incoming gradient is 1
+        original = CpuLossKernel.__init__
+
+        def without_guard(self, spec):
+            original(self, spec)
+            self.is_one = lambda grad: False
+
+        monkeypatch.setattr(CpuLossKernel, "__init__", without_guard)
+        loss_kernel.kernel_of.cache_clear()
+        loss_dispatch._dispatcher.cache_clear()
+        monkeypatch.setattr("piste.losses.loss._cached_settings", {})
     leaf, y = torch.randn(5, requires_grad=True), torch.randn(5)
     loss = piste.losses.MSELoss()
     for _ in range(2):
@@ -241,6 +254,8 @@ def test_an_operand_that_changes_after_the_loss_leaves_the_gradient_as_it_was() 
             torch.autograd.grad(again, leaf, create_graph=True)
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         made.backward()
+    loss_kernel.kernel_of.cache_clear()
+    loss_dispatch._dispatcher.cache_clear()
 
 
 def test_one_exponential_serves_value_and_gradient() -> None:

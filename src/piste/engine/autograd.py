@@ -49,7 +49,7 @@ class _Loss(torch.autograd.Function):
             return None, *[grad * slope for slope in gradients_eagerly(kernel.spec, ctx.saved_tensors, arguments)]
         if gradients is None:  # the graph was kept for a backward once more
             _, gradients = kernel.compute(ctx.saved_tensors, arguments)
-        return None, *kernel.scale(gradients, grad, ctx.saved_tensors, arguments)
+        return None, *kernel.scale(gradients, grad, lambda: ctx.saved_tensors, arguments)
 
 
 record = apply_of(direct_backward(_Loss))

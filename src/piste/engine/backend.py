@@ -88,9 +88,16 @@ class LossKernel:
         return None
 
     def scale(
-        self, gradients: tuple[Tensor, ...], grad: Tensor, operands: Sequence[Tensor], arguments: LossArguments
+        self,
+        gradients: tuple[Tensor, ...],
+        grad: Tensor,
+        operands: Callable[[], Sequence[Tensor]],
+        arguments: LossArguments,
     ) -> tuple[Tensor, ...]:
-        """Return the gradients times the incoming one; they may be overwritten."""
+        """Return the gradients times the incoming one; they may be overwritten.
+
+        `operands` returns the operands; it raises where one was changed in place since the call.
+        """
         raise NotImplementedError
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -94,7 +94,11 @@ class ImageCrossEntropy(LossKernel):
         return out, gradients
 
     def scale(
-        self, gradients: tuple[Tensor, ...], grad: Tensor, operands: Sequence[Tensor], arguments: LossArguments
+        self,
+        gradients: tuple[Tensor, ...],
+        grad: Tensor,
+        operands: Callable[[], Sequence[Tensor]],
+        arguments: LossArguments,
     ) -> tuple[Tensor, ...]:
         if grad.item() != 1.0:
             for made in gradients:

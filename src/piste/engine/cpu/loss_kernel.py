@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -139,7 +139,11 @@ class CpuLossKernel(LossKernel):
             raise Declined("a value needs the exact checks")
 
     def scale(
-        self, gradients: tuple[Tensor, ...], grad: Tensor, operands: Sequence[Tensor], arguments: LossArguments
+        self,
+        gradients: tuple[Tensor, ...],
+        grad: Tensor,
+        operands: Callable[[], Sequence[Tensor]],
+        arguments: LossArguments,
     ) -> tuple[Tensor, ...]:
         if not self.is_sum:
             each = grad if self.spec.derivatives is not None else grad.unsqueeze(-1)
@@ -147,7 +151,7 @@ class CpuLossKernel(LossKernel):
                 made.mul_(each)
         elif (factor := grad.item()) != 1.0:
             if self.is_narrow:  # rounded once, or what a loss is scaled up for would be lost before
-                self.fill(torch.empty_like(grad), gradients, operands, arguments, factor)
+                self.fill(torch.empty_like(grad), gradients, operands(), arguments, factor)
             else:
                 for made in gradients:
                     made.mul_(factor)

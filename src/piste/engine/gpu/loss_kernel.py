@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -60,7 +60,11 @@ class GpuLossKernel(LossKernel):
         return out, gradients
 
     def scale(
-        self, gradients: tuple[Tensor, ...], grad: Tensor, operands: Sequence[Tensor], arguments: LossArguments
+        self,
+        gradients: tuple[Tensor, ...],
+        grad: Tensor,
+        operands: Callable[[], Sequence[Tensor]],
+        arguments: LossArguments,
     ) -> tuple[Tensor, ...]:
         """Multiply the gradients; a kernel that finds a factor of 1 returns at once, and others compute them again.
 
@@ -68,7 +72,7 @@ class GpuLossKernel(LossKernel):
         """
         if self.is_sum:
             assert isinstance(gradients, _Gradients)
-            self._launch(gradients.plan, operands, gradients, grad, again=True)
+            self._launch(gradients.plan, operands(), gradients, grad, again=True)
             return gradients
         each = grad.unsqueeze(-1) if self._is_row else grad
         for gradient in gradients:
