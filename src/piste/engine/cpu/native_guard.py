@@ -49,6 +49,7 @@ def _passes_self_test(lib: Libtorch) -> bool:
 
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.complex64)
+NO_INDEX = 0xFFFFFFFF  # -1 in 32 bits
 _KEEP, _COUNT = (array("q", [word]).tobytes() for word in (0, 1))  # whether `describe` counts up the version
 
 
@@ -87,6 +88,7 @@ def _is_described(x: Tensor, facts: TensorFacts, describe: Callable[..., bool]) 
             and facts.grad_address == (0 if grad is None else grad.data_ptr())
             and facts.is_neg == x.is_neg()
             and facts.is_conj == x.is_conj()
+            and facts.device_index == NO_INDEX
             and facts.dtype == dtype_code(x.dtype)
             and facts.dim == x.dim()
             and _integers(facts.sizes, x.dim()) == list(x.shape)

@@ -165,6 +165,7 @@ class Libtorch(ctypes.Structure):
     is_conj: int
     is_defined: int
     device: int
+    device_index: int
     layout: int
     dtype: int
     dim: int
@@ -186,6 +187,7 @@ class TensorFacts(ctypes.Structure):
     is_neg: int
     is_conj: int
     device: int
+    device_index: int
     layout: int
     dtype: int
     dim: int
@@ -232,15 +234,17 @@ class ParameterRecord(ctypes.Structure):
     grad_dtype: int  # -1: stepped by another backend; -2: there must be no gradient
     dim: int
     dtype: int
+    device: int  # type of the device, as libtorch numbers it
+    device_index: int  # the index modulo 2^32; -1: any
     address: int
 
 
 @words
 class LaunchRecord(ctypes.Structure):
-    """One launch of a step."""
+    """One launch of a step; without entries, the gradients of a launch that Python makes."""
 
-    prepare: int  # address of the entry
-    body: int  # address of the entry
+    prepare: int  # address of the entry, or 0
+    body: int  # address of the entry, or 0
     table: int
     tensors: int
     places: int  # address of the place of each tensor among the parameters

@@ -21,7 +21,15 @@ from torch import Tensor
 from .openmp import function_address
 from .tables import Libtorch
 
-__all__ = ["CPYTHON_OFFSETS", "SYMBOLS", "dtype_code", "impl_offset", "resolve_libtorch", "storage_is_shared"]
+__all__ = [
+    "CPYTHON_OFFSETS",
+    "SYMBOLS",
+    "device_code",
+    "dtype_code",
+    "impl_offset",
+    "resolve_libtorch",
+    "storage_is_shared",
+]
 
 SYMBOLS = {
     "is_grad_enabled": ("c10", "_ZN3c108GradMode10is_enabledEv"),
@@ -34,6 +42,7 @@ SYMBOLS = {
     "is_conj": ("torch_cpu", "_ZN2at6native7is_conjERKNS_6TensorE"),
     "is_defined": ("torch_cpu", "aoti_torch_is_defined"),
     "device": ("torch_cpu", "aoti_torch_get_device_type"),
+    "device_index": ("torch_cpu", "aoti_torch_get_device_index"),
     "layout": ("torch_cpu", "aoti_torch_get_layout"),
     "dtype": ("torch_cpu", "aoti_torch_get_dtype"),
     "dim": ("torch_cpu", "aoti_torch_get_dim"),
@@ -84,13 +93,22 @@ def impl_offset() -> int:
 @functools.cache
 def dtype_code(dtype: torch.dtype) -> int:
     """Return libtorch's number of a dtype."""
+    return _read("dtype", torch.empty(0, dtype=dtype))
+
+
+def device_code(x: Tensor) -> tuple[int, int]:
+    """Return libtorch's number of a tensor's type of device, and the index of the device: -1 where it has none."""
+    return _read("device", x), _read("device_index", x)
+
+
+def _read(function: str, x: Tensor) -> int:
+    """Return the number of 32 bits that a function of AOTInductor's C interface stores."""
     lib = resolve_libtorch()
     assert lib is not None
-    example, code = torch.empty(0, dtype=dtype), ctypes.c_int32()
-    handle = ctypes.c_int64(example._cdata)
-    read = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)(lib.dtype)
-    read(ctypes.addressof(handle), ctypes.addressof(code))
-    return code.value
+    handle, result = ctypes.c_int64(x._cdata), ctypes.c_int32()
+    read = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)(getattr(lib, function))
+    read(ctypes.addressof(handle), ctypes.addressof(result))
+    return result.value
 
 
 def storage_is_shared(storage: torch.UntypedStorage) -> bool:

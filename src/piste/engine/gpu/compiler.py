@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from .step_kernel import KernelSource
+import torch
+
+from .driver import Launch, driver_launch
+from .step_kernel import WARPS, KernelSource
 
 OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 
@@ -52,15 +55,30 @@ def compiled(source: KernelSource, target: Any = None) -> Any:
     triton: Any = importlib.import_module("triton")
     kind: Any = importlib.import_module("triton.compiler").ASTSource
     made = kind(fn=function(source), signature=dict(source.signature), constexprs={})
+<<<<<<< HEAD
     return triton.compile(made, target=target, options=OPTIONS | {"num_warps": source.warps})
+=======
+    return triton.compile(made, target=target or current_target(), options=dict(OPTIONS))
+
+
+def current_target() -> Any:
+    """Return the target of the current CUDA device, or None: Triton finds it out with a C module that it compiles."""
+    if torch.version.hip is not None or not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return importlib.import_module("triton.backends.compiler").GPUTarget("cuda", 10 * major + minor, 32)
+>>>>>>> cc28faa (Launch GPU kernels through the CUDA driver, without a C compiler)
 
 
 @cache
-def launcher(source: KernelSource, device: int) -> Callable[[int, int, Sequence[Any]], None]:
+def launcher(source: KernelSource, device: int) -> Launch:
     """Return `launch(blocks, stream, arguments)` for a source on a CUDA device, which must be the current one."""
     kernel = compiled(source)
+    launch = driver_launch(kernel, [kind for _, kind in source.signature], device)
+    if launch is not None:
+        return launch
 
-    def launch(blocks: int, stream: int, arguments: Sequence[Any]) -> None:
+    def launch_by_triton(blocks: int, stream: int, arguments: Sequence[Any]) -> None:
         kernel[blocks, 1, 1](*arguments, stream=stream)
 
-    return launch
+    return launch_by_triton

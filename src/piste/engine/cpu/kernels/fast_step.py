@@ -1,4 +1,7 @@
-"""A whole step in one call: ask libtorch where the gradients are, then run every launch."""
+"""A whole step in one call: ask libtorch where the gradients are, then run every launch.
+
+A launch without entries is left to the caller, who finds the addresses of the gradients in its column.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ from numba import int64
 
 from ..intrinsics import call_address, inline, pointer, view
 from ..tables import FastStepBlock, LaunchRecord, Libtorch, ParameterRecord, WorkTable
-from .tensor_guard import BYTE, is_strided_cpu, is_unresolved, read
+from .tensor_guard import BYTE, is_strided_on, is_unresolved, read
 
 IMPL_OFFSET = 0  # from the address of a tensor object to its handle
-PARAMETER_BYTES, LAUNCH_BYTES = 40, 56  # of one record
+PARAMETER_BYTES, LAUNCH_BYTES = 56, 56  # of one record
 OTHER_BACKEND, NO_GRADIENT = -1, -2  # in place of the dtype of a gradient
 
 
@@ -34,7 +37,8 @@ def fast_step(block, arguments) -> int:
         if expected.grad_dtype == NO_GRADIENT:
             continue
         p = step.impls + 8 * i
-        if not is_strided_cpu(lib, p) or not is_strided_cpu(lib, g):
+        device, index = expected.device, expected.device_index
+        if not is_strided_on(lib, p, device, index) or not is_strided_on(lib, g, device, index):
             return 0
         dim = expected.dim
         if read(lib.dtype, p) != expected.dtype or read(lib.dim, p) != dim:
@@ -71,6 +75,8 @@ def _launch(lib, step, launch, gradients):
     places, column = pointer(launch.places, int64), pointer(launch.gradients, int64)
     for k in range(launch.tensors):
         column[k] = gradients[places[k]]
+    if launch.body == 0:
+        return
     threads, parallel = 1, pointer(step.parallel, int64)[0]
     if launch.max_shares > 1 and parallel != 0:
         threads = call_address(lib.get_num_threads) & 0xFFFFFFFF

@@ -31,6 +31,7 @@ def describe(block, arguments) -> int:
     facts.is_neg = call_address(lib.is_neg, handle) & BYTE
     facts.is_conj = call_address(lib.is_conj, handle) & BYTE
     facts.device, facts.layout = read(lib.device, handle), read(lib.layout, handle)
+    facts.device_index = read(lib.device_index, handle)
     if not is_strided_cpu(lib, handle):
         return 0
     facts.dtype, facts.dim = read(lib.dtype, handle), read(lib.dim, handle)

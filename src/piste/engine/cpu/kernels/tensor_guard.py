@@ -1,7 +1,8 @@
 """What machine code asks libtorch about a tensor.
 
 `lib` is a view of `Libtorch`. The handle of a tensor is the address of a word that holds its TensorImpl. The layout,
-sizes and strides of a tensor on another device, or of another layout, throw in C++: ask `is_strided_cpu` first.
+sizes and strides of a tensor on another device, or of another layout, throw in C++: ask `is_strided_cpu` or
+`is_strided_on` first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ..intrinsics import call_address, inline, pointer, stack_alloc
 __all__ = [
     "BYTE",
     "is_strided_cpu",
+    "is_strided_on",
     "is_unresolved",
     "read",
 ]
@@ -34,6 +36,16 @@ def read(function, handle):
 def is_strided_cpu(lib, handle):
     """Whether a tensor is on the CPU, and strided."""
     return read(lib.device, handle) == 0 and read(lib.layout, handle) == 0
+
+
+@inline
+def is_strided_on(lib, handle, device, index):
+    """Whether a tensor is on a device, and strided; a negative index stands for all devices of the type."""
+    return (
+        read(lib.device, handle) == device
+        and (index < 0 or read(lib.device_index, handle) == index)
+        and read(lib.layout, handle) == 0
+    )
 
 
 @inline

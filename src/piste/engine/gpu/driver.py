@@ -1,0 +1,117 @@
+"""The CUDA driver through ctypes: load machine code and launch it.
+
+Triton's own launcher is C code that it compiles at the first launch, which takes seconds and a C compiler, and each
+launch through it costs more host time than a small step. Kernels that need more than arguments and a grid, and
+devices without this driver (ROCm), take Triton's launcher.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+__all__ = ["driver_launch"]
+
+_INVALID_CONTEXT = 201
+_FORMATS = {"i64": "q", "i32": "i4x", "fp64": "d", "fp32": "f4x"}  # each argument takes 8 bytes
+_REALS = {"fp64": ctypes.c_double, "fp32": ctypes.c_float}
+_EXTRA = 4  # null pointers behind the arguments; Triton's kernels take addresses of scratch memory there
+_MAX_SHARED = 48 << 10  # bytes of shared memory that a kernel may use without asking for it
+
+Launch = Callable[[int, int, Sequence[Any]], None]
+"""`launch(blocks, stream, arguments)`; addresses are integers."""
+
+
+@cache
+def _driver() -> Any:
+    """Return the library of the driver, or None."""
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        pointer, number = ctypes.c_void_p, ctypes.c_uint
+        library.cuLaunchKernel.argtypes = [pointer, *[number] * 7, pointer, pointer, pointer]
+        library.cuModuleLoadData.argtypes = [pointer, ctypes.c_char_p]
+        library.cuModuleGetFunction.argtypes = [pointer, pointer, ctypes.c_char_p]
+        library.cuGetErrorName.argtypes = [ctypes.c_int, pointer]
+        library.cuDevicePrimaryCtxRetain.argtypes = [pointer, ctypes.c_int]
+        library.cuCtxSetCurrent.argtypes = [pointer]
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def driver_launch(kernel: Any, kinds: Sequence[str], device: int) -> Launch | None:
+    """Load a compiled kernel on a device, which must be the current one.
+
+    Args:
+        kernel: what `triton.compile` returned.
+        kinds: the Triton type of each argument.
+        device: the index of the device.
+
+    Returns:
+        The function that launches the kernel; None where Triton's launcher must do it.
+    """
+    library, facts = _driver(), kernel.metadata
+    is_plain = (
+        kernel.metadata.target.backend == "cuda"
+        and facts.shared <= _MAX_SHARED
+        and facts.num_ctas == 1
+        and all(kind.startswith("*") or kind in _FORMATS for kind in kinds)
+        and not any(
+            getattr(facts, name, 0)
+            for name in ("launch_cooperative_grid", "launch_pdl", "global_scratch_size", "profile_scratch_size")
+        )
+    )
+    if library is None or not is_plain:
+        return None
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    image, name = kernel.asm["cubin"], facts.name.encode()
+    _call(device, library.cuModuleLoadData, ctypes.byref(module), image)
+    _call(device, library.cuModuleGetFunction, ctypes.byref(function), module, name)
+    return _launch_of(library.cuLaunchKernel, function, 32 * facts.num_warps, facts.shared, kinds, device)
+
+
+def _launch_of(
+    launch_kernel: Any, function: ctypes.c_void_p, threads: int, shared: int, kinds: Sequence[str], device: int
+) -> Launch:
+    """Return the function that launches a loaded kernel."""
+    count = len(kinds)
+    pack = struct.Struct("=" + "".join("Q" if kind.startswith("*") else _FORMATS[kind] for kind in kinds)).pack_into
+    values = ctypes.create_string_buffer(8 * (count + 1))  # the last one stays 0
+    start = ctypes.addressof(values)
+    pointers = (ctypes.c_void_p * (count + _EXTRA))(*(start + 8 * min(k, count) for k in range(count + _EXTRA)))
+    lock = threading.Lock()
+
+    def launch(blocks: int, stream: int, arguments: Sequence[Any]) -> None:
+        with lock:  # the driver copies the values before it returns
+            try:
+                pack(values, 0, *arguments)
+            except OverflowError:  # a double beyond the largest float32
+                pack(values, 0, *(_rounded(x, kind) for x, kind in zip(arguments, kinds, strict=True)))
+            if launch_kernel(function, blocks, 1, 1, threads, 1, 1, shared, stream, pointers, None):
+                _call(device, launch_kernel, function, blocks, 1, 1, threads, 1, 1, shared, stream, pointers, None)
+
+    launch.keep = values  # type: ignore[attr-defined]
+    return launch
+
+
+def _rounded(x: Any, kind: str) -> Any:
+    """Round a number to its type, where infinity is a result."""
+    return _REALS[kind](x).value if kind in _REALS else x
+
+
+def _call(device: int, function: Any, *arguments: Any) -> None:
+    """Call the driver; make the context of the device current where the thread has none."""
+    result = function(*arguments)
+    if result == _INVALID_CONTEXT:
+        library, context = _driver(), ctypes.c_void_p()
+        result = library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+        result = result or library.cuCtxSetCurrent(context) or function(*arguments)
+    if result:
+        name = ctypes.c_char_p()
+        _driver().cuGetErrorName(result, ctypes.byref(name))
+        raise RuntimeError(f"the CUDA driver could not run a kernel: {(name.value or b'?').decode()} ({result})")
