@@ -30,6 +30,7 @@ __all__ = [
     "is_transforming",
     "live_iterator",
     "profile_hook",
+    "raw_stream",
     "record_allocations",
     "unwrap",
 ]
@@ -157,6 +158,12 @@ profile_hook: Callable[[Callable[..., Any]], Callable[..., Any]] | None = getatt
 
 LOAD_HOOKS = "_optimizer_load_state_dict_pre_hooks"
 """The attribute of an optimizer that holds the hooks which run before a checkpoint is loaded."""
+
+
+# --- devices ----------------------------------------------------------------------------------------------------
+
+raw_stream: Callable[[int], int] | None = _find("_C._cuda_getCurrentRawStream", None)
+"""Returns the handle of the current stream of a CUDA device; None where the public function must be asked."""
 
 
 # --- data and memory --------------------------------------------------------------------------------------------

@@ -103,10 +103,16 @@ class InterpretedDevice:
     def record(self, stream: int) -> Any:
         return torch.cpu.Event() if hasattr(torch.cpu, "Event") else None
 
-    def launch(self, source: Any, blocks: int, stream: int, arguments: Sequence[Any]) -> None:
-        self.launches.append((source.entry, blocks))
-        given = [argument(x, kind) for x, (_, kind) in zip(arguments, source.signature, strict=True)]
-        interpreted(source)[(blocks,)](*given)
+    def run(self, function: Any, *arguments: Any) -> None:
+        function(*arguments)
+
+    def launcher(self, source: Any) -> Any:
+        def launch(blocks: int, stream: int, arguments: Sequence[Any]) -> None:
+            self.launches.append((source.entry, blocks))
+            given = [argument(x, kind) for x, (_, kind) in zip(arguments, source.signature, strict=True)]
+            interpreted(source)[(blocks,)](*given)
+
+        return launch
 
 
 class InterpretedBackend(GpuBackend):

@@ -8,7 +8,7 @@ of the numbers that meet it, plus the rounding of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,12 +27,11 @@ def reals(x: Tensor) -> Tensor:
     return (torch.view_as_real(x) if x.is_complex() else x).double()
 
 
-def run(optimizer: torch.optim.Optimizer, gradients: Gradients, before: Callable[[], object] = lambda: None) -> Any:
+def run(optimizer: torch.optim.Optimizer, gradients: Gradients) -> Any:
     """Step an optimizer with these gradients; return it."""
     for now in gradients:
         for p, g in zip(optimizer.param_groups[0]["params"], now, strict=True):
             p.grad = None if g is None else g.to(p.dtype)
-        before()
         optimizer.step()
     return optimizer
 
@@ -40,14 +39,13 @@ def run(optimizer: torch.optim.Optimizer, gradients: Gradients, before: Callable
 def reference(
     name: str, options: dict[str, Any], starts: Sequence[Tensor], gradients: Gradients
 ) -> tuple[Any, list[Any]]:
-    """Step in double precision; return the optimizer, and two others whose gradients are shifted by a rounding error."""
+    """Step in double precision; return the optimizer, and two with gradients that are shifted by a rounding error."""
     unit = 2.0**-53 if starts[0].dtype == torch.float64 else 2.0**-24  # 16-bit numbers are computed in float32
-    optimizers = [
-        getattr(piste.optim, name)(
-            [p.detach().to(WIDE.get(p.dtype, torch.float64)).requires_grad_() for p in starts], **options, fused=False
-        )
-        for _ in range(3)
-    ]
+    wide = WIDE.get(starts[0].dtype, torch.float64)
+    optimizers = []
+    for _ in range(3):
+        weights = [p.detach().to(wide, copy=True).requires_grad_() for p in starts]
+        optimizers.append(getattr(piste.optim, name)(weights, **options, fused=False))
     exact = optimizers[0]
     for now in gradients:
         shifts = [

@@ -235,7 +235,7 @@ class ParameterRecord(ctypes.Structure):
     dim: int
     dtype: int
     device: int  # type of the device, as libtorch numbers it
-    device_index: int  # the index modulo 2^32; -1: any
+    device_index: int  # -1: any
     address: int
 
 

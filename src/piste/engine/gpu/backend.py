@@ -14,6 +14,7 @@ from ..layout import alike, overlapping, real_dtype
 from ..specs import LossKernelSpec, ParamState, StepSpec
 from .compiler import missing
 from .device import Cuda
+from .fast_step import make_fast_step
 from .launch import GpuStepKernel
 from .loss_kernel import GpuLossKernel
 from .step_kernel import Layout
@@ -57,8 +58,8 @@ class GpuBackend:
         states: Mapping[int, ParamState],
         kernels: Sequence[tuple[Any, Sequence[int]]],
     ) -> FastStep | None:
-        """Return None: no native call verifies tensors on the GPU."""
-        return None
+        """Make a function that checks all parameters in one native call and steps them, where the machine code can."""
+        return make_fast_step(params, states, kernels)
 
     def why_not_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> str | None:
         """Return why the kernel can't compute a loss of operands like these, or None."""

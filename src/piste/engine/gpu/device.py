@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...torch_internals import raw_stream
 from .compiler import launcher
+from .driver import Launch
 from .step_kernel import KernelSource
 
 
@@ -65,6 +67,8 @@ class Cuda:
 
     def stream(self) -> int:
         """Return the handle of the current stream."""
+        if raw_stream is not None:
+            return int(raw_stream(self.index))
         return torch.cuda.current_stream(self._device).cuda_stream
 
     def is_capturing(self) -> bool:
@@ -77,10 +81,14 @@ class Cuda:
         event.record(torch.cuda.ExternalStream(stream, device=self._device))
         return event
 
-    def launch(self, source: KernelSource, blocks: int, stream: int, arguments: Sequence[Any]) -> None:
-        """Launch a kernel, compiled at first use."""
+    def run(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function while this device is the current one."""
         if torch.cuda.current_device() == self.index:
-            launcher(source, self.index)(blocks, stream, arguments)
+            function(*arguments)
         else:
             with torch.cuda.device(self.index):
-                launcher(source, self.index)(blocks, stream, arguments)
+                function(*arguments)
+
+    def launcher(self, source: KernelSource) -> Launch:
+        """Return the function that launches a kernel, compiled now where it has not been; see `run`."""
+        return launcher(source, self.index)

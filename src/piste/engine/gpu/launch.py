@@ -47,9 +47,13 @@ class GpuStepKernel:
         kept = zip(*((s.p, *s.buffers) for s in states), strict=True)
         addresses = array("q", [x.data_ptr() for column in kept for x in column])
         self._static = [device.upload(table) for table in (blocks, sizes, addresses)]
+        self._static_addresses = [table.data_ptr() for table in self._static]
         self._streams: set[int] = set()
         self._width = len(split(spec, layout.compute).scalars)
+        self.gradients = array("q", bytes(8 * self._count))  # machine code leaves the addresses here
         self._gradients = TableRing(device, self._count)
+        self._launches: dict[bool, Any] = {}  # the function that launches the kernel, without and with rows
+        self._first_kept = len(spec.counters) - len(split(spec, layout.compute).counters)
         columns = list(zip(*(s.counters for s in states), strict=True))
         self._counters: HostCounters | None = None
         self._rows: TableRing | Tensor
@@ -66,8 +70,10 @@ class GpuStepKernel:
 
     def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         """Step the tensors, given the addresses of their gradients and the numbers of the group."""
-        if not self._blocks:
-            return
+        if self._blocks:
+            self._device.run(self._launch, gradients, numbers)
+
+    def _launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         stream, is_capturing = self._device.stream(), self._device.is_capturing()
         if stream not in self._streams:
             self._streams.add(stream)
@@ -75,12 +81,15 @@ class GpuStepKernel:
         if is_capturing:
             keep_for_graphs(self._on_device)
         scalars, by_rows = self._prepared(numbers, stream, is_capturing)
-        self._device.launch(
-            step_source(self._spec, self._layout, by_rows),
+        launch = self._launches.get(by_rows)
+        if launch is None:
+            launch = self._device.launcher(step_source(self._spec, self._layout, by_rows))
+            self._launches[by_rows] = launch
+        launch(
             self._blocks,
             stream,
             (
-                *(table.data_ptr() for table in self._static),
+                *self._static_addresses,
                 self._gradients.holding(gradients, stream, is_capturing=is_capturing),
                 self._count,
                 *scalars,
@@ -99,11 +108,10 @@ class GpuStepKernel:
                 "every replay would repeat the same count. Help: pass capturable=True."
             )
         values = plain_numbers(self._spec, numbers)
-        first = len(self._spec.counters) - len(split(self._spec, self._layout.compute).counters)
         if self._counters.advance():
             kept, scalars = self._scalars(*values, *self._counters.read(0))
             if kept:
-                self._counters.store(first, kept)
+                self._counters.store(self._first_kept, kept)
             return scalars, False
         rows = array("d", [0.0, 1.0])
         known: dict[tuple[float, ...], Any] = {}
@@ -113,7 +121,7 @@ class GpuStepKernel:
                 known[counters] = self._scalars(*values, *counters)
             kept, scalars = known[counters]
             if kept:
-                self._counters.store(first, kept, tensor)
+                self._counters.store(self._first_kept, kept, tensor)
             rows.extend(map(float, scalars))
         assert isinstance(self._rows, TableRing)
         return (self._rows.holding(rows, stream, is_capturing=False),), True
@@ -131,8 +139,7 @@ class GpuStepKernel:
         amp = [numbers.get("found_inf"), numbers.get("grad_scale")]
         source = prepare_source(self._spec, self._layout, kinds, amp[0] is not None, amp[1] is not None)
         rows: int = self._rows.data_ptr()
-        self._device.launch(
-            source,
+        self._device.launcher(source)(
             1,
             stream,
             (
