@@ -92,3 +92,7 @@ class Cuda:
     def launcher(self, source: KernelSource) -> Launch:
         """Return the function that launches a kernel, compiled now where it has not been; see `run`."""
         return launcher(source, self.index)
+
+    def launch(self, source: KernelSource, blocks: int, stream: int, arguments: Sequence[Any]) -> None:
+        """Launch a kernel, compiled at first use."""
+        self.run(lambda: launcher(source, self.index)(blocks, stream, arguments))
