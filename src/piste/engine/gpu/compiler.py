@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .driver import Launch, driver_launch
-from .step_kernel import WARPS, KernelSource
+from .step_kernel import KernelSource
 
 OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 
@@ -55,10 +55,7 @@ def compiled(source: KernelSource, target: Any = None) -> Any:
     triton: Any = importlib.import_module("triton")
     kind: Any = importlib.import_module("triton.compiler").ASTSource
     made = kind(fn=function(source), signature=dict(source.signature), constexprs={})
-<<<<<<< HEAD
-    return triton.compile(made, target=target, options=OPTIONS | {"num_warps": source.warps})
-=======
-    return triton.compile(made, target=target or current_target(), options=dict(OPTIONS))
+    return triton.compile(made, target=target or current_target(), options=OPTIONS | {"num_warps": source.warps})
 
 
 def current_target() -> Any:
@@ -67,7 +64,6 @@ def current_target() -> Any:
         return None
     major, minor = torch.cuda.get_device_capability()
     return importlib.import_module("triton.backends.compiler").GPUTarget("cuda", 10 * major + minor, 32)
->>>>>>> cc28faa (Launch GPU kernels through the CUDA driver, without a C compiler)
 
 
 @cache
