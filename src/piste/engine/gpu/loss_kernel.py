@@ -41,8 +41,9 @@ class GpuLossKernel(LossKernel):
         self._options = [float(value) for _, value in spec.options if is_number(value)]
         self._index = next((i for i, c in enumerate(spec.given) if c.kind == "index"), None)
         self._is_row = spec.derivatives is None
-        # A formula with a word that no kernel has fails here.
-        rows_source(spec, _ANY_LAYOUT) if self._is_row else elements_source(spec)
+        self._has_checks = bool(spec.checks) or self._index is not None
+        # The kernels by their layout. A formula with a word that no kernel has fails here.
+        self._sources = {_ANY_LAYOUT if self._is_row else None: self._sources_of(_ANY_LAYOUT)}
 
     def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
         """Return the loss and its gradients."""
@@ -95,13 +96,12 @@ class GpuLossKernel(LossKernel):
 
     def _element_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
         first = operands[0]
-        if any(x.shape != first.shape for x in operands) or not alike(operands):
+        if any([x.shape != first.shape for x in operands]) or not _lie_alike(operands):
             raise Declined("its operands lie in memory in different orders")
         count = first.numel()
         iterations = max(1, min(ITERATIONS, count >> 20), -(-count // (BLOCK * MOST_BLOCKS)))
-        sources = elements_source(self.spec), elements_source(self.spec, True)
         number, divisor = self._divisor(operands, arguments, count)
-        return _Plan(-(-count // (BLOCK * iterations)), (), (count, iterations, number), *sources, divisor)
+        return _Plan(-(-count // (BLOCK * iterations)), (), (count, iterations, number), *self._sources[None], divisor)
 
     def _row_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
         first, classes = operands[0], operands[0].shape[-1]
@@ -116,7 +116,7 @@ class GpuLossKernel(LossKernel):
             if x.shape != expected or (column.kind != "row" and not x.is_contiguous()):
                 raise Declined("an operand has another shape, or is not contiguous")
         for x in self.select(operands):
-            if not alike([x]):
+            if not _lie_alike([x]):
                 raise Declined("an operand has gaps in memory")
         groups, inner, classes_last = shared[:3]
         layout = row_layout(classes, self._unit(rows, groupings), classes_last)
@@ -128,8 +128,16 @@ class GpuLossKernel(LossKernel):
         number, divisor = self._divisor(operands, arguments, groups * inner)
         numbers = (inner, groups, classes // layout.unit, tiles, iterations, number)
         ignored = () if self._index is None else (arguments.ignored,)
-        sources = rows_source(self.spec, layout), rows_source(self.spec, layout, True)
+        if layout not in self._sources:
+            self._sources[layout] = self._sources_of(layout)
+        sources = self._sources[layout]
         return _Plan(-(-tiles // iterations), tuple(places), (*ignored, *numbers), *sources, divisor)
+
+    def _sources_of(self, layout: RowLayout) -> tuple[KernelSource, KernelSource]:
+        """Return the kernel of the loss with its gradients, and that of the gradients times a factor."""
+        if not self._is_row:
+            return elements_source(self.spec), elements_source(self.spec, True)
+        return rows_source(self.spec, layout), rows_source(self.spec, layout, True)
 
     def _unit(self, rows: Sequence[Tensor], groupings: Sequence[Any]) -> int:
         """Return the elements of an access of 16 bytes where all rows are aligned, or 1."""
@@ -171,12 +179,11 @@ class GpuLossKernel(LossKernel):
         """Launch the kernel; `out` is the loss, or the incoming gradient where `again` computes the gradients."""
         stream = self._device.stream()
         source = plan.again if again else plan.source
-        names = {name for name, _ in source.signature}
         given = [x.data_ptr() for x in (*operands, *gradients)]
         given += [*plan.places, out.data_ptr()]
-        if "workspace" in names:
+        if not again and (self.is_sum or self._has_checks):
             given.append(self._workspace(stream))
-        if "slot" in names:
+        if not again and self._has_checks:
             reports = reports_of(self._device)
             given += [reports.address, reports.add(self._checks(operands))]
         self._device.launch(source, plan.blocks, stream, (*given, *plan.numbers, *self._options))
@@ -205,6 +212,10 @@ class _Gradients(tuple[Tensor, ...]):
     """Gradients with the launch that computed them."""
 
     plan: _Plan
+
+
+def _lie_alike(tensors: Sequence[Tensor]) -> bool:
+    return all([x.is_contiguous() for x in tensors]) or alike(tensors)
 
 
 def grouping(x: Tensor) -> tuple[int, int, bool, int, int] | None:
