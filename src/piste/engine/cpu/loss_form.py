@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...formula.expression import Expr, NamedConstant, is_number, topological_order
-from ..emit import Emitter
+from ...formula.expression import Expr, is_number
+from ..loss_emitter import LossEmitter
 from ..specs import STORAGES, LossKernelSpec, Operand
 from .dialect import numba
 from .tables import LossNumbers, LossTable, columns_from, word
@@ -44,25 +44,12 @@ def result_code(spec: LossKernelSpec) -> int:
     return list(STORAGES.values()).index(spec.storage) if spec.mode == "sum" else -1
 
 
-class LossLines(Emitter):
-    """An emitter whose exp and log vectorise, and whose options are read when the kernel runs."""
+class LossLines(LossEmitter):
+    """An emitter whose exp and log vectorise."""
 
     def __init__(self, precision: str, prefix: str, given: Callable[[Expr], str | None]) -> None:
         super().__init__(numba(precision), prefix, given)
         self._precision = precision
-        self._keys: dict[Expr, Expr] = {}
-
-    def name(self, value: Any) -> str:
-        return f"o_{value.name}" if isinstance(value, NamedConstant) else super().name(value)
-
-    def key(self, value: Expr) -> Expr:
-        """The derivative's where(x > 0, -x, x) is -abs(x) in the value."""
-        for node in topological_order(value, stop=self._keys.__contains__):
-            same = node
-            if node.operands:
-                same = Expr(node.op, *(self._keys[x] if isinstance(x, Expr) else x for x in node.args))
-            self._keys[node] = Expr("neg", Expr("abs", same.args[2])) if _is_negative_abs(same) else same
-        return self._keys[value]
 
     def _expression(self, value: Expr) -> str:
         if self._precision == "float32" and value.op in ("exp", "log", "log1p"):
@@ -75,13 +62,6 @@ class LossLines(Emitter):
                     word = f"{op}32"
             return f"{word}({self.name(value.args[0])})"
         return super()._expression(value)
-
-
-def _is_negative_abs(value: Expr) -> bool:
-    """Return whether a value is where(x > 0, -x, x)."""
-    if value.op != "where" or not isinstance(x := value.args[2], Expr):
-        return False
-    return value is Expr("where", Expr(">", x, 0.0), Expr("neg", x), x)
 
 
 def _is_never_positive(value: Any) -> bool:

@@ -12,10 +12,9 @@ and the position and the value of the one farthest from 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from ...formula.expression import Expr, NamedConstant, is_number
-from ..emit import Emitter
+from ...formula.expression import Expr, is_number
+from ..loss_emitter import LossEmitter
 from ..specs import LossKernelSpec
 from .dialect import triton
 
@@ -115,15 +114,11 @@ def workspace_words(checks: int) -> int:
     return _DETAILS + MOST_BLOCKS * DETAIL * checks
 
 
-class LossLines(Emitter):
+class LossLines(LossEmitter):
     """An emitter whose options are arguments of the kernel."""
 
     def __init__(self, precision: str, prefix: str, given: Callable[[Expr], str | None]) -> None:
         super().__init__(triton(precision), prefix, given)
-
-    def name(self, value: Any) -> str:
-        """Return the variable that holds a value, after adding the lines that compute it."""
-        return f"o_{value.name}" if isinstance(value, NamedConstant) else super().name(value)
 
 
 def option_arguments(spec: LossKernelSpec) -> list[tuple[str, str]]:

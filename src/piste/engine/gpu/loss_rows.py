@@ -33,7 +33,8 @@ from .step_kernel import KernelSource
 
 __all__ = ["RowLayout", "row_layout", "rows_source"]
 
-LOOP = 8192  # classes of a tile of a row that is read in a loop
+WHOLE = 8192  # classes up to which a row is one tile
+LOOP = 4096  # classes of a tile of a longer row
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
 
@@ -53,8 +54,8 @@ def row_layout(classes: int, unit: int, classes_last: bool) -> RowLayout | None:
     power = max(16, 1 << (classes - 1).bit_length())
     if not classes_last:
         return RowLayout(max(32, 4096 // power), power, True, 1, False, 4) if power <= 128 else None
-    if power > LOOP:
-        return RowLayout(1, LOOP, False, unit, True, 16)
+    if power > WHOLE:
+        return RowLayout(1, LOOP, False, unit, True, 8)
     rows = max(1, 1024 // power)
     return RowLayout(rows, power, True, unit, True, max(4, rows * power // 512))
 

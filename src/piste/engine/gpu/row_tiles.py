@@ -17,6 +17,8 @@ from .loss_lines import LossLines
 __all__ = ["RowTiles", "checked", "distributed"]
 
 _SUMS = ("top", "total")
+# Where maxima start; a row of -inf alone keeps it, which leaves NaN as the loss.
+_LOWEST = {"float32": -3.0e38, "float64": -1.0e308}
 
 
 class RowTiles:
@@ -95,13 +97,10 @@ class RowTiles:
 
     def _sum(self, sums: Sequence[Expr], pairs: dict[Expr, Expr]) -> None:
         names = {s: f"s{len(self._sums) + i}" for i, s in enumerate([*sums, *pairs.values()])}
-        rows, classes = self._shape
         if not self._is_whole:
             for s, name in names.items():
-                if s.op == "top":
-                    self.lines.append(f"{name} = tl.full(({rows},), float('-inf'), tl.{self._dtype})")
-                else:
-                    self.lines.append(f"all_{name} = tl.zeros(({rows}, {classes}), tl.{self._dtype})")
+                start = _LOWEST[self._dtype] if s.op == "top" else 0.0
+                self.lines.append(f"all_{name} = tl.full({self._shape}, {start}, tl.{self._dtype})")
 
         def use(variables: list[str]) -> list[str]:
             lines: list[str] = []
@@ -112,25 +111,32 @@ class RowTiles:
 
         self.loop([s.args[0] for s in sums], use)
         if not self._is_whole:
+            for s, name in names.items():
+                if s.op == "top":
+                    self.lines.append(f"{name} = tl.max(all_{name}, 1)")
+                    if s in pairs:
+                        pair = f"all_{names[pairs[s]]}"
+                        self.lines.append(f"{pair} = {pair} * tl.exp(all_{name} - {name}[:, None])")
             self.lines += [f"{name} = tl.sum(all_{name}, 1)" for s, name in names.items() if s.op == "total"]
         self._sums |= {self._numbers.key(s): name for s, name in names.items()}
 
     def _used(self, s: Expr, name: str, variable: str, pair: str | None) -> list[str]:
-        zero = "0.0"
         if s.op == "total":
-            masked = f"tl.where(inside, {variable}, {zero})"
+            masked = f"tl.where(inside, {variable}, 0.0)"
             return [f"{name} = tl.sum({masked}, 1)" if self._is_whole else f"all_{name} += {masked}"]
         lines = [f"x_{name} = tl.where(inside, {variable}, float('-inf'))"]
         if self._is_whole:
             return [*lines, f"{name} = tl.max(x_{name}, 1)"]
-        up, at = f"up_{name}", f"at_{name}"
-        lines.append(f"{up} = tl.maximum({name}, tl.max(x_{name}, 1))")
-        if pair is not None:  # the sum so far is of exponentials over a smaller maximum
+        if pair is not None:
+            # Each lane has a maximum and a sum over it; the smaller of the maximum and x enters as an exponential.
             lines += [
-                f"{at} = tl.where({up} == float('-inf'), 0.0, {up})",
-                f"all_{pair} = all_{pair} * tl.exp({name} - {at})[:, None] + tl.exp(x_{name} - {at}[:, None])",
+                f"e_{name} = tl.exp(-tl.abs(x_{name} - all_{name}))",
+                f"is_up = x_{name} > all_{name}",
+                f"all_{pair} = tl.where(is_up, all_{pair} * e_{name} + 1.0, all_{pair} + e_{name})",
+                f"all_{name} = tl.where(is_up, x_{name}, all_{name})",
             ]
-        return [*lines, f"{name} = {up}"]
+            return lines
+        return [*lines, f"all_{name} = tl.maximum(all_{name}, x_{name})"]
 
     def _waiting(self, values: Sequence[Any]) -> dict[Expr, bool]:
         """Return the unknown sums whose operands are known, and whether other sums need them."""
