@@ -47,11 +47,29 @@ def fitted(tmp_path_factory):
 def test_the_median_run_of_the_recommended_candidate_is_repeated(fitted, target):
     task, comparison, predictor = fitted[target]
     training = predictor.training
+    assert comparison.verdict.recommended == training["optimizer"]
     assert comparison.verdict.recommendation.startswith(f"Recommended: {training['optimizer']};")
     runs = {r.seed: r.metrics[-1] for r in comparison.results if r.candidate == training["optimizer"]}
     assert training["value"] == runs[training["seed"]] == sorted(runs.values())[1]
     with torch.no_grad():
         assert task.metric.value(predictor.model(task.validation[0]), task.validation[1]) == training["value"]
+
+
+def test_the_rate_found_for_the_seed_of_the_run_is_used_after_a_search(write_table):
+    task = table(write_table(sales()), "price", drop="kind")
+    found = compare_task(task, optimizers=["Adam", "SGD"], trials=3, seeds=2, epochs=4, progress=False)
+    training = Predictor.fit(task, found, optimizers=["Adam", "SGD"]).training
+    (run,) = [r for r in found.results if r.candidate == training["optimizer"] and r.seed == training["seed"]]
+    assert (training["value"], training["lr"]) == (run.metrics[-1], run.lr)
+
+
+def test_a_comparison_without_a_recommendation_gives_no_model(write_table):
+    task = table(write_table(sales()), "price", drop="kind")
+    found = compare_task(task, optimizers=["Adam", "SGD"], lr=1e-9, seeds=2, epochs=1, progress=False)
+    assert found.verdict.recommended is None
+    assert found.verdict.recommendation.startswith("No recommendation: ")
+    with pytest.raises(InvalidValue, match="the comparison recommends no candidate, so there is no model to fit"):
+        Predictor.fit(task, found, optimizers=["Adam", "SGD"])
 
 
 def test_predictions_of_numbers_are_in_the_units_of_the_target(fitted):

@@ -138,6 +138,8 @@ class Verdict:
         group: The best candidate and those that are not worse: first the practically equal ones, then the undecided.
         differences: The difference of every other candidate to the best, in the order of the table.
         practical: The largest difference that is too small to matter; NaN if unknown.
+        recommended: The name of the recommended candidate, if there is one.
+        recommendation: The recommendation and its reason in a sentence.
     """
 
     sentence: str
@@ -148,6 +150,7 @@ class Verdict:
     test: str = ""
     level: float = LEVEL
     limits: str = ""
+    recommended: str | None = None
     recommendation: str = ""
     code: str = ""
 

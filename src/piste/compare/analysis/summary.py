@@ -64,6 +64,7 @@ def summarize(
         if chosen is None:
             verdict.recommendation = f"No recommendation: {reason}"
         else:
+            verdict.recommended = chosen.name
             verdict.recommendation = f"Recommended: {chosen.name}; {reason}{_judged_with(chosen, results, plan)}"
             verdict.code = code_to_paste(chosen, list(OPTIMIZERS))
     return Summary(

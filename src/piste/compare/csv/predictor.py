@@ -213,8 +213,7 @@ class Predictor:
 
 def _median_run(comparison: Comparison) -> Result:
     """The run of the recommended candidate whose metric is the median over seeds (the lower one of two)."""
-    said = comparison.verdict.recommendation
-    row = next((row for row in comparison.rows if said.startswith(f"Recommended: {row.name};")), None)
+    row = next((row for row in comparison.rows if row.name == comparison.verdict.recommended), None)
     if row is None and len(comparison.rows) == 1 and not comparison.rows[0].diverged:
         row = comparison.rows[0]
     if row is None:
