@@ -214,6 +214,42 @@ def test_learning_rates_are_searched_unless_the_command_says_otherwise(run, tmp_
     assert asked["metric"] == "mae"
 
 
+def test_explain_works_the_steps_of_an_optimizer_through(run):
+    done = run("explain", "adam", "--grad", "0.5", "--lr", "0.1", "--betas", "0.9,0.99", "--steps", "2")
+    assert done.exit_code == 0
+    assert "Adam(lr=0.1, betas=(0.9, 0.99))" in done.output
+    assert "m' = 0.9 * 0.05 + (1 - 0.9) * 0.5 = 0.095\n" in done.output and "Result\n  p = 0.8\n" in done.output
+    done = run("explain", "sgd", "--param", "[1,2]", "--grad", "[1,1]", "--momentum=0.5", "--nesterov", "--lr", "1")
+    assert done.exit_code == 0 and "Result\n  p = [-0.5, 0.5]" in done.output
+
+
+def test_explain_takes_the_options_of_a_loss_by_flags(run):
+    done = run("explain", "huber", "--input", "[3]", "--target", "[0]", "--delta", "2", "--reduction", "sum")
+    assert done.exit_code == 0 and "HuberLoss(delta=2, reduction='sum')" in done.output
+    assert "Result\n  4\n" in done.output
+    call = "explain", "cross_entropy", "--input", "[[1,2]]", "--target", "[0]", "--weight", "[1,2]"
+    assert "CrossEntropyLoss(weight=tensor of shape (2,))" in run(*call).output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["adam"], "Adam takes 2 operands (`param`, `grad`); received 0. Help: explain('adam', param, grad)."),
+        (["adam", "--grad", "1", "--lr", "-1"], "`lr` must be in [0, inf); received lr=-1.0."),
+        (["adam", "--grad", "1", "--lt", "1"], "Adam has no option `lt`; did you mean `lr`?"),
+        (["adam", "--grad", "x"], "--grad must be a JSON array of numbers"),
+        (["adam", "--grad", "1", "lr", "1"], "an option must begin with --; received 'lr'. Help: --lr 0.1."),
+        (["adm", "--grad", "1"], "there is no loss or optimizer named 'adm'. Did you mean `adam`"),
+        (["l1", "--target", "1"], "--target needs --input. Help: piste explain l1 --input ... --target ..."),
+        (["l1"], "L1Loss takes 2 operands (`input`, `target`); received 0."),
+    ],
+)
+def test_explain_names_what_is_wrong_with_a_call(run, words, told):
+    done = run("explain", *words)
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    assert told in " ".join(done.output.split())
+
+
 def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path):
     (tmp_path / "my_task.py").write_text(TASK.replace('"epochs": 2', '"epochs": 60'))
     process = subprocess.Popen(

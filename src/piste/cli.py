@@ -173,26 +173,71 @@ def tasks(debug: Debug = False) -> None:
         typer.echo("Besides: a table (piste compare data.csv --target COLUMN), or your own (my_task.py:make).")
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def explain(
-    loss: Annotated[str, typer.Argument(help="The name of a loss, such as l1 or cross_entropy.")],
-    input: Annotated[str, typer.Option(help='The input as JSON, such as "[[1,1],[1,1]]".')],
-    target: Annotated[str, typer.Option(help='The target, or the second operand, as JSON, such as "[[0,1],[2,3]]".')],
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A loss, such as l1 or cross_entropy, or an optimizer, such as adam.")],
+    input: Annotated[str | None, typer.Option(help='The input of a loss as JSON, such as "[[1,1],[1,1]]".')] = None,
+    target: Annotated[
+        str | None, typer.Option(help='The target, or the second operand, as JSON, such as "[[0,1],[2,3]]".')
+    ] = None,
     more: Annotated[
         list[str] | None,
         typer.Option(help="Each further operand as JSON, such as the negatives of triplet_margin, in order."),
     ] = None,
+    grad: Annotated[
+        str | None, typer.Option(help="The gradient for an optimizer as JSON, the same at every step.")
+    ] = None,
+    param: Annotated[str | None, typer.Option(help="The parameter as JSON; 1 everywhere if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="The number of steps of an optimizer; 1 if not given.")] = None,
     check: Annotated[
-        str, typer.Option(help="How values are checked: raise, nan, or off, which works a refused call through.")
-    ] = "raise",
+        str | None,
+        typer.Option(help="How a loss checks values: raise, nan, or off, which works a refused call through."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Show the arithmetic of a loss step by step; for a refused call, what was wrong and a line that works."""
+    """Show the arithmetic of a loss or of an optimizer's steps; for a refused call, the reason and a line that works.
+
+    Further options are those of the loss or the optimizer: --delta 2, --lr 0.1, --betas 0.9,0.99, --nesterov.
+    """
     with _in_a_sentence(debug):
         from .explain import explain as explained
 
         given = [("--input", input), ("--target", target), *(("--more", text) for text in more or [])]
-        typer.echo(str(explained(loss, *(_numbers(option, text) for option, text in given), check=check)))
+        operands = [_numbers(option, text) for option, text in given if text is not None]
+        if target is not None and input is None:
+            raise InvalidValue(f"--target needs --input. Help: piste explain {name} --input ... --target ...")
+        options = _read_options(context.args)
+        named = {"grad": grad, "param": param}
+        options |= {option: _numbers(f"--{option}", text) for option, text in named.items() if text is not None}
+        options |= {option: v for option, v in {"steps": steps, "check": check}.items() if v is not None}
+        typer.echo(str(explained(name, *operands, **options)))
+
+
+def _read_options(arguments: list[str]) -> dict[str, Any]:
+    """Read options by flags: `--lr 0.1`, `--betas 0.9,0.99`, `--weight "[1,2]"`, and `--nesterov` for True."""
+    options: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        option, _, text = flag.partition("=")
+        if not option.startswith("--"):
+            raise InvalidValue(f"an option must begin with --; received {flag!r}. Help: --lr 0.1.")
+        if "=" not in flag:
+            text = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        options[option[2:].replace("-", "_")] = _option_value(text)
+    return options
+
+
+def _option_value(text: str) -> Any:
+    """Read a number, numbers with commas between, true, false, none, a JSON array, or a word."""
+    if text.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[text.lower()]
+    try:
+        value = json.loads(text if text.startswith("[") or "," not in text else f"[{text}]")
+    except ValueError:
+        return text
+    return tuple(value) if isinstance(value, list) and not text.startswith("[") else value
 
 
 def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[str, Any]) -> Task:

@@ -1,4 +1,4 @@
-"""What `explain` shows: every number of it is checked against an independent computation, and the words as they are."""
+"""The explanation of losses: its words, and every number against an independent computation."""
 
 from __future__ import annotations
 
@@ -29,6 +29,24 @@ def shows(text: object, *lines: str) -> None:
 @pytest.mark.parametrize("loss", ["bce", "hinge_embedding", "poisson_nll"])
 def test_integers_in_the_shape_of_the_input_are_real_numbers(loss: str) -> None:
     assert str(explain(loss, [0.5, 0.25], [1, 1])) == str(explain(loss, [0.5, 0.25], [1.0, 1.0]))
+
+
+def test_operands_may_be_given_by_name() -> None:
+    by_name = explain("gaussian_nll", [1.0], var=[2.0], target=[0.5])
+    assert by_name.text == explain("gaussian_nll", [1.0], [0.5], [2.0]).text
+    with pytest.raises(InvalidType, match="L1Loss received the operand `input` by position and by name"):
+        explain("l1", [1.0], [2.0], input=[1.0])
+
+
+def test_lists_are_taken_where_an_option_is_a_tensor() -> None:
+    x, k, weight = torch.tensor([[2.0, 0, 1], [0, 1, 0]]), torch.tensor([2, 1]), [1, 2, 3]
+    expected = torch.nn.functional.cross_entropy(x, k, torch.tensor(weight).float())
+    assert explain("cross_entropy", x.tolist(), k.tolist(), weight=weight).value == expected
+    element = explain("bce_with_logits", [0.5, 1.0], [1, 0], pos_weight=[2, 3]).value
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor([0.5, 1.0]), torch.tensor([1.0, 0]), pos_weight=torch.tensor([2.0, 3])
+    )
+    assert element == wanted
 
 
 def test_integers_stay_integers_where_they_are_indices() -> None:
@@ -257,7 +275,7 @@ def test_tensors_are_left_as_they_were() -> None:
 def test_what_is_no_loss_is_refused() -> None:
     with pytest.raises(InvalidValue, match=r"there is no loss named 'smoth_l1'\. Did you mean `smooth_l1`"):
         explain("smoth_l1", [1.0], [1.0])
-    with pytest.raises(InvalidType, match=r"`loss` must be a loss of piste\.losses or its name; received 3"):
+    with pytest.raises(InvalidType, match=r"`loss` must be a loss of piste\.losses, an optimizer .*; received 3"):
         explain(3, [1.0], [1.0])
 
 

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from ..formula.expression import Expr, is_number
-from ..formula.printing import TracedFormula, number, read, render
+from ..formula.printing import TracedFormula, format_number, read, render
 from ..losses.ctc import CTCLoss
 from ..losses.loss import Loss, PreparedCall
 from ..losses.value_checks import unravel_index
 from .evaluation import Worked
 
-__all__ = ["tell"]
+__all__ = ["FEW", "MOST", "format_explanation", "format_tensor", "spell_formula"]
 
 FEW = 12  # elements (or rows) that are all worked through; of more, those that contribute most
 MOST = 5
 WIDE = 6  # classes of a row that are all written
 
 
-def tell(module: Loss, call: PreparedCall, operands: list[Tensor], value: Tensor) -> str:
-    """The whole story of a call that gave `value`."""
+def format_explanation(module: Loss, call: PreparedCall, operands: list[Tensor], value: Tensor) -> str:
+    """Write a call of a loss that gave `value`, section by section."""
     if isinstance(module, CTCLoss):
         return _by_sample(module, call, value)
     work = Worked(call)
@@ -32,7 +32,7 @@ def tell(module: Loss, call: PreparedCall, operands: list[Tensor], value: Tensor
         _units(module, work),
         _counts(module, work),
         _reduction(module, work, value),
-        ["Result", f"  {_shown(value)}"],
+        ["Result", f"  {format_tensor(value)}"],
         _gradient(module, work, operands),
         module.notes(**call.options),
     ]
@@ -44,21 +44,23 @@ def _by_sample(module: Loss, call: PreparedCall, value: Tensor) -> str:
     values = call.formula(*call.operands, **call.options).reshape(-1)
     lengths = call.operands[3].reshape(-1).tolist()
     order = range(len(lengths)) if len(lengths) <= FEW else values.topk(MOST).indices.tolist()
-    lines = [f"  sample {i}:  {number(values[i].item())} for {lengths[i]} labels" for i in order]
+    lines = [f"  sample {i}:  {format_number(values[i].item())} for {lengths[i]} labels" for i in order]
     lines.append(f"  not finite: {int((~values.isfinite()).sum())} of {len(lengths)}")
     head = (
         f"{module!r}\n\nComputed by torch.nn.functional.{module.functional_name}; -log of the probability of the labels"
     )
     mean = "\n\nReduction: mean, each divided by its number of labels first" if module.reduction == "mean" else ""
-    return "\n".join([head, "", "Samples", *lines]) + f"{mean}\n\nResult\n  {_shown(value)}"
+    return "\n".join([head, "", "Samples", *lines]) + f"{mean}\n\nResult\n  {format_tensor(value)}"
 
 
 def _formula(module: Loss, work: Worked) -> list[str]:
-    lines = _spelt(work.reading)
+    lines = spell_formula(work.reading)
     names = module.symbols or dict(zip(work.letters, (*module.arguments, *getattr(module, "extras", ())), strict=False))
     meaning = [f"{letter} = {names[letter]}" for letter in work.letters]
     meaning += [
-        f"{k} = {number(v)}" for k, v in work.call.options.items() if is_number(v) and any(k in line for line in lines)
+        f"{k} = {format_number(v)}"
+        for k, v in work.call.options.items()
+        if is_number(v) and any(k in line for line in lines)
     ]
     return ["Formula", *(f"  {line}" for line in lines), f"with {', '.join(meaning)}"]
 
@@ -97,11 +99,11 @@ def _unit(module: Loss, work: Worked, i: int) -> str:
         numbers[id(step)] = value
         if text != value or not work.is_row_valued(step):
             parts.append(f"{name} = {text}")
-    value = number(work.values[i].item())
+    value = format_number(work.values[i].item())
     parts.append(worked(work.loss, value))
     if work.weight is not None:
-        weight = number(work.weight[i].item())
-        parts.append(f"weight {weight}: {weight} * {value} = {number(work.weighted[i].item())}")
+        weight = format_number(work.weight[i].item())
+        parts.append(f"weight {weight}: {weight} * {value} = {format_number(work.weighted[i].item())}")
     notes = []
     if module.branches and work.loss.op == "where":
         is_first = bool(taken(work.loss.args[0]))
@@ -109,8 +111,8 @@ def _unit(module: Loss, work: Worked, i: int) -> str:
         notes.append(f"{module.branches[not is_first]}, as {condition} is {'true' if is_first else 'false'}")
     for node, bound in work.clamps():
         if work.flat(node)[i] < bound:
-            before, spelt = number(work.at(node, i)), render(node, numbers, taken)
-            notes.append(f"{spelt if spelt == before else f'{spelt} = {before}'} is clamped to {number(bound)}")
+            before, spelt = format_number(work.at(node, i)), render(node, numbers, taken)
+            notes.append(f"{spelt if spelt == before else f'{spelt} = {before}'} is clamped to {format_number(bound)}")
     return label + ";  ".join([*parts, *([f"({'; '.join(notes)})"] if notes else [])])
 
 
@@ -127,7 +129,7 @@ def _counts(module: Loss, work: Worked) -> list[str]:
         lines += _choices(module, work, names)
     for node, bound in work.clamps():
         if clamped := int((work.flat(node) < bound).sum()):
-            lines.append(f"{render(node, names)} clamped to {number(bound)}: {clamped} of {work.count}")
+            lines.append(f"{render(node, names)} clamped to {format_number(bound)}: {clamped} of {work.count}")
     if work.keep is not None and not bool(work.keep.all()):
         lines.append(f"ignored: {int((~work.keep).sum())} of {work.count}")
     if infinite := int((~work.values.isfinite()).sum()):
@@ -135,8 +137,8 @@ def _counts(module: Loss, work: Worked) -> list[str]:
     if work.count > FEW and "k" in work.letters and work.keep is not None:
         lines += _classes(work, work.keep)
     elif work.count > FEW and (parts := work.parts()) is not None:
-        sums, total = parts.reshape(-1, parts.shape[-1]).sum(0), number(work.values.sum().item())
-        lines += [f"class {c}: {number(sums[c].item())} of {total}" for c in _top(sums)]
+        sums, total = parts.reshape(-1, parts.shape[-1]).sum(0), format_number(work.values.sum().item())
+        lines += [f"class {c}: {format_number(sums[c].item())} of {total}" for c in _top(sums)]
     return ["Counts", *(f"  {line}" for line in lines)] if lines else []
 
 
@@ -152,10 +154,10 @@ def _choices(module: Loss, work: Worked, names: dict[int, str]) -> list[str]:
 
 def _classes(work: Worked, keep: Tensor) -> list[str]:
     k, values = work.letters["k"].reshape(-1)[keep], work.values[keep]
-    classes, total = work.letters["x"].shape[-1], number(values.sum().item())
+    classes, total = work.letters["x"].shape[-1], format_number(values.sum().item())
     sums = torch.zeros(classes, dtype=torch.float64).index_add_(0, k, values)
     rows = torch.bincount(k, minlength=classes).tolist()
-    return [f"class {c}: {rows[c]} rows, {number(sums[c].item())} of {total}" for c in _top(sums) if rows[c]]
+    return [f"class {c}: {rows[c]} rows, {format_number(sums[c].item())} of {total}" for c in _top(sums) if rows[c]]
 
 
 def _top(sums: Tensor) -> list[int]:
@@ -170,13 +172,13 @@ def _reduction(module: Loss, work: Worked, value: Tensor) -> list[str]:
     how = module._reduction()
     if how.mode == "none":
         return ["Reduction: none", "  every value is kept"]
-    total = number(work.weighted.sum().item())
-    terms = [number(v) for v in work.weighted.tolist()] if 0 < work.count <= FEW else []
+    total = format_number(work.weighted.sum().item())
+    terms = [format_number(v) for v in work.weighted.tolist()] if 0 < work.count <= FEW else []
     lines = [f"Reduction: {how.mode}", f"  {_summed(terms) or f'the sum of {work.count} {work.noun}s'} = {total}"]
     if how.mode != "sum":
-        divisor = number(_divisor(module, work))
+        divisor = format_number(_divisor(module, work))
         by = "batch" if how.mode == "batchmean" else work.call.denominator if how.normalizer is None else how.normalizer
-        lines.append(f"  {total} / {divisor} = {_shown(value)}   (divided by {_divided_by(by, module, work)})")
+        lines.append(f"  {total} / {divisor} = {format_tensor(value)}   (divided by {_divided_by(by, module, work)})")
     return lines
 
 
@@ -200,15 +202,15 @@ def _gradient(module: Loss, work: Worked, operands: list[Tensor]) -> list[str]:
         reading = read(work.call.derivatives, *letters, **work.call.options)
         whole = reading.results[0]
         steps = tuple(step for step in reading.steps if _is_part(step[1], whole))
-        lines = _spelt(TracedFormula((whole,), steps), f"d loss / d {letters[0]}")
+        lines = spell_formula(TracedFormula((whole,), steps), f"d loss / d {letters[0]}")
         if "mean" in module.reduction:
-            divided = f"each divided by {number(_divisor(module, work))}"
+            divided = f"each divided by {format_number(_divisor(module, work))}"
             lines = [*lines, divided] if whole.op == "where" else [*lines[:-1], f"{lines[-1]}, {divided}"]
     if slope.numel() <= 4 * FEW:
-        lines.append(_nested(slope.tolist()))
+        lines.append(_format_nested(slope.tolist()))
     else:
         at = int(torch.where(slope.isnan(), torch.inf, slope.abs()).argmax())
-        largest = number(slope.reshape(-1)[at].item())
+        largest = format_number(slope.reshape(-1)[at].item())
         infinite = int((~slope.isfinite()).sum())
         lines.append(
             f"largest: {largest} at {unravel_index(at, slope.shape)};  not finite: {infinite} of {slope.numel()}"
@@ -222,8 +224,8 @@ def _is_part(step: Expr, whole: Any) -> bool:
     return step is whole or (whole.op != "input" and any(_is_part(step, operand) for operand in whole.args))
 
 
-def _spelt(reading: TracedFormula, result: str = "loss") -> list[str]:
-    """A formula, one step a line; a choice on two."""
+def spell_formula(reading: TracedFormula, result: str = "loss") -> list[str]:
+    """Write a formula, one intermediate value on each line; a `where` takes two lines."""
     lines: list[str] = []
     known: dict[int, str] = {}
     for name, symbol in [*reading.steps, (result, reading.results[0])]:
@@ -247,15 +249,16 @@ def _summed(terms: list[str]) -> str:
 
 def _written(value: Any) -> str:
     if not isinstance(value, list):
-        return number(value)
-    return f"[{', '.join([*map(number, value if len(value) <= WIDE else value[:3]), *['...'][: len(value) > WIDE]])}]"
+        return format_number(value)
+    texts = list(map(format_number, value)) if len(value) <= WIDE else [*map(format_number, value[:3]), "..."]
+    return f"[{', '.join(texts)}]"
 
 
-def _shown(value: Tensor) -> str:
+def format_tensor(value: Tensor) -> str:
     if value.numel() > 4 * FEW:
         return f"a tensor of shape {tuple(value.shape)}"
-    return _nested(value.tolist())
+    return _format_nested(value.tolist())
 
 
-def _nested(values: Any) -> str:
-    return f"[{', '.join(map(_nested, values))}]" if isinstance(values, list) else number(values)
+def _format_nested(values: Any) -> str:
+    return f"[{', '.join(map(_format_nested, values))}]" if isinstance(values, list) else format_number(values)
