@@ -80,7 +80,7 @@ def test_every_operation_has_an_independent_statement_here() -> None:
 
 def test_every_word_applies_the_operation_of_its_name() -> None:
     a, b, c = (Expr("input", name) for name in "abc")
-    not_words = {"Expr", "FormulaError", "NamedConstant", "is_number", "topological_order", "trace"}
+    not_words = {"Expr", "FormulaError", "NamedConstant", "is_condition", "is_number", "topological_order", "trace"}
     words = {name: getattr(expression, name) for name in set(expression.__all__) - not_words}
     words |= {name: getattr(row_functions, name) for name in row_functions.__all__}
     for name, word in words.items():

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ..formula.expression import Expr, topological_order, trace
-from ..formula.operations import OPERATIONS
+from ..formula.expression import Expr, is_condition, topological_order, trace
 from .specs import StepSpec
 
 
@@ -42,11 +41,6 @@ def trace_step(program: StepSpec) -> TracedStep:
     new_p, new_buffers = trace(program.element, p, g, buffers, scalars)
     hoisted = Hoisted(columns)
     return TracedStep(columns, counters, tuple(map(hoisted.with_reciprocals, (new_p, *new_buffers))))
-
-
-def is_condition(value: Any) -> bool:
-    """Whether a value is true or false."""
-    return isinstance(value, Expr) and value.op in OPERATIONS and OPERATIONS[value.op].kind == "condition"
 
 
 @dataclass

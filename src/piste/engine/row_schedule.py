@@ -28,8 +28,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..formula.differentiate import RowGradient, RowTest
+from ..formula.differentiate import RowGradient
 from ..formula.expression import Expr, FormulaError, topological_order
+from ..formula.properties import RowTest
 
 __all__ = ["CLASSES", "REDUCTIONS", "SCALE", "RowPass", "RowSchedule", "ScheduledGradient", "schedule_row"]
 

@@ -104,9 +104,10 @@ class _Rule:
         """Name the intermediate values in the order of computation, the new buffers and the step `d` among them."""
         taken = {"p", "g", *self.spec.buffers, *self.spec.numbers, *self.spec.counters}
         named = {value: f"{name}'" if name in taken else name for value, name in names.items()}
-        step = new_p.args[1].args[1]  # of p - lr * d
-        if isinstance(step, Expr) and step.op != "input":
-            named.setdefault(step, "d")
+        scaled = new_p.args[1]  # lr * d, of p - lr * d
+        if isinstance(scaled, Expr) and scaled.op == "*" and isinstance(scaled.args[1], Expr):
+            named.setdefault(scaled.args[1], "d")
+        named = {value: name for value, name in named.items() if value.op != "input"}
         for letter, value in buffers.items():
             if isinstance(value, Expr) and value.op != "input":
                 named.setdefault(value, f"{letter}'")

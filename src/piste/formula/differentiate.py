@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from .expression import Expr, FormulaError, topological_order
 from .operations import OPERATIONS
+from .properties import RowTest
 
-__all__ = ["RowGradient", "RowTest", "differentiate"]
+__all__ = ["RowGradient", "differentiate"]
 
 
 class RowGradient(NamedTuple):
@@ -26,32 +27,6 @@ class RowGradient(NamedTuple):
 
     dense: Any = 0.0
     at_index: tuple[tuple[Any, Any], ...] = ()
-
-
-class RowTest:
-    """Tells rows from scalars.
-
-    Args:
-        rows: The names of the inputs that are rows.
-    """
-
-    def __init__(self, rows: set[str]) -> None:
-        self._rows = rows
-        self._known: dict[Expr, bool] = {}
-
-    def __call__(self, value: Any) -> bool:
-        """Return whether a value has an entry for each class."""
-        if not isinstance(value, Expr):
-            return False
-        for node in topological_order(value, stop=self._known.__contains__):
-            kind = OPERATIONS[node.op].kind if node.op in OPERATIONS else "elementwise"
-            if node.op == "input":
-                self._known[node] = node.args[0] in self._rows
-            elif kind in ("scalar", "row"):
-                self._known[node] = kind == "row"
-            else:
-                self._known[node] = any(self._known[x] for x in node.operands)
-        return self._known[value]
 
 
 def differentiate(result: Expr, by: list[Expr], rows: set[str]) -> list[RowGradient]:

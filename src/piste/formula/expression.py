@@ -19,13 +19,14 @@ from typing import Any
 
 from ..errors import PisteError
 from . import operations
-from .operations import apply
+from .operations import OPERATIONS, apply
 
 __all__ = [
     "Expr",
     "FormulaError",
     "NamedConstant",
     "exp",
+    "is_condition",
     "is_number",
     "log",
     "log1p",
@@ -102,6 +103,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def is_condition(value: Any) -> bool:
+    """Return whether a value is true or false."""
+    return isinstance(value, Expr) and value.op in OPERATIONS and OPERATIONS[value.op].kind == "condition"
+
+
 _nodes: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
 """Every node that is in use, by its operation and the identities of its arguments, which live as long as the node."""
 _lock = threading.Lock()
@@ -131,11 +137,39 @@ def _text(value: Any, depth: int) -> str:
     return f"{value.op}({', '.join(_text(x, depth - 1) for x in value.args) if depth else '...'})"
 
 
+def _simplify(op: str, args: tuple[Any, ...]) -> Expr | None:
+    """Return the argument that an operation gives back, or None.
+
+    Only identities that hold bit by bit count, for NaN, infinity and both zeros: x + 0 is not one, since -0 + 0 is 0,
+    nor is any with a `NamedConstant`, whose value may change. A condition times 1 is a number and no condition.
+    """
+    match op, args:
+        case ("*", (Expr() as x, other)) | ("*", (other, Expr() as x)) if _is_number(other, 1.0):
+            return None if is_condition(x) else x
+        case ("/" | "**", (Expr() as x, other)) if _is_number(other, 1.0):
+            return None if is_condition(x) else x
+        case ("-", (Expr() as x, other)) if _is_number(other, 0.0):
+            return None if is_condition(x) else x
+        case ("+", (Expr() as x, other)) | ("+", (other, Expr() as x)) if _is_number(other, -0.0):
+            return None if is_condition(x) else x
+        case ("where", (_, Expr() as a, b)) if a is b:
+            return a
+        case (("neg" | "invert"), (Expr(op=inner, args=(Expr() as x,)),)) if inner == op:
+            return x
+    return None
+
+
+def _is_number(value: Any, number: float) -> bool:
+    """Return whether a value is this float, the sign of zero included."""
+    return type(value) is float and value.hex() == number.hex()
+
+
 class Expr:
     """A node of a formula's graph: an operation on its arguments, or a named input (`op` is "input").
 
     An argument is another node, or a number: a float, or a `NamedConstant`. A node is immutable, and equal expressions
-    are the same object, so `is` compares them, and a dictionary takes them as keys. (`==` builds a node.)
+    are the same object, so `is` compares them, and a dictionary takes them as keys. (`==` builds a node.) An operation
+    that gives an argument back bit by bit, such as x * 1, is that argument.
 
     Example:
         >>> x = Expr("input", "x")
@@ -154,6 +188,9 @@ class Expr:
 
     def __new__(cls, op: str, *args: Any) -> Expr:
         arguments = args if op == "input" else tuple(map(_as_argument, args))
+        simple = _simplify(op, arguments)
+        if simple is not None:
+            return simple
         key = op, *map(_identity, arguments)
         with _lock:
             known = _nodes.get(key)

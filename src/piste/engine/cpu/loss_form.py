@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...formula.expression import Expr, is_number
+from ...formula.properties import is_never_positive
 from ..loss_emitter import LossEmitter
 from ..specs import STORAGES, LossKernelSpec, Operand
 from .dialect import numba
@@ -54,23 +55,14 @@ class LossLines(LossEmitter):
     def _expression(self, value: Expr) -> str:
         if self._precision == "float32" and value.op in ("exp", "log", "log1p"):
             match value.op, self.key(value).args[0]:
-                case ("exp", within) if _is_never_positive(within):
+                case ("exp", within) if is_never_positive(within):
                     word = "exp32_nonpositive"
-                case ("log1p", Expr(op="exp", args=(within,))) if _is_never_positive(within):
+                case ("log1p", Expr(op="exp", args=(within,))) if is_never_positive(within):
                     word = "log1p32_unit_interval"
                 case op, _:
                     word = f"{op}32"
             return f"{word}({self.name(value.args[0])})"
         return super()._expression(value)
-
-
-def _is_never_positive(value: Any) -> bool:
-    match value:
-        case Expr(op="neg", args=(Expr(op="abs"),)):
-            return True
-        case Expr(op="-", args=(x, Expr(op="each", args=(Expr(op="top", args=(y,)),)))):
-            return x is y
-    return False
 
 
 def loaded(column: Operand, at: str, dtype: str) -> str:

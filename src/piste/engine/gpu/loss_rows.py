@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from ...formula.differentiate import RowTest
 from ...formula.expression import Expr, trace
+from ...formula.properties import RowTest
 from ..loss_trace import trace_rows
 from ..row_schedule import schedule_row
 from ..specs import LossKernelSpec, Operand

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from ...formula.expression import is_condition
 from ..emit import Emitter
-from ..hoisting import Hoisted, given_inputs, is_condition, trace_step
+from ..hoisting import Hoisted, given_inputs, trace_step
 from ..specs import StepSpec
 from .dialect import FUNCTIONS, triton
 
