@@ -169,6 +169,11 @@ def _fingerprint(task: Task, data: Data) -> str:
     batches = tensors_of([*data.training_sample, *data.validation])
     tensors = [
         *itertools.islice(batches, 8),
-        *(p.detach() for p in itertools.islice(task.new_model(0).parameters(), 8)),
+        *(_gather(p.detach()) for p in itertools.islice(task.new_model(0).parameters(), 8)),
     ]
     return " ".join(f"{float(t.double().mean()):.4g}/{float(t.double().std(unbiased=False)):.4g}" for t in tensors)
+
+
+def _gather(p: torch.Tensor) -> torch.Tensor:
+    """The whole of a sharded parameter, which is the same on every rank."""
+    return p.full_tensor() if hasattr(p, "full_tensor") else p

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...errors import InvalidValue
+from ...torch_internals import PLAIN_TYPES
 from ..batches import Batch, concatenate
 from ..candidates import Candidate
 from ..data import Data
@@ -107,7 +108,10 @@ def _check_loss(
         raise InvalidValue(f"the loss `{candidate.loss}` must return one number, a scalar tensor; received {received}.")
     if not value.requires_grad:
         raise InvalidValue(f"the loss `{candidate.loss}` doesn't depend on the model's weights: no gradient.")
-    stray = find_stray_parameter(value, trained_parameters(model, loss))
+    trained = trained_parameters(model, loss)
+    # A sharded model reads gathered tensors in the place of its parameters, which are DTensors.
+    is_plain = all(type(p) in PLAIN_TYPES for p in trained)
+    stray = find_stray_parameter(value, trained) if is_plain else None
     if stray is not None:
         raise InvalidValue(
             f"the loss `{candidate.loss}` reads a parameter of shape {tuple(stray.shape)} that no run trains: each run "
