@@ -201,9 +201,9 @@ def test_learning_rates_are_searched_unless_the_command_says_otherwise(run, tmp_
     package = sys.modules["piste.compare"]  # the name `piste.compare` is the function
     monkeypatch.setattr(package, "compare_task", lambda task, **options: asked.update(options, metric=task.metric))
     for words, expected in (
-        ([], ("1m", True, None)),
+        ([], (None, True, None)),
         (["--budget", "3m"], ("3m", True, None)),
-        (["--seeds", "3"], ("1m", True, None)),
+        (["--seeds", "3"], (None, True, None)),
         (["--trials", "6"], (None, False, 6)),
         (["--lr", "0.1"], (None, False, None)),
         (["--defaults"], (None, False, None)),

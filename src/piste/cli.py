@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 
-DEFAULT_BUDGET = "1m"
-"""The time that a comparison takes if the command says nothing about learning rates and time."""
-
 app = typer.Typer(
     help="Losses and optimizers for PyTorch, and a way to choose among them.",
     no_args_is_help=True,
@@ -151,7 +148,7 @@ def compare(
         comparison = compare_task(
             made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
             seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), out=out, fresh=fresh,
-            budget=DEFAULT_BUDGET if tuned and budget is None else budget, tuned=tuned,
+            budget=budget, tuned=tuned,
             storage=storage, jobs=jobs, ray=ray, track=_names(track), practical=practical, progress=True,
         )  # fmt: skip
         _show(comparison, out)

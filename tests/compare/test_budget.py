@@ -78,6 +78,21 @@ def test_a_budget_for_tuned_rates_buys_a_search_before_seeds():
         tuned(5)
 
 
+def test_a_budget_that_nobody_set_extends_to_the_least_search():
+    plan = make_plan(task(epochs=200), optimizers=BOTH, budget=60)
+    plan.tuned = plan.extends = True
+    fit_to_budget(plan, {name: StepCost(start=1.0, evaluation=0.0, step=9 / plan.steps) for name in BOTH})
+    # 3 seeds x 2 candidates x 5 runs of 50 steps take 30 x 1.75 s, more than 0.85 x 60 - 3 s
+    assert (len(plan.seeds), plan.trials, plan.steps) == (3, 3, 50)
+
+
+def test_a_tuned_comparison_without_a_budget_searches():
+    found = compare_task(task(), optimizers=["SGD"], tuned=True, seeds=2, steps=20, progress=False)
+    assert found.settings["budget"] == 60
+    assert found.settings["trials"] >= 3
+    assert len(found.settings["seeds"]) == 2
+
+
 def test_more_workers_buy_more():
     assert fitted(9.9, 1, workers=2) == (4, 1, 600)  # 4 x 2 / 2 + 1 / 2
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import InvalidType
 from ..options import Number
 from .analysis.summary import summarize
-from .budget import estimate, parse_duration
+from .budget import TUNED_BUDGET, estimate, parse_duration
 from .comparison import Comparison
 from .execution.interrupts import Interrupts
 from .execution.scheduler import run_plan
@@ -82,6 +82,7 @@ def compare(
         budget: A time, such as "3m", or a number of seconds. Seeds, trials and length that are not given are chosen to
             fit into it, equally for all candidates, after measuring a few steps.
         tuned: Whether the budget must include a search of learning rates, at least three trials for three seeds each.
+            Without a budget that is a minute, or the least search where it takes longer.
         out: A folder for the report, figures and numbers; None writes nothing. Each finished run is stored there at
             once: the same call resumes an interrupted comparison, and another comparison is rejected.
         fresh: Whether to discard the runs in `out`.
@@ -154,6 +155,9 @@ def compare_task(
     """
     require("`piste.compare`")
     began = time.perf_counter()
+    by_default = tuned and budget is None and trials is None
+    if by_default:
+        budget = TUNED_BUDGET
     if practical is not None:
         Number(0.0).check("practical", practical)
     folder = None if out is None else make_output_folder(out)
@@ -165,7 +169,7 @@ def compare_task(
                 steps=steps, budget=None if budget is None else parse_duration(budget), search=search,
             )  # fmt: skip
             store = open_store(folder, storage, task.name, fresh)
-            plan.tuned = tuned
+            plan.tuned, plan.extends = tuned, by_default
             plan.adopt(store.settings)
             with (
                 one_thread(plan.n_parameters < SINGLE_THREAD_MAX_PARAMETERS),

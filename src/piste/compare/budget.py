@@ -13,6 +13,8 @@ from .training.timing import StepCost, measure_step_costs
 
 MIN_SEEDS, MIN_STEPS = 3, 50
 """The minimum for a meaningful result. Runs are shortened to MIN_STEPS before the number of seeds is reduced."""
+TUNED_BUDGET = "1m"
+"""The budget of a search of learning rates if nobody sets one."""
 MIN_TRIALS = 3
 """The least number of trials of a search."""
 GOOD_SEEDS, GOOD_TRIALS = 5, 10
@@ -82,6 +84,8 @@ def fit_to_budget(plan: Plan, costs: Mapping[str, StepCost], workers: int = 1) -
     def seconds(rung: tuple[int, int], steps: int) -> float:
         return estimated_seconds(plan, costs, workers, *rung, steps)
 
+    if plan.extends:
+        available = max(available, seconds(rungs[0], fewest))
     if seconds(rungs[0], fewest) > available:
         least = (seconds(rungs[0], fewest) + REPORT_SECONDS) / PLANNED_SHARE
         raise InvalidValue(
@@ -93,7 +97,7 @@ def fit_to_budget(plan: Plan, costs: Mapping[str, StepCost], workers: int = 1) -
     fitting = [rung for rung in rungs if seconds(rung, most) <= available]
     count, plan.trials = fitting[-1] if fitting else rungs[0]
     if not fitting:
-        most = max(steps for steps in range(fewest, most) if seconds(rungs[0], steps) <= available)
+        most = max(steps for steps in range(fewest, most + 1) if seconds(rungs[0], steps) <= available)
     plan.seeds, plan.steps = list(range(plan.seeds[0], plan.seeds[0] + count)), most
 
 

@@ -33,6 +33,7 @@ class Plan:
         undecided: Which of "seeds", "trials" and "steps" the budget decides.
         seconds: The expected duration of all runs; NaN if not estimated.
         tuned: Whether the budget must include a search.
+        extends: Whether the minimum runs even if it takes longer than the budget, because nobody set the budget.
         search: Values of options that a search varies in addition to the learning rate.
         fingerprint: A digest of the data and of the untrained model's outputs.
     """
@@ -51,6 +52,7 @@ class Plan:
     seconds: float = math.nan
     search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     tuned: bool = False
+    extends: bool = False
 
     @property
     def searches(self) -> bool:

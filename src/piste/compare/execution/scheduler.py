@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator
 
 from ...errors import InvalidValue
-from ..budget import REPORT_SECONDS, format_duration
+from ..budget import MIN_SEEDS, REPORT_SECONDS, format_duration
 from ..candidates import Candidate
 from ..listener import Listener
 from ..plan import Plan
@@ -110,7 +110,7 @@ def run_plan(
     started = time.perf_counter()
     try:
         for number in range(len(plan.seeds)):  # seed by seed, so that an interruption leaves complete rounds
-            if number and plan.budget is not None:
+            if number >= (MIN_SEEDS if plan.extends else 1) and plan.budget is not None:
                 now = time.perf_counter()
                 if now + (now - started) / number > (began or started) + plan.budget - REPORT_SECONDS:
                     left_out = (
