@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from .numbers import number_values
 
 
 @dataclass
-class Encoder:
+class Encoder(ABC):
     """The inputs of one column.
 
     Attributes:
@@ -26,9 +27,9 @@ class Encoder:
     name: str
     kept: list[int] = field(default_factory=list, kw_only=True)
 
+    @abstractmethod
     def encode_texts(self, cells: Cells) -> np.ndarray:
         """All inputs of each distinct text (texts, inputs)."""
-        raise NotImplementedError
 
     def encode(self, cells: Cells) -> np.ndarray:
         """The kept inputs of each row (rows, inputs)."""
