@@ -74,9 +74,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "piste.losses.margins": {
         "HingeEmbeddingLoss.derivatives: 0 * y + 1 -> 1": DTYPE,
         **{f"HingeEmbeddingLoss.derivatives: 0 * y -> {other}": DTYPE for other in ("0 / y", "0", "-(0 * y)")},
-        "HingeEmbeddingLoss.formula: margin - x < 0 -> margin - x <= 0": BORDER,
         "SoftMarginLoss.formula: z > 0 -> z >= 0": BORDER,
-        "MarginRankingLoss.formula: z < 0 -> z <= 0": BORDER,
     },
     "piste.losses.class_loss": {
         f"ClassLoss.prepare: {PROMOTED} -> torch.promote_types(x.dtype, y.dtype)": "integers promote nothing",
