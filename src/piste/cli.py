@@ -167,7 +167,7 @@ def tasks(debug: Debug = False) -> None:
         width = max(map(len, built_in.names()))
         for name in built_in.names():
             typer.echo(f"{name:<{width}}  {built_in.about(name)}")
-        typer.echo("Besides: a table (piste compare data.csv --target COLUMN), or your own (my_task.py:make).")
+        typer.echo("Also: a table (piste compare data.csv --target COLUMN), or your own (my_task.py:make).")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -57,4 +57,4 @@ def test_the_command_refuses_in_one_sentence(write_table, tmp_path, monkeypatch,
 
 def test_the_list_of_tasks_names_tables():
     shown = CliRunner().invoke(app, ["tasks"]).output.strip().split("\n")
-    assert shown[-1] == "Besides: a table (piste compare data.csv --target COLUMN), or your own (my_task.py:make)."
+    assert shown[-1] == "Also: a table (piste compare data.csv --target COLUMN), or your own (my_task.py:make)."
