@@ -47,7 +47,7 @@ class _Loss(torch.autograd.Function):
         if _is_grad_enabled() or in_transform() or is_batched(grad):
             grad = grad if kernel.is_sum or kernel.spec.derivatives is not None else grad.unsqueeze(-1)
             return None, *[grad * slope for slope in gradients_eagerly(kernel.spec, ctx.saved_tensors, arguments)]
-        if gradients is None:  # the graph was kept for a backward once more
+        if gradients is None:  # `retain_graph` allows a second backward
             _, gradients = kernel.compute(ctx.saved_tensors, arguments)
         return None, *kernel.scale(gradients, grad, lambda: ctx.saved_tensors, arguments)
 

@@ -12,6 +12,7 @@ import operator
 import os
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
@@ -56,7 +57,7 @@ Computed = tuple[Tensor, tuple[Tensor, ...]]
 """A loss, and its gradients by the operands that want one."""
 
 
-class LossKernel:
+class LossKernel(ABC):
     """A compiled loss: the loss and its gradients, for an incoming gradient of 1, in one pass.
 
     A backend derives its kernels from this class and implements `compute`.
@@ -75,13 +76,13 @@ class LossKernel:
         self.is_sum, self.is_narrow = spec.mode == "sum", spec.storage != spec.dtype
         self.select = _picker([k for k, is_wanted in enumerate(spec.marks) if is_wanted])
 
+    @abstractmethod
     def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
         """Return the loss and its gradients.
 
         Raises:
             Declined: the kernel can't take the operands as they are, or a value needs the exact checks.
         """
-        raise NotImplementedError
 
     def compute_fast(self, operands: tuple[Tensor, ...], arguments: LossArguments) -> Computed | None:
         """Check the operands and compute in one native call; None where anything differs from what it was made for."""
@@ -98,7 +99,10 @@ class LossKernel:
 
         `operands` returns the operands; it raises where one was changed in place since the call.
         """
-        raise NotImplementedError
+        each = grad if self.is_sum or self.spec.derivatives is not None else grad.unsqueeze(-1)
+        for gradient in gradients:
+            gradient.mul_(each)
+        return gradients
 
 
 def _is_unknown(grad: Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -92,18 +92,6 @@ class ImageCrossEntropy(LossKernel):
         self.module.parallel("gradient" if gradients else "forward", at, threads)
         self.module.call["finish"](at)
         return out, gradients
-
-    def scale(
-        self,
-        gradients: tuple[Tensor, ...],
-        grad: Tensor,
-        operands: Callable[[], Sequence[Tensor]],
-        arguments: LossArguments,
-    ) -> tuple[Tensor, ...]:
-        if grad.item() != 1.0:
-            for made in gradients:
-                made.mul_(grad)
-        return gradients
 
 
 @functools.cache

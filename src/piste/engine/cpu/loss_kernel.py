@@ -145,16 +145,13 @@ class CpuLossKernel(LossKernel):
         operands: Callable[[], Sequence[Tensor]],
         arguments: LossArguments,
     ) -> tuple[Tensor, ...]:
-        if not self.is_sum:
-            each = grad if self.spec.derivatives is not None else grad.unsqueeze(-1)
-            for made in gradients:
-                made.mul_(each)
-        elif (factor := grad.item()) != 1.0:
-            if self.is_narrow:  # rounded once, or what a loss is scaled up for would be lost before
-                self.fill(torch.empty_like(grad), gradients, operands(), arguments, factor)
-            else:
-                for made in gradients:
-                    made.mul_(factor)
+        factor = grad.item() if self.is_sum else None
+        if factor == 1.0:
+            return gradients
+        if factor is None or not self.is_narrow:
+            return super().scale(gradients, grad, operands, arguments)
+        # Rounded once: a product with rounded gradients would lose what a loss is scaled up for.
+        self.fill(torch.empty_like(grad), gradients, operands(), arguments, factor)
         return gradients
 
     def _refuse(self, operands: Sequence[Tensor]) -> None:

@@ -75,10 +75,7 @@ class GpuLossKernel(LossKernel):
             assert isinstance(gradients, _Gradients)
             self._launch(gradients.plan, operands(), gradients, grad, again=True)
             return gradients
-        each = grad.unsqueeze(-1) if self._is_row else grad
-        for gradient in gradients:
-            gradient.mul_(each)
-        return gradients
+        return super().scale(gradients, grad, operands, arguments)
 
     # --- one launch ---------------------------------------------------------------------------------------------------
 
