@@ -1,4 +1,4 @@
-"""Common mistakes are rejected with the way out, and tools that look for torch's losses find Piste's."""
+"""Common mistakes are rejected, and the message has the remedy."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import gc
 
 import pytest
 import torch
-from torch.nn.modules.loss import _Loss, _WeightedLoss
 
 import piste
-from piste.errors import InvalidType, Unsupported
+from piste.errors import InvalidType
 from piste.losses import value_checks
 from tests.losses.test_refusals import refused
 
@@ -78,7 +77,7 @@ def test_kl_div_rejects_rows_that_are_no_distribution_on_every_call() -> None:
 def test_targets_in_another_encoding_are_recognised() -> None:
     labels = torch.tensor([[1, 0, 1], [0, 1, 0]])
     for _ in range(3):
-        words = "received 0 and 1 alone, which look like a 0/1 label for each class. Help: MultiLabelSoftMarginLoss"
+        words = "received 0 and 1 alone, which look like a label for each class. Help: MultiLabelSoftMarginLoss takes a"
         refused(lambda: F.multilabel_margin_loss(X[:2], labels), words)
         F.multilabel_margin_loss(X[:2], torch.tensor([[0, -1, 0], [0, 1, 2]]))
     F.multilabel_margin_loss(X[:2], labels, check="off")
@@ -94,47 +93,193 @@ def test_an_input_without_classes_is_rejected() -> None:
         refused(lambda check=check: F.multi_margin_loss(torch.zeros(4, 0), K, check=check), "at least 2 classes")
 
 
-@pytest.mark.parametrize("name", [n for n in nn.LOSSES if hasattr(torch.nn, n)])
-def test_losses_are_instances_of_torchs_bases(name: str) -> None:
-    ours, theirs = getattr(nn, name)(), getattr(torch.nn, name)()
-    assert isinstance(ours, _Loss)
-    assert isinstance(ours, _WeightedLoss) == isinstance(theirs, _WeightedLoss)
+L, P = X.log_softmax(1), X.softmax(1)
+MULTI = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 1, 1]])
+LISTS = torch.tensor([[2, 0, -1], [1, -1, -1], [0, 1, 2], [-1, -1, -1]])
+SIGNS = torch.tensor([1, -1, 1, -1])
+EXCHANGED = "Help: the arguments look exchanged: `target` comes last."
 
 
-class Model(torch.nn.Module):
-    def __init__(self, criterion) -> None:
-        super().__init__()
-        self.layer, self.criterion = torch.nn.Linear(3, 3), criterion
-
-    def forward(self, x, y):
-        return self.criterion(self.layer(x), y)
-
-
-CRITERIA = [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1), nn.CrossEntropyLoss()]
-CRITERIA += [F.cross_entropy]
-
-
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_symbolic_trace_records_the_loss(criterion) -> None:
-    model = Model(criterion)
-    traced = torch.fx.symbolic_trace(model)
-    assert torch.equal(traced(X, K), model(X, K))
-    refused(lambda: traced(X, K + 5), "`target` must hold class indices")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: F.binary_cross_entropy(MULTI.float(), X),
+        lambda: F.binary_cross_entropy_with_logits(MULTI.float(), X * 4),
+        lambda: F.multilabel_soft_margin_loss(MULTI.float(), X * 4),
+        lambda: F.kl_div(P, L),
+        lambda: F.hinge_embedding_loss(SIGNS, X[:, 0]),
+        lambda: F.soft_margin_loss(SIGNS.float(), X[:, 0]),
+        lambda: F.margin_ranking_loss(SIGNS, X[:, 0], X[:, 1]),
+    ],
+)
+def test_operands_in_the_wrong_order_are_recognised_by_their_values(call) -> None:
+    refused(call, EXCHANGED)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_jit_trace_records_the_formula(criterion) -> None:
-    model = Model(criterion)
-    model(X, K)  # a kernel served before
-    traced = torch.jit.trace(model, (X, K))
-    torch.testing.assert_close(traced(X * 2, 2 - K), model(X * 2, 2 - K))
-    ours, theirs = (torch.autograd.grad(m(X, K), model.layer.weight) for m in (traced, model))
-    torch.testing.assert_close(ours, theirs)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: F.multilabel_margin_loss(LISTS, X),
+        lambda: F.multilabel_soft_margin_loss(MULTI, X),
+        lambda: nn.AdaptiveLogSoftmaxWithLoss(3, 10, cutoffs=[3])(K, X),
+    ],
+)
+def test_operands_in_the_wrong_order_are_recognised_by_their_dtypes(call) -> None:
+    refused(call, EXCHANGED, kind=InvalidType)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_jit_script_names_the_tools_that_work() -> None:
-    with pytest.raises(Unsupported, match=r"torch.jit.script can't compile MSELoss.*torch.compile, torch.export"):
-        torch.jit.script(Model(nn.MSELoss()))
+def test_operands_in_the_right_order_get_the_help_of_the_value() -> None:
+    refused(lambda: F.binary_cross_entropy_with_logits(X, X * 4), "divide pixel values by 255")
+    refused(lambda: F.soft_margin_loss(X, X), "2 * target - 1 makes")
+    refused(lambda: F.kl_div(X, P), "Help: torch.log_softmax(logits, dim=-1)")
+
+
+def test_class_targets_in_another_encoding_get_the_conversion() -> None:
+    several = "row 0 sums to 2. Help: for several classes in a row, BCEWithLogitsLoss takes a 0/1 label for each class."
+    refused(lambda: F.cross_entropy(X, MULTI.float()), several)
+    refused(lambda: F.cross_entropy(X, L), "must be at least 0", "Help: target.exp() makes probabilities of log-prob")
+    refused(lambda: F.cross_entropy(X, 100 * P), "row 0 sums to 100", "counts / counts.sum(dim, keepdim=True)")
+    refused(lambda: F.cross_entropy(X, SIGNS), "received -1 at (1,)", "Help: (target + 1) // 2 makes class indices")
+    refused(lambda: F.nll_loss(L, torch.tensor([0, -1, 2, 1])), "Help: is it a mask? ignore_index=-1.")
+    images, onehot = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, 3)
+    for target in (onehot, onehot.long()):
+        refused(
+            lambda y=target: F.cross_entropy(images, y), "Help: target.argmax(-1), if it is one-hot in its last dim"
+        )
+    complex_help = "received torch.complex64. Help: input.real or input.abs()."
+    refused(lambda: F.cross_entropy(X + 0j, K), complex_help, kind=InvalidType)
+    refused(lambda: F.cross_entropy(X, K + 0j), "Help: a class index is a whole number.", kind=InvalidType)
+
+
+def test_class_weights_of_another_shape_get_the_conversion() -> None:
+    one_each = (
+        'Help: for a weight of each sample, multiply the losses: loss with reduction="none", times weight, .mean().'
+    )
+    for name in ("cross_entropy", "nll", "multi_margin"):
+        refused(lambda name=name: CALLS[name](torch.ones(4)), "shape (3,); received (4,)", one_each)
+        refused(lambda name=name: CALLS[name](torch.ones(1, 3)), "received (1, 3). Help: weight.flatten().")
+        refused(lambda name=name: CALLS[name](torch.ones(7)), "received (7,). Help: torch.ones(3) weighs all classes ")
+
+
+@pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan")])
+def test_positive_weights_are_finite_and_not_negative(value: float) -> None:
+    weight, y = torch.tensor([1.0, value, 1.0]), (X > 0).float()
+    words = (
+        f"`pos_weight` must be in [0, inf); received {value} at (0, 1), the first of 4. Help: it is usually negatives"
+    )
+    loss = nn.BCEWithLogitsLoss(pos_weight=weight)
+    for _ in range(3):
+        refused(lambda: F.binary_cross_entropy_with_logits(X, y, pos_weight=weight), words)
+        refused(lambda: loss(X, y), words)
+    loss.check = "off"
+    loss(X, y)
+
+
+def test_label_lists_are_not_mistaken_for_labels() -> None:
+    signs = 2 * MULTI - 1
+    words = (
+        "received -1 and 1 alone, which look like a label for each class.",
+        "a 0/1 label for each class: (target + 1) //",
+    )
+    refused(lambda: F.multilabel_margin_loss(X, signs), *words)
+    only_class_one = torch.tensor([[1, -1, -1]] * 4)
+    for target in (only_class_one, LISTS):
+        torch.testing.assert_close(
+            F.multilabel_margin_loss(X, target), torch.nn.functional.multilabel_margin_loss(X, target)
+        )
+    refused(lambda: F.multilabel_margin_loss(X, MULTI.bool()), "received 0 and 1 alone")
+    refused(lambda: F.multilabel_margin_loss(X, LISTS[:, :2]), "torch.nn.functional.pad(target, (0, 1), value=-1) ends")
+    refused(lambda: F.multilabel_soft_margin_loss(X, LISTS), "Help: MultiLabelMarginLoss takes lists of class indices.")
+    refused(lambda: F.multilabel_soft_margin_loss(X, signs.float()), "Help: (target + 1) / 2 makes 0/1 labels")
+    for function in (F.multilabel_margin_loss, F.multilabel_soft_margin_loss):
+        refused(
+            lambda f=function: f(X[:, :0], LISTS[:, :0]), "at least one class; received (4, 0). Help: the last layer"
+        )
+
+
+def test_kl_div_rejects_log_targets_that_are_no_distribution() -> None:
+    loss = nn.KLDivLoss(reduction="sum", log_target=True)
+    unnormalised = torch.full((4, 3), -1.0)
+    for _ in range(2):
+        torch.testing.assert_close(loss(L, L), torch.tensor(0.0))
+        refused(
+            lambda: loss(L, unnormalised), "the exponentials of each row must sum to 1", "row 0 sum to 1.10364. Help"
+        )
+    masked = L.clone()
+    masked[1:] = -float("inf")
+    torch.testing.assert_close(loss(L, masked), torch.tensor(0.0))
+    torch.testing.assert_close(
+        F.kl_div(L, unnormalised, log_target=True, check="off", reduction="sum"),
+        torch.nn.functional.kl_div(L, unnormalised, log_target=True, reduction="sum"),
+    )
+    refused(lambda: F.kl_div(L, MULTI * 5), "received 5.0 at (0, 0)", "counts.sum(-1, keepdim=True) of counts")
+
+
+def test_labels_of_bool_are_rejected_in_words() -> None:
+    labels = torch.tensor([False, True, True, False])
+    refused(
+        lambda: F.cosine_embedding_loss(X, X, labels), "received False at (0,), the first of 2. Help: 2 * target - 1"
+    )
+
+
+def test_ctc_operands_get_the_arrangement() -> None:
+    x, y = torch.randn(6, 2, 4).log_softmax(2), torch.tensor([[1, 2], [3, 1]])
+    t, s = torch.tensor([6, 5]), torch.tensor([2, 1])
+    transposed = "Help: log_probs.transpose(0, 1), as the time is the first dimension."
+    refused(lambda: F.ctc_loss(x.transpose(0, 1), y, t, s), "integer labels of shape (6, S)", transposed)
+    refused(lambda: F.ctc_loss(x.transpose(0, 1), torch.tensor([1, 2, 3]), t, s), "`input_lengths`", transposed)
+    refused(lambda: F.ctc_loss(x, y[:1], t, s), "Help: time is the first dimension of log_probs, and the samples are")
+    refused(
+        lambda: F.ctc_loss(x, y, s, t), "received 6 at (0,)", "Help: input_lengths and target_lengths look exchanged."
+    )
+    refused(lambda: F.ctc_loss(x, y, t, t), "received 6 at (0,)", "Help: a sample has at most as many labels")
+    refused(lambda: F.ctc_loss(x, y, t + 1, s), "Help: a sample has at most T steps")
+    refused(lambda: F.ctc_loss(x, y, t.float(), s), "Help: input_lengths.long().")
+    refused(lambda: F.ctc_loss(x, y, 6, s), "of shape (). Help: torch.full((2,), 6).")
+    refused(lambda: F.ctc_loss(y, x, t, s), "received torch.int64", "Help: log_probs and targets look exchanged.")
+    refused(lambda: F.ctc_loss(x.long(), y, t, s), "Help: torch.log_softmax(logits, dim=-1).")
+
+
+def test_losses_with_a_layer_reject_inputs_that_do_not_fit_it() -> None:
+    losses = [nn.AdaptiveLogSoftmaxWithLoss(3, 10, cutoffs=[3])]
+    if hasattr(nn, "LinearCrossEntropyLoss"):
+        losses.append(nn.LinearCrossEntropyLoss(3, 10))
+    for loss in losses:
+        refused(
+            lambda loss=loss: loss(X[:, :2], K), "must have 3 features in its last dimension; received (4, 2). Help"
+        )
+        words = "must hold floating-point features; received torch.int64. Help: input.float()."
+        refused(lambda loss=loss: loss(X.long(), K), words, kind=InvalidType)
+    words = "Help: target.long().", "Help: target.argmax(-1), if it is one-hot."
+    refused(lambda: losses[0](X, K.float()), words[0], kind=InvalidType)
+    refused(lambda: losses[0](X, torch.nn.functional.one_hot(K, 10)), words[1], kind=InvalidType)
+    misspelt = "AdaptiveLogSoftmaxWithLoss() has no argument `chek`. Did you mean `check`"
+    refused(lambda: nn.AdaptiveLogSoftmaxWithLoss(3, 10, [3], chek="off"), misspelt, kind=InvalidType)
+
+
+def test_operands_that_are_no_tensors_get_the_conversion() -> None:
+    class Output:
+        logits = X
+
+    for value, help in (
+        (Output(), "input.logits."),
+        ((X, X), "input[0], if the model returns several tensors, or torch.stack(input)."),
+        (X.numpy(), "torch.as_tensor(input)."),
+        (torch.nn.Linear(1, 1), "pass a tensor."),
+    ):
+        refused(lambda value=value: F.cross_entropy(value, K), f"Help: {help}", kind=InvalidType)
+
+
+def test_arguments_of_other_libraries_get_the_name_here() -> None:
+    words = "no argument `y_true`. Write `target`. mse_loss() has no argument `y_pred`. Write `input`."
+    refused(lambda: F.mse_loss(y_true=X, y_pred=X), words, kind=InvalidType)
+    refused(
+        lambda: nn.BCELoss(from_logits=True), "CrossEntropyLoss and BCEWithLogitsLoss take logits", kind=InvalidType
+    )
+
+
+def test_names_are_found_in_any_spelling() -> None:
+    spellings = ("BCE with logits", "bce-with-logits", "nn.BCEWithLogitsLoss", "F.binary_cross_entropy_with_logits")
+    assert {nn.get_loss(name) for name in spellings} == {nn.BCEWithLogitsLoss}
+    assert nn.get_loss("mean_squared_error") is nn.MSELoss and nn.get_loss("smoothl1") is nn.SmoothL1Loss
+    assert nn.get_loss("nll_loss2d") is nn.NLLLoss2d and nn.get_loss("nll_loss") is nn.NLLLoss

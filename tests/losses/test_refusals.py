@@ -73,7 +73,7 @@ def test_binary_targets_are_in_zero_to_one(value: float, shown: str) -> None:
     assert nn.BCELoss()(torch.rand(()), torch.tensor(1.0)).dim() == 0
     refused(lambda: nn.BCELoss()(torch.rand(()), torch.tensor(1.5)), "received 1.5. Help")
     p = torch.tensor([1.0, -1.0, 1.0])
-    refused(lambda: F.binary_cross_entropy_with_logits(X, X * 0, pos_weight=p), "`pos_weight` must be at least 0")
+    refused(lambda: F.binary_cross_entropy_with_logits(X, X * 0, pos_weight=p), "`pos_weight` must be in [0, inf)")
 
 
 def test_class_indices_are_named_with_place_and_range() -> None:

@@ -114,7 +114,7 @@ def explain(loss: Any, *operands: Any, **options: Any) -> Explanation:
     found = _find_optimizer(loss)
     if found is not None:
         return _explain_optimizer(*found, operands, options)
-    if isinstance(loss, torch.nn.Module) and hasattr(loss, "comes_to"):
+    if isinstance(loss, torch.nn.Module) and hasattr(loss, "as_plain_loss"):
         x, y = _take_operands(type(loss).__name__, "loss", ("input", "target"), operands, options)
         return _with_layer(loss, _tensor(x, False), _tensor(y, True), options)
     loss = _find_loss(loss)
@@ -192,9 +192,9 @@ def _with_layer(loss: Any, x: Tensor, y: Tensor, options: dict[str, Any]) -> Exp
         value = loss(x, y)
     except PisteError as refusal:
         return Explanation(f"{loss!r}\n\nRefused\n  {refusal}", refusal=refusal)
-    plain, x, y, said = loss.comes_to(x, y)
+    plain, x, y, sentence = loss.as_plain_loss(x, y)
     told = explain(plain, x.detach(), y)
-    return Explanation(f"{loss!r}\n\n{said}\n\n{told.text}", value if isinstance(value, Tensor) else value.loss)
+    return Explanation(f"{loss!r}\n\n{sentence}\n\n{told.text}", value if isinstance(value, Tensor) else value.loss)
 
 
 def _find_loss(loss: Any) -> Loss | type[Loss]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from ..engine import BoundKind
 from ..formula.expression import exp, log, log1p, maximum, where
 from ..options import TensorOption
@@ -15,10 +17,16 @@ __all__ = ["BCELoss", "BCEWithLogitsLoss"]
 
 SLACK = 0.01  # a mixed or resized target may be rounded a little beyond its range
 GUARD: tuple[BoundKind, float] = "from 0 to", 1 + SLACK
-TARGET_HELP = (
-    "a target is a 0/1 label or a probability; divide pixel values by 255, and use CrossEntropyLoss for class indices"
+LABEL = Check(
+    "target",
+    lambda x, y, p=None: (y < -SLACK) | (y > 1 + SLACK),
+    "in [0, 1]",
+    "a target is a 0/1 label or a probability; divide pixel values by 255, and use CrossEntropyLoss for class indices",
+    GUARD,
+    {-1: "(target + 1) / 2 makes 0/1 labels of labels -1 and 1"},
+    exchanged=lambda x, y, p=None: (x == 0) | (x == 1),
 )
-HELP_FOR = {-1: "(target + 1) / 2 makes 0/1 labels of labels -1 and 1"}
+MAX_WEIGHT = float(torch.finfo(torch.float32).max)
 
 
 class BCELoss(ElementwiseLoss, TorchWeightedLoss):
@@ -50,7 +58,7 @@ class BCELoss(ElementwiseLoss, TorchWeightedLoss):
             "apply torch.sigmoid first, or give the logits to BCEWithLogitsLoss, which is more exact",
             ("from 0 to", 1),
         ),
-        Check("target", lambda x, y: (y < -SLACK) | (y > 1 + SLACK), "in [0, 1]", TARGET_HELP, GUARD, HELP_FOR),
+        LABEL,
     )
 
     def formula(x, y):
@@ -76,27 +84,20 @@ class BCEWithLogitsLoss(ElementwiseLoss):
     name, functional_name = "bce_with_logits", "binary_cross_entropy_with_logits"
     options = {
         "weight": WEIGHT,
-        "pos_weight": TensorOption("the factor p of positive targets, at least 0, broadcast to the shape of `input`"),
+        "pos_weight": TensorOption("the factor p of positive targets, in [0, inf), broadcast to the shape of `input`"),
     }
     signature = "weight, size_average, reduce, reduction, pos_weight"
     expects = "logits and 0/1 labels (or probabilities) of the same shape"
     example = "torch.randn(4), torch.tensor([0.0, 1.0, 1.0, 0.0])"
     extras = ("pos_weight",)
     value_checks = (
-        Check(
-            "target",
-            lambda x, y, p=None: (y < -SLACK) | (y > 1 + SLACK),
-            "in [0, 1]",
-            TARGET_HELP,
-            GUARD,
-            HELP_FOR,
-        ),
+        LABEL,
         Check(
             "pos_weight",
-            lambda x, y, p=1: p < 0,
-            "at least 0",
+            lambda x, y, p=1: (p < 0) | (p == math.inf) | (p != p),
+            "in [0, inf)",
             "it is usually negatives / positives",
-            ("from 0 to", math.inf),
+            ("from 0 to", MAX_WEIGHT),
         ),
     )
 

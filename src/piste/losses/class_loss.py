@@ -187,7 +187,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         """Input and target with the classes last, and whether the target holds class indices."""
         name = cls.__name__
         if not x.is_floating_point():
-            help = "input.float()"
+            help = "input.real or input.abs()" if x.is_complex() else "input.float()"
             if y.is_floating_point() and y.dim() and y.shape[:1] + y.shape[2:] == x.shape:
                 help = f"input and target look exchanged: the first argument holds the {cls.input_kind}"
             raise InvalidType(
@@ -229,7 +229,9 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         if cls.soft_formula:
             wants += f", or class probabilities of a floating dtype and shape {shape_of(x)}"
         kind: type[InvalidValue] | type[InvalidType] = InvalidValue
-        if y.shape == x.shape:
+        if y.is_complex():
+            kind, how = InvalidType, "a class index is a whole number"
+        elif y.shape == x.shape:
             kind = InvalidType
             if is_whole and cls.soft_formula:
                 how = f"it looks one-hot: target.argmax({dim}) gives the indices, target.float() the probabilities"
@@ -242,6 +244,8 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
             how = f"target.squeeze({dim})" + ("" if is_whole else ".long()")
         elif x.dim() > 2 and y.shape == x.shape[:-1]:
             how = "if the classes are the last dimension of the input, say class_dim=-1"
+        elif y.shape == (*rows, x.shape[dim]):
+            how = f"target.argmax(-1), if it is one-hot in its last dimension; the classes are dimension {dim}"
         elif x.dim() == 1 and y.dim() == 1:
             how = "an input (C) is one sample; several samples have an input (N, C)"
         else:
@@ -258,18 +262,30 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         if weight.shape != (classes,):
             raise InvalidValue(
                 f"{cls.__name__}: `weight` must have one number for each class, shape ({classes},); received "
-                f"{shape_of(weight)}."
+                f"{shape_of(weight)}. Help: {cls._how_to_weigh(weight, x)}."
             )
         check_same_device(cls.__name__, ("input", "weight"), (x, weight))
+
+    @staticmethod
+    def _how_to_weigh(weight: Tensor, x: Tensor) -> str:
+        if weight.numel() == x.shape[-1]:
+            return "weight.flatten()"
+        if weight.numel() == x.shape[:-1].numel():
+            return 'for a weight of each sample, multiply the losses: loss with reduction="none", times weight, .mean()'
+        return f"torch.ones({x.shape[-1]}) weighs all classes alike"
 
     @classmethod
     def _check_indices(cls, y: Tensor, keep: Tensor, classes: int, ignore_index: int) -> None:
         violation = find_violation(y, keep & ((y < 0) | (y >= classes)))
         if violation is not None:
-            raise cls._index_error(violation, classes, ignore_index)
+            are_signs = violation.value == -1 and bool(((y == 1) | (y == -1)).all())
+            help = "(target + 1) // 2 makes class indices of labels -1 and 1" if are_signs else None
+            raise cls._index_error(violation, classes, ignore_index, help)
 
     @classmethod
-    def _index_error(cls, violation: Violation, classes: int, ignore_index: int) -> InvalidValue:
+    def _index_error(
+        cls, violation: Violation, classes: int, ignore_index: int, help: str | None = None
+    ) -> InvalidValue:
         index = int(violation.value)
         how = "numbered from 1? target - 1" if index == classes else "labels are numbered from 0"
         if index > classes:
@@ -279,7 +295,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         others = f", or ignore_index={ignore_index}" if cls.supports_ignore_index else ""
         return InvalidValue(
             f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} classes{others}; "
-            f"received {describe_violation(violation)}. Help: {how}."
+            f"received {describe_violation(violation)}. Help: {help or how}."
         )
 
     @classmethod
@@ -296,28 +312,37 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         y = y.detach()
         violation = find_violation(y, y < 0)
         if violation is not None:
-            raise cls._probability_error(violation)
+            is_log = bool((y <= 0).all())
+            raise cls._probability_error(
+                violation, "Help: target.exp() makes probabilities of log-probabilities" if is_log else _INDICES_HELP
+            )
         sums = y.sum(-1)
-        violation = find_violation(sums, ((sums - 1).abs() > cls._slack(dtype)) & (sums != 0))
+        slack = cls._slack(dtype)
+        violation = find_violation(sums, ((sums - 1).abs() > slack) & (sums != 0))
         if violation is not None:
-            raise cls._sum_error(violation)
+            help = _INDICES_HELP
+            if sums.dim() and bool(((y == 0) | (y == 1)).all()):
+                help = "Help: for several classes in a row, BCEWithLogitsLoss takes a 0/1 label for each class"
+            elif sums.dim() and bool((sums > 1 + slack).all()):
+                help += "; counts / counts.sum(dim, keepdim=True) makes probabilities of counts, dim being the classes'"
+            raise cls._sum_error(violation, help)
 
     @classmethod
-    def _probability_error(cls, violation: Violation) -> InvalidValue:
+    def _probability_error(cls, violation: Violation, help: str = _INDICES_HELP) -> InvalidValue:
         return InvalidValue(
             f"{cls.__name__}: `target` holds class probabilities, which must be at least 0; received "
-            f"{describe_violation(violation)}. {_INDICES_HELP}."
+            f"{describe_violation(violation)}. {help}."
         )
 
     @classmethod
-    def _sum_error(cls, violation: Violation) -> InvalidValue:
+    def _sum_error(cls, violation: Violation, help: str = _INDICES_HELP) -> InvalidValue:
         row = unravel_index(violation.first, violation.shape)
         index = row[0] if len(row) == 1 else row
         binary = "; one logit and one 0/1 target for each sample make a binary problem: BCEWithLogitsLoss"
         return InvalidValue(
             f"{cls.__name__}: `target` of a floating dtype and the shape of the input holds class "
             "probabilities, so each row must sum to 1 (or be all 0, to be left out); "
-            f"{f'row {index}' if row else 'this one'} sums to {violation.value:g}. {_INDICES_HELP}"
+            f"{f'row {index}' if row else 'this one'} sums to {violation.value:g}. {help}"
             f"{'' if row else binary}."
         )
 

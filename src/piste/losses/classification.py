@@ -111,7 +111,8 @@ class NLLLoss2d(NLLLoss):
     @classmethod
     def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
         """Images alone."""
-        return super().row_call(operands, **options) if getattr(operands[0], "ndim", 0) == 4 else None
+        call = super().row_call(operands, **options)
+        return call if call is not None and operands[0].ndim == 4 else None
 
     @classmethod
     def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
@@ -147,7 +148,7 @@ class CrossEntropyLoss(ClassLoss):
         tensor(0.3955)
     """
 
-    name, functional_name, aliases = "cross_entropy", "cross_entropy", ("ce", "xent", "crossentropy")
+    name, functional_name, aliases = "cross_entropy", "cross_entropy", ("ce", "xent")
     options = {
         "weight": CLASS_WEIGHT,
         "ignore_index": IGNORE_INDEX,

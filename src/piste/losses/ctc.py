@@ -47,7 +47,7 @@ class CTCLoss(Loss):
         "zero_infinity": Flag(False, "whether an infinite loss, and its gradient, become 0"),
     }
     signature = "blank, reduction, zero_infinity"
-    expects = "log-probabilities (T, N, C), labels (N, S) and two times N lengths"
+    expects = "log-probabilities (T, N, C), labels (N, S), and input and target lengths (N,)"
     example = (
         "torch.log_softmax(torch.randn(6, 2, 4), dim=2), torch.tensor([[1, 2], [3, 1]]), torch.tensor([6, 5]), "
         "torch.tensor([2, 1])"
@@ -68,16 +68,19 @@ class CTCLoss(Loss):
         x, y, *lengths = operands
         check_tensors("CTCLoss", cls.arguments, (x, y))
         if x.dim() not in (2, 3) or not x.is_floating_point():
+            help = "torch.log_softmax(logits, dim=-1)"
+            if y.is_floating_point():
+                help = "log_probs and targets look exchanged"
             raise InvalidValue(
                 f"CTCLoss: `log_probs` must be (T, N, C) or (T, C), of a floating dtype; received {x.dtype} of shape "
-                f"{shape_of(x)}."
+                f"{shape_of(x)}. Help: {help}."
             )
         steps, classes, samples = x.shape[0], x.shape[-1], x.shape[1] if x.dim() == 3 else 1
         if y.is_floating_point() or y.dim() > 2 or (y.dim() == 2 and y.shape[0] != samples):
             raise InvalidValue(
                 f"CTCLoss: `targets` must hold integer labels of shape ({samples}, S), or (S) with all sequences one "
-                "after "
-                f"the other; received {y.dtype} of shape {shape_of(y)}."
+                f"after the other; received {y.dtype} of shape {shape_of(y)}. "
+                f"Help: {_how_to_arrange(x, y.shape[0] if y.dim() == 2 else -1)}."
             )
         if not isinstance(blank, int) or not 0 <= blank < classes:
             raise InvalidValue(f"CTCLoss: `blank` must be in [0, {classes - 1}]; received blank={blank!r}.")
@@ -105,9 +108,14 @@ class CTCLoss(Loss):
             lengths = torch.tensor(lengths)
             lengths = lengths if lengths.numel() else lengths.long()
         if lengths.is_floating_point() or lengths.numel() != samples:
+            help = _how_to_arrange(x, lengths.numel())
+            if lengths.is_floating_point():
+                help = f"{name}.long()"
+            elif lengths.dim() == 0:
+                help = f"torch.full(({samples},), {int(lengths)})"
             raise InvalidValue(
                 f"CTCLoss: `{name}` must hold {samples} integers, one for each sample of `log_probs` {shape_of(x)}; "
-                f"received {lengths.dtype} of shape {shape_of(lengths)}."
+                f"received {lengths.dtype} of shape {shape_of(lengths)}. Help: {help}."
             )
         return lengths
 
@@ -117,7 +125,9 @@ class CTCLoss(Loss):
         for name, given, limit in (("input_lengths", lengths[0], steps), ("target_lengths", lengths[1], longest)):
             violation = first_violation(given, (given < 0) | (given > limit))
             if violation:
-                raise InvalidValue(f"CTCLoss: `{name}` must be in [0, {limit}]; received {violation}.")
+                exchanged = [bool((n <= most).all()) for n, most in zip(lengths[::-1], (steps, longest), strict=True)]
+                help = "input_lengths and target_lengths look exchanged" if all(exchanged) else _LIMITS[name]
+                raise InvalidValue(f"CTCLoss: `{name}` must be in [0, {limit}]; received {violation}. Help: {help}.")
         if y.dim() == 1 and int(lengths[1].sum()) != y.numel():
             raise InvalidValue(
                 f"CTCLoss: `target_lengths` must sum to the number of labels in `targets`, {y.numel()}; received "
@@ -133,8 +143,7 @@ class CTCLoss(Loss):
         if violation:
             raise InvalidValue(
                 f"CTCLoss: `targets` must hold labels in [0, {classes - 1}] other than blank={blank}; received "
-                f"{violation}. "
-                "Help: padding lies beyond target_lengths; the blank is no label."
+                f"{violation}. Help: padding lies beyond target_lengths; the blank is no label."
             )
         violation = first_violation(x.detach(), x.detach() > 0.05)
         if violation:
@@ -144,3 +153,16 @@ class CTCLoss(Loss):
             )
         if check == "nan":
             check_nan("CTCLoss", "log_probs", x)
+
+
+_LIMITS = {
+    "input_lengths": "a sample has at most T steps, the first dimension of log_probs",
+    "target_lengths": "a sample has at most as many labels as targets has for it",
+}
+
+
+def _how_to_arrange(x: Tensor, samples: int) -> str:
+    """The help for log-probabilities and targets of different numbers of samples."""
+    if x.dim() == 3 and x.shape[0] == samples:
+        return "log_probs.transpose(0, 1), as the time is the first dimension"
+    return "time is the first dimension of log_probs, and the samples are the second"

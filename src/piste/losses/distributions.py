@@ -26,6 +26,11 @@ _NOT_POSITIVE: tuple[BoundKind, float] = "up to", 0.05
 _NOT_NEGATIVE: tuple[BoundKind, float] = "from 0 to", math.inf
 
 
+def _are_exchanged(x, y):
+    """Return where the input may be a probability and the target a log-probability."""
+    return (x >= 0) & (x <= 1) & (y <= 0)
+
+
 class KLDivLoss(ElementwiseLoss):
     """The Kullback-Leibler divergence, y (log y - x), of log-probabilities x from probabilities y.
 
@@ -44,14 +49,14 @@ class KLDivLoss(ElementwiseLoss):
         tensor(0.3681)
     """
 
-    name, functional_name, aliases = "kl_div", "kl_div", ("kl", "kldiv")
+    name, functional_name, aliases = "kl_div", "kl_div", ("kl", "kl_divergence", "kullback_leibler_divergence")
     reductions = ("mean", "sum", "none", "batchmean")
     options = {"log_target": Flag(False, "whether the target holds log-probabilities")}
     signature = "size_average, reduce, reduction, log_target"
     expects = "log-probabilities and probabilities of the same shape"
     example = "torch.log_softmax(torch.randn(3, 5), dim=1), torch.softmax(torch.randn(3, 5), dim=1)"
     value_checks = (
-        Check("input", lambda x, y: x > 0.05, _LOG, _LOG_HELP, _NOT_POSITIVE),
+        Check("input", lambda x, y: x > 0.05, _LOG, _LOG_HELP, _NOT_POSITIVE, exchanged=_are_exchanged),
         Check(
             "target",
             lambda x, y: y > 0.05,
@@ -64,7 +69,8 @@ class KLDivLoss(ElementwiseLoss):
             "target",
             lambda x, y: (y < 0) | (y > 1 + SLACK),
             "in [0, 1]",
-            "log_target=True takes log-probabilities; scores become probabilities by torch.softmax",
+            "log_target=True takes log-probabilities; torch.softmax makes probabilities of scores, and counts / "
+            "counts.sum(-1, keepdim=True) of counts",
             GUARD,
             when=("log_target", False),
         ),
@@ -87,32 +93,9 @@ class KLDivLoss(ElementwiseLoss):
         """As for every loss of elements, with a check that the target holds distributions."""
         result = super().call(operands, settings, tensors)
         settings.last_hit = None  # the next call comes here too
-        if settings.check != "off" and not settings.options["log_target"]:
-            cls._check_distributions(operands[1])
+        if settings.check != "off":
+            _check_distributions(operands[1], settings.options["log_target"])
         return result
-
-    @classmethod
-    def _check_distributions(cls, y: Any) -> None:
-        """Raise unless the target sums to 1, or to 0 where it is masked, along one dimension or over the last ones."""
-        if not (isinstance(y, Tensor) and y.dim() and y.numel() and is_readable((y,))):
-            return
-        y = y.detach()
-        sums = y.sum(-1, dtype=torch.float32 if y.dtype in (torch.float16, torch.bfloat16) else None)
-        low, high = sums.aminmax()
-        if low.item() >= 1 - ROW_SLACK and high.item() <= 1 + ROW_SLACK:
-            return
-        dims = [*range(y.dim() - 1), *(tuple(range(first, y.dim())) for first in range(y.dim() - 1))]
-        if _are_distributions(sums) or any(_are_distributions(y.double().sum(dim)) for dim in dims):
-            return
-        wrong = ((sums - 1).abs() > ROW_SLACK) & (sums != 0)
-        place = int(wrong.flatten().nonzero()[0])
-        row = unravel_index(place, sums.shape)
-        where = f"row {row[0] if len(row) == 1 else row}" if row else "this one"
-        raise InvalidValue(
-            "KLDivLoss: `target` holds probabilities, so each row must sum to 1 (or be all 0, where it is masked); "
-            f"{where} sums to {float(sums.flatten()[place]):g}. Help: torch.softmax(scores, dim=-1), or counts / "
-            'counts.sum(-1, keepdim=True); check="off" takes a part of a distribution.'
-        )
 
 
 class PoissonNLLLoss(ElementwiseLoss):
@@ -245,6 +228,40 @@ class GaussianNLLLoss(ElementwiseLoss):
                 "row has shape (N, 1)."
             )
         return wide.expand(x.shape)
+
+
+def _check_distributions(y: Any, log_target: bool) -> None:
+    """Raise unless the target of KLDivLoss holds distributions: sums of 1, or of 0 where it is masked.
+
+    The sums are along one dimension, whichever it is, or over the last ones.
+    """
+    if not (isinstance(y, Tensor) and y.dim() and y.numel() and is_readable((y,))):
+        return
+    y = y.detach()
+    p = y.exp() if log_target else y
+    sums = p.sum(-1, dtype=torch.float32 if y.dtype in (torch.float16, torch.bfloat16) else None)
+    low, high = sums.aminmax()
+    if low.item() >= 1 - ROW_SLACK and high.item() <= 1 + ROW_SLACK:
+        return
+    dims = [*range(y.dim() - 1), *(tuple(range(first, y.dim())) for first in range(y.dim() - 1))]
+    if _are_distributions(sums) or any(_are_distributions(p.double().sum(dim)) for dim in dims):
+        return
+    wrong = ((sums - 1).abs() > ROW_SLACK) & (sums != 0)
+    place = int(wrong.flatten().nonzero()[0])
+    row = unravel_index(place, sums.shape)
+    which = f"row {row[0] if len(row) == 1 else row}" if row else "this one"
+    number = f"{float(sums.flatten()[place]):g}"
+    if log_target:
+        raise InvalidValue(
+            "KLDivLoss: `target` holds log-probabilities, so the exponentials of each row must sum to 1 (or be all 0, "
+            f"where it is masked); those of {which} sum to {number}. Help: torch.log_softmax(scores, dim=-1); "
+            'check="off" takes a part of a distribution.'
+        )
+    raise InvalidValue(
+        "KLDivLoss: `target` holds probabilities, so each row must sum to 1 (or be all 0, where it is masked); "
+        f"{which} sums to {number}. Help: torch.softmax(scores, dim=-1), or counts / counts.sum(-1, keepdim=True); "
+        'check="off" takes a part of a distribution.'
+    )
 
 
 def _are_distributions(sums: Tensor) -> bool:

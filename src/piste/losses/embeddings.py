@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..engine import ValueCheck, Violation, working_dtype
+from ..engine import ValueCheck, working_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import minimum, sqrt, where
 from ..formula.row_functions import norm, total
@@ -22,8 +23,6 @@ from .value_checks import (
     check_same_device,
     check_same_shape,
     check_tensors,
-    describe_violation,
-    find_violation,
     is_readable,
     shape_of,
 )
@@ -72,6 +71,9 @@ class VectorLoss(RowwiseLoss):
 
 def _neither_sign(a, b, y):
     return (y != 1) & (y != -1)
+
+
+LABEL = replace(SIGN, fails=_neither_sign, exchanged=None)
 
 
 class CosineEmbeddingLoss(VectorLoss):
@@ -130,19 +132,16 @@ class CosineEmbeddingLoss(VectorLoss):
                 f"{shape_of(a)} and {shape_of(y)}. Help: one label for each pair of vectors."
             )
         if check != "off" and is_readable((y,)):
-            violation = find_violation(y, (y != 1) & (y != -1))
-            if violation is not None:
-                raise _sign_error(violation)
+            LABEL.raise_for(cls.__name__, (a, b, y), 2)
         return PreparedCall(cls.formula, (a, b, y), options, dtype, y.numel, y.numel, "count")
 
 
-def _sign_error(violation: Violation) -> InvalidValue:
-    received = describe_violation(violation)
-    return InvalidValue(f"CosineEmbeddingLoss: `target` must be {SIGN[0]}; received {received}. Help: {SIGN[1]}.")
-
-
 _SIGN_CHECKS = (
-    ValueCheck(_neither_sign, lambda a, b, y: y, lambda found: _sign_error(found._replace(shape=found.shape[:-1]))),
+    ValueCheck(
+        _neither_sign,
+        lambda a, b, y: y,
+        lambda found: LABEL.error("CosineEmbeddingLoss", found._replace(shape=found.shape[:-1])),
+    ),
 )
 
 

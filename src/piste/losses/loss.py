@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from ..engine import decline, explain, narrowed, raise_reported, values
 from ..errors import InvalidType, InvalidValue, PisteError, Unsupported, did_you_mean
-from ..options import Option, document, make_signature
+from ..options import Function, Option, document, make_signature
 from .reduction import LEGACY, SETTINGS, Reduction, make_reduction, reduction_of_flags, reduction_option
 from .value_checks import shape_of
 
@@ -59,6 +61,11 @@ class ValidatedSettings:
 
 
 _is_compiling = torch.compiler.is_compiling
+_ROLES = {
+    **dict.fromkeys(("pred", "preds", "prediction", "predictions", "output", "outputs", "ypred", "yhat"), "input"),
+    **dict.fromkeys(("label", "labels", "truth", "ytrue", "y", "targets"), "target"),
+}
+"""What other libraries call the operands."""
 MAX_CACHED_SETTINGS = 1000
 _cached_settings: dict[tuple[Any, ...], ValidatedSettings] = {}
 
@@ -70,8 +77,8 @@ def get_loss(name: str) -> type[Loss]:
     """Return the loss of a name.
 
     Args:
-        name: Its short name ("l1"), an alias ("mae"), or the name of its class or function, in any case of letters
-            and with or without the module ("nn.L1Loss", "F.l1_loss").
+        name: Its short name ("l1"), an alias ("mae"), or the name of its class or function ("nn.L1Loss", "F.l1_loss").
+            Case, underscores, hyphens and spaces do not matter.
 
     Raises:
         InvalidValue: No loss has this name; the message suggests the nearest.
@@ -81,12 +88,17 @@ def get_loss(name: str) -> type[Loss]:
         >>> piste.losses.get_loss("smooth_l1")
         <class 'piste.losses.regression.SmoothL1Loss'>
     """
-    wanted = str(name).rpartition(".")[2].lower()
+    wanted = _fold(name)
     for loss in LOSSES.values():
-        if wanted in (loss.name, loss.__name__.lower(), loss.functional_name, *loss.aliases):
+        if wanted in map(_fold, (loss.name, loss.__name__, loss.functional_name or "", *loss.aliases)):
             return loss
     short = [loss.name for loss in LOSSES.values()]
-    raise InvalidValue(f"there is no loss named {name!r}. {did_you_mean(wanted, short)}")
+    raise InvalidValue(f"there is no loss named {name!r}. {did_you_mean(str(name).rpartition('.')[2], short)}")
+
+
+def _fold(name: str) -> str:
+    """A name without its module, case and separators."""
+    return re.sub(r"[\W_]", "", str(name).rpartition(".")[2].lower())
 
 
 class Loss(TorchLoss):
@@ -191,14 +203,25 @@ class Loss(TorchLoss):
         """The arguments of a call by name; raise for all that are unknown or missing at once."""
         unknown = [name for name in kwargs if name not in signature.parameters]
         if unknown:
-            known = sorted(signature.parameters)
             raise InvalidType(
-                " ".join(f"{called}() has no argument `{name}`. {did_you_mean(name, known)}" for name in unknown)
+                " ".join(f"{called}() has no argument `{name}`. {cls._hint(name, signature)}" for name in unknown)
             )
         try:
             return dict(signature.bind(*args, **kwargs).arguments)
         except TypeError as misfit:
             raise cls._misuse(f"{called}()", misfit) from None
+
+    @classmethod
+    def _hint(cls, name: str, signature: inspect.Signature) -> str:
+        """The argument that an unknown one stands for."""
+        role = _ROLES.get(_fold(name))
+        if name == "from_logits":
+            return (
+                "CrossEntropyLoss and BCEWithLogitsLoss take logits, NLLLoss log-probabilities, BCELoss probabilities."
+            )
+        if role is not None and role in signature.parameters:
+            return f"Write `{role}`."
+        return did_you_mean(name, sorted(signature.parameters))
 
     @classmethod
     def _validate_all(cls, values: Mapping[str, Any]) -> Reduction:
@@ -296,6 +319,9 @@ class Loss(TorchLoss):
         }  # fmt: skip
         changed = {n: v for n, v in options.items() if isinstance(v, Tensor) or v != cls._defaults[n]}
         function = functional_form(cls)
+        functions = {n: changed.pop(n) for n in [*changed] if isinstance(cls.options.get(n), Function)}
+        if functions:  # torch.fx records no function as an argument
+            function = functools.wraps(function)(functools.partial(function, **functions))
         return torch.overrides.handle_torch_function(function, operands, *operands, **changed)
 
     @classmethod

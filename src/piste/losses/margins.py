@@ -12,7 +12,14 @@ from .value_checks import Check
 
 __all__ = ["HingeEmbeddingLoss", "MarginRankingLoss", "SoftMarginLoss"]
 
-SIGN = ("-1 or 1", "2 * target - 1 makes such targets of 0/1 labels")
+SIGN = Check(
+    "target",
+    lambda *operands: (operands[-1] != 1) & (operands[-1] != -1) & (operands[-1] == operands[-1]),
+    "-1 or 1",
+    "2 * target - 1 makes such targets of 0/1 labels",
+    ("of size", 1),
+    exchanged=lambda *operands: (operands[0] == 1) | (operands[0] == -1),
+)
 
 
 class HingeEmbeddingLoss(ElementwiseLoss):
@@ -35,7 +42,7 @@ class HingeEmbeddingLoss(ElementwiseLoss):
     signature = "margin, size_average, reduce, reduction"
     expects = "distances and labels -1 or 1 of the same shape"
     example = "torch.rand(4), torch.tensor([1, -1, -1, 1])"
-    value_checks = (Check("target", lambda x, y: (y != 1) & (y != -1) & (y == y), *SIGN, ("of size", 1)),)
+    value_checks = (SIGN,)
 
     def formula(x, y, *, margin):
         far = where(y == 1, 0, where(below(margin - x, 0), 0, margin - x))
@@ -68,7 +75,7 @@ class SoftMarginLoss(ElementwiseLoss):
     name, functional_name = "soft_margin", "soft_margin_loss"
     expects = "scores and labels -1 or 1 of the same shape"
     example = "torch.randn(4), torch.tensor([1, -1, -1, 1])"
-    value_checks = (Check("target", lambda x, y: (y != 1) & (y != -1) & (y == y), *SIGN, ("of size", 1)),)
+    value_checks = (SIGN,)
 
     def formula(x, y):
         z = -y * x
@@ -103,7 +110,7 @@ class MarginRankingLoss(ElementwiseLoss):
     signature = "margin, size_average, reduce, reduction"
     expects = "two tensors of scores and one of labels -1 or 1, all of the same shape"
     example = "torch.randn(3), torch.randn(3), torch.tensor([1, -1, 1])"
-    value_checks = (Check("target", lambda a, b, y: (y != 1) & (y != -1) & (y == y), *SIGN, ("of size", 1)),)
+    value_checks = (SIGN,)
 
     def formula(a, b, y, *, margin):
         z = margin - y * (a - b)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..engine import Bound, ValueCheck, Violation, working_dtype
+from ..engine import Bound, working_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import exp, log1p, where
 from ..formula.row_functions import each, hinges, index, pick, size, total
 from ..options import Choice, Number
-from .binary import GUARD, SLACK, TARGET_HELP
+from .binary import GUARD, LABEL
 from .class_loss import CLASS_WEIGHT, ClassLoss
 from .loss import PreparedCall, TorchWeightedLoss, ValidatedSettings
 from .rowwise import RowCall, RowwiseLoss
@@ -23,8 +24,6 @@ from .value_checks import (
     check_same_device,
     check_same_shape,
     check_tensors,
-    describe_violation,
-    find_violation,
     first_violation,
     is_readable,
     shape_of,
@@ -71,7 +70,8 @@ class MultiMarginLoss(ClassLoss):
     @classmethod
     def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
         """Single rows, or a set of them."""
-        return super().row_call(operands, **options) if getattr(operands[0], "ndim", 0) in (1, 2) else None
+        call = super().row_call(operands, **options)
+        return call if call is not None and operands[0].ndim in (1, 2) else None
 
     @classmethod
     def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
@@ -90,20 +90,31 @@ class _RowPairLoss(RowwiseLoss):
         """Validated input and target, the dtype of the result, and whether the target's values are to be checked."""
         name = cls.__name__
         check_tensors(name, cls.arguments, operands)
-        check_same_shape(name, cls.arguments, operands)
+        cls._check_shape(*operands)
         check_same_device(name, cls.arguments, operands)
         x, y = operands
         if not x.is_floating_point():
-            raise InvalidType(
-                f"{name}: `input` must hold floating-point scores; received {x.dtype}. Help: input.float()."
-            )
+            help = "input.float()"
+            if y.is_floating_point():
+                help = "the arguments look exchanged: `target` comes last"
+            raise InvalidType(f"{name}: `input` must hold floating-point scores; received {x.dtype}. Help: {help}.")
         if x.dim() == 0:
             raise InvalidValue(f"{name}: `input` must be (C) or (N, C); received a 0-dimensional tensor.")
+        if x.shape[-1] == 0:
+            raise InvalidValue(
+                f"{name}: `input` must have at least one class; received {shape_of(x)}. Help: the last layer of the "
+                "model needs an output for each class."
+            )
         is_checked = check != "off" and is_readable(operands)
         if check == "nan" and is_checked:
             check_nan(name, "input", x)
             check_nan(name, "target", y)
         return x.to(working_dtype(x.dtype)), y, x.dtype, is_checked
+
+    @classmethod
+    def _check_shape(cls, x: Tensor, y: Tensor) -> None:
+        """Raise for input and target of different shapes."""
+        check_same_shape(cls.__name__, cls.arguments, (x, y))
 
     @classmethod
     def have_same_shape(cls, operands: tuple[Any, ...]) -> bool:
@@ -147,16 +158,31 @@ class MultiLabelMarginLoss(_RowPairLoss):
         return result
 
     @classmethod
+    def _check_shape(cls, x: Tensor, y: Tensor) -> None:
+        """Raise for input and target of different shapes, with the padding that lists need."""
+        missing = x.shape[-1] - y.shape[-1] if x.dim() and y.dim() else 0
+        if missing > 0 and x.shape[:-1] == y.shape[:-1]:
+            raise InvalidValue(
+                f"MultiLabelMarginLoss: `input` and `target` must have the same shape; received {shape_of(x)} and "
+                f"{shape_of(y)}. Help: torch.nn.functional.pad(target, (0, {missing}), value=-1) ends the lists."
+            )
+        super()._check_shape(x, y)
+
+    @classmethod
     def _check_encoding(cls, y: Any) -> None:
-        """Raise for a 0/1 label of each class: read as lists, they would name the classes 0 and 1 again and again."""
+        """Raise for a label of each class, 0/1 or -1/1: read as lists, they would name the same classes repeatedly."""
         if not (isinstance(y, Tensor) and y.numel() and y.shape[-1] > 2 and is_readable((y,))):
             return
-        low, high = y.aminmax()
-        if low >= 0 and high <= 1:
-            raise InvalidValue(
-                "MultiLabelMarginLoss: `target` must list the class indices of each row, ended by -1; received 0 and 1 "
-                "alone, which look like a 0/1 label for each class. Help: MultiLabelSoftMarginLoss takes those."
-            )
+        low, high = (int(x) for x in y.aminmax())
+        if low < -1 or high > 1:
+            return
+        if low < 0 and (bool((y == 0).any()) or not bool((y[..., 1:] == 1).any())):
+            return
+        raise InvalidValue(
+            f"MultiLabelMarginLoss: `target` must list the class indices of each row, ended by -1; received {low} and "
+            f"{high} alone, which look like a label for each class. Help: MultiLabelSoftMarginLoss takes a 0/1 label "
+            f"for each class{': (target + 1) // 2' if low < 0 else ''}."
+        )
 
     @classmethod
     def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
@@ -181,11 +207,13 @@ class MultiLabelMarginLoss(_RowPairLoss):
             if violation:
                 raise InvalidValue(
                     f"MultiLabelMarginLoss: `target` must hold class indices in [0, {classes - 1}], ended by -1; "
-                    "received "
-                    f"{violation}. Help: labels are numbered from 0."
+                    f"received {violation}. Help: labels are numbered from 0."
                 )
         rows = x.shape[:-1].numel()
         return PreparedCall(cls.formula, (x, y.long()), options, dtype, lambda: rows, lambda: rows, "count")
+
+
+_LISTS = replace(LABEL, help="MultiLabelMarginLoss takes lists of class indices", help_for={})
 
 
 class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
@@ -241,9 +269,8 @@ class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
         """Rows of logits, each with a row of labels."""
         x, y, dtype, is_checked = cls.rows(operands, check)
         if is_checked:
-            violation = find_violation(y, (y < -SLACK) | (y > 1 + SLACK))
-            if violation is not None:
-                raise _target_error(violation)
+            rule = _LISTS if not y.is_floating_point() and bool((y > 1).any()) else LABEL
+            rule.raise_for(cls.__name__, (x, y), 1)
         if weight is not None:
             weight = broadcast_weight(cls.__name__, "weight", weight, x)
             if check == "nan" and is_checked:
@@ -254,11 +281,4 @@ class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
         )
 
 
-def _target_error(violation: Violation) -> InvalidValue:
-    return InvalidValue(
-        f"MultiLabelSoftMarginLoss: `target` must be in [0, 1]; received {describe_violation(violation)}. "
-        f"Help: {TARGET_HELP}."
-    )
-
-
-_TARGET_CHECKS = (ValueCheck(lambda x, y, w: (y < -SLACK) | (y > 1 + SLACK), lambda x, y, w: y, _target_error),)
+_TARGET_CHECKS = (LABEL.for_kernels("MultiLabelSoftMarginLoss", 1),)

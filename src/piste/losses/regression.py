@@ -28,7 +28,7 @@ class L1Loss(ElementwiseLoss):
         tensor(1.)
     """
 
-    name, functional_name, aliases = "l1", "l1_loss", ("mae",)
+    name, functional_name, aliases = "l1", "l1_loss", ("mae", "mean_absolute_error")
     options = {"weight": WEIGHT}
     function_signature = "size_average, reduce, reduction, weight"
     denominator = "weights"
@@ -54,7 +54,7 @@ class MSELoss(ElementwiseLoss):
         tensor(1.5000)
     """
 
-    name, functional_name, aliases = "mse", "mse_loss", ("l2",)
+    name, functional_name, aliases = "mse", "mse_loss", ("l2", "mean_squared_error")
     options = {"weight": WEIGHT}
     function_signature = "size_average, reduce, reduction, weight"
     denominator = "weights"

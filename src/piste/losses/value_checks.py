@@ -40,7 +40,8 @@ class Check:
 
     `guard` is a cheap sufficient condition (see `piste.engine.Bound`). A kernel tests it with one instruction
     for many elements; values outside it trigger the exact check. `help_for` has the help for single values, and
-    `when` an option and its value without which the check does not apply.
+    `when` an option and its value without which the check does not apply. `exchanged` is a formula over the operands
+    that holds everywhere if they were given in the wrong order.
     """
 
     argument: str
@@ -50,6 +51,7 @@ class Check:
     guard: tuple[BoundKind, float] | None = None
     help_for: Mapping[Any, str] = field(default_factory=dict)
     when: tuple[str, Any] | None = None
+    exchanged: Callable[..., Any] | None = None
 
     def applies(self, options: Mapping[str, Any]) -> bool:
         """Whether the check applies under these options."""
@@ -57,18 +59,21 @@ class Check:
 
     def raise_for(self, loss: str, operands: Sequence[Tensor], position: int) -> None:
         """Raise for the first value outside the domain."""
-        values, fails = operands[position].detach(), self.fails(*(o.detach() for o in operands))
-        violation = find_violation(values, fails)
+        operands = [o.detach() for o in operands]
+        violation = find_violation(operands[position], self.fails(*operands))
         if violation is not None:
-            raise self.error(loss, violation)
+            are_exchanged = self.exchanged is not None and bool(self.exchanged(*operands).all())
+            raise self.error(
+                loss, violation, "the arguments look exchanged: `target` comes last" if are_exchanged else None
+            )
 
     def for_kernels(self, loss: str, position: int) -> ValueCheck:
         """Return the check of an operand for kernels that report violations."""
         return ValueCheck(self.fails, lambda *operands: operands[position], functools.partial(self.error, loss))
 
-    def error(self, loss: str, violation: Violation) -> InvalidValue:
+    def error(self, loss: str, violation: Violation, help: str | None = None) -> InvalidValue:
         """Return the error for values outside the domain."""
-        help = self.help_for.get(float(violation.value), self.help)
+        help = help or self.help_for.get(float(violation.value), self.help)
         received = describe_violation(violation)
         return InvalidValue(f"{loss}: `{self.argument}` must be {self.range}; received {received}. Help: {help}.")
 
@@ -95,9 +100,18 @@ def check_tensors(loss: str, names: Sequence[str], operands: Sequence[Any]) -> N
     """Raise for an operand that is no tensor."""
     for name, operand in zip(names, operands, strict=False):
         if not isinstance(operand, Tensor):
-            kind = type(operand).__name__
-            how = "pass a tensor" if operand is None or isinstance(operand, torch.nn.Module) else "torch.as_tensor(...)"
-            raise InvalidType(f"{loss}: `{name}` must be a torch.Tensor; received {kind}. Help: {how}.")
+            received = f"{type(operand).__name__}. Help: {_how_to_convert(name, operand)}"
+            raise InvalidType(f"{loss}: `{name}` must be a torch.Tensor; received {received}.")
+
+
+def _how_to_convert(name: str, operand: Any) -> str:
+    if operand is None or isinstance(operand, torch.nn.Module):
+        return "pass a tensor"
+    if isinstance(getattr(operand, "logits", None), Tensor):
+        return f"{name}.logits"
+    if isinstance(operand, (tuple, list)) and operand and isinstance(operand[0], Tensor):
+        return f"{name}[0], if the model returns several tensors, or torch.stack({name})"
+    return f"torch.as_tensor({name})"
 
 
 def check_same_device(loss: str, names: Sequence[str], operands: Sequence[Tensor]) -> None:
@@ -171,7 +185,8 @@ def find_violation(values: Tensor, fails: Tensor) -> Violation | None:
         return None
     places = fails.expand(values.shape).flatten().nonzero().flatten()
     violating = values.flatten()[places]
-    farthest = int(violating.abs().argmax())  # NaN is the farthest of all
+    distances = violating.float() if violating.dtype is torch.bool else violating.abs()
+    farthest = int(distances.argmax())  # NaN is the farthest of all
     first_value, farthest_value = violating[0].item(), violating[farthest].item()
     return Violation(
         len(places), int(places[0]), first_value, int(places[farthest]), farthest_value, tuple(values.shape)

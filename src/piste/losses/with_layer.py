@@ -1,19 +1,21 @@
-"""Losses that hold a layer, checked here and computed by torch: LinearCrossEntropy (where this torch has it), and
-AdaptiveLogSoftmaxWithLoss.
+"""Losses that hold a layer: validated here, computed by torch.
+
+LinearCrossEntropyLoss exists where torch has it (2.12 and later).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import InvalidType, InvalidValue
+from ..errors import InvalidType, InvalidValue, Unsupported, did_you_mean
 from .classification import CrossEntropyLoss, NLLLoss
 from .loss import Loss, PreparedCall
-from .reduction import make_reduction
+from .reduction import SETTINGS, make_reduction
 from .value_checks import (
     check_class_weight,
     check_nan,
@@ -24,17 +26,22 @@ from .value_checks import (
     shape_of,
 )
 
-__all__ = ["AdaptiveLogSoftmaxWithLoss", "Comes"]
+__all__ = ["AdaptiveLogSoftmaxWithLoss", "EquivalentLoss"]
 
-Comes = tuple[Loss, Tensor, Tensor, str]
-"""A plain loss with its input and target, that a loss with a layer comes to; and how, in a sentence."""
-
-
-_linear_cross_entropy: Any = getattr(torch.nn.functional, "linear_cross_entropy", None)  # torch 2.12 and later
+_linear_cross_entropy: Any = getattr(torch.nn.functional, "linear_cross_entropy", None)
 
 
-class _Settled:
-    """A module of torch with the settings of `piste.losses.reduction` besides its own arguments."""
+class EquivalentLoss(NamedTuple):
+    """A loss without a layer, with the input and target that give the same value, and a sentence that says so."""
+
+    loss: Loss
+    input: Tensor
+    target: Tensor
+    sentence: str
+
+
+class _CheckedModule(torch.nn.Module):
+    """A module of torch with the settings of `piste.losses.reduction` in addition to its own arguments."""
 
     reductions: ClassVar[tuple[str, ...]]
 
@@ -46,26 +53,68 @@ class _Settled:
         empty: str = "nan",
         **options: Any,
     ) -> None:
-        mode = options.get("reduction", "mean")
-        make_reduction(type(self).__name__, self.reductions, mode, check, normalizer, empty)
+        name, known = type(self).__name__, [*inspect.signature(super().__init__).parameters, *SETTINGS]
+        unknown = [option for option in options if option not in known]
+        if unknown:
+            raise InvalidType(" ".join(f"{name}() has no argument `{o}`. {did_you_mean(o, known)}" for o in unknown))
+        make_reduction(name, self.reductions, options.get("reduction", "mean"), check, normalizer, empty)
         super().__init__(*args, **options)
         self.check, self.normalizer, self.empty = check, normalizer, empty
 
+    def __call__(self, input: Any, target: Any) -> Any:
+        """Compute the loss; torch.fx records a call of this module."""
+        if isinstance(input, torch.fx.Proxy):
+            path = input.tracer.path_of_module(self)  # type: ignore[attr-defined]
+            return input.tracer.create_proxy("call_module", path, (input, target), {})
+        return super().__call__(input, target)
 
-class AdaptiveLogSoftmaxWithLoss(_Settled, torch.nn.AdaptiveLogSoftmaxWithLoss):
-    """Efficient softmax approximation: frequent classes in a head, rare ones in tails (Grave et al. 2017).
+    def __prepare_scriptable__(self) -> Any:
+        raise Unsupported(
+            f"torch.jit.script can't compile the checks of {type(self).__name__}. Help: torch.compile and "
+            "torch.jit.trace work with it; or script the model without its loss."
+        )
 
-    Gives torch's pair `output` (N), the log-probability of each target, and `loss`, -`output` reduced to its mean.
-    Shapes: `input` (N, in_features) and `target` (N), or (in_features) and ().
-    Raises: InvalidType for what is no tensor of that kind; InvalidValue for a class outside [0, n_classes - 1]
-    (unless check="off").
-    Settings: `piste.losses.reduction`; "count" and "weights" are both the number of rows. Computed by
-    torch.nn.AdaptiveLogSoftmaxWithLoss, whose arguments it takes.
 
-    >>> import torch, piste
-    >>> loss = piste.losses.AdaptiveLogSoftmaxWithLoss(4, 10, cutoffs=[3, 6])
-    >>> loss(torch.randn(2, 4), torch.tensor([0, 9])).output.shape
-    torch.Size([2])
+def _check_operands(name: str, in_features: int, input: Any, target: Any) -> None:
+    """Raise unless input and target are tensors on one device, and the input fits the layer."""
+    check_tensors(name, ("input", "target"), (input, target))
+    check_same_device(name, ("input", "target"), (input, target))
+    if not input.is_floating_point():
+        help = "the arguments look exchanged: `target` comes last" if target.is_floating_point() else "input.float()"
+        raise InvalidType(f"{name}: `input` must hold floating-point features; received {input.dtype}. Help: {help}.")
+    if not input.dim() or input.shape[-1] != in_features:
+        raise InvalidValue(
+            f"{name}: `input` must have {in_features} features in its last dimension; received {shape_of(input)}. "
+            "Help: in_features is the width of the input, given when the loss is built."
+        )
+
+
+class AdaptiveLogSoftmaxWithLoss(_CheckedModule, torch.nn.AdaptiveLogSoftmaxWithLoss):
+    """An approximation of softmax and its negative log-likelihood for many classes (Grave et al. 2017).
+
+    Frequent classes are in a head, rare ones in tails: https://arxiv.org/abs/1609.04309.
+
+    Args:
+        *args, **options: Those of torch.nn.AdaptiveLogSoftmaxWithLoss, by position or by name.
+        check, normalizer, empty: The settings of `piste.losses.reduction`; the normalizers "count" and "weights"
+            are both the number of rows.
+
+    A call takes `input` (N, in_features), floating, and `target` (N), class indices of any integer dtype; or
+    (in_features) and (). It returns torch's pair: `output` (N), the log-probability of each target, and `loss`,
+    the mean of -`output`.
+
+    Raises:
+        InvalidType: An operand is no tensor of that kind and shape, or an option is unknown.
+        InvalidValue: The width of the input is not in_features, or a class index is outside [0, n_classes - 1]
+            (unless check="off").
+
+    Differs from torch: Values and settings are checked. torch.fx records a call of the module.
+
+    Example:
+        >>> import torch, piste
+        >>> loss = piste.losses.AdaptiveLogSoftmaxWithLoss(4, 10, cutoffs=[3, 6])
+        >>> loss(torch.randn(2, 4), torch.tensor([0, 9])).output.shape
+        torch.Size([2])
     """
 
     reductions = ("mean",)
@@ -73,40 +122,46 @@ class AdaptiveLogSoftmaxWithLoss(_Settled, torch.nn.AdaptiveLogSoftmaxWithLoss):
     def forward(self, input: Tensor, target: Tensor) -> Any:
         """The log-probability of each target, and their mean loss."""
         name = "AdaptiveLogSoftmaxWithLoss"
-        how = make_reduction(name, self.reductions, "mean", self.check, self.normalizer, self.empty)
-        check_tensors(name, ("input", "target"), (input, target))
-        check_same_device(name, ("input", "target"), (input, target))
+        reduction = make_reduction(name, self.reductions, "mean", self.check, self.normalizer, self.empty)
+        _check_operands(name, self.in_features, input, target)
         if target.is_floating_point() or input.dim() not in (1, 2) or target.shape != input.shape[:-1]:
+            help = "one class index for each row of the input"
+            if target.shape == input.shape[:-1]:
+                help = "target.long()"
+            elif target.shape == (*input.shape[:-1], self.n_classes):
+                help = "target.argmax(-1), if it is one-hot"
             raise InvalidType(
                 f"{name}: `target` must hold class indices of dtype int64, one for each row of `input` (N, "
-                f"in_features); received {target.dtype} of shape {shape_of(target)} for {shape_of(input)}."
+                f"in_features); received {target.dtype} of shape {shape_of(target)} for {shape_of(input)}. "
+                f"Help: {help}."
             )
         if self.check != "off" and is_readable((input, target)):
             violation = first_violation(target, (target < 0) | (target >= self.n_classes))
             if violation:
                 raise InvalidValue(
-                    f"{name}: `target` must hold class indices in [0, {self.n_classes - 1}]; received {violation}."
+                    f"{name}: `target` must hold class indices in [0, {self.n_classes - 1}]; received {violation}. "
+                    "Help: labels are numbered from 0; n_classes is given when the loss is built."
                 )
             if self.check == "nan":
                 check_nan(name, "input", input)
-        found = super().forward(input, target.long())
-        if how.normalizer is None and how.empty == "nan":
-            return found
+        result = super().forward(input, target.long())
+        if reduction.normalizer is None and reduction.empty == "nan":
+            return result
         rows = target.numel
-        call = PreparedCall(lambda: found.output, (), {}, input.dtype, count=rows, weights=rows, denominator="count")
-        return found._replace(loss=how.of(name, -found.output, call))
+        call = PreparedCall(lambda: result.output, (), {}, input.dtype, count=rows, weights=rows, denominator="count")
+        return result._replace(loss=reduction.of(name, -result.output, call))
 
-    def comes_to(self, input: Tensor, target: Tensor) -> Comes:
-        """NLLLoss of its log-probabilities."""
+    def as_plain_loss(self, input: Tensor, target: Tensor) -> EquivalentLoss:
+        """NLLLoss of the log-probabilities of all classes."""
         loss = NLLLoss(check=self.check, normalizer=self.normalizer, empty=self.empty)
-        is_one = input.dim() == 1
-        x = self.log_prob(input.unsqueeze(0) if is_one else input)
-        said = "Computed by torch: log-probabilities of all classes from a head and tails; then NLLLoss of those."
-        return loss, x[0] if is_one else x, target, said
+        is_single = input.dim() == 1
+        x = self.log_prob(input.unsqueeze(0) if is_single else input)
+        sentence = "Computed by torch: log-probabilities of all classes from a head and tails; then NLLLoss of those."
+        return EquivalentLoss(loss, x[0] if is_single else x, target, sentence)
 
 
 class _Linear(CrossEntropyLoss):
-    """The rules of cross entropy, said of the loss that has its linear layer."""
+    """The shape rules of cross entropy, in messages that name the loss with its linear layer."""
 
     @classmethod
     def line_that_works(cls) -> str:
@@ -120,16 +175,26 @@ _Linear.__name__ = "LinearCrossEntropyLoss"
 if hasattr(torch.nn, "LinearCrossEntropyLoss"):
     __all__ += ["LinearCrossEntropyLoss", "linear_cross_entropy"]
 
-    class LinearCrossEntropyLoss(_Settled, torch.nn.LinearCrossEntropyLoss):
-        """A linear layer and CrossEntropyLoss in one, which may go without all logits at once.
+    class LinearCrossEntropyLoss(_CheckedModule, torch.nn.LinearCrossEntropyLoss):
+        """A linear layer and CrossEntropyLoss in one, which may compute without all logits at once.
 
-        Shapes: `input` (N, in_features) or (in_features), `target` as in `CrossEntropyLoss` for the logits.
-        Raises: what CrossEntropyLoss raises. Settings: `piste.losses.reduction`. Computed by
-        torch.nn.functional.linear_cross_entropy; the other arguments are those of torch.nn.LinearCrossEntropyLoss.
+        Args:
+            *args, **options: Those of torch.nn.LinearCrossEntropyLoss, by position or by name.
+            check, normalizer, empty: The settings of `piste.losses.reduction`.
 
-        >>> import torch, piste
-        >>> piste.losses.LinearCrossEntropyLoss(4, 3)(torch.randn(2, 4), torch.tensor([0, 2])).dim()
-        0
+        A call takes `input` (N, in_features) or (in_features), floating, and a `target` as in `CrossEntropyLoss`
+        for the logits: class indices, or class probabilities. It returns the loss, 0-dimensional or one for each row.
+
+        Raises:
+            InvalidType: An operand is no tensor of that kind, or an option is unknown.
+            InvalidValue: The width of the input is not in_features, or CrossEntropyLoss would reject the target.
+
+        Differs from torch: Values, shapes and settings are checked. torch.fx records a call of the module.
+
+        Example:
+            >>> import torch, piste
+            >>> piste.losses.LinearCrossEntropyLoss(4, 3)(torch.randn(2, 4), torch.tensor([0, 2])).dim()
+            0
         """
 
         reductions = _Linear.reductions
@@ -153,8 +218,8 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
                 empty=self.empty,
             )
 
-        def comes_to(self, input: Tensor, target: Tensor) -> Comes:
-            """CrossEntropyLoss of its logits."""
+        def as_plain_loss(self, input: Tensor, target: Tensor) -> EquivalentLoss:
+            """CrossEntropyLoss of the logits."""
             loss = CrossEntropyLoss(
                 self.weight,
                 ignore_index=-100 if self.ignore_index is None else self.ignore_index,
@@ -165,8 +230,8 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
                 empty=self.empty,
             )
             x = self.linear(input).reshape(*input.shape[:-1], self.num_classes, *self.out_features)
-            said = "Computed by torch: logits = linear(input); then CrossEntropyLoss of those."
-            return loss, x, target, said
+            sentence = "Computed by torch: logits = linear(input); then CrossEntropyLoss of those."
+            return EquivalentLoss(loss, x, target, sentence)
 
     def linear_cross_entropy(
         input: Tensor,
@@ -182,11 +247,12 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
         empty: str = "nan",
         **options: Any,
     ) -> Tensor:
-        """The function form of `LinearCrossEntropyLoss`; `options` are those of torch's."""
+        """The function form of `LinearCrossEntropyLoss`; `options` are those of torch's function."""
         name = "LinearCrossEntropyLoss"
         how = make_reduction(name, _Linear.reductions, reduction, check, normalizer, empty)
         check_tensors(name, ("input", "linear_weight", "target"), (input, linear_weight, target))
-        check_same_device(name, ("input", "linear_weight", "target"), (input, linear_weight, target))
+        _check_operands(name, linear_weight.shape[-1] if linear_weight.dim() else 0, input, target)
+        check_same_device(name, ("input", "linear_weight"), (input, linear_weight))
         _Linear.validate(label_smoothing=label_smoothing)
         logits = torch.empty((), device=target.device).expand(
             (*input.shape[:-1], linear_weight.shape[0], *linear_weight.shape[1:-1])
