@@ -24,7 +24,7 @@ LABEL = Check(
     "a target is a 0/1 label or a probability; divide pixel values by 255, and use CrossEntropyLoss for class indices",
     GUARD,
     {-1: "(target + 1) / 2 makes 0/1 labels of labels -1 and 1"},
-    exchanged=lambda x, y, p=None: (x == 0) | (x == 1),
+    exchanged=lambda x, y, p=None: ((x == 0) | (x == 1)) & (y % 1 != 0),
 )
 MAX_WEIGHT = float(torch.finfo(torch.float32).max)
 

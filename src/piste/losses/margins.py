@@ -18,7 +18,7 @@ SIGN = Check(
     "-1 or 1",
     "2 * target - 1 makes such targets of 0/1 labels",
     ("of size", 1),
-    exchanged=lambda *operands: (operands[0] == 1) | (operands[0] == -1),
+    exchanged=lambda *operands: ((operands[0] == 1) | (operands[0] == -1)) & (operands[-1] % 1 != 0),
 )
 
 

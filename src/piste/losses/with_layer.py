@@ -26,12 +26,12 @@ from .value_checks import (
     shape_of,
 )
 
-__all__ = ["AdaptiveLogSoftmaxWithLoss", "EquivalentLoss"]
+__all__ = ["AdaptiveLogSoftmaxWithLoss", "EquivalentCall"]
 
 _linear_cross_entropy: Any = getattr(torch.nn.functional, "linear_cross_entropy", None)
 
 
-class EquivalentLoss(NamedTuple):
+class EquivalentCall(NamedTuple):
     """A loss without a layer, with the input and target that give the same value, and a sentence that says so."""
 
     loss: Loss
@@ -151,13 +151,13 @@ class AdaptiveLogSoftmaxWithLoss(_CheckedModule, torch.nn.AdaptiveLogSoftmaxWith
         call = PreparedCall(lambda: result.output, (), {}, input.dtype, count=rows, weights=rows, denominator="count")
         return result._replace(loss=reduction.of(name, -result.output, call))
 
-    def as_plain_loss(self, input: Tensor, target: Tensor) -> EquivalentLoss:
+    def as_plain_loss(self, input: Tensor, target: Tensor) -> EquivalentCall:
         """NLLLoss of the log-probabilities of all classes."""
         loss = NLLLoss(check=self.check, normalizer=self.normalizer, empty=self.empty)
         is_single = input.dim() == 1
         x = self.log_prob(input.unsqueeze(0) if is_single else input)
         sentence = "Computed by torch: log-probabilities of all classes from a head and tails; then NLLLoss of those."
-        return EquivalentLoss(loss, x[0] if is_single else x, target, sentence)
+        return EquivalentCall(loss, x[0] if is_single else x, target, sentence)
 
 
 class _Linear(CrossEntropyLoss):
@@ -218,7 +218,7 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
                 empty=self.empty,
             )
 
-        def as_plain_loss(self, input: Tensor, target: Tensor) -> EquivalentLoss:
+        def as_plain_loss(self, input: Tensor, target: Tensor) -> EquivalentCall:
             """CrossEntropyLoss of the logits."""
             loss = CrossEntropyLoss(
                 self.weight,
@@ -231,7 +231,7 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
             )
             x = self.linear(input).reshape(*input.shape[:-1], self.num_classes, *self.out_features)
             sentence = "Computed by torch: logits = linear(input); then CrossEntropyLoss of those."
-            return EquivalentLoss(loss, x, target, sentence)
+            return EquivalentCall(loss, x, target, sentence)
 
     def linear_cross_entropy(
         input: Tensor,
