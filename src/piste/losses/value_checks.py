@@ -41,7 +41,7 @@ class Check:
     `guard` is a cheap sufficient condition (see `piste.engine.Bound`). A kernel tests it with one instruction
     for many elements; values outside it trigger the exact check. `help_for` has the help for single values, and
     `when` an option and its value without which the check does not apply. `exchanged` is a formula over the operands
-    that holds everywhere if they were given in the wrong order, as where the input holds labels and the target does not.
+    that holds everywhere if they were given in the wrong order: the input holds labels, and the target does not.
     """
 
     argument: str
