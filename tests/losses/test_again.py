@@ -151,3 +151,15 @@ def test_operands_of_another_kind_find_their_own_way() -> None:
             loss(X, [0, 1])
         with pytest.raises(TypeError, match="CrossEntropyLoss"):
             loss(X)
+
+
+def test_batchmean_divides_by_the_batch_of_each_call() -> None:
+    loss = piste.losses.KLDivLoss(reduction="batchmean")
+    for shape in ((4, 3), (6, 3), (4, 3), (2, 5, 3), (3,)):
+        x, y = torch.randn(shape).log_softmax(-1), torch.randn(shape).softmax(-1)
+        expected = (y * (y.log() - x)).sum() / shape[0]
+        torch.testing.assert_close(twice(lambda x=x, y=y: loss(x, y)), expected)
+        torch.testing.assert_close(twice(lambda x=x, y=y: F.kl_div(x, y, reduction="batchmean")), expected)
+    torch.testing.assert_close(twice(lambda: loss(torch.tensor(-1.0), torch.tensor(1.0))), torch.tensor(1.0))
+    for _ in range(2):
+        assert loss(torch.zeros(0, 3), torch.zeros(0, 3)).isnan()

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..engine import Bound, LossArguments, LossDispatcher, LossSpec, as_divisor, decline, dispatcher_of, working_dtype
 from ..errors import InvalidType
 from ..options import TensorOption
-from .loss import Loss, PreparedCall, ValidatedSettings
+from .loss import MAX_CACHED_SETTINGS, Loss, PreparedCall, ValidatedSettings
 from .reduction import Reduction
 from .value_checks import (
     Check,
@@ -45,16 +45,27 @@ class ElementwiseLoss(Loss):
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
         """By the kernel at once where nothing has to be converted or rejected; else step by step."""
-        hit = settings.kernels.get(None)
+        batch = cls._batch_size(operands) if settings.reduction.mode == "batchmean" else None
+        hit = settings.kernels.get(batch)
         if hit:
             result = hit[0].loss(cls._with_tensors(operands, tensors) if tensors else operands, hit[1])
             if result is not None:
-                settings.last_hit = None if tensors or settings.waits else hit
+                settings.last_hit = None if tensors or batch is not None or settings.waits else hit
                 return result
         result = super().call(operands, settings, tensors)
         if hit is None and not torch.compiler.is_compiling():
-            settings.kernels[None] = cls._kernel_for(settings, tensors)
+            if len(settings.kernels) >= MAX_CACHED_SETTINGS:
+                settings.kernels.clear()
+            settings.kernels[batch] = cls._kernel_for(settings, tensors, batch)
         return result
+
+    @staticmethod
+    def _batch_size(operands: tuple[Any, ...]) -> int | None:
+        """The denominator of "batchmean"; None without tensors, or where torch.compile may trace it as a symbol."""
+        first = operands[0]
+        if not isinstance(first, Tensor) or torch.compiler.is_compiling():
+            return None
+        return first.shape[0] if first.dim() else 1
 
     @classmethod
     def _with_tensors(cls, operands: tuple[Any, ...], tensors: dict[str, Tensor]) -> tuple[Any, ...]:
@@ -67,18 +78,18 @@ class ElementwiseLoss(Loss):
         return (*operands, *extras)
 
     @classmethod
-    def _kernel_for(cls, settings: ValidatedSettings, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
+    def _kernel_for(cls, settings: ValidatedSettings, tensors: dict[str, Tensor], batch: int | None) -> tuple[Any, ...]:
         """The dispatcher for further calls with these settings and its launch arguments, or ()."""
         mode, normalizer, _ = settings.reduction
         is_weighted = "weight" in tensors
-        if mode == "batchmean" or isinstance(normalizer, str | Tensor) or settings.check == "nan":
+        if (mode == "batchmean" and not batch) or isinstance(normalizer, str | Tensor) or settings.check == "nan":
             return ()
         if mode == "mean" and normalizer is None and is_weighted and cls.denominator == "weights":
             return ()
         given = tuple((k, v) for k, v in settings.options.items() if v is not None)
         kinds = ("element",) * (len(cls.arguments) + len(tensors) - is_weighted) + ("weight",) * is_weighted
         dispatcher = cls._dispatcher(kinds, given, settings.check == "raise", mode)
-        return dispatcher, LossArguments.of(float(normalizer or 0) if mode == "mean" else 1.0)
+        return dispatcher, LossArguments.of(float(normalizer or 0) if mode == "mean" else float(batch or 1))
 
     @classmethod
     def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:
