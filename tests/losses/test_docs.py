@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def test_the_page_names_every_loss_and_setting() -> None:
             assert name.removesuffix("Loss") in text, name
     for setting in SETTINGS:
         assert f"`{setting}=" in text, setting
+
+
+@pytest.mark.parametrize("name", [name for name in piste.losses.__all__ if name.endswith("Loss") and name != "Loss"])
+def test_every_loss_documents_its_contract(name: str) -> None:
+    text = getattr(piste.losses, name).__doc__
+    sections = ["Args:", "Raises:", "Differs from torch:", "Example:"]
+    assert [s for s in sections if f"\n{s}" in inspect.cleandoc(text)] == sections
+    assert len(text.partition("\n")[0]) <= 117

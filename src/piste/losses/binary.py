@@ -30,14 +30,19 @@ MAX_WEIGHT = float(torch.finfo(torch.float32).max)
 
 
 class BCELoss(ElementwiseLoss, TorchWeightedLoss):
-    """Binary cross entropy, -(y log x + (1 - y) log(1 - x)), of a probability x; both logarithms are at least -100.
+    """Binary cross entropy of a probability x: -(y log x + (1 - y) log(1 - x)), with logarithms of at least -100.
 
-    Shapes: `input` and `target` the same, any; `weight` that shape, or one that can be broadcast to it.
-    Dtypes: floating; 0/1 targets of integers or bool are converted; 16-bit floats are computed in float32.
+    Shape:
+        input: Any, floating, in [0, 1]. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`, in [0, 1]; 0/1 labels of integers or bool are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
 
     Raises:
-        InvalidValue: `input` or `target` is outside [0, 1] (unless check="off"; torch.nn.BCELoss takes any target),
-            or the shapes or the devices differ.
+        InvalidValue: `input` or `target` is outside [0, 1] (unless check="off"), `weight` can't be broadcast to
+            `input`, or the shapes or the devices differ.
+
+    Differs from torch: torch.nn.BCELoss takes any target, and rejects targets of integers and bool. The gradient by the
+    target at an input of exactly 0 or 1 is that of the bounded logarithm.
 
     Example:
         >>> import torch, piste
@@ -70,10 +75,19 @@ class BCELoss(ElementwiseLoss, TorchWeightedLoss):
 
 
 class BCEWithLogitsLoss(ElementwiseLoss):
-    """Binary cross entropy of a logit x: y p softplus(-x) + (1 - y) softplus(x), softplus(z) = log(1 + e^z).
+    """Binary cross entropy of a logit x: y p softplus(-x) + (1 - y) softplus(x), with softplus(z) = log(1 + e^z).
 
-    Shapes, dtypes and errors are those of `BCELoss`, except that any logit is allowed.
-    torch.nn.BCEWithLogitsLoss takes any target, rejects those of integers and bool, and gives NaN for infinite logits.
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`, in [0, 1]; 0/1 labels of integers or bool are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
+
+    Raises:
+        InvalidValue: `target` is outside [0, 1] or `pos_weight` outside [0, inf) (both unless check="off"), a weight
+            can't be broadcast to `input`, or the shapes or the devices differ.
+
+    Differs from torch: torch.nn.BCEWithLogitsLoss takes any target, rejects those of integers and bool, and gives NaN
+    for an infinite logit with its own label, which costs 0 here.
 
     Example:
         >>> import torch, piste

@@ -39,15 +39,23 @@ def _log_probability_checks(cls: Any) -> tuple[ValueCheck, ...]:
 
 
 class NLLLoss(ClassLoss):
-    """The negative log-likelihood, -w_k x_k, of the log-probabilities x at the class index k.
+    """The negative log-likelihood, -w_k x_k, of log-probabilities x at the class index k, with class weights w.
 
-    Shapes: `input` (C), (N, C) or (N, C, d1, ...); `target` the same without C. A mean divides by the weights of the
-    targets that are not `ignore_index`. After LogSoftmax the loss equals CrossEntropyLoss.
-    Dtypes: input floating (16-bit floats are computed in float32); target any integer.
+    After LogSoftmax the loss equals CrossEntropyLoss. A mean divides by the sum of the weights of the targets other
+    than `ignore_index`.
+
+    Shape:
+        input: (C), (N, C) or (N, C, d1, ...), floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input` without C; class indices of any integer dtype.
+        Returns a 0-dimensional tensor, or one of the shape of `target` with reduction="none".
 
     Raises:
-        InvalidValue: A class index is outside [0, C - 1], or a log-probability is above 0, or a class weight is
-            negative or not finite (unless check="off").
+        InvalidValue: A class index is outside [0, C - 1] and not `ignore_index`, a log-probability is above 0, or a
+            class weight is negative or not finite (all unless check="off"); or shapes or devices do not fit.
+        InvalidType: The input is not floating, or the target is no integer.
+
+    Differs from torch: torch.nn.NLLLoss does not check that the input holds log-probabilities. A row that is ignored
+    has the gradient 0 whatever it holds.
 
     Example:
         >>> import torch, piste
@@ -93,9 +101,19 @@ class NLLLoss(ClassLoss):
 
 
 class NLLLoss2d(NLLLoss):
-    """NLLLoss of images, one class for each pixel: `input` (N, C, H, W), `target` (N, H, W).
+    """NLLLoss of images, with a class for each pixel.
 
-    torch's old name; NLLLoss takes images too, and this loss takes nothing else.
+    torch's old name. NLLLoss takes images too, and this loss takes nothing else.
+
+    Shape:
+        input: (N, C, H, W), floating, log-probabilities.
+        target: (N, H, W), class indices of any integer dtype.
+        Returns a 0-dimensional tensor, or one of the shape of `target` with reduction="none".
+
+    Raises:
+        InvalidValue: The operands are no images, or NLLLoss would reject them.
+
+    Differs from torch: torch.nn.NLLLoss2d warns that it is deprecated.
 
     Example:
         >>> import torch, piste
@@ -128,19 +146,27 @@ class NLLLoss2d(NLLLoss):
 
 
 class CrossEntropyLoss(ClassLoss):
-    """Cross entropy, -log softmax(x)_k, of the logits x at the class index k; or -sum_c y_c log softmax(x)_c.
+    """Cross entropy, -w_k log softmax(x)_k, of logits x at the class index k, with class weights w.
 
-    The second form applies to a floating `target` of the shape of `input`: class probabilities y. With
-    `label_smoothing` e, y becomes (1 - e) y + e / C (Szegedy et al. 2015). `weight` multiplies the term of each class.
-    Shapes: `input` (C), (N, C) or (N, C, d1, ...); `target` the same without C, or the same. torch can't know that
-    the classes of an (N, L, C) input are last; `class_dim` says so. A mean divides by the weights of the targets that
-    are not `ignore_index`; for probabilities, by the number of rows.
-    Dtypes: input floating (16-bit floats are computed in float32); indices any integer.
+    A floating `target` of the shape of `input` holds class probabilities y: -sum_c w_c y_c log softmax(x)_c. With
+    `label_smoothing` e, y becomes (1 - e) y + e / C (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567). A mean
+    divides by the sum of the weights of the targets other than `ignore_index`; for probabilities, by the number of
+    rows.
+
+    Shape:
+        input: (C), (N, C) or (N, C, d1, ...), floating. 16-bit floats are computed in float32 and rounded once. With
+            `class_dim` the classes are another dimension: -1 for (N, L, C).
+        target: That of `input` without C, class indices of any integer dtype; or that of `input`, class probabilities.
+        Returns a 0-dimensional tensor, or one of the shape of `input` without C with reduction="none".
 
     Raises:
-        InvalidValue: A class index is outside [0, C - 1], or the input has fewer than 2 classes, or probabilities are
-            negative or do not sum to 1 (a row of zeros is left out), or a class weight is negative or not finite
-            (all but indices unless check="off").
+        InvalidValue: A class index is outside [0, C - 1] and not `ignore_index`, the input has fewer than 2 classes,
+            probabilities are negative or do not sum to 1 (a row of zeros is left out), or a class weight is negative or
+            not finite (all unless check="off"); or shapes or devices do not fit.
+        InvalidType: The input is not floating, or the target is one-hot of integers or holds indices as floats.
+
+    Differs from torch: torch.nn.CrossEntropyLoss checks indices alone. A row that is ignored has the gradient 0
+    whatever it holds. A class of probability 0 costs 0 also where its logit is -inf.
 
     Example:
         >>> import torch, piste

@@ -23,15 +23,21 @@ _ctc_loss = torch.nn.functional.ctc_loss  # read once: `piste.patch` replaces th
 class CTCLoss(Loss):
     """Connectionist temporal classification: -log of the probability of a label sequence (Graves et al. 2006).
 
-    Shapes: `log_probs` (T, N, C) or (T, C); `targets` (N, S), or all sequences one after the other;
-    `input_lengths` and `target_lengths` (N), or tuples of int. A mean divides each loss by its target's length first,
-    as in torch; `normalizer` divides the sum of those.
-    Dtypes: log_probs floating (16-bit floats are computed in float32); the others integers.
-    Computed by torch.nn.functional.ctc_loss.
+    From https://www.cs.toronto.edu/~graves/icml_2006.pdf. Computed by torch.nn.functional.ctc_loss. A mean divides each
+    loss by the length of its target first, as in torch; `normalizer` divides the sum of those.
+
+    Shape:
+        log_probs: (T, N, C) or (T, C), floating. 16-bit floats are computed in float32 and rounded once.
+        targets: (N, S), or all sequences one after the other; integers.
+        input_lengths, target_lengths: (N), integers, or tuples of int.
+        Returns a 0-dimensional tensor, or (N) with reduction="none".
 
     Raises:
         InvalidValue: A label is outside [0, C - 1] or equal to `blank`, a log-probability is above 0 (both unless
-            check="off"), or a length does not fit; torch reads out of bounds.
+            check="off"), or a length does not fit.
+
+    Differs from torch: torch.nn.CTCLoss reads out of bounds for lengths and labels out of range, and rejects calls
+    without samples.
 
     Example:
         >>> import torch, piste

@@ -32,15 +32,23 @@ def _are_exchanged(x, y):
 
 
 class KLDivLoss(ElementwiseLoss):
-    """The Kullback-Leibler divergence, y (log y - x), of log-probabilities x from probabilities y.
+    """The Kullback-Leibler divergence of log-probabilities x from probabilities y: y (log y - x).
 
-    With `log_target` it is e^y (y - x). The reduction "batchmean" divides by the first dimension, and is the
-    divergence of the definition; "mean" divides by the number of elements, as in torch.
-    Shapes: `input` and `target` the same, any. Dtypes: floating; 16-bit floats are computed in float32.
+    With `log_target` it is e^y (y - x). The reduction "batchmean" divides the sum by the first dimension, which is the
+    divergence of the definition where rows are distributions; "mean" divides by the number of elements, as in torch.
+
+    Shape:
+        input: Any, floating, log-probabilities. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`. Its sums are 1, or 0 where it is masked, along one dimension or over the last ones,
+            within 2 %. With `log_target` those of its exponentials are.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
 
     Raises:
-        InvalidValue: An input is above 0, a target is outside [0, 1], or the rows of the target do not sum to 1 (all
-            unless check="off"), or the shapes or the devices differ.
+        InvalidValue: An input is above 0, a target is outside [0, 1], or its rows do not sum to 1 (all unless
+            check="off"); or the shapes or the devices differ.
+
+    Differs from torch: torch.nn.KLDivLoss checks no values. A target of 0 costs 0, also where the input is -inf. Its
+    warning about "mean" is left out.
 
     Example:
         >>> import torch, piste
@@ -101,13 +109,19 @@ class KLDivLoss(ElementwiseLoss):
 class PoissonNLLLoss(ElementwiseLoss):
     """The negative log-likelihood of counts y under a Poisson distribution of rate e^x: e^x - y x.
 
-    With log_input=False the input is the rate itself: x - y log(x + eps). With `full`, Stirling's approximation
-    of log y! is added where y > 1: y log y - y + log(2 pi y) / 2.
-    Shapes: `input` and `target` the same, any. Dtypes: floating; counts of integers are converted.
+    With log_input=False the input is the rate: x - y log(x + eps). With `full`, Stirling's approximation of log y! is
+    added where y > 1: y log y - y + log(2 pi y) / 2.
+
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`, at least 0; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
 
     Raises:
-        InvalidValue: A target is below 0, or a rate is (unless check="off"), or the shapes or the devices differ;
-            torch.nn.PoissonNLLLoss broadcasts.
+        InvalidValue: A target is below 0, or a rate is (both unless check="off"), or the shapes or the devices differ.
+
+    Differs from torch: torch.nn.PoissonNLLLoss broadcasts, and gives NaN for a count of 0 at a rate of 0 with eps=0,
+    which costs 0 here.
 
     Example:
         >>> import torch, piste
@@ -155,14 +169,20 @@ class PoissonNLLLoss(ElementwiseLoss):
 class GaussianNLLLoss(ElementwiseLoss):
     """The negative log-likelihood of y under a normal distribution: (log v + (x - y)^2 / v) / 2.
 
-    x is the mean and v the variance `var`, at least `eps`; the (first) gradient passes that bound, as in torch (Nix
-    and Weigend 1994). With `full`, log(2 pi) / 2 is added.
-    Shapes: `input` and `target` the same; `var` that shape, or with a last (or one) dimension of 1, or without the
-    last dimension, or a number: one variance for several elements.
+    x is the mean and v the variance. `var` is raised to `eps` where it is less; the (first) gradient passes that bound,
+    as in torch. With `full`, log(2 pi) / 2 is added (Nix and Weigend 1994, https://doi.org/10.1109/ICNN.1994.374138).
+
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`; integers are converted.
+        var: That of `input`, or with one dimension of size 1, or without the last dimension, or a number: a variance
+            for several elements. At least 0.
+        Returns a 0-dimensional tensor, or one of the shape of `input` with reduction="none".
 
     Raises:
-        InvalidValue: A variance is below 0 (unless check="off"), or the shapes or the devices differ;
-            torch.nn.GaussianNLLLoss broadcasts `target`.
+        InvalidValue: A variance is below 0 (unless check="off"), or the shapes or the devices differ.
+
+    Differs from torch: torch.nn.GaussianNLLLoss broadcasts `target`, and rejects negative variances in every call.
 
     Example:
         >>> import torch, piste

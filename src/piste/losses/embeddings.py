@@ -77,13 +77,17 @@ LABEL = replace(SIGN, fails=_neither_sign, exchanged=None)
 
 
 class CosineEmbeddingLoss(VectorLoss):
-    """With the cosine c of the angle between x1 and x2: 1 - c where y = 1, max(0, c - margin) where y = -1.
+    """With the cosine c of the angle between x1 and x2: 1 - c where y = 1, and max(0, c - margin) where y = -1.
 
-    Shapes: `input1` and `input2` (N, D), or (D); `target` (N), or ().
-    Dtypes: floating (16-bit floats are computed in float32); integer targets are converted.
+    Shape:
+        input1, input2: (N, D) or (D), floating. 16-bit floats are computed in float32 and rounded once.
+        target: (N) or (), -1 or 1; integers are converted.
+        Returns a 0-dimensional tensor, or (N) with reduction="none".
 
     Raises:
-        InvalidValue: A target is neither -1 nor 1 (unless check="off"), or the shapes or the devices differ.
+        InvalidValue: A target is neither -1 nor 1 (unless check="off"), or shapes or devices do not fit.
+
+    Differs from torch: torch.nn.CosineEmbeddingLoss broadcasts, and counts other targets as 0.
 
     Example:
         >>> import torch, piste
@@ -174,13 +178,19 @@ class TripletLoss(VectorLoss):
 class TripletMarginLoss(TripletLoss):
     """max(0, |a - p| - |a - n| + margin): the anchor a should be nearer to p than to n by the margin.
 
-    The distance is the `p`-norm of the difference plus `eps`, as in torch. With `swap`, |p - n| replaces |a - n|
-    where it is smaller (Balntas et al. 2016).
-    Shapes: `anchor`, `positive`, `negative` the same, (N, D) or (D).
-    Dtypes: floating (16-bit floats are computed in float32).
+    The distance is the `p`-norm of the difference plus `eps`. With `swap`, |p - n| replaces |a - n| where it is smaller
+    (Balntas et al. 2016, http://www.bmva.org/bmvc/2016/papers/paper119/index.html).
+
+    Shape:
+        anchor, positive, negative: The same, (N, D) or (D), floating. 16-bit floats are computed in float32 and rounded
+            once.
+        Returns a 0-dimensional tensor, or (N) with reduction="none".
 
     Raises:
         InvalidValue: The shapes or the devices differ.
+        InvalidType: An operand is no floating tensor.
+
+    Differs from torch: torch.nn.TripletMarginLoss broadcasts.
 
     Example:
         >>> import torch, piste
@@ -208,10 +218,21 @@ class TripletMarginLoss(TripletLoss):
 
 
 class TripletMarginWithDistanceLoss(TripletLoss):
-    """max(0, d(a, p) - d(a, n) + margin) with a custom distance d; otherwise as `TripletMarginLoss`.
+    """max(0, d(a, p) - d(a, n) + margin) with a custom distance d.
 
-    `distance_function` takes two tensors of vectors and returns one distance for each pair; None is
-    torch.pairwise_distance.
+    `distance_function` takes two tensors of vectors and returns a distance for each pair. It runs as torch operations.
+    With `swap`, d(p, n) replaces d(a, n) where it is smaller.
+
+    Shape:
+        anchor, positive, negative: The same, (N, D) or (D), floating. 16-bit floats are computed in float32 and rounded
+            once.
+        Returns a 0-dimensional tensor, or (N) with reduction="none".
+
+    Raises:
+        InvalidValue: The shapes or the devices differ.
+        InvalidType: An operand is no floating tensor, or the distance can't be called.
+
+    Differs from torch: Under autocast the result is float32.
 
     Example:
         >>> import torch, piste

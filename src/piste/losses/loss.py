@@ -168,7 +168,7 @@ class Loss(TorchLoss):
             cls.__signature__ = init.replace(parameters=list(init.parameters.values())[1:])
         if "name" in vars(cls):
             LOSSES.setdefault(cls.__name__, cls)
-            if cls.options and "Args:" not in (cls.__doc__ or ""):
+            if "Args:" not in (cls.__doc__ or ""):
                 cls.__doc__ = _with_arguments(cls.__doc__ or "", cls.options)
 
     __signature__: ClassVar[inspect.Signature]
@@ -480,6 +480,7 @@ def functional_form(cls: type[Loss]) -> Callable[..., Tensor]:
 
 
 def _with_arguments(text: str, options: Mapping[str, Option]) -> str:
-    """A docstring with its Args section, in front of the example."""
-    head, mark, example = inspect.cleandoc(text).partition("\nExample:")
-    return "\n".join([head.rstrip(), "", "Args:", *document(options)]) + (f"\n{mark}{example}" if mark else "\n")
+    """A docstring with its Args section, in front of the other sections."""
+    head, *sections = re.split(r"\n(?=Shape:|Raises:|Example:)", inspect.cleandoc(text), maxsplit=1)
+    common = "    reduction, check, normalizer, empty: the settings of every loss, see `piste.losses.reduction`."
+    return "\n".join([head.rstrip(), "", "Args:", *document(options), common, "", *sections])

@@ -25,11 +25,15 @@ SIGN = Check(
 class HingeEmbeddingLoss(ElementwiseLoss):
     """The distance x of a similar pair (y = 1), and max(0, margin - x) of a dissimilar pair (y = -1).
 
-    Shapes: `input` and `target` the same, any. Dtypes: floating; integer targets are converted.
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`, -1 or 1; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
 
     Raises:
-        InvalidValue: A target is neither -1 nor 1 (unless check="off"), or the shapes or the devices differ;
-            torch.nn.HingeEmbeddingLoss broadcasts.
+        InvalidValue: A target is neither -1 nor 1 (unless check="off"), or the shapes or the devices differ.
+
+    Differs from torch: torch.nn.HingeEmbeddingLoss broadcasts, and takes any target.
 
     Example:
         >>> import torch, piste
@@ -59,12 +63,15 @@ class HingeEmbeddingLoss(ElementwiseLoss):
 class SoftMarginLoss(ElementwiseLoss):
     """The logistic loss of a label -1 or 1: log(1 + e^(-y x)).
 
-    Shapes: `input` and `target` the same, any. Dtypes: floating; integer targets are converted.
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`, -1 or 1; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
 
     Raises:
         InvalidValue: A target is neither -1 nor 1 (unless check="off"), or the shapes or the devices differ.
 
-    torch.nn.SoftMarginLoss is infinite for large -y x.
+    Differs from torch: torch.nn.SoftMarginLoss is infinite for large -y x, and takes any target.
 
     Example:
         >>> import torch, piste
@@ -91,11 +98,16 @@ class SoftMarginLoss(ElementwiseLoss):
 class MarginRankingLoss(ElementwiseLoss):
     """max(0, margin - y (x1 - x2)): x1 should exceed x2 by the margin where y = 1, and fall below it where y = -1.
 
-    Shapes: `input1`, `input2` and `target` the same, any. Dtypes: floating; integer targets are converted.
+    Shape:
+        input1, input2: Any, the same, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of the inputs, -1 or 1; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
 
     Raises:
-        InvalidValue: A target is neither -1 nor 1 (unless check="off"), or the shapes or the devices differ;
-            torch.nn.MarginRankingLoss broadcasts.
+        InvalidValue: A target is neither -1 nor 1 (unless check="off"), or the shapes or the devices differ.
+
+    Differs from torch: torch.nn.MarginRankingLoss broadcasts, and takes any target. The gradient at the corner is -y,
+    also with a torch whose clamp has the gradient 0 there (2.14).
 
     Example:
         >>> import torch, piste

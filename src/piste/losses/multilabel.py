@@ -35,12 +35,19 @@ __all__ = ["MultiLabelMarginLoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss"
 class MultiMarginLoss(ClassLoss):
     """The multi-class hinge loss: sum over the classes c != k of max(0, margin - x_k + x_c)^p, times w_k / C.
 
-    Shapes: `input` (C) or (N, C); `target` the same without C. A mean divides by the number of rows.
-    Dtypes: input floating (16-bit floats are computed in float32); target any integer.
+    A mean divides by the number of rows.
+
+    Shape:
+        input: (C) or (N, C), floating scores. 16-bit floats are computed in float32 and rounded once.
+        target: () or (N), class indices k of any integer dtype.
+        Returns a 0-dimensional tensor, or (N) with reduction="none".
 
     Raises:
-        InvalidValue: A class index is outside [0, C - 1] (unless check="off"; torch reads out of bounds), or a class
-            weight is negative or not finite.
+        InvalidValue: A class index is outside [0, C - 1], or a class weight is negative or not finite (both unless
+            check="off"); or shapes or devices do not fit.
+        InvalidType: The input is not floating, or the target is no integer.
+
+    Differs from torch: torch.nn.MultiMarginLoss reads out of bounds for a class index out of range. NaN is propagated.
 
     Example:
         >>> import torch, piste
@@ -126,12 +133,21 @@ class _RowPairLoss(RowwiseLoss):
 class MultiLabelMarginLoss(_RowPairLoss):
     """The hinge loss of several labels: sum over labels j and other classes i of max(0, 1 - (x_j - x_i)), over C.
 
-    Shapes: `input` and `target` (C) or (N, C). `target` lists the class indices of each row, ended by -1.
-    Dtypes: input floating (16-bit floats are computed in float32); target any integer.
+    A mean divides by the number of rows.
+
+    Shape:
+        input: (C), (N, C) or with more dimensions, the classes last; floating scores. 16-bit floats are computed in
+            float32 and rounded once.
+        target: That of `input`; the class indices of each row, of any integer dtype, ended by -1.
+        Returns a 0-dimensional tensor, or one of the shape of `input` without C with reduction="none".
 
     Raises:
-        InvalidValue: A class index is outside [-1, C - 1], or the target holds a 0/1 label for each class (unless
-            check="off"; torch reads out of bounds).
+        InvalidValue: A class index is outside [-1, C - 1], or the target holds a 0/1 or -1/1 label for each class (both
+            unless check="off"); or shapes or devices differ.
+        InvalidType: The input is not floating, or the target is no integer.
+
+    Differs from torch: torch.nn.MultiLabelMarginLoss reads out of bounds for a class index out of range, and takes (C)
+    and (N, C) alone. NaN is propagated.
 
     Example:
         >>> import torch, piste
@@ -219,13 +235,21 @@ _LISTS = replace(LABEL, help="MultiLabelMarginLoss takes lists of class indices"
 class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
     """Binary cross entropy of a row of logits with a 0/1 label for each class, averaged over the classes.
 
-    y softplus(-x) + (1 - y) softplus(x), with softplus(z) = log(1 + e^z), each class times its weight.
-    Shapes: `input` and `target` (C), (N, C) or with more dimensions, the classes last. A mean divides by the number
-    of rows. Dtypes: input floating (16-bit floats are computed in float32); integer and bool targets are converted.
+    y softplus(-x) + (1 - y) softplus(x), with softplus(z) = log(1 + e^z), each class times its weight. A mean divides
+    by the number of rows.
+
+    Shape:
+        input: (C), (N, C) or with more dimensions, the classes last; floating logits. 16-bit floats are computed in
+            float32 and rounded once.
+        target: That of `input`, in [0, 1]; 0/1 labels of integers or bool are converted.
+        Returns a 0-dimensional tensor, or one of the shape of `input` without C with reduction="none".
 
     Raises:
-        InvalidValue: A target is outside [0, 1] or a class weight is negative or not finite (unless check="off";
-            torch.nn.MultiLabelSoftMarginLoss takes any target), or the shapes or the devices differ.
+        InvalidValue: A target is outside [0, 1], or a class weight is negative or not finite (both unless check="off");
+            or shapes or devices differ.
+
+    Differs from torch: torch.nn.MultiLabelSoftMarginLoss takes any target. An infinite logit with its own label costs
+    0. Under autocast the result is float32.
 
     Example:
         >>> import torch, piste

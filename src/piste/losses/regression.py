@@ -14,13 +14,18 @@ __all__ = ["HuberLoss", "L1Loss", "MSELoss", "SmoothL1Loss"]
 class L1Loss(ElementwiseLoss):
     """The absolute difference, |x - y|.
 
-    Shapes: `input` and `target` the same, any. The result is 0-dimensional, or of that shape with reduction="none".
-    Dtypes: floating or complex; integers on one side are converted; 16-bit floats are computed in float32.
-    The function form takes `weight`; its mean divides by the sum of the weights, as in torch.
+    The function form takes `weight` too; its mean divides by the sum of the weights, as in torch.
+
+    Shape:
+        input: Any, floating or complex. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
 
     Raises:
-        InvalidValue: The shapes or the devices differ; torch.nn.L1Loss broadcasts.
+        InvalidValue: The shapes or the devices differ.
         InvalidType: An operand is no tensor of numbers.
+
+    Differs from torch: torch.nn.L1Loss broadcasts operands of different shapes.
 
     Example:
         >>> import torch, piste
@@ -45,8 +50,18 @@ class L1Loss(ElementwiseLoss):
 class MSELoss(ElementwiseLoss):
     """The squared difference, (x - y)^2.
 
-    Shapes, dtypes and errors are those of `L1Loss`, without complex numbers. The function form takes `weight`; its
-    mean divides by the sum of the weights, as in torch.
+    The function form takes `weight` too; its mean divides by the sum of the weights, as in torch.
+
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
+
+    Raises:
+        InvalidValue: The shapes or the devices differ.
+        InvalidType: An operand is no tensor of real numbers.
+
+    Differs from torch: torch.nn.MSELoss broadcasts operands of different shapes.
 
     Example:
         >>> import torch, piste
@@ -69,10 +84,21 @@ class MSELoss(ElementwiseLoss):
 
 
 class SmoothL1Loss(ElementwiseLoss):
-    """With d = |x - y|: d^2 / (2 beta) where d < beta, and d - beta / 2 elsewhere (Girshick 2015, Fast R-CNN).
+    """With d = |x - y|: d^2 / (2 beta) where d < beta, and d - beta / 2 elsewhere (Girshick 2015).
 
-    With beta = 0 it is L1Loss. It is HuberLoss with delta = beta, divided by beta.
-    Shapes, dtypes and errors are those of `L1Loss`, without complex numbers.
+    From Fast R-CNN, https://arxiv.org/abs/1504.08083. It is HuberLoss with delta = beta, divided by beta, and L1Loss
+    where beta = 0.
+
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
+
+    Raises:
+        InvalidValue: The shapes or the devices differ.
+        InvalidType: An operand is no tensor of real numbers.
+
+    Differs from torch: torch.nn.SmoothL1Loss broadcasts operands of different shapes.
 
     Example:
         >>> import torch, piste
@@ -110,9 +136,19 @@ class SmoothL1Loss(ElementwiseLoss):
 class HuberLoss(ElementwiseLoss):
     """With d = |x - y|: d^2 / 2 where d <= delta, and delta (d - delta / 2) elsewhere (Huber 1964).
 
-    It is SmoothL1Loss with beta = delta, times delta.
-    Shapes, dtypes and errors are those of `L1Loss`, without complex numbers. The function form takes `weight`; its
-    mean divides by the number of elements, as in torch.
+    From https://doi.org/10.1214/aoms/1177703732. It is SmoothL1Loss with beta = delta, times delta. The function form
+    takes `weight` too; its mean divides by the number of elements, as in torch.
+
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
+
+    Raises:
+        InvalidValue: The shapes or the devices differ.
+        InvalidType: An operand is no tensor of real numbers.
+
+    Differs from torch: torch.nn.HuberLoss broadcasts operands of different shapes.
 
     Example:
         >>> import torch, piste
