@@ -192,7 +192,7 @@ def seeded(case: Case, shape: tuple[int, ...] | None = None, dtype: torch.dtype 
         return case.operands(case.shapes[0] if shape is None else shape, dtype)
 
 
-def spread_weight(options: dict[str, Any], like: torch.Tensor) -> dict[str, Any]:
+def expand_weight(options: dict[str, Any], like: torch.Tensor) -> dict[str, Any]:
     """torch's functions want the weights of the regression losses in the shape of the input."""
     if "weight" in options and like.shape != options["weight"].shape:
         return options | {"weight": options["weight"].expand(like.shape)}

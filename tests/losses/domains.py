@@ -162,7 +162,7 @@ SHAPES = [
 ]
 
 
-def fault_of_domain(function: Function, domain: Domain, reduction: str = "none") -> str | None:
+def find_domain_mismatch(function: Function, domain: Domain, reduction: str = "none") -> str | None:
     """The first value that is judged wrongly: alone, or as the second of three; its place is named."""
     loss = function(domain.name)
     for value in (*domain.right, *domain.wrong):
@@ -184,13 +184,13 @@ def fault_of_domain(function: Function, domain: Domain, reduction: str = "none")
                     return f"{domain} takes {value}"
                 if result.dim() != (reduction == "none" and len(values) > 1):
                     return f"{domain} of {value} has the shape {tuple(result.shape)}"
-        fault = _fault_of_check(loss, domain, value, is_right)
+        fault = _find_check_mismatch(loss, domain, value, is_right)
         if fault:
             return f"{domain} of {value}: {fault}"
     return None
 
 
-def fault_of_bound(function: Function, domain: Domain) -> str | None:
+def find_guard_mismatch(function: Function, domain: Domain) -> str | None:
     """Kernels look more closely only where a number is not surely right: all such must be right, and nothing beyond."""
     loss: Any = getattr(function(domain.name), "loss", None)
     rules = [rule for rule in getattr(loss, "value_checks", ()) if rule.applies(domain.options)]
@@ -217,7 +217,7 @@ def _edges(kind: str, number: float) -> list[tuple[float, bool]]:
     raise AssertionError(kind)
 
 
-def _fault_of_check(loss: Callable[..., torch.Tensor], domain: Domain, value: Any, is_right: bool) -> str | None:
+def _find_check_mismatch(loss: Callable[..., torch.Tensor], domain: Domain, value: Any, is_right: bool) -> str | None:
     """With check="off" a value is taken; with "nan" a NaN is refused."""
     operands, options = _placed(domain, [value])
     for check in ("off", "nan"):
@@ -251,7 +251,7 @@ def _tensor(values: Any, dtype: torch.dtype) -> torch.Tensor:
     return torch.tensor(values, dtype=dtype) if tensor.is_floating_point() else tensor
 
 
-def fault_of_shapes(function: Function, shapes: Shapes) -> str | None:
+def find_shape_mismatch(function: Function, shapes: Shapes) -> str | None:
     """The first shapes that are judged wrongly."""
     loss = function(shapes.name)
     right, wrong = (text.split("; ") if text else [] for text in (shapes.right, shapes.wrong))
@@ -280,7 +280,7 @@ def fault_of_shapes(function: Function, shapes: Shapes) -> str | None:
     return None
 
 
-def fault_of_means(function: Function) -> str | None:
+def find_mean_mismatch(function: Function) -> str | None:
     """The first mean that is not the sum divided by what it should be divided by, counted here by hand."""
     x = torch.tensor([[0.5, -1.0, 2.0], [0.25, 0.75, 3.0]]).double()
     y = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.25]]).double()
@@ -337,10 +337,10 @@ def fault_of_means(function: Function) -> str | None:
                     return f"{name}{options} with {normalizer}, {settings}: {found!r}, expected {total / divisor!r}"
     if function("cross_entropy")(x.float(), y.softmax(1)).dtype != torch.float64:
         return "cross_entropy of float32 logits and float64 probabilities is not float64"
-    return _fault_of_batchmean(function("kl_div"), logs, soft_rows) or _fault_of_nothing(function)
+    return _find_batchmean_mismatch(function("kl_div"), logs, soft_rows) or _find_empty_mismatch(function)
 
 
-def _fault_of_batchmean(loss: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> str | None:
+def _find_batchmean_mismatch(loss: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> str | None:
     for operands, batch in (((x, y), 2), ((x[0], y[0]), 3), ((x[0, 0], y[0, 1]), 1), ((x[:0], y[:0]), 0)):
         total = loss(*operands, reduction="sum").item()
         found = loss(*operands, reduction="batchmean", empty="nan" if batch else "zero").item()
@@ -349,7 +349,7 @@ def _fault_of_batchmean(loss: Callable[..., torch.Tensor], x: torch.Tensor, y: t
     return None
 
 
-def _fault_of_nothing(function: Function) -> str | None:
+def _find_empty_mismatch(function: Function) -> str | None:
     x, ignored = torch.ones(2, 3).double(), torch.full((2,), -100)
     for name, operands, options in [
         ("mse", (x[:0], x[:0]), {}),

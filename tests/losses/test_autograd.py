@@ -57,7 +57,7 @@ def test_gradients_reach_the_weights(name: str) -> None:
 
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_torch_func_takes_losses_apart(case: Case) -> None:
+def test_losses_compose_with_torch_func(case: Case) -> None:
     operands = seeded(case)
     x, rest = operands[0], operands[1:]
 
@@ -92,7 +92,7 @@ def test_per_sample_gradients_with_batched_targets(case: Case) -> None:
 
 @pytest.mark.sample(6)
 @pytest.mark.parametrize("case", [c for c in MODULES if not c.options], ids=str)
-def test_compile_reads_the_whole_training_step(case: Case) -> None:
+def test_compile_captures_a_training_step_in_one_graph(case: Case) -> None:
     x, *rest = seeded(case)
     module = case.loss()
     torch._dynamo.reset()

@@ -76,7 +76,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", KERNELS, ids=str)
-def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: list[bool]) -> None:
+def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, served: list[bool]) -> None:
     shape = (41, 3) if any(isinstance(v, torch.Tensor) for v in case.options.values()) else (53, 7)
     reduction = "sum" if case.function_only or case.name == "kl_div" else "mean"
     operands = [o.to(dtype) if o.is_floating_point() else o for o in seeded(case, shape, dtype)]
@@ -97,7 +97,7 @@ def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: 
 @pytest.mark.parametrize(
     "size", [1, element_source.TILE + 1, loss_form.BLOCK, loss_form.BLOCK + 7, 3 * loss_form.BLOCK - 1]
 )
-def test_every_element_counts_once_whatever_the_size(size: int, served: list[bool]) -> None:
+def test_every_element_counts_once_at_any_size(size: int, served: list[bool]) -> None:
     x = torch.arange(size, dtype=torch.float64, requires_grad=True)
     loss = F.mse_loss(x, torch.zeros(size, dtype=torch.float64), reduction="sum")
     assert loss.item() == pytest.approx((size - 1) * size * (2 * size - 1) / 6, rel=1e-14)
@@ -120,7 +120,7 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
     assert results.pop() == pytest.approx(expected.item(), rel=2e-7)
 
 
-def test_a_refused_value_is_found_wherever_it_stands(served: list[bool]) -> None:
+def test_an_invalid_value_is_found_at_any_position(served: list[bool]) -> None:
     for place in (0, 1, element_source.TILE, loss_form.BLOCK - 1, loss_form.BLOCK, 2 * loss_form.BLOCK + 3):
         y = torch.zeros(2 * loss_form.BLOCK + 4)
         y[place] = 2.0
@@ -150,7 +150,7 @@ def test_second_backward_and_batched_gradients_go_through_the_formula(served: li
     torch.testing.assert_close(both, torch.stack([first, -2 * first]))
 
 
-def test_an_annealed_option_is_no_new_kernel() -> None:
+def test_a_changed_option_reuses_the_kernel() -> None:
     x, y = torch.randn(10), torch.randn(10)
     kernels = set()
     for delta in (0.5, 0.75, 1.25):
@@ -162,7 +162,7 @@ def test_an_annealed_option_is_no_new_kernel() -> None:
 
 
 @pytest.mark.parametrize("size", [10, 3 * loss_form.BLOCK])
-def test_operands_are_let_go_after_the_backward(size: int) -> None:
+def test_operands_are_freed_after_the_backward(size: int) -> None:
     loss_function = piste.losses.MSELoss()
     for _ in range(2):  # the second call goes to the kernel at once
         leaf, y = torch.randn(size, requires_grad=True), torch.randn(size)
@@ -176,7 +176,7 @@ def test_operands_are_let_go_after_the_backward(size: int) -> None:
         assert all(ref() is None for ref in seen)  # as torch does, while `loss` lives on
 
 
-def test_a_target_changed_before_a_second_backward_is_noticed() -> None:
+def test_a_target_changed_in_place_fails_the_second_backward() -> None:
     for _ in range(2):
         x, y = torch.randn(4, requires_grad=True), torch.rand(4)
         loss = F.mse_loss(x, y)
@@ -185,7 +185,7 @@ def test_a_target_changed_before_a_second_backward_is_noticed() -> None:
             torch.autograd.grad(loss, x, create_graph=True)
 
 
-def test_a_sign_that_is_yet_to_be_applied() -> None:
+def test_negated_views_are_computed_eagerly() -> None:
     y = torch.complex(torch.zeros(5), torch.arange(5.0)).conj().imag
     assert y.is_neg()
     for _ in range(2):
@@ -194,7 +194,7 @@ def test_a_sign_that_is_yet_to_be_applied() -> None:
         assert F.l1_loss(y[::2], torch.zeros(3), reduction="sum").item() == 6.0
 
 
-def test_losses_from_several_threads() -> None:
+def test_losses_run_in_several_threads() -> None:
     operands = [(torch.full((50 + k,), float(k)), torch.zeros(50 + k)) for k in range(8)]
 
     def many(k: int) -> bool:
@@ -204,7 +204,7 @@ def test_losses_from_several_threads() -> None:
         assert all(threads.map(many, range(8)))
 
 
-def test_large_gradients_use_memory_again_when_nobody_holds_it() -> None:
+def test_memory_of_large_gradients_is_reused_once_it_is_free() -> None:
     size = buffers.LARGE // 4
     x, y = torch.randn(size, requires_grad=True), torch.randn(size)
 
@@ -229,7 +229,7 @@ def test_large_gradients_use_memory_again_when_nobody_holds_it() -> None:
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("mode", ["sum", "none"])
 @pytest.mark.parametrize("case", KERNELS, ids=str)
-def test_the_place_in_memory_changes_no_bit(case: Case, mode: str) -> None:
+def test_the_memory_layout_changes_no_bit(case: Case, mode: str) -> None:
     """Machine code that first looks whether arrays overlap adds in another order where they lie close together."""
     operands = seeded(case, (5, 9))
     options = tuple((k, v) for k, v in rest_of(case).items() if v is not None and not isinstance(v, torch.Tensor))
@@ -249,7 +249,7 @@ def test_the_place_in_memory_changes_no_bit(case: Case, mode: str) -> None:
     assert torch.equal(near, far) and torch.equal(near_slope, far_slope)
 
 
-def test_operands_that_lie_otherwise_are_served(served: list[bool]) -> None:
+def test_strided_operands_are_copied_for_the_kernel(served: list[bool]) -> None:
     weights = torch.rand(3)
     for x, y in ((torch.rand(3, 40).T, torch.rand(3, 40).T), (torch.rand(40, 6)[:, ::2], torch.rand(40, 3))):
         twin, x = x.clone().requires_grad_(), x.requires_grad_()
@@ -263,7 +263,7 @@ def test_operands_that_lie_otherwise_are_served(served: list[bool]) -> None:
             torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(theirs, twin))
 
 
-def test_whatever_no_kernel_serves_goes_to_the_eager_engine(served: list[bool]) -> None:
+def test_calls_without_a_kernel_run_eagerly(served: list[bool]) -> None:
     x, y = torch.randn(4, 3), torch.randn(4, 3)
     for a, b in ((x.T, y.T), (x, y.clone().requires_grad_()), (x.half(), y.half()), (x, y.double())):
         torch.testing.assert_close(F.mse_loss(a, b), torch.nn.functional.mse_loss(a, b))
@@ -310,7 +310,7 @@ def test_exp_and_log_are_within_two_units_in_the_last_place() -> None:
     assert ulps(math32.log1p32_unit_interval, np.log1p, part) < 2
 
 
-def test_half_precision_is_widened_once() -> None:
+def test_16_bit_results_are_rounded_once() -> None:
     assert eager_loss.working_dtype(torch.bfloat16) == torch.float32
     x = torch.rand(1000).bfloat16().requires_grad_()
     loss = F.mse_loss(x, torch.zeros(1000, dtype=torch.bfloat16))
@@ -370,7 +370,7 @@ def test_rows_of_infinities_nan_and_nothing() -> None:
     assert loss.isnan() and torch.equal(x.grad, torch.zeros(2, 3))
 
 
-def test_rows_refuse_an_index_out_of_range_and_leave_the_rest_to_the_formula() -> None:
+def test_row_kernels_reject_an_index_out_of_range() -> None:
     x, k = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), torch.tensor([0, 1, 2, 1, 0])
     with pytest.raises(ValueError, match=r"received 3 at \(4,\)"):
         F.cross_entropy(x, torch.tensor([0, 1, 2, 1, 3]))
@@ -386,7 +386,7 @@ def test_rows_refuse_an_index_out_of_range_and_leave_the_rest_to_the_formula() -
     torch.testing.assert_close(F.cross_entropy(x.T.contiguous().T, k), loss)
 
 
-def test_images_refuse_an_index_out_of_range_and_are_twice_differentiable() -> None:
+def test_image_kernels_reject_an_index_out_of_range_and_are_twice_differentiable() -> None:
     x, k = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True), torch.randint(3, (2, 4))
     wrong = k.clone()
     wrong[1, 2] = 3

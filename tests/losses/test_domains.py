@@ -13,10 +13,10 @@ from tests.losses.domains import (
     SHAPES,
     Domain,
     Shapes,
-    fault_of_bound,
-    fault_of_domain,
-    fault_of_means,
-    fault_of_shapes,
+    find_domain_mismatch,
+    find_guard_mismatch,
+    find_mean_mismatch,
+    find_shape_mismatch,
 )
 
 
@@ -30,19 +30,19 @@ def function(name: str) -> Callable[..., torch.Tensor]:
 @pytest.mark.sample(1, per="domain.name")
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
-def test_values_are_refused_from_the_border_on(domain: Domain, reduction: str) -> None:
-    assert fault_of_domain(function, domain, reduction) is None
+def test_values_are_rejected_from_the_bound_on(domain: Domain, reduction: str) -> None:
+    assert find_domain_mismatch(function, domain, reduction) is None
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
-def test_the_cheap_look_reaches_to_the_border(domain: Domain) -> None:
-    assert fault_of_bound(function, domain) is None
+def test_range_guards_agree_with_the_exact_check_at_the_bound(domain: Domain) -> None:
+    assert find_guard_mismatch(function, domain) is None
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
-def test_shapes_that_go_together(shapes: Shapes) -> None:
-    assert fault_of_shapes(function, shapes) is None
+def test_matching_shapes_are_accepted_and_others_rejected(shapes: Shapes) -> None:
+    assert find_shape_mismatch(function, shapes) is None
 
 
-def test_means_are_of_what_was_counted_by_hand() -> None:
-    assert fault_of_means(function) is None
+def test_means_match_denominators_computed_by_hand() -> None:
+    assert find_mean_mismatch(function) is None

@@ -119,7 +119,7 @@ def test_corner_cases_are_those_of_the_formula(agree, row, target):
     agree(x, torch.full((1, 5), target))
 
 
-def test_places_do_not_mix(agree):
+def test_pixels_are_independent(agree):
     """Each corner case in one image, next to ordinary places and ignored ones."""
     rows = [row for name, row in ROWS.items() if not {NAN, INF, -INF} & set(row) and name != "largest numbers"]
     x = torch.tensor(rows, dtype=torch.float64).T[None].contiguous()

@@ -10,7 +10,7 @@ import torch
 import piste
 from piste.errors import InvalidType
 from piste.losses import value_checks
-from tests.losses.test_refusals import refused
+from tests.losses.test_rejections import rejects
 
 nn, F = piste.losses, piste.losses.functional
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -29,8 +29,8 @@ def test_class_weights_are_finite_and_not_negative(name: str, value: float) -> N
     weight = torch.tensor([1.0, value, 1.0])
     words = f"`weight` must hold class weights in [0, inf); received {value} at (1,). Help:"
     for _ in range(2):
-        refused(lambda: CALLS[name](weight), words)
-    refused(lambda: nn.get_loss(name)(weight=weight), words)
+        rejects(lambda: CALLS[name](weight), words)
+    rejects(lambda: nn.get_loss(name)(weight=weight), words)
     CALLS[name](weight, check="off")
     nn.get_loss(name)(weight=weight, check="off")
 
@@ -40,7 +40,7 @@ def test_class_weights_changed_in_place_are_checked_again() -> None:
     for _ in range(3):
         loss(X, K)
     loss.weight[1] = -1
-    refused(lambda: loss(X, K), "received -1.0 at (1,)")
+    rejects(lambda: loss(X, K), "received -1.0 at (1,)")
     loss.weight.fill_(2.0)
     assert loss(X, K) == F.cross_entropy(X, K)
 
@@ -70,7 +70,7 @@ def test_kl_div_rejects_rows_that_are_no_distribution_on_every_call() -> None:
     loss = nn.KLDivLoss(reduction="batchmean")
     for _ in range(2):
         assert loss(x, good).abs() < 1e-6
-        refused(lambda: loss(x, bad), "each row must sum to 1", "row 0 sums to 0.6. Help: torch.softmax")
+        rejects(lambda: loss(x, bad), "each row must sum to 1", "row 0 sums to 0.6. Help: torch.softmax")
     torch.testing.assert_close(F.kl_div(x, bad, check="off"), torch.nn.functional.kl_div(x, bad))
 
 
@@ -78,19 +78,19 @@ def test_targets_in_another_encoding_are_recognised() -> None:
     labels = torch.tensor([[1, 0, 1], [0, 1, 0]])
     for _ in range(3):
         words = "received 0 and 1 alone, which look like a label for each class. Help: MultiLabelSoftMarginLoss takes a"
-        refused(lambda: F.multilabel_margin_loss(X[:2], labels), words)
+        rejects(lambda: F.multilabel_margin_loss(X[:2], labels), words)
         F.multilabel_margin_loss(X[:2], torch.tensor([[0, -1, 0], [0, 1, 2]]))
     F.multilabel_margin_loss(X[:2], labels, check="off")
     F.multilabel_margin_loss(X[:2, :2], torch.tensor([[0, 1], [1, 0]]))  # both classes of two
-    refused(lambda: F.cross_entropy(K, X), "look exchanged: the first argument holds the logits", kind=InvalidType)
+    rejects(lambda: F.cross_entropy(K, X), "look exchanged: the first argument holds the logits", kind=InvalidType)
     images = torch.zeros(2, 3, 4, 4).log_softmax(1)
-    refused(lambda: nn.NLLLoss2d()(images, torch.zeros(2, 1, 4, 4).long()), "Help: target.squeeze(1).")
+    rejects(lambda: nn.NLLLoss2d()(images, torch.zeros(2, 1, 4, 4).long()), "Help: target.squeeze(1).")
 
 
 def test_an_input_without_classes_is_rejected() -> None:
     for check in ("raise", "off"):
-        refused(lambda check=check: F.cross_entropy(torch.zeros(4, 0), K, check=check), "received (4, 0), that is no")
-        refused(lambda check=check: F.multi_margin_loss(torch.zeros(4, 0), K, check=check), "at least 2 classes")
+        rejects(lambda check=check: F.cross_entropy(torch.zeros(4, 0), K, check=check), "received (4, 0), that is no")
+        rejects(lambda check=check: F.multi_margin_loss(torch.zeros(4, 0), K, check=check), "at least 2 classes")
 
 
 L, P = X.log_softmax(1), X.softmax(1)
@@ -113,7 +113,7 @@ EXCHANGED = "Help: the arguments look exchanged: `target` comes last."
     ],
 )
 def test_operands_in_the_wrong_order_are_recognised_by_their_values(call) -> None:
-    refused(call, EXCHANGED)
+    rejects(call, EXCHANGED)
 
 
 @pytest.mark.parametrize(
@@ -125,30 +125,30 @@ def test_operands_in_the_wrong_order_are_recognised_by_their_values(call) -> Non
     ],
 )
 def test_operands_in_the_wrong_order_are_recognised_by_their_dtypes(call) -> None:
-    refused(call, EXCHANGED, kind=InvalidType)
+    rejects(call, EXCHANGED, kind=InvalidType)
 
 
 def test_operands_in_the_right_order_get_the_help_of_the_value() -> None:
-    refused(lambda: F.binary_cross_entropy_with_logits(X, X * 4), "divide pixel values by 255")
-    refused(lambda: F.soft_margin_loss(X, X), "2 * target - 1 makes")
-    refused(lambda: F.kl_div(X, P), "Help: torch.log_softmax(logits, dim=-1)")
+    rejects(lambda: F.binary_cross_entropy_with_logits(X, X * 4), "divide pixel values by 255")
+    rejects(lambda: F.soft_margin_loss(X, X), "2 * target - 1 makes")
+    rejects(lambda: F.kl_div(X, P), "Help: torch.log_softmax(logits, dim=-1)")
 
 
 def test_class_targets_in_another_encoding_get_the_conversion() -> None:
     several = "row 0 sums to 2. Help: for several classes in a row, BCEWithLogitsLoss takes a 0/1 label for each class."
-    refused(lambda: F.cross_entropy(X, MULTI.float()), several)
-    refused(lambda: F.cross_entropy(X, L), "must be at least 0", "Help: target.exp() makes probabilities of log-prob")
-    refused(lambda: F.cross_entropy(X, 100 * P), "row 0 sums to 100", "counts / counts.sum(dim, keepdim=True)")
-    refused(lambda: F.cross_entropy(X, SIGNS), "received -1 at (1,)", "Help: (target + 1) // 2 makes class indices")
-    refused(lambda: F.nll_loss(L, torch.tensor([0, -1, 2, 1])), "Help: is it a mask? ignore_index=-1.")
+    rejects(lambda: F.cross_entropy(X, MULTI.float()), several)
+    rejects(lambda: F.cross_entropy(X, L), "must be at least 0", "Help: target.exp() makes probabilities of log-prob")
+    rejects(lambda: F.cross_entropy(X, 100 * P), "row 0 sums to 100", "counts / counts.sum(dim, keepdim=True)")
+    rejects(lambda: F.cross_entropy(X, SIGNS), "received -1 at (1,)", "Help: (target + 1) // 2 makes class indices")
+    rejects(lambda: F.nll_loss(L, torch.tensor([0, -1, 2, 1])), "Help: is it a mask? ignore_index=-1.")
     images, onehot = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, 3)
     for target in (onehot, onehot.long()):
-        refused(
+        rejects(
             lambda y=target: F.cross_entropy(images, y), "Help: target.argmax(-1), if it is one-hot in its last dim"
         )
     complex_help = "received torch.complex64. Help: input.real or input.abs()."
-    refused(lambda: F.cross_entropy(X + 0j, K), complex_help, kind=InvalidType)
-    refused(lambda: F.cross_entropy(X, K + 0j), "Help: a class index is a whole number.", kind=InvalidType)
+    rejects(lambda: F.cross_entropy(X + 0j, K), complex_help, kind=InvalidType)
+    rejects(lambda: F.cross_entropy(X, K + 0j), "Help: a class index is a whole number.", kind=InvalidType)
 
 
 def test_class_weights_of_another_shape_get_the_conversion() -> None:
@@ -156,9 +156,9 @@ def test_class_weights_of_another_shape_get_the_conversion() -> None:
         'Help: for a weight of each sample, multiply the losses: loss with reduction="none", times weight, .mean().'
     )
     for name in ("cross_entropy", "nll", "multi_margin"):
-        refused(lambda name=name: CALLS[name](torch.ones(4)), "shape (3,); received (4,)", one_each)
-        refused(lambda name=name: CALLS[name](torch.ones(1, 3)), "received (1, 3). Help: weight.flatten().")
-        refused(lambda name=name: CALLS[name](torch.ones(7)), "received (7,). Help: torch.ones(3) weighs all classes ")
+        rejects(lambda name=name: CALLS[name](torch.ones(4)), "shape (3,); received (4,)", one_each)
+        rejects(lambda name=name: CALLS[name](torch.ones(1, 3)), "received (1, 3). Help: weight.flatten().")
+        rejects(lambda name=name: CALLS[name](torch.ones(7)), "received (7,). Help: torch.ones(3) weighs all classes ")
 
 
 @pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan")])
@@ -169,8 +169,8 @@ def test_positive_weights_are_finite_and_not_negative(value: float) -> None:
     )
     loss = nn.BCEWithLogitsLoss(pos_weight=weight)
     for _ in range(3):
-        refused(lambda: F.binary_cross_entropy_with_logits(X, y, pos_weight=weight), words)
-        refused(lambda: loss(X, y), words)
+        rejects(lambda: F.binary_cross_entropy_with_logits(X, y, pos_weight=weight), words)
+        rejects(lambda: loss(X, y), words)
     loss.check = "off"
     loss(X, y)
 
@@ -181,18 +181,18 @@ def test_label_lists_are_not_mistaken_for_labels() -> None:
         "received -1 and 1 alone, which look like a label for each class.",
         "a 0/1 label for each class: (target + 1) //",
     )
-    refused(lambda: F.multilabel_margin_loss(X, signs), *words)
+    rejects(lambda: F.multilabel_margin_loss(X, signs), *words)
     only_class_one = torch.tensor([[1, -1, -1]] * 4)
     for target in (only_class_one, LISTS):
         torch.testing.assert_close(
             F.multilabel_margin_loss(X, target), torch.nn.functional.multilabel_margin_loss(X, target)
         )
-    refused(lambda: F.multilabel_margin_loss(X, MULTI.bool()), "received 0 and 1 alone")
-    refused(lambda: F.multilabel_margin_loss(X, LISTS[:, :2]), "torch.nn.functional.pad(target, (0, 1), value=-1) ends")
-    refused(lambda: F.multilabel_soft_margin_loss(X, LISTS), "Help: MultiLabelMarginLoss takes lists of class indices.")
-    refused(lambda: F.multilabel_soft_margin_loss(X, signs.float()), "Help: (target + 1) / 2 makes 0/1 labels")
+    rejects(lambda: F.multilabel_margin_loss(X, MULTI.bool()), "received 0 and 1 alone")
+    rejects(lambda: F.multilabel_margin_loss(X, LISTS[:, :2]), "torch.nn.functional.pad(target, (0, 1), value=-1) ends")
+    rejects(lambda: F.multilabel_soft_margin_loss(X, LISTS), "Help: MultiLabelMarginLoss takes lists of class indices.")
+    rejects(lambda: F.multilabel_soft_margin_loss(X, signs.float()), "Help: (target + 1) / 2 makes 0/1 labels")
     for function in (F.multilabel_margin_loss, F.multilabel_soft_margin_loss):
-        refused(
+        rejects(
             lambda f=function: f(X[:, :0], LISTS[:, :0]), "at least one class; received (4, 0). Help: the last layer"
         )
 
@@ -202,7 +202,7 @@ def test_kl_div_rejects_log_targets_that_are_no_distribution() -> None:
     unnormalised = torch.full((4, 3), -1.0)
     for _ in range(2):
         torch.testing.assert_close(loss(L, L), torch.tensor(0.0))
-        refused(
+        rejects(
             lambda: loss(L, unnormalised), "the exponentials of each row must sum to 1", "row 0 sum to 1.10364. Help"
         )
     masked = L.clone()
@@ -212,12 +212,12 @@ def test_kl_div_rejects_log_targets_that_are_no_distribution() -> None:
         F.kl_div(L, unnormalised, log_target=True, check="off", reduction="sum"),
         torch.nn.functional.kl_div(L, unnormalised, log_target=True, reduction="sum"),
     )
-    refused(lambda: F.kl_div(L, MULTI * 5), "received 5.0 at (0, 0)", "counts.sum(-1, keepdim=True) of counts")
+    rejects(lambda: F.kl_div(L, MULTI * 5), "received 5.0 at (0, 0)", "counts.sum(-1, keepdim=True) of counts")
 
 
 def test_labels_of_bool_are_rejected_in_words() -> None:
     labels = torch.tensor([False, True, True, False])
-    refused(
+    rejects(
         lambda: F.cosine_embedding_loss(X, X, labels), "received False at (0,), the first of 2. Help: 2 * target - 1"
     )
 
@@ -226,18 +226,18 @@ def test_ctc_operands_get_the_arrangement() -> None:
     x, y = torch.randn(6, 2, 4).log_softmax(2), torch.tensor([[1, 2], [3, 1]])
     t, s = torch.tensor([6, 5]), torch.tensor([2, 1])
     transposed = "Help: log_probs.transpose(0, 1), as the time is the first dimension."
-    refused(lambda: F.ctc_loss(x.transpose(0, 1), y, t, s), "integer labels of shape (6, S)", transposed)
-    refused(lambda: F.ctc_loss(x.transpose(0, 1), torch.tensor([1, 2, 3]), t, s), "`input_lengths`", transposed)
-    refused(lambda: F.ctc_loss(x, y[:1], t, s), "Help: time is the first dimension of log_probs, and the samples are")
-    refused(
+    rejects(lambda: F.ctc_loss(x.transpose(0, 1), y, t, s), "integer labels of shape (6, S)", transposed)
+    rejects(lambda: F.ctc_loss(x.transpose(0, 1), torch.tensor([1, 2, 3]), t, s), "`input_lengths`", transposed)
+    rejects(lambda: F.ctc_loss(x, y[:1], t, s), "Help: time is the first dimension of log_probs, and the samples are")
+    rejects(
         lambda: F.ctc_loss(x, y, s, t), "received 6 at (0,)", "Help: input_lengths and target_lengths look exchanged."
     )
-    refused(lambda: F.ctc_loss(x, y, t, t), "received 6 at (0,)", "Help: a sample has at most as many labels")
-    refused(lambda: F.ctc_loss(x, y, t + 1, s), "Help: a sample has at most T steps")
-    refused(lambda: F.ctc_loss(x, y, t.float(), s), "Help: input_lengths.long().")
-    refused(lambda: F.ctc_loss(x, y, 6, s), "of shape (). Help: torch.full((2,), 6).")
-    refused(lambda: F.ctc_loss(y, x, t, s), "received torch.int64", "Help: log_probs and targets look exchanged.")
-    refused(lambda: F.ctc_loss(x.long(), y, t, s), "Help: torch.log_softmax(logits, dim=-1).")
+    rejects(lambda: F.ctc_loss(x, y, t, t), "received 6 at (0,)", "Help: a sample has at most as many labels")
+    rejects(lambda: F.ctc_loss(x, y, t + 1, s), "Help: a sample has at most T steps")
+    rejects(lambda: F.ctc_loss(x, y, t.float(), s), "Help: input_lengths.long().")
+    rejects(lambda: F.ctc_loss(x, y, 6, s), "of shape (). Help: torch.full((2,), 6).")
+    rejects(lambda: F.ctc_loss(y, x, t, s), "received torch.int64", "Help: log_probs and targets look exchanged.")
+    rejects(lambda: F.ctc_loss(x.long(), y, t, s), "Help: torch.log_softmax(logits, dim=-1).")
 
 
 def test_losses_with_a_layer_reject_inputs_that_do_not_fit_it() -> None:
@@ -245,16 +245,16 @@ def test_losses_with_a_layer_reject_inputs_that_do_not_fit_it() -> None:
     if hasattr(nn, "LinearCrossEntropyLoss"):
         losses.append(nn.LinearCrossEntropyLoss(3, 10))
     for loss in losses:
-        refused(
+        rejects(
             lambda loss=loss: loss(X[:, :2], K), "must have 3 features in its last dimension; received (4, 2). Help"
         )
         words = "must hold floating-point features; received torch.int64. Help: input.float()."
-        refused(lambda loss=loss: loss(X.long(), K), words, kind=InvalidType)
+        rejects(lambda loss=loss: loss(X.long(), K), words, kind=InvalidType)
     words = "Help: target.long().", "Help: target.argmax(-1), if it is one-hot."
-    refused(lambda: losses[0](X, K.float()), words[0], kind=InvalidType)
-    refused(lambda: losses[0](X, torch.nn.functional.one_hot(K, 10)), words[1], kind=InvalidType)
+    rejects(lambda: losses[0](X, K.float()), words[0], kind=InvalidType)
+    rejects(lambda: losses[0](X, torch.nn.functional.one_hot(K, 10)), words[1], kind=InvalidType)
     misspelt = "AdaptiveLogSoftmaxWithLoss() has no argument `chek`. Did you mean `check`"
-    refused(lambda: nn.AdaptiveLogSoftmaxWithLoss(3, 10, [3], chek="off"), misspelt, kind=InvalidType)
+    rejects(lambda: nn.AdaptiveLogSoftmaxWithLoss(3, 10, [3], chek="off"), misspelt, kind=InvalidType)
 
 
 def test_operands_that_are_no_tensors_get_the_conversion() -> None:
@@ -267,13 +267,13 @@ def test_operands_that_are_no_tensors_get_the_conversion() -> None:
         (X.numpy(), "torch.as_tensor(input)."),
         (torch.nn.Linear(1, 1), "pass a tensor."),
     ):
-        refused(lambda value=value: F.cross_entropy(value, K), f"Help: {help}", kind=InvalidType)
+        rejects(lambda value=value: F.cross_entropy(value, K), f"Help: {help}", kind=InvalidType)
 
 
 def test_arguments_of_other_libraries_get_the_name_here() -> None:
     words = "no argument `y_true`. Write `target`. mse_loss() has no argument `y_pred`. Write `input`."
-    refused(lambda: F.mse_loss(y_true=X, y_pred=X), words, kind=InvalidType)
-    refused(
+    rejects(lambda: F.mse_loss(y_true=X, y_pred=X), words, kind=InvalidType)
+    rejects(
         lambda: nn.BCELoss(from_logits=True), "CrossEntropyLoss and BCEWithLogitsLoss take logits", kind=InvalidType
     )
 

@@ -59,7 +59,7 @@ def by_formula(case: Case, operands, **settings):
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("case", ROWS, ids=str)
-def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: list[bool]) -> None:
+def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, served: list[bool]) -> None:
     shape = case.shapes[0] if len(case.shapes[0]) < 3 else (2, 3, 2, 2)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     operands = [o.to(dtype) if o.is_floating_point() else o for o in seeded(case, shape, wide)]
@@ -88,7 +88,7 @@ def test_kernels_are_the_eager_formulas(case: Case, dtype: torch.dtype, served: 
 
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", [c for c in ROWS if "2d" not in c.name and "weight" not in c.options], ids=str)
-def test_the_place_in_memory_changes_no_bit(case: Case, served: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_layout_changes_no_bit(case: Case, served: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """Machine code that first looks whether arrays overlap adds in another order where they lie close together."""
     operands = seeded(case, (6, 21), torch.float32)
     results = []
@@ -127,7 +127,7 @@ def test_cross_entropy_of_any_size_is_torchs(shape: tuple[int, int], options: di
         torch.testing.assert_close(mine, torchs, rtol=3e-6, atol=3e-7)
 
 
-def test_classes_elsewhere_and_rows_with_gaps(served: list[bool]) -> None:
+def test_other_class_dimensions_and_strided_rows(served: list[bool]) -> None:
     x, k, w = torch.randn(4, 5, 6, requires_grad=True), torch.randint(5, (4, 6)), torch.rand(5)
     for call in (
         lambda f, x: f(x, k, weight=w),
@@ -144,7 +144,7 @@ def test_classes_elsewhere_and_rows_with_gaps(served: list[bool]) -> None:
     torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(x, k, weight=w))
 
 
-def test_what_a_mean_divides_by(served: list[bool]) -> None:
+def test_denominators_of_a_mean(served: list[bool]) -> None:
     x, k, w = torch.randn(6, 3), torch.tensor([0, 1, -100, 2, 2, -100]), torch.tensor([0.5, 2.0, 1.0])
     total = F.cross_entropy(x, k, weight=w, reduction="sum").item()
     for normalizer, divisor in ((None, 4.5), ("weights", 4.5), ("count", 4), (10, 10), (torch.tensor(8.0), 8)):
@@ -172,13 +172,13 @@ def test_what_a_mean_divides_by(served: list[bool]) -> None:
         (lambda: F.cosine_embedding_loss(torch.ones(2, 3), torch.ones(2, 3), torch.tensor([1, 0])), "received 0"),
     ],
 )
-def test_a_refused_value_is_found_on_the_second_call_too(call, words: str) -> None:
+def test_an_invalid_value_is_found_on_the_second_call_too(call, words: str) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match=words):
             call()
 
 
-def test_a_shape_that_does_not_fit_is_refused_after_one_that_did() -> None:
+def test_a_wrong_shape_is_rejected_after_a_right_one() -> None:
     F.cross_entropy(torch.randn(3), torch.tensor(1))
     F.cross_entropy(torch.randn(4, 3), torch.tensor([1, 2, 0, 0]))
     for x, k in ((torch.randn(3), torch.tensor([0, 1, 2])), (torch.randn(4, 3), torch.tensor([0, 1]))):
@@ -190,7 +190,7 @@ def test_a_shape_that_does_not_fit_is_refused_after_one_that_did() -> None:
         F.triplet_margin_loss(large, large, large[1:])
 
 
-def test_a_loss_that_is_scaled_up_keeps_its_smallest_gradients() -> None:
+def test_a_scaled_loss_keeps_its_smallest_gradients() -> None:
     x = (torch.randn(4096, 10) * 3).half().requires_grad_()
     k = torch.randint(10, (4096,))
     (plain,) = torch.autograd.grad(F.cross_entropy(x, k).float() * 1024, x)
@@ -198,7 +198,7 @@ def test_a_loss_that_is_scaled_up_keeps_its_smallest_gradients() -> None:
     torch.testing.assert_close(plain, wanted.half(), rtol=2**-10, atol=1e-7)
 
 
-def test_all_of_them_are_twice_differentiable_and_take_several_gradients_at_once() -> None:
+def test_row_losses_have_second_derivatives_and_batched_gradients() -> None:
     x, k = torch.randn(4, 3, dtype=torch.float64, requires_grad=True), torch.tensor([0, -100, 2, 1])
     w = torch.rand(3, dtype=torch.float64)
     loss = F.cross_entropy(x, k, weight=w, label_smoothing=0.2)
@@ -215,7 +215,7 @@ def test_all_of_them_are_twice_differentiable_and_take_several_gradients_at_once
     )
 
 
-def test_the_norm_of_nothing_has_no_slope() -> None:
+def test_the_norm_of_zero_has_the_gradient_zero() -> None:
     for p in (1.0, 2.0, 3.0):
         a, b = torch.ones(1, 3, requires_grad=True), torch.ones(1, 3)
         F.triplet_margin_loss(a, b, b + 1, p=p, eps=0.0, margin=9.0).backward()
@@ -238,7 +238,7 @@ def test_the_norm_of_nothing_has_no_slope() -> None:
         lambda x, y: row_functions.total(row_functions.log_softmax(x * y) * y),
     ],
 )
-def test_a_formula_s_derivative_is_the_one_that_autograd_finds(formula) -> None:
+def test_symbolic_gradients_match_autograd(formula) -> None:
     torch.manual_seed(1)
     tensors = [torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     x, y = Expr("input", "x"), Expr("input", "y")

@@ -16,7 +16,7 @@ W = torch.tensor([0.5, 2.0, 1.0])
 
 
 @pytest.mark.parametrize("case", [c for c in MODULES if not c.options], ids=str)
-def test_a_number_divides_the_sum(case: Case) -> None:
+def test_a_number_as_normalizer_divides_the_sum(case: Case) -> None:
     operands = seeded(case)
     total = case.function(*operands, reduction="sum")
     assert case.function(*operands, normalizer=5).item() == pytest.approx(total.item() / 5)
@@ -62,7 +62,7 @@ def test_weights_and_count_as_denominators() -> None:
         lambda **s: F.cross_entropy(torch.zeros(0, 3, requires_grad=True), torch.zeros(0, 3), **s),
     ],
 )
-def test_the_mean_of_nothing(call) -> None:
+def test_the_mean_of_an_empty_batch_follows_the_setting(call) -> None:
     assert call().isnan()
     loss = call(empty="zero")
     assert loss.item() == 0
@@ -78,7 +78,7 @@ def test_empty_zero_leaves_zero_gradients() -> None:
     assert torch.equal(x.grad, torch.zeros(2, 3))
 
 
-def test_nan_passes_unless_it_is_looked_for() -> None:
+def test_nan_is_propagated_unless_check_is_nan() -> None:
     for case in MODULES:
         if case.options:
             continue
@@ -91,7 +91,7 @@ def test_nan_passes_unless_it_is_looked_for() -> None:
         F.mse_loss(torch.ones(2), torch.tensor([1.0, math.nan]), check="nan")
 
 
-def test_torchs_old_flags_mean_what_they_meant() -> None:
+def test_torchs_old_flags_choose_the_reduction() -> None:
     x, y = torch.rand(4, 3), torch.rand(4, 3)
     for flags in ({"size_average": False}, {"reduce": False}, {"size_average": True}, {"reduce": True}):
         with warnings.catch_warnings():

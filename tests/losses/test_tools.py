@@ -11,7 +11,7 @@ from torch.nn.modules.loss import _Loss, _WeightedLoss
 import piste
 from piste.errors import Unsupported
 from tests.losses.cases import CASES, MODULES, Case, seeded
-from tests.losses.test_refusals import refused
+from tests.losses.test_rejections import rejects
 
 nn, F = piste.losses, piste.losses.functional
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -64,7 +64,7 @@ def test_symbolic_trace_records_a_loss(case: Case, loss) -> None:
 
 def test_a_recorded_loss_still_rejects() -> None:
     traced = torch.fx.symbolic_trace(OfTwo(nn.CrossEntropyLoss()))
-    refused(lambda: traced(X, K + 5), "`target` must hold class indices")
+    rejects(lambda: traced(X, K + 5), "`target` must hold class indices")
 
 
 @pytest.mark.sample(1, per="case.name")

@@ -86,7 +86,7 @@ def test_gradients_on_the_samples_of_op_db(drawn) -> None:
 
 
 @pytest.mark.parametrize("op", [op for op in FUNCTIONS if op.error_inputs_func], ids=lambda op: op.name)
-def test_what_torch_refuses_is_refused(op) -> None:
+def test_samples_that_torch_rejects_are_rejected(op) -> None:
     ours = getattr(losses.functional, op.name.rsplit(".", 1)[1])
     for error in op.error_inputs("cpu"):
         sample = error.sample_input
@@ -114,7 +114,7 @@ def test_modules_on_the_inputs_of_module_db(info) -> None:
 @pytest.mark.parametrize(
     "info", [m for m in MODULES if m.module_error_inputs_func], ids=lambda info: info.module_cls.__name__
 )
-def test_what_torchs_modules_refuse_is_refused(info) -> None:
+def test_module_samples_that_torch_rejects_are_rejected(info) -> None:
     cls = getattr(losses, info.module_cls.__name__)
     for error in info.module_error_inputs_func(
         info, device="cpu", dtype=torch.float64, requires_grad=False, training=True

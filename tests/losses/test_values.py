@@ -11,9 +11,14 @@ import torch
 
 import piste
 from piste.losses import corners
-from tests.losses.cases import CASES, MODULES, Case, seeded, spread_weight
-from tests.losses.judge import fault_at_extreme, fault_beside_torch, fault_of_elements, fault_of_rows
-from tests.losses.points import ELEMENTS, EXTREMES, ON_THE_CORNER, ROWS, ROWS_ON_THE_CORNER, Extreme, Points
+from tests.losses.assertions import (
+    find_elementwise_mismatch,
+    find_extreme_mismatch,
+    find_rowwise_mismatch,
+    find_torch_mismatch,
+)
+from tests.losses.cases import CASES, MODULES, Case, expand_weight, seeded
+from tests.losses.samples import AT_CORNERS, ELEMENTS, EXTREMES, ROWS, ROWS_AT_CORNERS, Extreme, Points
 from tests.oracle import losses as oracle
 
 F = piste.losses.functional
@@ -40,7 +45,7 @@ def tracked(operands):
 def test_functions_give_torchs_values_and_gradients(case: Case, reduction: str) -> None:
     for shape in case.shapes:
         operands = tracked(seeded(case, shape))
-        options = spread_weight(case.options, operands[0]) if case.name in REGRESSION else case.options
+        options = expand_weight(case.options, operands[0]) if case.name in REGRESSION else case.options
         expected = case.torchs(*operands, reduction=reduction, **options)
         result = case.function(*operands, reduction=reduction, **case.options)
         torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-14)
@@ -50,7 +55,7 @@ def test_functions_give_torchs_values_and_gradients(case: Case, reduction: str) 
 
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", MODULES, ids=str)
-def test_modules_are_their_functions(case: Case) -> None:
+def test_modules_equal_their_functions(case: Case) -> None:
     for reduction, shape in itertools.product(("mean", "sum", "none"), case.shapes):
         operands = seeded(case, shape)
         module = case.loss(reduction=reduction, **case.options)
@@ -83,24 +88,24 @@ def test_lower_precisions_round_once(case: Case, dtype: torch.dtype) -> None:
 
 @pytest.mark.sample(1, per="points.name")
 @pytest.mark.parametrize("points", ELEMENTS, ids=str)
-def test_elementwise_losses_are_the_oracles_to_the_second_derivative(points: Points) -> None:
+def test_elementwise_losses_match_the_oracle_to_the_second_derivative(points: Points) -> None:
     loss = piste.losses.named(points.name)
-    assert fault_of_elements(getattr(F, loss.functional_name), points) is None
+    assert find_elementwise_mismatch(getattr(F, loss.functional_name), points) is None
 
 
 @pytest.mark.sample(1, per="points.name")
 @pytest.mark.parametrize("points", ROWS, ids=str)
-def test_losses_of_rows_are_the_oracles(points: Points) -> None:
+def test_row_losses_match_the_oracle(points: Points) -> None:
     loss = piste.losses.named(points.name)
-    assert fault_of_rows(getattr(F, loss.functional_name), points) is None
+    assert find_rowwise_mismatch(getattr(F, loss.functional_name), points) is None
 
 
 @pytest.mark.sample(1, per="points.name")
-@pytest.mark.parametrize("points", ON_THE_CORNER + ROWS_ON_THE_CORNER, ids=str)
-def test_slopes_at_corners_are_torchs(points: Points) -> None:
+@pytest.mark.parametrize("points", AT_CORNERS + ROWS_AT_CORNERS, ids=str)
+def test_gradients_at_corners_match_torch(points: Points) -> None:
     function = piste.losses.named(points.name).functional_name
     torchs = getattr(torch.nn.functional, function)
-    assert fault_beside_torch(getattr(F, function), torchs, points) is None
+    assert find_torch_mismatch(getattr(F, function), torchs, points) is None
 
 
 def test_hinges_have_the_slope_of_the_installed_clamp_at_their_corner() -> None:
@@ -123,12 +128,12 @@ def test_only_the_corner_of_a_hinge_depends_on_torch(monkeypatch: pytest.MonkeyP
 def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) -> None:
     function = getattr(F, piste.losses.named(extreme.name).functional_name)
     for dtype in (torch.float64, torch.float32):
-        assert fault_at_extreme(function, extreme, dtype, reduction) is None
+        assert find_extreme_mismatch(function, extreme, dtype, reduction) is None
 
 
 @pytest.mark.sample(1, per="points.name")
 @pytest.mark.parametrize("points", [p for p in ELEMENTS if p.last is None], ids=str)
-def test_kernels_of_single_elements_are_the_oracles(points: Points) -> None:
+def test_kernels_of_single_elements_match_the_oracle(points: Points) -> None:
     exact = getattr(oracle, points.name)
     function = getattr(F, piste.losses.named(points.name).functional_name)
     for point in points.operands:
@@ -146,7 +151,7 @@ def test_kernels_of_single_elements_are_the_oracles(points: Points) -> None:
 @pytest.mark.parametrize("weight", [None, [0.5, 2.0, 1.0]])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("target", [0, 2, [0.2, 0.5, 0.3], [0.0, 1.0, 0.0]], ids=str)
-def test_cross_entropy_is_the_oracles(target, label_smoothing: float, weight) -> None:
+def test_cross_entropy_matches_the_oracle(target, label_smoothing: float, weight) -> None:
     for row in ([0.5, -1.0, 2.0], [3.0, 3.0, 3.0], [-20.0, 10.0, 0.0]):
         x = torch.tensor([row], dtype=torch.float64, requires_grad=True)
         w = None if weight is None else torch.tensor(weight, dtype=torch.float64)
@@ -159,7 +164,7 @@ def test_cross_entropy_is_the_oracles(target, label_smoothing: float, weight) ->
         assert x.grad.squeeze().tolist() == pytest.approx([float(s) for s in slopes], rel=1e-12, abs=1e-14)
 
 
-def test_nll_is_the_oracles() -> None:
+def test_nll_matches_the_oracle() -> None:
     row = [-0.5, -1.5, -2.5]
     x = torch.tensor([row], dtype=torch.float64)
     for k, weight in itertools.product(range(3), (None, [0.5, 2.0, 1.0])):
@@ -168,13 +173,13 @@ def test_nll_is_the_oracles() -> None:
         assert result.item() == float(oracle.nll(row, k, weight))
 
 
-def test_log_softmax_and_nll_make_cross_entropy() -> None:
+def test_nll_of_log_softmax_equals_cross_entropy() -> None:
     x, y = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 3, 1, 1, 2])
     both = piste.losses.NLLLoss()(torch.log_softmax(x, 1), y)
     assert both.item() == pytest.approx(piste.losses.CrossEntropyLoss()(x, y).item(), rel=1e-15)
 
 
-def test_bce_at_exactly_zero_and_one_is_torchs() -> None:
+def test_bce_at_exactly_zero_and_one_matches_torch() -> None:
     x = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
     y = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5], dtype=torch.float64, requires_grad=True)
     ours = piste.losses.BCELoss(reduction="none")(x, y)
@@ -237,7 +242,7 @@ def test_integer_and_bool_targets_and_mixed_dtypes_are_converted() -> None:
 
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_strides_do_not_matter_and_operands_stay_as_they_were(case: Case) -> None:
+def test_strides_do_not_matter_and_operands_are_unchanged(case: Case) -> None:
     operands = seeded(case)
     strided = [torch.stack([o, o], -1)[..., 0] for o in operands]
     before = [o.clone() for o in strided]
@@ -247,7 +252,7 @@ def test_strides_do_not_matter_and_operands_stay_as_they_were(case: Case) -> Non
     assert all(torch.equal(a, b) for a, b in zip(before, strided, strict=True))
 
 
-def test_class_dim_says_where_the_classes_are() -> None:
+def test_class_dim_names_the_dimension_of_the_classes() -> None:
     x, y = torch.randn(2, 4, 4), torch.randint(4, (2, 4))
     assert torch.equal(F.cross_entropy(x, y, class_dim=-1), F.cross_entropy(x.transpose(1, 2), y))
     assert torch.equal(piste.losses.CrossEntropyLoss(class_dim=2)(x, y), F.cross_entropy(x, y, class_dim=-1))
@@ -282,7 +287,7 @@ def test_kl_div_of_masked_distributions_and_its_batchmean() -> None:
 
 @pytest.mark.parametrize("name", ["smooth_l1", "huber", "mse", "bce_with_logits", "soft_margin"])
 @pytest.mark.parametrize("reduction", ["none", "sum"])
-def test_the_slope_of_a_nan_is_a_nan(name: str, reduction: str) -> None:
+def test_the_gradient_of_a_nan_is_nan(name: str, reduction: str) -> None:
     x = torch.tensor([torch.nan, 3.0], requires_grad=True)
     function = getattr(F, piste.losses.named(name).functional_name)
     (slope,) = torch.autograd.grad(function(x, torch.tensor([1.0, 1.0]), reduction=reduction).sum(), x)
@@ -291,7 +296,7 @@ def test_the_slope_of_a_nan_is_a_nan(name: str, reduction: str) -> None:
 
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", [c for c in CASES if c.loss.functional_name != "nll_loss"], ids=str)
-def test_a_nan_shows_in_what_it_belongs_to_and_nowhere_else(case: Case) -> None:
+def test_a_nan_affects_its_own_element_alone(case: Case) -> None:
     operands = seeded(case)
     for a, operand in enumerate(operands):
         for i in range(operand.numel() if operand.is_floating_point() else 0):
@@ -306,7 +311,7 @@ def test_a_nan_shows_in_what_it_belongs_to_and_nowhere_else(case: Case) -> None:
 
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", [c for c in CASES if len(c.shapes) > 1], ids=str)
-def test_nothing_has_no_loss(case: Case) -> None:
+def test_empty_operands_give_empty_losses(case: Case) -> None:
     shape = case.shapes[0]
     operands = [o[:0] for o in seeded(case, shape)]
     for reduction in ("none", "sum", "mean"):
@@ -323,7 +328,7 @@ def test_nothing_has_no_loss(case: Case) -> None:
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", [c for c in CASES if (4, 3) in c.shapes], ids=str)
-def test_many_give_the_exact_mean_and_the_same_bits_every_time(case: Case, dtype: torch.dtype) -> None:
+def test_large_means_are_exact_and_deterministic(case: Case, dtype: torch.dtype) -> None:
     operands = seeded(case, (100_000, 3), dtype)
     options = {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in case.options.items()}
     wide = [o.double() if o.is_floating_point() else o for o in operands]
@@ -337,7 +342,7 @@ def test_many_give_the_exact_mean_and_the_same_bits_every_time(case: Case, dtype
     assert all(torch.equal(a, b) for again in results[1:] for a, b in zip(results[0], again, strict=True))
 
 
-def test_a_nan_that_nll_does_not_read_is_not_seen() -> None:
+def test_nll_ignores_a_nan_at_another_class() -> None:
     x = torch.tensor([[-1.0, torch.nan], [torch.nan, -2.0], [torch.nan, -1.0]])
     losses = piste.losses.NLLLoss(reduction="none", ignore_index=1)(x, torch.tensor([0, 1, 0]))
     assert losses[:2].tolist() == [1, 0] and losses[2].isnan()
@@ -345,7 +350,7 @@ def test_a_nan_that_nll_does_not_read_is_not_seen() -> None:
 
 @pytest.mark.parametrize("is_formula", [False, True])
 @pytest.mark.parametrize("function", [F.cross_entropy, F.nll_loss])
-def test_a_row_that_is_ignored_has_no_gradient_whatever_it_holds(function, is_formula: bool) -> None:
+def test_an_ignored_row_has_the_gradient_zero(function, is_formula: bool) -> None:
     """By the kernel and by the formula; torch gives NaN for cross entropy, and 0 for NLL."""
     x = torch.randn(3, 4).log_softmax(1)
     x[1] = torch.nan
@@ -362,7 +367,7 @@ def test_ctc_takes_lengths_as_a_tensor_a_tuple_or_an_array() -> None:
         assert torch.equal(F.ctc_loss(x, y, of([6, 5]), of([2, 1])), expected)
 
 
-def test_ctc_of_no_samples() -> None:
+def test_ctc_of_an_empty_batch() -> None:
     none = torch.zeros(3, 0, 4, requires_grad=True), torch.zeros(0, 2, dtype=torch.int64), (), ()
     assert F.ctc_loss(*none).isnan() and F.ctc_loss(*none, reduction="sum") == 0
     loss = F.ctc_loss(*none, empty="zero")

@@ -19,9 +19,21 @@ from torch.overrides import TorchFunctionMode
 from piste import losses
 from piste.formula.expression import Expr
 from piste.losses.loss import LOSSES
-from tests.losses.domains import DOMAINS, SHAPES, fault_of_bound, fault_of_domain, fault_of_means, fault_of_shapes
-from tests.losses.judge import fault_at_extreme, fault_beside_torch, fault_of_elements, fault_of_rows
-from tests.losses.points import ELEMENTS, EXTREMES, ON_THE_CORNER, ROWS, ROWS_ON_THE_CORNER
+from tests.losses.assertions import (
+    find_elementwise_mismatch,
+    find_extreme_mismatch,
+    find_rowwise_mismatch,
+    find_torch_mismatch,
+)
+from tests.losses.domains import (
+    DOMAINS,
+    SHAPES,
+    find_domain_mismatch,
+    find_guard_mismatch,
+    find_mean_mismatch,
+    find_shape_mismatch,
+)
+from tests.losses.samples import AT_CORNERS, ELEMENTS, EXTREMES, ROWS, ROWS_AT_CORNERS
 
 from .subject import Subject, stated
 
@@ -167,25 +179,25 @@ class Eager(TorchFunctionMode):
 
 
 def _faults(names: set[str]) -> Iterator[str | None]:
-    for judge, table in ((fault_of_elements, ELEMENTS), (fault_of_rows, ROWS)):
+    for judge, table in ((find_elementwise_mismatch, ELEMENTS), (find_rowwise_mismatch, ROWS)):
         for points in table:
             if points.name in names:
                 yield judge(_function(points.name), points)
-    for points in (*ON_THE_CORNER, *ROWS_ON_THE_CORNER):
+    for points in (*AT_CORNERS, *ROWS_AT_CORNERS):
         if points.name in names:
             torchs = getattr(torch.nn.functional, losses.named(points.name).functional_name)
-            yield fault_beside_torch(_function(points.name), torchs, points)
+            yield find_torch_mismatch(_function(points.name), torchs, points)
     for extreme in EXTREMES:
         if extreme.name in names:
-            yield fault_at_extreme(_function(extreme.name), extreme)
+            yield find_extreme_mismatch(_function(extreme.name), extreme)
     for domain in DOMAINS:
         if domain.name in names:
-            yield fault_of_domain(_function, domain)
-            yield fault_of_bound(_function, domain)
+            yield find_domain_mismatch(_function, domain)
+            yield find_guard_mismatch(_function, domain)
     for shapes in SHAPES:
         if shapes.name in names:
-            yield fault_of_shapes(_function, shapes)
-    yield fault_of_means(_function)
+            yield find_shape_mismatch(_function, shapes)
+    yield find_mean_mismatch(_function)
     yield from _faults_of_words()
 
 

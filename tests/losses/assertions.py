@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.losses.points import Extreme, Points
+from tests.losses.samples import Extreme, Points
 from tests.oracle import losses as oracle
 
 Loss = Callable[..., Tensor]
@@ -21,7 +21,7 @@ ROW_NEAR = {0: (1e-13, 1e-15), 1: (1e-11, 1e-12)}
 ROUGH = ("bce", "cosine_embedding")  # torch's 1e-12 is a float32, in float64 too
 
 
-def fault_of_elements(loss: Loss, points: Points) -> str | None:
+def find_elementwise_mismatch(loss: Loss, points: Points) -> str | None:
     """A loss of elements beside the oracle: its value, slopes and curvatures; None where all are right."""
     operands = _columns(points)
     found = _derivatives(_call(loss, operands, points), operands, points)
@@ -34,7 +34,7 @@ def fault_of_elements(loss: Loss, points: Points) -> str | None:
     return None
 
 
-def fault_of_rows(loss: Loss, points: Points) -> str | None:
+def find_rowwise_mismatch(loss: Loss, points: Points) -> str | None:
     """A loss of rows beside the oracle: its value and slopes, of the rows together and of each alone."""
     operands = _columns(points)
     values = _call(loss, operands, points)
@@ -54,7 +54,7 @@ def fault_of_rows(loss: Loss, points: Points) -> str | None:
     return None
 
 
-def fault_beside_torch(loss: Loss, torchs: Loss, points: Points) -> str | None:
+def find_torch_mismatch(loss: Loss, torchs: Loss, points: Points) -> str | None:
     """A loss beside torch's, where the slope at a corner is what torch made it."""
     found = []
     for function in (loss, torchs):
@@ -67,7 +67,7 @@ def fault_beside_torch(loss: Loss, torchs: Loss, points: Points) -> str | None:
     return None
 
 
-def fault_at_extreme(
+def find_extreme_mismatch(
     loss: Loss, extreme: Extreme, dtype: torch.dtype = torch.float64, reduction: str = "none"
 ) -> str | None:
     """A loss of an infinite or huge element (or row), alone, beside the number that mathematics has for it."""

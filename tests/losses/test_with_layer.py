@@ -11,7 +11,7 @@ import torch
 import piste
 from piste.errors import InvalidType, InvalidValue
 from piste.explain import explain
-from tests.losses.test_refusals import refused
+from tests.losses.test_rejections import rejects
 
 F, nn = piste.losses.functional, piste.losses
 has_linear = pytest.mark.skipif(
@@ -59,7 +59,7 @@ def test_linear_cross_entropy_is_cross_entropy_of_the_logits(options, target, se
 
 
 @has_linear
-def test_linear_cross_entropy_ignores_what_it_is_told_to() -> None:
+def test_linear_cross_entropy_leaves_out_ignore_index() -> None:
     loss = nn.LinearCrossEntropyLoss(4, 3, ignore_index=1, normalizer="count")
     y = torch.tensor([0, 1, 2, 1, 0, 1])
     torch.testing.assert_close(loss(X, y), F.cross_entropy(loss.linear(X), y, ignore_index=1))
@@ -68,33 +68,33 @@ def test_linear_cross_entropy_ignores_what_it_is_told_to() -> None:
     loss.empty = "zero"
     assert loss(X, nothing) == 0
     loss.empty = "raise"
-    refused(lambda: loss(X, nothing), "LinearCrossEntropyLoss: there is nothing to take the mean of")
+    rejects(lambda: loss(X, nothing), "LinearCrossEntropyLoss: there is nothing to take the mean of")
 
 
 @has_linear
-def test_linear_cross_entropy_refuses_as_cross_entropy_does() -> None:
+def test_linear_cross_entropy_rejects_the_targets_that_cross_entropy_rejects() -> None:
     loss, y = nn.LinearCrossEntropyLoss(4, 3), torch.tensor([0, 2])
     x = torch.randn(2, 4)
     said = "LinearCrossEntropyLoss: `target` must hold class indices in [0, 2] for 3 classes"
-    refused(lambda: loss(x, torch.tensor([0, 3])), said, "received 3 at (1,)")
+    rejects(lambda: loss(x, torch.tensor([0, 3])), said, "received 3 at (1,)")
     line = "piste.losses.LinearCrossEntropyLoss(4, 3)(torch.randn(2, 4), torch.tensor([0, 2]))"
     for check in ("raise", "off"):
         loss.check = check
-        refused(lambda: loss(x, torch.tensor([0])), f"A line that works: {line}")
+        rejects(lambda: loss(x, torch.tensor([0])), f"A line that works: {line}")
     assert eval(line, {"torch": torch, "piste": piste}).isfinite()
     weights = loss.linear.weight
-    refused(lambda: F.linear_cross_entropy(x, weights, torch.ones(2, 3)), "row 0 sums to 3")
-    refused(
+    rejects(lambda: F.linear_cross_entropy(x, weights, torch.ones(2, 3)), "row 0 sums to 3")
+    rejects(
         lambda: F.linear_cross_entropy(x, weights, y, weight=torch.ones(2)), "one number for each class, shape (3,)"
     )
-    refused(lambda: F.linear_cross_entropy(x, weights, y, label_smoothing=2.0), "`label_smoothing` must be in [0, 1]")
-    refused(lambda: F.linear_cross_entropy(x.tolist(), weights, y), "`input` must be a torch.Tensor", kind=InvalidType)
-    refused(
+    rejects(lambda: F.linear_cross_entropy(x, weights, y, label_smoothing=2.0), "`label_smoothing` must be in [0, 1]")
+    rejects(lambda: F.linear_cross_entropy(x.tolist(), weights, y), "`input` must be a torch.Tensor", kind=InvalidType)
+    rejects(
         lambda: F.linear_cross_entropy(x, weights * math.nan, y, check="nan"), "`linear_weight` holds nan at (0, 0)"
     )
-    refused(lambda: F.linear_cross_entropy(x * math.nan, weights, y, check="nan"), "`input` holds nan at (0, 0)")
-    refused(lambda: nn.LinearCrossEntropyLoss(4, 3, check="no"), '`check` must be one of "raise", "nan", "off"')
-    refused(
+    rejects(lambda: F.linear_cross_entropy(x * math.nan, weights, y, check="nan"), "`input` holds nan at (0, 0)")
+    rejects(lambda: nn.LinearCrossEntropyLoss(4, 3, check="no"), '`check` must be one of "raise", "nan", "off"')
+    rejects(
         lambda: nn.LinearCrossEntropyLoss(4, 3, reduction="sum", normalizer=2), "`normalizer` is what a mean divides"
     )
 
@@ -117,25 +117,25 @@ def test_adaptive_softmax_is_nll_of_its_log_probabilities(adaptive) -> None:
     torch.testing.assert_close(adaptive(x[0], y[0]).loss, -adaptive.log_prob(x)[0, 0])
 
 
-def test_adaptive_softmax_of_nothing(adaptive) -> None:
+def test_adaptive_softmax_of_an_empty_batch(adaptive) -> None:
     nothing = torch.zeros(0, 16), torch.zeros(0, dtype=torch.int64)
     assert adaptive(*nothing).loss.isnan()
     adaptive.empty = "zero"
     assert adaptive(*nothing).loss == 0
     adaptive.empty = "raise"
-    refused(lambda: adaptive(*nothing), "AdaptiveLogSoftmaxWithLoss: there is nothing to take the mean of")
+    rejects(lambda: adaptive(*nothing), "AdaptiveLogSoftmaxWithLoss: there is nothing to take the mean of")
 
 
 def test_adaptive_softmax_checks_its_target(adaptive) -> None:
     x = torch.randn(2, 16)
-    refused(lambda: adaptive(x, torch.tensor([0, 10])), "class indices in [0, 9]; received 10 at (1,)")
-    refused(lambda: adaptive(x, torch.tensor([0.0, 1.0])), "received torch.float32 of shape (2,)", kind=InvalidType)
-    refused(lambda: adaptive(x, torch.tensor([0])), "received torch.int64 of shape (1,) for (2, 16)", kind=InvalidType)
+    rejects(lambda: adaptive(x, torch.tensor([0, 10])), "class indices in [0, 9]; received 10 at (1,)")
+    rejects(lambda: adaptive(x, torch.tensor([0.0, 1.0])), "received torch.float32 of shape (2,)", kind=InvalidType)
+    rejects(lambda: adaptive(x, torch.tensor([0])), "received torch.int64 of shape (1,) for (2, 16)", kind=InvalidType)
     adaptive.check = "nan"
-    refused(lambda: adaptive(x * math.nan, torch.tensor([0, 1])), "`input` holds nan at (0, 0)")
+    rejects(lambda: adaptive(x * math.nan, torch.tensor([0, 1])), "`input` holds nan at (0, 0)")
     adaptive.check = "off"
     assert adaptive(x * math.nan, torch.tensor([0, 1])).loss.isnan()
-    refused(lambda: nn.AdaptiveLogSoftmaxWithLoss(4, 10, [3], empty="no"), "`empty` must be one of")
+    rejects(lambda: nn.AdaptiveLogSoftmaxWithLoss(4, 10, [3], empty="no"), "`empty` must be one of")
 
 
 def test_adaptive_softmax_is_explained_by_its_nll(adaptive) -> None:
@@ -154,4 +154,4 @@ def test_linear_cross_entropy_is_explained_by_its_cross_entropy() -> None:
     assert str(told).endswith(str(plain)) and "logits = linear(input)" in str(told)
     refusal = explain(loss, X, K + 1)
     assert isinstance(refusal.refusal, InvalidValue) and "Refused" in str(refusal)
-    refused(lambda: explain(loss, X, K, check="off"), "holds a layer", "received check", kind=InvalidType)
+    rejects(lambda: explain(loss, X, K, check="off"), "holds a layer", "received check", kind=InvalidType)

@@ -25,7 +25,7 @@ def test_values_of_the_regression_losses(loss, function, expected: float) -> Non
     assert criterion(*variables).item() == expected
 
 
-def test_bce_refuses_targets_beyond_one() -> None:
+def test_bce_rejects_targets_above_one() -> None:
     with pytest.raises(nn.loss.InvalidValue) as refusal:
         nn.BCELoss()(SAMPLE, TARGET)
     assert str(refusal.value) == (
@@ -36,14 +36,14 @@ def test_bce_refuses_targets_beyond_one() -> None:
     assert nn.BCELoss(check="off")(SAMPLE, TARGET).item() == -50
 
 
-def test_cross_entropy_refuses_rows_that_are_no_probabilities() -> None:
+def test_cross_entropy_rejects_rows_that_do_not_sum_to_one() -> None:
     with pytest.raises(ValueError, match=r"row 1 sums to 5\. Help: class indices look like torch\.tensor\(\[0, 2, 1\]"):
         nn.CrossEntropyLoss()(SAMPLE, TARGET)
     loss = nn.CrossEntropyLoss(check="off")(SAMPLE, TARGET)
     assert loss.item() == pytest.approx(3 * torch.tensor(2.0).log().item())
 
 
-def test_nll_says_what_it_takes_and_gives_a_line_that_works() -> None:
+def test_the_message_of_nll_has_a_line_that_works() -> None:
     with pytest.raises(TypeError) as refusal:
         nn.NLLLoss()(SAMPLE, TARGET)
     assert str(refusal.value) == (
@@ -70,13 +70,13 @@ def test_nll2d_takes_images_under_both_names() -> None:
 
 
 @pytest.mark.parametrize("loss", [nn.named(n) for n in ("l1", "bce", "cross_entropy", "nll", "huber")])
-def test_a_constructor_called_with_tensors_explains_itself(loss) -> None:
+def test_a_constructor_rejects_tensors_with_a_line_that_works(loss) -> None:
     with pytest.raises(TypeError, match=r"tensors where its options belong\. Help: build the loss first, then call it"):
         loss(SAMPLE, TARGET)
 
 
 @pytest.mark.parametrize("loss", sorted(set(nn.LOSSES.values()), key=lambda c: c.name))
-def test_every_line_that_works_works(loss) -> None:
+def test_every_line_that_works_runs(loss) -> None:
     import piste
 
     result = eval(loss.line_that_works(), {"torch": torch, "piste": piste})

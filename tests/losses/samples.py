@@ -74,7 +74,7 @@ ELEMENTS = [
     Points("margin_ranking", RANKED, {"margin": 0.125}),
 ]
 
-ON_THE_CORNER = [  # (2.0, 2.0) is the corner of |x - y|, (1.0, 0.0) that of a width of 1, and so on
+AT_CORNERS = [  # (2.0, 2.0) is the corner of |x - y|, (1.0, 0.0) that of a width of 1, and so on
     Points("l1", [(2.0, 2.0), (0.0, 0.0)]),
     Points("smooth_l1", [(2.0, 2.0), (1.0, 0.0), (0.0, 1.0)], {"beta": 1.0}),
     Points("smooth_l1", [(2.0, 2.0)], {"beta": 0.0}),
@@ -143,7 +143,7 @@ ROWS = [
 
 ZERO, E, N = [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]
 INF, NAN = math.inf, math.nan
-ROWS_ON_THE_CORNER = [
+ROWS_AT_CORNERS = [
     Points("nll", [([-0.5, -INF], 1), ([-INF, 0.0], 1)]),
     Points("cross_entropy", [([0.0, -INF], 0), ([-INF, 3.0], 1), ([1e4, 0.0], 0), ([1e4, 0.0], 1)]),
     Points("multi_margin", [([1.0, 0.0], 0), ([0.0, -1.0], 0), ([0.5, 0.5], 1)]),

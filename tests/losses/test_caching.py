@@ -29,7 +29,7 @@ def twice(call) -> torch.Tensor:
     return again
 
 
-def test_settings_changed_on_a_module_hold_at_once() -> None:
+def test_changed_settings_of_a_module_apply_to_the_next_call() -> None:
     loss = piste.losses.MSELoss()
     twice(lambda: loss(X, Y))
     loss.reduction = "sum"
@@ -44,7 +44,7 @@ def test_settings_changed_on_a_module_hold_at_once() -> None:
         loss(X, Y)
 
 
-def test_an_option_changed_on_a_module_is_looked_at() -> None:
+def test_a_changed_option_of_a_module_is_validated() -> None:
     loss = piste.losses.HuberLoss()
     twice(lambda: loss(X, Y))
     loss.delta = 0.25
@@ -54,7 +54,7 @@ def test_an_option_changed_on_a_module_is_looked_at() -> None:
         loss(X, Y)
 
 
-def test_a_bool_does_not_pass_for_the_number_that_it_equals() -> None:
+def test_a_bool_is_rejected_where_an_equal_number_is_cached() -> None:
     twice(lambda: F.huber_loss(X, Y, delta=1))
     words = r"HuberLoss: `delta` must be a number in \(0, inf\); received delta=True of type bool"
     with pytest.raises(TypeError, match=words):
@@ -67,7 +67,7 @@ def test_a_bool_does_not_pass_for_the_number_that_it_equals() -> None:
 @pytest.mark.parametrize(
     "make", [lambda w: piste.losses.CrossEntropyLoss(w), lambda w: piste.losses.BCEWithLogitsLoss(pos_weight=w)]
 )
-def test_weights_are_those_of_the_moment(make) -> None:
+def test_changed_weights_apply_to_the_next_call(make) -> None:
     def torchs(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         is_classes = isinstance(loss, nn.CrossEntropyLoss | piste.losses.CrossEntropyLoss)
         return (
@@ -97,7 +97,7 @@ def test_weights_are_those_of_the_moment(make) -> None:
         loss(X, target)
 
 
-def test_weights_of_the_function_form_are_those_of_the_call() -> None:
+def test_the_function_form_uses_the_weights_of_the_call() -> None:
     for w in (W, W * 2, torch.ones(3)):
         torch.testing.assert_close(twice(lambda w=w: F.cross_entropy(X, K, w)), T.cross_entropy(X, K, w))
         torch.testing.assert_close(twice(lambda w=w: F.binary_cross_entropy(Y, Y, w)), T.binary_cross_entropy(Y, Y, w))
@@ -110,7 +110,7 @@ def test_weights_of_the_function_form_are_those_of_the_call() -> None:
         F.binary_cross_entropy_with_logits(X, Y, pos_weight=-W)
 
 
-def test_weights_that_learn_get_a_gradient_on_every_call() -> None:
+def test_trainable_weights_get_a_gradient_on_every_call() -> None:
     for _ in range(3):
         w = W.clone().requires_grad_()
         F.cross_entropy(X, K, w, reduction="sum").backward()
@@ -118,7 +118,7 @@ def test_weights_that_learn_get_a_gradient_on_every_call() -> None:
         torch.testing.assert_close(w.grad, torch.stack([each[k == K].sum() for k in range(3)]))
 
 
-def test_a_module_that_was_called_is_copied_and_pickled() -> None:
+def test_a_called_module_can_be_copied_and_pickled() -> None:
     loss = piste.losses.CrossEntropyLoss(W.clone(), label_smoothing=0.1)
     expected = twice(lambda: loss(X, K))
     for made in (copy.deepcopy(loss), copy.copy(loss), pickle.loads(pickle.dumps(loss))):
@@ -128,7 +128,7 @@ def test_a_module_that_was_called_is_copied_and_pickled() -> None:
     assert torch.equal(loss(X, K), expected)
 
 
-def test_however_many_settings_there_were_the_next_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_settings_cache_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(1, loss_module.MAX_CACHED_SETTINGS + 100):
         F.mse_loss(X, Y, normalizer=n)
         assert len(loss_module._cached_settings) <= loss_module.MAX_CACHED_SETTINGS
@@ -138,7 +138,7 @@ def test_however_many_settings_there_were_the_next_are_remembered(monkeypatch: p
     torch.testing.assert_close(expected, 2 * T.mse_loss(X, Y, reduction="sum"))
 
 
-def test_operands_of_another_kind_find_their_own_way() -> None:
+def test_operands_of_another_dtype_or_shape_miss_the_cache() -> None:
     loss = piste.losses.CrossEntropyLoss()
     soft = X.softmax(1)
     images, places = torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))

@@ -55,7 +55,7 @@ def check(loss, theirs, x: torch.Tensor, *rest: torch.Tensor) -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_what_is_as_it_was_is_served_and_all_else_is_torchs(quick: list[bool]) -> None:
+def test_unchanged_operands_take_the_fast_path(quick: list[bool]) -> None:
     loss, theirs = piste.losses.MSELoss(), torch.nn.MSELoss()
     x, y = torch.randn(6, 4, requires_grad=True), torch.randn(6, 4)
     warm(loss, x, y)
@@ -90,7 +90,7 @@ def test_what_is_as_it_was_is_served_and_all_else_is_torchs(quick: list[bool]) -
 @pytest.mark.parametrize(
     "operands", [(), (0,), (0, 1, 1), (0, None), (0, 2.0), (0, [1.0]), ("a", 1), (None, 1)], ids=str
 )
-def test_what_is_no_operand_is_explained_as_on_the_first_call(operands: tuple) -> None:
+def test_invalid_operands_get_the_message_of_the_first_call(operands: tuple) -> None:
     def explained(loss) -> str:
         given = [(x, y)[k] if isinstance(k, int) else k for k in operands]
         with pytest.raises((TypeError, ValueError)) as caught:
@@ -104,7 +104,7 @@ def test_what_is_no_operand_is_explained_as_on_the_first_call(operands: tuple) -
     assert explained(loss) == at_first and "MSELoss" in at_first
 
 
-def test_rows_of_other_dimensions_are_not_taken_for_those_seen_before(quick: list[bool]) -> None:
+def test_rows_of_other_dimensions_miss_the_fast_path(quick: list[bool]) -> None:
     loss, theirs = piste.losses.CrossEntropyLoss(), torch.nn.CrossEntropyLoss()
     x, k = torch.randn(6, 4, requires_grad=True), torch.tensor([0, 1, 2, 3, 3, -100])
     warm(loss, x, k)
@@ -125,7 +125,7 @@ def test_rows_of_other_dimensions_are_not_taken_for_those_seen_before(quick: lis
 
 @pytest.mark.parametrize("classes", [10, fast_loss.MOST_CLASSES, fast_loss.MOST_CLASSES + 1])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_rows_that_want_room_have_it(classes: int, threads: int, quick: list[bool]) -> None:
+def test_scratch_rows_fit_in_the_buffer_of_each_thread(classes: int, threads: int, quick: list[bool]) -> None:
     """A gradient in 16 bits is kept in 32 while it is made, in rows of one buffer for each thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -152,7 +152,7 @@ def test_rows_that_want_room_have_it(classes: int, threads: int, quick: list[boo
 
 @pytest.mark.parametrize("name", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("rows", [3, loss_form.BLOCK // 8 + 1, loss_form.GRAIN // 8 + 1, loss_form.FEW // 8 - 1])
-def test_every_way_to_the_kernel_brings_the_same_bits(
+def test_every_path_to_the_kernel_gives_the_same_bits(
     name: str, rows: int, quick: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first call, those after it, and with another number of threads."""
@@ -176,7 +176,7 @@ def test_every_way_to_the_kernel_brings_the_same_bits(
     assert all(torch.equal(a, b) for other in results for a, b in zip(first, other, strict=True))
 
 
-def test_a_child_forked_after_a_loss_has_no_team_to_wait_for(quick: list[bool]) -> None:
+def test_a_forked_child_runs_without_the_thread_pool(quick: list[bool]) -> None:
     x, y = torch.randn(loss_form.FEW // 2, requires_grad=True), torch.randn(loss_form.FEW // 2)
     loss = piste.losses.MSELoss()
     before = torch.get_num_threads()
@@ -192,7 +192,7 @@ def test_a_child_forked_after_a_loss_has_no_team_to_wait_for(quick: list[bool]) 
         torch.set_num_threads(before)
 
 
-def test_a_function_of_machine_code_keeps_what_it_needs() -> None:
+def test_compiled_functions_keep_their_memory_alive() -> None:
     loss = piste.losses.L1Loss()
     x, y = torch.randn(5, requires_grad=True), torch.randn(5)
     warm(loss, x, y)
@@ -211,7 +211,7 @@ def test_a_function_of_machine_code_keeps_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
-def test_a_gradient_of_one_is_seen_at_a_glance_and_nothing_else_is(dtype: torch.dtype) -> None:
+def test_is_one_recognises_gradients_of_one_alone(dtype: torch.dtype) -> None:
     is_unit = is_one.make_is_one()
     one = torch.ones((), dtype=dtype)
     assert [is_unit(x) for x in (one, one.expand(1), one.expand(3, 2), torch.ones(1, 1, dtype=dtype))] == [True] * 4
@@ -226,7 +226,7 @@ def test_a_gradient_of_one_is_seen_at_a_glance_and_nothing_else_is(dtype: torch.
 
 
 @pytest.mark.parametrize("has_guard", [True, False])
-def test_an_operand_that_changes_after_the_loss_leaves_the_gradient_as_it_was(monkeypatch, has_guard) -> None:
+def test_an_operand_changed_after_the_loss_keeps_the_first_gradient(monkeypatch, has_guard) -> None:
     if not has_guard:  # Python then tells that the incoming gradient is 1
         original = CpuLossKernel.__init__
 
@@ -258,7 +258,7 @@ def test_an_operand_that_changes_after_the_loss_leaves_the_gradient_as_it_was(mo
     loss_dispatch._dispatcher.cache_clear()
 
 
-def test_one_exponential_serves_value_and_gradient() -> None:
+def test_value_and_gradient_share_one_exponential() -> None:
     from piste.engine.cpu import elementwise_kernel as element_source
 
     for name in ("bce_with_logits", "soft_margin"):
@@ -270,7 +270,7 @@ def test_one_exponential_serves_value_and_gradient() -> None:
 
 
 @pytest.mark.parametrize("name", ["l1", "cross_entropy"])
-def test_the_gradients_of_single_losses_are_weighted_by_what_comes_in(name: str, quick: list[bool]) -> None:
+def test_gradients_of_unreduced_losses_are_scaled_by_the_incoming_gradient(name: str, quick: list[bool]) -> None:
     loss, theirs = (
         m(reduction="none") for m in (piste.losses.named(name), getattr(torch.nn, piste.losses.named(name).__name__))
     )
