@@ -1,4 +1,4 @@
-"""The losses under test: how to call each, in Piste and in torch, with arguments that are right."""
+"""The losses under test, with valid arguments, for Piste and for torch."""
 
 from __future__ import annotations
 
@@ -186,14 +186,14 @@ MODULES = [c for c in CASES if not c.function_only]
 
 
 def seeded(case: Case, shape: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float64):
-    """The same operands every time."""
+    """Return the same operands on every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         return case.operands(case.shapes[0] if shape is None else shape, dtype)
 
 
 def expand_weight(options: dict[str, Any], like: torch.Tensor) -> dict[str, Any]:
-    """torch's functions want the weights of the regression losses in the shape of the input."""
+    """Return options with the weight in the shape of the input, which torch's regression functions require."""
     if "weight" in options and like.shape != options["weight"].shape:
         return options | {"weight": options["weight"].expand(like.shape)}
     return options

@@ -1,4 +1,4 @@
-"""The same numbers on every run."""
+"""Seed torch before every test."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What each loss takes and what it refuses, to the border: values, shapes, and what a mean divides by."""
+"""The domain of each loss up to its bounds: values, shapes and denominators."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Function = Callable[[str], Callable[..., torch.Tensor]]  # of the name of a loss
 
 @dataclass(frozen=True)
 class Domain:
-    """Values of one operand, put in its place beside the others: those taken, and those refused by its name."""
+    """Valid and invalid values of one argument of a loss, with the other operands."""
 
     name: str
     argument: str
@@ -28,8 +28,8 @@ class Domain:
     wrong: tuple[Any, ...]
     options: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
-    always: bool = False  # refused also with check="off"
-    said: str = ""  # in every refusal
+    always: bool = False  # rejected with check="off" too
+    said: str = ""  # a part of every message
 
     def __str__(self) -> str:
         return f"{self.name}-{self.argument}{self.options or ''}"
@@ -129,7 +129,7 @@ DOMAINS = [
 
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes of the operands that go together, and shapes that don't: "43 4" is (4, 3) and (4,), "." is ()."""
+    """Shapes of operands that match, and shapes that do not: "43 4" is (4, 3) and (4,), "." is ()."""
 
     name: str
     right: str
@@ -163,7 +163,7 @@ SHAPES = [
 
 
 def find_domain_mismatch(function: Function, domain: Domain, reduction: str = "none") -> str | None:
-    """The first value that is judged wrongly: alone, or as the second of three; its place is named."""
+    """Return the first value that is wrongly accepted or rejected, alone or as the second of three, or None."""
     loss = function(domain.name)
     for value in (*domain.right, *domain.wrong):
         is_right = any(value is r for r in domain.right)
@@ -191,7 +191,7 @@ def find_domain_mismatch(function: Function, domain: Domain, reduction: str = "n
 
 
 def find_guard_mismatch(function: Function, domain: Domain) -> str | None:
-    """Kernels look more closely only where a number is not surely right: all such must be right, and nothing beyond."""
+    """Return the first range guard that accepts an invalid value at its bound, or rejects a valid one, or None."""
     loss: Any = getattr(function(domain.name), "loss", None)
     rules = [rule for rule in getattr(loss, "value_checks", ()) if rule.applies(domain.options)]
     for rule in rules:
@@ -205,7 +205,7 @@ def find_guard_mismatch(function: Function, domain: Domain) -> str | None:
 
 
 def _edges(kind: str, number: float) -> list[tuple[float, bool]]:
-    """Numbers at the edge of what is surely right, and whether they are right."""
+    """Return numbers at the bound of a range guard, and whether they are valid."""
     beyond = math.nextafter(number, INF), number == INF
     match kind:
         case "from 0 to":
@@ -218,7 +218,7 @@ def _edges(kind: str, number: float) -> list[tuple[float, bool]]:
 
 
 def _find_check_mismatch(loss: Callable[..., torch.Tensor], domain: Domain, value: Any, is_right: bool) -> str | None:
-    """With check="off" a value is taken; with "nan" a NaN is refused."""
+    """Return the mismatch with check="off", which accepts the value, or "nan", which rejects NaN; or None."""
     operands, options = _placed(domain, [value])
     for check in ("off", "nan"):
         is_nan = NAN in (value if isinstance(value, list) else [value])
@@ -237,7 +237,7 @@ def _find_check_mismatch(loss: Callable[..., torch.Tensor], domain: Domain, valu
 
 
 def _placed(domain: Domain, values: list[Any]) -> tuple[list[torch.Tensor], dict[str, Any]]:
-    """Operands and options with the values in their place: one element or row, or as many as there are values."""
+    """Return operands and options with the values of the argument: one element or row for each."""
     options = dict(domain.options)
     if None not in domain.operands:
         value = values[len(values) // 2]
@@ -252,7 +252,7 @@ def _tensor(values: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 def find_shape_mismatch(function: Function, shapes: Shapes) -> str | None:
-    """The first shapes that are judged wrongly."""
+    """Return the first shapes that are wrongly accepted or rejected, or None."""
     loss = function(shapes.name)
     right, wrong = (text.split("; ") if text else [] for text in (shapes.right, shapes.wrong))
     for text in (*right, *wrong):
@@ -281,7 +281,7 @@ def find_shape_mismatch(function: Function, shapes: Shapes) -> str | None:
 
 
 def find_mean_mismatch(function: Function) -> str | None:
-    """The first mean that is not the sum divided by what it should be divided by, counted here by hand."""
+    """Return the first mean that is not the sum over its denominator, computed here by hand, or None."""
     x = torch.tensor([[0.5, -1.0, 2.0], [0.25, 0.75, 3.0]]).double()
     y = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.25]]).double()
     w, logs = torch.tensor([0.5, 2.0, 1.0]).double(), -x.abs()

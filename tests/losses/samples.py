@@ -1,7 +1,7 @@
-"""Where each loss is looked at: elements and rows with options, away from its corners and on them.
+"""Operands and options at which losses are compared: away from the corners of their formulas, and at them.
 
-Away from a corner the oracle has the value and its derivatives; on one, where a slope is a matter of convention,
-torch says it.
+Away from a corner the oracle states the value and its derivatives; at a corner, where a gradient is a matter of
+convention, torch does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Row = list[float]
 
 @dataclass(frozen=True)
 class Points:
-    """Operands of one loss: elements (numbers), or rows (lists), each with what belongs to it."""
+    """Operands of one loss with its options: elements (numbers) or rows (lists)."""
 
     name: str
     operands: list[tuple[Any, ...]]
@@ -105,7 +105,7 @@ TRIPLETS = [(A, B, C), (A, C, B), (B, A, C), (C, B, A), (A, [9.0, 9.0, 9.0, 9.0]
 
 
 def city_blocks(a: Any, b: Any) -> Any:
-    """A distance of one's own: of two tensors of vectors, or of two lists of numbers."""
+    """A custom distance of two tensors of vectors, or of two lists of numbers."""
     return (a - b).abs().sum(-1) if isinstance(a, torch.Tensor) else sum(abs(u - v) for u, v in zip(a, b, strict=True))
 
 
@@ -159,7 +159,7 @@ ROWS_AT_CORNERS = [
 
 @dataclass(frozen=True)
 class Extreme:
-    """An element (or row) of infinities, or near them; its value and a slope, as mathematics has it."""
+    """An infinite or huge element (or row), with its exact value and gradient."""
 
     name: str
     operands: tuple[Any, ...]

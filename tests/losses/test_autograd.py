@@ -1,4 +1,4 @@
-"""What autograd can be asked of a loss: second derivatives, forward mode, torch.func, torch.compile, autocast."""
+"""Losses under autograd: second derivatives, forward mode, torch.func, torch.compile, autocast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F = piste.losses.functional
 
 
 def called(case: Case, operands, reduction: str):
-    """The loss as a function of its floating operands."""
+    """Return the loss as a function of its floating operands."""
     floating = [o for o in operands if o.is_floating_point()]
     whole = [o for o in operands if not o.is_floating_point()]
 
@@ -217,7 +217,7 @@ def test_weights_move_with_the_module_and_options_can_be_set_later() -> None:
 
 
 class _Mathematics:
-    """SymPy as one more reader of a formula."""
+    """Evaluate a formula with SymPy."""
 
     sqrt, exp, log = sympy.sqrt, sympy.exp, sympy.log
     log1p = staticmethod(lambda x: sympy.log(1 + x))

@@ -1,4 +1,4 @@
-"""What is remembered of a call must not outlive a change: of settings, of weights, of the operands."""
+"""Cached settings, kernels and weights are not used after a change of settings, weights or operands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ W = torch.tensor([0.5, 2.0, 1.0])
 
 
 def twice(call) -> torch.Tensor:
-    """The result, which the second time comes by a shorter way."""
+    """Return the result of a second call, which finds the kernel in the cache."""
     first, again = call(), call()
     assert torch.equal(first, again)
     return again

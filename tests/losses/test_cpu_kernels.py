@@ -1,4 +1,4 @@
-"""The kernels of the elementwise losses against the eager formulas: values, gradients, checks, threads, memory."""
+"""Kernels of elementwise losses against the eager backend: values, gradients, checks, threads, memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KERNELS = [c for c in CASES if issubclass(c.loss, ElementwiseLoss)]
 
 @pytest.fixture(autouse=True, params=["at once", "by questions in Python"])
 def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of this holds whoever looks at the operands."""
+    """Run each test with and without the fast path."""
     for made_once in (loss_kernel.kernel_of, is_one.make_is_one):
         made_once.cache_clear()
     monkeypatch.setattr(loss_module, "_cached_settings", {})
@@ -41,7 +41,7 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def eager(case: Case, operands, reduction: str) -> torch.Tensor:
-    """The same loss by the eager formula."""
+    """Return the same loss by the eager backend."""
     call = case.loss.prepare(tuple(operands), "off", **case.loss(**options_of(case))._buffers, **rest_of(case))
     made = values(call.formula, call.derivatives, call.operands, call.options)
     made = made if call.weight is None else made * call.weight
@@ -60,7 +60,7 @@ def rest_of(case: Case) -> dict:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each loss that was computed was computed by a kernel."""
+    """Record whether a kernel computed each loss."""
     seen: list[bool] = []
     original = LossDispatcher.loss
 
@@ -230,7 +230,7 @@ def test_memory_of_large_gradients_is_reused_once_it_is_free() -> None:
 @pytest.mark.parametrize("mode", ["sum", "none"])
 @pytest.mark.parametrize("case", KERNELS, ids=str)
 def test_the_memory_layout_changes_no_bit(case: Case, mode: str) -> None:
-    """Machine code that first looks whether arrays overlap adds in another order where they lie close together."""
+    """A kernel with run-time overlap checks would add in another order where arrays are adjacent."""
     operands = seeded(case, (5, 9))
     options = tuple((k, v) for k, v in rest_of(case).items() if v is not None and not isinstance(v, torch.Tensor))
     dispatcher = case.loss._dispatcher(("element",) * len(operands), options, True, mode)

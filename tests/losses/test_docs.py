@@ -1,4 +1,4 @@
-"""The page on losses says what is so: its examples run, its tables name every loss and setting."""
+"""The docs page of losses is true: its examples run, and its tables name every loss and setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken and what is refused, to the border, and what a mean divides by."""
+"""Values and shapes are accepted and rejected exactly at the bounds, and means have the stated denominators."""
 
 from __future__ import annotations
 

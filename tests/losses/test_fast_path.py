@@ -1,4 +1,4 @@
-"""Few elements: machine code that is a function of Python looks at the operands, and is never wrong about them."""
+"""The fast path of small losses: compiled code validates the operands and falls back for all others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ F, T = piste.losses.functional, torch.nn.functional
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each call of machine code served."""
+    """Record whether the fast path computed each call."""
     assert fast_loss.native_guard(), "the self-test of the native guard fails on this machine"
     seen: list[bool] = []
     original = CpuLossKernel.compute_fast
@@ -39,13 +39,13 @@ class Own(torch.Tensor):
 
 
 def warm(loss: Callable[..., torch.Tensor], *operands: torch.Tensor) -> None:
-    """Twice: from then on such operands go to machine code at once."""
+    """Call a loss twice, so that the next call takes the fast path."""
     for _ in range(2):
         loss(*operands)
 
 
 def check(loss, theirs, x: torch.Tensor, *rest: torch.Tensor) -> None:
-    """Value and gradients are torch's."""
+    """Assert that value and gradients match torch's."""
     a, b = (x.detach().clone().requires_grad_(x.requires_grad) for _ in range(2))
     ours, want = loss(a, *rest), theirs(b, *rest)
     torch.testing.assert_close(ours, want)
@@ -126,7 +126,7 @@ def test_rows_of_other_dimensions_miss_the_fast_path(quick: list[bool]) -> None:
 @pytest.mark.parametrize("classes", [10, fast_loss.MOST_CLASSES, fast_loss.MOST_CLASSES + 1])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_scratch_rows_fit_in_the_buffer_of_each_thread(classes: int, threads: int, quick: list[bool]) -> None:
-    """A gradient in 16 bits is kept in 32 while it is made, in rows of one buffer for each thread."""
+    """A 16-bit gradient is accumulated in float32, in scratch rows of each thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -155,7 +155,7 @@ def test_scratch_rows_fit_in_the_buffer_of_each_thread(classes: int, threads: in
 def test_every_path_to_the_kernel_gives_the_same_bits(
     name: str, rows: int, quick: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first call, those after it, and with another number of threads."""
+    """The first call, later calls, and calls with another number of threads."""
     x = torch.randn(rows, 8, requires_grad=True)
     y = torch.randn(rows, 8) if name == "mse" else torch.randint(8, (rows,))
     loss = piste.losses.named(name)()

@@ -1,4 +1,4 @@
-"""The cases that a first reader tries: 2 x 2 tensors, each loss as a tutorial writes it."""
+"""First steps: each loss on 2 x 2 tensors, as in a tutorial."""
 
 from __future__ import annotations
 

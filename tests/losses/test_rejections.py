@@ -1,4 +1,4 @@
-"""What a loss refuses, and in which words."""
+"""Invalid calls are rejected, and the messages have the range, the value received and the help."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_nll_rejects_logits_and_probabilities() -> None:
     )
     rejects(lambda: F.nll_loss(logits.softmax(1), torch.tensor([0, 0])), "probabilities.log()", "CrossEntropyLoss")
     assert F.nll_loss(logits, torch.tensor([0, 0]), check="off").item() == -2.5
-    assert F.nll_loss(logits, torch.tensor([-100, 0])).item() == 0  # what is not read is not judged
+    assert F.nll_loss(logits, torch.tensor([-100, 0])).item() == 0  # ignored rows are not checked
     assert F.nll_loss(torch.tensor([[1e-6, -3.0]]), torch.tensor([0])).isfinite()
 
 
@@ -298,7 +298,7 @@ def test_vectors_are_checked() -> None:
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", MODULES, ids=str)
 def test_a_rejected_call_changes_nothing(case: Case) -> None:
-    """Neither operands, their gradients, the module nor the random state; and the next call is as it was before."""
+    """Operands, gradients, module and random state are unchanged, and the next call gives the same result."""
     operands = seeded(case)
     x = operands[0].requires_grad_()
     module = case.loss(check="nan", **case.options)

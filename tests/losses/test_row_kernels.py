@@ -1,4 +1,4 @@
-"""The kernels of the losses of rows against the eager formulas and torch: every option, dtype and reduction."""
+"""Kernels of row losses against the eager backend and torch: every option, dtype and reduction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOLERANCES = {
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each loss that was computed was computed by a kernel."""
+    """Record whether a kernel computed each loss."""
     seen: list[bool] = []
     original = LossDispatcher.loss
 
@@ -46,7 +46,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def by_formula(case: Case, operands, **settings):
-    """The same call by the eager formula: no kernel serves a tensor of a class of its own."""
+    """Return the same call by the eager backend, which computes tensor subclasses."""
 
     class Own(torch.Tensor):
         pass
@@ -89,7 +89,7 @@ def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, served:
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", [c for c in ROWS if "2d" not in c.name and "weight" not in c.options], ids=str)
 def test_the_memory_layout_changes_no_bit(case: Case, served: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Machine code that first looks whether arrays overlap adds in another order where they lie close together."""
+    """A kernel with run-time overlap checks would add in another order where arrays are adjacent."""
     operands = seeded(case, (6, 21), torch.float32)
     results = []
     for gap in (0, 4096):

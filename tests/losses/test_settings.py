@@ -1,4 +1,4 @@
-"""The settings that every loss takes beside torch's: check, normalizer, empty; and torch's old flags."""
+"""The settings that Piste adds to every loss: check, normalizer, empty; and torch's old flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch's own tables of losses, shipped in its wheel, run with Piste's losses in torch's place."""
+"""PyTorch's own test tables of losses, which its wheel contains, run with Piste's losses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MODULES = [m for m in module_db if m.module_cls.__name__ in losses.__all__]
 
 
 def agrees(ours, theirs) -> None:
-    """The value is torch's, or the refusal is one of the meant ones, and torch's the value without checks."""
+    """Assert that the value is torch's, or that an intended rejection is lifted by check="off"."""
     expected = theirs()
     try:
         result = ours()

@@ -1,4 +1,4 @@
-"""Values and gradients: against torch's losses, and against the oracle."""
+"""Values and gradients against torch's losses and against the oracle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REGRESSION = ("l1", "mse", "smooth_l1", "huber")
 
 
 class Own(torch.Tensor):
-    """Of a class that no kernel serves, so that the formula has to."""
+    """A tensor subclass, which the eager backend computes."""
 
 
 def gradients(result: torch.Tensor, operands) -> list[torch.Tensor]:
@@ -351,7 +351,7 @@ def test_nll_ignores_a_nan_at_another_class() -> None:
 @pytest.mark.parametrize("is_formula", [False, True])
 @pytest.mark.parametrize("function", [F.cross_entropy, F.nll_loss])
 def test_an_ignored_row_has_the_gradient_zero(function, is_formula: bool) -> None:
-    """By the kernel and by the formula; torch gives NaN for cross entropy, and 0 for NLL."""
+    """By the kernel and by the eager backend; torch gives NaN for cross entropy and 0 for NLL."""
     x = torch.randn(3, 4).log_softmax(1)
     x[1] = torch.nan
     x = x.requires_grad_()
@@ -378,7 +378,7 @@ def test_ctc_of_an_empty_batch() -> None:
 
 
 def test_a_float32_mean_of_many_is_exact_to_a_few_ulps() -> None:
-    """A sum of 2^25 float32 in one accumulator stops growing at 2^24 times an element."""
+    """A float32 accumulator of 2^25 equal elements would stop growing at 2^24 of them."""
     x = torch.full((1 << 25,), 0.1)
     torch.testing.assert_close(F.l1_loss(x, torch.zeros_like(x)), x[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(F.l1_loss(x, torch.zeros_like(x), reduction="sum"), x[0] * x.numel(), rtol=1e-6, atol=0)

@@ -1,4 +1,4 @@
-"""The losses that hold a layer: against the plain loss of what the layer gives."""
+"""Losses that hold a layer, against the plain loss of the layer's output."""
 
 from __future__ import annotations
 
