@@ -106,8 +106,7 @@ class MarginRankingLoss(ElementwiseLoss):
     Raises:
         InvalidValue: A target is neither -1 nor 1 (unless check="off"), or the shapes or the devices differ.
 
-    Differs from torch: torch.nn.MarginRankingLoss broadcasts, and takes any target. The gradient at the corner is -y,
-    also with a torch whose clamp has the gradient 0 there (2.14).
+    Differs from torch: torch.nn.MarginRankingLoss broadcasts, and takes any target.
 
     Example:
         >>> import torch, piste
