@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..engine import Bound, LossArguments, LossDispatcher, LossSpec, as_divisor, decline, dispatcher_of, working_dtype
 from ..errors import InvalidType
+from ..formula.derive import derivatives_of
 from ..options import TensorOption
 from .loss import MAX_CACHED_SETTINGS, Loss, PreparedCall, ValidatedSettings
 from .reduction import Reduction
@@ -30,9 +31,11 @@ WEIGHT = TensorOption("a factor for each element, broadcast to the shape of `inp
 
 
 class ElementwiseLoss(Loss):
-    """A loss that is a formula of one element, with its derivative by each operand.
+    """A loss that is a formula of one element.
 
-    `formula` and `derivatives` are written in the words of `piste.formula`; they know no shape, reduction or backend.
+    `formula` is written in the operations of `piste.formula`, and knows no shape, reduction or backend. A loss states
+    `derivatives`, by each operand, where a corner of the formula or an infinite value needs care; otherwise they are
+    derived from the formula.
     """
 
     formula: ClassVar[Any]
@@ -41,6 +44,11 @@ class ElementwiseLoss(Loss):
     denominator: ClassVar[str] = "count"
     extras: ClassVar[tuple[str, ...]] = ()  # options that are operands too: tensors broadcast to the elements
     is_complex_allowed: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "formula" in vars(cls) and "derivatives" not in vars(cls):
+            cls.derivatives = staticmethod(derivatives_of(cls.formula))
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:

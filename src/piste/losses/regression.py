@@ -42,10 +42,6 @@ class L1Loss(ElementwiseLoss):
     def formula(x, y):
         return abs(x - y)
 
-    def derivatives(x, y):
-        s = sign(x - y)
-        return s, -s
-
 
 class MSELoss(ElementwiseLoss):
     """The squared difference, (x - y)^2.
@@ -77,10 +73,6 @@ class MSELoss(ElementwiseLoss):
     def formula(x, y):
         d = x - y
         return d * d
-
-    def derivatives(x, y):
-        d = 2 * (x - y)
-        return d, -d
 
 
 class SmoothL1Loss(ElementwiseLoss):

@@ -39,6 +39,8 @@ def values(
     """The loss of each element or row; its gradient is the written one, where one is written, and else autograd's."""
     if derivatives is None or letters[0].is_complex():  # |z| has no slope in real letters; torch's abs knows it
         return formula(*letters, **options)
+    if torch.compiler.is_compiling() and hasattr(derivatives, "is_derived"):  # torch.compile can't trace expressions
+        return formula(*letters, **options)
     function = _Compiled if torch.compiler.is_compiling() else _Written
     return function.apply(formula, derivatives, options, *letters)
 
