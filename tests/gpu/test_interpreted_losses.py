@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from piste.losses import functional
-from tests.losses.cases import CASES, Case, seeded, spread_weight
+from tests.losses.cases import CASES, Case, expand_weight, seeded
 
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
 from .interpreter import interpreting
@@ -33,7 +33,7 @@ def compare(case: Case, operands: Any, monkeypatch: Any, **settings: Any) -> int
     """Compare with the eager backend; return the number of launches."""
     options = {k: v.to(operands[0].dtype) if isinstance(v, torch.Tensor) else v for k, v in case.options.items()}
     if case.function_only:
-        options = spread_weight(options, operands[0])
+        options = expand_weight(options, operands[0])
     with interpreting() as backend:
         ours = outcome(case, operands, options, **settings)
     monkeypatch.setenv("PISTE_BACKEND", "eager")

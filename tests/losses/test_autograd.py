@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -10,6 +11,7 @@ import sympy
 import torch
 
 import piste
+from piste.formula import evaluate
 from piste.formula import expression as formula
 from tests.engine.process import python
 from tests.losses.cases import CASES, MODULES, Case, seeded
@@ -221,7 +223,7 @@ class _Mathematics:
 
     sqrt, exp, log = sympy.sqrt, sympy.exp, sympy.log
     log1p = staticmethod(lambda x: sympy.log(1 + x))
-    sign = sympy.sign
+    abs, sign = sympy.Abs, sympy.sign
     maximum, minimum = (lambda a, b: sympy.Max(a, b)), (lambda a, b: sympy.Min(a, b))
     where = staticmethod(lambda c, a, b: sympy.Piecewise((a, c), (b, True)))
 
@@ -238,8 +240,10 @@ class _Mathematics:
     ],
     ids=str,
 )
-def test_written_derivatives_are_the_derivatives(name: str, options: dict, monkeypatch) -> None:
+def test_derivatives_match_those_of_sympy(name: str, options: dict, monkeypatch) -> None:
+    own = evaluate.apply
     monkeypatch.setattr(formula, "apply", lambda name, *values: getattr(_Mathematics, name)(*values))
+    monkeypatch.setattr(evaluate, "apply", lambda op, *v: getattr(_Mathematics, op, functools.partial(own, op))(*v))
     loss = piste.losses.named(name)
     x, y = sympy.symbols("x y", real=True)
     value = loss.formula(x, y, **options)

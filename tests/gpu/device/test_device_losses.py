@@ -11,7 +11,7 @@ import piste
 from piste.errors import InvalidValue
 from piste.losses import functional
 from tests.gpu.test_loss_checks import BAD
-from tests.losses.cases import CASES, Case, seeded, spread_weight
+from tests.losses.cases import CASES, Case, expand_weight, seeded
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -36,7 +36,7 @@ def compare(case: Case, shape: Any, dtype: torch.dtype, monkeypatch: Any, **sett
     operands = [on_device(x, dtype) for x in seeded(case, shape, torch.float64)]
     options = {k: on_device(v, dtype) for k, v in case.options.items()}
     if case.function_only:
-        options = spread_weight(options, operands[0])
+        options = expand_weight(options, operands[0])
     ours = outcome(case, operands, **options, **settings)
     monkeypatch.setenv("PISTE_BACKEND", "eager")
     wanted = outcome(case, operands, **options, **settings)
