@@ -55,7 +55,7 @@ DOMAINS = [
     Domain("bce_with_logits", "pos_weight", (0.5, 1.0), (0.0, 2.5, 3e38), (-1e-9, -1.0, INF, NAN)),
     Domain("kl_div", "input", (None, 1 / 3), **LOG),
     Domain("kl_div", "target", (-0.5, None), (0.0, 1.0, 1.01, NAN), (-1e-9, 1.0101, INF)),
-    Domain("kl_div", "input", (None, -0.5), options={"log_target": True}, **LOG),
+    Domain("kl_div", "input", (None, math.log(1 / 3)), options={"log_target": True}, **LOG),
     Domain("kl_div", "target", (-0.5, None), (-INF, 0.0, 0.0198, NAN), (0.0501, 1.0, INF), {"log_target": True}),
     Domain("poisson_nll", "target", (0.5, None), **POSITIVE),
     Domain("poisson_nll", "input", (None, 0.5), (-1.0, 1.0), ()),
