@@ -16,6 +16,7 @@ import piste
 from piste.engine import layout
 from piste.engine.cpu import step_kernel as cpu
 from piste.engine.cpu.step_kernel import CHUNK, Layout
+from piste.optim.composition import step_spec
 
 from .reference import KERNEL, AgainstTorch, randn, spread, transposed, weights
 
@@ -23,7 +24,7 @@ from .reference import KERNEL, AgainstTorch, randn, spread, transposed, weights
 
 
 def program_of(optimizer):
-    return optimizer._program(optimizer.param_groups[0])
+    return step_spec(type(optimizer), optimizer.param_groups[0])
 
 
 def functions(optimizer, kind: str = "float32", dims: int = 0) -> tuple[ast.FunctionDef, ast.FunctionDef]:

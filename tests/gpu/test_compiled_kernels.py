@@ -13,6 +13,7 @@ import torch
 import piste
 from piste.engine.gpu.compiler import compiled
 from piste.engine.gpu.step_kernel import Layout, prepare_source, step_source
+from piste.optim.composition import step_spec
 from tests.optim.cases import OPTIONS, fullest
 
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
@@ -25,7 +26,7 @@ WIDE = {"float32": "v4.b32", "float64": "v2.b64", "bfloat16": "v4.b32", "float16
 
 def spec_of(name: str) -> Any:
     optimizer = getattr(piste.optim, name)([torch.nn.Parameter(torch.zeros(3))], **fullest(name))
-    return optimizer._program(optimizer.param_groups[0])
+    return step_spec(type(optimizer), optimizer.param_groups[0])
 
 
 def layout_of(spec: Any, dtype: str) -> Layout:

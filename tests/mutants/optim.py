@@ -29,15 +29,16 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "RAdam.update: 6.0 -> 12.0 (number 2)": UNUSED,
         "RAdam.update: 6.0 -> 0 (number 2)": UNUSED,
     },
-    "piste.optim.optimizer": {
-        "Optimizer._compose: o.default if o.default is not None else 0 -> o.default": NAMES,
-        "Optimizer._compose: 0 -> 1 (number 2)": NAMES,
+    "piste.optim.composition": {
+        "compose: o.default if o.default is not None else 0 -> o.default": NAMES,
+        "compose: 0 -> 1 (number 2)": NAMES,
     },
 }
 """By module: changes that change nothing, and why."""
 
 ATTRIBUTES = ("update", "per_step", "buffers", "counters")
 BASE = "piste.optim.optimizer"
+STEP, STATE = "piste.optim.composition", "piste.optim.state"
 
 
 def subjects() -> list[Subject]:
@@ -48,8 +49,9 @@ def subjects() -> list[Subject]:
         names = [name for name, cls in OPTIMIZERS.items() if cls.__module__ == file]
         formulas = stated(file, [f"{name}.{key}" for name in names for key in ATTRIBUTES])
         found.append(Subject(file, formulas, partial(_check, names), equivalent=EQUIVALENT.get(file, {})))
-    parts = ("Optimizer._compose", "Optimizer._start", "_full")
-    found.append(Subject(BASE, parts, partial(_check, list(OPTIMIZERS)), tuple(files), EQUIVALENT.get(BASE, {})))
+    for module, parts in ((STEP, ("compose",)), (STATE, ("_start", "_full"))):
+        equivalent = EQUIVALENT.get(module, {})
+        found.append(Subject(module, parts, partial(_check, list(OPTIMIZERS)), (BASE, *files), equivalent))
     return found
 
 
@@ -70,7 +72,8 @@ def _check(names: list[str], modules: Mapping[str, ModuleType]) -> str | None:
                 return f"{name}: a gradient through the step is not finite"
         if BASE not in modules:
             return None
-        return _fault_of_an_own_rule(modules[BASE].Optimizer) or _fault_of_a_complex_start(modules[BASE])
+        fault = _fault_of_an_own_rule(modules[BASE].Optimizer)
+        return fault or (_fault_of_a_complex_start(modules[STATE]) if STATE in modules else None)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -100,9 +103,9 @@ def _fault_of_an_own_rule(base: Any) -> str | None:
     return None if p.tolist() == [-3.5, -6.0] else f"a rule without buffers moved to {p.tolist()}"
 
 
-def _fault_of_a_complex_start(base: Any) -> str | None:
+def _fault_of_a_complex_start(state: Any) -> str | None:
     """A buffer of a complex parameter starts alike in both parts, as torch's."""
     p = torch.zeros(2, dtype=torch.complex128, requires_grad=True)
-    made = base._full(p.detach(), 0.5)
+    made = state._full(p.detach(), 0.5)
     torchs = torch.optim.Adagrad([p], initial_accumulator_value=0.5).state[p]["sum"]
     return None if torch.equal(made, torchs) else f"a complex buffer starts at {made.tolist()}"

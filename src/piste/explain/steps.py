@@ -16,6 +16,8 @@ from ..formula.expression import Expr, topological_order, trace
 from ..formula.printing import TracedFormula, format_number, named_values, render
 from ..losses.value_checks import unravel_index
 from ..optim import Optimizer
+from ..optim.composition import numbers_of, step_spec
+from ..optim.state import param_state
 from .text import FEW, MOST, format_tensor, spell_formula
 
 __all__ = ["explain_steps"]
@@ -54,12 +56,12 @@ def explain_steps(
     p.grad = grad.detach().double().clone()
     instance = optimizer([p], **options)
     group = instance.param_groups[0]
-    rule = _Rule(optimizer, instance._program(group))
-    numbers = {name: float(value) for name, value in instance._numbers(group).items()}
+    rule = _Rule(optimizer, step_spec(optimizer, group))
+    numbers = {name: float(value) for name, value in numbers_of(optimizer, group).items()}
     shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
     sections = [f"{optimizer.__name__}({shown})", "\n".join(rule.describe(numbers))]
     for step in range(1, steps + 1):
-        state = instance._slot(p, group)
+        state = param_state(instance, p, group)
         before = ParamState(p.detach().clone(), state.g, [b.clone() for b in state.buffers], list(state.counters))
         counters = {letter: counter.item() for letter, counter in zip(rule.spec.counters, state.counters, strict=True)}
         with torch.no_grad():

@@ -9,8 +9,9 @@ import importlib
 import pkgutil
 
 from . import lr_scheduler, swa_utils
-from .optimizer import Buffer, Optimizer
+from .optimizer import Optimizer
 from .registry import OPTIMIZERS
+from .state import Buffer
 
 
 def _discovered() -> dict[str, type[Optimizer]]:

@@ -8,8 +8,8 @@ from torch.optim import lr_scheduler as lr_scheduler
 from torch.optim import swa_utils as swa_utils
 from torch.optim.optimizer import ParamsT
 
-from .optimizer import Buffer as Buffer
 from .optimizer import Optimizer as Optimizer
+from .state import Buffer as Buffer
 
 OPTIMIZERS: dict[str, type[Optimizer]]
 __all__: list[str]

@@ -1,8 +1,9 @@
 from typing import Any
 
 from ..formula.expression import sqrt
-from .optimizer import Buffer, Optimizer
+from .optimizer import Optimizer
 from .options import Number, eps, rate, weight_decay
+from .state import Buffer
 
 
 class Adagrad(Optimizer):

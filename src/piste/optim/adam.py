@@ -1,8 +1,9 @@
 from typing import Any
 
 from ..formula.expression import maximum, sqrt
-from .optimizer import Buffer, Optimizer
+from .optimizer import Optimizer
 from .options import Flag, betas, eps, rate, weight_decay
+from .state import Buffer
 
 _DECOUPLED = Flag(False, "take the weight decay off the weights, as AdamW does, not into the gradient")
 

@@ -1,8 +1,9 @@
 from typing import Any
 
 from ..formula.expression import maximum, where
-from .optimizer import Buffer, Optimizer
+from .optimizer import Optimizer
 from .options import Number, rate, weight_decay
+from .state import Buffer
 
 
 class ASGD(Optimizer):

@@ -2,8 +2,9 @@ from typing import Any
 
 from ..formula.expression import sqrt
 from .adam import _DECOUPLED
-from .optimizer import Buffer, Optimizer
+from .optimizer import Optimizer
 from .options import Number, betas, eps, rate, weight_decay
+from .state import Buffer
 
 
 class NAdam(Optimizer):

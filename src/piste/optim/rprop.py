@@ -1,8 +1,9 @@
 from typing import Any
 
 from ..formula.expression import maximum, minimum, sign, where
-from .optimizer import Buffer, Optimizer
+from .optimizer import Optimizer
 from .options import Number, Pair, rate
+from .state import Buffer
 
 
 class Rprop(Optimizer):

@@ -2,8 +2,9 @@ from typing import Any
 
 from ..errors import InvalidValue
 from ..formula.expression import where
-from .optimizer import Buffer, Optimizer
+from .optimizer import Optimizer
 from .options import Flag, Number, decay, rate, weight_decay
+from .state import Buffer
 
 
 class SGD(Optimizer):

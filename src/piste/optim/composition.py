@@ -1,0 +1,81 @@
+"""The step of a group: the formula of its rule with sign, weight decay and the last subtraction around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..engine import StepSpec, parameters
+from ..formula.expression import FormulaError
+from .options import Flag
+
+
+def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec:
+    """Return what the backends run for a group; each combination of flags and buffers is composed once."""
+    flags = {name: bool(group[name]) for name, option in cls.options.items() if isinstance(option, Flag)}
+    kept = tuple(b.letter for b in cls.buffers.values() if b.when is None or group[b.when])
+    decay = ("decoupled" if group.get("decoupled_weight_decay") else "l2") if group.get("weight_decay") else ""
+    key = (kept, decay, bool(group["maximize"]), *flags.values())
+    spec = cls._specs.get(key)
+    if spec is None:
+        spec = cls._specs[key] = compose(cls, kept, decay, bool(group["maximize"]), flags)
+    return spec
+
+
+def numbers_of(cls: Any, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of every number of the formula, by its name there."""
+    return {
+        letter: value for name, option in cls.options.items() for letter, value in option.letters(name, group[name])
+    }
+
+
+def compose(cls: Any, kept: tuple[str, ...], decay: str, maximize: bool, flags: Mapping[str, bool]) -> StepSpec:
+    """Compose the step of one element.
+
+    Args:
+        cls: The optimizer, whose `update` is the rule.
+        kept: The letters of the buffers that exist.
+        decay: "l2" adds `weight_decay * p` to the gradient, "decoupled" shrinks `p` by `1 - lr * weight_decay`, and
+            "" does neither.
+        maximize: Whether the step ascends.
+        flags: The options of the rule that are on or off.
+
+    Raises:
+        FormulaError: When the step is traced, if `update` returns another number of buffers than the rule declares.
+    """
+    update = cls.update
+    asked = parameters(update)
+    letters = [b.letter for b in cls.buffers.values()]
+    reads_p = asked[0] == "p"
+    pulls = [pull for pull in (cls.pull, "weight_decay" if decay == "decoupled" else "") if pull]
+    by_name = asked[reads_p + 1 + len(letters) :]
+
+    def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+        lr = scalars["lr"]
+        if maximize:
+            g = -g
+        if decay == "l2":
+            g = g + scalars["weight_decay"] * p
+        for pull in pulls:
+            p = p * (1 - lr * scalars[pull])
+        state = dict(zip(kept, buffers, strict=True))
+        result = update(
+            *([p] * reads_p),
+            g,
+            *(state.get(x) for x in letters),
+            **{n: flags[n] if n in flags else scalars[n] for n in by_name},
+        )
+        d, *after = result if isinstance(result, tuple) else (result,)
+        if len(after) != len(letters):
+            raise FormulaError(
+                f"{cls.__name__}.update must return the step and {len(letters)} buffers "
+                f"({', '.join(letters) or 'none'}); it returned {len(after)}."
+            )
+        return p - lr * d, [new for x, new in zip(letters, after, strict=True) if x in kept]
+
+    element.__qualname__ = f"{cls.__name__}.update"  # the name in error messages
+    numbers = tuple(
+        letter for n, o in cls.options.items() for letter, _ in o.letters(n, o.default if o.default is not None else 0)
+    )
+    counters = ("t", *(c.letter for c in cls.counters.values()))
+    return StepSpec(cls.__name__, element, numbers, kept, counters, cls.per_step)
