@@ -66,7 +66,7 @@ def test_a_comparison_from_a_task_file(run, tmp_path):
     numbers = json.loads((tmp_path / "here" / "results.json").read_text())
     assert numbers["settings"]["seeds"] == [0, 1]
     assert {path.name for path in (tmp_path / "here").iterdir()} == {
-        "curves.svg", "curves.png", "results.json", "results.csv", "report.md", "report.html", "runs.db",
+        "curves.svg", "curves.png", "results.json", "results.csv", "runs.csv", "report.md", "report.html", "runs.db",
     }  # fmt: skip
 
 

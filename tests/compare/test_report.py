@@ -35,7 +35,7 @@ def found():
 
 def test_every_file_is_written_and_says_the_same(found, tmp_path):
     names = {path.name for path in found.save(tmp_path / "new" / "folder")}
-    assert names == {"curves.svg", "curves.png", "report.html", "results.json", "results.csv", "report.md"}
+    assert names == {"curves.svg", "curves.png", "report.html", "results.json", "results.csv", "runs.csv", "report.md"}
     folder = tmp_path / "new" / "folder"
     numbers = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
     assert numbers["settings"]["seeds"] == [0, 1]

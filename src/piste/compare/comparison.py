@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+from ..errors import Unsupported
+from .report.figures import curve_figure
 from .report.files import save_report
+from .report.runs import run_records
 from .report.tables import markdown_summary, markdown_table
 from .results import Summary
 
@@ -32,6 +36,26 @@ class Comparison(Summary):
             The paths of the written files.
         """
         return save_report(self, Path(folder))
+
+    def plot(self) -> Any:
+        """The curves as a matplotlib figure, which a notebook shows."""
+        return curve_figure(self)
+
+    def to_pandas(self) -> Any:
+        """Every run as a row of a pandas DataFrame, as in `runs.csv`.
+
+        Raises:
+            Unsupported: If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise Unsupported("`to_pandas` needs pandas: pip install pandas. runs.csv has the same rows.") from error
+        return pandas.DataFrame(run_records(self))
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.rows)} candidates, {len(self.results)} runs"
+        return f"<Comparison {self.name!r}: {counts}. {self.verdict.sentence}>"
 
     def __str__(self) -> str:
         return f"{self.table()}\n{self.verdict}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from ..results import Result, Summary
+from .fonts import use_installed_fonts, write_as_code_points
 
 # The palette of Okabe and Ito, with the yellow darkened for white paper; a second round of candidates is dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#9A8B00")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
+MIN_SPAN = 1e-3
+"""The least range of an axis, as a share of the largest value on it."""
 INK, FAINT = "#222222", "#8a8a8a"
 
 
@@ -42,8 +46,12 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
 
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "piste"}):
-        for path in paths:
-            figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+        missing = use_installed_fonts(figure)
+        with warnings.catch_warnings():  # text stays text in an SVG, whatever fonts this machine has
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(paths[0], metadata={"Date": None})
+        write_as_code_points(figure, missing)
+        figure.savefig(paths[1], dpi=110)
     return paths
 
 
@@ -172,12 +180,22 @@ def _style_axes(axes: Any) -> None:
 
 
 def _limits(axes: Any, low: float, high: float) -> None:
+    low, high = widened(low, high)
     if axes.get_yscale() == "log":
         margin = (high / low) ** 0.04
         axes.set_ylim(low / margin, high * margin)
     else:
-        margin = 0.04 * (high - low) or 0.5
+        margin = 0.04 * (high - low)
         axes.set_ylim(low - margin, high + margin)
+
+
+def widened(low: float, high: float) -> tuple[float, float]:
+    """A range of at least a thousandth of its values, so that a flat curve is drawn flat and not as its rounding."""
+    least = MIN_SPAN * max(abs(low), abs(high)) or 1.0
+    if high - low >= least:
+        return low, high
+    middle = (low + high) / 2
+    return middle - least / 2, middle + least / 2
 
 
 def _share_limits(panels: Sequence[Any]) -> None:

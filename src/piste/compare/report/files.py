@@ -20,6 +20,7 @@ from ..results import Result, Summary
 from ..training.example_scores import pack_scores
 from .figures import curve_figure, learning_rate_figure, save_figure
 from .html import render_html
+from .runs import runs_csv
 from .tables import escape_markdown, markdown_summary, table_csv
 
 
@@ -53,6 +54,7 @@ def save_report(comparison: Summary, folder: Path) -> list[Path]:
 
     if comparison.rows:
         text("results.csv", table_csv(comparison))
+        text("runs.csv", runs_csv(comparison))
     numbers = to_json_data(comparison)
     text("results.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
     if comparison.rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import html
 import json
 import math
@@ -12,7 +14,7 @@ from typing import Any
 
 from ..results import Row, Summary
 from ..search_space import format_options
-from .figures import COLOURS
+from .figures import COLOURS, widened
 from .tables import baseline_cells, table_cells, table_titles
 
 DASHES = ("solid", "dash", "dot")
@@ -38,7 +40,7 @@ def render_html(comparison: Summary, numbers: dict[str, Any]) -> str:
         plots="\n".join(_section(name, plot) for name, plot in plots.items()),
         table=_table(comparison),
         settings=html.escape(json.dumps(settings, indent=1, ensure_ascii=False)),
-        plotly=get_plotlyjs(),
+        plotly=base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),
         data=_json_in_script({name: plot["figure"] for name, plot in plots.items()}),
     )
 
@@ -50,7 +52,9 @@ def _section(name: str, plot: dict[str, Any]) -> str:
 
 def _plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
     seeds = len(comparison.settings["seeds"])
-    shown = f"Mean of {seeds} seeds; the band is their range." if seeds > 1 else "One seed."
+    shown = (
+        f"Mean of {seeds} seeds; the band is their range, and a pointer on it shows each." if seeds > 1 else "One seed."
+    )
     losses = list(dict.fromkeys(row.loss for row in comparison.rows))
     for i, loss in enumerate(losses):
         title = f"Training loss, {loss}"
@@ -97,12 +101,16 @@ def _curves(comparison: Summary, loss: str, attribute: str, title: str, note: st
                     {"x": steps, "y": high, "fill": "tonexty", "fillcolor": _transparent(style["color"]), **edge}
                 )
             traces.append(_line(name, steps, [sum(c) / len(c) for c in columns], style))
+            for result in (r for r in runs if not r.diverged and len(done) > 1):
+                seed = _line(f"{name}, seed {result.seed}", steps, getattr(result, attribute), style)
+                seed |= {"legendgroup": html.escape(name), "showlegend": False, "opacity": 0, "meta": "seed"}
+                traces.append(seed)
     logarithmic = attribute == "losses" and finished and min(finished) > 0 and max(finished) > 5 * min(finished)
     axis: dict[str, Any] = {"title": {"text": html.escape(title)}, "type": "log" if logarithmic else "linear"}
     if finished:  # a diverged curve must not flatten the others
-        ends = [min(finished), max(finished)]
+        ends = list(widened(min(finished), max(finished)))
         ends = [math.log10(end) for end in ends] if logarithmic else ends
-        margin = 0.04 * (ends[1] - ends[0]) or 0.5
+        margin = 0.04 * (ends[1] - ends[0])
         axis["range"] = [ends[0] - margin, ends[1] + margin]
     return _plot(title, note, traces, {"title": {"text": "step"}}, axis)
 
@@ -153,7 +161,11 @@ def _smoothness(comparison: Summary) -> dict[str, Any]:
         "Evenness: how steadily the weights approach their final values. "
         f"A larger mark is a better {comparison.metric}; smoothness alone has no value."
     )
-    x, y = {"title": {"text": "descent share"}}, {"title": {"text": "evenness"}, "range": [-0.02, 1.05]}
+    lowest = min([0.0, *(row.descent_share for row in comparison.rows if not math.isnan(row.descent_share))])
+    x, y = (
+        {"title": {"text": "descent share"}, "range": [lowest - 0.05, 1.05]},
+        {"title": {"text": "evenness"}, "range": [-0.02, 1.05]},
+    )
     return _plot("Smoothness next to the result", note, traces, x, y)
 
 
@@ -201,10 +213,9 @@ def _marker_size(comparison: Summary, row: Row) -> float:
 def _table(comparison: Summary) -> str:
     titles = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in table_titles(comparison))
     body = "".join(_row(comparison, row) for row in comparison.rows)
-    baseline = baseline_cells(comparison)
-    if baseline:
-        body += f"<tr class=baseline>{''.join(f'<td>{html.escape(cell)}</td>' for cell in baseline)}</tr>"
-    return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+    cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in baseline_cells(comparison) or [])
+    foot = f"<tfoot><tr class=baseline>{cells}</tr></tfoot>" * bool(cells)
+    return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody>{foot}</table>"
 
 
 def _row(comparison: Summary, row: Row) -> str:

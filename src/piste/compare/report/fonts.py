@@ -1,0 +1,58 @@
+"""Fonts for text in every script, in figures that are drawn as pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+FONT = "DejaVu Sans"
+"""Matplotlib's own font, always installed."""
+NOTE = "Characters that no installed font has are written as \\uXXXX."
+
+
+def use_installed_fonts(figure: Any) -> set[str]:
+    """Let every text of a figure fall back to installed fonts; returns the characters that none of them has."""
+    families, missing = fallback_fonts({c for text in _texts(figure) for c in text.get_text() if c.isprintable()})
+    for text in _texts(figure):
+        text.set_fontfamily(families)
+    return missing
+
+
+def write_as_code_points(figure: Any, missing: set[str]) -> None:
+    """Replace the characters in every text of a figure by their code points, with a note on the figure."""
+    for text in _texts(figure):
+        text.set_text("".join(f"\\u{ord(c):04x}" if c in missing else c for c in text.get_text()))
+    if missing:
+        figure.text(0.995, 0.005, NOTE, ha="right", va="bottom", fontsize=7)
+
+
+def _texts(figure: Any) -> list[Any]:
+    from matplotlib.text import Text
+
+    return [text for text in figure.findobj(Text) if not text.get_text().isascii()]
+
+
+def fallback_fonts(characters: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Font families that together have the most of `characters`, FONT first, and the characters none of them has."""
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    families, missing = [FONT], set(characters)
+    missing -= _glyphs(font_manager.findfont(FONT), FT2Font)
+    for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)):
+        if not missing:
+            break
+        if entry.name in families or entry.style != "normal":
+            continue
+        found = missing & _glyphs(entry.fname, FT2Font)
+        if found:
+            families.append(entry.name)
+            missing -= found
+    return families, missing
+
+
+def _glyphs(path: str, font: Any) -> set[str]:
+    try:
+        return set(map(chr, font(path).get_charmap()))
+    except (OSError, RuntimeError):  # a broken font file
+        return set()

@@ -1,0 +1,78 @@
+"""The parts of a report: raw runs, fonts, axes of flat curves, and what a notebook shows."""
+
+import csv
+import io
+import sys
+import types
+
+import pytest
+
+from piste.compare import compare_task
+from piste.compare.report import fonts
+from piste.compare.report.figures import new_figure, save_figure, widened
+from piste.compare.report.files import to_json_data
+from piste.compare.report.html import render_html
+from piste.errors import Unsupported
+from tests.compare.small import task
+
+
+@pytest.fixture(scope="module")
+def found():
+    return compare_task(task(), optimizers=["SGD", "Adam"], seeds=2, trials=2, progress=False)
+
+
+def test_raw_runs_are_rows_of_a_csv_file(found, tmp_path):
+    assert "runs.csv" in {path.name for path in found.save(tmp_path)}
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "runs.csv").read_text())))
+    assert [row["role"] for row in rows[:4]] == ["judged"] * 4
+    assert len(rows) == len(found.results) + sum(r.role == "default" for r in found.defaults) + len(found.tries)
+    assert float(rows[0]["accuracy"]) == found.results[0].metrics[-1]
+    assert {row["role"] for row in rows} <= {"judged", "default", "search"}
+
+
+def test_pandas_gets_the_same_rows(found, monkeypatch):
+    fake = types.SimpleNamespace(DataFrame=list)
+    monkeypatch.setitem(sys.modules, "pandas", fake)
+    assert found.to_pandas()[0]["accuracy"] == found.results[0].metrics[-1]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(
+        Unsupported, match=r"`to_pandas` needs pandas: pip install pandas\. runs\.csv has the same rows"
+    ):
+        found.to_pandas()
+
+
+def test_a_notebook_gets_a_figure_and_a_short_repr(found):
+    assert len(found.plot().axes) == 3  # loss, tuned metric, metric at the defaults
+    assert repr(found) == f"<Comparison 'task': 2 candidates, 4 runs. {found.verdict.sentence}>"
+
+
+def test_the_page_is_below_two_and_a_half_megabytes_and_holds_each_seed(found):
+    page = render_html(found, to_json_data(found))
+    assert len(page) < 2_500_000
+    assert '"name": "Adam, seed 1"' in page
+
+
+def test_a_flat_curve_has_an_axis_wider_than_its_rounding():
+    assert widened(0.5, 0.5 + 1e-12) == pytest.approx((0.49975, 0.50025))
+    assert widened(0.0, 0.0) == (-0.5, 0.5)
+    assert widened(0.2, 0.9) == (0.2, 0.9)
+
+
+def test_characters_of_other_scripts_use_an_installed_font_or_their_code_points(monkeypatch, tmp_path):
+    families, missing = fonts.fallback_fonts("aé")
+    assert (families, missing) == ([fonts.FONT], set())
+    figure = new_figure(3, 2)
+    figure.subplots().set_title("优化器 é")
+    monkeypatch.setattr(fonts, "fallback_fonts", lambda characters: ([fonts.FONT, "Other"], {"优"}))
+    svg, _ = save_figure(figure, tmp_path, "named")
+    assert "优化器 é" in svg.read_text()
+    assert figure.axes[0].get_title() == "\\u4f18化器 é"
+    assert figure.axes[0].title.get_fontfamily() == [fonts.FONT, "Other"]
+    assert [text.get_text() for text in figure.texts] == [fonts.NOTE]
+
+
+def test_no_box_is_drawn_for_a_name_in_chinese(tmp_path, recwarn):
+    figure = new_figure(3, 2)
+    figure.subplots().set_title("优化器")
+    save_figure(figure, tmp_path, "named")
+    assert not [w for w in recwarn if "missing from font" in str(w.message)]
