@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 .PHONY: test-torch test-pytorch test-gpu compare test sweep lint bench mutants replay clean
 
 compare: $(VENV)/.installed
-	$(BIN)/piste compare digits --out piste-compare --fresh
+	$(BIN)/piste compare digits --out piste-compare --fresh --jobs 2 --budget 80s
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2

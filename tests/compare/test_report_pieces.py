@@ -11,7 +11,7 @@ from piste.compare import compare_task
 from piste.compare.report import fonts
 from piste.compare.report.figures import new_figure, save_figure, widened
 from piste.compare.report.files import to_json_data
-from piste.compare.report.html import render_html
+from piste.compare.report.html import _plots, render_html
 from piste.errors import Unsupported
 from tests.compare.small import task
 
@@ -76,3 +76,19 @@ def test_no_box_is_drawn_for_a_name_in_chinese(tmp_path, recwarn):
     figure.subplots().set_title("优化器")
     save_figure(figure, tmp_path, "named")
     assert not [w for w in recwarn if "missing from font" in str(w.message)]
+
+
+def test_the_command_stands_in_the_report(found, monkeypatch):
+    assert to_json_data(found)["command"] == ""
+    monkeypatch.setattr(sys, "argv", ["/bin/piste", "compare", "my task.py", "--seeds", "2"])
+    numbers = to_json_data(found)
+    assert numbers["command"] == "piste compare 'my task.py' --seeds 2"
+    assert "piste compare &#x27;my task.py&#x27; --seeds 2" in render_html(found, numbers)
+
+
+def test_time_is_steps_times_the_median_time_of_a_step(found):
+    plot = dict(_plots(found))["time0"]["figure"]
+    adam = next(t for t in plot["data"] if t.get("name") == "Adam")
+    runs = [r for r in found.results if r.candidate == "Adam"]
+    assert adam["x"] == pytest.approx([s * sum(r.step_seconds for r in runs) / 2 for s in runs[0].steps])
+    assert plot["layout"]["xaxis"]["title"]["text"] == "seconds"

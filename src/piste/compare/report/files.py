@@ -7,6 +7,8 @@ import json
 import math
 import os
 import platform
+import shlex
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,9 @@ def save_report(comparison: Summary, folder: Path) -> list[Path]:
 def render_markdown(comparison: Summary, numbers: dict[str, Any]) -> str:
     """The report as Markdown: verdict, table, links to the figures, settings and versions."""
     pictures = ["curves", *["learning_rates"] * bool(comparison.tries), *["picture"] * bool(comparison.picture)]
-    settings = json.dumps({key: numbers[key] for key in ("settings", "versions")}, indent=1, ensure_ascii=False)
+    settings = json.dumps(
+        {key: numbers[key] for key in ("command", "settings", "versions")}, indent=1, ensure_ascii=False
+    )
     parts = [
         f"# piste compare {escape_markdown(comparison.name)}",
         comparison.interrupted,
@@ -101,6 +105,7 @@ def to_json_data(comparison: Summary) -> dict[str, Any]:
         {
             **{name: getattr(comparison, name) for name in fields},
             "versions": versions(),
+            "command": command_line(),
             "verdict": dataclasses.asdict(comparison.verdict),
             "rows": [dataclasses.asdict(row) for row in comparison.rows],
             "results": [_packed(r) for r in comparison.results],
@@ -113,6 +118,14 @@ def to_json_data(comparison: Summary) -> dict[str, Any]:
 def _packed(result: Result) -> dict[str, Any]:
     """The fields of a run, with its scores as text."""
     return {**vars(result), "scores": pack_scores(result.scores)}
+
+
+def command_line() -> str:
+    """The command that makes this comparison; empty for a call from Python."""
+    program = Path(sys.argv[0])
+    if "piste" not in (program.stem, program.parent.name):  # the script, or a module of the package
+        return ""
+    return shlex.join(["piste", *sys.argv[1:]])
 
 
 def versions() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import gzip
 import html
 import json
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from string import Template
@@ -27,6 +28,8 @@ def render_html(comparison: Summary, numbers: dict[str, Any]) -> str:
     plots = dict(_plots(comparison))
     verdict = comparison.verdict
     settings = {"settings": numbers["settings"], "versions": numbers["versions"]}
+    if numbers["command"]:
+        settings = {"command": numbers["command"], **settings}
     template = Template(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=html.escape(f"piste compare {comparison.name}"),
@@ -63,6 +66,10 @@ def _plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
     for i, loss in enumerate(losses):
         title = f"Validation {comparison.metric}" + (f", trained with {loss}" if len(losses) > 1 else "")
         yield f"metric{i}", _curves(comparison, loss, "metrics", title, shown)
+    for i, loss in enumerate(losses):
+        title = f"Validation {comparison.metric} over training time" + (f", {loss}" if len(losses) > 1 else "")
+        note = f"Steps times the median time of a step, without evaluation. {shown}"
+        yield f"time{i}", _curves(comparison, loss, "metrics", title, note, over_time=True)
     if comparison.tries:
         yield "rates", _learning_rates(comparison)
     yield "smoothness", _smoothness(comparison)
@@ -70,21 +77,32 @@ def _plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "path", _paths(comparison)
 
 
-def _curves(comparison: Summary, loss: str, attribute: str, title: str, note: str) -> dict[str, Any]:
+def _curves(
+    comparison: Summary, loss: str, attribute: str, title: str, note: str, *, over_time: bool = False
+) -> dict[str, Any]:
     traces: list[dict[str, Any]] = []
     finished: list[float] = []
     for name in dict.fromkeys(row.optimizer for row in comparison.rows if row.loss == loss):
         runs = [r for r in comparison.results if r.optimizer == name and r.loss == loss]
         done = [getattr(r, attribute) for r in runs if not r.diverged]
         style = _style(comparison, name)
+        seconds = [r.step_seconds for r in runs if not math.isnan(r.step_seconds)]
+        scale = 1 if not over_time else statistics.median(seconds) if seconds else 0.0
         for count, result in enumerate(r for r in runs if r.diverged):
             y = [v if math.isfinite(v) else None for v in getattr(result, attribute)]
             hint = html.escape(result.note)
             traces.append(
-                _line(f"{name} (diverged)", result.steps, y, style, text=hint, showlegend=not done and not count)
+                _line(
+                    f"{name} (diverged)",
+                    [step * scale for step in result.steps],
+                    y,
+                    style,
+                    text=hint,
+                    showlegend=not done and not count,
+                )
             )
         if done:
-            steps = next(r.steps for r in runs if not r.diverged)
+            steps = next([step * scale for step in r.steps] for r in runs if not r.diverged)
             columns = list(zip(*done, strict=True))
             low, high = [min(c) for c in columns], [max(c) for c in columns]
             finished += [*low, *high]
@@ -112,7 +130,7 @@ def _curves(comparison: Summary, loss: str, attribute: str, title: str, note: st
         ends = [math.log10(end) for end in ends] if logarithmic else ends
         margin = 0.04 * (ends[1] - ends[0])
         axis["range"] = [ends[0] - margin, ends[1] + margin]
-    return _plot(title, note, traces, {"title": {"text": "step"}}, axis)
+    return _plot(title, note, traces, {"title": {"text": "seconds" if over_time else "step"}}, axis)
 
 
 def _learning_rates(comparison: Summary) -> dict[str, Any]:
