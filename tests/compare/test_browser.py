@@ -81,6 +81,24 @@ def test_a_click_on_a_title_sorts_and_another_turns_it(page):
     assert len(one) == 3 and shown() == one[::-1] and one in (sorted(one), sorted(one, reverse=True))
 
 
+def test_the_filter_shows_the_rows_whose_names_contain_every_word_and_the_baseline(page):
+    from selenium.webdriver.common.keys import Keys
+
+    box = page.find_element("id", "filter")
+    shown = (
+        "return [...document.querySelectorAll('tbody tr')].filter(row => !row.hidden)"
+        ".map(row => row.cells[0].innerText)"
+    )
+    everything = page.execute_script(shown)
+    box.send_keys("AD gr")
+    try:
+        first, last = page.execute_script(shown)
+        assert first.startswith("Adagrad") and last == everything[-1] and last.startswith("(")
+    finally:
+        box.send_keys(Keys.BACKSPACE * 5)
+    assert page.execute_script(shown) == everything
+
+
 def test_dark_and_light(page):
     assert colours(page, "dark") != colours(page, "light")
 

@@ -232,8 +232,8 @@ def _table(comparison: Summary) -> str:
     titles = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in table_titles(comparison))
     body = "".join(_row(comparison, row) for row in comparison.rows)
     cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in baseline_cells(comparison) or [])
-    foot = f"<tfoot><tr class=baseline>{cells}</tr></tfoot>" * bool(cells)
-    return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody>{foot}</table>"
+    body += f"<tr class=baseline>{cells}</tr>" * bool(cells)
+    return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _row(comparison: Summary, row: Row) -> str:
