@@ -39,7 +39,7 @@ def losses_stub() -> str:
     lines = [
         *(HEADER, IMPORTS, "from . import functional as functional"),
         "from .functional import *",
-        f"from .loss import {', '.join(f'{name} as {name}' for name in ('LOSSES', 'Loss', 'get_loss'))}",
+        "from .loss import Loss as Loss",
     ]
     modules: dict[str, list[str]] = {}
     for name in piste.losses.__all__:
@@ -49,7 +49,8 @@ def losses_stub() -> str:
     for module, names in sorted(modules.items()):
         if layers := [name for name in names if name not in own]:
             lines.append(f"from .{module} import {', '.join(f'{name} as {name}' for name in sorted(layers))}")
-    lines += ["", "named = get_loss", "__all__: list[str]", ""]
+    declared = "LOSSES: dict[str, type[Loss]]", "def get_loss(name: str) -> type[Loss]: ...", "named = get_loss"
+    lines += ["", *declared, "__all__: list[str]", ""]
     for name in sorted(own):
         cls = getattr(piste.losses, name)
         signature = getattr(cls, "__signature__", None) or inspect.signature(cls)

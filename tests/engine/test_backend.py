@@ -22,7 +22,7 @@ from piste.engine.loss_trace import trace_elements
 from piste.engine.specs import LossArguments, LossKernelSpec, ParamState, StepSpec
 from piste.errors import InvalidValue, Unsupported
 from piste.formula import Expr
-from piste.losses import loss as loss_module
+from piste.losses import call as call_module
 
 
 class NumpyKernel:
@@ -116,7 +116,7 @@ class NumpyBackend:
 @pytest.fixture
 def numpy_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[NumpyBackend]:
     monkeypatch.setattr(backends, "BACKENDS", list(backends.BACKENDS))
-    monkeypatch.setattr(loss_module, "_cached_settings", {})
+    monkeypatch.setattr(call_module, "_cached_settings", {})
     loss_dispatch._dispatcher.cache_clear()
     backends.register(NumpyBackend(), first=True)
     yield backends.BACKENDS[0]
@@ -287,7 +287,7 @@ def no_kernels_yet(monkeypatch, tmp_path):
     monkeypatch.setenv("PISTE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiler, "_loaded", {})
     monkeypatch.setattr(backends, "_warned", set())
-    monkeypatch.setattr(loss_module, "_cached_settings", {})
+    monkeypatch.setattr(call_module, "_cached_settings", {})
     caches = (loss_dispatch._dispatcher, loss_kernel.kernel_of, image_cross_entropy._module)
     for cache in caches:
         cache.cache_clear()

@@ -11,7 +11,7 @@ import piste.losses
 from piste.errors import InvalidType, InvalidValue
 from piste.explain import explain
 from piste.formula.printing import read, render
-from piste.losses.loss import LOSSES
+from piste.losses.registry import LOSSES
 
 SAMPLE, TARGET = [[1, 1], [1, 1]], [[0, 1], [2, 3]]
 LOSSES = sorted(set(LOSSES.values()), key=lambda loss: loss.name)

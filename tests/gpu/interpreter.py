@@ -19,7 +19,7 @@ from piste.engine.gpu.device import PinnedTable
 from piste.engine.gpu.launch import GpuStepKernel
 from piste.engine.gpu.loss_kernel import GpuLossKernel
 from piste.engine.gpu.step_kernel import Layout
-from piste.losses import loss
+from piste.losses import call
 
 
 class _Language:
@@ -155,4 +155,4 @@ def interpreting(on_device: bool = False) -> Iterator[InterpretedBackend]:
 def forget_kernels() -> None:
     """Let every loss choose its backend again."""
     loss_dispatch._dispatcher.cache_clear()
-    loss._cached_settings.clear()
+    call._cached_settings.clear()

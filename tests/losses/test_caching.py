@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import piste
-from piste.losses import loss as loss_module
+from piste.losses import call as call_module
 
 F, T = piste.losses.functional, torch.nn.functional
 X, K, Y = (
@@ -129,9 +129,9 @@ def test_a_called_module_can_be_copied_and_pickled() -> None:
 
 
 def test_a_full_settings_cache_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
-    for n in range(1, loss_module.MAX_CACHED_SETTINGS + 100):
+    for n in range(1, call_module.MAX_CACHED_SETTINGS + 100):
         F.mse_loss(X, Y, normalizer=n)
-        assert len(loss_module._cached_settings) <= loss_module.MAX_CACHED_SETTINGS
+        assert len(call_module._cached_settings) <= call_module.MAX_CACHED_SETTINGS
     expected = twice(lambda: F.mse_loss(X, Y, normalizer=0.5))
     monkeypatch.setattr(piste.losses.MSELoss, "prepare", lambda *_, **__: pytest.fail("went step by step"))
     assert torch.equal(F.mse_loss(X, Y, normalizer=0.5), expected)

@@ -18,7 +18,7 @@ from piste.engine.cpu import fast_loss, is_one, loss_form, loss_kernel
 from piste.engine.cpu import memory as buffers
 from piste.engine.eager import loss as eager_loss
 from piste.engine.eager.loss import values
-from piste.losses import loss as loss_module
+from piste.losses import call as call_module
 from piste.losses.elementwise import ElementwiseLoss
 from tests.losses.cases import CASES, Case, seeded
 
@@ -31,7 +31,7 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Run each test with and without the fast path."""
     for made_once in (loss_kernel.kernel_of, is_one.make_is_one):
         made_once.cache_clear()
-    monkeypatch.setattr(loss_module, "_cached_settings", {})
+    monkeypatch.setattr(call_module, "_cached_settings", {})
     loss_dispatch._dispatcher.cache_clear()
     if request.param == "at once":
         assert fast_loss.native_guard(), "the self-test of the native guard fails on this machine"

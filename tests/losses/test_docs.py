@@ -11,8 +11,8 @@ import torch
 
 import piste
 from piste.explain import explain
-from piste.losses.loss import LOSSES
 from piste.losses.reduction import SETTINGS
+from piste.losses.registry import LOSSES
 
 PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
 

@@ -237,7 +237,7 @@ def test_an_operand_changed_after_the_loss_keeps_the_first_gradient(monkeypatch,
         monkeypatch.setattr(CpuLossKernel, "__init__", without_guard)
         loss_kernel.kernel_of.cache_clear()
         loss_dispatch._dispatcher.cache_clear()
-        monkeypatch.setattr("piste.losses.loss._cached_settings", {})
+        monkeypatch.setattr("piste.losses.call._cached_settings", {})
     leaf, y = torch.randn(5, requires_grad=True), torch.randn(5)
     loss = piste.losses.MSELoss()
     for _ in range(2):

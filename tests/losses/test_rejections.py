@@ -10,7 +10,7 @@ import torch
 import piste
 from piste.errors import InvalidType, InvalidValue, PisteError
 from piste.losses.elementwise import ElementwiseLoss
-from piste.losses.loss import LOSSES
+from piste.losses.registry import LOSSES
 from tests.losses.cases import MODULES, Case, seeded
 
 nn, F = piste.losses, piste.losses.functional

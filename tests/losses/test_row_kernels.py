@@ -14,7 +14,7 @@ from piste.formula import row_functions
 from piste.formula.differentiate import differentiate
 from piste.formula.evaluate import evaluate_gradient
 from piste.formula.expression import Expr
-from piste.losses import loss as loss_module
+from piste.losses import call as call_module
 from piste.losses.rowwise import RowwiseLoss
 from tests.losses.cases import CASES, Case, seeded
 
@@ -40,7 +40,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return result
 
     monkeypatch.setattr(LossDispatcher, "loss", watched)
-    monkeypatch.setattr(loss_module, "_cached_settings", {})
+    monkeypatch.setattr(call_module, "_cached_settings", {})
     loss_dispatch._dispatcher.cache_clear()
     return seen
 

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from piste import losses
 from piste.formula.expression import Expr
-from piste.losses.loss import LOSSES
+from piste.losses.registry import LOSSES
 from tests.losses.assertions import (
     find_elementwise_mismatch,
     find_extreme_mismatch,
@@ -162,7 +162,7 @@ def _function(name: str) -> Callable[..., torch.Tensor]:
     module = sys.modules[cls.__module__]
     if name == "nll2d":
         return lambda *operands, **options: module.NLLLoss2d(**options)(*operands)
-    return sys.modules["piste.losses.loss"].make_function(getattr(module, cls.__name__))
+    return sys.modules["piste.losses.function_form"].make_function(getattr(module, cls.__name__))
 
 
 def _check(names: set[str], modules: Mapping[str, ModuleType]) -> str | None:

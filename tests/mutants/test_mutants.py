@@ -10,7 +10,7 @@ import pytest
 
 from piste.losses import CTCLoss, NLLLoss2d
 from piste.losses.elementwise import ElementwiseLoss
-from piste.losses.loss import LOSSES
+from piste.losses.registry import LOSSES
 from tests.losses.domains import DOMAINS
 
 from . import losses, optim

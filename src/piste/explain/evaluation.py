@@ -11,8 +11,8 @@ from torch import Tensor
 from ..formula.evaluate import Evaluator
 from ..formula.expression import Expr, topological_order
 from ..formula.printing import read
+from ..losses.call import PreparedCall
 from ..losses.embeddings import distance
-from ..losses.loss import PreparedCall
 
 __all__ = ["Worked"]
 

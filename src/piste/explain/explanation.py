@@ -274,7 +274,7 @@ def _refused(module: Loss, operands: list[Tensor], refusal: PisteError) -> str:
     if module.check != "off":
         chosen = {name: getattr(module, name) for name in module._options}
         try:
-            value = module.compute(tuple(operands), module._reduction(), "off", **chosen)
+            value = module.compute(tuple(operands), module.current_reduction(), "off", **chosen)
         except PisteError:
             return "\n".join(lines)
         shown = f", {format_number(value.item())}" if value.dim() == 0 else ""

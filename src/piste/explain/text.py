@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..formula.expression import Expr, is_number
 from ..formula.printing import TracedFormula, format_number, read, render
+from ..losses.call import PreparedCall
 from ..losses.ctc import CTCLoss
-from ..losses.loss import Loss, PreparedCall
+from ..losses.loss import Loss
 from ..losses.value_checks import unravel_index
 from .evaluation import Worked
 
@@ -165,11 +166,11 @@ def _top(sums: Tensor) -> list[int]:
 
 
 def _divisor(module: Loss, work: Worked) -> float:
-    return float(module._reduction().denominator(work.call))
+    return float(module.current_reduction().denominator(work.call))
 
 
 def _reduction(module: Loss, work: Worked, value: Tensor) -> list[str]:
-    how = module._reduction()
+    how = module.current_reduction()
     if how.mode == "none":
         return ["Reduction: none", "  every value is kept"]
     total = format_number(work.weighted.sum().item())

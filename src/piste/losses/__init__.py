@@ -15,7 +15,8 @@ for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
 
 from . import functional, with_layer  # noqa: E402  # made of the losses that the modules registered
 from .functional import FUNCTIONS  # noqa: E402
-from .loss import LOSSES, Loss, get_loss  # noqa: E402
+from .loss import Loss  # noqa: E402
+from .registry import LOSSES, get_loss  # noqa: E402
 
 named = get_loss  # the name before there was a registry
 

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from . import functional as functional
 from .functional import *
-from .loss import LOSSES as LOSSES, Loss as Loss, get_loss as get_loss
+from .loss import Loss as Loss
 from .with_layer import AdaptiveLogSoftmaxWithLoss as AdaptiveLogSoftmaxWithLoss, LinearCrossEntropyLoss as LinearCrossEntropyLoss
 
+LOSSES: dict[str, type[Loss]]
+def get_loss(name: str) -> type[Loss]: ...
 named = get_loss
 __all__: list[str]
 

@@ -14,7 +14,8 @@ from ..engine import NEVER, Bound, ValueCheck, Violation, working_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import pick, total
 from ..options import Integer, TensorOption
-from .loss import PreparedCall, TorchWeightedLoss
+from .call import PreparedCall
+from .loss import TorchWeightedLoss
 from .rowwise import RowCall, RowwiseLoss
 from .value_checks import (
     check_nan,

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..engine import narrowed, working_dtype
 from ..errors import InvalidValue
 from ..options import Flag, Integer
-from .loss import Loss, PreparedCall
+from .call import PreparedCall
+from .loss import Loss
 from .reduction import Reduction
 from .value_checks import check_nan, check_tensors, first_violation, is_readable, shape_of
 

@@ -13,8 +13,8 @@ from ..errors import InvalidType, InvalidValue
 from ..formula.expression import exp, log, maximum, where
 from ..options import Flag, Number
 from .binary import GUARD, SLACK
+from .call import PreparedCall, ValidatedSettings
 from .elementwise import ElementwiseLoss
-from .loss import PreparedCall, ValidatedSettings
 from .value_checks import Check, is_readable, shape_of, unravel_index
 
 __all__ = ["GaussianNLLLoss", "KLDivLoss", "PoissonNLLLoss"]

@@ -13,7 +13,8 @@ from ..engine import Bound, LossArguments, LossDispatcher, LossSpec, as_divisor,
 from ..errors import InvalidType
 from ..formula.derive import derivatives_of
 from ..options import TensorOption
-from .loss import MAX_CACHED_SETTINGS, Loss, PreparedCall, ValidatedSettings
+from .call import MAX_CACHED_SETTINGS, PreparedCall, ValidatedSettings
+from .loss import Loss
 from .reduction import Reduction
 from .value_checks import (
     Check,

@@ -14,8 +14,8 @@ from ..errors import InvalidType, InvalidValue
 from ..formula.expression import minimum, sqrt, where
 from ..formula.row_functions import norm, total
 from ..options import Flag, Function, Number
+from .call import PreparedCall
 from .corners import below
-from .loss import PreparedCall
 from .margins import SIGN
 from .rowwise import RowCall, RowwiseLoss
 from .value_checks import (

@@ -6,7 +6,8 @@ Each is made from the declaration of its class: a loss with a `functional_name` 
 from __future__ import annotations
 
 from . import with_layer
-from .loss import LOSSES, make_function
+from .function_form import make_function
+from .registry import LOSSES
 
 FUNCTIONS = {
     name: make_function(loss)

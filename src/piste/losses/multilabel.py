@@ -15,8 +15,9 @@ from ..formula.expression import exp, log1p, where
 from ..formula.row_functions import each, hinges, index, pick, size, total
 from ..options import Choice, Number
 from .binary import GUARD, LABEL
+from .call import PreparedCall, ValidatedSettings
 from .class_loss import CLASS_WEIGHT, ClassLoss
-from .loss import PreparedCall, TorchWeightedLoss, ValidatedSettings
+from .loss import TorchWeightedLoss
 from .rowwise import RowCall, RowwiseLoss
 from .value_checks import (
     broadcast_weight,

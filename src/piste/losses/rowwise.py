@@ -21,7 +21,8 @@ from ..engine import (
     decline,
     dispatcher_of,
 )
-from .loss import Loss, ValidatedSettings
+from .call import ValidatedSettings
+from .loss import Loss
 from .reduction import Reduction
 from .value_checks import check_class_weight
 
@@ -48,9 +49,9 @@ class RowwiseLoss(Loss):
     """A loss of rows; `row_call` has the kernel's form of a valid call."""
 
     @classmethod
-    def _validate_all(cls, values: Mapping[str, Any]) -> Reduction:
+    def validate_all(cls, values: Mapping[str, Any]) -> Reduction:
         """Validate the settings and options of a call, and the values of class weights."""
-        reduction = super()._validate_all(values)
+        reduction = super().validate_all(values)
         weight = values.get("weight")
         if weight is not None and values["check"] != "off":
             check_class_weight(cls.__name__, weight)

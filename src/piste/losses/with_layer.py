@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidType, InvalidValue, Unsupported, did_you_mean
+from .call import PreparedCall
 from .classification import CrossEntropyLoss, NLLLoss
-from .loss import Loss, PreparedCall
+from .loss import Loss
 from .reduction import SETTINGS, make_reduction
 from .value_checks import (
     check_class_weight,

@@ -1,0 +1,101 @@
+"""The arguments of a loss, derived from its declaration: signatures, binding, and help for calls that do not fit."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import InvalidType, did_you_mean
+from ..options import Option, document, make_signature
+from .reduction import LEGACY, SETTINGS, reduction_of_flags, reduction_option
+from .registry import fold_name
+
+__all__ = ["bind", "bind_constructor", "document_arguments", "misuse", "named_options", "signature_of"]
+
+_ROLES = {
+    **dict.fromkeys(("pred", "preds", "prediction", "predictions", "output", "outputs", "ypred", "yhat"), "input"),
+    **dict.fromkeys(("label", "labels", "truth", "ytrue", "y", "targets"), "target"),
+}
+"""Names of the operands in other libraries."""
+
+
+def named_options(loss: Any) -> dict[str, Option]:
+    """Return every option of a loss: its own, the reduction, the settings of all losses, and torch's old flags."""
+    return {**loss.options, "reduction": reduction_option(loss.reductions), **SETTINGS, **LEGACY}
+
+
+def signature_of(loss: Any, leading: tuple[str, ...], order: str) -> inspect.Signature:
+    """Return the signature of a list such as "size_average, reduce, reduction, *, class_dim", with the settings."""
+    named = named_options(loss)
+    positional, _, keywords = order.partition("*")
+    split = [[word.strip() for word in part.split(",") if word.strip()] for part in (positional, keywords)]
+    by_position, by_keyword = ({word: named[word] for word in words} for words in split)
+    return make_signature(leading, by_position, {**by_keyword, **SETTINGS})
+
+
+def bind_constructor(loss: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor by name, with the reduction that torch's old flags stand for.
+
+    Raises:
+        InvalidType: Operands were given to the constructor, or the arguments do not fit its signature.
+    """
+    name = loss.__name__
+    flags = dict(zip(loss.module_signature.parameters, args, strict=False)) | dict(kwargs)
+    where_operands_land = [flags.get(flag) for flag in ("size_average", "reduce", "reduction")]
+    if any(isinstance(x, Tensor) or hasattr(x, "__array__") for x in where_operands_land):
+        raise InvalidType(
+            f"{name} was given tensors where its options belong. "
+            f"Help: build the loss first, then call it: {loss.line_that_works()}"
+        )
+    given = bind(loss, name, loss.module_signature, args, kwargs)
+    size_average, reduce = given.pop("size_average", None), given.pop("reduce", None)
+    if isinstance(size_average, str):
+        raise InvalidType(
+            f"{name}: the reduction is given by name; received {size_average!r} for torch's old "
+            f'`size_average`. Help: {name}(reduction="sum"), or "mean", or "none".'
+        )
+    if (size_average, reduce) != (None, None):
+        given["reduction"] = reduction_of_flags(size_average, reduce, stacklevel=4)
+    return given
+
+
+def bind(
+    loss: Any, called: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a call by name; raise for all that are unknown or missing at once."""
+    unknown = [name for name in kwargs if name not in signature.parameters]
+    if unknown:
+        raise InvalidType(
+            " ".join(f"{called}() has no argument `{name}`. {_hint(name, signature)}" for name in unknown)
+        )
+    try:
+        return dict(signature.bind(*args, **kwargs).arguments)
+    except TypeError as misfit:
+        raise misuse(loss, f"{called}()", misfit) from None
+
+
+def misuse(loss: Any, called: str, reason: object) -> InvalidType:
+    """Return the error for a call that does not fit, with the operands and a line that works."""
+    wants = " and ".join(f"`{a}`" for a in loss.arguments)
+    return InvalidType(f"{called}: {reason}. {wants} are {loss.expects}. A line that works: {loss.line_that_works()}")
+
+
+def _hint(name: str, signature: inspect.Signature) -> str:
+    """The help for an unknown argument."""
+    role = _ROLES.get(fold_name(name))
+    if name == "from_logits":
+        return "CrossEntropyLoss and BCEWithLogitsLoss take logits, NLLLoss log-probabilities, BCELoss probabilities."
+    if role is not None and role in signature.parameters:
+        return f"Write `{role}`."
+    return did_you_mean(name, sorted(signature.parameters))
+
+
+def document_arguments(text: str, options: Mapping[str, Option]) -> str:
+    """Return a docstring with its Args section, in front of the other sections."""
+    head, *sections = re.split(r"\n(?=Shape:|Raises:|Example:)", inspect.cleandoc(text), maxsplit=1)
+    common = "    reduction, check, normalizer, empty: the settings of every loss, see `piste.losses.reduction`."
+    return "\n".join([head.rstrip(), "", "Args:", *document(options), common, "", *sections])

@@ -1,0 +1,85 @@
+"""A call of a loss: its validated settings, with the kernels that served it, and its operands for the formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .reduction import Reduction
+
+__all__ = ["MAX_CACHED_SETTINGS", "PreparedCall", "ValidatedSettings", "validate_settings"]
+
+MAX_CACHED_SETTINGS = 1000
+_cached_settings: dict[tuple[Any, ...], ValidatedSettings] = {}
+
+
+@dataclass(slots=True)
+class PreparedCall:
+    """The operands of a valid call, as the formula takes them, and the denominators of its mean."""
+
+    formula: Callable[..., Any]
+    operands: tuple[Any, ...]
+    options: dict[str, Any]
+    dtype: torch.dtype  # of the result
+    count: Callable[[], Any]  # the number of elements (rows) that are not ignored
+    weights: Callable[[], Any]  # the sum of their weights
+    denominator: str  # "count" or "weights": PyTorch's denominator of a mean
+    batch: int = 1  # the number of samples, for the reduction "batchmean"
+    derivatives: Callable[..., Any] | None = None
+    weight: Tensor | None = None  # of each element
+    keep: Tensor | None = None  # False where a row is ignored
+    inspect: Callable[[], None] | None = None  # raises for values outside their range, if that is still to be done
+
+
+class ValidatedSettings:
+    """Valid settings and options other than tensors, and the kernels that served calls with them."""
+
+    __slots__ = ("check", "kernels", "last_hit", "options", "reduction", "waits")
+
+    def __init__(self, reduction: Reduction, check: str, options: dict[str, Any]) -> None:
+        self.reduction, self.options = reduction, options
+        self.waits = check == "sync"  # for the checks of a GPU
+        self.check = "raise" if self.waits else check
+        # Maps the signature of the operands to a dispatcher and its launch arguments, or to () if no kernel applies.
+        self.kernels: dict[Any, tuple[Any, ...]] = {}
+        self.last_hit: tuple[Any, ...] | None = None  # an entry of `kernels`, where no option is a tensor
+
+
+def validate_settings(loss: Any, given: dict[str, Any]) -> tuple[ValidatedSettings, dict[str, Tensor]]:
+    """Validate the settings and options of a call; those that were valid before are found in a cache.
+
+    Args:
+        loss: The class of the loss.
+        given: The settings and options by name; the others have their defaults.
+
+    Returns:
+        The settings, and the options that are tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    key: tuple[Any, ...] = (loss, *given.items(), *map(type, given.values()))  # as True == 1
+    is_hashable = True
+    try:
+        settings = _cached_settings.get(key)
+        if settings is None:
+            tensors = {n: v for n, v in given.items() if n in loss.options and isinstance(v, Tensor)}
+        if tensors:  # the cache holds only their shape
+            shapes = ((n, type(v), v.shape if isinstance(v, Tensor) else v) for n, v in given.items())
+            key = (loss, *shapes)
+            settings = _cached_settings.get(key)
+    except TypeError:  # a value without a hash, which is rarely valid
+        settings, is_hashable = None, False
+        tensors = {n: v for n, v in given.items() if n in loss.options and isinstance(v, Tensor)}
+    if settings is None:
+        values = loss.defaults | given
+        reduction = loss.validate_all(values)
+        options = {n: values[n] for n in loss.options if n not in tensors}
+        settings = ValidatedSettings(reduction, values["check"], options)
+        if is_hashable and not isinstance(values["normalizer"], Tensor) and not torch.compiler.is_compiling():
+            if len(_cached_settings) >= MAX_CACHED_SETTINGS:  # a normalizer may be another number in every step
+                _cached_settings.clear()
+            _cached_settings[key] = settings
+    return settings, tensors

@@ -1,0 +1,45 @@
+"""The function form of a loss, derived from its declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .arguments import bind
+
+__all__ = ["functional_form", "make_function"]
+
+
+def make_function(cls: Any) -> Callable[..., Tensor]:
+    """Return the function form of a loss, under its name in torch.nn.functional and with torch's signature."""
+    n, signature = len(cls.arguments), cls.functional_signature
+    kinds = signature.parameters
+    by_position = [name for name, p in kinds.items() if p.kind is p.POSITIONAL_OR_KEYWORD][n:]
+    names, most = kinds.keys() - set(cls.arguments), n + len(by_position)
+    called = cls.functional_name or cls.name
+
+    def function(*args: Any, **kwargs: Any) -> Tensor:
+        given = dict(zip(by_position, args[n:], strict=False))
+        is_plain = n <= len(args) <= most
+        for name, value in kwargs.items():
+            is_plain = is_plain and name in names and name not in given
+            given[name] = value
+        if is_plain:
+            return cls.run(args[:n], given)
+        given = bind(cls, called, signature, args, kwargs)
+        return cls.run(tuple(given.pop(name) for name in cls.arguments), given)
+
+    function.__name__ = function.__qualname__ = called
+    function.__module__ = f"{__package__}.functional"
+    function.__doc__ = f"The function form of `{cls.__name__}`, which documents the arguments."
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.loss = cls  # type: ignore[attr-defined]  # so that `explain` takes the function
+    cls._function_form = function
+    return function
+
+
+def functional_form(cls: Any) -> Callable[..., Tensor]:
+    """Return the function form of this class, made at first use."""
+    return vars(cls).get("_function_form") or make_function(cls)
