@@ -1,6 +1,7 @@
 """The command line: what it prints, the exit status, and every refusal in a sentence without a traceback."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -73,7 +74,7 @@ def test_a_comparison_from_a_task_file(run, tmp_path):
 def test_options_reach_the_runs(run, tmp_path):
     run("compare", "my_task.py", "--optimizers", "SGD", "--losses", "cross_entropy", "--epochs", "3", "--seed", "7",
         "--seeds", "1", "--lr", "0.5")  # fmt: skip
-    numbers = json.loads((tmp_path / "piste-compare" / "results.json").read_text())
+    numbers = json.loads((tmp_path / "piste-compare" / "my_task" / "results.json").read_text())
     assert numbers["settings"]["epochs"] == 3
     assert numbers["settings"]["seeds"] == [7]
     assert [row["lr"] for row in numbers["rows"]] == [0.5]
@@ -267,7 +268,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path):
     assert process.returncode == 130, rest
     assert re.search(r"Interrupted after \d+ of 2000 runs; finished runs are kept.", rest)
     assert "Traceback" not in rest
-    assert json.loads((tmp_path / "piste-compare" / "results.json").read_text())["results"]
+    assert json.loads((tmp_path / "piste-compare" / "my_task" / "results.json").read_text())["results"]
 
 
 def test_the_first_line_comes_before_anything_is_prepared(tmp_path):
@@ -279,3 +280,43 @@ def test_the_first_line_comes_before_anything_is_prepared(tmp_path):
     process.communicate(timeout=60)
     assert first == "piste compare digits: preparing data and candidates ...\n"
     assert process.returncode == 0
+
+
+def test_each_task_has_a_default_folder_of_its_own(run, tmp_path):
+    words = ["--optimizers", "SGD", "--epochs", "1", "--seeds", "1"]
+    (tmp_path / "my_task.py").write_text(f"{TASK}\n\ndef other():\n    return make() | {{'epochs': 3}}\n")
+    for task in ("my_task.py", "my_task.py:other", "line"):
+        assert run("compare", task, *words).exit_code == 0
+    assert {path.name for path in (tmp_path / "piste-compare").iterdir()} == {"my_task", "my_task-other", "line"}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gbk", "shift_jis"])
+def test_a_log_in_another_encoding_holds_the_whole_output(encoding, tmp_path):
+    (tmp_path / "my_task.py").write_text(TASK)
+    done = subprocess.run(
+        [sys.executable, "-c", "from piste.cli import main; main()", "compare", "my_task.py", "--seeds", "1",
+         "--optimizers", "SGD,Adam", "--losses", "cross_entropy,multi_margin"],
+        cwd=tmp_path, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    text = done.stdout.decode(encoding)
+    assert done.returncode == 0, done.stderr
+    assert "| candidate | lr | accuracy (higher is better) |" in text
+    assert "Report, curves and numbers are in piste-compare/my_task/" in text
+    assert ("SGD - cross_entropy" if encoding == "shift_jis" else "SGD · cross_entropy") in text
+
+
+RISING = """
+import torch
+
+def make():
+    x = torch.linspace(-1, 1, 64).unsqueeze(1)
+    return {"model": lambda: torch.nn.Linear(1, 1), "train": (x, x), "validation": (x, x), "loss": "mse",
+            "metric": "rmse", "epochs": 40}
+"""
+
+
+def test_the_exit_status_tells_that_no_run_finished(run, tmp_path):
+    (tmp_path / "rising.py").write_text(RISING)
+    diverged = run("compare", "rising.py", "--optimizers", "SGD", "--seeds", "1", "--trials", "1", "--lr", "1e6")
+    assert diverged.exit_code == 1, diverged.output
+    assert "No candidate finished" in diverged.output

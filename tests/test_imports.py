@@ -15,7 +15,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 
 LAYERS: list[list[str]] = [
-    ["piste.errors", "piste.version", "piste.torch_internals"],
+    ["piste.errors", "piste.version", "piste.torch_internals", "piste.text_encoding"],
     ["piste.options", "piste.formula"],
     ["piste.engine.*"],  # specs and the passes that all code generators share
     ["piste.engine.eager", "piste.engine.cpu", "piste.engine.gpu"],
@@ -29,6 +29,7 @@ LAYERS: list[list[str]] = [
         "piste.compare.search_space",
         "piste.compare.conventions",
         "piste.compare.batches",
+        "piste.compare.identity",
         "piste.compare.training.random_state",
         "piste.compare.training.threads",
         "piste.compare.training.memory",

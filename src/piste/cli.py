@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import InvalidValue, PisteError
+from .text_encoding import ASCII_FALLBACK
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
+FAILED = 1
+"""The exit status if a run failed, or none finished."""
 
 app = typer.Typer(
     help="Losses and optimizers for PyTorch, and a way to choose among them.",
@@ -32,6 +36,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 def main() -> None:
     """The entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a log under cp1252 or GBK lacks some characters of a table
+            stream.reconfigure(errors=ASCII_FALLBACK)
     app()
 
 
@@ -112,7 +119,9 @@ def compare(
         str | None,
         typer.Option(help="A time, such as 3m, that seeds, trials and length are fitted to; 1m if nothing says more."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder for curves, table and numbers.")] = Path("piste-compare"),
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for curves, table and numbers; piste-compare/TASK if not given.")
+    ] = None,
     save_model: Annotated[
         Path | None,
         typer.Option(help="A folder for the recommended model of data.csv, fitted again, and its predictions."),
@@ -130,7 +139,10 @@ def compare(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Train the same model with several optimizers and losses, fairly, and say what the evidence shows."""
+    """Train one model with several optimizers and losses under equal conditions, and report the evidence.
+
+    The exit status is 0 if every run ended, 1 if a run failed or all diverged, 2 after an error, and 130 after Ctrl-C.
+    """
     typer.echo(f"piste compare {task}: preparing data and candidates ...")
     with _in_a_sentence(debug):
         from .compare import compare_task
@@ -145,6 +157,7 @@ def compare(
         if defaults and (trials, budget, search) != (None, None, None):
             raise InvalidValue("--defaults searches nothing; it excludes --trials, --search and --budget.")
         tuned = not defaults and lr is None and trials is None
+        out = out or Path("piste-compare") / _folder_name(task, made)
         comparison = compare_task(
             made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
             seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), out=out, fresh=fresh,
@@ -156,6 +169,8 @@ def compare(
             _save_model(made, comparison, optimizers, losses, save_model)
     if comparison.interrupted:
         raise typer.Exit(INTERRUPTED)
+    if comparison.failed or all(row.diverged for row in comparison.rows):
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -280,6 +295,14 @@ def _save_model(task: Any, comparison: Comparison, optimizers: str | None, losse
         f"and its predictions are in {folder}:\n\n    from piste.compare import Predictor\n\n"
         f'    Predictor.load("{folder}").predict("new.csv")'
     )
+
+
+def _folder_name(text: str, task: Task) -> str:
+    """The name of the default output folder: my_task for my_task.py:make, and my_task-other for my_task.py:other."""
+    from .compare.task_file import is_task_file
+
+    function = text.partition(":")[2] if is_task_file(text) else ""
+    return f"{task.name}{f'-{function}' * (function not in ('', 'make'))}".replace("/", "-")
 
 
 def _names(text: str | None) -> list[str] | None:

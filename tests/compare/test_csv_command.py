@@ -26,7 +26,7 @@ def test_the_command_predicts_a_column(write_table, tmp_path, monkeypatch):
     assert done.output.split("\n")[1] == table("data.csv", "price").about
     assert "data: 1 optimizer with mse; 1 seed, " in done.output
     assert "ranked by rmse on 10 validation examples" in done.output
-    assert "Left out: `id` (counts the rows)." in (tmp_path / "piste-compare" / "report.html").read_text()
+    assert "Left out: `id` (counts the rows)." in (tmp_path / "piste-compare" / "data" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_from_the_command_line(tmp_path, monkeypatch):
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "3 configurations (lr, momentum, betas)" in done.output
-    kept = json.loads((tmp_path / "piste-compare" / "results.json").read_text())
+    kept = json.loads((tmp_path / "piste-compare" / "line" / "results.json").read_text())
     assert kept["settings"]["search"] == {"momentum": [0, 0.9], "betas": [[0.9, 0.999], [0.5, 0.9]]}
     done = run("compare", "line", "--trials", "3", "--search", "momentum=high")
     assert done.exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -162,14 +163,14 @@ def compare_task(
         Number(0.0).check("practical", practical)
     folder = None if out is None else make_output_folder(out)
     listener = with_trackers(make_display(progress), track, folder)
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, contextlib.ExitStack() as held:
         with RandomState(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0):
             plan = make_plan(
                 task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials, epochs=epochs,
                 steps=steps, budget=None if budget is None else parse_duration(budget), search=search,
             )  # fmt: skip
-            store = open_store(folder, storage, task.name, fresh)
             plan.tuned, plan.extends = tuned, by_default
+            store = held.enter_context(open_store(folder, storage, task.name, fresh))
             plan.adopt(store.settings)
             with (
                 one_thread(plan.n_parameters < SINGLE_THREAD_MAX_PARAMETERS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
 import math
@@ -43,6 +44,13 @@ class Candidate:
     make: Callable[..., torch.optim.Optimizer] = field(repr=False, compare=False, default=torch.optim.SGD)
     loss_function: Loss | None = field(repr=False, compare=False, default=torch.nn.functional.mse_loss)
     convention: Convention = field(repr=False, compare=False, default=Convention())
+
+    @property
+    def bound_arguments(self) -> str:
+        """The arguments that a `functools.partial` binds, as they are written."""
+        if not isinstance(self.make, functools.partial):
+            return ""
+        return ", ".join([*map(repr, self.make.args), *(f"{n}={v!r}" for n, v in self.make.keywords.items())])
 
     def new_optimizer(self, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
         """An optimizer of `parameters` with this candidate's learning rate and options."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +10,19 @@ from typing import Any
 import torch
 
 from ..errors import InvalidValue
-from .batches import tensors_of
 from .candidates import Candidate, make_candidates
 from .data import Data
+from .identity import digest
 from .metrics import Metric, as_metric
 from .task import Task, check_whole_number
 from .training.first_batch import check_on_first_batch
+from .training.random_state import RandomState
 
 MAX_SEED = 2**32 - 1
 """The largest seed that numpy takes."""
+MAX_TRIALS = 10_000
+SEARCH_SEED_OFFSET = 2**31
+"""The distance between the seed of a final run and that of its search: further than any two seeds of final runs."""
 DEFAULT_SEEDS, DEFAULT_TRIALS = 5, 1
 """The number of seeds and trials if neither the caller nor a budget sets them."""
 
@@ -35,7 +38,7 @@ class Plan:
         tuned: Whether the budget must include a search.
         extends: Whether the minimum runs even if it takes longer than the budget, because nobody set the budget.
         search: Values of options that a search varies in addition to the learning rate.
-        fingerprint: A digest of the data and of the untrained model's outputs.
+        fingerprint: The digests of the model, the data, the metric and the steps.
     """
 
     task: Task
@@ -46,7 +49,7 @@ class Plan:
     steps: int
     n_parameters: int
     trials: int = DEFAULT_TRIALS
-    fingerprint: str = ""
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
     budget: float | None = None
     undecided: frozenset[str] = frozenset()
     seconds: float = math.nan
@@ -60,7 +63,7 @@ class Plan:
 
     def seed_of_search(self, number: int) -> int:
         """The seed of the search for the seed with index `number`; never used for a final run."""
-        return self.seeds[-1] + 1 + number
+        return (self.seeds[number] + SEARCH_SEED_OFFSET) % (MAX_SEED + 1)
 
     @property
     def runs(self) -> int:
@@ -79,9 +82,17 @@ class Plan:
             "metric": self.metric.name,
             "goal": self.metric.goal,
             "candidates": [
-                {"name": c.name, "optimizer": c.optimizer, "loss": c.loss, "lr": c.lr} for c in self.candidates
+                {
+                    "name": c.name,
+                    "optimizer": c.optimizer,
+                    "loss": c.loss,
+                    "lr": c.lr,
+                    "code": {"optimizer": digest(c.make), "loss": digest(c.loss_function)},
+                    "bound": c.bound_arguments,
+                }
+                for c in self.candidates
             ],
-            "fingerprint": self.fingerprint,
+            "fingerprint": dict(self.fingerprint),
             **({} if self.budget is None else {"budget": self.budget}),
             **({"search": {name: list(values) for name, values in self.search.items()}} if self.search else {}),
         }
@@ -128,7 +139,7 @@ def make_plan(
     given = {"seeds": seeds, "trials": trials, "steps": epochs if steps is None else steps}
     undecided = frozenset() if budget is None else frozenset(name for name, value in given.items() if value is None)
     seeds = DEFAULT_SEEDS if seeds is None else check_whole_number("seeds", seeds, least=1, most=1000)
-    trials = DEFAULT_TRIALS if trials is None else check_whole_number("trials", trials, least=1, most=10_000)
+    trials = DEFAULT_TRIALS if trials is None else check_whole_number("trials", trials, least=1, most=MAX_TRIALS)
     check_whole_number("seed", seed, least=0, most=MAX_SEED - 2 * 1000)
     if epochs is not None and steps is not None:
         raise InvalidValue(f"give `epochs` or `steps`, not both; received {epochs} and {steps}.")
@@ -161,21 +172,20 @@ def make_plan(
     parameters = sum(p.numel() for p in task.new_model(seed).parameters())
     return Plan(
         task, data, checked.metric, checked.candidates, list(range(seed, seed + seeds)),
-        steps or epochs * data.steps_per_epoch, parameters, trials, _fingerprint(task, data), budget, undecided,
-        search=dict(search or {}),
+        steps or epochs * data.steps_per_epoch, parameters, trials, _fingerprint(task, data, checked.metric), budget,
+        undecided, search=dict(search or {}),
     )  # fmt: skip
 
 
-def _fingerprint(task: Task, data: Data) -> str:
-    """A few digits of the data and of the untrained model, which differ between tasks."""
-    batches = tensors_of([*data.training_sample, *data.validation])
-    tensors = [
-        *itertools.islice(batches, 8),
-        *(_gather(p.detach()) for p in itertools.islice(task.new_model(0).parameters(), 8)),
-    ]
-    return " ".join(f"{float(t.double().mean()):.4g}/{float(t.double().std(unbiased=False)):.4g}" for t in tensors)
-
-
-def _gather(p: torch.Tensor) -> torch.Tensor:
-    """The whole of a sharded parameter, which is the same on every rank."""
-    return p.full_tensor() if hasattr(p, "full_tensor") else p
+def _fingerprint(task: Task, data: Data, metric: Metric) -> dict[str, str]:
+    """The digests of the parts of a task, by name: everything but the candidates that can change a run."""
+    with RandomState(0):
+        start = task.new_model(0)
+    return {
+        "model": digest(start, None if task.fixed_weights else task.model),
+        "training data": digest(task.train, data.training_sample),
+        "validation data": digest(data.validation),
+        "metric": digest(metric.function, metric.finish),
+        "training step": digest(task.training_step),
+        "validation step": digest(task.validation_step),
+    }

@@ -1,4 +1,4 @@
-"""Ctrl-C during a comparison: training ends at once, while storing and reporting are completed first."""
+"""Ctrl-C and SIGTERM during a comparison: training ends at once, while storing and reporting are completed first."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
+
+_DEFAULTS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Interrupts:
-    """Handles SIGINT inside `with`.
+    """Handles SIGINT and SIGTERM inside `with`, both alike.
 
     The first Ctrl-C raises KeyboardInterrupt, deferred until the end of any `deferred()` block, or of the `with` block
     after `defer()`. A second Ctrl-C during a deferral raises at once, so that nothing hangs. A Ctrl-C after the first
     one was raised is ignored unless it is repeated.
 
-    A custom handler of SIGINT stays installed, and so does the handling outside the main thread.
+    A custom handler of either signal stays installed, and so does the handling outside the main thread.
     """
 
     def __init__(self) -> None:
@@ -24,14 +27,14 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         main = threading.current_thread() is threading.main_thread()
-        self._installed = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if self._installed:
-            signal.signal(signal.SIGINT, self._on_signal)
+        self._replaced = {number for number in _DEFAULTS if main and signal.getsignal(number) is _DEFAULTS[number]}
+        for number in self._replaced:
+            signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in self._replaced:
+            signal.signal(number, _DEFAULTS[number])
         if self._waiting and not self._raised and kind is None:
             self._raise()
 

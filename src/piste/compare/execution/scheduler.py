@@ -58,7 +58,7 @@ class _Scheduler:
         self.raise_if_all_fail(job, result)
         with self.interrupts.deferred():
             if not result.failed:  # a failed run is done again by the next call
-                self.store.put(job.number, result)
+                self.store.put(job, result)
             self._advance(self.running.pop(job), job, result)
 
     def raise_if_all_fail(self, job: Job, result: Result) -> None:
@@ -73,7 +73,7 @@ class _Scheduler:
 
     def _advance(self, chain: Chain, job: Job | None, result: Result | None = None) -> None:
         while job is not None:
-            result = result or self.store.get(job.role, job.candidate, job.number)
+            result = result or self.store.get(job)
             if result is None:
                 self.running[job] = chain
                 self.executor.submit(job)
@@ -106,7 +106,7 @@ def run_plan(
     runs: dict[tuple[int, str], Runs] = {}
     scheduler = _Scheduler(plan, store, listener, executor, interrupts)
     interrupted = left_out = ""
-    listener.on_start(plan, len(store))
+    listener.on_start(plan, store.count(plan))
     started = time.perf_counter()
     try:
         for number in range(len(plan.seeds)):  # seed by seed, so that an interruption leaves complete rounds

@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from ..candidates import Candidate, default_lr
-from ..plan import Plan
+from ..plan import MAX_TRIALS, Plan
 from ..results import Result
 from .executor import Job
 
@@ -18,6 +18,11 @@ LR_DECADES = 3
 """The range of learning rates extends by this number of decades to either side of the default."""
 MIN_TRIALS_BEFORE_PRUNING = 3
 """The number of trials that must have finished before another is pruned."""
+
+
+STARTUP_TRIALS = 3
+"""The number of trials at the default and at random before the search learns. Not a share of all trials, so that a
+search with more trials goes on from one with fewer."""
 
 
 def search(plan: Plan, candidate: Candidate, number: int, trials: list[Result]) -> Generator[Job, Result, Candidate]:
@@ -40,9 +45,7 @@ def search(plan: Plan, candidate: Candidate, number: int, trials: list[Result]) 
     for index in range(plan.trials):
         lr, options = _suggest(plan, candidate, default, trials, seed)
         thresholds = pruning_thresholds(plan.steps, trials)
-        trials.append(
-            (yield Job("search", candidate.name, number * plan.trials + index, seed, lr, options, thresholds))
-        )
+        trials.append((yield Job("search", candidate.name, number * MAX_TRIALS + index, seed, lr, options, thresholds)))
     finished = [r for r in trials if r.status == "done"]
     if not finished:
         return candidate
@@ -91,7 +94,7 @@ def _suggest(
         ranges["lr"] = optuna.distributions.FloatDistribution(low, high, log=True)
     study = optuna.create_study(
         direction="maximize" if plan.metric.higher_is_better else "minimize",
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, plan.trials // 3)),
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS),
     )
     for result in trials:
         evaluations = {s: m for s, m in zip(result.steps, result.metrics, strict=True) if math.isfinite(m)}

@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import InvalidType, InvalidValue, Unsupported
-from ..plan import Plan
+from ...errors import InvalidType, InvalidValue, PisteError, Unsupported
+from ..plan import MAX_TRIALS, Plan
 from ..results import Result
+from ..search_space import format_options
 from ..training.example_scores import pack_scores, unpack_scores
+from .executor import Job
+from .lock import FolderLock
 
 DATABASE_FILE = "runs.db"
 SETTINGS_STUDY = "settings"
 
 
 class Store:
-    """Finished runs by their key (role, candidate, number), in memory."""
+    """Finished runs by their job, in memory."""
 
     def __init__(self) -> None:
-        self._results: dict[str, Result] = {}
+        self._results: dict[str, tuple[Job, Result]] = {}
         self.settings: dict[str, Any] = {}
 
     def bind(self, plan: Plan) -> None:
-        """Bind the store to this comparison; a store of another one raises InvalidValue with the difference."""
+        """Bind the store to this comparison; a store of another one raises InvalidValue with the difference.
+
+        More or fewer seeds, trials and candidates are the same comparison: what is finished is used.
+        """
         self.settings = plan.settings()
 
-    def get(self, role: str, candidate: str, number: int) -> Result | None:
-        return self._results.get(f"{role}/{candidate}/{number}")
+    def get(self, job: Job) -> Result | None:
+        found = self._results.get(_key(job))
+        return found[1] if found else None
 
-    def put(self, number: int, result: Result) -> None:
-        self._results[f"{result.role}/{result.candidate}/{number}"] = result
+    def put(self, job: Job, result: Result) -> None:
+        self._results[_key(job)] = job, result
+
+    def count(self, plan: Plan) -> int:
+        """The number of finished runs that the plan needs, as far as can be told before its searches."""
+        names, seeds = {c.name for c in plan.candidates}, len(plan.seeds)
+
+        def is_needed(job: Job) -> bool:
+            number, trial = divmod(job.number, MAX_TRIALS) if job.role == "search" else (job.number, 0)
+            return job.candidate in names and number < seeds and (trial < plan.trials or job.role != "search")
+
+        return sum(is_needed(job) for job, _ in self._results.values())
 
     def __len__(self) -> int:
         return len(self._results)
+
+    def close(self) -> None:
+        """Release what the store holds."""
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 class DatabaseStore(Store):
@@ -44,47 +73,82 @@ class DatabaseStore(Store):
         name: The prefix of this comparison's studies; empty if the database holds one comparison alone.
         where: The name of the database in messages.
         fresh: Whether to discard the runs of this comparison.
+        writer: The machine and folder that write the runs of this name; `fresh` discards no others.
+        lock: Released with the store.
     """
 
-    def __init__(self, url: str, name: str, where: str, fresh: bool = False) -> None:
+    def __init__(
+        self, url: str, name: str, where: str, fresh: bool = False, writer: str = "", lock: FolderLock | None = None
+    ) -> None:
         import optuna
 
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._prefix, self.where = optuna, f"{name}/" if name else "", where
+        self._writer, self._lock = writer, lock
         self._storage = optuna.storages.RDBStorage(url)
         self._studies: dict[str, Any] = {}
         if fresh:
-            for name in self._names():
-                optuna.delete_study(study_name=name, storage=self._storage)
+            self._discard()
         self.settings = self._study(SETTINGS_STUDY).user_attrs.get("settings", {})
         for name in self._names():
             for trial in self._study(name.removeprefix(self._prefix)).trials:
-                super().put(trial.user_attrs["number"], _from_json(trial.user_attrs["result"]))
+                result = _from_json(trial.user_attrs["result"])
+                job = Job(
+                    result.role, result.candidate, trial.user_attrs["number"], result.seed, trial.user_attrs.get("lr"),
+                    result.options,
+                )  # fmt: skip
+                super().put(job, result)
+
+    def _discard(self) -> None:
+        names = self._names()
+        written = self._study(SETTINGS_STUDY).user_attrs.get("writer", self._writer) if names else self._writer
+        if written != self._writer:
+            raise InvalidValue(
+                f"{self.where} was written from {written}; --fresh (fresh=True) discards only the runs of this folder, "
+                f"{self._writer}. Help: give another folder with --out (out=)."
+            )
+        self._studies.clear()
+        for name in self._names():
+            self._optuna.delete_study(study_name=name, storage=self._storage)
 
     def bind(self, plan: Plan) -> None:
         settings = json.loads(json.dumps(plan.settings()))
-        if not self.settings:
-            self._study(SETTINGS_STUDY).set_user_attr("settings", settings)
-        elif self.settings != settings:
-            raise InvalidValue(
-                f"{self.where} holds another comparison: {_difference(self.settings, settings)}. "
-                f"Help: give another folder with --out (out=), or start over with --fresh (fresh=True)."
-            )
+        study = self._study(SETTINGS_STUDY)
+        if self.settings:
+            difference = describe_difference(self.settings, settings)
+            if difference:
+                raise InvalidValue(
+                    f"{self.where} holds another comparison: {difference}. "
+                    f"Help: give another folder with --out (out=), or start over with --fresh (fresh=True)."
+                )
+            settings = _union(self.settings, settings)
+        if self.settings != settings:
+            study.set_user_attr("settings", settings)
+            study.set_user_attr("writer", self._writer)
         self.settings = settings
 
-    def put(self, number: int, result: Result) -> None:
-        super().put(number, result)
-        attributes = {"number": number, "result": _to_json(result)}
+    def put(self, job: Job, result: Result) -> None:
+        super().put(job, result)
+        attributes = {"number": job.number, "lr": job.lr, "result": _to_json(result)}
         states = self._optuna.trial.TrialState
         finished = result.status == "done"
-        self._study(f"{result.role}: {result.candidate}").add_trial(
-            self._optuna.trial.create_trial(
-                state=states.COMPLETE if finished else states.PRUNED,
-                value=result.metrics[-1] if finished else None,
-                user_attrs=attributes,
-            )
+        trial = self._optuna.trial.create_trial(
+            state=states.COMPLETE if finished else states.PRUNED,
+            value=result.metrics[-1] if finished else None,
+            user_attrs=attributes,
         )
+        try:
+            self._study(f"{result.role}: {result.candidate}").add_trial(trial)
+        except Exception as error:
+            raise PisteError(
+                f"the run of {job} can't be stored in {self.where}: {_reason(error)}. Runs stored before it are kept. "
+                f"Help: free the disk or restore the database, and repeat the call."
+            ) from error
+
+    def close(self) -> None:
+        if self._lock:
+            self._lock.release()
 
     def _names(self) -> list[str]:
         return [n for n in self._optuna.get_all_study_names(self._storage) if n.startswith(self._prefix)]
@@ -107,16 +171,35 @@ def open_store(folder: Path | None, storage: str | None = None, name: str = "", 
         name: The name of the comparison in the database; the name of the folder takes precedence.
         fresh: Whether to discard earlier runs.
     """
-    if storage is not None:
-        return _open_database(storage, name if folder is None else folder.resolve().name, fresh)
-    if folder is None:
-        return Store()
+    lock = None if folder is None else FolderLock(folder)
+    try:
+        if storage is not None:
+            return _open_database(storage, name if folder is None else folder.resolve().name, fresh, folder, lock)
+        if folder is None:
+            return Store()
+        return _open_folder(folder, fresh, lock)
+    except BaseException:
+        if lock:
+            lock.release()
+        raise
+
+
+def _open_folder(folder: Path, fresh: bool, lock: FolderLock | None) -> Store:
+    from sqlalchemy.exc import DatabaseError
+
+    file = folder / DATABASE_FILE
     if fresh:
-        (folder / DATABASE_FILE).unlink(missing_ok=True)
-    return DatabaseStore(f"sqlite:///{(folder / DATABASE_FILE).resolve()}", "", str(folder / DATABASE_FILE))
+        file.unlink(missing_ok=True)
+    try:
+        return DatabaseStore(f"sqlite:///{file.resolve()}", "", str(file), lock=lock)
+    except (DatabaseError, ValueError, KeyError) as error:
+        raise InvalidValue(
+            f"{file} can't be read: {_reason(error)}. Help: start over with --fresh (fresh=True), or give another "
+            f"folder with --out (out=)."
+        ) from error
 
 
-def _open_database(storage: Any, name: str, fresh: bool) -> Store:
+def _open_database(storage: Any, name: str, fresh: bool, folder: Path | None, lock: FolderLock | None) -> Store:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -127,12 +210,12 @@ def _open_database(storage: Any, name: str, fresh: bool) -> Store:
     except ArgumentError:
         raise InvalidValue(f"`storage` must be the address of a database, {_EXAMPLE}; received {storage!r}.") from None
     try:
-        return DatabaseStore(storage, name, f"{name} in {shown}", fresh)
+        name, writer = f"{getpass.getuser()}/{name}", f"{socket.gethostname()}:{(folder or Path.cwd()).resolve()}"
+        return DatabaseStore(storage, name, f"{name} in {shown}", fresh, writer, lock)
     except ImportError as error:
         raise Unsupported(f"`storage` {shown} needs a driver: {str(error).rstrip('.')}. {_DRIVER}") from error
     except SQLAlchemyError as error:
-        reason = str(error.__cause__ or error).strip().split("\n")[0]
-        raise InvalidValue(f"`storage` {shown} can't be opened: {reason.rstrip('.')}.") from error
+        raise InvalidValue(f"`storage` {shown} can't be opened: {_reason(error)}.") from error
 
 
 _EXAMPLE = "such as postgresql://user@host/database or sqlite:///runs.db"
@@ -152,20 +235,59 @@ def _from_json(text: str) -> Result:
     return Result(**fields, options={name: tuple(v) if isinstance(v, list) else v for name, v in options})
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    parts = []
-    for key in {**before, **now}:
-        old, new = before.get(key), now.get(key)
-        if old == new:
-            continue
-        if key == "fingerprint":
-            parts.append("the model or the data changed")
-        elif key == "candidates":
-            parts.append(f"candidates were {_list_candidates(old)}, now {_list_candidates(new)}")
-        else:
-            parts.append(f"{key} was {old}, now {new}")
+def _key(job: Job) -> str:
+    return f"{job.role}/{job.candidate}/{job.number}/{job.lr!r}/{format_options(job.options)}"
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
+
+
+def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What makes two comparisons different, in words; empty if the second one uses or extends the runs of the first."""
+    parts = [
+        f"{key} was {before.get(key)}, now {now.get(key)}"
+        for key in dict.fromkeys([*before, *now])
+        if key not in _EXTENSIBLE and before.get(key) != now.get(key)
+    ]
+    if before["seeds"][0] != now["seeds"][0]:
+        parts.append(f"the first seed was {before['seeds'][0]}, now {now['seeds'][0]}")
+    old, new = (settings["fingerprint"] for settings in (before, now))
+    if isinstance(old, str):
+        parts.append("its runs were stored by an earlier version of Piste")
+    else:
+        parts += [f"the {name} changed" for name in new if new[name] != old.get(name)]
+    known = {c["name"]: c for c in before["candidates"]}
+    parts += [text for c in now["candidates"] if (text := _change(known.get(c["name"], c), c))]
     return "; ".join(parts)
 
 
-def _list_candidates(candidates: Any) -> str:
-    return ", ".join(c["name"] + ("" if c["lr"] is None else f" (lr {c['lr']:g})") for c in candidates or [])
+_EXTENSIBLE = ("seeds", "trials", "candidates", "fingerprint", "epochs")
+
+
+def _change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What changed of a candidate."""
+    name = now["name"]
+    if before["lr"] != now["lr"]:
+        old, new = ("its default" if c["lr"] is None else f"{c['lr']:g}" for c in (before, now))
+        return f"the learning rate of `{name}` was {old}, now {new}"
+    old_code, new_code = before.get("code", {}), now["code"]
+    if old_code.get("optimizer") != new_code["optimizer"]:
+        if before["bound"] != now["bound"]:
+            return f"`{name}` was made with {before['bound'] or 'no options'}, now with {now['bound'] or 'no options'}"
+        return f"the code of the optimizer `{now['optimizer']}` changed"
+    return f"the code of the loss `{now['loss']}` changed" * (old_code.get("loss") != new_code["loss"])
+
+
+def _union(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a comparison and its extension."""
+    by_name = {c["name"]: c for c in (*before["candidates"], *now["candidates"])}
+    return {
+        **now,
+        "seeds": max(before["seeds"], now["seeds"], key=len),
+        "trials": max(before["trials"], now["trials"]),
+        "candidates": list(by_name.values()),
+    }

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any, TextIO
 
+from ...text_encoding import encodable
 from ..budget import format_duration
 from ..candidates import Candidate
 from ..listener import Listener
@@ -66,7 +67,7 @@ class LogProgress(Listener):
         )
 
     def _write(self, line: str) -> None:
-        print(line, file=self.stream, flush=True)
+        print(encodable(line, self.stream), file=self.stream, flush=True)
 
 
 class LiveProgress(Listener):

@@ -1,0 +1,181 @@
+"""Digests of tensors, modules, functions and their bound arguments, which tell whether two runs are the same."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import sys
+import sysconfig
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+_INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_OWN_PACKAGE = __name__.partition(".")[0]
+MAX_DEPTH = 20
+"""Objects that are nested deeper than this are identified by their type."""
+
+
+def digest(*values: Any) -> str:
+    """Sixteen hexadecimal digits that differ if the values differ in anything that can change a run.
+
+    Functions and classes outside installed packages are identified by their code, the values that they read from their
+    module and their closure, and their defaults; partial functions also by their bound arguments; modules by their
+    structure, options, weights and modes; datasets and other objects by their attributes.
+
+    >>> digest(functools.partial(print, sep="")) == digest(functools.partial(print, sep=","))
+    False
+    """
+    writer = _Writer()
+    for value in values:
+        writer.add(value)
+    return writer.hash.hexdigest()[:16]
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self._seen: dict[int, int] = {}
+        self._kept: list[Any] = []  # an id is unique only while the object lives
+        self._depth = 0
+
+    def write(self, *words: Any) -> None:
+        self.hash.update(repr(words).encode())
+
+    def add(self, value: Any) -> None:
+        if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
+            self.write(type(value).__name__, value)
+            return
+        if id(value) in self._seen:
+            self.write("seen", self._seen[id(value)])
+            return
+        self._seen[id(value)] = len(self._seen)
+        self._kept.append(value)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            self.write("deep", type(value).__qualname__)
+        else:
+            self._add_object(value)
+        self._depth -= 1
+
+    def _add_object(self, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            self._add_tensor(value)
+        elif isinstance(value, Mapping):
+            self.write(type(value).__name__, len(value))
+            for key, item in value.items():
+                self.add(key)
+                self.add(item)
+        elif isinstance(value, (tuple, list)):
+            self.write(type(value).__name__, len(value))
+            for item in value:
+                self.add(item)
+        elif isinstance(value, (set, frozenset)):
+            self.write("set", sorted(digest(item) for item in value))
+        elif isinstance(value, functools.partial):
+            self.write("partial")
+            for part in (value.func, value.args, value.keywords):
+                self.add(part)
+        elif isinstance(value, types.MethodType):
+            self.write("method")
+            self.add(value.__func__)
+            self.add(value.__self__)
+        elif isinstance(value, types.FunctionType):
+            self._add_function(value)
+        elif isinstance(value, types.CodeType):
+            self._add_code(value)
+        elif isinstance(value, types.ModuleType):
+            self._add_module(value)
+        elif isinstance(value, type):
+            self._add_class(value)
+        elif hasattr(value, "__array_interface__"):
+            self.write("array", value.dtype.str, value.shape, value.tobytes())
+        elif isinstance(value, torch.Generator):
+            self.add(value.get_state())
+        else:
+            self.add(type(value))
+            self._add_attributes(value)
+
+    def _add_tensor(self, tensor: torch.Tensor) -> None:
+        self.write("tensor", tensor.dtype, tuple(tensor.shape), tensor.requires_grad)
+        if torch.nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided:
+            return
+        data = tensor.detach().cpu().contiguous()
+        self.hash.update(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"")
+
+    def _add_function(self, function: types.FunctionType) -> None:
+        self.write("function", function.__qualname__)
+        if _is_installed(function.__module__):
+            self.write(function.__module__)
+            return
+        self._add_code(function.__code__)
+        self.add(function.__defaults__)
+        self.add(function.__kwdefaults__)
+        for cell in function.__closure__ or ():
+            try:
+                self.add(cell.cell_contents)
+            except ValueError:  # not assigned yet
+                self.write("empty")
+        for name in _names(function.__code__):
+            if name in function.__globals__:
+                self.write(name)
+                self.add(function.__globals__[name])
+
+    def _add_code(self, code: types.CodeType) -> None:
+        self.write("code", code.co_code, code.co_names, code.co_varnames)
+        for constant in code.co_consts:
+            self.add(constant)
+
+    def _add_module(self, module: types.ModuleType) -> None:
+        self.write("module", module.__name__)
+        if not _is_installed(module.__name__):
+            with contextlib.suppress(OSError, TypeError):  # a module without a file
+                self.write(inspect.getsource(module))
+
+    def _add_class(self, kind: type) -> None:
+        self.write("class", kind.__qualname__)
+        if _is_installed(kind.__module__):
+            self.write(kind.__module__)
+            return
+        for base in kind.__bases__:
+            self.add(base)
+        for name, value in vars(kind).items():
+            if name.startswith("__") and not callable(value):
+                continue
+            self.write(name)
+            function = getattr(value, "__func__", None) or getattr(value, "fget", None)
+            self.add(function or value)
+
+    def _add_attributes(self, value: Any) -> None:
+        attributes = dict(getattr(value, "__dict__", {}))
+        if isinstance(value, DataLoader):
+            attributes = {n: v for n, v in attributes.items() if not n.startswith("_iterator")}
+        for name, item in attributes.items():
+            if name == "__orig_class__" or name.startswith("_piste"):
+                continue
+            self.write(name)
+            self.add(item)
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """The names that the code and the functions within it may read from the module."""
+    names = list(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names += _names(constant)
+    return list(dict.fromkeys(names))
+
+
+@functools.cache
+def _is_installed(module: str | None) -> bool:
+    """Whether the module belongs to the standard library, an installed package or Piste, whose versions identify it."""
+    root = (module or "builtins").partition(".")[0]
+    if root == _OWN_PACKAGE:
+        return True
+    file = getattr(sys.modules.get(root), "__file__", None)
+    return root in sys.builtin_module_names or (file is not None and file.startswith(_INSTALLED))

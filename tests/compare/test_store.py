@@ -1,0 +1,170 @@
+"""The store of runs: stale results are refused, a comparison is extended, and folders and databases are protected."""
+
+import functools
+import subprocess
+import sys
+
+import optuna
+import pytest
+import torch
+from torch import nn
+
+from piste.compare import compare_task
+from piste.compare.execution import executor as executor_module
+from piste.errors import InvalidValue, PisteError
+from tests.compare.small import data, environment, model, task
+
+SGD = torch.optim.SGD
+
+
+def found_by(folder, **options):
+    of_task = {name: options.pop(name) for name in ("model", "train", "loss", "metric") if name in options}
+    options = {"optimizers": ["SGD", "Adam"], "seeds": 2, "progress": False, **options}
+    return compare_task(task(**of_task), out=folder, **options)
+
+
+def numbers(found):
+    results = (*found.tries, *found.results, *found.defaults)
+    return sorted((r.role, r.candidate, r.seed, r.lr, r.status, *r.losses, *r.metrics) for r in results)
+
+
+def heavy(momentum):
+    return {"heavy": functools.partial(SGD, lr=0.1, momentum=momentum)}
+
+
+def dropout(share):
+    torch.manual_seed(0)
+    return nn.Sequential(*model(), nn.Dropout(share))
+
+
+def frozen():
+    net = dropout(0.0)
+    net[0].requires_grad_(False)
+    return net
+
+
+def scaled(factor):
+    return {"scaled": lambda output, target: factor * nn.functional.cross_entropy(output, target)}
+
+
+def shifted():
+    x, y = data()
+    return x + 0.001, y
+
+
+CHANGES = [
+    (
+        {"optimizers": heavy(0.9)},
+        {"optimizers": heavy(0.0)},
+        "`heavy` was made with lr=0.1, momentum=0.9, now",
+    ),
+    ({"model": dropout(0.0)}, {"model": dropout(0.5)}, "the model changed."),
+    ({"model": dropout(0.0)}, {"model": frozen()}, "the model changed."),
+    ({"loss": scaled(1.0)}, {"loss": scaled(2.0)}, "the code of the loss `scaled` changed; the code of the loss"),
+    ({}, {"train": shifted()}, "the training data changed."),
+    ({"metric": "accuracy"}, {"metric": (lambda output, target: 0.5, "max")}, "metric was accuracy, now <lambda>"),
+]
+
+
+@pytest.mark.parametrize(("before", "now", "words"), CHANGES, ids=[words for *_, words in CHANGES])
+def test_results_of_something_else_are_not_shown_as_new(before, now, words, tmp_path):
+    found_by(tmp_path, **before)
+    with pytest.raises(InvalidValue) as caught:
+        found_by(tmp_path, **now)
+    assert f"{tmp_path}/runs.db holds another comparison: {words}" in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [{"seeds": 3}, {"trials": 5}, {"optimizers": ["SGD", "Adam", "AdamW"]}], ids=str)
+def test_an_extended_comparison_is_the_same_as_one_made_at_once(more, tmp_path, monkeypatch):
+    few = {"seeds": 2, "trials": 3}
+    found_by(tmp_path / "extended", **few)
+    done = []
+    run = executor_module.run_trial
+    monkeypatch.setattr(executor_module, "run_trial", lambda *a, **o: (done.append(1), run(*a, **o))[1])
+    extended = found_by(tmp_path / "extended", **few | more)
+    count, _ = len(done), done.clear()
+    at_once = found_by(tmp_path / "at once", **few | more)
+    assert numbers(extended) == numbers(at_once)
+    assert extended.verdict == at_once.verdict
+    assert count < len(done)
+
+
+def test_a_part_of_a_comparison_is_shown_without_a_run(tmp_path, monkeypatch):
+    whole = found_by(tmp_path, seeds=3)
+    monkeypatch.setattr(executor_module, "run_trial", lambda *_, **__: pytest.fail("ran again"))
+    part = found_by(tmp_path, seeds=2, optimizers=["Adam"])
+    assert [r.metrics for r in part.results] == [r.metrics for r in whole.results if r.candidate == "Adam"][:2]
+    assert numbers(found_by(tmp_path, seeds=3)) == numbers(whole)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from piste.compare.execution.lock import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(InvalidValue) as caught:
+        found_by(tmp_path)
+    assert str(caught.value) == (
+        f"the folder {tmp_path} is in use by another comparison (process {holder.pid}). Help: wait until it ends, or "
+        f"give another folder with --out (out=)."
+    )
+    holder.kill()
+    holder.wait()
+    assert found_by(tmp_path).rows
+
+
+def test_a_damaged_file_of_runs_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "runs.db").write_bytes(b"no database " * 1000)
+    with pytest.raises(InvalidValue) as caught:
+        found_by(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/runs.db can't be read: file is not a database. Help: start over with --fresh (fresh=True), or "
+        f"give another folder with --out (out=)."
+    )
+    assert found_by(tmp_path, fresh=True).rows
+
+
+def test_a_run_that_cannot_be_stored_says_so_and_keeps_those_before_it(tmp_path, monkeypatch):
+    real, calls = optuna.storages.RDBStorage._create_new_trial, []
+
+    def full(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError("database or disk is full")
+        return real(*arguments)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "_create_new_trial", full)
+    with pytest.raises(PisteError) as caught:
+        found_by(tmp_path)
+    assert str(caught.value) == (
+        f"the run of SGD, seed 1 can't be stored in {tmp_path}/runs.db: database or disk is full. Runs stored before "
+        f"it are kept. Help: free the disk or restore the database, and repeat the call."
+    )
+    monkeypatch.undo()
+    done = []
+    run = executor_module.run_trial
+    monkeypatch.setattr(executor_module, "run_trial", lambda *a, **o: (done.append(1), run(*a, **o))[1])
+    assert found_by(tmp_path).rows
+    assert len(done) == 2
+
+
+def test_fresh_discards_no_runs_that_another_folder_wrote(tmp_path):
+    storage = f"sqlite:///{tmp_path}/team.db"
+    mine = found_by(tmp_path / "mine" / "digits", storage=storage)
+    with pytest.raises(InvalidValue) as caught:
+        found_by(tmp_path / "yours" / "digits", storage=storage, fresh=True)
+    assert "was written from " in str(caught.value)
+    assert f"{tmp_path}/mine/digits; --fresh (fresh=True) discards only the runs of this folder" in str(caught.value)
+    assert numbers(found_by(tmp_path / "mine" / "digits", storage=storage)) == numbers(mine)
+    assert found_by(tmp_path / "mine" / "digits", storage=storage, seeds=1, fresh=True).rows[0].seeds == 1
