@@ -59,6 +59,12 @@ def test_the_parameters_of_a_loss_are_trained_in_the_group_of_the_model():
     assert found.losses[-1] == pytest.approx(own(net(X), Y).item(), rel=1e-5)
 
 
+def test_the_recommended_line_hands_over_the_parameters_of_the_loss():
+    found = found_by(optimizers=("SGD", "Adam"), loss=Temperature())
+    assert "([*model.parameters(), *loss.parameters()], lr=" in found.verdict.code
+    assert "(model.parameters(), lr=" in found_by(optimizers=("SGD", "Adam")).verdict.code
+
+
 class Penalty(nn.Module):
     """Cross entropy plus a multiple of the squared weights of a model that it holds."""
 

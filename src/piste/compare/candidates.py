@@ -46,6 +46,11 @@ class Candidate:
     convention: Convention = field(repr=False, compare=False, default=Convention())
 
     @property
+    def trains_loss(self) -> bool:
+        """Whether the loss has parameters of its own."""
+        return isinstance(self.loss_function, torch.nn.Module) and any(True for _ in self.loss_function.parameters())
+
+    @property
     def bound_arguments(self) -> str:
         """The arguments that a `functools.partial` binds, as they are written."""
         if not isinstance(self.make, functools.partial):

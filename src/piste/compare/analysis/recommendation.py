@@ -93,12 +93,13 @@ def _cheapest(cost: Callable[[Row], float]) -> Filter:
     return keep
 
 
-def code_to_paste(row: Row, known: Sequence[str]) -> str:
+def code_to_paste(row: Row, known: Sequence[str], *, trains_loss: bool = False) -> str:
     """The line of code that constructs the optimizer of `row`.
 
     Args:
         row: The recommended row.
         known: The names of Piste's optimizers; others are taken from the caller's `optimizers` dict.
+        trains_loss: Whether the loss has parameters of its own, which the optimizer steps too.
     """
     lr = "" if row.lr is None else f", lr={row.lr:.3g}"
     options = f", {format_options(row.options)}" * bool(row.options)
@@ -106,4 +107,5 @@ def code_to_paste(row: Row, known: Sequence[str]) -> str:
         make = f"piste.optim.{row.optimizer}"
     else:
         make = row.optimizer if row.optimizer.isidentifier() else f"optimizers[{row.optimizer!r}]"
-    return f"optimizer = {make}(model.parameters(){lr}{options})"
+    parameters = "[*model.parameters(), *loss.parameters()]" if trains_loss else "model.parameters()"
+    return f"optimizer = {make}({parameters}{lr}{options})"
