@@ -42,14 +42,8 @@ def test_a_failing_run_is_a_marked_row_and_the_others_go_on(where, trials, tmp_p
 
 
 def test_a_failed_run_is_tried_again_and_a_finished_one_is_not(tmp_path):
-    made = []
-
     class Once(SGD):
         """Fails unless the file of its test exists."""
-
-        def __init__(self, params, lr=0.1):
-            super().__init__(params, lr=lr)
-            made.append(1)
 
         def step(self, closure=None):
             if not (tmp_path / "repaired").exists():

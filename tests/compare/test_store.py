@@ -60,7 +60,7 @@ CHANGES = [
     ),
     ({"model": dropout(0.0)}, {"model": dropout(0.5)}, "the model changed."),
     ({"model": dropout(0.0)}, {"model": frozen()}, "the model changed."),
-    ({"loss": scaled(1.0)}, {"loss": scaled(2.0)}, "the code of the loss `scaled` changed; the code of the loss"),
+    ({"loss": scaled(1.0)}, {"loss": scaled(2.0)}, "the code of the loss `scaled`, or a value that it reads, changed"),
     ({}, {"train": shifted()}, "the training data changed."),
     ({"metric": "accuracy"}, {"metric": (lambda output, target: 0.5, "max")}, "metric was accuracy, now <lambda>"),
 ]
@@ -168,3 +168,15 @@ def test_fresh_discards_no_runs_that_another_folder_wrote(tmp_path):
     assert f"{tmp_path}/mine/digits; --fresh (fresh=True) discards only the runs of this folder" in str(caught.value)
     assert numbers(found_by(tmp_path / "mine" / "digits", storage=storage)) == numbers(mine)
     assert found_by(tmp_path / "mine" / "digits", storage=storage, seeds=1, fresh=True).rows[0].seeds == 1
+
+
+def test_a_value_that_the_code_changes_itself_counts_as_a_change(tmp_path):
+    calls = []
+
+    def counted(output, target):
+        calls.append(1)
+        return nn.functional.cross_entropy(output, target)
+
+    found_by(tmp_path, loss=counted)
+    with pytest.raises(InvalidValue, match="the code of the loss `counted`, or a value that it reads, changed"):
+        found_by(tmp_path, loss=counted)

@@ -278,8 +278,10 @@ def _change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if old_code.get("optimizer") != new_code["optimizer"]:
         if before["bound"] != now["bound"]:
             return f"`{name}` was made with {before['bound'] or 'no options'}, now with {now['bound'] or 'no options'}"
-        return f"the code of the optimizer `{now['optimizer']}` changed"
-    return f"the code of the loss `{now['loss']}` changed" * (old_code.get("loss") != new_code["loss"])
+        return f"the code of the optimizer `{now['optimizer']}`, or a value that it reads, changed"
+    return f"the code of the loss `{now['loss']}`, or a value that it reads, changed" * (
+        old_code.get("loss") != new_code["loss"]
+    )
 
 
 def _union(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
