@@ -105,7 +105,10 @@ def test_the_process_ends_in_order_when_it_comes_with_the_first_result(tmp_path)
 
 
 def test_sigterm_ends_a_comparison_as_ctrl_c_does(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT.replace("signal.SIGINT", "signal.SIGTERM"))
+    (tmp_path / "script.py").write_text(
+        SCRIPT.replace("signal.SIGINT", "signal.SIGTERM")
+        + "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+    )
     ran = subprocess.run(
         [sys.executable, tmp_path / "script.py", tmp_path / "out"], env=environment(),
         capture_output=True, text=True, timeout=120, check=False,
@@ -113,7 +116,6 @@ def test_sigterm_ends_a_comparison_as_ctrl_c_does(tmp_path):
     assert (ran.returncode, ran.stderr) == (0, "")
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
     assert kept["interrupted"] == "Interrupted after 1 of 100 runs; finished runs are kept."
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_it_raises_once_and_what_follows_is_forgotten():

@@ -99,13 +99,15 @@ class _Writer:
             self.add(value.get_state())
         else:
             self.add(type(value))
-            self._add_attributes(value)
+            if not type(value).__module__.startswith("torch.distributed"):  # the place of a run is no part of it
+                self._add_attributes(value)
 
     def _add_tensor(self, tensor: torch.Tensor) -> None:
         self.write("tensor", tensor.dtype, tuple(tensor.shape), tensor.requires_grad)
         if torch.nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided:
             return
-        data = tensor.detach().cpu().contiguous()
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # of a sharded parameter
+        data = whole.detach().cpu().contiguous()
         self.hash.update(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"")
 
     def _add_function(self, function: types.FunctionType) -> None:
