@@ -58,6 +58,7 @@ def test_a_flat_curve_has_an_axis_wider_than_its_rounding():
     assert widened(0.2, 0.9) == (0.2, 0.9)
 
 
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from font")  # of the characters that are said to have one
 def test_characters_of_other_scripts_use_an_installed_font_or_their_code_points(monkeypatch, tmp_path):
     families, missing = fonts.fallback_fonts("aé")
     assert (families, missing) == ([fonts.FONT], set())
@@ -69,6 +70,31 @@ def test_characters_of_other_scripts_use_an_installed_font_or_their_code_points(
     assert figure.axes[0].get_title() == "\\u4f18化器 é"
     assert figure.axes[0].title.get_fontfamily() == [fonts.FONT, "Other"]
     assert [text.get_text() for text in figure.texts] == [fonts.NOTE]
+
+
+def test_a_font_of_boxes_is_no_font_for_a_character():
+    families, missing = fonts.fallback_fonts({"优", "\U0010ffff"})
+    assert "\U0010ffff" in missing  # unassigned: only the placeholder has a box for it
+    assert not [name for name in families if name.startswith(fonts.PLACEHOLDER)]
+
+
+def test_fonts_installed_after_matplotlibs_list_was_made_are_found(monkeypatch):
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    own = font_manager.findfont(fonts.FONT)
+    monkeypatch.setattr(manager, "ttflist", [e for e in manager.ttflist if e.name == fonts.FONT])
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: ["/new.ttf", own, "/broken.woff"])
+    monkeypatch.setattr(fonts, "_glyphs", lambda path: {"优"} if path == "/new.ttf" else set())
+
+    def add(path):
+        if path != "/new.ttf":
+            raise RuntimeError
+        entry = font_manager.FontEntry(fname=path, name="New", style="normal")
+        monkeypatch.setattr(manager, "ttflist", [*manager.ttflist, entry])
+
+    monkeypatch.setattr(manager, "addfont", add)
+    assert fonts.fallback_fonts({"优"}) == ([fonts.FONT, "New"], set())
 
 
 def test_no_box_is_drawn_for_a_name_in_chinese(tmp_path, recwarn):

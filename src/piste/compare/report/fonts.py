@@ -7,6 +7,8 @@ from typing import Any
 
 FONT = "DejaVu Sans"
 """Matplotlib's own font, always installed."""
+PLACEHOLDER = "Last Resort"
+"""The family, shipped with matplotlib, that draws a box for every character."""
 NOTE = "Characters that no installed font has are written as \\uXXXX."
 
 
@@ -35,24 +37,50 @@ def _texts(figure: Any) -> list[Any]:
 def fallback_fonts(characters: Iterable[str]) -> tuple[list[str], set[str]]:
     """Font families that together have the most of `characters`, FONT first, and the characters none of them has."""
     from matplotlib import font_manager
-    from matplotlib.ft2font import FT2Font
 
     families, missing = [FONT], set(characters)
-    missing -= _glyphs(font_manager.findfont(FONT), FT2Font)
-    for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)):
-        if not missing:
-            break
-        if entry.name in families or entry.style != "normal":
-            continue
-        found = missing & _glyphs(entry.fname, FT2Font)
-        if found:
-            families.append(entry.name)
-            missing -= found
+    missing -= _glyphs(font_manager.findfont(FONT))
+    if missing:
+        missing = _extend(families, missing)
+    if missing and _add_new_fonts():
+        missing = _extend(families, missing)
     return families, missing
 
 
-def _glyphs(path: str, font: Any) -> set[str]:
+def _extend(families: list[str], missing: set[str]) -> set[str]:
+    """Append the families that have some of the missing characters; returns those that are still missing."""
+    from matplotlib import font_manager
+
+    for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)):
+        if not missing:
+            break
+        if entry.name in families or entry.style != "normal" or entry.name.startswith(PLACEHOLDER):
+            continue
+        found = missing & _glyphs(entry.fname)
+        if found:
+            families.append(entry.name)
+            missing = missing - found
+    return missing
+
+
+def _add_new_fonts() -> int:
+    """Add the fonts that were installed after matplotlib stored its list of fonts; returns their number."""
+    from matplotlib import font_manager
+
+    manager, added = font_manager.fontManager, 0
+    for path in sorted(set(font_manager.findSystemFonts()) - {entry.fname for entry in manager.ttflist}):
+        try:
+            manager.addfont(path)
+            added += 1
+        except (OSError, RuntimeError, ValueError):  # a format that matplotlib does not read
+            pass
+    return added
+
+
+def _glyphs(path: str) -> set[str]:
+    from matplotlib.ft2font import FT2Font
+
     try:
-        return set(map(chr, font(path).get_charmap()))
+        return set(map(chr, FT2Font(path).get_charmap()))
     except (OSError, RuntimeError):  # a broken font file
         return set()
