@@ -42,7 +42,7 @@ LAYERS: list[list[str]] = [
     ["piste.compare.training.timing", "piste.compare.listener"],
     ["piste.compare.budget"],
     ["piste.compare.execution", "piste.compare.analysis", "piste.compare.report"],
-    ["piste.compare.comparison"],
+    ["piste.compare.comparison", "piste.compare.diff"],
     ["piste.compare.api"],
     ["piste.compare.csv", "piste.compare.tasks"],
     ["piste.compare"],

@@ -174,6 +174,23 @@ def compare(
 
 
 @app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="The output folder of a comparison.")],
+    after: Annotated[Path, typer.Argument(help="The output folder of another one with the same metric.")],
+    practical: Annotated[
+        float | None,
+        typer.Option(help="The largest difference too small to matter; that of the first comparison if not given."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Show what changed between two comparisons: settings, versions, and the result of every candidate."""
+    with _in_a_sentence(debug):
+        from .compare import diff as set_side_by_side
+
+        typer.echo(str(set_side_by_side(before, after, practical=practical)))
+
+
+@app.command()
 def tasks(debug: Debug = False) -> None:
     """List the built-in tasks, and what each is for."""
     with _in_a_sentence(debug):

@@ -172,6 +172,7 @@ class Summary:
 
     `defaults` are the final runs at the default options of a comparison that searched, and `tries` its search trials.
     `baseline` is the metric of a constant prediction, and `baseline_meaning` names the prediction; NaN if unknown.
+    `validation` identifies the validation set: the number of its examples, and a hash of their targets.
     `interrupted` and `left_out` say in a sentence why runs are missing; both are empty for a complete comparison.
     """
 
@@ -191,6 +192,7 @@ class Summary:
     baseline_meaning: str = ""
     defaults: list[Result] = field(default_factory=list)
     tries: list[Result] = field(default_factory=list)
+    validation: dict[str, Any] = field(default_factory=dict)
     picture: Callable[[Any], Any] | None = field(default=None, repr=False)
 
     @property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
 from ...optim import OPTIMIZERS
 from ..candidates import Candidate
@@ -71,8 +74,17 @@ def summarize(
     return Summary(
         plan.task.name, plan.task.about, plan.metric.name, higher_is_better, target, meaning, plan.settings(), rows,
         results, verdict, interrupted, left_out, baseline, baseline_meaning, runs.defaults, runs.tries,
-        plan.task.picture,
+        _identify(plan.data.targets), plan.task.picture,
     )  # fmt: skip
+
+
+def _identify(targets: torch.Tensor) -> dict[str, Any]:
+    """The number of validation examples, and a hash of their targets; no hash if the targets are unknown."""
+    if targets.is_floating_point() and bool(targets.isnan().all()):
+        return {"examples": len(targets), "targets": ""}
+    found = hashlib.sha256(f"{tuple(targets.shape)} {targets.dtype}".encode())
+    found.update(targets.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return {"examples": len(targets), "targets": found.hexdigest()[:16]}
 
 
 def _evidence(plan: Plan, names: Sequence[str], results: Sequence[Result]) -> Evidence:

@@ -25,6 +25,9 @@ from .html import render_html
 from .runs import runs_csv
 from .tables import escape_markdown, markdown_summary, table_csv
 
+RESULTS_FILE = "results.json"
+"""The file with all numbers of a comparison, which `piste diff` reads."""
+
 
 def make_output_folder(folder: str | os.PathLike[str]) -> Path:
     """Create the folder if it does not exist.
@@ -58,7 +61,7 @@ def save_report(comparison: Summary, folder: Path) -> list[Path]:
         text("results.csv", table_csv(comparison))
         text("runs.csv", runs_csv(comparison))
     numbers = to_json_data(comparison)
-    text("results.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+    text(RESULTS_FILE, json.dumps(numbers, indent=1, allow_nan=False) + "\n")
     if comparison.rows:
         text("report.html", render_html(comparison, numbers))
         text("report.md", render_markdown(comparison, numbers))
@@ -98,6 +101,7 @@ def to_json_data(comparison: Summary) -> dict[str, Any]:
         "target",
         "target_meaning",
         "settings",
+        "validation",
         "interrupted",
         "left_out",
     )

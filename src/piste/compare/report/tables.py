@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from ..results import Row, Summary
@@ -71,10 +72,12 @@ def table_lines(comparison: Summary) -> list[list[str]]:
 
 def markdown_table(comparison: Summary) -> str:
     """The table as Markdown, best first."""
-    titles, *rows = [
-        [escape_markdown(cell).replace("|", "\\|") for cell in line]
-        for line in (table_titles(comparison), *table_lines(comparison))
-    ]
+    return markdown_lines([table_titles(comparison), *table_lines(comparison)])
+
+
+def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
+    """Titles and rows of text as a Markdown table."""
+    titles, *rows = [[escape_markdown(cell).replace("|", "\\|") for cell in line] for line in lines]
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
