@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: test-torch test-pytorch test-gpu compare test sweep lint bench mutants replay clean
+.PHONY: test-torch test-pytorch test-gpu compare test sweep lint bench mutants replay docs docs-serve clean
 
 compare: $(VENV)/.installed
 	$(BIN)/piste compare digits --out piste-compare --fresh --jobs 2 --budget 80s
@@ -53,6 +53,17 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.mutants
+
+# The documentation site in build/site: a page that is missing, a broken link or code that fails ends the build.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(VENV)/.installed-docs
+	$(BIN)/python -m mkdocs serve --livereload
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e ".[docs]"
+	touch $@
 
 # Compare the source of every kernel with that of another commit: make replay BASE=<commit>
 replay: $(VENV)/.installed-dev

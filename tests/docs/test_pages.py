@@ -1,0 +1,81 @@
+"""The code of every page runs, its commands exist, and its translation has the same code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from piste.cli import app
+from tools.docs.blocks import BlockError, commands_of, python_blocks, run_blocks, setup_of
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if not path.name.endswith(".zh.md"))
+TRANSLATED = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.zh.md"))
+
+
+def read(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(read(page))])
+def test_the_python_of_a_page_runs_from_top_to_bottom(page):
+    text = read(page)
+    assert len(run_blocks(python_blocks(text), page, setup_of(text))) == len(python_blocks(text))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(read(page))])
+def test_the_commands_of_a_page_exist_with_their_options(page):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in commands_of(read(page)):
+        program, *words = shlex.split(line)
+        if program == "piste" and words[0] == "compare":
+            command = get_command(app).commands["compare"]
+            command.make_context("compare", words[1:])  # raises for an unknown option and for a value out of range
+        elif program == "piste":
+            done = CliRunner().invoke(app, words)
+            assert done.exit_code == 0, f"{line}\n{done.output}"
+        elif program == "make":
+            assert re.search(rf"^{words[0]}:", makefile, re.MULTILINE), line
+        elif program in ("python", "torchrun"):
+            module = words[words.index("-m") + 1] if "-m" in words else None
+            files = [word for word in words if word.endswith(".py")]
+            assert module or files, line
+            assert all((ROOT / file).exists() for file in files), line
+            assert module is None or (ROOT / module.split(".")[0]).is_dir(), line
+        else:
+            assert (program, words[0]) in {("pip", "install"), ("optuna-dashboard", "sqlite:///results/runs.db")}, line
+
+
+@pytest.mark.parametrize("page", TRANSLATED)
+def test_a_translation_has_the_code_headings_and_pictures_of_its_page(page):
+    english, chinese = read(page.replace(".zh.md", ".md")), read(page)
+    assert python_blocks(chinese) == python_blocks(english)
+    assert commands_of(chinese) == commands_of(english)
+    assert setup_of(chinese) == setup_of(english)
+    for pattern in (r"^(#+) ", r"\]\(([^)#]+)", r"^!!! (\w+)"):
+        assert sorted(re.findall(pattern, chinese, re.M)) == sorted(re.findall(pattern, english, re.M)), pattern
+
+
+def test_a_block_that_fails_is_named_with_its_page():
+    with pytest.raises(BlockError, match=r"(?s)some\.md: this block fails:\n\nx = 1 / 0\n.*ZeroDivisionError"):
+        run_blocks(["x = 1 / 0\n"], "some.md")
+
+
+def test_blocks_share_a_namespace_and_keep_what_they_print_and_draw(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    drawing = (
+        "import matplotlib.pyplot as plt\nplt.plot([0, a])\nprint(open('one.py').read() == '# one.py\\nb = 2\\n')\n"
+    )
+    first, file, second = run_blocks(["print(a)\n", "# one.py\nb = 2\n", drawing], "some.md", "a = 3\n")
+    assert (first.output, first.figures) == ("3\n", ())
+    assert file.output == ""
+    assert second.output == "True\n"
+    (svg,) = second.figures
+    assert svg.startswith("<svg") and "currentColor" in svg and "#010203" not in svg
+    assert not list(tmp_path.iterdir())
