@@ -91,7 +91,7 @@ def test_the_page_asks_for_nothing_from_outside_and_escapes_what_users_set(tmp_p
     assert found.verdict.sentence in shown.said
     assert "diverged" in shown.said
     plots = json.loads(re.search(r"const plots = (.*);\n", text)[1], parse_constant=pytest.fail)
-    assert {"loss0", "metric0", "time0", "rates", "smoothness", "path"} == set(plots)
+    assert {"loss0", "metric0", "time0", "rates", "parallel", "smoothness", "path"} == set(plots)
     assert shown.tags.count("tr") == 1 + len(found.rows) + 1  # the baseline
     worst = min(r.metrics[-1] for r in found.tries if r.status == "done")
     ticks = next(t for t in plots["rates"]["data"] if t["name"] == "wild" and "showlegend" in t)

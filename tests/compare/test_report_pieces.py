@@ -1,7 +1,9 @@
 """The parts of a report: raw runs, fonts, axes of flat curves, and what a notebook shows."""
 
 import csv
+import html
 import io
+import json
 import sys
 import types
 
@@ -11,7 +13,8 @@ from piste.compare import compare_task
 from piste.compare.report import fonts
 from piste.compare.report.figures import new_figure, save_figure, widened
 from piste.compare.report.files import to_json_data
-from piste.compare.report.html import _plots, render_html
+from piste.compare.report.html import render_html
+from piste.compare.report.plots import page_plots
 from piste.errors import Unsupported
 from tests.compare.small import task
 
@@ -113,8 +116,69 @@ def test_the_command_stands_in_the_report(found, monkeypatch):
 
 
 def test_time_is_steps_times_the_median_time_of_a_step(found):
-    plot = dict(_plots(found))["time0"]["figure"]
+    plot = dict(page_plots(found))["time0"]["figure"]
     adam = next(t for t in plot["data"] if t.get("name") == "Adam")
     runs = [r for r in found.results if r.candidate == "Adam"]
     assert adam["x"] == pytest.approx([s * sum(r.step_seconds for r in runs) / 2 for s in runs[0].steps])
     assert plot["layout"]["xaxis"]["title"]["text"] == "seconds"
+
+
+@pytest.fixture(scope="module")
+def searched():
+    search = {"momentum": [0.0, 0.9], "betas": [[0.9, 0.999], [0.8, 0.99]]}
+    return compare_task(task(), optimizers=["SGD", "Adam"], seeds=2, trials=4, search=search, progress=False)
+
+
+def test_every_searched_option_has_a_slice_of_the_finished_trials(searched):
+    plots = dict(page_plots(searched))
+    titles = {plot["title"]: plot["figure"] for plot in plots.values()}
+    assert {"Result by learning rate", "Result by momentum", "Result by betas"} <= set(titles)
+    (sgd,) = titles["Result by momentum"]["data"]
+    done = [r for r in searched.tries if r.candidate == "SGD" and r.status == "done"]
+    assert (sgd["name"], sgd["x"]) == ("SGD", [repr(r.options["momentum"]) for r in done])
+    assert sgd["y"] == [r.metrics[-1] for r in done]
+    assert titles["Result by momentum"]["layout"]["xaxis"]["categoryarray"] == ["0.0", "0.9"]
+
+
+def test_parallel_coordinates_hold_every_finished_trial(searched):
+    plot = dict(page_plots(searched))["parallel"]
+    (trace,) = plot["figure"]["data"]
+    axes = {axis["label"]: axis for axis in trace["dimensions"]}
+    first, *options, last = axes
+    assert (first, set(options), last) == ("candidate", {"learning rate", "momentum", "betas"}, "accuracy")
+    done = [r for r in searched.tries if r.status == "done"]
+    assert [10**v for v in axes["learning rate"]["values"]] == pytest.approx([r.lr for r in done])
+    assert axes["accuracy"]["values"] == trace["line"]["color"] == [r.metrics[-1] for r in done]
+    names = axes["candidate"]["ticktext"]
+    assert [names[i] for i in axes["candidate"]["values"]] == [r.candidate for r in done]
+    values = axes["momentum"]["ticktext"]
+    shown = [values[i] for i in axes["momentum"]["values"]]
+    assert shown == [repr(r.options["momentum"]) if "momentum" in r.options else "–" for r in done]
+
+
+def test_rates_of_different_searches_are_not_joined(searched, found):
+    adam = next(t for t in dict(page_plots(found))["rates"]["figure"]["data"] if t["name"] == "Adam")
+    gap = adam["x"].index(None)
+    seeds = [{t.split()[1] for t in part} for part in (adam["text"][:gap], adam["text"][gap + 1 :])]
+    assert [len(part) for part in seeds] == [1, 1] and seeds[0] != seeds[1]
+    assert adam["x"][:gap] == sorted(adam["x"][:gap])
+
+
+def test_dollar_signs_in_names_are_no_formulas(tmp_path):
+    name = "cost in $ of \\frac$"
+    found = compare_task(task(name=name), optimizers={name: "SGD", "b": "Adam"}, seeds=1, progress=False, out=tmp_path)
+    assert name in found.plot().get_suptitle()
+    assert name in html.unescape((tmp_path / "curves.svg").read_text())
+
+
+def test_the_metric_of_a_user_is_escaped_in_every_plot(tmp_path):
+    def metric(output, target):
+        return (output.argmax(1) == target).double()
+
+    metric.__name__ = "<i>m</i>"
+    search = {"momentum": [0.0, 0.9]}
+    found = compare_task(
+        task(metric=(metric, "max")), optimizers=["SGD"], seeds=1, trials=2, search=search, progress=False
+    )
+    titles = json.dumps([plot["figure"]["layout"] for plot in dict(page_plots(found)).values()])
+    assert "&lt;i&gt;m" in titles and "<i>" not in titles

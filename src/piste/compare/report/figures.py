@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..results import Result, Summary
-from .fonts import use_installed_fonts, write_as_code_points
+from .fonts import show_as_text, use_installed_fonts, write_as_code_points
 
 # The palette of Okabe and Ito, with the yellow darkened for white paper; a second round of candidates is dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#9A8B00")
@@ -89,6 +89,7 @@ def curve_figure(comparison: Summary) -> Any:
         ordered = sorted(entries, key=str.lower)
         figure.legend([entries[k] for k in ordered], ordered, loc="outside right center", frameon=False, fontsize=9)
     figure.suptitle(_title(comparison), fontsize=11, color=INK, x=0.01, ha="left")
+    show_as_text(figure)
     return figure
 
 
@@ -101,10 +102,11 @@ def learning_rate_figure(comparison: Summary) -> Any:
     for loss, axes in zip(losses, figure.subplots(1, len(losses), sharey=True, squeeze=False)[0], strict=True):
         for name in dict.fromkeys(r.optimizer for r in comparison.tries if r.loss == loss):
             trials = [r for r in comparison.tries if r.loss == loss and r.optimizer == name]
-            finished = sorted((r.lr, r.metrics[-1]) for r in trials if r.status == "done")
-            if finished:
-                line = {**style[name], **({"linestyle": ""} if any(r.options for r in trials) else {})}
-                (entries[name],) = axes.plot(*zip(*finished, strict=True), **line, lw=1.4, marker="o", ms=3.5)
+            finished = sorted((r.seed, r.lr, r.metrics[-1]) for r in trials if r.status == "done")
+            line = {**style[name], **({"linestyle": ""} if any(r.options for r in trials) else {})}
+            for seed in dict.fromkeys(number for number, _, _ in finished):  # a line for each search
+                points = [(lr, value) for number, lr, value in finished if number == seed]
+                (entries[name],) = axes.plot(*zip(*points, strict=True), **line, lw=1.4, marker="o", ms=3.5)
             unfinished = [r.lr for r in trials if r.status != "done"]
             axes.plot(
                 unfinished,
@@ -114,7 +116,7 @@ def learning_rate_figure(comparison: Summary) -> Any:
                 color=style[name]["color"],
                 transform=axes.get_xaxis_transform(),
             )
-            default = [(lr, value) for lr, value in finished if lr == trials[0].lr]
+            default = [(lr, value) for _, lr, value in finished if lr == trials[0].lr]
             if default:
                 axes.plot(*zip(*default, strict=True), "D", ms=7, mfc="none", mew=1.5, color=style[name]["color"])
         axes.set_xscale("log")
@@ -125,6 +127,7 @@ def learning_rate_figure(comparison: Summary) -> Any:
     figure.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
     title = f"{comparison.name}: result by learning rate. Diamond: default. Ticks below: pruned or diverged."
     figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+    show_as_text(figure)
     return figure
 
 

@@ -12,6 +12,18 @@ PLACEHOLDER = "Last Resort"
 NOTE = "Characters that no installed font has are written as \\uXXXX."
 
 
+def show_as_text(figure: Any) -> None:
+    """Show every text as it is: names may hold dollar signs, which are no formulas. Tick labels stay as they are."""
+    from matplotlib.text import Text
+
+    ticks: set[int] = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        ticks |= {id(text) for text in axis.findobj(Text) if text is not axis.label}
+    for text in figure.findobj(Text):
+        if id(text) not in ticks:
+            text.set_parse_math(False)
+
+
 def use_installed_fonts(figure: Any) -> set[str]:
     """Let every text of a figure fall back to installed fonts; returns the characters that none of them has."""
     families, missing = fallback_fonts({c for text in _texts(figure) for c in text.get_text() if c.isprintable()})
