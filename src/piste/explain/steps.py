@@ -20,7 +20,7 @@ from ..optim.composition import numbers_of, step_spec
 from ..optim.state import param_state
 from .text import FEW, MOST, format_tensor, spell_formula
 
-__all__ = ["explain_steps"]
+__all__ = ["NamedValue", "TracedRule", "explain_steps"]
 
 MOST_STEPS = 100
 
@@ -56,7 +56,7 @@ def explain_steps(
     p.grad = grad.detach().double().clone()
     instance = optimizer([p], **options)
     group = instance.param_groups[0]
-    rule = _Rule(optimizer, step_spec(optimizer, group))
+    rule = TracedRule(optimizer, step_spec(optimizer, group))
     numbers = {name: float(value) for name, value in numbers_of(optimizer, group).items()}
     shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
     sections = [f"{optimizer.__name__}({shown})", "\n".join(rule.describe(numbers))]
@@ -74,35 +74,41 @@ def explain_steps(
 
 
 @dataclass(frozen=True)
-class _Named:
+class NamedValue:
     """An intermediate value of a step, under the name that the text gives it."""
 
     name: str
     value: Any
 
 
-class _Rule:
-    """The formula of a step, traced on symbols: primed names are new values."""
+class TracedRule:
+    """The formula of a step, traced on symbols: primed names are new values.
+
+    Attributes:
+        scalars: The numbers of the step, in order.
+        lines: The intermediate values of an element and its new buffers, in order.
+        moved: The new parameter.
+    """
 
     def __init__(self, optimizer: type[Optimizer], spec: StepSpec) -> None:
         self.spec = spec
         self._keys = {buffer.letter: key for key, buffer in {**optimizer.buffers, **optimizer.counters}.items()}
         symbols: dict[str, Any] = {name: Expr("input", name) for name in (*spec.numbers, *spec.counters)}
-        self.scalars: list[_Named] = []
+        self.scalars: list[NamedValue] = []
         for name, formula in spec.per_step.items():
             value = trace(formula, **{asked: symbols[asked] for asked in parameters(formula)})
             new = f"{name}'" if name in symbols else name
-            self.scalars.append(_Named(new, value))
+            self.scalars.append(NamedValue(new, value))
             symbols[name] = Expr("input", new)
         p, g, *buffers = (Expr("input", name) for name in ("p", "g", *spec.buffers))
         with named_values(optimizer.update) as names:
             new_p, new_buffers = trace(spec.element, p, g, buffers, symbols)
-        self.moved = _Named("p'", new_p)
+        self.moved = NamedValue("p'", new_p)
         self.lines = self._name_values(names, dict(zip(spec.buffers, new_buffers, strict=True)), new_p)
         values = [x.value for x in (*self.scalars, *self.lines, self.moved)]
         self._inputs = {node.args[0]: node for node in topological_order(*values) if node.op == "input"}
 
-    def _name_values(self, names: Mapping[Expr, str], buffers: Mapping[str, Any], new_p: Expr) -> list[_Named]:
+    def _name_values(self, names: Mapping[Expr, str], buffers: Mapping[str, Any], new_p: Expr) -> list[NamedValue]:
         """Name the intermediate values in the order of computation, the new buffers and the step `d` among them."""
         taken = {"p", "g", *self.spec.buffers, *self.spec.numbers, *self.spec.counters}
         named = {value: f"{name}'" if name in taken else name for value, name in names.items()}
@@ -114,9 +120,9 @@ class _Rule:
             if isinstance(value, Expr) and value.op != "input":
                 named.setdefault(value, f"{letter}'")
         order = topological_order(new_p, *buffers.values())
-        lines = [_Named(named[value], value) for value in order if value in named and value is not new_p]
+        lines = [NamedValue(named[value], value) for value in order if value in named and value is not new_p]
         stated = {line.name for line in lines}
-        return lines + [_Named(f"{k}'", value) for k, value in buffers.items() if f"{k}'" not in stated]
+        return lines + [NamedValue(f"{k}'", value) for k, value in buffers.items() if f"{k}'" not in stated]
 
     def describe(self, numbers: Mapping[str, float]) -> list[str]:
         """Write the formula and the meaning of its symbols."""
