@@ -191,6 +191,22 @@ EXPLANATIONS = {
         lambda: piste.losses.L1Loss().explain_backend(X + 1j, Y + 1j),
         "by the eager backend: its dtype is torch.complex64",
     ),
+    "one class": (
+        lambda: piste.losses.CrossEntropyLoss(check="off").explain_backend(X[:, :1], torch.zeros(2).long()),
+        "by the eager backend: the kernel takes at least 2 classes",
+    ),
+    "dtypes of input and target": (
+        lambda: piste.losses.CrossEntropyLoss(check="off").explain_backend(X, Y.double()),
+        "by the eager backend: the kernel takes input and target of one dtype",
+    ),
+    "dtypes of vectors": (
+        lambda: piste.losses.TripletMarginLoss().explain_backend(X, Y, Y.double()),
+        "by the eager backend: the kernel takes vectors of one dtype",
+    ),
+    "a weight for each element": (
+        lambda: piste.losses.MultiLabelSoftMarginLoss(torch.ones(2, 3)).explain_backend(X, Y),
+        "by the eager backend: the kernel takes a weight for each class alone",
+    ),
     "meta": (
         lambda: piste.losses.MSELoss().explain_backend(X.to("meta"), Y.to("meta")),
         "by the eager backend: it is on meta",

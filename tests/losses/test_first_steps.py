@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import piste.losses as nn
+from piste.errors import InvalidValue
 
 F = nn.functional
 
@@ -26,7 +27,7 @@ def test_values_of_the_regression_losses(loss, function, expected: float) -> Non
 
 
 def test_bce_rejects_targets_above_one() -> None:
-    with pytest.raises(nn.loss.InvalidValue) as refusal:
+    with pytest.raises(InvalidValue) as refusal:
         nn.BCELoss()(SAMPLE, TARGET)
     assert str(refusal.value) == (
         "BCELoss: `target` must be in [0, 1]; received 2.0 at (1, 0), the first of 2; the farthest off is 3.0 at "

@@ -42,18 +42,21 @@ FILES = ("regression", "binary", "distributions", "margins", "class_loss", "clas
 """In the order of import."""
 FORMULAS = ("formula", "soft_formula", "derivatives", "value_checks")
 FURTHER = {
-    "class_loss": ("ClassLoss.prepare", "ClassLoss._soft_call", "ClassLoss._check_probabilities"),
-    "classification": ("NLLLoss._check_input",),
-    "multilabel": ("MultiMarginLoss.validate", "MultiLabelMarginLoss.prepare", "MultiLabelSoftMarginLoss.prepare"),
-    "embeddings": ("CosineEmbeddingLoss.prepare", "TripletLoss.prepare", "distance"),
+    "class_loss": ("ClassLoss.rows", "ClassLoss.check_values", "ClassLoss.prepared"),
+    "classification": ("NLLLoss.check_input",),
+    "multilabel": ("MultiLabelMarginLoss.check_values",),
+    "embeddings": ("CosineEmbeddingLoss.rows", "TripletLoss.rows", "distance"),
 }
 """Where else a value is judged or a denominator counted."""
+BASES = ("loss", "elementwise", "rowwise")
 WORDS = "piste.formula.row_functions"
 ROW_WORDS = ("log_softmax", "total", "norm", "size", "index", "each", "pick", "hinges")
 SHARED = {
-    "reduction": (("Reduction.of", "Reduction.denominator"), ("loss", "elementwise", "rowwise", *FILES)),
+    "reduction": (("Reduction.of", "Reduction.denominator"), ("arguments", "call", *BASES, *FILES)),
     "elementwise": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
-    "value_checks": (("first_violation",), ("reduction", "loss", "elementwise", "rowwise", *FILES)),
+    "rowwise": (("RowwiseLoss.prepare", "RowwiseLoss.prepared"), FILES[4:]),
+    "class_checks": (("check_probabilities",), FILES[4:]),
+    "value_checks": (("first_violation",), ("reduction", "arguments", "call", "class_checks", *BASES, *FILES)),
 }
 
 REGRESSION = ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss")
@@ -89,11 +92,20 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "SoftMarginLoss.formula: z > 0 -> z >= 0": BORDER,
     },
     "piste.losses.class_loss": {
-        f"ClassLoss.prepare: {PROMOTED} -> torch.promote_types(x.dtype, y.dtype)": "integers promote nothing",
-        "ClassLoss.prepare: 0 -> 1": UNUSED,
-        "ClassLoss.prepare: 0 -> 1 (number 2)": UNUSED,
-        "ClassLoss._check_probabilities: (sums - 1).abs() > slack -> (sums - 1).abs() >= slack": "no such sum",
-        **{f"ClassLoss._check_probabilities: sums - 1 -> {other}": EVEN for other in ("1 - sums", "-(sums - 1)")},
+        f"ClassLoss.rows: {PROMOTED} -> torch.promote_types(x.dtype, y.dtype)": "integers promote nothing",
+        "ClassLoss.check_values: 0 -> 1": UNUSED,
+        "ClassLoss.prepared: 0 -> 1": UNUSED,
+        "ClassLoss.prepared: 0 -> 1 (number 2)": UNUSED,
+    },
+    "piste.losses.class_checks": {
+        "check_probabilities: (sums - 1).abs() > slack -> (sums - 1).abs() >= slack": "no such sum",
+        **{f"check_probabilities: sums - 1 -> {other}": EVEN for other in ("1 - sums", "-(sums - 1)")},
+    },
+    "piste.losses.rowwise": {
+        "RowwiseLoss.prepared: x if x is None or kind in ('index', 'labels') else x.to(working) -> x": (
+            "the checks run in float64, which is its own working dtype"
+        ),
+        "RowwiseLoss.prepared: 0 -> 1": ALIKE,
     },
     "piste.losses.classification": {
         f"CrossEntropyLoss.soft_formula: y if label_smoothing == 0 else {SMOOTHED} -> {SMOOTHED}": "by 0 it is y",
@@ -108,7 +120,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "piste.losses.embeddings": {
         **{f"TripletMarginLoss.formula: {d} + eps -> -({d} + eps)": EVEN for d in ("a - b", "a - c", "b - c")},
-        "TripletLoss.prepare: 0 -> 1": ALIKE,
+        "TripletLoss.rows: 0 -> 1": ALIKE,
         "distance: a -> b": ALIKE,
         "distance: a -> b (number 3)": ALIKE,
     },

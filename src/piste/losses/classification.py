@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..engine import ValueCheck, Violation
@@ -15,8 +13,9 @@ from ..errors import InvalidValue
 from ..formula.expression import where
 from ..formula.row_functions import log_softmax, pick, size, total
 from ..options import Number
-from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss, rows_of_violation
-from .rowwise import RowCall
+from .class_checks import line_to_copy
+from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss
+from .rowwise import rows_of_violation
 from .value_checks import describe_violation, find_violation, shape_of
 
 __all__ = ["CrossEntropyLoss", "NLLLoss", "NLLLoss2d"]
@@ -74,21 +73,19 @@ class NLLLoss(ClassLoss):
     def formula(x, k, w=None):
         return -pick(x, k) if w is None else -pick(w, k) * pick(x, k)
 
-    @classmethod
-    def faults(cls, is_soft: bool, dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
-        """A log-probability above 0."""
-        return (_above_zero,)
+    index_faults = (_above_zero,)
 
     @classmethod
-    def _check_input(cls, x: Tensor, y: Tensor, keep: Tensor) -> None:
-        picked = pick(x.detach(), y)
+    def check_input(cls, x: Tensor, k: Tensor, keep: Tensor) -> None:
+        """Raise for a log-probability above 0."""
+        picked = pick(x, k)
         violation = find_violation(picked, keep & (picked > SLACK))
         if violation is not None:
             raise cls._above_zero_error(violation)
 
     @classmethod
     def index_checks(cls) -> tuple[ValueCheck, ...]:
-        """A log-probability above 0."""
+        """Return the check for a log-probability above 0."""
         return _log_probability_checks(cls)  # type: ignore[arg-type]
 
     @classmethod
@@ -127,22 +124,16 @@ class NLLLoss2d(NLLLoss):
     example = "torch.log_softmax(torch.randn(1, 3, 2, 2), dim=1), torch.tensor([[[0, 2], [1, 1]]])"
 
     @classmethod
-    def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
-        """Images alone."""
-        call = super().row_call(operands, **options)
-        return call if call is not None and operands[0].ndim == 4 else None
-
-    @classmethod
-    def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
+    def check_shape(cls, x: Tensor, y: Tensor) -> None:
+        """Raise for operands that are no images."""
         if x.dim() != 4 or y.dim() != 3:
             help = "NLLLoss takes (N, C) and (N)"
             if x.dim() == y.dim() == 4 and y.shape[1] == 1:
                 help = "target.squeeze(1)"
             raise InvalidValue(
                 "NLLLoss2d: `input` must be (N, C, H, W) and `target` (N, H, W), one class for each pixel; received "
-                f"{shape_of(x)} and {shape_of(y)}. Help: {help}. {cls._to_copy()}"
+                f"{shape_of(x)} and {shape_of(y)}. Help: {help}. {line_to_copy(cls)}"
             )
-        return super()._arranged(x, y, class_dim, check)
 
 
 class CrossEntropyLoss(ClassLoss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -14,16 +15,13 @@ from ..errors import InvalidType, InvalidValue
 from ..formula.expression import minimum, sqrt, where
 from ..formula.row_functions import norm, total
 from ..options import Flag, Function, Number
-from .call import PreparedCall
 from .corners import below
 from .margins import SIGN
-from .rowwise import RowCall, RowwiseLoss
+from .rowwise import Conditions, Rows, RowwiseLoss, rows_of_violation
 from .value_checks import (
-    check_nan,
     check_same_device,
     check_same_shape,
     check_tensors,
-    is_readable,
     shape_of,
 )
 
@@ -39,10 +37,13 @@ class VectorLoss(RowwiseLoss):
     formula: ClassVar[Any]
 
     @classmethod
-    def vectors(
-        cls, names: tuple[str, ...], operands: tuple[Any, ...], check: str
-    ) -> tuple[tuple[Tensor, ...], torch.dtype]:
-        """Vectors of one shape, device and dtype, and the dtype of the result."""
+    def check_vectors(cls, names: tuple[str, ...], operands: tuple[Any, ...]) -> tuple[torch.dtype, str | None]:
+        """Return the dtype of the result, and why no kernel applies; raise unless the shapes are the same.
+
+        Args:
+            names: The names of the operands.
+            operands: The vectors.
+        """
         name = cls.__name__
         check_tensors(name, names, operands)
         check_same_shape(name, names, operands)
@@ -53,20 +54,9 @@ class VectorLoss(RowwiseLoss):
                     f"{name}: `{argument}` must hold floating-point vectors; received {x.dtype}. Help: "
                     f"{argument}.float()."
                 )
-            if check == "nan" and is_readable((x,)):
-                check_nan(name, argument, x)
-        dtype = operands[0].dtype
-        for x in operands[1:]:
-            dtype = torch.promote_types(dtype, x.dtype)
-        return tuple(x.to(working_dtype(dtype)) for x in operands), dtype
-
-    @classmethod
-    def have_same_shape(cls, vectors: tuple[Any, ...]) -> bool:
-        """Whether the vectors are tensors of one shape and dtype with at least one dimension."""
-        first = vectors[0]
-        return all(
-            isinstance(x, Tensor) and x.dim() and x.shape == first.shape and x.dtype == first.dtype for x in vectors
-        )
+        dtype = functools.reduce(torch.promote_types, [x.dtype for x in operands])
+        has_one_dtype = all(x.dtype == dtype for x in operands)
+        return dtype, None if has_one_dtype else "the kernel takes vectors of one dtype"
 
 
 def _neither_sign(a, b, y):
@@ -113,20 +103,10 @@ class CosineEmbeddingLoss(VectorLoss):
         return where(y == 1, 1 - c, 0) + where(y == -1, far, 0)
 
     @classmethod
-    def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
-        """Pairs of vectors, each with a label."""
+    def rows(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Rows:
+        """Return pairs of vectors, each with a label."""
         a, b, y = operands
-        if not cls.have_same_shape((a, b)) or a.dim() > 2 or not isinstance(y, Tensor) or y.shape != a.shape[:-1]:
-            return None
-        row = a, b, y.to(working_dtype(a.dtype))
-        kinds = ("row", "row", "number")
-        return RowCall(cls.formula, row, kinds, options, (_neither_sign,), checks=_SIGN_CHECKS)
-
-    @classmethod
-    def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> PreparedCall:
-        """Pairs of vectors, each with a label."""
-        a, b, y = operands
-        (a, b), dtype = cls.vectors(cls.arguments[:2], (a, b), check)
+        dtype, obstacle = cls.check_vectors(cls.arguments[:2], (a, b))
         check_tensors(cls.__name__, ("target",), (y,))
         check_same_device(cls.__name__, ("input1", "target"), (a, y))
         if a.dim() not in (1, 2) or y.shape != a.shape[:-1]:
@@ -135,16 +115,25 @@ class CosineEmbeddingLoss(VectorLoss):
                 "received "
                 f"{shape_of(a)} and {shape_of(y)}. Help: one label for each pair of vectors."
             )
-        if check != "off" and is_readable((y,)):
-            LABEL.raise_for(cls.__name__, (a, b, y), 2)
-        return PreparedCall(cls.formula, (a, b, y), options, dtype, y.numel, y.numel, "count")
+        row = a, b, y.to(working_dtype(dtype))
+        return Rows(cls.formula, row, ("row", "row", "number"), options, dtype, obstacle=obstacle)
+
+    @classmethod
+    def conditions(cls, rows: Rows) -> Conditions:
+        """Return the labels that are allowed."""
+        return Conditions((_neither_sign,), checks=_SIGN_CHECKS)
+
+    @classmethod
+    def check_values(cls, rows: Rows, given: tuple[Tensor, ...]) -> None:
+        """Raise for a label other than -1 and 1."""
+        LABEL.raise_for(cls.__name__, given, 2)
 
 
 _SIGN_CHECKS = (
     ValueCheck(
         _neither_sign,
         lambda a, b, y: y,
-        lambda found: LABEL.error("CosineEmbeddingLoss", found._replace(shape=found.shape[:-1])),
+        lambda found: LABEL.error("CosineEmbeddingLoss", rows_of_violation(found)),
     ),
 )
 
@@ -158,21 +147,12 @@ class TripletLoss(VectorLoss):
     symbols = {"a": "a row of anchor", "b": "a row of positive", "c": "a row of negative"}
 
     @classmethod
-    def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
-        """Triplets of vectors."""
-        if not cls.have_same_shape(operands):
-            return None
-        return RowCall(cls.formula, operands, ("row", "row", "row"), options)
-
-    @classmethod
-    def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> PreparedCall:
-        """Triplets of vectors."""
-        vectors, dtype = cls.vectors(cls.arguments, operands, check)
-        first = vectors[0]
-        if first.dim() == 0:
+    def rows(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Rows:
+        """Return triplets of vectors."""
+        dtype, obstacle = cls.check_vectors(cls.arguments, operands)
+        if operands[0].dim() == 0:
             raise InvalidValue(f"{cls.__name__}: `anchor` must be (N, D) or (D); received a 0-dimensional tensor.")
-        rows = first.shape[:-1].numel()
-        return PreparedCall(cls.formula, vectors, options, dtype, lambda: rows, lambda: rows, "count")
+        return Rows(cls.formula, operands, ("row", "row", "row"), options, dtype, obstacle=obstacle)
 
 
 class TripletMarginLoss(TripletLoss):

@@ -127,27 +127,33 @@ class Loss(TorchLoss):
 
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
-        """The loss of operands whose options are valid."""
+        """Return the loss of operands whose options are valid."""
         call = cls.prepare(operands, check, **options)
-        tries_kernel = check != "nan" and not _is_compiling()  # torch.compile traces the formula instead
-        if not tries_kernel:
-            decline('check="nan" inspects every value' if check == "nan" else "torch.compile traces the formula")
+        tries_kernel = cls.tries_kernel(check)
         result = cls.by_kernel(call, reduction, check) if tries_kernel else None
-        if result is not None:
-            return narrowed(result, call.dtype)
-        if call.inspect is not None:
+        if result is None and call.inspect is not None:
             call.inspect()
             if tries_kernel and check == "raise":  # every value was in range
                 result = cls.by_kernel(call, reduction, "off")
-            if result is not None:
-                return narrowed(result, call.dtype)
+        return cls.eager_value(call, reduction) if result is None else narrowed(result, call.dtype)
+
+    @classmethod
+    def tries_kernel(cls, check: str) -> bool:
+        """Whether a call may go to a kernel."""
+        if check != "nan" and not _is_compiling():
+            return True
+        decline('check="nan" inspects every value' if check == "nan" else "torch.compile traces the formula")
+        return False
+
+    @classmethod
+    def eager_value(cls, call: PreparedCall, reduction: Reduction) -> Tensor:
+        """Return the loss of a call by the eager backend."""
         result = values(call.formula, call.derivatives, call.operands, call.options)
         if call.keep is not None:
             result = torch.where(call.keep, result, 0)
         if call.weight is not None:
             result = result * call.weight
-        result = reduction.of(cls.__name__, result, call)
-        return narrowed(result, call.dtype)
+        return narrowed(reduction.of(cls.__name__, result, call), call.dtype)
 
     @classmethod
     def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..engine import Bound, working_dtype
@@ -15,13 +14,12 @@ from ..formula.expression import exp, log1p, where
 from ..formula.row_functions import each, hinges, index, pick, size, total
 from ..options import Choice, Number
 from .binary import GUARD, LABEL
-from .call import PreparedCall, ValidatedSettings
+from .call import ValidatedSettings
 from .class_loss import CLASS_WEIGHT, ClassLoss
 from .loss import TorchWeightedLoss
-from .rowwise import RowCall, RowwiseLoss
+from .rowwise import Conditions, Rows, RowwiseLoss
 from .value_checks import (
     broadcast_weight,
-    check_nan,
     check_same_device,
     check_same_shape,
     check_tensors,
@@ -76,16 +74,10 @@ class MultiMarginLoss(ClassLoss):
         return loss if w is None else pick(w, k) * loss
 
     @classmethod
-    def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
-        """Single rows, or a set of them."""
-        call = super().row_call(operands, **options)
-        return call if call is not None and operands[0].ndim in (1, 2) else None
-
-    @classmethod
-    def _arranged(cls, x: Tensor, y: Tensor, class_dim: int | None, check: str) -> tuple[Tensor, Tensor, bool]:
+    def check_shape(cls, x: Tensor, y: Tensor) -> None:
+        """Raise for an input that is neither a row nor a set of rows."""
         if x.dim() not in (1, 2):
             raise InvalidValue(f"MultiMarginLoss: `input` must be (C) or (N, C); received {shape_of(x)}.")
-        return super()._arranged(x, y, class_dim, check)
 
 
 class _RowPairLoss(RowwiseLoss):
@@ -94,13 +86,13 @@ class _RowPairLoss(RowwiseLoss):
     formula: ClassVar[Any]
 
     @classmethod
-    def rows(cls, operands: tuple[Any, ...], check: str) -> tuple[Tensor, Tensor, torch.dtype, bool]:
-        """Validated input and target, the dtype of the result, and whether the target's values are to be checked."""
+    def check_operands(cls, x: Any, y: Any) -> None:
+        """Raise unless input and target are rows of one shape, the input floating."""
+        operands = x, y
         name = cls.__name__
         check_tensors(name, cls.arguments, operands)
         cls._check_shape(*operands)
         check_same_device(name, cls.arguments, operands)
-        x, y = operands
         if not x.is_floating_point():
             help = "input.float()"
             if y.is_floating_point():
@@ -113,22 +105,11 @@ class _RowPairLoss(RowwiseLoss):
                 f"{name}: `input` must have at least one class; received {shape_of(x)}. Help: the last layer of the "
                 "model needs an output for each class."
             )
-        is_checked = check != "off" and is_readable(operands)
-        if check == "nan" and is_checked:
-            check_nan(name, "input", x)
-            check_nan(name, "target", y)
-        return x.to(working_dtype(x.dtype)), y, x.dtype, is_checked
 
     @classmethod
     def _check_shape(cls, x: Tensor, y: Tensor) -> None:
         """Raise for input and target of different shapes."""
         check_same_shape(cls.__name__, cls.arguments, (x, y))
-
-    @classmethod
-    def have_same_shape(cls, operands: tuple[Any, ...]) -> bool:
-        """Whether the operands are two tensors of one shape with at least one dimension."""
-        x, y = operands
-        return isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape and x.dim() > 0
 
 
 class MultiLabelMarginLoss(_RowPairLoss):
@@ -202,32 +183,28 @@ class MultiLabelMarginLoss(_RowPairLoss):
         )
 
     @classmethod
-    def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
-        """Rows of scores, each with a list of class indices."""
+    def rows(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Rows:
+        """Return rows of scores, each with a list of class indices."""
+        cls.check_operands(*operands)
         x, y = operands
-        if not cls.have_same_shape(operands) or y.is_floating_point() or y.is_complex():
-            return None
-        return RowCall(cls.formula, (x, y.long()), ("row", "labels"), options)
-
-    @classmethod
-    def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> PreparedCall:
-        """Rows of scores, each with a list of class indices."""
-        x, y, dtype, is_checked = cls.rows(operands, check)
-        if y.is_floating_point():
+        if y.is_floating_point() or y.is_complex():
             raise InvalidType(
                 f"MultiLabelMarginLoss: `target` must hold class indices of dtype int64; received {y.dtype}. Help: "
                 "MultiLabelSoftMarginLoss takes a 0/1 label for each class."
             )
-        if is_checked:
-            classes = x.shape[-1]
-            violation = first_violation(y, (y < -1) | (y >= classes))
-            if violation:
-                raise InvalidValue(
-                    f"MultiLabelMarginLoss: `target` must hold class indices in [0, {classes - 1}], ended by -1; "
-                    f"received {violation}. Help: labels are numbered from 0."
-                )
-        rows = x.shape[:-1].numel()
-        return PreparedCall(cls.formula, (x, y.long()), options, dtype, lambda: rows, lambda: rows, "count")
+        return Rows(cls.formula, (x, y.long()), ("row", "labels"), options, x.dtype)
+
+    @classmethod
+    def check_values(cls, rows: Rows, given: tuple[Tensor, ...]) -> None:
+        """Raise for a class index out of range."""
+        x, y = given
+        classes = x.shape[-1]
+        violation = first_violation(y, (y < -1) | (y >= classes))
+        if violation:
+            raise InvalidValue(
+                f"MultiLabelMarginLoss: `target` must hold class indices in [0, {classes - 1}], ended by -1; "
+                f"received {violation}. Help: labels are numbered from 0."
+            )
 
 
 _LISTS = replace(LABEL, help="MultiLabelMarginLoss takes lists of class indices", help_for={})
@@ -274,36 +251,28 @@ class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
         return total(loss if w is None else w * loss) / size(x)
 
     @classmethod
-    def row_call(cls, operands: tuple[Any, ...], *, weight: Tensor | None = None, **options: Any) -> RowCall | None:
-        """Rows of logits, each with a row of labels."""
-        if not cls.have_same_shape(operands):
-            return None
+    def rows(cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any) -> Rows:
+        """Return rows of logits, each with a row of labels."""
+        cls.check_operands(*operands)
         x, y = operands
+        kinds, obstacle = ("row", "row", "shared"), None
         if weight is not None:
-            if weight.shape != x.shape[-1:]:
-                return None
-            weight = weight.to(working_dtype(x.dtype))
-        row = x, y.to(x.dtype), weight
-        kinds, bounds = ("row", "row", "shared"), (Bound(1, *GUARD),)
-        return RowCall(cls.formula, row, kinds, options, bounds=bounds, checks=_TARGET_CHECKS)
+            has_classes = weight.shape == x.shape[-1:]
+            weight = broadcast_weight(cls.__name__, "weight", weight, x).to(working_dtype(x.dtype))
+            obstacle = None if has_classes else "the kernel takes a weight for each class alone"
+        return Rows(cls.formula, (x, y.to(x.dtype), weight), kinds, options, x.dtype, obstacle=obstacle)
 
     @classmethod
-    def prepare(
-        cls, operands: tuple[Any, ...], check: str, *, weight: Tensor | None = None, **options: Any
-    ) -> PreparedCall:
-        """Rows of logits, each with a row of labels."""
-        x, y, dtype, is_checked = cls.rows(operands, check)
-        if is_checked:
-            rule = _LISTS if not y.is_floating_point() and bool((y > 1).any()) else LABEL
-            rule.raise_for(cls.__name__, (x, y), 1)
-        if weight is not None:
-            weight = broadcast_weight(cls.__name__, "weight", weight, x)
-            if check == "nan" and is_checked:
-                check_nan(cls.__name__, "weight", weight)
-        rows = x.shape[:-1].numel()
-        return PreparedCall(
-            cls.formula, (x, y.to(x.dtype), weight), options, dtype, lambda: rows, lambda: rows, "count"
-        )
+    def conditions(cls, rows: Rows) -> Conditions:
+        """Return the range of a label."""
+        return Conditions(bounds=(Bound(1, *GUARD),), checks=_TARGET_CHECKS)
+
+    @classmethod
+    def check_values(cls, rows: Rows, given: tuple[Tensor, ...]) -> None:
+        """Raise for a label outside [0, 1]."""
+        x, y = given
+        rule = _LISTS if not y.is_floating_point() and bool((y > 1).any()) else LABEL
+        rule.raise_for(cls.__name__, (x, y), 1)
 
 
 _TARGET_CHECKS = (LABEL.for_kernels("MultiLabelSoftMarginLoss", 1),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,33 +21,46 @@ from ..engine import (
     as_divisor,
     decline,
     dispatcher_of,
+    working_dtype,
 )
-from .call import ValidatedSettings
+from .call import PreparedCall, ValidatedSettings
 from .loss import Loss
 from .reduction import Reduction
-from .value_checks import check_class_weight
+from .value_checks import check_class_weight, check_nan, is_readable
 
-__all__ = ["RowCall", "RowwiseLoss"]
+__all__ = ["Conditions", "Rows", "RowwiseLoss", "rows_of_violation"]
 
 
-class RowCall(NamedTuple):
-    """A call for the kernel of rows: its formula, its operands, and the kind of each (as in `Column`)."""
+class Rows(NamedTuple):
+    """A valid call as rows: the form that kernels take, and that the eager backend converts."""
 
     formula: Callable[..., Any]
-    operands: tuple[Tensor | None, ...]
-    kinds: tuple[str, ...]
+    operands: tuple[Any, ...]  # tensors in the dtypes given, the classes or components last; None where left out
+    kinds: tuple[str, ...]  # of the operands, as in `Column`
     options: dict[str, Any]
-    faults: tuple[Callable[..., Any], ...] = ()  # conditions on a row that trigger the exact checks
-    bounds: tuple[Bound, ...] = ()  # ranges outside which the exact checks are triggered
+    dtype: torch.dtype  # of the result
     denominator: str = "count"
     ignored: int = NEVER
-    class_dim: int | None = None  # the dimension of the given input whose classes were moved to the end
+    moved_dim: int | None = None  # the dimension of the given input whose classes were moved to the end
+    obstacle: str | None = None  # why no kernel takes these operands
+
+
+class Conditions(NamedTuple):
+    """The conditions on values that a kernel checks."""
+
+    faults: tuple[Callable[..., Any], ...] = ()  # conditions on a row that trigger the exact checks
+    bounds: tuple[Bound, ...] = ()  # ranges outside which the exact checks are triggered
     checks: tuple[ValueCheck, ...] = ()  # all conditions on which values are rejected
     index_error: Callable[[Violation], Exception] | None = None  # returns the error for class indices out of range
 
 
+def rows_of_violation(found: Violation) -> Violation:
+    """Return violations with the shape of the rows, without the classes."""
+    return found._replace(shape=found.shape[:-1])
+
+
 class RowwiseLoss(Loss):
-    """A loss of rows; `row_call` has the kernel's form of a valid call."""
+    """A loss of rows: `rows` validates a call and `check_values` its values; kernel and eager backend compute both."""
 
     @classmethod
     def validate_all(cls, values: Mapping[str, Any]) -> Reduction:
@@ -59,7 +73,7 @@ class RowwiseLoss(Loss):
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
-        """By the kernel at once where operands of this kind went there unconverted; else step by step."""
+        """Return the loss by the kernel at once where operands of this kind went there unconverted."""
         try:
             x = operands[0]
             kind = (x.ndim, x.shape[-1] > 1, *[o.dtype for o in operands])
@@ -69,16 +83,16 @@ class RowwiseLoss(Loss):
             check_class_weight(cls.__name__, tensors["weight"])
         hit = settings.kernels.get(kind)
         if hit:
-            dispatcher, arguments, class_dim = hit
+            dispatcher, arguments, moved_dim = hit
             given = (*operands, *tensors.values()) if tensors else operands
-            if class_dim is not None:
-                given = (x.movedim(class_dim, -1), *given[1:])
+            if moved_dim is not None:
+                given = (x.movedim(moved_dim, -1), *given[1:])
             result = dispatcher.loss(given, arguments)
             if result is not None:
-                settings.last_hit = None if tensors or class_dim is not None or settings.waits else hit
+                settings.last_hit = None if tensors or moved_dim is not None or settings.waits else hit
                 return result
         result = super().call(operands, settings, tensors)
-        if hit is None and not torch.compiler.is_compiling():
+        if hit is None and isinstance(x, Tensor) and not torch.compiler.is_compiling():
             settings.kernels[kind] = cls._kernel_for(operands, settings, tensors)
         return result
 
@@ -86,74 +100,115 @@ class RowwiseLoss(Loss):
     def _kernel_for(
         cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]
     ) -> tuple[Any, ...]:
-        """The dispatcher for further calls of this kind and its launch arguments, or () if operands are converted."""
-        is_plain = settings.check != "nan" and not isinstance(settings.reduction.normalizer, Tensor)
-        call = cls.row_call(operands, **settings.options, **tensors) if is_plain else None
-        if call is None:
+        """Return the dispatcher for further calls of this kind, its launch arguments and the moved dimension, or ()."""
+        if settings.check == "nan" or isinstance(settings.reduction.normalizer, Tensor):
             return ()
+        rows = cls.rows(operands, settings.check, **settings.options, **tensors)
         given = (*operands, *tensors.values())
-        unconverted = tuple(x for x in call.operands if x is not None)
-        moved = 0 if call.class_dim is None else 1  # the input is a view then, whose dtype is that of the given one
+        unconverted = tuple(x for x in rows.operands if x is not None)
+        moved = 0 if rows.moved_dim is None else 1  # the input is a view then, whose dtype is that of the given one
         if len(unconverted) != len(given) or not all(map(operator.is_, unconverted[moved:], given[moved:])):
             return ()
-        target = cls._dispatcher(call, settings.reduction, settings.check, operands[0].ndim)
-        return () if target is None else (*target, call.class_dim)
+        target = cls._dispatcher(rows, settings.reduction, settings.check, operands[0].ndim)
+        return () if target is None else (*target, rows.moved_dim)
 
     @classmethod
-    def row_call(cls, operands: tuple[Any, ...], **options: Any) -> RowCall | None:
-        """The kernel's form of valid operands, or None for others, which `prepare` converts or rejects."""
-        return None
+    @abstractmethod
+    def rows(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Rows:
+        """Return the rows of a call; raise for operands whose types, shapes or devices do not fit."""
+
+    @classmethod
+    def conditions(cls, rows: Rows) -> Conditions:
+        """Return the conditions on values that a kernel checks."""
+        return Conditions()
+
+    @classmethod
+    def check_values(cls, rows: Rows, given: tuple[Tensor, ...]) -> None:
+        """Raise for values outside the domain of the loss.
+
+        Args:
+            rows: The rows of the call.
+            given: Its operands.
+        """
+
+    @classmethod
+    def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> PreparedCall:
+        """Validate the operands of a call and convert them to the form of the formula."""
+        rows = cls.rows(operands, check, **options)
+        if check != "off" and is_readable(operands):
+            cls.check_values(rows, operands)
+            if check == "nan":
+                for argument, operand in zip(cls.arguments, operands, strict=True):
+                    check_nan(cls.__name__, argument, operand)
+        return cls.prepared(rows)
+
+    @classmethod
+    def prepared(cls, rows: Rows) -> PreparedCall:
+        """Return the rows for the eager backend: in the dtype of the computation, with the denominators."""
+        working = working_dtype(rows.dtype)
+        operands = tuple(
+            x if x is None or kind in ("index", "labels") else x.to(working)
+            for x, kind in zip(rows.operands, rows.kinds, strict=True)
+        )
+        number = rows.operands[0].shape[:-1].numel()
+        return PreparedCall(
+            rows.formula, operands, rows.options, rows.dtype, lambda: number, lambda: number, rows.denominator
+        )
 
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
-        """By the kernel where it applies."""
-        tries_kernel = check != "nan" and not torch.compiler.is_compiling()  # torch.compile traces the formula instead
-        call = cls.row_call(operands, **options) if tries_kernel else None
-        if tries_kernel and call is None:
-            decline("the kernel takes no operands of these dtypes and shapes")
-        target = None if call is None else cls._dispatcher(call, reduction, check)
-        result = None
-        if call is not None and target is not None:
-            result = target[0].loss(tuple([x for x in call.operands if x is not None]), target[1])
-        return super().compute(operands, reduction, check, **options) if result is None else result
+        """Return the loss by the kernel where it applies, and by the eager backend otherwise."""
+        if cls.tries_kernel(check):
+            rows = cls.rows(operands, check, **options)
+            if rows.obstacle is not None:
+                decline(rows.obstacle)
+            elif (target := cls._dispatcher(rows, reduction, check)) is not None:
+                result = target[0].loss(tuple([x for x in rows.operands if x is not None]), target[1])
+                if result is not None:
+                    return result
+        return cls.eager_value(cls.prepare(operands, check, **options), reduction)
 
     @classmethod
     def _dispatcher(
-        cls, call: RowCall, reduction: Reduction, check: str, dims: int = -1
+        cls, rows: Rows, reduction: Reduction, check: str, dims: int = -1
     ) -> tuple[LossDispatcher, LossArguments] | None:
-        """The dispatcher for a call and its launch arguments, or None."""
+        """Return the dispatcher for a call and its launch arguments, or None."""
+        if rows.obstacle is not None:
+            return None
         how = "given"
         by: float | Tensor = 0.0 if reduction.mode == "mean" else 1.0
         if reduction.mode == "mean":
-            name = call.denominator if reduction.normalizer is None else reduction.normalizer
+            name = rows.denominator if reduction.normalizer is None else reduction.normalizer
             if isinstance(name, Tensor):
                 name = as_divisor(name)
                 if name is None or (not isinstance(name, Tensor) and not name):
                     decline("the denominator is 0, or a tensor that can't be read here or needs a gradient")
                     return None
-            if name == "weights" and "shared" in call.kinds and "index" not in call.kinds:
+            if name == "weights" and "shared" in rows.kinds and "index" not in rows.kinds:
                 decline("the weights of probabilities are a sum over all of them")
                 return None
-            has_weights = name == "weights" and "shared" in call.kinds and call.operands[-1] is not None
+            has_weights = name == "weights" and "shared" in rows.kinds and rows.operands[-1] is not None
             if isinstance(name, Tensor):
                 how, by = "device", name
             elif not isinstance(name, str):
                 by = float(name)
             elif has_weights:
                 how = "weights"
-            elif call.ignored != NEVER:
+            elif rows.ignored != NEVER:
                 how = "count"
-        faults, bounds, checks = (call.faults, call.bounds, call.checks) if check == "raise" else ((), (), ())
+        faults, bounds, checks, index_error = cls.conditions(rows)
+        if check != "raise":
+            faults, bounds, checks = (), (), ()
         spec = LossSpec(
-            call.formula,
+            rows.formula,
             None,
-            tuple(None if x is None else kind for x, kind in zip(call.operands, call.kinds, strict=True)),
-            tuple(call.options.items()),
+            tuple(None if x is None else kind for x, kind in zip(rows.operands, rows.kinds, strict=True)),
+            tuple(rows.options.items()),
             faults,
             bounds,
             "none" if reduction.mode == "none" else "sum",
             how,
             checks,
-            call.index_error,
+            index_error,
         )
-        return dispatcher_of(spec), LossArguments.of(by, call.ignored, reduction.empty == "nan", dims)
+        return dispatcher_of(spec), LossArguments.of(by, rows.ignored, reduction.empty == "nan", dims)

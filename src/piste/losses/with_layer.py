@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import InvalidType, InvalidValue, Unsupported, did_you_mean
 from .call import PreparedCall
+from .class_checks import arrange, check_indices, check_probabilities, check_weight
 from .classification import CrossEntropyLoss, NLLLoss
 from .loss import Loss
 from .reduction import SETTINGS, make_reduction
@@ -258,17 +259,17 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
         logits = torch.empty((), device=target.device).expand(
             (*input.shape[:-1], linear_weight.shape[0], *linear_weight.shape[1:-1])
         )
-        x, y, has_indices = _Linear._arranged(logits, target, None, check)
+        x, y, has_indices, _ = arrange(_Linear, logits, target, None, check)
         if weight is not None:
-            _Linear._check_weight(weight, x)
+            check_weight(_Linear, weight, x)
             if check != "off":
                 check_class_weight(name, weight)
         keep = y != (-100 if ignore_index is None else ignore_index) if has_indices else None
         if check != "off" and is_readable((input, target)):
             if keep is not None:
-                _Linear._check_indices(y, keep, x.shape[-1], -100 if ignore_index is None else ignore_index)
+                check_indices(_Linear, y, keep, x.shape[-1], -100 if ignore_index is None else ignore_index)
             else:
-                _Linear._check_probabilities(y.float(), y.dtype)
+                check_probabilities(_Linear, y.float(), y.dtype)
             if check == "nan":
                 for argument, operand in (("input", input), ("target", target), ("linear_weight", linear_weight)):
                     check_nan(name, argument, operand)
