@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import piste
 from piste.cli import app
+from piste.compare.report import files
 
 TASK = """
 import torch
@@ -49,6 +50,28 @@ def test_the_tasks_are_listed(run):
     lines = run("tasks").output.strip().split("\n")
     assert {line.split()[0] for line in lines} >= {"digits", "digits-cnn", "diabetes", "line"}
     assert all(len(line.split()) > 5 for line in lines)
+
+
+def test_a_task_file_that_draws_random_numbers_is_the_same_task_again(run, tmp_path):
+    text = TASK.replace(", generator=torch.Generator().manual_seed(0)", "").replace("lambda: ", "")
+    (tmp_path / "my_task.py").write_text(text)
+    words = ("compare", "my_task.py", "--optimizers", "SGD", "--defaults")
+    assert run(*words, "--seeds", "2").exit_code == 0
+    again = run(*words, "--seeds", "3")
+    assert again.exit_code == 0, again.output
+    assert "3 runs, 2 of them already finished" in again.output
+
+
+def test_a_table_is_shown_even_if_the_report_cannot_be_written(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "render_html", full)
+    done = run("compare", "my_task.py", "--optimizers", "SGD", "--defaults", "--seeds", "2", "--out", "here")
+    assert done.exit_code == 2
+    assert "| SGD |" in done.output
+    assert "open here/report.html" not in done.output
+    assert "piste: the report can't be written into here: No space left on device." in done.stderr
 
 
 def test_a_comparison_from_a_task_file(run, tmp_path):

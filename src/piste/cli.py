@@ -146,6 +146,7 @@ def compare(
     typer.echo(f"piste compare {task}: preparing data and candidates ...")
     with _in_a_sentence(debug):
         from .compare import compare_task
+        from .compare.comparison import UnsavedReport
 
         of_table = {"kind": kind, "group": group, "time": time, "validation": validation, "drop": drop,
                     "decimal": decimal, "encoding": encoding}  # fmt: skip
@@ -158,13 +159,21 @@ def compare(
             raise InvalidValue("--defaults searches nothing; it excludes --trials, --search and --budget.")
         tuned = not defaults and lr is None and trials is None
         out = out or Path("piste-compare") / _folder_name(task, made)
-        comparison = compare_task(
-            made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
-            seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), out=out, fresh=fresh,
-            budget=budget, tuned=tuned,
-            storage=storage, jobs=jobs, ray=ray, track=_names(track), practical=practical, progress=True,
-        )  # fmt: skip
-        _show(comparison, out)
+        try:
+            comparison = compare_task(
+                made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
+                seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), out=out, fresh=fresh, budget=budget,
+                tuned=tuned, storage=storage, jobs=jobs, ray=ray, track=_names(track), practical=practical,
+                progress=True,
+            )  # fmt: skip
+        except UnsavedReport as unsaved:
+            _show(unsaved.comparison)
+            raise
+        _show(comparison)
+        if comparison.rows:
+            typer.echo(
+                f"\nReport, curves and numbers are in {out}{'/' * (str(out) != '.')}: open {out / 'report.html'}."
+            )
         if save_model is not None:
             _save_model(made, comparison, optimizers, losses, save_model)
     if comparison.interrupted:
@@ -365,7 +374,7 @@ def _numbers(option: str, text: str) -> Any:
         ) from error
 
 
-def _show(comparison: Comparison, out: Path) -> None:
+def _show(comparison: Comparison) -> None:
     from rich.console import Console
 
     from .compare.report.tables import rich_tables
@@ -389,9 +398,6 @@ def _show(comparison: Comparison, out: Path) -> None:
     for said in (comparison.interrupted, comparison.left_out):
         if said:
             typer.echo(said)
-    typer.echo(
-        f"\nReport, curves and numbers are in {out}{'/' if str(out) != '.' else ''}: open {out / 'report.html'}."
-    )
 
 
 if __name__ == "__main__":

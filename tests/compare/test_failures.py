@@ -59,6 +59,11 @@ def test_a_failed_run_is_tried_again_and_a_finished_one_is_not(tmp_path):
     assert first.results[0].losses == again.results[0].losses
 
 
+def test_a_failure_while_the_budget_is_fitted_is_a_marked_row_as_well():
+    found = compare_task(task(), **OPTIONS, seeds=2, trials=1, budget=60)
+    assert [(row.name, row.failed) for row in found.rows] == [("SGD", 0), ("hungry", 2)]
+
+
 def test_the_same_failure_of_all_candidates_is_one_of_the_task():
     class Broken(nn.Module):
         def __init__(self):

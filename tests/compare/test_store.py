@@ -1,16 +1,21 @@
 """The store of runs: stale results are refused, a comparison is extended, and folders and databases are protected."""
 
+import errno
 import functools
+import pathlib
+import sqlite3
 import subprocess
 import sys
 
 import optuna
 import pytest
 import torch
+from sqlalchemy.exc import IntegrityError, OperationalError
 from torch import nn
 
-from piste.compare import compare_task
+from piste.compare import UnsavedReport, compare_task
 from piste.compare.execution import executor as executor_module
+from piste.compare.execution import store
 from piste.errors import InvalidValue, PisteError
 from tests.compare.small import data, environment, model, task
 
@@ -157,6 +162,60 @@ def test_a_run_that_cannot_be_stored_says_so_and_keeps_those_before_it(tmp_path,
     monkeypatch.setattr(executor_module, "run_trial", lambda *a, **o: (done.append(1), run(*a, **o))[1])
     assert found_by(tmp_path).rows
     assert len(done) == 2
+
+
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(tmp_path, monkeypatch):
+    found_by(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "runs.db"}
+
+    def full(self, text, **options):
+        if self.name == "report.html":
+            with open(self, "w") as file:
+                file.write(text[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, text, **options)
+
+    real = pathlib.Path.write_text
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    with pytest.raises(UnsavedReport) as caught:
+        found_by(tmp_path, seeds=3)
+    assert str(caught.value) == (
+        f"the report can't be written into {tmp_path}: No space left on device. Finished runs are kept. "
+        f"Help: free the disk and repeat the call."
+    )
+    assert [row.seeds for row in caught.value.comparison.rows] == [3, 3]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "runs.db"} == before
+
+
+def test_a_disk_without_space_for_the_file_of_runs_is_named(tmp_path, monkeypatch):
+    def full(*_, **__):
+        cause = sqlite3.OperationalError("database or disk is full")
+        raise OperationalError("CREATE TABLE", {}, cause) from cause
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", full)
+    with pytest.raises(InvalidValue) as caught:
+        found_by(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/runs.db can't be used: database or disk is full. Help: free the disk and check its permissions, "
+        f"or give another folder with --out (out=)."
+    )
+
+
+def test_a_database_whose_tables_another_process_creates_is_opened_afterwards(tmp_path, monkeypatch):
+    real, calls = optuna.storages.RDBStorage.__init__, []
+
+    def raced(self, url):
+        calls.append(url)
+        if len(calls) == 1:
+            raise IntegrityError("INSERT", {}, sqlite3.IntegrityError("UNIQUE constraint failed: alembic_version"))
+        if len(calls) == 2:
+            raise OperationalError("CREATE TABLE", {}, sqlite3.OperationalError("table studies already exists"))
+        real(self, url)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", raced)
+    monkeypatch.setattr(store, "CREATION_SECONDS", 0.0)
+    assert found_by(tmp_path, storage=f"sqlite:///{tmp_path}/team.db").rows
+    assert len(calls) == 3
 
 
 def test_fresh_discards_no_runs_that_another_folder_wrote(tmp_path):

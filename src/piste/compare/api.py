@@ -6,11 +6,11 @@ import contextlib
 import time
 from typing import Any
 
-from ..errors import InvalidType
+from ..errors import InvalidType, PisteError
 from ..options import Number
 from .analysis.summary import summarize
 from .budget import TUNED_BUDGET, estimate, parse_duration
-from .comparison import Comparison
+from .comparison import Comparison, UnsavedReport
 from .execution.interrupts import Interrupts
 from .execution.scheduler import run_plan
 from .execution.select import select_executor
@@ -102,6 +102,7 @@ def compare(
     Raises:
         InvalidValue: If an argument is out of range; before any training.
         InvalidType: If an argument has the wrong type; before any training.
+        UnsavedReport: If the report can't be written, such as on a full disk; its `comparison` holds the results.
 
     Example:
         >>> import piste, torch
@@ -181,6 +182,9 @@ def compare_task(
                 store.bind(plan)
                 runs, interrupted, left_out = run_plan(plan, store, listener, executor, interrupts, began)
             comparison = Comparison.of(summarize(plan, runs, interrupted, left_out, practical))
-        files = [] if folder is None else comparison.save(folder)
+        try:
+            files = [] if folder is None else comparison.save(folder)
+        except PisteError as error:
+            raise UnsavedReport(str(error), comparison) from error
         listener.on_report(comparison, files)
     return comparison

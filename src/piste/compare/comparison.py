@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import Unsupported
+from ..errors import PisteError, Unsupported
 from .report.figures import curve_figure
 from .report.files import save_report
 from .report.runs import run_records
@@ -62,3 +62,11 @@ class Comparison(Summary):
 
     def _repr_markdown_(self) -> str:
         return markdown_summary(self)
+
+
+class UnsavedReport(PisteError):
+    """The report of a finished comparison could not be written; `comparison` holds its results."""
+
+    def __init__(self, reason: str, comparison: Comparison) -> None:
+        super().__init__(reason)
+        self.comparison = comparison

@@ -10,6 +10,7 @@ from types import ModuleType
 
 from ..errors import InvalidValue, did_you_mean
 from .task import Task, as_task
+from .training.random_state import RandomState
 
 MODULE_PREFIX = "piste_task_"
 """The prefix of the module names of task files; no import statement finds these modules."""
@@ -23,11 +24,18 @@ def is_task_file(text: str) -> bool:
 def load_task(text: str) -> Task:
     """The task made by `file.py:function`; the function defaults to `make`.
 
+    Random numbers that the file draws are the same each time, so that the same command makes the same task.
+
     Raises:
         InvalidValue: If the file or the function does not exist or fails, with the line number.
     """
     file, _, function = text.partition(":")
     path, function = Path(file), function or "make"
+    with RandomState(0):
+        return _load(path, function)
+
+
+def _load(path: Path, function: str) -> Task:
     module = _import_file(path)
     functions = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
     if function not in functions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import socket
-from collections.abc import Mapping
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from ..search_space import format_options
 from ..training.example_scores import pack_scores, unpack_scores
 from .executor import Job
 from .lock import FolderLock
+from .settings import describe_difference, extended_settings
 
 DATABASE_FILE = "runs.db"
 SETTINGS_STUDY = "settings"
+CREATION_ATTEMPTS, CREATION_SECONDS = 5, 0.5
+"""How often, and how long apart, a database is opened whose tables another process creates."""
 
 
 class Store:
@@ -86,7 +89,7 @@ class DatabaseStore(Store):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._prefix, self.where = optuna, f"{name}/" if name else "", where
         self._writer, self._lock = writer, lock
-        self._storage = optuna.storages.RDBStorage(url)
+        self._storage = _open_storage(url)
         self._studies: dict[str, Any] = {}
         if fresh:
             self._discard()
@@ -122,7 +125,7 @@ class DatabaseStore(Store):
                     f"{self.where} holds another comparison: {difference}. "
                     f"Help: give another folder with --out (out=), or start over with --fresh (fresh=True)."
                 )
-            settings = _union(self.settings, settings)
+            settings = extended_settings(self.settings, settings)
         if self.settings != settings:
             study.set_user_attr("settings", settings)
             study.set_user_attr("writer", self._writer)
@@ -184,14 +187,36 @@ def open_store(folder: Path | None, storage: str | None = None, name: str = "", 
         raise
 
 
+def _open_storage(url: str) -> Any:
+    """An Optuna storage, whose tables another process may be creating at the same moment."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+    for _ in range(CREATION_ATTEMPTS):
+        try:
+            return RDBStorage(url)
+        except (IntegrityError, ProgrammingError):
+            pass
+        except OperationalError as error:
+            if "already exists" not in str(error):
+                raise
+        time.sleep(CREATION_SECONDS)
+    return RDBStorage(url)
+
+
 def _open_folder(folder: Path, fresh: bool, lock: FolderLock | None) -> Store:
-    from sqlalchemy.exc import DatabaseError
+    from sqlalchemy.exc import DatabaseError, OperationalError
 
     file = folder / DATABASE_FILE
     if fresh:
         file.unlink(missing_ok=True)
     try:
         return DatabaseStore(f"sqlite:///{file.resolve()}", "", str(file), lock=lock)
+    except OperationalError as error:  # a full disk, missing permissions
+        raise InvalidValue(
+            f"{file} can't be used: {_reason(error)}. Help: free the disk and check its permissions, or give another "
+            f"folder with --out (out=)."
+        ) from error
     except (DatabaseError, ValueError, KeyError) as error:
         raise InvalidValue(
             f"{file} can't be read: {_reason(error)}. Help: start over with --fresh (fresh=True), or give another "
@@ -244,52 +269,3 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
-
-
-def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What makes two comparisons different, in words; empty if the second one uses or extends the runs of the first."""
-    parts = [
-        f"{key} was {before.get(key)}, now {now.get(key)}"
-        for key in dict.fromkeys([*before, *now])
-        if key not in _EXTENSIBLE and before.get(key) != now.get(key)
-    ]
-    if before["seeds"][0] != now["seeds"][0]:
-        parts.append(f"the first seed was {before['seeds'][0]}, now {now['seeds'][0]}")
-    old, new = (settings["fingerprint"] for settings in (before, now))
-    if isinstance(old, str):
-        parts.append("its runs were stored by an earlier version of Piste")
-    else:
-        parts += [f"the {name} changed" for name in new if new[name] != old.get(name)]
-    known = {c["name"]: c for c in before["candidates"]}
-    parts += [text for c in now["candidates"] if (text := _change(known.get(c["name"], c), c))]
-    return "; ".join(parts)
-
-
-_EXTENSIBLE = ("seeds", "trials", "candidates", "fingerprint", "epochs")
-
-
-def _change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What changed of a candidate."""
-    name = now["name"]
-    if before["lr"] != now["lr"]:
-        old, new = ("its default" if c["lr"] is None else f"{c['lr']:g}" for c in (before, now))
-        return f"the learning rate of `{name}` was {old}, now {new}"
-    old_code, new_code = before.get("code", {}), now["code"]
-    if old_code.get("optimizer") != new_code["optimizer"]:
-        if before["bound"] != now["bound"]:
-            return f"`{name}` was made with {before['bound'] or 'no options'}, now with {now['bound'] or 'no options'}"
-        return f"the code of the optimizer `{now['optimizer']}`, or a value that it reads, changed"
-    return f"the code of the loss `{now['loss']}`, or a value that it reads, changed" * (
-        old_code.get("loss") != new_code["loss"]
-    )
-
-
-def _union(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a comparison and its extension."""
-    by_name = {c["name"]: c for c in (*before["candidates"], *now["candidates"])}
-    return {
-        **now,
-        "seeds": max(before["seeds"], now["seeds"], key=len),
-        "trials": max(before["trials"], now["trials"]),
-        "candidates": list(by_name.values()),
-    }

@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 import torch
 
-from ...errors import InvalidValue
+from ...errors import InvalidValue, PisteError
 from ...version import __version__
 from ..results import Result, Summary
 from ..training.example_scores import pack_scores
@@ -49,8 +49,28 @@ def make_output_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def save_report(comparison: Summary, folder: Path) -> list[Path]:
-    """Write the report, the figures, the table and all numbers; returns the paths of the files."""
+    """Write the report, the figures, the table and all numbers; returns the paths of the files.
+
+    The files replace earlier ones when all are written, so that no file is cut off.
+
+    Raises:
+        PisteError: If they can't be written, such as on a full disk.
+    """
     folder = make_output_folder(folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as draft:
+            written = _write_files(comparison, Path(draft))
+            for path in written:
+                path.replace(folder / path.name)
+    except OSError as error:
+        raise PisteError(
+            f"the report can't be written into {folder}: {error.strerror or error}. Finished runs are kept. "
+            f"Help: free the disk and repeat the call."
+        ) from error
+    return [folder / path.name for path in written]
+
+
+def _write_files(comparison: Summary, folder: Path) -> list[Path]:
     written = []
 
     def text(name: str, content: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..plan import Plan
 from ..results import Result
 from .random_state import RandomState
-from .trial import Diverged, TrainingRun
+from .trial import TrainingRun
 
 MIN_MEASURED_SECONDS = 0.01
 """The duration of the measured steps of each candidate; at least one step is measured."""
@@ -57,8 +57,8 @@ def measure_step_costs(plan: Plan) -> dict[str, StepCost]:
                     began = time.perf_counter()
                     run.step(batch, len(measured) + 2)
                     measured.append(time.perf_counter() - began)
-            except Diverged:
-                pass  # its runs will be short; the steps measured so far count
+            except Exception:
+                pass  # its runs will diverge or fail early; the steps measured so far count
     return {
         c.name: StepCost(min(starts), evaluations.get(c.loss, 0.0), statistics.median(steps[c.name] or [0.0]))
         for c in plan.candidates
