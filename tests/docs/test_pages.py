@@ -15,8 +15,9 @@ from tools.docs.blocks import BlockError, commands_of, python_blocks, run_blocks
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if not path.name.endswith(".zh.md"))
-TRANSLATED = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.zh.md"))
+WRITTEN = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+PAGES = [path for path in WRITTEN if not path.endswith(".zh.md") and not path.startswith("reference/")]
+TRANSLATED = [path for path in WRITTEN if path.endswith(".zh.md")]
 
 
 def read(page: str) -> str:

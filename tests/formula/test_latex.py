@@ -160,6 +160,17 @@ def test_a_value_with_a_name_is_written_by_its_name():
     assert printer((x * y) * (x * y)) == r"\hat{m}^{2}"
 
 
+def test_a_primed_name_is_raised_in_braces():
+    printer = LatexPrinter(names={"x": "x'"})
+    assert printer(x * x) == "{x'}^{2}"
+    assert printer(x**3.0) == "{x'}^{3}"
+
+
+def test_a_factor_of_one_is_left_out():
+    assert LatexPrinter()(x * each(1.0)) == "x"
+    assert LatexPrinter()((x + y) * each(1.0) * z) == r"\left(x + y\right) \, z"
+
+
 def test_rows_are_written_by_their_entries():
     k = Expr("input", "k")
     printer = LatexPrinter({"x", "y"})

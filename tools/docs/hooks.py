@@ -5,13 +5,28 @@ from __future__ import annotations
 import html
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import latex2mathml.converter
 
 from tools.docs.blocks import Block, python_blocks, run_blocks, setup_of
+from tools.docs.figures import placeholder, with_figures
+from tools.docs.reference import reference_pages
 
-_figures: dict[str, str] = {}  # by the name of their placeholder
+
+def on_pre_build(config: Any) -> None:
+    """Write the pages of the reference to `docs/reference`, which is made by each build and not committed."""
+    for path, text in _reference().items():
+        file = Path(config["docs_dir"], path)
+        file.parent.mkdir(exist_ok=True)
+        if not file.exists() or file.read_text(encoding="utf-8") != text:  # an unchanged page starts no new build
+            file.write_text(text, encoding="utf-8")
+
+
+@cache
+def _reference() -> dict[str, str]:
+    return reference_pages()
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
@@ -42,13 +57,6 @@ def _shown(fence: str, block: Block) -> str:
     return "\n\n".join(parts)
 
 
-def placeholder(svg: str) -> str:
-    """Return an element that is replaced by a figure when the page is complete, so that search leaves it out."""
-    name = f"figure-{len(_figures)}"
-    _figures[name] = svg
-    return f'<figure data-figure="{name}"></figure>'
-
-
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     """Convert formulas from LaTeX to MathML, which browsers draw without scripts and fonts."""
     content = re.sub(
@@ -68,4 +76,4 @@ def _mathml(latex: str, display: str) -> str:
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
     """Put the figures in place."""
-    return re.sub(r'<figure data-figure="([^"]+)"></figure>', lambda m: f"<figure>{_figures[m[1]]}</figure>", output)
+    return with_figures(output)

@@ -139,17 +139,20 @@ class LatexPrinter:
         """Write a product, with equal factors as a power."""
         counts: dict[Any, int] = {}
         for factor in [*self._factors(node.args[0]), *self._factors(node.args[1])]:
-            counts[factor] = counts.get(factor, 0) + 1
+            if not _is_one(factor):
+                counts[factor] = counts.get(factor, 0) + 1
+        if not counts:
+            return "1", _ATOM
         parts = []
         for position, (factor, count) in enumerate(counts.items()):
             is_open = self._is_sum_over_row(factor) and (count > 1 or position < len(counts) - 1)
             text = self(factor, index, _ATOM if count > 1 else _PRODUCT)
             text = rf"\left({text}\right)" if is_open and count == 1 else text
-            parts.append(text if count == 1 else f"{text}^{{{count}}}")
+            parts.append(text if count == 1 else _power(text, str(count)))
         text = parts[0]
         for part in parts[1:]:
             text += (r" \cdot " if part[0].isdigit() else r" \, ") + part
-        return text, _PRODUCT if len(parts) > 1 else _POWER
+        return text, _PRODUCT if len(parts) > 1 or len(counts) == 1 else _POWER
 
     def _factors(self, value: Any) -> list[Any]:
         """Return the factors of a product; a product that has a name is one."""
@@ -192,6 +195,17 @@ class LatexPrinter:
         return rf"\log\left({inner}\right)", _ATOM
 
 
+def _is_one(value: Any) -> bool:
+    if isinstance(value, Expr):
+        return value.op == "each" and _is_one(value.args[0])
+    return not isinstance(value, NamedConstant) and value == 1
+
+
+def _power(base: str, exponent: str) -> str:
+    """Raise to a power; a prime is an exponent already, so a base that has one stands in braces."""
+    return f"{{{base}}}^{{{exponent}}}" if "'" in base else f"{base}^{{{exponent}}}"
+
+
 def _infix(symbol: str, rank: int, right: int) -> Callable[[LatexPrinter, Expr, str], tuple[str, int]]:
     def form(p: LatexPrinter, node: Expr, index: str) -> tuple[str, int]:
         a, b = node.args
@@ -217,7 +231,7 @@ _FORMS: dict[str, Callable[[LatexPrinter, Expr, str], tuple[str, int]]] = {
     "-": _infix("-", _SUM, _SUM + 1),
     "*": LatexPrinter._product,
     "/": lambda p, n, i: (rf"\frac{{{p(n.args[0], i)}}}{{{p(n.args[1], i)}}}", _FRACTION),
-    "**": lambda p, n, i: (f"{p(n.args[0], i, _ATOM)}^{{{p(n.args[1], i)}}}", _POWER),
+    "**": lambda p, n, i: (_power(p(n.args[0], i, _ATOM), p(n.args[1], i)), _POWER),
     "&": _infix(r"\text{ and }", 2, 2),
     "|": _infix(r"\text{ or }", 1, 1),
     "invert": lambda p, n, i: (rf"\text{{not }} {p(n.args[0], i, 3)}", 2),

@@ -1,0 +1,115 @@
+"""The reference is made from the classes: their formulas as in the papers, their arguments and their state."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from piste.losses import LOSSES
+from piste.losses.elementwise import ElementwiseLoss
+from piste.optim import OPTIMIZERS, Adagrad, Adam, Optimizer
+from piste.optim.options import rate
+from tools.docs.formulas import loss_variants, optimizer_formula, optimizer_variants
+from tools.docs.libraries import read_libraries
+from tools.docs.pictures import best_rate, draw_loss, path, valley
+from tools.docs.reference import _loss_page, _optimizer_page, _sections
+
+
+def test_the_formula_of_adam_is_that_of_its_paper():
+    assert optimizer_formula(Adam) == [
+        r"m_{t} = \beta_{1} \, m_{t-1} + \left(1 - \beta_{1}\right) \, g_{t}",
+        r"\hat{m} = \frac{m_{t}}{1 - \beta_{1}^{t}}",
+        r"v_{t} = \beta_{2} \, v_{t-1} + \left(1 - \beta_{2}\right) \, g_{t}^{2}",
+        r"\hat{v} = \frac{v_{t}}{1 - \beta_{2}^{t}}",
+        r"d = \frac{\hat{m}}{\sqrt{\hat{v}} + \epsilon}",
+        r"\theta_{t} = \theta_{t-1} - \mathrm{lr} \, d",
+    ]
+
+
+def test_the_formula_of_adagrad_is_that_of_torch():
+    assert optimizer_formula(Adagrad)[1:] == [
+        r"s_{t} = s_{t-1} + g_{t}^{2}",
+        r"d = \frac{g_{t}}{\sqrt{s_{t}} + \epsilon}",
+        r"\theta_{t} = \theta_{t-1} - \mathrm{lr}' \, d",
+    ]
+
+
+def test_options_that_change_the_formula_have_a_formula_of_their_own():
+    found = optimizer_variants(Adam)
+    assert list(found) == [
+        "",
+        "With `amsgrad=True`",
+        "With `decoupled_weight_decay=True` and `weight_decay` above 0",
+        "With `weight_decay` above 0",
+    ]
+    assert r"w_{t} = \max\left(w_{t-1}, v_{t}\right)" in found["With `amsgrad=True`"]
+
+
+def test_a_new_optimizer_has_a_page_without_further_code():
+    class Doubling(Optimizer):
+        """A step of twice the gradient."""
+
+        options = {"lr": rate(0.25)}
+
+        def update(g):
+            return 2 * g
+
+    page = _optimizer_page(Doubling)
+    assert r"\theta_{t} = \theta_{t-1} - \mathrm{lr} \, d" in page
+    assert r"d = 2 \, g_{t}" in page
+    assert "| `lr` | `0.25` |" in page
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_page_of_an_optimizer_lists_its_arguments_and_its_state(name):
+    cls = OPTIMIZERS[name]
+    page = _optimizer_page(cls)
+    for option in cls.options:
+        assert f"| `{option}` |" in page
+    for key in cls.state_keys():
+        assert f"| `{key}` |" in page
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_has_its_formula_or_is_computed_by_torch(name):
+    variants = loss_variants(LOSSES[name])
+    assert (variants == {}) == (name == "CTCLoss")
+    for equations, _ in variants.values():
+        assert equations[-1].startswith(r"\ell = ")
+
+
+def test_the_derivative_of_cross_entropy_is_softmax_minus_one_hot():
+    (_, slopes) = loss_variants(LOSSES["CrossEntropyLoss"])[""]
+    assert slopes == [r"\frac{\partial \ell}{\partial x_{i}} = e^{p_{i}} - [i = k]"]
+
+
+def test_the_page_of_a_loss_has_the_sections_of_its_docstring():
+    page = _loss_page(LOSSES["HuberLoss"])
+    assert "## Differences from PyTorch\n\ntorch.nn.HuberLoss broadcasts operands" in page
+    assert re.search(r"\| `delta` \| `1.0` \| \(0, inf\) \|", page)
+    assert '`"huber"` in `piste.compare`' in page
+
+
+def test_a_docstring_is_split_into_its_sections():
+    text = _sections(LOSSES["L1Loss"])
+    assert text["summary"][0] == "The absolute difference, |x - y|."
+    assert text["differs from torch"] == ["torch.nn.L1Loss broadcasts operands of different shapes."]
+
+
+def test_curves_are_drawn_where_the_input_is_valid():
+    svg = draw_loss(LOSSES["BCELoss"])
+    assert "target 0" in svg and "target 1" in svg and "target 3" not in svg
+    assert issubclass(LOSSES["BCELoss"], ElementwiseLoss)
+
+
+def test_the_best_rate_is_the_one_with_the_lowest_end():
+    ends = {lr: float(valley(path(OPTIMIZERS["SGD"], valley, lr=lr)[-1])) for lr in (0.01, 10**-1.25, 0.1)}
+    assert best_rate(OPTIMIZERS["SGD"], valley) == pytest.approx(10**-1.25)
+    assert ends[10**-1.25] == min(ends.values())
+
+
+def test_recorded_signatures_have_a_version():
+    for library in read_libraries().values():
+        assert re.match(r"\d+\.\d+", library["version"])
+        assert "learning_rate" in library["optimizers"]["Adam"]["arguments"]

@@ -1,0 +1,262 @@
+"""The reference: a page for each optimizer and loss, made from the class that runs, and one for the other functions."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import piste
+from piste.losses import LOSSES, Loss
+from piste.losses.reduction import SETTINGS, reduction_option
+from piste.optim import OPTIMIZERS, Optimizer
+from piste.options import Option
+
+from .figures import placeholder
+from .formulas import loss_variants, optimizer_variants
+from .libraries import read_libraries
+from .pictures import draw_loss, draw_path
+
+__all__ = ["reference_pages"]
+
+ROOT = Path(__file__).parents[2]
+FUNCTIONS = ("explain", "compare", "patch", "check")
+COMPARE = ("compare_task", "table", "Task", "Metric", "Predictor")
+
+
+def reference_pages() -> dict[str, str]:
+    """Return the Markdown of every page of the reference, by its path."""
+    pages = {"reference/index.md": _index(), "reference/functions.md": _functions()}
+    pages |= {f"reference/{name.lower()}.md": _optimizer_page(cls) for name, cls in OPTIMIZERS.items()}
+    pages |= {f"reference/{name.lower()}.md": _loss_page(cls) for name, cls in LOSSES.items()}
+    return pages
+
+
+def _index() -> str:
+    lines = ["# Reference", "", "Made from the classes that run: formulas, arguments, ranges, defaults and state.", ""]
+    for title, table in (("Optimizers", OPTIMIZERS), ("Losses", LOSSES)):
+        lines += [f"## {title}", "", "| | |", "|---|---|"]
+        lines += [f"| [{n}]({n.lower()}.md) | {_cell(_sections(c)['summary'][0])} |" for n, c in table.items()]
+        lines.append("")
+    functions = ", ".join(f"[`{name}`](functions.md#{name})" for name in (*FUNCTIONS, *(n.lower() for n in COMPARE)))
+    return "\n".join([*lines, "## Functions", "", functions, ""])
+
+
+# --- optimizers ---------------------------------------------------------------------------------------------------
+
+
+def _optimizer_page(cls: type[Optimizer]) -> str:
+    text = _sections(cls)
+    variants = optimizer_variants(cls)
+    example = cls([torch.zeros(2, requires_grad=True)])
+    lines = [f"# {cls.__name__}", "", *_paragraphs(text["summary"]), "", "## Formula", ""]
+    lines += _formulas(variants.pop(""))
+    lines += ["", _symbols(cls), ""]
+    for name, equations in variants.items():
+        lines += [f'??? note "{_plain(name)}"', "", *(f"    {line}" for line in _formulas(equations)), ""]
+    lines += ["## Arguments", "", *_arguments(cls.options), ""]
+    lines += ["`maximize`, `foreach`, `capturable`, `differentiable` and `fused` are those of `torch.optim`.", ""]
+    lines += _elsewhere(cls)
+    lines += ["## State of a parameter", "", *_state(cls, example), ""]
+    lines += ["## Backend", "", "Of float32 parameters on the CPU:", ""]
+    lines += [f"``` text\n{example.explain_backend()}\n```", ""]
+    lines += [*_speed(cls.__name__), "## Path", ""]
+    lines += ["Down a valley that is 25 times steeper in one direction than in the other, from the same start:", ""]
+    lines += [placeholder(draw_path(cls)), "", *_example(text)]
+    return "\n".join(lines) + "\n"
+
+
+def _symbols(cls: type[Optimizer]) -> str:
+    kept = [f"${b.letter}$ is `{key}`" for key, b in {**cls.buffers, **cls.counters}.items() if len(b.letter) == 1]
+    words = ["$\\theta$ is the parameter", "$g_{t}$ its gradient", "$t$ the step", *kept]
+    return f"{', '.join(words)}. The other letters are arguments, and values of the step."
+
+
+def _state(cls: type[Optimizer], example: Optimizer) -> list[str]:
+    rows = ["| key | in the formula | exists | starts at | size |", "|---|---|---|---|---|"]
+    if cls.counts_steps:
+        rows.append("| `step` | $t$ | always | 0 | one number |")
+    for table, size in ((cls.counters, "one number"), (cls.buffers, "that of the parameter")):
+        for key, b in table.items():
+            start = f"`{b.start}`" if isinstance(b.start, str) else f"{b.start:g}"
+            rows.append(f"| `{key}` | `{b.letter}` | {f'with `{b.when}`' if b.when else 'always'} | {start} | {size} |")
+    return rows if len(rows) > 2 else ["None."]
+
+
+def _elsewhere(cls: type[Optimizer]) -> list[str]:
+    """Return a table of the same optimizer in other libraries."""
+    name, rows = cls.__name__, []
+    torchs = getattr(torch.optim, name, None)
+    if torchs is not None:
+        hidden = {"params", "foreach", "maximize", "capturable", "differentiable", "fused"}
+        given = inspect.signature(torchs).parameters.values()
+        shown = ", ".join(f"{p.name}={p.default!r}" for p in given if p.name not in hidden)
+        rows.append(f"| `torch.optim.{name}` of torch {torch.__version__.partition('+')[0]} | `{shown}` |")
+    for library, prefix in (("keras", "keras.optimizers."), ("optax", "optax.")):
+        recorded = read_libraries()[library]
+        if found := recorded["optimizers"].get(name):
+            shown = ", ".join(k if v == "required" else f"{k}={v}" for k, v in found["arguments"].items())
+            rows.append(f"| `{prefix}{found['name']}` of {library} {recorded['version']} | `{shown}` |")
+    if not rows:
+        return []
+    head = [
+        "## Elsewhere",
+        "",
+        "Equal names don't mean equal steps: the guides from [Keras](../guides/from-keras.md) and",
+    ]
+    head[-1] += " [optax](../guides/from-optax.md) name the differences."
+    return [*head, "", "| | arguments |", "|---|---|", *rows, ""]
+
+
+def _speed(name: str) -> list[str]:
+    """Return the rows of the measured table that concern an optimizer."""
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    rows = []
+    for line in page.partition("# The speed of a step on a GPU")[0].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) > 6 and cells[1] == name and cells[3] == "alone":
+            rows.append(f"| {cells[0]} | {cells[2]} | {cells[4]} | {cells[5]} | {cells[6]} |")
+    if not rows:
+        return []
+    head = (
+        "On a CPU, of a step alone; a ratio above 1 means that Piste is faster. [All measurements](../performance.md)."
+    )
+    return [
+        "## Speed",
+        "",
+        head,
+        "",
+        "| tensors | threads | Piste | the best other | ratio |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+# --- losses -------------------------------------------------------------------------------------------------------
+
+
+def _loss_page(cls: type[Loss]) -> str:
+    text, variants = _sections(cls), loss_variants(cls)
+    lines = [f"# {cls.__name__}", "", *_paragraphs(text["summary"]), ""]
+    if variants:
+        lines += ["## Formula", "", *_formulas(variants[""][0]), ""]
+        if cls.symbols:
+            used = {
+                k: v
+                for k, v in cls.symbols.items()
+                if re.search(rf"(?<![a-z\\]){k}(?![a-z])", " ".join(variants[""][0]))
+            }
+            lines += [", ".join(f"${k}$ is {v}" for k, v in used.items()) + ".", ""]
+        lines += _slopes(variants.pop("")[1])
+        for name, (equations, slopes) in variants.items():
+            body = [*_formulas(equations), *_slopes(slopes)]
+            lines += [f'??? note "{_plain(name)}"', "", *(f"    {line}".rstrip() for line in body), ""]
+    else:
+        lines += [f"Piste validates the operands; `torch.nn.functional.{cls.functional_name}` computes the loss.", ""]
+    lines += ["## Curve", "", placeholder(draw_loss(cls)), ""]
+    options = {**cls.options, "reduction": reduction_option(cls.reductions), **SETTINGS}
+    lines += ["## Arguments", "", f"`input` and so on: {cls.expects}.", "", *_arguments(options), ""]
+    for title in ("Shape", "Raises"):
+        lines += [f"## {title}", "", *_items(text.get(title.lower(), [])), ""]
+    lines += ["## Differences from PyTorch", "", *_paragraphs(text.get("differs from torch", [])), ""]
+    names = ", ".join(f'`"{name}"`' for name in (cls.name, *cls.aliases))
+    lines += ["## Names", "", f"{names} in `piste.compare` and `piste.explain`; "]
+    lines[-1] += f"the function is `piste.losses.functional.{cls.functional_name}`."
+    return "\n".join([*lines, "", *_example(text)]) + "\n"
+
+
+def _slopes(equations: list[str]) -> list[str]:
+    shown = [line for line in equations if len(line) < 320]
+    if len(shown) < len(equations):
+        return ["The derivatives are derived from the formula by reverse accumulation.", ""]
+    return [*_formulas(shown), ""]
+
+
+# --- functions ----------------------------------------------------------------------------------------------------
+
+
+def _functions() -> str:
+    lines = ["# Functions", ""]
+    package = sys.modules["piste.compare"]  # the function of that name hides it
+    found = [(f"piste.{n}", getattr(piste, n)) for n in FUNCTIONS]
+    found += [(f"piste.compare.{n}", getattr(package, n)) for n in COMPARE]
+    for name, value in found:
+        text = _sections(value)
+        short = name.rpartition(".")[2]
+        lines += [f"## `{short}` {{ #{short.lower()} }}", "", f"``` python\n{name}{inspect.signature(value)}\n```", ""]
+        lines += _paragraphs(text["summary"])
+        for title in ("Args", "Attributes", "Returns", "Raises"):
+            if title.lower() in text:
+                lines += ["", f"**{title}**", "", *_items(text[title.lower()])]
+        lines += ["", *_example(text, "")]
+    return "\n".join(lines) + "\n"
+
+
+# --- docstrings ---------------------------------------------------------------------------------------------------
+
+
+def _sections(value: Any) -> dict[str, list[str]]:
+    """Return the sections of a docstring in Google's format, and the text in front of them as the summary."""
+    found: dict[str, list[str]] = {"summary": []}
+    name = "summary"
+    for line in inspect.cleandoc(value.__doc__ or "").splitlines():
+        head = re.match(r"(Args|Shape|Returns|Raises|Attributes|Example|Differs from torch):(.*)$", line)
+        if head:
+            name = head[1].lower()
+            found[name] = [head[2].strip()] if head[2].strip() else []
+        else:
+            found[name].append(line)
+    return {name: _dedented(lines) for name, lines in found.items()}
+
+
+def _dedented(lines: list[str]) -> list[str]:
+    return inspect.cleandoc("\n" + "\n".join(lines)).splitlines() if lines else []
+
+
+def _paragraphs(lines: Iterable[str]) -> list[str]:
+    """Return text as Markdown: links become links, and names of code stay as they are."""
+    text = re.sub(r"(?<![<(])(https?://[^\s,)]+)", r"<\1>", "\n".join(lines))
+    parts = re.split(r"(`[^`]*`|<http[^>]*>)", text)  # code and links stay as they are
+    return ["".join(part if i % 2 else re.sub(r"([*_])", r"\\\1", part) for i, part in enumerate(parts))]
+
+
+def _items(lines: list[str]) -> list[str]:
+    """Return `name: description` lines, with their continuation, as a list."""
+    text = "\n".join(lines)
+    entries = re.split(r"\n(?=\S)", text) if text else []
+    return [re.sub(r"^([\w, `]+?):\s", r"- **\1**: ", " ".join(entry.split())) for entry in entries]
+
+
+def _example(text: dict[str, list[str]], heading: str = "## Example") -> list[str]:
+    if not text.get("example"):
+        return []
+    return [
+        *([heading, ""] if heading else []),
+        "``` pycon",
+        *(line.replace("<BLANKLINE>", "") for line in text["example"]),
+        "```",
+        "",
+    ]
+
+
+def _arguments(options: dict[str, Option]) -> list[str]:
+    rows = ["| argument | default | range | meaning |", "|---|---|---|---|"]
+    return rows + [f"| `{n}` | `{o.default!r}` | {_cell(o.range)} | {_cell(o.doc)} |" for n, o in options.items()]
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([|*_<])", r"\\\1", text) if "`" not in text else text.replace("|", r"\|")
+
+
+def _plain(text: str) -> str:
+    return text.replace('"', "'")
+
+
+def _formulas(equations: Iterable[str]) -> list[str]:
+    return [line for equation in equations for line in ("$$", equation, "$$", "")]
