@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import json
+import re
 import sys
 import types
 
@@ -45,7 +46,10 @@ def test_pandas_gets_the_same_rows(found, monkeypatch):
 
 
 def test_a_notebook_gets_a_figure_and_a_short_repr(found):
-    assert len(found.plot().axes) == 3  # loss, tuned metric, metric at the defaults
+    tuned, default, loss = found.plot().axes
+    assert (tuned.get_ylabel(), default.get_ylabel()) == ("accuracy, searched learning rates", "default learning rates")
+    assert tuned.get_ylim() == default.get_ylim()
+    assert loss.get_ylabel() == "cross_entropy, training"
     assert repr(found) == f"<Comparison 'task': 2 candidates, 4 runs. {found.verdict.sentence}>"
 
 
@@ -53,6 +57,15 @@ def test_the_page_is_below_two_and_a_half_megabytes_and_holds_each_seed(found):
     page = render_html(found, to_json_data(found))
     assert len(page) < 2_500_000
     assert '"name": "Adam, seed 1"' in page
+
+
+def test_an_svg_has_colours_for_dark_pages_that_match_its_styles(tmp_path):
+    found = compare_task(task(), optimizers=["Adadelta", "SGD"], seeds=2, progress=False)
+    svg, _ = save_figure(found.plot(), tmp_path, "curves")
+    dark, _, drawn = svg.read_text().partition("@media (prefers-color-scheme: dark)")[2].partition("</style>")
+    selected = set(re.findall(r'\*="([^"]+)"', dark)) - {"fill:"}
+    assert len(selected) == 7
+    assert all(f"{style}" in drawn for style in selected)
 
 
 def test_a_flat_curve_has_an_axis_wider_than_its_rounding():
@@ -71,7 +84,7 @@ def test_characters_of_other_scripts_use_an_installed_font_or_their_code_points(
     svg, _ = save_figure(figure, tmp_path, "named")
     assert "优化器 é" in svg.read_text()
     assert figure.axes[0].get_title() == "\\u4f18化器 é"
-    assert figure.axes[0].title.get_fontfamily() == [fonts.FONT, "Other"]
+    assert figure.axes[0].title.get_fontfamily() == [fonts.FONT, "Other", "sans-serif"]
     assert [text.get_text() for text in figure.texts] == [fonts.NOTE]
 
 

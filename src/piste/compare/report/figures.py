@@ -19,6 +19,18 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
 MIN_SPAN = 1e-3
 """The least range of an axis, as a share of the largest value on it."""
 INK, FAINT = "#222222", "#8a8a8a"
+WIDTH, CHARACTERS_PER_INCH = 7.0, 12.0
+"""The width in inches of the figure that pages show, readable on a phone, and how much of a title fits into an inch."""
+LINE_HEIGHT = 13 / 72
+"""The height of a label at the end of a curve in inches."""
+DARK = """@media (prefers-color-scheme: dark) {
+[style*="fill: #ffffff"] { fill: #16181c !important } [style*="fill: #222222"] { fill: #e8e8ea !important }
+[style*="stroke: #222222"], [style*="stroke: #000000"] { stroke: #e8e8ea !important }
+[style*="stroke: #e6e6e6"] { stroke: #34373e !important } [style*="stroke: #0072b2"] { stroke: #3b82f6 !important }
+[style*="fill: #0072b2"] { fill: #3b82f6 !important }
+text:not([style*="fill:"]), [style^="fill-opacity"] { fill: #e8e8ea }
+}"""
+"""The colours of an SVG where the reader's system is dark."""
 
 
 def styles(comparison: Summary) -> dict[str, dict[str, Any]]:
@@ -41,7 +53,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
-    """Save a figure as SVG, with text as text, and as PNG; returns both paths."""
+    """Save a figure as SVG, with text as text and colours for dark pages, and as PNG; returns both paths."""
     import matplotlib
 
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
@@ -50,6 +62,8 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
         with warnings.catch_warnings():  # text stays text in an SVG, whatever fonts this machine has
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(paths[0], metadata={"Date": None})
+        drawn = paths[0].read_text(encoding="utf-8")
+        paths[0].write_text(drawn.replace("</style>", f"{DARK}</style>", 1), encoding="utf-8")
         write_as_code_points(figure, missing)
         figure.savefig(paths[1], dpi=110)
     return paths
@@ -58,14 +72,16 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
 def curve_figure(comparison: Summary) -> Any:
     """Training loss and validation metric over the steps: side by side for one loss, else a column for each loss.
 
-    With one loss, after a search, a third panel shows the runs at the default learning rates on the same scale.
+    With one loss, after a search, the metric at the searched and at the default learning rates stand side by side on
+    the same scale, above the training loss.
     """
     losses = list(dict.fromkeys(row.loss for row in comparison.rows))
     if len(losses) == 1:
         defaults = comparison.defaults if comparison.tries else []
-        figure = new_figure(15 if defaults else 11, 5)
-        panels = figure.subplots(1, 3 if defaults else 2)
-        pairs = [(losses[0], panels[0], panels[1])]
+        figure = new_figure(WIDTH, 7.6 if defaults else 4.2)
+        places = [["metrics", "defaults"], ["losses", "losses"]] if defaults else [["losses", "metrics"]]
+        panels = figure.subplot_mosaic(places)
+        pairs = [(losses[0], panels["losses"], panels["metrics"])]
     else:
         figure = new_figure(3.1 * len(losses) + 1.6, 6.4)
         grid = figure.subplots(2, len(losses), sharex=True, squeeze=False)
@@ -76,9 +92,10 @@ def curve_figure(comparison: Summary) -> Any:
         _panel(comparison, below, results, "metrics", f"{comparison.metric}, validation")
         if len(losses) == 1:
             if defaults:
-                _panel(comparison, panels[2], defaults, "metrics", f"{comparison.metric}, default learning rates")
-                _share_limits(panels[1:])
-            for panel in panels:
+                _panel(comparison, panels["defaults"], defaults, "metrics", "default learning rates")
+                below.set_ylabel(f"{comparison.metric}, searched learning rates", color=INK)
+                _share_limits([below, panels["defaults"]])
+            for panel in panels.values():
                 _label_ends(panel)
         else:
             above.set_title(loss, fontsize=10, color=INK)
@@ -88,7 +105,7 @@ def curve_figure(comparison: Summary) -> Any:
         entries = {label: handle for handles, labels in legends for handle, label in zip(handles, labels, strict=True)}
         ordered = sorted(entries, key=str.lower)
         figure.legend([entries[k] for k in ordered], ordered, loc="outside right center", frameon=False, fontsize=9)
-    figure.suptitle(_title(comparison), fontsize=11, color=INK, x=0.01, ha="left")
+    figure.suptitle(_title(comparison, figure.get_figwidth()), fontsize=10, color=INK, x=0.01, ha="left")
     show_as_text(figure)
     return figure
 
@@ -131,7 +148,7 @@ def learning_rate_figure(comparison: Summary) -> Any:
     return figure
 
 
-def _title(comparison: Summary) -> str:
+def _title(comparison: Summary, width: float) -> str:
     import textwrap
 
     settings = comparison.settings
@@ -139,10 +156,11 @@ def _title(comparison: Summary) -> str:
     as_default = all(c["lr"] is None for c in settings["candidates"])
     rates = "default learning rates" if as_default else "learning rates as set"
     if comparison.tries:
-        rates = f"learning rates searched for each seed; right: {rates}"
-    sentence = "\n".join(textwrap.wrap(f"{comparison.name}: {comparison.verdict.sentence}", 120))
+        rates = f"learning rates searched for each seed, and {rates}"
     shown = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
-    return f"{sentence}\nLoss on fixed training examples, {comparison.metric} on the validation set; {shown}; {rates}."
+    about = f"Loss on fixed training examples, {comparison.metric} on the validation set; {shown}; {rates}."
+    sentences = f"{comparison.name}: {comparison.verdict.sentence}", about
+    return "\n".join(line for text in sentences for line in textwrap.wrap(text, int(width * CHARACTERS_PER_INCH)))
 
 
 def _panel(comparison: Summary, axes: Any, results: Sequence[Result], attribute: str, title: str) -> None:
@@ -209,6 +227,7 @@ def _share_limits(panels: Sequence[Any]) -> None:
 
 def _label_ends(axes: Any) -> None:
     """Write each curve's name next to its end, moved apart to avoid overlaps."""
+    gap = LINE_HEIGHT * axes.figure.dpi / axes.get_window_extent().height
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = []
@@ -217,12 +236,13 @@ def _label_ends(axes: Any) -> None:
         height = float(to_axes.transform((points[-1][0], points[-1][1]))[1]) if points else 0.0
         ends.append((min(max(height, 0.0), 1.0), line))
     ends.sort(key=lambda end: end[0])
-    heights = _spread_apart([height for height, _ in ends], gap=min(0.048, 1 / len(ends)))
+    heights = _spread_apart([height for height, _ in ends], gap=min(gap, 1 / len(ends)))
     for (end, line), height in zip(ends, heights, strict=True):
         axes.annotate(
-            line.get_label(), xy=(1.0, end), xytext=(1.05, height), xycoords="axes fraction", fontsize=9, va="center",
+            line.get_label(), xy=(1.0, end), xytext=(1.05, height), xycoords="axes fraction", fontsize=10, va="center",
             color=line.get_color(), annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "lw": 0.6, "linestyle": line.get_linestyle()},
+            arrowprops={"arrowstyle": "-", "color": line.get_color(), "lw": 0.6, "linestyle": line.get_linestyle(),
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def use_installed_fonts(figure: Any) -> set[str]:
     """Let every text of a figure fall back to installed fonts; returns the characters that none of them has."""
     families, missing = fallback_fonts({c for text in _texts(figure) for c in text.get_text() if c.isprintable()})
     for text in _texts(figure):
-        text.set_fontfamily(families)
+        text.set_fontfamily([*families, "sans-serif"])  # an SVG may be read where none of them is installed
     return missing
 
 
