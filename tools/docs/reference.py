@@ -104,13 +104,8 @@ def _elsewhere(cls: type[Optimizer]) -> list[str]:
             rows.append(f"| `{prefix}{found['name']}` of {library} {recorded['version']} | `{shown}` |")
     if not rows:
         return []
-    head = [
-        "## Elsewhere",
-        "",
-        "Equal names don't mean equal steps: the guides from [Keras](../guides/from-keras.md) and",
-    ]
-    head[-1] += " [optax](../guides/from-optax.md) name the differences."
-    return [*head, "", "| | arguments |", "|---|---|", *rows, ""]
+    head = "Equal names don't mean equal steps: the formulas of other libraries differ in detail."
+    return ["## Elsewhere", "", head, "", "| | arguments |", "|---|---|", *rows, ""]
 
 
 def _speed(name: str) -> list[str]:
