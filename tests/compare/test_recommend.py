@@ -3,14 +3,16 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 import piste
 from piste.compare import compare_task
 from piste.compare.analysis.differences import Evidence
 from piste.compare.analysis.recommendation import code_to_paste, recommend
+from piste.compare.analysis.summary import _judged_rate
 from piste.compare.analysis.verdict import decide
-from piste.compare.results import Difference, Row, Verdict
+from piste.compare.results import Difference, Result, Row, Verdict
 from tests.compare.small import data, task
 
 
@@ -29,6 +31,25 @@ def verdict(rows, practical=0.02, **outcomes):
 def told(rows, learned=lambda row: True, **outcomes):
     chosen, reason = recommend(rows, verdict(rows, **outcomes), learned)
     return chosen and chosen.name, reason
+
+
+@pytest.mark.parametrize(
+    ("rates", "ends", "higher", "expected"),
+    [
+        ([0.1, 0.001, 0.01], [0.5, 0.9, 0.1], True, 0.01),  # the median, whatever its result
+        ([0.1, 0.001], [0.5, 0.9], True, 0.001),
+        ([0.1, 0.001], [0.5, 0.9], False, 0.1),
+        ([0.1, 0.001, 1.0, 0.01], [0.6, 0.0, 0.9, 0.5], True, 0.1),
+        ([0.1, 0.001], [None, 0.9], False, 0.001),  # the other diverged
+        ([None, None], [0.1, 0.2], True, None),
+    ],
+)
+def test_the_rate_to_paste_is_the_median_or_the_better_of_two_in_the_middle(rates, ends, higher, expected):
+    runs = [
+        Result("a", "a", "mse", i, lr, "diverged" if end is None else "done", metrics=[end or 0.0])
+        for i, (lr, end) in enumerate(zip(rates, ends, strict=True))
+    ]
+    assert _judged_rate(runs, higher) == expected
 
 
 def test_a_clear_winner_is_recommended():
@@ -126,3 +147,13 @@ def test_a_comparison_recommends():
     assert found.verdict.code in found._repr_markdown_()
     alone = compare_task(task(), optimizers=["SGD"], seeds=2, progress=False)
     assert alone.verdict.code == ""
+
+
+@pytest.mark.parametrize(
+    ("seeds", "place"), [(3, "is the median of"), (2, "is the better of the two in the middle of")]
+)
+def test_the_sentence_says_where_the_rate_to_paste_lies(seeds, place):
+    found = compare_task(task(), optimizers=["SGD", "Adam"], seeds=seeds, trials=4, steps=40, progress=False)
+    rates = {r.lr for r in found.results if r.candidate == found.verdict.recommended}
+    assert len(rates) > 1
+    assert f"{place} those found for the seeds; it reached accuracy " in found.verdict.recommendation

@@ -15,7 +15,7 @@ from ..options import Number
 from .analysis.changes import Change, Side, find_changes
 from .metrics import METRICS
 from .report.files import RESULTS_FILE, to_json_data
-from .report.tables import format_bytes, format_number, format_seconds, markdown_lines
+from .report.tables import format_bytes, format_change, format_number, format_seconds, markdown_lines
 from .results import LEVEL, Result, Summary
 from .training.example_scores import unpack_scores
 
@@ -206,8 +206,8 @@ def _costs(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[s
 def _interval(change: Change) -> str:
     if math.isnan(change.after - change.before):
         return "–"
-    size = f"{change.after - change.before:+.2g}"
-    return size if math.isnan(change.low) else f"{size} ({change.low:+.2g} to {change.high:+.2g})"
+    size, low, high = (format_change(v, signed=True) for v in (change.after - change.before, change.low, change.high))
+    return size if math.isnan(change.low) else f"{size} ({low} to {high})"
 
 
 def _sentence(metric: str, changes: Sequence[Change]) -> str:

@@ -77,7 +77,8 @@ class Runs:
 class Row:
     """One candidate over all its seeds: means of metrics, losses and shares; medians of rates, steps and seconds.
 
-    `options` are the options found by most searches, and `lr` is the median of the rates found with these options.
+    `options` are the options found by most searches, and `lr` is the median of the rates found with these options, or
+    the one of two in the middle that had the better result.
     `low` and `high` are the confidence interval of the metric, and `std` is its standard deviation over seeds.
     """
 

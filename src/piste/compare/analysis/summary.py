@@ -110,8 +110,10 @@ def _judged_with(row: Row, results: Sequence[Result], plan: Plan) -> str:
     if len({r.lr for r in own}) < 2:
         return ""
     at = next(r for r in own if r.lr == row.lr and r.options == row.options)
+    odd = sum(r.options == row.options and r.lr is not None for r in own) % 2
+    place = "median" if odd else "better of the two in the middle"
     return (
-        f" Its learning rate {row.lr:.3g} is the median of those found for the seeds; it reached {plan.metric.name} "
+        f" Its learning rate {row.lr:.3g} is the {place} of those found for the seeds; it reached {plan.metric.name} "
         f"{at.metrics[-1]:.4g} with seed {at.seed}."
     )
 
@@ -151,12 +153,11 @@ def _row(candidate: Candidate, results: Sequence[Result], target: float, plan: P
     first_diverged = next((r for r in results if r.diverged), None)
     options = statistics.mode([format_options(r.options) for r in results])
     with_options = [r for r in results if format_options(r.options) == options]
-    rates = [r.lr for r in with_options if r.lr is not None]
     return Row(
         name=candidate.name,
         optimizer=candidate.optimizer,
         loss=candidate.loss,
-        lr=statistics.median_low(rates) if rates else None,
+        lr=_judged_rate(with_options, metric.higher_is_better),
         metric=_mean(ends),
         low=_mean(ends) - half,
         high=_mean(ends) + half,
@@ -176,6 +177,16 @@ def _row(candidate: Candidate, results: Sequence[Result], target: float, plan: P
         options=with_options[0].options,
         failed=sum(r.failed for r in results),
     )
+
+
+def _judged_rate(runs: Sequence[Result], higher_is_better: bool) -> float | None:
+    """The median of the runs' learning rates; of two in the middle the one with the better result."""
+    known = sorted((r for r in runs if r.lr is not None), key=lambda r: r.lr or 0.0)
+    if not known:
+        return None
+    middle = known[(len(known) - 1) // 2 : len(known) // 2 + 1]
+    finished = [r for r in middle if not r.diverged] or middle[:1]
+    return (max if higher_is_better else min)(finished, key=lambda r: r.metrics[-1] if r.metrics else 0.0).lr
 
 
 def _half_width(plan: Plan, finished: Sequence[Result]) -> float:

@@ -159,6 +159,18 @@ def format_number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:#.3g}".rstrip(".")
 
 
+def format_change(value: float, signed: bool = False) -> str:
+    """A difference with two significant digits, without an exponent where it has few digits.
+
+    >>> format_change(-562.4), format_change(0.01234), format_change(0.01234, signed=True), format_change(1.2e-9)
+    ('-560', '0.012', '+0.012', '1.2e-09')
+    """
+    text = f"{value:+.2g}" if signed else f"{value:.2g}"
+    if "e+" in text and abs(value) < 1e6:
+        text = f"{float(text):+.0f}" if signed else f"{float(text):.0f}"
+    return text
+
+
 def format_with_error(value: float, half: float) -> str:
     """A value and half the width of its confidence interval, rounded to two significant digits of the latter.
 
@@ -207,9 +219,9 @@ def _behind(comparison: Summary, row: Row) -> str:
     if found is None:
         return "–"
     if math.isnan(found.low):
-        return f"undecided, {found.size:.2g}"
+        return f"undecided, {format_change(found.size)}"
     words = {"worse": "worse", "equal": "practically equal", "undecided": "undecided"}
-    return f"{words[found.outcome]}, {found.low:.2g} to {found.high:.2g}"
+    return f"{words[found.outcome]}, {format_change(found.low)} to {format_change(found.high)}"
 
 
 def _configuration(row: Row) -> str:
