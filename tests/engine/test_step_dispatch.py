@@ -327,11 +327,11 @@ def test_a_custom_rule_gets_the_checks():
     params = [parameter(ones())]
     with pytest.raises(InvalidValue, match=r"`beta` must be in \[0, 1\); received beta=1\.5"):
         Yogi(params, beta=1.5)
-    with pytest.raises(InvalidType, match=r"Yogi has no option `learning_rate`; PyTorch's word for it is `lr`"):
+    with pytest.raises(InvalidType, match=r"Yogi has no option `learning_rate`; PyTorch calls it `lr`"):
         Yogi(params, learning_rate=0.1)
     with pytest.raises(InvalidValue, match=r"Unknown option `bta` in param group 0; did you mean `beta`"):
         Yogi([{"params": params, "bta": 0.5}])
-    with pytest.raises(InvalidValue, match=r"Yogi\.load_state_dict takes what optimizer\.state_dict\(\) returned"):
+    with pytest.raises(InvalidValue, match=r"Yogi\.load_state_dict takes the result of optimizer\.state_dict\(\)"):
         Yogi(params).load_state_dict(3)
     assert "beta (default 0.9, [0, 1)): how long v remembers." in Yogi.__doc__
 

@@ -205,7 +205,7 @@ def test_a_weight_decay_that_overshoots_is_refused(name):
         InvalidValue,
         lambda: OPTIMIZERS[name](weights(), lr=0.1, weight_decay=5000),
         "lr * weight_decay must be in [0, 1], or the decay overshoots 0; received 0.1 * 5000 = 500.",
-        "Usual values of `weight_decay` lie between 0 and 0.1.",
+        "Help: usual values of `weight_decay` are in [0, 0.1].",
     )
     OPTIMIZERS[name](weights(), lr=0.1, weight_decay=10)
 
@@ -240,24 +240,24 @@ def test_nesterov_needs_a_momentum_and_no_dampening():
 # --- names ----------------------------------------------------------------------------------------
 
 WORDS = [
-    ("Adam", "learning_rate", "Adam has no option `learning_rate`; PyTorch's word for it is `lr`."),
-    ("SGD", "learning_rate", "SGD has no option `learning_rate`; PyTorch's word for it is `lr`."),
-    ("Adam", "beta_1", "PyTorch takes both in one pair: betas=(beta_1, beta_2)."),
-    ("Adam", "beta1", "PyTorch takes both in one pair"),
-    ("Adamax", "beta_2", "PyTorch takes both in one pair"),
-    ("Lion", "b2", "PyTorch takes both in one pair"),
-    ("Adam", "epsilon", "PyTorch's word for it is `eps`."),
-    ("RMSprop", "rho", "RMSprop has no option `rho`; PyTorch's word for it is `alpha`."),
-    ("Adadelta", "alpha", "Adadelta has no option `alpha`; PyTorch's word for it is `rho`."),
+    ("Adam", "learning_rate", "Adam has no option `learning_rate`; PyTorch calls it `lr`."),
+    ("SGD", "learning_rate", "SGD has no option `learning_rate`; PyTorch calls it `lr`."),
+    ("Adam", "beta_1", "PyTorch takes both as one pair: betas=(beta_1, beta_2)."),
+    ("Adam", "beta1", "PyTorch takes both as one pair"),
+    ("Adamax", "beta_2", "PyTorch takes both as one pair"),
+    ("Lion", "b2", "PyTorch takes both as one pair"),
+    ("Adam", "epsilon", "PyTorch calls it `eps`."),
+    ("RMSprop", "rho", "RMSprop has no option `rho`; PyTorch calls it `alpha`."),
+    ("Adadelta", "alpha", "Adadelta has no option `alpha`; PyTorch calls it `rho`."),
     ("Adam", "decay", "a schedule: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / (1 + decay * t))"),
-    ("SGD", "lr_decay", "LambdaLR(optimizer, lambda t: 1 / (1 + lr_decay * t)). `weight_decay` is a pull"),
-    ("RMSprop", "decay", "The coefficient of the average of squares, as optax means it, is `alpha`."),
-    ("Adagrad", "decay", "Adagrad has no option `decay`; PyTorch's word for it is `lr_decay`."),
-    ("RMSprop", "epsilon", "`eps`; Keras adds it under the root, PyTorch after the root."),
-    ("Adam", "wd", "PyTorch's word for it is `weight_decay`."),
-    ("Adam", "clipnorm", "clip before the step, with torch.nn.utils.clip_grad_norm_"),
-    ("Adam", "momentum", "its momentum is the first of `betas`."),
-    ("Adam", "nesterov", "NAdam is Adam with Nesterov's momentum."),
+    ("SGD", "lr_decay", "LambdaLR(optimizer, lambda t: 1 / (1 + lr_decay * t)). `weight_decay` decays the"),
+    ("RMSprop", "decay", "The decay rate of the average of squares (as in optax) is `alpha`."),
+    ("Adagrad", "decay", "Adagrad has no option `decay`; PyTorch calls it `lr_decay`."),
+    ("RMSprop", "epsilon", "PyTorch calls it `eps`, and adds it after the square root; Keras adds it under the root."),
+    ("Adam", "wd", "PyTorch calls it `weight_decay`."),
+    ("Adam", "clipnorm", "call torch.nn.utils.clip_grad_norm_ or clip_grad_value_ before the step."),
+    ("Adam", "momentum", "its momentum is `betas[0]`."),
+    ("Adam", "nesterov", "NAdam is Adam with Nesterov momentum."),
     ("Adam", "weight_deacy", "did you mean `weight_decay`"),
     ("Adam", "amsgrads", "did you mean `amsgrad`?"),
     ("SGD", "zzz", "known: `lr`, `momentum`"),
@@ -373,12 +373,16 @@ def test_a_tensor_a_set_or_nothing():
         "params argument given to the optimizer should be an iterable of Tensors or dicts",
         "Write Adam([tensor], ...).",
     )
-    refused(InvalidType, lambda: make(set(weights())), "an order that stays, for checkpoints; received a set.")
+    refused(
+        InvalidType,
+        lambda: make(set(weights())),
+        "a fixed order, because checkpoints number them; received a set. Pass a list.",
+    )
     refused(InvalidType, lambda: make(3), "Adam takes an iterable of parameters", "received int.")
     refused(InvalidValue, lambda: make([]), "optimizer got an empty parameter list", "at least one parameter")
     read = nn.Linear(2, 2).parameters()
     list(read)
-    refused(InvalidValue, lambda: make(read), "A generator such as model.parameters() is empty once it has been read")
+    refused(InvalidValue, lambda: make(read), "A generator such as model.parameters() is empty after it has been read")
 
 
 def test_an_object_that_is_not_a_parameter_is_refused():
@@ -400,10 +404,10 @@ def test_a_parameter_given_twice_is_refused(name):
     make = OPTIMIZERS[name]
     words = "parameter 2 of param group 0 is the same tensor as parameter 0, and would be stepped twice. "
     refused(InvalidValue, lambda: make([p, q, p]), words + "List each parameter once.")
-    words = "parameter 0 of param group 1 is in param group 0 already. List each parameter once."
+    words = "parameter 0 of param group 1 is already in param group 0. List each parameter once."
     refused(InvalidValue, lambda: make([{"params": [q, p]}, {"params": [p]}]), words)
     optimizer = make([p])
-    refused(InvalidValue, lambda: optimizer.add_param_group({"params": p}), "is in param group 0 already")
+    refused(InvalidValue, lambda: optimizer.add_param_group({"params": p}), "is already in param group 0")
     refused(InvalidValue, lambda: make([("a", p), ("b", p)]), "is the same tensor as parameter 0")
 
 
@@ -412,7 +416,7 @@ def test_frozen_parameters_are_accepted_and_the_first_step_that_moves_nothing_sa
     net = model().requires_grad_(False)
     optimizer = OPTIMIZERS[name](net.parameters())
     words = (
-        rf"{name}.step\(\) moved nothing: all of its 4 parameters are frozen \(requires_grad=False\). "
+        rf"{name}.step\(\) changed no parameter: all of its 4 parameters are frozen \(requires_grad=False\). "
         r"Help: unfreeze some with p.requires_grad_\(\)."
     )
     with pytest.warns(UserWarning, match=words):
@@ -450,7 +454,7 @@ def test_a_schedule_that_sets_an_impossible_rate_is_refused_before_any_group_mov
     before = [p.detach().clone(), q.detach().clone()]
     steps = [state["step"].item() for state in optimizer.state.values()]
     for _ in range(2):  # a refused value is refused again
-        refused(error, optimizer.step, words, "Nothing has moved in this step.")
+        refused(error, optimizer.step, words, "No parameter has changed in this step.")
     assert torch.equal(p, before[0]) and torch.equal(q, before[1])
     assert [state["step"].item() for state in optimizer.state.values()] == steps
     optimizer.param_groups[1]["lr"] = 0.1
@@ -472,7 +476,7 @@ def test_every_mistake_is_answered_at_once_with_the_corrected_call():
         lambda: OPTIMIZERS["RMSprop"](lr=0.001, rho=0.9, epsilon=1e-6),
         lambda: OPTIMIZERS["RMSprop"](weights(), lr=0.001, rho=0.9, epsilon=1e-6),
     ):
-        text = refused(InvalidType, call, "has no option `rho`; PyTorch's word for it is `alpha`.")
+        text = refused(InvalidType, call, "has no option `rho`; PyTorch calls it `alpha`.")
         assert "no option `epsilon`" in text
         assert text.endswith("Write RMSprop(model.parameters(), lr=0.001, alpha=0.9, eps=1e-06).")
     text = refused(InvalidType, lambda: OPTIMIZERS["Adam"](learning_rate=0.1, beta_1=0.8, beta_2=0.9), "needs `params`")

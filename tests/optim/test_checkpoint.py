@@ -255,8 +255,8 @@ def test_other_names():
         renamed,
         optimizer.state_dict(),
         "param group 0 have other names in the checkpoint",
-        "only here net.0.bias",
-        "only there 0.bias",
+        "only in the optimizer net.0.bias",
+        "only in the checkpoint 0.bias",
     )
 
 
@@ -265,7 +265,7 @@ def test_a_checkpoint_of_another_number_of_groups_or_parameters_is_refused():
     two = OPTIMIZERS["Adam"]([{"params": net[0].parameters()}, {"params": net[2].parameters()}])
     refused(two, saved.state_dict(), "a different number of parameter groups: 1; this Adam has 2")
     fewer = OPTIMIZERS["Adam"](net[0].parameters())
-    refused(fewer, saved.state_dict(), "group 0 has 4 parameters there and 2 here")
+    refused(fewer, saved.state_dict(), "group 0 has 4 parameters in the checkpoint and 2 in the optimizer")
 
 
 WRONG = [{"lr": -1.0}, {"lr": float("nan")}, {"betas": (0.9, 1.5)}, {"eps": -1e-8}]
@@ -282,11 +282,11 @@ def test_options_in_a_checkpoint_are_checked_too(wrong):
 @pytest.mark.parametrize("wrong", [None, [], {"model": 1, "optimizer": 2}, {"state": {}}], ids=str)
 def test_an_object_that_is_not_a_checkpoint_is_refused(wrong):
     _, optimizer = started(OPTIMIZERS["Adam"], {})
-    refused(optimizer, wrong, "Adam.load_state_dict takes what optimizer.state_dict() returned")
+    refused(optimizer, wrong, "Adam.load_state_dict takes the result of optimizer.state_dict()")
 
 
 def test_an_incomplete_checkpoint_is_refused():
     _, optimizer = started(OPTIMIZERS["Adam"], {})
     saved = copy.deepcopy(optimizer.state_dict())
     del saved["state"][1]["exp_avg_sq"]
-    refused(optimizer, saved, "or not whole: parameter 1 has no `exp_avg_sq`")
+    refused(optimizer, saved, "or incomplete: parameter 1 has no `exp_avg_sq`")

@@ -20,7 +20,7 @@ from .reference import PAIRS
 
 pytestmark = [
     pytest.mark.usefixtures("double_scalars"),
-    pytest.mark.filterwarnings("ignore:.*moved nothing"),
+    pytest.mark.filterwarnings("ignore:.*changed no parameter"),
 ]
 quick = settings(
     max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)

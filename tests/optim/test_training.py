@@ -534,7 +534,7 @@ def test_a_bound_step_compiles_without_a_warning(name):
 def test_a_step_without_any_gradient_says_so_once(name):
     net = model()
     optimizer = OPTIMIZERS[name](net.parameters())
-    with pytest.warns(UserWarning, match=rf"{name}.step\(\) moved nothing: no parameter has a gradient"):
+    with pytest.warns(UserWarning, match=rf"{name}.step\(\) changed no parameter: no parameter has a gradient"):
         optimizer.step()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

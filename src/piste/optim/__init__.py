@@ -1,6 +1,6 @@
-"""Optimizers with torch.optim's names, arguments, checkpoints and meaning, each a formula in a file of its own.
+"""Optimizers with the names, arguments, checkpoints and values of torch.optim, one formula per file.
 
-Every module of this package is searched: a rule is exported by being written.
+The package exports every optimizer that one of its modules defines; no list is kept by hand.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from .registry import OPTIMIZERS
 from .state import Buffer
 
 
-def _discovered() -> dict[str, type[Optimizer]]:
-    found: dict[str, type[Optimizer]] = {}
+def _discover() -> dict[str, type[Optimizer]]:
+    optimizers: dict[str, type[Optimizer]] = {}
     for module in pkgutil.iter_modules(__path__):
         for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
             if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer:
-                found[value.__name__] = value
-    return dict(sorted(found.items()))
+                optimizers[value.__name__] = value
+    return dict(sorted(optimizers.items()))
 
 
-OPTIMIZERS.update(_discovered())
+OPTIMIZERS.update(_discover())
 globals().update(OPTIMIZERS)
 __all__ = ["OPTIMIZERS", "Buffer", "Optimizer", "lr_scheduler", "swa_utils", *OPTIMIZERS]

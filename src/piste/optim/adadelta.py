@@ -8,10 +8,10 @@ from .options import decay, eps, rate, weight_decay
 class Adadelta(Optimizer):
     """Adadelta: an adaptive learning rate method (Zeiler 2012, https://arxiv.org/abs/1212.5701).
 
-    v <- rho v + (1 - rho) g^2; d = sqrt(u + eps) / sqrt(v + eps) g; u <- rho u + (1 - rho) d^2; the step is d.
-    u has the unit of the parameter squared, so d has the unit of the parameter: lr = 1 is the paper's method.
+    v <- rho v + (1 - rho) g^2;  d = sqrt(u + eps) / sqrt(v + eps) g;  u <- rho u + (1 - rho) d^2;  the step is d.
+    The step d has the unit of the parameter, because u has its unit squared. The paper's method is lr = 1.
 
-    Keras' default rho is 0.95, and its default learning rate 0.001.
+    Differs from Keras: its defaults are rho = 0.95 and a learning rate of 0.001.
 
     Example:
         >>> import torch, piste
@@ -24,8 +24,8 @@ class Adadelta(Optimizer):
     """
 
     options = {
-        "lr": rate(1.0, "a factor on the step, which has its size already"),
-        "rho": decay(0.9, "rho", "how much of both averages each step keeps"),
+        "lr": rate(1.0, "the learning rate: a factor on the step, whose size comes from the rule"),
+        "rho": decay(0.9, "rho", "the decay rate of both averages"),
         "eps": eps(1e-6),
         "weight_decay": weight_decay(),
     }

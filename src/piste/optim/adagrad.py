@@ -9,10 +9,10 @@ from .state import Buffer
 class Adagrad(Optimizer):
     """Adagrad: adaptive subgradient methods (Duchi, Hazan, Singer 2011, https://jmlr.org/papers/v12/duchi11a.html).
 
-    s <- s + g^2; the step is g / (sqrt(s) + eps). s only grows, so the rate of every weight only falls.
-    `lr_decay` divides the learning rate by 1 + (t - 1) lr_decay besides.
+    s <- s + g^2;  the step is g / (sqrt(s) + eps). The sum s never falls, so the rate of a weight never rises.
+    `lr_decay` also divides the learning rate by 1 + (t - 1) lr_decay.
 
-    As in torch.optim the state is there from the start, not from the first step.
+    As in torch.optim, the state exists from construction, not from the first step.
 
     Example:
         >>> import torch, piste
@@ -26,14 +26,14 @@ class Adagrad(Optimizer):
 
     options = {
         "lr": rate(1e-2),
-        "lr_decay": Number(0.0, "how fast the learning rate falls with the steps"),
+        "lr_decay": Number(0.0, "how fast the learning rate falls with the number of steps"),
         "weight_decay": weight_decay(),
-        "initial_accumulator_value": Number(0.0, "what the sum of squares starts at"),
+        "initial_accumulator_value": Number(0.0, "the initial value of the sum of squares"),
         "eps": eps(1e-10),
     }
     buffers = {"sum": Buffer("s", start="initial_accumulator_value")}
     per_step = {"lr": lambda lr, lr_decay, t: lr / (1 + (t - 1) * lr_decay)}
-    zero_stays = True
+    sparse_safe = True
     state_from_start = True
 
     def update(g: Any, s: Any, *, eps: Any) -> Any:

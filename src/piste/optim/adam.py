@@ -5,7 +5,7 @@ from .optimizer import Optimizer
 from .options import Flag, betas, eps, rate, weight_decay
 from .state import Buffer
 
-_DECOUPLED = Flag(False, "take the weight decay off the weights, as AdamW does, not into the gradient")
+_DECOUPLED = Flag(False, "subtract the weight decay from the weights, as AdamW does, not from the gradient")
 
 
 class Adam(Optimizer):
@@ -13,9 +13,10 @@ class Adam(Optimizer):
 
     m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;
     the step is m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps).
-    With `amsgrad` (Reddi, Kale, Kumar 2018) the largest v so far stands in the root.
+    `amsgrad` (Reddi, Kale, Kumar 2018, https://arxiv.org/abs/1904.09237) takes the largest v so far in place of v.
 
-    Keras adds epsilon before the bias correction, so equal arguments give slightly other steps there.
+    Differs from Keras: Keras adds epsilon before the bias correction, so the same arguments give slightly different
+    steps.
 
     Example:
         >>> import torch, piste
@@ -32,7 +33,7 @@ class Adam(Optimizer):
         "betas": betas(),
         "eps": eps(1e-8),
         "weight_decay": weight_decay(),
-        "amsgrad": Flag(False, "never let the average of squared gradients fall"),
+        "amsgrad": Flag(False, "divide by the largest average of squared gradients so far"),
         "decoupled_weight_decay": _DECOUPLED,
     }
     buffers = {"exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": Buffer("w", when="amsgrad")}
@@ -49,9 +50,9 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """AdamW: Adam with decoupled weight decay (Loshchilov, Hutter 2019, https://arxiv.org/abs/1711.05101).
 
-    The step is Adam's; the weights shrink by the factor 1 - lr weight_decay besides, before it.
+    The weights are first multiplied by 1 - lr weight_decay; the step is then Adam's.
 
-    Keras' default weight_decay is 0.004, and optax's 0.0001.
+    Differs from other libraries: the default weight_decay of Keras is 0.004, and that of optax is 0.0001.
 
     Example:
         >>> import torch, piste
@@ -65,4 +66,4 @@ class AdamW(Adam):
 
     options = {k: o for k, o in Adam.options.items() if k != "decoupled_weight_decay"}
     options["weight_decay"] = weight_decay(1e-2)
-    fixed = {"decoupled_weight_decay": True}
+    group_constants = {"decoupled_weight_decay": True}

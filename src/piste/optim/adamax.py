@@ -10,7 +10,7 @@ class Adamax(Optimizer):
 
     m <- beta1 m + (1 - beta1) g;  u <- max(beta2 u, |g| + eps);  the step is m / (1 - beta1^t) / u.
 
-    Keras adds epsilon to u when it divides, not inside the maximum.
+    Differs from Keras: Keras adds epsilon to u at the division, not inside the maximum.
 
     Example:
         >>> import torch, piste

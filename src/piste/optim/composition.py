@@ -1,4 +1,4 @@
-"""The step of a group: the formula of its rule with sign, weight decay and the last subtraction around it."""
+"""The step of a group: the formula of the rule, composed with the sign, weight decay and the last subtraction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .options import Flag
 
 
 def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec:
-    """Return what the backends run for a group; each combination of flags and buffers is composed once."""
+    """Return the specification of the step of a group, cached by its flags and buffers."""
     flags = {name: bool(group[name]) for name, option in cls.options.items() if isinstance(option, Flag)}
     kept = tuple(b.letter for b in cls.buffers.values() if b.when is None or group[b.when])
     decay = ("decoupled" if group.get("decoupled_weight_decay") else "l2") if group.get("weight_decay") else ""
@@ -23,7 +23,7 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec:
 
 
 def numbers_of(cls: Any, group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value of every number of the formula, by its name there."""
+    """Return the numeric options by their names in the formula."""
     return {
         letter: value for name, option in cls.options.items() for letter, value in option.letters(name, group[name])
     }
@@ -38,16 +38,19 @@ def compose(cls: Any, kept: tuple[str, ...], decay: str, maximize: bool, flags: 
         decay: "l2" adds `weight_decay * p` to the gradient, "decoupled" shrinks `p` by `1 - lr * weight_decay`, and
             "" does neither.
         maximize: Whether the step ascends.
-        flags: The options of the rule that are on or off.
+        flags: The options of the rule that are True or False.
+
+    Returns:
+        The specification, whose formula is traced when a backend first runs it.
 
     Raises:
-        FormulaError: When the step is traced, if `update` returns another number of buffers than the rule declares.
+        FormulaError: Tracing the formula raises it if `update` returns another number of buffers than declared.
     """
     update = cls.update
     asked = parameters(update)
     letters = [b.letter for b in cls.buffers.values()]
     reads_p = asked[0] == "p"
-    pulls = [pull for pull in (cls.pull, "weight_decay" if decay == "decoupled" else "") if pull]
+    decays = [name for name in (cls.decay_option, "weight_decay" if decay == "decoupled" else "") if name]
     by_name = asked[reads_p + 1 + len(letters) :]
 
     def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
@@ -56,8 +59,8 @@ def compose(cls: Any, kept: tuple[str, ...], decay: str, maximize: bool, flags: 
             g = -g
         if decay == "l2":
             g = g + scalars["weight_decay"] * p
-        for pull in pulls:
-            p = p * (1 - lr * scalars[pull])
+        for name in decays:
+            p = p * (1 - lr * scalars[name])
         state = dict(zip(kept, buffers, strict=True))
         result = update(
             *([p] * reads_p),
@@ -73,7 +76,7 @@ def compose(cls: Any, kept: tuple[str, ...], decay: str, maximize: bool, flags: 
             )
         return p - lr * d, [new for x, new in zip(letters, after, strict=True) if x in kept]
 
-    element.__qualname__ = f"{cls.__name__}.update"  # the name in error messages
+    element.__qualname__ = f"{cls.__name__}.update"  # shown in error messages
     numbers = tuple(
         letter for n, o in cls.options.items() for letter, _ in o.letters(n, o.default if o.default is not None else 0)
     )

@@ -1,4 +1,4 @@
-"""The schedulers of torch.optim.lr_scheduler, for `from piste.optim.lr_scheduler import StepLR`."""
+"""Re-exports the schedulers of torch.optim, so that `from piste.optim.lr_scheduler import StepLR` works."""
 
 from torch.optim.lr_scheduler import *  # noqa: F403
 from torch.optim.lr_scheduler import __all__ as __all__

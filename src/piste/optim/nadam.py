@@ -8,9 +8,9 @@ from .state import Buffer
 
 
 class NAdam(Optimizer):
-    """NAdam: incorporating Nesterov momentum into Adam (Dozat 2016).
+    """NAdam: incorporating Nesterov momentum into Adam (Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ).
 
-    With mu_t = beta1 (1 - 0.96^(t psi) / 2), psi being `momentum_decay`, and P_t the product of all mu up to t:
+    mu_t = beta1 (1 - 0.96^(t psi) / 2), where psi is `momentum_decay`;  P_t = mu_1 mu_2 ... mu_t;
     m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;
     the step is ((1 - mu_t) / (1 - P_t) g + mu_{t+1} / (1 - P_t mu_{t+1}) m) / (sqrt(v / (1 - beta2^t)) + eps).
 
@@ -29,7 +29,7 @@ class NAdam(Optimizer):
         "betas": betas(),
         "eps": eps(1e-8),
         "weight_decay": weight_decay(),
-        "momentum_decay": Number(4e-3, "how fast the momentum grows towards beta1", "psi"),
+        "momentum_decay": Number(4e-3, "how fast the momentum rises to beta1", "psi"),
         "decoupled_weight_decay": _DECOUPLED,
     }
     buffers = {"exp_avg": "m", "exp_avg_sq": "v"}

@@ -1,4 +1,4 @@
-"""The base of every optimizer: its arguments, groups and checkpoints, and the plans that step its groups."""
+"""The base class of all optimizers: arguments, param groups, checkpoints, and the plans that step the groups."""
 
 from __future__ import annotations
 
@@ -14,43 +14,59 @@ from torch import Tensor
 
 from ..engine import StepPlan, StepSpec, describe_backends, raise_reported, step_eagerly
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
-from . import checkpoint
-from . import validation as arguments
+from . import checkpoint, validation
 from .composition import numbers_of, step_spec
 from .options import Option
-from .state import as_buffer, gradient, known_state, param_state, state_of
+from .state import as_buffer, existing_state, gradient, param_state, state_of
 
 
 class Optimizer(torch.optim.Optimizer):
-    """The base of every optimizer; a subclass states a rule.
+    """The base class of all optimizers; a subclass declares a rule.
 
-    A rule consists of
+    A rule declares
 
     - `options`: the arguments after `params`, in order (see `piste.optim.options`);
     - `buffers`: the state tensors of a parameter, as `{checkpoint key: letter or Buffer}`;
     - `update(g, *buffers, *, ...)`: the formula of one element. It takes the gradient, each buffer (`None` for a
       buffer that is off) and, by keyword, the numbers and flags that it names; a first argument `p` is the parameter.
-      It returns the step `d` and the new buffers; the parameter moves by `-lr * d`;
+      It returns the step `d` and the new buffers; the parameter changes by `-lr * d`;
     - `per_step`: numbers that depend on the step count `t` and the options alone, as formulas by name, in order.
       A number with the name of an option (`lr`) replaces that option in this step;
-    - `counters`: further 0-d state tensors, next to the step count, declared as `buffers`.
+    - `counters`: 0-d state tensors other than the step count, declared like `buffers`.
 
-    The base adds sign, weight decay, the last subtraction, dtypes, checkpoints and backends; no rule mentions them.
+    The base adds the sign, weight decay, the last subtraction, dtypes, checkpoints and backends; no rule mentions
+    them.
+
+    Example:
+        >>> import torch, piste
+        >>> from piste.formula import sign
+        >>> from piste.optim.options import rate
+        >>> class SignSGD(piste.optim.Optimizer):
+        ...     options = {"lr": rate(0.1)}
+        ...
+        ...     def update(g):
+        ...         return sign(g)
+        >>> w = torch.tensor([1.0, -1.0], requires_grad=True)
+        >>> optimizer = SignSGD([w])
+        >>> (w * w).sum().backward()
+        >>> optimizer.step()
+        >>> w
+        tensor([ 0.9000, -0.9000], requires_grad=True)
     """
 
     options: ClassVar[dict[str, Option]] = {}
     buffers: ClassVar[Mapping[str, Any]] = {}
     counters: ClassVar[Mapping[str, Any]] = {}
     per_step: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    fixed: ClassVar[Mapping[str, Any]] = {}  # entries of a group that are no arguments, as in torch.optim
-    lenient: ClassVar[tuple[str, ...]] = ("decoupled_weight_decay",)  # options that old checkpoints lack
-    pull: ClassVar[str] = ""  # a number that shrinks the weights, in addition to decoupled weight decay
-    counts_steps: ClassVar[bool] = True  # whether the checkpoint has a "step"
-    state_from_start: ClassVar[bool] = False  # whether state is made at construction, not at the first step
-    zero_stays: ClassVar[bool] = False  # whether entries without a gradient stay: allows sparse gradients
+    group_constants: ClassVar[Mapping[str, Any]] = {}  # entries of a param group that are no arguments
+    optional_in_checkpoint: ClassVar[tuple[str, ...]] = ("decoupled_weight_decay",)  # missing in old ones
+    decay_option: ClassVar[str] = ""  # an option that decays the weights, like decoupled weight decay
+    counts_steps: ClassVar[bool] = True  # whether checkpoints have a "step"
+    state_from_start: ClassVar[bool] = False  # create state at construction, not at the first step
+    sparse_safe: ClassVar[bool] = False  # entries without a gradient don't change: allows sparse gradients
     update: Callable[..., Any]
     _specs: ClassVar[dict[Any, StepSpec]] = {}  # by flags and buffers
-    options_of_all: ClassVar[set[str]] = set()  # recognises the checkpoint of another optimizer
+    options_of_all: ClassVar[set[str]] = set()  # detects the checkpoint of another optimizer
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -58,20 +74,27 @@ class Optimizer(torch.optim.Optimizer):
         cls.counters = {key: as_buffer(b) for key, b in cls.counters.items()}
         cls._specs = {}
         Optimizer.options_of_all |= set(cls.options)
-        cls.__signature__ = arguments.signature(cls.options)  # type: ignore[attr-defined]
-        cls.__doc__ = arguments.documented(cls)
+        cls.__signature__ = validation.signature(cls.options)  # type: ignore[attr-defined]
+        cls.__doc__ = validation.document_options(cls)
 
-    def __init__(self, params: Any = arguments.MISSING, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, params: Any = validation.MISSING, *args: Any, **kwargs: Any) -> None:
         self._plans: dict[int, list[tuple[Any, StepPlan]]] = {}
         self._pointers: list[int] = []
         self._known_options: dict[int, tuple[list[Any], Any, Mapping[str, Any]]] = {}
-        defaults = arguments.bind(type(self), args, kwargs, has_params=params is not arguments.MISSING)
-        super().__init__(arguments.checked_params(type(self), params), defaults)
-        self._handed_out = False
+        defaults = validation.bind(type(self), args, kwargs, has_params=params is not validation.MISSING)
+        super().__init__(validation.list_params(type(self), params), defaults)
+        self._state_exposed = False
 
     @classmethod
-    def check_together(cls, values: Mapping[str, Any]) -> None:
-        """Raise for options that are each in range and exclude each other."""
+    def validate_options(cls, values: Mapping[str, Any]) -> None:
+        """Raise if options exclude each other; each alone is in its range.
+
+        Args:
+            values: The options by name.
+
+        Raises:
+            InvalidValue: The options exclude each other.
+        """
 
     @classmethod
     def state_keys(cls) -> list[str]:
@@ -81,8 +104,16 @@ class Optimizer(torch.optim.Optimizer):
     # --- groups and checkpoints -----------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters; its options are checked like the constructor's."""
-        arguments.check_group(self, param_group)
+        """Add a param group.
+
+        Args:
+            param_group: The group: `params`, and the options that differ from the defaults.
+
+        Raises:
+            InvalidType: A value or a parameter is of the wrong type.
+            InvalidValue: A name is misspelled, a value is out of its range, or a parameter is in a group already.
+        """
+        validation.check_group(self, param_group)
         super().add_param_group(param_group)
         if self.state_from_start:
             for p in param_group["params"]:
@@ -90,13 +121,13 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def state(self) -> Any:  # type: ignore[override]
-        """The state by parameter; it may be changed or replaced."""
-        self._handed_out = True
+        """The state of each parameter, as in torch.optim; assignments and changes take effect at the next step."""
+        self._state_exposed = True
         return self._state
 
     @state.setter
     def state(self, state: Any) -> None:
-        self._handed_out, self._state = True, state
+        self._state_exposed, self._state = True, state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -104,26 +135,38 @@ class Optimizer(torch.optim.Optimizer):
             self.state = state.pop("state")
         super().__setstate__(state)
         for group in self.param_groups:
-            for name, default in arguments.defaults(type(self)).items():
+            for name, default in validation.defaults(type(self)).items():
                 group.setdefault(name, default)
-            group.update(self.fixed)
+            group.update(self.group_constants)
         self._plans, self._pointers, self._known_options = {}, [], {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint of this optimizer, from Piste or torch.optim; raise for others before anything changes."""
+        """Load a checkpoint from Piste or torch.optim.
+
+        Differs from PyTorch: parameters are matched by name where both sides have names, state keeps its saved dtype,
+        and it is a copy.
+
+        Args:
+            state_dict: The result of `state_dict()`.
+
+        Raises:
+            InvalidType: An option is of the wrong type.
+            InvalidValue: The checkpoint is of another optimizer, or has other groups, names or shapes. The optimizer
+                has not changed.
+        """
         hooks = getattr(self, LOAD_HOOKS, {})
         for hook in hooks.values():
             state_dict = hook(self, state_dict) or state_dict  # check the dict that torch will load
-        state_dict = checkpoint.prepared(self, state_dict)
+        state_dict = checkpoint.match_checkpoint(self, state_dict)
         setattr(self, LOAD_HOOKS, {})
         try:
             super().load_state_dict(state_dict)
         finally:
             setattr(self, LOAD_HOOKS, hooks)
-        checkpoint.own(self, state_dict)
+        checkpoint.copy_loaded_state(self, state_dict)
 
     def explain_backend(self) -> str:
-        """Return the backend that steps the parameters of each group, with the reason where it is the eager one.
+        """Return one line per param group that names its backend, with the reason for an eager step.
 
         Example:
             >>> import torch, piste
@@ -135,15 +178,19 @@ class Optimizer(torch.optim.Optimizer):
             f"{type(self).__name__}, group {index}: {line}"
             for index, group in enumerate(self.param_groups)
             for line in describe_backends(
-                step_spec(type(self), group), [known_state(self, p) for p in group["params"]], group
+                step_spec(type(self), group), [existing_state(self, p) for p in group["params"]], group
             )
         )
 
     explain = explain_backend
-    """An alias of `explain_backend`."""
+    """Alias of `explain_backend`."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients, or fill them with zeros where `set_to_none` is False."""
+        """Reset the gradients.
+
+        Args:
+            set_to_none: True sets gradients to None; False fills them with zeros.
+        """
         if not set_to_none or torch.compiler.is_compiling() or is_profiling():
             super().zero_grad(set_to_none)
             return
@@ -154,17 +201,24 @@ class Optimizer(torch.optim.Optimizer):
     # --- the step -------------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Move every parameter that has a gradient.
+        """Update every parameter that has a gradient.
 
         Args:
-            closure: recomputes the loss and its gradients, and returns the loss, which `step` then returns.
+            closure: A function that recomputes the loss and its gradients and returns the loss.
+
+        Returns:
+            The result of `closure`, or None.
+
+        Raises:
+            InvalidType, InvalidValue: An option of a param group was set to an invalid value. No parameter has changed.
+            Unsupported: A gradient is sparse, and the rule changes entries without a gradient.
         """
         if has_step_hooks(self) or (not torch.compiler.is_compiling() and is_profiling()):
-            return _watched_step(self, closure)
+            return _profiled_step(self, closure)
         return self._step(closure)
 
     if profile_hook is not None:
-        step.hooked = True  # type: ignore[attr-defined]  # PyTorch's wrapper costs more than a small step
+        step.hooked = True  # type: ignore[attr-defined]  # the wrapper of PyTorch takes longer than a small step
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
@@ -174,21 +228,21 @@ class Optimizer(torch.optim.Optimizer):
         moved = False
         if torch.compiler.is_compiling():
             for group in self.param_groups:
-                moved = self._traced_group(group) or moved
+                moved = self._step_traced_group(group) or moved
         else:
             raise_reported()
-            if self._handed_out:
+            if self._state_exposed:
                 self._forget_plans_of_other_state()
             groups = self.param_groups
-            read = [self._read(index, group) for index, group in enumerate(groups)]  # raises before a group moves
+            options = [self._cached_options(index, group) for index, group in enumerate(groups)]  # raises first
             for index, group in enumerate(groups):
-                moved = self._step_group(index, group, *read[index]) or moved
+                moved = self._step_group(index, group, *options[index]) or moved
         if not moved:
-            self._warn_nothing_moved()
+            self._warn_unchanged()
         return loss
 
-    def _traced_group(self, group: dict[str, Any]) -> bool:
-        """Step a group while torch.compile traces: eagerly, the parameters that have a gradient."""
+    def _step_traced_group(self, group: dict[str, Any]) -> bool:
+        """Step a group by torch operations, which torch.compile traces; return whether it has gradients."""
         slots = [param_state(self, p, group) for p in group["params"] if p.grad is not None]
         with torch.set_grad_enabled(group["differentiable"]):
             step_eagerly(
@@ -201,19 +255,23 @@ class Optimizer(torch.optim.Optimizer):
         return len(slots) > 0  # torch 2.9 to 2.11 can't trace `bool` of a list
 
     def _step_group(self, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]) -> bool:
-        """Step a group by its latest plan, or else by an older or a new plan."""
+        """Step a group by its latest plan if that fits, or else by an older or new plan."""
         plans = self._plans.get(index)
         if plans and plans[0][0] == key and plans[0][1].step(group["params"], numbers):
             return plans[0][1].steps_anything
         with torch.set_grad_enabled(group["differentiable"]):
-            return self._planned(index, group, key, numbers).steps_anything
+            return self._make_plan(index, group, key, numbers).steps_anything
 
-    def _read(self, index: int, group: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-        """Return the key of the plan and the numbers; both are cached while the options are the same objects."""
+    def _cached_options(self, index: int, group: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Return the plan key and the numeric options; cached while the options are the same objects.
+
+        Raises:
+            InvalidType, InvalidValue: An option was set to an invalid value.
+        """
         known = self._known_options.get(index)
         if known is not None and all(map(is_, known[0], group.values())):
             return known[1:]
-        arguments.check_changed(self, index, known and known[0])
+        validation.check_changed(self, index, known and known[0])
         key = (step_spec(type(self), group), group["differentiable"], group["capturable"], group["fused"])
         numbers = numbers_of(type(self), group)
         self._known_options.pop(index, None)
@@ -221,14 +279,14 @@ class Optimizer(torch.optim.Optimizer):
             self._known_options[index] = (list(group.values()), key, numbers)
         return key, numbers
 
-    def _planned(self, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]) -> StepPlan:
-        """Step a group by an older plan for the same gradients, or by a new one."""
+    def _make_plan(self, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]) -> StepPlan:
+        """Step a group by an older plan for the same parameters with gradients, or by a new plan."""
         params = group["params"]
         plans = [(known, plan) for known, plan in self._plans.get(index, []) if known == key]
         has = [p.grad is not None for p in params]
-        same = next((plan for _, plan in plans[1:] if plan.has_grad == has), None)
-        if same is None or not same.step(params, numbers):
-            same = StepPlan(
+        plan = next((plan for _, plan in plans[1:] if plan.has_grad == has), None)
+        if plan is None or not plan.step(params, numbers):
+            plan = StepPlan(
                 key[0],
                 params,
                 partial(param_state, self, group=group),
@@ -236,11 +294,13 @@ class Optimizer(torch.optim.Optimizer):
                 group,
             )
             self._pointers = self._state_pointers()
-            if not same.step(params, numbers):
-                raise RuntimeError("a gradient changed during the step; step an optimizer from one thread at a time")
-        others = [(known, plan) for known, plan in plans if plan.has_grad != has]
-        self._plans[index] = [(key, same), *others[:_OLDER_PLANS]]
-        return same
+            if not plan.step(params, numbers):
+                raise RuntimeError(
+                    "a gradient changed during the step. Help: step an optimizer from one thread at a time."
+                )
+        others = [(known, other) for known, other in plans if other.has_grad != has]
+        self._plans[index] = [(key, plan), *others[:_OLDER_PLANS]]
+        return plan
 
     def _state_pointers(self) -> list[int]:
         """Return the identities and addresses of the state tensors."""
@@ -249,11 +309,11 @@ class Optimizer(torch.optim.Optimizer):
         return [*map(id, values), *where]
 
     def _forget_plans_of_other_state(self) -> None:
-        """Drop the plans if state was replaced or moved through `state`: plans hold addresses."""
+        """Drop the plans if state was replaced or moved through `state`, because plans contain addresses."""
         if self._plans and self._state_pointers() != self._pointers:
             self._plans.clear()
 
-    def _warn_nothing_moved(self) -> None:
+    def _warn_unchanged(self) -> None:
         if not self.__dict__.get("_warned"):
             self._warned = True
             params = [p for group in self.param_groups for p in group["params"]]
@@ -264,13 +324,13 @@ class Optimizer(torch.optim.Optimizer):
                     f"all of its {len(params)} parameters are frozen (requires_grad=False). "
                     "Help: unfreeze some with p.requires_grad_()."
                 )
-            warnings.warn(f"{type(self).__name__}.step() moved nothing: {why}", stacklevel=4)
+            warnings.warn(f"{type(self).__name__}.step() changed no parameter: {why}", stacklevel=4)
 
 
-_OLDER_PLANS = 3  # for models whose parameters take turns
+_OLDER_PLANS = 3  # for models that train parts of their parameters in turns
 
 
-_watched_step = Optimizer._step if profile_hook is None else profile_hook(Optimizer._step)
+_profiled_step = Optimizer._step if profile_hook is None else profile_hook(Optimizer._step)
 
 
 def _is_immutable(value: Any) -> bool:

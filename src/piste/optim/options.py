@@ -1,4 +1,4 @@
-"""The options of optimizers, with the defaults and the sentences that several rules share."""
+"""Constructors for the options that several optimizers share, with their defaults and descriptions."""
 
 from __future__ import annotations
 
@@ -23,36 +23,40 @@ __all__ = [
 ]
 
 
-def rate(default: float, doc: str = "the learning rate: how far one step goes") -> Number:
+def rate(default: float, doc: str = "the learning rate") -> Number:
+    """Declare the learning rate."""
     return Number(default, doc)
 
 
 def eps(default: float, doc: str = "added to the denominator, against division by zero") -> Number:
+    """Declare epsilon."""
     return Number(default, doc)
 
 
 def decay(default: float, letter: str, doc: str) -> Number:
-    """A coefficient of an exponential average."""
+    """Declare the decay rate of an exponential average."""
     return Number(default, doc, letter, high=1.0)
 
 
 def betas(first: float = 0.9, second: float = 0.999) -> Pair:
+    """Declare the decay rates of Adam's two averages."""
     return Pair(
         decay(first, "beta1", ""),
         decay(second, "beta2", ""),
-        "how much of the averages of the gradient and of its square (or size) each step keeps",
+        "the decay rates of the averages of the gradient and of its square or magnitude",
     )
 
 
 def weight_decay(default: float = 0.0) -> Number:
-    return Number(default, "how strongly the weights are pulled towards 0")
+    """Declare the weight decay."""
+    return Number(default, "how strongly the weights are decayed towards 0")
 
 
 SHARED: dict[str, Option] = {
-    "maximize": Flag(False, "climb the objective instead of descending it"),
-    "foreach": Flag(None, "accepted as in torch.optim; every engine takes all tensors of a group at once"),
+    "maximize": Flag(False, "maximize the objective instead of minimizing it"),
+    "foreach": Flag(None, "accepted as in torch.optim; every backend steps all tensors of a group together"),
     "capturable": Flag(False, "keep the step count on the device, so that a CUDA graph can capture the step"),
-    "differentiable": Flag(False, "let autograd record the step"),
-    "fused": Flag(None, "True: only the fused kernel will do; False: never use it; None: where it serves"),
+    "differentiable": Flag(False, "record the step for autograd"),
+    "fused": Flag(None, "True requires the fused kernel, False runs torch operations, None chooses"),
 }
-"""The options that every optimizer takes, by keyword."""
+"""The keyword options of every optimizer."""

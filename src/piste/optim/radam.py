@@ -9,8 +9,8 @@ from .options import betas, eps, rate, weight_decay
 class RAdam(Optimizer):
     """RAdam: on the variance of the adaptive learning rate and beyond (Liu et al. 2020, https://arxiv.org/abs/1908.03265).
 
-    m and v as in Adam. While the average of squares rests on few steps (its length rho_t is 5 or less) the step is
-    m / (1 - beta1^t) alone; later it is Adam's, times the rectification r_t.
+    m and v are those of Adam. The step is m / (1 - beta1^t) while the length rho_t of the average of squares is at
+    most 5. From then on it is Adam's step multiplied by the rectification term r_t.
 
     As in torch.optim, eps is added before the bias correction of v.
 
@@ -40,6 +40,6 @@ class RAdam(Optimizer):
         rho_inf = 2 / (1 - beta2) - 1
         rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
         long = rho > 5
-        rho, rho_inf = where(long, rho, 6.0), where(long, rho_inf, 6.0)  # any numbers for which r exists
+        rho, rho_inf = where(long, rho, 6.0), where(long, rho_inf, 6.0)  # any values for which r is defined
         r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
         return where(long, r * sqrt(1 - beta2**t) * m_hat / (sqrt(v) + eps), m_hat), m, v

@@ -1,4 +1,4 @@
-"""The optimizers by name, for the modules that `piste.optim` imports."""
+"""The table of all optimizers, in a module that every module of the package can import."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from typing import Any
 __all__ = ["OPTIMIZERS"]
 
 OPTIMIZERS: dict[str, type[Any]] = {}
-"""Every optimizer of Piste by the name of its class; `piste.optim` fills it when it is imported."""
+"""Maps the class name of every optimizer to its class; filled when `piste.optim` is imported."""

@@ -7,13 +7,14 @@ from .state import Buffer
 
 
 class RMSprop(Optimizer):
-    """RMSprop (Hinton, lecture 6e of Neural Networks for Machine Learning, 2012; centered as in Graves 2013).
+    """RMSprop: divide the gradient by a running average of its magnitude (Hinton 2012, lecture 6e).
 
-    v <- alpha v + (1 - alpha) g^2; the step is g / (sqrt(v) + eps).
-    With `centered` the mean m of the gradient is taken off first: sqrt(v - m^2). With momentum, b <- mu b + step.
+    v <- alpha v + (1 - alpha) g^2;  the step is g / (sqrt(v) + eps).
+    `centered` (Graves 2013, https://arxiv.org/abs/1308.0850) divides by sqrt(v - m^2) + eps, where m is the average
+    of g. With `momentum`, b <- mu b + step, and the step is b.
 
-    Keras' `rho` is `alpha` here. Keras puts epsilon inside the root and the learning rate inside b, and its default
-    rates differ, so equal arguments don't mean equal steps.
+    Differs from Keras: Keras calls `alpha` `rho`, adds epsilon under the root, multiplies by the learning rate inside
+    b, and has other defaults, so the same arguments give different steps.
 
     Example:
         >>> import torch, piste
@@ -27,11 +28,11 @@ class RMSprop(Optimizer):
 
     options = {
         "lr": rate(1e-2),
-        "alpha": decay(0.99, "alpha", "how much of the average of squared gradients each step keeps"),
+        "alpha": decay(0.99, "alpha", "the decay rate of the average of squared gradients"),
         "eps": eps(1e-8),
         "weight_decay": weight_decay(),
-        "momentum": decay(0.0, "mu", "how much of the last step goes on"),
-        "centered": Flag(False, "divide by the standard deviation of the gradient, not by its root mean square"),
+        "momentum": decay(0.0, "mu", "the decay rate of the momentum"),
+        "centered": Flag(False, "divide by the standard deviation of the gradient instead of its root mean square"),
     }
     buffers = {
         "square_avg": "v",

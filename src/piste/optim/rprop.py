@@ -7,10 +7,11 @@ from .state import Buffer
 
 
 class Rprop(Optimizer):
-    """Resilient backpropagation (Riedmiller, Braun 1993), for full batches: only the sign of the gradient counts.
+    """Rprop: resilient backpropagation (Riedmiller, Braun 1993, https://doi.org/10.1109/ICNN.1993.298623).
 
-    Each weight has a step size s. It grows by eta+ while the gradient keeps its sign and shrinks by eta- when the
-    sign turns, and then the weight rests for one step; the step is sign(g) s.
+    Each weight has a step size s, which is multiplied by eta+ while the gradient keeps its sign and by eta- when the
+    sign changes. The step is sign(g) s, or 0 after a change of sign. Rprop is meant for full batches, because it
+    reads only the sign of the gradient.
 
     Example:
         >>> import torch, piste
@@ -23,11 +24,11 @@ class Rprop(Optimizer):
     """
 
     options = {
-        "lr": rate(1e-2, "the step size that every weight starts with"),
+        "lr": rate(1e-2, "the initial step size of every weight"),
         "etas": Pair(
             Number(0.5, "", "eta_minus", high=1.0, above=True),
             Number(1.2, "", "eta_plus", low=1.0, above=True),
-            "by what the step size shrinks and grows",
+            "the factors by which the step size shrinks and grows",
         ),
         "step_sizes": Pair(
             Number(1e-6, "", "s_min"),
@@ -37,7 +38,7 @@ class Rprop(Optimizer):
         ),
     }
     buffers = {"prev": "q", "step_size": Buffer("s", start="lr")}
-    per_step = {"lr": lambda: 1.0}  # the step has its size already
+    per_step = {"lr": lambda: 1.0}  # the step is final: its size is s
 
     def update(g: Any, q: Any, s: Any, *, eta_minus: Any, eta_plus: Any, s_min: Any, s_max: Any) -> Any:
         turn = g * q

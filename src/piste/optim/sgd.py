@@ -8,12 +8,12 @@ from .state import Buffer
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum where asked (Polyak 1964; nesterov: Sutskever et al. 2013).
+    """SGD: stochastic gradient descent, optionally with momentum (Polyak 1964) or Nesterov momentum.
 
-    b <- mu b + (1 - dampening) g, the first time b <- g; the step is b, or g + mu b with `nesterov`.
-    Without momentum the step is g.
+    The step is g. With `momentum`, b <- mu b + (1 - dampening) g, where the first b is g, and the step is b. With
+    `nesterov` (Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html) it is g + mu b.
 
-    As in torch.optim the learning rate stays outside b, so a change of `lr` acts at once on the whole step.
+    As in torch.optim, the learning rate is not part of b, so a change of `lr` applies to the whole next step.
 
     Example:
         >>> import torch, piste
@@ -27,14 +27,14 @@ class SGD(Optimizer):
 
     options = {
         "lr": rate(1e-3),
-        "momentum": decay(0.0, "mu", "how much of the last step goes on"),
-        "dampening": Number(0.0, "how much less of the gradient enters the momentum", high=1.0, closed=True),
+        "momentum": decay(0.0, "mu", "the decay rate of the momentum"),
+        "dampening": Number(0.0, "the share of the gradient that is left out of the momentum", high=1.0, closed=True),
         "weight_decay": weight_decay(),
-        "nesterov": Flag(False, "look ahead along the momentum"),
+        "nesterov": Flag(False, "use Nesterov momentum"),
     }
     buffers = {"momentum_buffer": Buffer("b", when="momentum")}
     counts_steps = False
-    zero_stays = True
+    sparse_safe = True
 
     def update(g: Any, b: Any, *, t: Any, mu: Any, dampening: Any, nesterov: bool) -> Any:
         if b is None:
@@ -43,7 +43,7 @@ class SGD(Optimizer):
         return (g + mu * b if nesterov else b), b
 
     @classmethod
-    def check_together(cls, values: Any) -> None:
+    def validate_options(cls, values: Any) -> None:
         if values["nesterov"] and not (values["momentum"] and values["dampening"] == 0):
             raise InvalidValue(
                 "Nesterov momentum requires a momentum and zero dampening; received "

@@ -1,4 +1,4 @@
-"""The gradient and the state of one parameter, as the backends take them; missing state is made."""
+"""The gradient and state of one parameter, in the form that the backends take."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ class Buffer:
     """A state tensor of a rule.
 
     Args:
-        letter: Its name in the formula.
-        when: The option that must be on for the buffer to exist; `None` for a buffer that always exists.
-        start: Its initial value: a number, or the name of an option.
+        letter: The name in the formula.
+        when: The option that must be on for the buffer to exist; None for a buffer that always exists.
+        start: The initial value: a number, or the name of an option.
+
+    Example:
+        >>> from piste.optim import Buffer
+        >>> Buffer("b", when="momentum")
+        Buffer(letter='b', when='momentum', start=0.0)
     """
 
     letter: str
@@ -32,17 +37,17 @@ class Buffer:
 
 
 def as_buffer(declared: str | Buffer) -> Buffer:
-    """Return the buffer that a rule declares by its letter alone, or in full."""
+    """Return a declared buffer, which may be given by its letter alone."""
     return Buffer(declared) if isinstance(declared, str) else declared
 
 
 def param_state(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamState:
-    """Return the parameter with its gradient and its state, which is made where it is missing."""
+    """Return a parameter with its gradient and state; missing state is created."""
     return ParamState(p, gradient(type(optimizer), p, group), *state_of(optimizer, p, group))
 
 
-def known_state(optimizer: Any, p: Tensor) -> ParamState:
-    """Return the parameter with the gradient and the state that exist; nothing is made."""
+def existing_state(optimizer: Any, p: Tensor) -> ParamState:
+    """Return a parameter with its existing gradient and state; nothing is created."""
     state = optimizer._state.get(p, {})
     buffers, counters = (
         [state[key] for key in keys if key in state] for keys in (optimizer.buffers, optimizer.counters)
@@ -62,8 +67,8 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
     for key, counter in optimizer.counters.items():
         counters.append(_entry(state, key, partial(torch.full_like, like, _start(counter, group))))
     is_first = any(state.get(key) is None for key in kept)
-    buffers = [_entry(state, key, partial(_full, p, _start(buffer, group))) for key, buffer in kept.items()]
-    if not optimizer.counts_steps:  # without a count in the checkpoint, t only tells the first step from later ones
+    buffers = [_entry(state, key, partial(_filled_like, p, _start(buffer, group))) for key, buffer in kept.items()]
+    if not optimizer.counts_steps:  # t isn't saved; it only has to be 1 at the first step alone
         counters.insert(0, like.clone() if is_first else torch.ones_like(like))
     return buffers, counters
 
@@ -71,29 +76,30 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
 def gradient(cls: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor:
     """Return the gradient of a parameter.
 
-    Plans keep this function, so it takes the class: holding the optimizer would close a reference cycle.
+    Takes the class, not the optimizer: plans keep this function, and a reference to the optimizer would be a cycle.
 
     Raises:
-        Unsupported: The gradient is sparse, and the rule (or weight decay) moves entries without a gradient.
+        Unsupported: The gradient is sparse, and the rule or weight decay moves entries without a gradient.
     """
     g: Any = p.grad
     if not g.is_sparse:
         return g
-    if not cls.zero_stays:
+    if not cls.sparse_safe:
         raise Unsupported(
-            f"{cls.__name__} does not support sparse gradients. SGD and Adagrad do; or make the layer dense "
+            f"{cls.__name__} does not support sparse gradients. Help: use SGD or Adagrad, or make the layer dense "
             "(nn.Embedding(..., sparse=False))."
         )
     if group.get("weight_decay"):
         raise Unsupported(
-            "weight_decay option is not compatible with sparse gradients: it moves every entry. Set weight_decay=0."
+            "weight_decay option is not compatible with sparse gradients, because it changes every entry; received "
+            f"weight_decay={group['weight_decay']}. Help: set weight_decay=0."
         )
-    # Momentum moves every entry too, so the dense step is meant.
+    # Momentum also changes every entry, so the dense step is computed.
     return g.to_dense() if any(b.when and group[b.when] for b in cls.buffers.values()) else g
 
 
 def _counts_on_device(group: Mapping[str, Any]) -> bool:
-    """Whether step counts lie on the parameter's device: on request, or because a number of the group lies there."""
+    """Return whether step counts are on the device of the parameter: `capturable` or an option tensor is there."""
     values = chain.from_iterable(v if isinstance(v, (tuple, list)) else (v,) for k, v in group.items() if k != "params")
     return bool(group["capturable"]) or any(isinstance(v, Tensor) and v.device.type != "cpu" for v in values)
 
@@ -108,14 +114,14 @@ def _entry(state: dict[str, Any], key: str, make: Callable[[], Tensor]) -> Tenso
     if value is None:
         value = state[key] = make()
     elif not isinstance(value, Tensor):
-        value = state[key] = checkpoint.counter(value)
-    elif value.is_sparse:  # torch's SGD keeps the momentum of a sparse gradient sparse
+        value = state[key] = checkpoint.as_counter(value)
+    elif value.is_sparse:  # in torch.optim, SGD keeps the momentum of a sparse gradient sparse
         value = state[key] = value.to_dense()
     return value
 
 
-def _full(p: Tensor, start: float) -> Tensor:
-    made = torch.zeros_like(p, memory_format=torch.preserve_format)
+def _filled_like(p: Tensor, start: float) -> Tensor:
+    buffer = torch.zeros_like(p, memory_format=torch.preserve_format)
     if start:
-        (torch.view_as_real(made) if made.is_complex() else made).fill_(start)
-    return made
+        (torch.view_as_real(buffer) if buffer.is_complex() else buffer).fill_(start)
+    return buffer

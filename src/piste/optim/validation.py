@@ -1,4 +1,4 @@
-"""One validator for an optimizer's arguments, in the constructor and in every param group."""
+"""Validation of the arguments of optimizers: constructors, param groups and changes between steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import InvalidType, InvalidValue, did_you_mean, nearest
 from ..options import Option, as_float, document, make_signature
 from .options import SHARED
 
-_ELSEWHERE = {
+_FOREIGN_NAMES = {
     "learning_rate": ("lr",),
     "eta": ("lr",),
     "epsilon": ("eps",),
@@ -28,41 +28,55 @@ _ELSEWHERE = {
     "lr_decay": ("lr_decay",),
     "wd": ("weight_decay",),
 }
-"""What Keras and optax call an option, and the words that torch has for it."""
+"""Maps the names of Keras and optax for an option to the names of PyTorch."""
 
 MISSING: Any = object()
-"""Stands for `params` in a call without them."""
+"""The default of `params`: marks a call without it."""
 
 _CLIPPING = {"clipnorm", "clipvalue", "global_clipnorm"}
 
-_TAGS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"}
-"""What torch's schedulers write into a param group."""
+_SCHEDULER_KEYS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"}
+"""The keys that the schedulers of torch.optim write into a param group."""
 
 
 def all_options(cls: Any) -> dict[str, Option]:
+    """Return the options of a rule, followed by those that every optimizer has."""
     return {**cls.options, **SHARED}
 
 
 def defaults(cls: Any) -> dict[str, Any]:
-    return {name: option.default for name, option in all_options(cls).items()} | cls.fixed
+    """Return the entries of a param group to which nothing was passed."""
+    return {name: option.default for name, option in all_options(cls).items()} | cls.group_constants
 
 
 def signature(options: Mapping[str, Option]) -> inspect.Signature:
-    """(params, *options in order, then the shared ones by keyword): the signature for help() and editors."""
+    """Return the signature for `help` and editors: `params`, the options in order, the shared options by keyword."""
     return make_signature(["params"], {n: o for n, o in options.items() if n not in SHARED}, SHARED)
 
 
-def documented(cls: Any) -> str:
-    """The docstring, with the arguments as they are declared."""
+def document_options(cls: Any) -> str:
+    """Return the docstring with an Args section, made from the declared options, in front of its example."""
     text = inspect.cleandoc(cls.__doc__ or "")
     if not cls.options or "Args:" in text:
         return text
     params = "    params: parameters, named parameters, or param groups, as in torch.optim."
-    return "\n".join([text, "", "Args:", params, *document(all_options(cls))])
+    body, heading, example = text.partition("\n\nExample:")
+    return "\n".join([body, "", "Args:", params, *document(all_options(cls))]) + heading + example
 
 
 def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params: bool = True) -> dict[str, Any]:
-    """The constructor's arguments by name, checked, with every default filled in."""
+    """Return the arguments of a constructor by name, validated and completed with the defaults.
+
+    Args:
+        cls: The optimizer.
+        args: The positional arguments after `params`.
+        kwargs: The keyword arguments.
+        has_params: Whether the call has `params`.
+
+    Raises:
+        InvalidType: A name is unknown or given twice, or a value is of the wrong type.
+        InvalidValue: A value is out of its range.
+    """
     unknown = [name for name in kwargs if name not in all_options(cls)]
     if not has_params or len(unknown) > 1:
         raise _misuse(cls, args, kwargs, unknown, has_params)
@@ -75,7 +89,7 @@ def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params:
     given = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
         if name in given:
-            raise InvalidType(f"{cls.__name__} received `{name}` twice: by position and by name.")
+            raise InvalidType(f"{cls.__name__} received `{name}` twice: by position and by name. Help: drop one.")
         if name not in all_options(cls):
             raise InvalidType(f"{cls.__name__} has no option `{name}`; {_hint(cls, name)}")
         given[name] = value
@@ -87,14 +101,14 @@ def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params:
 def _misuse(
     cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], unknown: list[str], has_params: bool
 ) -> InvalidType:
-    """Everything that is wrong with the arguments of a call, and the call with all of it corrected."""
-    faults = [] if has_params else [f"{cls.__name__} needs `params`, the parameters to train, first."]
-    faults += [f"{cls.__name__} has no option `{name}`; {_hint(cls, name)}" for name in unknown]
+    """Return an error that lists every mistake in a call, and the corrected call."""
+    mistakes = [] if has_params else [f"{cls.__name__} needs `params`, the parameters to train, first."]
+    mistakes += [f"{cls.__name__} has no option `{name}`; {_hint(cls, name)}" for name in unknown]
     given = ["model.parameters()", *map(repr, args)]
     pair = list(cls.options["betas"].default) if "betas" in cls.options else []
     renamed: dict[str, Any] = {}
     for name, value in kwargs.items():
-        words = [word for word in _ELSEWHERE.get(name, ()) if word in cls.options]
+        words = [word for word in _FOREIGN_NAMES.get(name, ()) if word in cls.options]
         if name not in unknown:
             renamed[name] = value
         elif words == ["betas"]:
@@ -103,42 +117,53 @@ def _misuse(
         elif words and name not in {"decay", "lr_decay"}:
             renamed[words[0]] = value
     given += [f"{name}={value!r}" for name, value in renamed.items()]
-    return InvalidType(f"{' '.join(faults)} Write {cls.__name__}({', '.join(given)}).")
+    return InvalidType(f"{' '.join(mistakes)} Write {cls.__name__}({', '.join(given)}).")
 
 
 def _hint(cls: Any, name: str) -> str:
-    words = [word for word in _ELSEWHERE.get(name, ()) if word in cls.options]
+    """Return the help for an unknown option, as the second half of a sentence."""
+    words = [word for word in _FOREIGN_NAMES.get(name, ()) if word in cls.options]
     if words == ["betas"]:
-        return "PyTorch takes both in one pair: betas=(beta_1, beta_2)."
+        return "PyTorch takes both as one pair: betas=(beta_1, beta_2)."
     if name in {"decay", "lr_decay"} and "lr_decay" not in words:
         schedule = (
-            "a decay of the learning rate, as Keras means it, is a schedule: "
+            "in PyTorch the decay of the learning rate (as in Keras) is a schedule: "
             f"torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / (1 + {name} * t))."
         )
-        average = " The coefficient of the average of squares, as optax means it, is `alpha`." if words else ""
-        return f"{schedule}{average} `weight_decay` is a pull of the weights towards 0."
+        average = " The decay rate of the average of squares (as in optax) is `alpha`." if words else ""
+        return f"{schedule}{average} `weight_decay` decays the weights towards 0."
     if name == "epsilon" and cls.__name__ in {"RMSprop", "Adagrad"}:
-        return "PyTorch's word for it is `eps`; Keras adds it under the root, PyTorch after the root."
+        return "PyTorch calls it `eps`, and adds it after the square root; Keras adds it under the root."
     if words:
-        return f"PyTorch's word for it is `{words[0]}`."
+        return f"PyTorch calls it `{words[0]}`."
     if name in _CLIPPING:
-        return "clip before the step, with torch.nn.utils.clip_grad_norm_ or clip_grad_value_."
+        return "call torch.nn.utils.clip_grad_norm_ or clip_grad_value_ before the step."
     if name == "momentum" and "betas" in cls.options:
-        return "its momentum is the first of `betas`."
+        return "its momentum is `betas[0]`."
     if name == "nesterov" and "betas" in cls.options:
-        return "NAdam is Adam with Nesterov's momentum."
+        return "NAdam is Adam with Nesterov momentum."
     return did_you_mean(name, all_options(cls)).replace("Did", "did").replace("Known", "known")
 
 
 def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
-    """Every option in its range, and the few that hang together."""
+    """Raise unless every option is in its range and the options are compatible.
+
+    Args:
+        cls: The optimizer.
+        values: The options by name; missing ones are not checked.
+        where: A sentence that ends the message, such as " In param group 1."
+
+    Raises:
+        InvalidType: A value is of the wrong type.
+        InvalidValue: A value is out of its range, or two options exclude each other.
+    """
     try:
         for name, option in all_options(cls).items():
             if name in values:
                 option.check(name, values[name])
-        cls.check_together(values)
+        cls.validate_options(values)
         if values.get("foreach") and values.get("fused"):
-            raise InvalidValue("`fused` and `foreach` cannot be `True` together; leave both at None and Piste chooses.")
+            raise InvalidValue("`fused` and `foreach` cannot be `True` together. Help: leave both at None.")
         _check_decay(values)
     except (InvalidType, InvalidValue) as error:
         raise type(error)(f"{error}{where}") from None
@@ -149,12 +174,17 @@ def _check_decay(values: Mapping[str, Any]) -> None:
     if lr * weight_decay > 1:
         raise InvalidValue(
             f"lr * weight_decay must be in [0, 1], or the decay overshoots 0; received {lr:g} * {weight_decay:g} = "
-            f"{lr * weight_decay:g}. Usual values of `weight_decay` lie between 0 and 0.1."
+            f"{lr * weight_decay:g}. Help: usual values of `weight_decay` are in [0, 0.1]."
         )
 
 
-def checked_params(cls: Any, params: Any) -> list[Any]:
-    """The parameters as a list, or what to write instead."""
+def list_params(cls: Any, params: Any) -> list[Any]:
+    """Return the parameters or param groups of a call as a list.
+
+    Raises:
+        InvalidType: `params` is a module, a tensor, a dict, a set, or not iterable.
+        InvalidValue: `params` is empty.
+    """
     name = cls.__name__
     if isinstance(params, torch.nn.Module):
         raise InvalidType(
@@ -175,7 +205,7 @@ def checked_params(cls: Any, params: Any) -> list[Any]:
         )
     if isinstance(params, (set, frozenset)):
         raise InvalidType(
-            f"{name} needs its parameters in an order that stays, for checkpoints; received a set. Give a list."
+            f"{name} takes parameters in a fixed order, because checkpoints number them; received a set. Pass a list."
         )
     try:
         listed = list(params)
@@ -186,14 +216,23 @@ def checked_params(cls: Any, params: Any) -> list[Any]:
     if not listed:
         raise InvalidValue(
             f"optimizer got an empty parameter list: {name} needs at least one parameter. "
-            "A generator such as model.parameters() is empty once it has been read, and a model has no parameters "
+            "A generator such as model.parameters() is empty after it has been read, and a model has no parameters "
             "before its layers are assigned in __init__."
         )
     return listed
 
 
 def check_group(optimizer: Any, group: Any) -> None:
-    """A param group before it is added: its options, their names, and its parameters."""
+    """Raise unless a param group can be added; its parameters become a list.
+
+    Args:
+        optimizer: The optimizer.
+        group: The param group, which is changed in place.
+
+    Raises:
+        InvalidType: The group is not a dict, or a value or parameter is of the wrong type.
+        InvalidValue: A name is misspelled, a value is out of its range, or a parameter is in a group already.
+    """
     cls, index = type(optimizer), len(optimizer.param_groups)
     if not isinstance(group, dict):
         raise InvalidType(f"param_group must be a dict, but got {type(group)}; received {group!r:.60}.")
@@ -203,9 +242,9 @@ def check_group(optimizer: Any, group: Any) -> None:
         )
     known = all_options(cls)
     for key in group:
-        if key in known or key in cls.fixed or key in _TAGS or key in {"params", "param_names"}:
+        if key in known or key in cls.group_constants or key in _SCHEDULER_KEYS or key in {"params", "param_names"}:
             continue
-        if key in _ELSEWHERE or any(nearest(key, [name], cutoff=0.8) for name in known):
+        if key in _FOREIGN_NAMES or any(nearest(key, [name], cutoff=0.8) for name in known):
             raise InvalidValue(f"Unknown option `{key}` in param group {index}; {_hint(cls, key)}")
     grouped = len(group) > 1 + ("param_names" in group) or index > 0
     check_values(
@@ -215,7 +254,7 @@ def check_group(optimizer: Any, group: Any) -> None:
     )
     if isinstance(group["params"], torch.Tensor):
         group["params"] = [group["params"]]
-    group["params"] = checked_params(cls, group["params"])
+    group["params"] = list_params(cls, group["params"])
     _check_tensors(optimizer, group["params"], index)
 
 
@@ -237,7 +276,7 @@ def _check_tensors(optimizer: Any, params: list[Any], group: int) -> None:
         if not optimizer.defaults["differentiable"] and not (p.is_leaf or p.retains_grad):
             raise InvalidValue(
                 f"can't optimize a non-leaf Tensor: parameter {i} of param group {group} was computed from other "
-                "tensors. Optimize those, or make a leaf of it: p = p.detach().requires_grad_()."
+                "tensors. Optimize those, or turn it into a leaf: p = p.detach().requires_grad_()."
             )
         if id(p) in seen:
             raise InvalidValue(
@@ -247,7 +286,7 @@ def _check_tensors(optimizer: Any, params: list[Any], group: int) -> None:
         if id(p) in taken:
             raise InvalidValue(
                 f"some parameters appear in more than one parameter group: parameter {i} of param group {group} is "
-                f"in param group {taken[id(p)]} already. List each parameter once."
+                f"already in param group {taken[id(p)]}. List each parameter once."
             )
         seen[id(p)] = i
 
@@ -268,13 +307,13 @@ def check_changed(optimizer: Any, index: int, known: list[Any] | None) -> None:
     for (name, value), old in zip(group.items(), unchanged, strict=True):
         option = options.get(name)
         if option is None or value is old or isinstance(value, torch.Tensor):
-            continue  # the value of a tensor may lie on another device, and the step doesn't wait for it
+            continue  # reading a tensor on another device would make the step wait
         try:
             option.check(name, value)
         except (InvalidType, InvalidValue) as error:
             raise type(error)(
                 f"a schedule, or an assignment, set {name}={value!r} in param group {index} of "
-                f"{type(optimizer).__name__}: {error} Nothing has moved in this step."
+                f"{type(optimizer).__name__}: {error} No parameter has changed in this step."
             ) from None
 
 
