@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from piste.cli import app
 from tools.docs.blocks import BlockError, commands_of, python_blocks, run_blocks, setup_of
+from tools.docs.notebook import notebook
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -80,3 +82,12 @@ def test_blocks_share_a_namespace_and_keep_what_they_print_and_draw(tmp_path, mo
     (svg,) = second.figures
     assert svg.startswith("<svg") and "currentColor" in svg and "#010203" not in svg
     assert not list(tmp_path.iterdir())
+
+
+def test_a_notebook_has_the_text_and_the_code_of_its_page():
+    page = read("tutorial/losses.md")
+    cells = json.loads(notebook(page))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [block.strip() for block in python_blocks(page)]
+    assert cells[0]["source"][0] == "# Losses, seen\n"
+    assert ".ipynb" not in json.dumps(cells)

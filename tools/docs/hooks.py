@@ -12,16 +12,25 @@ import latex2mathml.converter
 
 from tools.docs.blocks import Block, python_blocks, run_blocks, setup_of
 from tools.docs.figures import placeholder, with_figures
+from tools.docs.notebook import notebook
 from tools.docs.reference import reference_pages
+
+_PICTURE = "# Picture: the code of this picture\n"
 
 
 def on_pre_build(config: Any) -> None:
-    """Write the pages of the reference to `docs/reference`, which is made by each build and not committed."""
+    """Write the pages of the reference and the notebooks into the folder of the pages; they are not committed."""
+    docs = Path(config["docs_dir"])
     for path, text in _reference().items():
-        file = Path(config["docs_dir"], path)
-        file.parent.mkdir(exist_ok=True)
-        if not file.exists() or file.read_text(encoding="utf-8") != text:  # an unchanged page starts no new build
-            file.write_text(text, encoding="utf-8")
+        _write(docs / path, text)
+    for page in docs.glob("tutorial/*.md"):
+        _write(page.with_suffix(".ipynb"), notebook(page.read_text(encoding="utf-8")))
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(exist_ok=True)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:  # an unchanged file starts no new build
+        file.write_text(text, encoding="utf-8")
 
 
 @cache
@@ -31,12 +40,18 @@ def _reference() -> dict[str, str]:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Put the output of each block of Python below it."""
+    is_chinese = page.file.src_uri.endswith(".zh.md")
+    if is_chinese:  # a line break in the source is no space between Chinese characters
+        markdown = re.sub(r"(?<=[\u3000-\uffef])\n(?=[\u3000-\uffef])", "", markdown)
     code = tuple(python_blocks(markdown))
     if not code:
         return markdown
     blocks = iter(_run(code, re.sub(r"\.zh\.md$", ".md", page.file.src_uri), setup_of(markdown)))
     return re.sub(
-        r"^```python\n.*?^```[ ]*$", lambda m: _shown(m[0], next(blocks)), markdown, flags=re.MULTILINE | re.DOTALL
+        r"^```python\n.*?^```[ ]*$",
+        lambda m: _shown(m[0], next(blocks), is_chinese),
+        markdown,
+        flags=re.MULTILINE | re.DOTALL,
     )
 
 
@@ -46,11 +61,11 @@ def _run(code: tuple[str, ...], name: str, setup: str) -> list[Block]:
     return run_blocks(code, name, setup)
 
 
-def _shown(fence: str, block: Block) -> str:
+def _shown(fence: str, block: Block, is_chinese: bool) -> str:
     parts = [fence]
-    if title := re.match(r"# Picture: (.*)\n", block.code):
-        indented = "\n".join(f"    {line}".rstrip() for line in fence.replace(title[0], "", 1).splitlines())
-        parts = [f'??? note "{title[1]}"\n\n{indented}']
+    if block.code.startswith(_PICTURE):
+        indented = "\n".join(f"    {line}".rstrip() for line in fence.replace(_PICTURE, "", 1).splitlines())
+        parts = [f'??? note "{"这张图的代码" if is_chinese else "The code of this picture"}"\n\n{indented}']
     if block.output.strip():
         parts.append(f"``` {{ .text .output }}\n{block.output.rstrip()}\n```")
     parts += [placeholder(svg) for svg in block.figures]
