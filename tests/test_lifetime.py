@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import piste
-from piste.engine.cpu import fast_step
+from piste.engine.native import gradients
 from tests.losses.cases import CASES, Case, seeded
 from tests.optim.cases import OPTIONS, fullest
 
@@ -72,7 +72,7 @@ def everything(optimizer: torch.optim.Optimizer, *more: Any) -> list[Any]:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_optimizer_is_freed_after_steps(name, way, monkeypatch):
     if way == "kernel, called by Python":
-        monkeypatch.setattr(fast_step, "native_guard", lambda: None)
+        monkeypatch.setattr(gradients, "native_guard", lambda: None)
 
     def use() -> list[Any]:
         options = {"fused": False} if way == "eager" else {}

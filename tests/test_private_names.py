@@ -65,7 +65,7 @@ def check(without):
 
 
 def is_fast():
-    from piste.engine.cpu.native_guard import native_guard
+    from piste.engine.native.native_guard import native_guard
 
     return native_guard() is not None
 
@@ -156,7 +156,7 @@ FIRST_ORDER_ALONE = True
 WANTED[None]
 from importlib import util
 path = util.find_spec("piste").submodule_search_locations[0]
-text = open(os.path.join(path, "engine", "cpu", "torch_internals.py")).read()
+text = open(os.path.join(path, "engine", "native", "torch_internals.py")).read()
 SYMBOLS = eval(text[text.index("SYMBOLS = {") + 10 : text.index("}", text.index("SYMBOLS = {")) + 1])
 
 def instead(symbol, other):

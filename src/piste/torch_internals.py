@@ -1,6 +1,6 @@
 """Private names of PyTorch that Piste uses, each with a fallback.
 
-Without a name Piste takes a slower path to the same result. `engine/cpu/torch_internals.py` has the names on which
+Without a name Piste takes a slower path to the same result. `engine/native/torch_internals.py` has the names on which
 machine code relies, and verifies them by a self-test.
 """
 

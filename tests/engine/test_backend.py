@@ -16,9 +16,10 @@ from torch import Tensor
 import piste
 from piste.engine import backend as backends
 from piste.engine import loss_dispatch
-from piste.engine.cpu import compiler, image_cross_entropy, loss_kernel
+from piste.engine.cpu import image_cross_entropy, loss_kernel
 from piste.engine.hoisting import trace_step
 from piste.engine.loss_trace import trace_elements
+from piste.engine.native import compiler
 from piste.engine.specs import LossArguments, LossKernelSpec, ParamState, StepSpec
 from piste.errors import InvalidValue, Unsupported
 from piste.formula import Expr

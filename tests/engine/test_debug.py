@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import piste
-from piste.engine.cpu import compiler, fast_loss, fast_step, is_one, loss_kernel
+from piste.engine.cpu import fast_loss, is_one, loss_kernel
+from piste.engine.native import compiler, gradients
 from tests.losses.cases import CASES, seeded
 
 
@@ -24,7 +25,7 @@ def printed(monkeypatch, capsys):
         assert out == ""
         return err.split("# kernel ")[1:]
 
-    for module in (fast_loss, fast_step, is_one):
+    for module in (fast_loss, gradients, is_one):
         monkeypatch.setattr(module, "native_guard", lambda: None)
     return run
 
@@ -58,7 +59,7 @@ def test_a_step_is_printed_with_the_formula_of_its_buffers_and_its_parameter(pri
 def test_a_loss_is_printed_with_its_formula_derivatives_and_operands(printed, monkeypatch):
     monkeypatch.setenv("PISTE_DEBUG", "source")
     finish, run = printed(loss)
-    assert finish.splitlines()[1] == "# kernels/finish.py"
+    assert finish.splitlines()[1] == "# cpu/kernels/finish.py"
     assert run.splitlines()[1:8] == [
         "# d = |x - y|",
         "# loss = (0.5 * d * d / beta if d < beta else d - 0.5 * beta)",
@@ -72,8 +73,8 @@ def test_a_loss_is_printed_with_its_formula_derivatives_and_operands(printed, mo
 
 def test_a_file_of_kernels_is_named_with_the_values_of_its_constants(printed, monkeypatch):
     monkeypatch.setenv("PISTE_DEBUG", "source")
-    (text,) = printed(lambda: compiler.load_file("mean_divisor", ("prepare",), INDEX=15, WEIGHT="float64"))
-    assert text.splitlines()[1:4] == ["# kernels/mean_divisor.py", "# INDEX = 15", "# WEIGHT = float64"]
+    (text,) = printed(lambda: compiler.load_file("cpu/kernels/mean_divisor", ("prepare",), INDEX=15, WEIGHT="float64"))
+    assert text.splitlines()[1:4] == ["# cpu/kernels/mean_divisor.py", "# INDEX = 15", "# WEIGHT = float64"]
 
 
 @pytest.mark.parametrize("value", [None, "", "other"])
@@ -108,4 +109,4 @@ def test_every_loss_has_a_formula_to_print(printed, monkeypatch, case):
     monkeypatch.setenv("PISTE_DEBUG", "source")
     kernels = [text.splitlines() for text in printed(lambda: case.function(*seeded(case), **case.options))]
     for lines in kernels:
-        assert lines[1].startswith("# kernels/") or any(line.startswith("# loss = ") for line in lines)
+        assert lines[1].startswith("# cpu/kernels/") or any(line.startswith("# loss = ") for line in lines)

@@ -20,4 +20,4 @@ def test_import_brings_piste_and_the_standard_library_alone():
     added = json.loads(python(SEEN))
     packages = {name.split(".")[0] for name in added}
     assert packages - set(sys.stdlib_module_names) == {"piste"}
-    assert not {"piste.engine.cpu.intrinsics", "piste.engine.cpu.kernels", "piste.cli"} & set(added)
+    assert not {"piste.engine.native.intrinsics", "piste.engine.native.kernels", "piste.cli"} & set(added)

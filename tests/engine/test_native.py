@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from piste.engine.cpu import compiler, object_cache, openmp
+from piste.engine.native import compiler, object_cache, openmp
 from piste.optim import OPTIMIZERS
 
 from .process import python
@@ -207,25 +207,25 @@ def changed(patch: pytest.MonkeyPatch, file: str) -> None:
     """One file of the engine reads as if it were another."""
     compiler._digest.cache_clear()
     real = Path.read_bytes
-    end = str(Path("cpu", file))
+    end = str(Path("engine", file))
     patch.setattr(Path, "read_bytes", lambda path: real(path) + b"#" * str(path).endswith(end))
 
 
 def test_a_file_of_kernels_is_compiled_again_when_any_of_them_or_a_constant_changes(cache, monkeypatch):
     def load(**constants) -> int:
         cache.forget()
-        compiler.load_file("mean_divisor", ("prepare",), **constants)
+        compiler.load_file("cpu/kernels/mean_divisor", ("prepare",), **constants)
         return cache.compiled
 
     assert [load(INDEX=14), load(INDEX=14), load(INDEX=15), load(INDEX=15, WEIGHT="float64")] == [1, 1, 2, 3]
-    changed(monkeypatch, "kernels/tensor_guard.py")
+    changed(monkeypatch, "cpu/kernels/finish.py")
     assert [load(INDEX=14), load(INDEX=14)] == [4, 4]
     compiler._digest.cache_clear()
 
 
 def test_a_constant_that_a_file_does_not_have_is_an_error(cache):
     with pytest.raises(AttributeError, match=r"kernels/mean_divisor\.py has no constant INDICES"):
-        compiler.load_file("mean_divisor", ("prepare",), INDICES=1)
+        compiler.load_file("cpu/kernels/mean_divisor", ("prepare",), INDICES=1)
 
 
 def test_the_versions_of_everything_that_makes_the_code_are_part_of_the_key(monkeypatch):
@@ -237,9 +237,10 @@ def test_the_versions_of_everything_that_makes_the_code_are_part_of_the_key(monk
         for package in ("numba", "llvmlite"):
             patch.setattr(metadata, "version", lambda p, new=package: "99.9" if p == new else real(p))
             assert fresh() != now
-    for file in ("compiler.py", "intrinsics.py", "tables.py", "kernels/math32.py", "kernels/work_sharing.py"):
+    words = (f"kernels/{name}" for name in ("math32", "tensor_guard", "work_sharing"))
+    for file in ("compiler", "intrinsics", "tables", *words):
         with monkeypatch.context() as patch:
-            changed(patch, file)
+            changed(patch, f"native/{file}.py")
             assert fresh() != now
     import llvmlite.binding as llvm
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import piste
-from piste.engine.cpu import compiler, fast_step
 from piste.engine.cpu import step_kernel as cpu
+from piste.engine.native import compiler, gradients
 
 from .reference import AgainstTorch, randn, spread, transposed, weights
 
@@ -26,9 +26,9 @@ from .reference import AgainstTorch, randn, spread, transposed, weights
 def stepped(request, monkeypatch):
     """All of this holds whoever looks where the parameters and gradients are."""
     if request.param == "directly":
-        assert fast_step.native_guard(), "the self-test of the native guard fails on this machine"
+        assert gradients.native_guard(), "the self-test of the native guard fails on this machine"
     else:
-        monkeypatch.setattr(fast_step, "native_guard", lambda: None)
+        monkeypatch.setattr(gradients, "native_guard", lambda: None)
 
 
 # --- what may change between steps ----------------------------------------------------------------------------

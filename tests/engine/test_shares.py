@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from piste.engine.cpu import compiler, openmp
 from piste.engine.cpu import work_sharing as shares
-from piste.engine.cpu.tables import WorkTable, columns_from
+from piste.engine.native import compiler, openmp
+from piste.engine.native.tables import WorkTable, columns_from
 
 DONE, WHO, RUN, BEGUN, OTHERS, SPINS = range(columns_from(WorkTable), columns_from(WorkTable) + 6)
 LONG = 100_000_000

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import piste
 from piste.engine import step_dispatch
-from piste.engine.cpu import compiler, fast_step
+from piste.engine.cpu import fast_step
 from piste.engine.cpu import step_kernel as cpu
+from piste.engine.native import compiler, gradients
 from piste.errors import InvalidType, InvalidValue, Unsupported
 from piste.formula.expression import FormulaError, maximum, sign, sqrt, where
 from piste.optim import Optimizer
@@ -153,7 +154,7 @@ def test_a_group_with_some_sparse_gradients_is_stepped_by_both_engines():
 @pytest.mark.parametrize(("stepper", "method"), [(cpu.StepKernel, "launch"), (fast_step.FastStep, "__call__")])
 def test_torch_compile_traces_the_eager_backend_and_the_kernel_steps_afterwards(monkeypatch, stepper, method):
     if stepper is cpu.StepKernel:
-        monkeypatch.setattr(fast_step, "native_guard", lambda: None)
+        monkeypatch.setattr(gradients, "native_guard", lambda: None)
     launched, real = [], getattr(stepper, method)
     monkeypatch.setattr(stepper, method, lambda *args: (launched.append(1), real(*args))[1])
     p, q = parameter(torch.linspace(-1, 1, 6)), parameter(torch.linspace(-1, 1, 6))
@@ -262,7 +263,7 @@ for name in list(sys.modules):
     if name.startswith("llvmlite"):
         del sys.modules[name]
 sys.modules["llvmlite"] = None
-piste.engine.cpu.compiler._environment_key.cache_clear()
+piste.engine.native.compiler._environment_key.cache_clear()
 stepped(type("Mine", (piste.optim.SGD,), {{}}))
 """
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import piste
-from piste.engine.cpu.native_guard import native_guard
+from piste.engine.native.native_guard import native_guard
 from piste.errors import Unsupported
 
 from .recording import recording

@@ -12,8 +12,9 @@ from torch._subclasses import FakeTensorMode
 
 import piste
 from piste.engine import loss_dispatch
-from piste.engine.cpu import fast_loss, is_one, loss_form, loss_kernel, openmp
+from piste.engine.cpu import fast_loss, is_one, loss_form, loss_kernel
 from piste.engine.cpu.loss_kernel import CpuLossKernel
+from piste.engine.native import openmp
 
 F, T = piste.losses.functional, torch.nn.functional
 

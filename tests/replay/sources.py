@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import piste
-from piste.engine.cpu import compiler
+from piste.engine.native import compiler
 from tests.losses.cases import CASES, Case, seeded
 from tests.optim import cases as optim_cases
 

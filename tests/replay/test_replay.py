@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import piste
-from piste.engine.cpu import compiler
+from piste.engine.native import compiler
 
 from .__main__ import compare
 from .sources import recorded, step

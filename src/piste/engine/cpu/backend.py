@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from ..backend import FastStep, LossKernel
+from ..native.openmp import openmp_parallel
 from ..specs import LossKernelSpec, ParamState, StepSpec
 from . import fast_step, image_cross_entropy
 from .loss_kernel import kernel_of
-from .openmp import openmp_parallel
 from .step_kernel import Layout, StepKernel, layout_of, unserved
 
 __all__ = ["CpuBackend"]

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 
 from ...formula.expression import is_number
+from ..native.compiler import CompiledModule, load_file
+from ..native.fastcall import make_fastcall
+from ..native.native_guard import native_guard
+from ..native.openmp import parallel_address_cell, thread_num_address
+from ..native.tables import columns_from
+from ..native.torch_internals import CPYTHON_OFFSETS, dtype_code, impl_offset
 from ..specs import LossKernelSpec
-from .compiler import CompiledModule, load_file
-from .fastcall import make_fastcall
 from .loss_form import BLOCK, FEW, GRAIN, PARTS, result_code
-from .native_guard import native_guard
-from .openmp import parallel_address_cell, thread_num_address
-from .tables import FastLossBlock, LossNumbers, LossTable, columns_from
-from .torch_internals import CPYTHON_OFFSETS, dtype_code, impl_offset
+from .tables import FastLossBlock, LossNumbers, LossTable
 from .work_sharing import COUNTER_STRIDE
 
 __all__ = ["can_serve", "serving"]
@@ -76,7 +77,9 @@ def serving(form: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_row
         **{name: a.buffer_info()[0] for name, a in arrays.items()},
         **{name: address for kernel in kernels for name, address in kernel.addresses.items()},
     )
-    module = load_file("fast_loss", ("fast_loss",), IMPL_OFFSET=impl_offset(), **CPYTHON_OFFSETS, **_CONSTANTS)
+    module = load_file(
+        "cpu/kernels/fast_loss", ("fast_loss",), IMPL_OFFSET=impl_offset(), **CPYTHON_OFFSETS, **_CONSTANTS
+    )
     return make_fastcall(module, "fast_loss", block, lib, arrays, kernels)
 
 

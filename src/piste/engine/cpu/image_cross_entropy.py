@@ -17,8 +17,8 @@ from ...formula.expression import Expr, trace
 from ...formula.row_functions import log_softmax, pick
 from ..backend import Computed, Declined, LossKernel
 from ..loss_trace import trace_rows
+from ..native.compiler import CompiledModule, load_file
 from ..specs import LossArguments, LossKernelSpec
-from .compiler import CompiledModule, load_file
 from .is_one import make_is_one
 from .memory import gradient_like
 from .tables import ImageTable
@@ -99,4 +99,4 @@ def _module(dtype: torch.dtype) -> CompiledModule:
     constants: dict[str, int | str] = {}
     if dtype is torch.float64:
         constants = {"REAL": "float64", "SIZE": 8, "EXP": "math.exp", "LOG": "math.log"}
-    return load_file("image_cross_entropy", ("prepare", "forward", "gradient", "finish"), **constants)
+    return load_file("cpu/kernels/image_cross_entropy", ("prepare", "forward", "gradient", "finish"), **constants)

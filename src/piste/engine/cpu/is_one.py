@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .compiler import load_file
-from .fastcall import make_fastcall
-from .native_guard import native_guard
+from ..native.compiler import load_file
+from ..native.fastcall import make_fastcall
+from ..native.native_guard import native_guard
+from ..native.torch_internals import dtype_code, impl_offset
 from .tables import IsOneBlock
-from .torch_internals import dtype_code, impl_offset
 
 __all__ = ["make_is_one"]
 
@@ -31,4 +31,4 @@ def make_is_one() -> Callable[[Tensor], bool]:
         return lambda grad: False
     codes = {name: dtype_code(getattr(torch, name)) for name in _DTYPES}
     block = IsOneBlock(libtorch=ctypes.addressof(lib), **codes)
-    return make_fastcall(load_file("is_one", ("is_one",), IMPL_OFFSET=impl_offset()), "is_one", block, lib)
+    return make_fastcall(load_file("cpu/kernels/is_one", ("is_one",), IMPL_OFFSET=impl_offset()), "is_one", block, lib)

@@ -8,9 +8,10 @@ from typing import Any
 from ...formula.expression import Expr, is_number
 from ...formula.properties import is_never_positive
 from ..loss_emitter import LossEmitter
+from ..native.tables import columns_from, word
 from ..specs import STORAGES, LossKernelSpec, Operand
 from .dialect import numba
-from .tables import LossNumbers, LossTable, columns_from, word
+from .tables import LossNumbers, LossTable
 
 __all__ = [
     "BLOCK",

@@ -17,12 +17,12 @@ from torch import Tensor
 from ...formula.expression import is_number
 from ...torch_internals import PLAIN_TYPES
 from ..backend import Computed, Declined, LossKernel
+from ..native.compiler import load, load_file
 from ..specs import LossArguments, LossKernelSpec
 from . import elementwise_kernel as element_source
 from . import rowwise_kernel as row_source
-from .compiler import load, load_file
-from .debug import loss_formula
 from .fast_loss import can_serve, serving
+from .formula_comments import loss_formula
 from .is_one import make_is_one
 from .loss_form import BLOCK, FEW, GRAIN, PARTS, result_code
 from .memory import LARGE, gradient_like
@@ -52,9 +52,9 @@ class CpuLossKernel(LossKernel):
         else:
             text = element_source.source(spec)
         # Separate modules, as many kernels have them in common.
-        finish, prepare = load_file("finish", ("finish",)), None
+        finish, prepare = load_file("cpu/kernels/finish", ("finish",)), None
         if spec.divisor != "given":
-            prepare = load_file("mean_divisor", ("prepare",), **row_source.divisor_constants(spec))
+            prepare = load_file("cpu/kernels/mean_divisor", ("prepare",), **row_source.divisor_constants(spec))
         self.code, self.finish = load(text, ("run",), lambda: loss_formula(spec)), finish.call["finish"]
         self.prepare = None if prepare is None else prepare.call["prepare"]
         self._modules = parts = [self.code, finish] if prepare is None else [self.code, finish, prepare]

@@ -7,7 +7,7 @@ import threading
 import torch
 from torch import Tensor
 
-from .torch_internals import storage_is_shared
+from ..native.torch_internals import storage_is_shared
 
 __all__ = ["LARGE", "gradient_like"]
 

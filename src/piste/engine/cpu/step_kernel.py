@@ -21,11 +21,12 @@ from ...torch_internals import PLAIN_TYPES
 from ..emit import Emitter
 from ..hoisting import Hoisted, given_inputs, trace_step
 from ..layout import alike, overlapping, real_dtype, real_size
+from ..native.compiler import load
+from ..native.tables import columns_from, word
 from ..specs import ParamState, StepSpec
-from .compiler import load
-from .debug import step_formula
 from .dialect import numba
-from .tables import StepTable, columns_from, step_table, word
+from .formula_comments import step_formula
+from .tables import StepTable, step_table
 from .work_sharing import make_counters, shared_lines, work
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from .openmp import thread_num_address
+from ..native.openmp import thread_num_address
 
 __all__ = ["COUNTER_STRIDE", "make_counters", "shared_lines", "work"]
 

@@ -52,7 +52,7 @@ def _native(columns: int, kind: str) -> dict[str, Callable[[int], int]] | None:
     """Return the machine code of `advance`, or None where Numba can't make it."""
     if importlib.util.find_spec("numba") is None:
         return None
-    from ..cpu.compiler import load
+    from ..native.compiler import load
 
     lines = [
         "def advance(table) -> int:",

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..cpu.fast_step import can_check, native_step
-from ..cpu.tables import LaunchRecord
+from ..native.gradients import can_check, native_step
+from ..native.tables import LaunchRecord
 from ..specs import ParamState
 from .launch import GpuStepKernel
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from numba import float64, int64
 
-from ..intrinsics import address_of, call_address, pointer, stack_alloc, view
-from ..tables import CallOptions, FastLossBlock, Libtorch, LossNumbers, LossTable
-from .tensor_guard import BYTE, is_strided_cpu, is_unresolved, read
-from .work_sharing import reset_counters
+from ...native.intrinsics import address_of, call_address, pointer, stack_alloc, view
+from ...native.kernels.tensor_guard import BYTE, is_strided_cpu, is_unresolved, read
+from ...native.kernels.work_sharing import reset_counters
+from ...native.tables import Libtorch
+from ..tables import CallOptions, FastLossBlock, LossNumbers, LossTable
 
 IMPL_OFFSET = 0  # from the address of a tensor object to its handle
 OBJECT_TYPE, TUPLE_LENGTH, TUPLE_ITEMS, BYTES_CONTENT = 0, 0, 0, 0  # offsets in objects of CPython

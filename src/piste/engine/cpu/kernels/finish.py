@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import float32, float64, uint16
 
-from ..intrinsics import pointer, to_bfloat16, to_float16, view
+from ...native.intrinsics import pointer, to_bfloat16, to_float16, view
 from ..tables import LossNumbers, LossTable
 
 FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = 0, 1, 2, 3  # LossTable.result

@@ -16,10 +16,10 @@ from typing import Any
 
 from numba import float32, float64, int64
 
-from ..intrinsics import column, inline, pointer, view
+from ...native.intrinsics import column, inline, pointer, view
+from ...native.kernels import math32
+from ...native.kernels.work_sharing import take_blocks, thread_number
 from ..tables import ImageTable
-from . import math32
-from .work_sharing import take_blocks, thread_number
 
 REAL: Any = float32  # float64: with math.exp and math.log
 EXP: Any = math32.exp32_nonpositive

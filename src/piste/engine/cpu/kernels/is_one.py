@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from numba import float32, float64, int64, uint16
 
-from ..intrinsics import call_address, pointer, view
-from ..tables import IsOneBlock, Libtorch
-from .tensor_guard import BYTE, is_strided_cpu, read
+from ...native.intrinsics import call_address, pointer, view
+from ...native.kernels.tensor_guard import BYTE, is_strided_cpu, read
+from ...native.tables import Libtorch
+from ..tables import IsOneBlock
 
 IMPL_OFFSET = 0  # from the address of a tensor object to its handle
 BFLOAT16_ONE, FLOAT16_ONE = 0x3F80, 0x3C00

@@ -6,7 +6,7 @@ from typing import Any
 
 from numba import float32, float64, int64
 
-from ..intrinsics import pointer, view
+from ...native.intrinsics import pointer, view
 from ..tables import LossNumbers, LossTable
 
 INDEX, WEIGHTS = 0, 0  # words of a LossTable: the columns of the class indices and of the weights; 0: no weights

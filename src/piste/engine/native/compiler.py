@@ -78,15 +78,15 @@ def load(source: str, entries: tuple[str, ...], formula: Callable[[], Iterable[s
 
 
 def load_file(name: str, entries: tuple[str, ...], **constants: int | str) -> CompiledModule:
-    """Return the machine code of a file in kernels/: from this process, from disk, or compiled now.
+    """Return the machine code of a file of kernels: from this process, from disk, or compiled now.
 
     Args:
-        name: The file, without the ending.
+        name: The file in `piste/engine`, without its ending, as in "cpu/kernels/finish".
         entries: The names of its entries.
         constants: Values for constants of the file. A string is an expression in the file's own names, as in
             `REAL="float64"`.
     """
-    key = name, _digest(*_kernel_files()), *(f"{constant}={value}" for constant, value in sorted(constants.items()))
+    key = name, _digest(*_kernel_files(name)), *(f"{constant}={value}" for constant, value in sorted(constants.items()))
     comments = debug.file_comments(name, constants)
     return _load(key, entries, lambda: _executed(name, constants), lambda: ("", comments))
 
@@ -123,23 +123,26 @@ def _generated(source: str) -> dict[str, Any]:
 
 
 def _executed(name: str, constants: Mapping[str, int | str]) -> dict[str, Any]:
-    """Execute a file in kernels/ with these constants and return its names."""
-    path = Path(__file__).parent / "kernels" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{__package__}.kernels.{name}", path)
+    """Execute a file of kernels with these constants and return its names."""
+    module_name = f"{__package__.rpartition('.')[0]}.{name.replace('/', '.')}"
+    spec = importlib.util.spec_from_file_location(module_name, _ENGINE / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     scope = vars(module)
     for constant, value in constants.items():
         if constant not in scope:
-            raise AttributeError(f"kernels/{name}.py has no constant {constant}")
+            raise AttributeError(f"{name}.py has no constant {constant}")
         scope[constant] = eval(value, scope) if isinstance(value, str) else value
     return scope
 
 
 @functools.cache
-def _kernel_files() -> tuple[str, ...]:
-    return tuple(sorted(f"kernels/{path.name}" for path in Path(__file__).parent.glob("kernels/*.py")))
+def _kernel_files(name: str) -> tuple[str, ...]:
+    """List the files that a file of kernels may import from its own backend."""
+    backend = name.partition("/")[0]
+    kernels = sorted(f"{backend}/kernels/{path.name}" for path in (_ENGINE / backend / "kernels").glob("*.py"))
+    return (f"{backend}/tables.py", *kernels)
 
 
 @functools.cache
@@ -151,18 +154,19 @@ def _environment_key() -> tuple[str, ...]:
 
     versions = [metadata.version(package) for package in ("numba", "llvmlite")]
     cpu = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    words = _digest("compiler.py", "intrinsics.py", "tables.py", *(f"kernels/{name}.py" for name in _WORDS))
+    words = _digest(*(f"native/{name}.py" for name in (*_SOURCES, *(f"kernels/{word}" for word in _WORDS))))
     return (*versions, words, platform.machine(), sys.platform, *cpu)
 
 
+_ENGINE = Path(__file__).parents[1]
+_SOURCES = ("compiler", "intrinsics", "tables", "kernels/tensor_guard")
 _WORDS = ("math32", "work_sharing")
-"""Files in kernels/ whose functions generated source may call."""
+"""Files in native/kernels/ whose functions generated source may call."""
 
 
 @functools.cache
 def _digest(*files: str) -> str:
-    folder = Path(__file__).parent
-    return hashlib.sha256(b"".join((folder / file).read_bytes() for file in files)).hexdigest()
+    return hashlib.sha256(b"".join((_ENGINE / file).read_bytes() for file in files)).hexdigest()
 
 
 def _from_disk(key: str, entries: tuple[str, ...]) -> CompiledModule | None:

@@ -36,7 +36,7 @@ def native_guard() -> Libtorch | None:
 def _passes_self_test(lib: Libtorch) -> bool:
     try:
         facts = TensorFacts(libtorch=ctypes.addressof(lib))
-        module = load_file("self_test", ("describe",), IMPL_OFFSET=impl_offset(), **CPYTHON_OFFSETS)
+        module = load_file("native/kernels/self_test", ("describe",), IMPL_OFFSET=impl_offset(), **CPYTHON_OFFSETS)
         describe = make_fastcall(module, "describe", facts, lib)
         return (
             len({dtype_code(dtype) for dtype in _DTYPES}) == len(_DTYPES)

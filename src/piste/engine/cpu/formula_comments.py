@@ -1,28 +1,14 @@
-"""`PISTE_DEBUG=source` prints each kernel to stderr when a process first loads it, from disk or compiled."""
+"""The formula of a kernel as lines of text, which `PISTE_DEBUG=source` prints above its source."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...formula.expression import Expr, trace
 from ...formula.printing import read, render
 from ..specs import LossKernelSpec, StepSpec, parameters
 
-__all__ = ["file_comments", "is_source_wanted", "loss_formula", "print_source", "step_formula"]
-
-
-def is_source_wanted() -> bool:
-    """Return whether `PISTE_DEBUG` asks for the source of kernels."""
-    return os.environ.get("PISTE_DEBUG") == "source"
-
-
-def print_source(key: str, source: str, comments: Iterable[str]) -> None:
-    """Print a kernel, with its formula and its cache key as comments above it."""
-    lines = [f"# kernel {key}", *(f"# {line}" for line in comments), *source.splitlines()]
-    print("\n".join(lines).rstrip(), end="\n\n", file=sys.stderr, flush=True)
+__all__ = ["loss_formula", "step_formula"]
 
 
 def loss_formula(form: LossKernelSpec) -> list[str]:
@@ -63,8 +49,3 @@ def _spell(reading: Any, names: list[str]) -> list[str]:
             lines.append(f"{name} = {render(value, known)}")
             known[id(value)] = name
     return lines
-
-
-def file_comments(name: str, constants: Mapping[str, int | str]) -> list[str]:
-    """Write the name of a file in kernels/ and the values of its constants."""
-    return [f"kernels/{name}.py", *(f"{constant} = {value}" for constant, value in sorted(constants.items()))]

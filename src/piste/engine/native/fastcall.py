@@ -40,7 +40,7 @@ def make_fastcall(module: CompiledModule, entry: str, block: ctypes.Structure, *
         true=id(True),
         increase_reference=function_address(ctypes.pythonapi.Py_IncRef),
         name=ctypes.addressof(_NAME),
-        function=load_file("answer", ("answer",), BYTES_CONTENT=content).addresses["answer"],
+        function=load_file("native/kernels/answer", ("answer",), BYTES_CONTENT=content).addresses["answer"],
         flags=_FASTCALL,
         doc=0,
     )
