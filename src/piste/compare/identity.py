@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-_INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _OWN_PACKAGE = __name__.partition(".")[0]
 MAX_DEPTH = 20
 """Objects that are nested deeper than this are identified by their type."""
@@ -180,4 +179,10 @@ def _is_installed(module: str | None) -> bool:
     if root == _OWN_PACKAGE:
         return True
     file = getattr(sys.modules.get(root), "__file__", None)
-    return root in sys.builtin_module_names or (file is not None and file.startswith(_INSTALLED))
+    return root in sys.builtin_module_names or (file is not None and file.startswith(_installed_folders()))
+
+
+@functools.cache
+def _installed_folders() -> tuple[str, ...]:
+    """Return the folders of installed packages; asked for late, as `sysconfig` reads a large module first."""
+    return tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
