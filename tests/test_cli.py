@@ -62,6 +62,28 @@ def test_a_task_file_that_draws_random_numbers_is_the_same_task_again(run, tmp_p
     assert "3 runs, 2 of them already finished" in again.output
 
 
+def test_options_of_the_loop_are_flags_and_several_schedules_are_compared(run, tmp_path):
+    words = ("compare", "my_task.py", "--optimizers", "SGD", "--defaults", "--seeds", "1", "--out", "here")
+    flags = ("--warmup", "2", "--clip-norm", "1", "--accumulate", "2", "--autocast", "bfloat16", "--ema", "0.5",
+             "--patience", "3", "--freeze", "bias")  # fmt: skip
+    done = run(*words, "--schedule", "constant,cosine", *flags)
+    assert done.exit_code == 0, done.output
+    stored = json.loads((tmp_path / "here" / "results.json").read_text())["settings"]["candidates"]
+    common = "warmup=2.0, clip_norm=1.0, accumulate=2, autocast='bfloat16', ema=0.5, patience=3, freeze=('bias',)"
+    assert {c["name"]: c["loop"] for c in stored} == {
+        "SGD · constant": common, "SGD · cosine": f"schedule='cosine', {common}",
+    }  # fmt: skip
+
+
+def test_flags_of_the_loop_do_not_replace_the_loop_of_a_task(run, tmp_path):
+    text = TASK.replace('"epochs": 2', '"epochs": 2, "loop": Loop(clip_norm=1.0)')
+    (tmp_path / "my_task.py").write_text(f"from piste.compare import Loop\n{text}")
+    done = run("compare", "my_task.py", "--ema", "0.9")
+    assert done.exit_code == 2
+    assert "piste: the task has a loop, which --schedule and the other options of a loop would replace" in done.stderr
+    assert "received Loop(clip_norm=1.0)" in done.stderr
+
+
 def test_a_table_is_shown_even_if_the_report_cannot_be_written(run, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -31,6 +31,7 @@ LAYERS: list[list[str]] = [
         "piste.compare.conventions",
         "piste.compare.batches",
         "piste.compare.identity",
+        "piste.compare.loop",
         "piste.compare.training.random_state",
         "piste.compare.training.threads",
         "piste.compare.training.memory",

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,6 +98,23 @@ def compare(
         str | None, typer.Option(help="Names, with commas between, or all; the usual seven if not given.")
     ] = None,
     losses: Annotated[str | None, typer.Option(help="Names, with commas between; the task's if not given.")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="The learning rate over a run: constant, linear or cosine; several are compared."),
+    ] = None,
+    warmup: Annotated[
+        float | None, typer.Option(help="Updates, or a share of them below 1, in which the rate rises from 0.")
+    ] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="The largest norm of all gradients together.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients make one update.")] = None,
+    autocast: Annotated[str | None, typer.Option(help="The precision of forward passes: bfloat16 or float16.")] = None,
+    ema: Annotated[float | None, typer.Option(help="The decay of averaged weights, which are evaluated.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Evaluations without a better metric after which a run ends.")
+    ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="A part of the model that is not trained; may be given again for others.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data; the task's if not given.")] = None,
     steps: Annotated[int | None, typer.Option(help="The length of a run in steps, instead of epochs.")] = None,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
@@ -157,14 +175,17 @@ def compare(
             made.metric = metric
         if defaults and (trials, budget, search) != (None, None, None):
             raise InvalidValue("--defaults searches nothing; it excludes --trials, --search and --budget.")
+        of_loop = {"warmup": warmup, "clip_norm": clip_norm, "accumulate": accumulate, "autocast": autocast, "ema": ema,
+                   "patience": patience, "freeze": freeze}  # fmt: skip
+        loop = _loops(made.loop, _names(schedule), {name: v for name, v in of_loop.items() if v is not None})
         tuned = not defaults and lr is None and trials is None
         out = out or Path("piste-compare") / _folder_name(task, made)
         try:
             comparison = compare_task(
-                made, optimizers=_names(optimizers), losses=_names(losses), epochs=epochs, steps=steps, seed=seed,
-                seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), out=out, fresh=fresh, budget=budget,
-                tuned=tuned, storage=storage, jobs=jobs, ray=ray, track=_names(track), practical=practical,
-                progress=True,
+                made, optimizers=_names(optimizers), losses=_names(losses), loop=loop, epochs=epochs, steps=steps,
+                seed=seed, seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), out=out, fresh=fresh,
+                budget=budget, tuned=tuned, storage=storage, jobs=jobs, ray=ray, track=_names(track),
+                practical=practical, progress=True,
             )  # fmt: skip
         except UnsavedReport as unsaved:
             _show(unsaved.comparison)
@@ -335,6 +356,25 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _loops(of_task: Any, schedules: list[str] | None, options: dict[str, Any]) -> Any:
+    """The loops of the command line; None for those of the task.
+
+    Raises:
+        InvalidValue: If the task has loops of its own.
+    """
+    from .compare import Loop
+
+    if schedules is None and not options:
+        return None
+    if of_task is not None:
+        raise InvalidValue(
+            f"the task has a loop, which --schedule and the other options of a loop would replace; received {of_task}. "
+            f"Help: omit them, or change the task."
+        )
+    loops = {name: Loop(schedule=name, **options) for name in schedules or ["constant"]}
+    return loops if len(loops) > 1 else next(iter(loops.values()))
+
+
 def _rates(text: str | None) -> float | dict[str, float] | None:
     if text is None:
         return None
@@ -394,7 +434,7 @@ def _show(comparison: Comparison) -> None:
             f"\n{comparison.table()}\n{verdict.sentence}\n{verdict.test} {verdict.limits}\n{verdict.recommendation}"
         )
     if verdict.code:
-        typer.echo(f"\n    {verdict.code}")
+        typer.echo(f"\n{textwrap.indent(verdict.code, '    ')}")
     for said in (comparison.interrupted, comparison.left_out):
         if said:
             typer.echo(said)

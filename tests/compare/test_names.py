@@ -24,7 +24,7 @@ def test_piste_compare_is_the_function():
 def test_the_package_holds_names_only():
     package = sys.modules["piste.compare"]
     assert type(package) is types.ModuleType
-    names = {"Metric", "Predictor", "Task", "UnsavedReport", "compare", "compare_task", "diff", "table"}
+    names = {"Loop", "Metric", "Predictor", "Task", "UnsavedReport", "compare", "compare_task", "diff", "table"}
     assert set(package.__all__) == names
     assert [Metric, Task, compare_task, table] == [
         getattr(package, n) for n in ("Metric", "Task", "compare_task", "table")

@@ -35,6 +35,7 @@ def compare(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 64,
+    loop: Any = None,
     seed: int = 0,
     seeds: int | None = None,
     lr: Any = None,
@@ -72,6 +73,8 @@ def compare(
         steps: The length of a run in steps, instead of `epochs`.
         batch_size: Examples per batch; an incomplete batch at the end of an epoch is skipped. A DataLoader keeps its
             own.
+        loop: A `Loop` (from piste.compare) with a schedule, gradient clipping, accumulation, precision, averaged
+            weights or early stopping, or a dict of loops, which are candidates with every optimizer.
         seed: The first seed.
         seeds: The number of seeds (5).
         lr: One learning rate for all optimizers, or a dict by name; None uses the defaults.
@@ -122,9 +125,9 @@ def compare(
     train, validation = data
     task = Task(model, train, validation, loss=loss, metric=metric, batch_size=batch_size, target=target, name=name)
     return compare_task(
-        task, optimizers=optimizers, epochs=epochs, steps=steps, seed=seed, seeds=seeds, lr=lr, trials=trials,
-        search=search, budget=budget, tuned=tuned, out=out, fresh=fresh, storage=storage, jobs=jobs, ray=ray,
-        track=track, practical=practical, progress=progress,
+        task, optimizers=optimizers, loop=loop, epochs=epochs, steps=steps, seed=seed, seeds=seeds, lr=lr,
+        trials=trials, search=search, budget=budget, tuned=tuned, out=out, fresh=fresh, storage=storage, jobs=jobs,
+        ray=ray, track=track, practical=practical, progress=progress,
     )  # fmt: skip
 
 
@@ -133,6 +136,7 @@ def compare_task(
     *,
     optimizers: Any = None,
     losses: Any = None,
+    loop: Any = None,
     epochs: int | None = None,
     steps: int | None = None,
     seed: int = 0,
@@ -153,7 +157,7 @@ def compare_task(
 ) -> Comparison:
     """Compare optimizers and losses on a `Task`, with the arguments of `piste.compare`.
 
-    `optimizers`, `losses` and `epochs` replace those of the task.
+    `optimizers`, `losses`, `loop` and `epochs` replace those of the task.
     """
     require("`piste.compare`")
     began = time.perf_counter()
@@ -169,6 +173,7 @@ def compare_task(
             plan = make_plan(
                 task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials, epochs=epochs,
                 steps=steps, budget=None if budget is None else parse_duration(budget), search=search,
+                loop=loop,
             )  # fmt: skip
             plan.tuned, plan.extends = tuned, by_default
             store = held.enter_context(open_store(folder, storage, task.name, fresh))

@@ -16,6 +16,7 @@ import torch
 from ..errors import InvalidType, InvalidValue, did_you_mean
 from ..optim import OPTIMIZERS
 from .conventions import Convention, convention_of
+from .loop import PLAIN, Loop, find_loops
 from .objective import Loss
 from .search_space import SearchSpace, find_search_spaces
 
@@ -33,6 +34,7 @@ class Candidate:
         search_space: Options that a search varies in addition to the learning rate.
         make: The optimizer's class, or a function of the parameters.
         convention: How the loss reads outputs and targets.
+        loop: The options of the training loop.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Candidate:
     make: Callable[..., torch.optim.Optimizer] = field(repr=False, compare=False, default=torch.optim.SGD)
     loss_function: Loss | None = field(repr=False, compare=False, default=torch.nn.functional.mse_loss)
     convention: Convention = field(repr=False, compare=False, default=Convention())
+    loop: Loop = field(repr=False, compare=False, default=PLAIN)
 
     @property
     def trains_loss(self) -> bool:
@@ -69,18 +72,22 @@ class Candidate:
 
 
 def make_candidates(
-    optimizers: Any, losses: Any, lr: Any, search: Any = None, own_loss: str | None = None
+    optimizers: Any, losses: Any, lr: Any, search: Any = None, own_loss: str | None = None, loop: Any = None
 ) -> list[Candidate]:
-    """Every optimizer combined with every loss, or with the loss of the objective, `own_loss`, if there is no other."""
+    """Every optimizer combined with every loss, or the loss of the objective, `own_loss`, and with every loop."""
     makers = find_optimizers(optimizers)
     functions = {own_loss: None} if losses is None and own_loss else find_losses(losses)
-    rates, spaces = find_learning_rates(lr, makers), find_search_spaces(search, makers)
+    rates, spaces, loops = find_learning_rates(lr, makers), find_search_spaces(search, makers), find_loops(loop)
+
+    def name(optimizer: str, loss: str, loop: str) -> str:
+        return " · ".join([optimizer, *[loss] * (len(functions) > 1), *[loop] * (len(loops) > 1)])
+
     return [
         Candidate(
-            o if len(functions) == 1 else f"{o} · {loss}", o, loss, rates[o], search_space=spaces[o], make=makers[o],
-            loss_function=functions[loss], convention=convention_of(functions[loss]),
+            name(o, loss, way), o, loss, rates[o], search_space=spaces[o], make=makers[o],
+            loss_function=functions[loss], convention=convention_of(functions[loss]), loop=loops[way],
         )
-        for loss, o in itertools.product(functions, makers)
+        for loss, way, o in itertools.product(functions, loops, makers)
     ]  # fmt: skip
 
 

@@ -87,8 +87,9 @@ class Plan:
                     "optimizer": c.optimizer,
                     "loss": c.loss,
                     "lr": c.lr,
-                    "code": {"optimizer": digest(c.make), "loss": digest(c.loss_function)},
+                    "code": {"optimizer": digest(c.make), "loss": digest(c.loss_function), "loop": digest(c.loop)},
                     "bound": c.bound_arguments,
+                    "loop": c.loop.options,
                 }
                 for c in self.candidates
             ],
@@ -129,6 +130,7 @@ def make_plan(
     steps: int | None = None,
     budget: float | None = None,
     search: Any = None,
+    loop: Any = None,
 ) -> Plan:
     """Resolve every name and check the model, losses, metric and optimizers on one batch.
 
@@ -152,11 +154,12 @@ def make_plan(
         )
     losses = task.loss if losses is None else losses
     optimizers = task.optimizers if optimizers is None else optimizers
+    loop = task.loop if loop is None else loop
     own_loss = task.objective.own_loss
     # Names are resolved first: this costs nothing, and the data may take long to read.
     candidates = None
     if losses is not None or own_loss is not None:
-        candidates = make_candidates(optimizers, losses, lr, search, own_loss)
+        candidates = make_candidates(optimizers, losses, lr, search, own_loss, loop)
     model = task.new_model(seed)
     data = Data(
         task.train, task.validation, task.batch_size, next(model.parameters()).device, task.objective,
@@ -166,7 +169,7 @@ def make_plan(
     if candidates is None:
         target = data.training_sample[0][1]
         inferred = "mse" if target.is_floating_point() else "cross_entropy"
-        candidates = make_candidates(optimizers, inferred, lr, search)
+        candidates = make_candidates(optimizers, inferred, lr, search, loop=loop)
     metric = None if task.metric is None else as_metric(task.metric)
     checked = check_on_first_batch(task, data, metric, candidates)
     parameters = sum(p.numel() for p in task.new_model(seed).parameters())

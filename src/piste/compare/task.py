@@ -38,6 +38,7 @@ class Task:
             loss is the candidate's, or None where the task has no `loss`.
         validation_step: A function (model, batch, loss) -> (output, target) for the metric. Without it the validation
             batches are pairs (X, y).
+        loop: A `Loop` with a schedule, clipping and other options of the training loop, or a dict of loops to compare.
         name: The name in the report.
         about: A description in the report.
         picture: A function of the finished comparison that draws an additional figure (matplotlib), or None.
@@ -54,6 +55,7 @@ class Task:
     optimizers: Any = None
     training_step: Callable[..., Any] | None = None
     validation_step: Callable[..., Any] | None = None
+    loop: Any = None
     name: str = "task"
     about: str = ""
     picture: Callable[[Any], Any] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from ..loop import PLAIN, Loop
 from ..results import Row, Verdict
 from ..search_space import format_options
 
@@ -93,13 +94,14 @@ def _cheapest(cost: Callable[[Row], float]) -> Filter:
     return keep
 
 
-def code_to_paste(row: Row, known: Sequence[str], *, trains_loss: bool = False) -> str:
-    """The line of code that constructs the optimizer of `row`.
+def code_to_paste(row: Row, known: Sequence[str], *, trains_loss: bool = False, loop: Loop = PLAIN) -> str:
+    """The line of code that constructs the optimizer of `row`, and those of its loop.
 
     Args:
         row: The recommended row.
         known: The names of Piste's optimizers; others are taken from the caller's `optimizers` dict.
         trains_loss: Whether the loss has parameters of its own, which the optimizer steps too.
+        loop: The options of the training loop.
     """
     lr = "" if row.lr is None else f", lr={row.lr:.3g}"
     options = f", {format_options(row.options)}" * bool(row.options)
@@ -107,5 +109,12 @@ def code_to_paste(row: Row, known: Sequence[str], *, trains_loss: bool = False) 
         make = f"piste.optim.{row.optimizer}"
     else:
         make = row.optimizer if row.optimizer.isidentifier() else f"optimizers[{row.optimizer!r}]"
-    parameters = "[*model.parameters(), *loss.parameters()]" if trains_loss else "model.parameters()"
-    return f"optimizer = {make}({parameters}{lr}{options})"
+    parameters = "model.parameters()" if loop.param_groups is None else "loop.param_groups(model)"
+    if trains_loss:
+        own = "*loss.parameters()" if loop.param_groups is None else '{"params": loss.parameters()}'
+        parameters = f"[*{parameters}, {own}]"
+    lines = [f"loop = Loop({loop.options})  # from piste.compare import Loop"] * (loop != PLAIN)
+    lines.append(f"optimizer = {make}({parameters}{lr}{options})")
+    if loop.schedule != "constant" or loop.warmup:
+        lines.append("scheduler = loop.new_scheduler(optimizer, updates)  # the number of all updates")
+    return "\n".join(lines)

@@ -69,8 +69,10 @@ def summarize(
         else:
             verdict.recommended = chosen.name
             verdict.recommendation = f"Recommended: {chosen.name}; {reason}{_judged_with(chosen, results, plan)}"
-            trains_loss = next(c.trains_loss for c in plan.candidates if c.name == chosen.name)
-            verdict.code = code_to_paste(chosen, list(OPTIMIZERS), trains_loss=trains_loss)
+            candidate = next(c for c in plan.candidates if c.name == chosen.name)
+            verdict.code = code_to_paste(
+                chosen, list(OPTIMIZERS), trains_loss=candidate.trains_loss, loop=candidate.loop
+            )
     return Summary(
         plan.task.name, plan.task.about, plan.metric.name, higher_is_better, target, meaning, plan.settings(), rows,
         results, verdict, interrupted, left_out, baseline, baseline_meaning, runs.defaults, runs.tries,

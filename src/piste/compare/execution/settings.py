@@ -39,9 +39,14 @@ def _change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if before["bound"] != now["bound"]:
             return f"`{name}` was made with {before['bound'] or 'no options'}, now with {now['bound'] or 'no options'}"
         return f"the code of the optimizer `{now['optimizer']}`, or a value that it reads, changed"
-    return f"the code of the loss `{now['loss']}`, or a value that it reads, changed" * (
-        old_code.get("loss") != new_code["loss"]
-    )
+    if old_code.get("loss") != new_code["loss"]:
+        return f"the code of the loss `{now['loss']}`, or a value that it reads, changed"
+    if old_code.get("loop") != new_code["loop"]:
+        old, new = (c.get("loop", "") or "the plain loop" for c in (before, now))
+        if old == new:
+            return f"the code of the loop of `{name}`, or a value that it reads, changed"
+        return f"the loop of `{name}` was {old}, now {new}"
+    return ""
 
 
 def extended_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

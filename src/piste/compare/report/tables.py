@@ -88,7 +88,7 @@ def markdown_summary(comparison: Summary) -> str:
     sentence, test, limits, recommendation = map(
         escape_markdown, (verdict.sentence, verdict.test, verdict.limits, verdict.recommendation)
     )
-    advice = f"\n\n{recommendation}\n\n    {verdict.code}" if verdict.code else ""
+    advice = f"\n\n{recommendation}\n\n{textwrap.indent(verdict.code, '    ')}" if verdict.code else ""
     return f"{markdown_table(comparison)}\n**{sentence}** {test} {limits}{advice}"
 
 

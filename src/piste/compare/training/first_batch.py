@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...errors import InvalidValue
+from ...errors import InvalidType, InvalidValue
 from ...torch_internals import PLAIN_TYPES
 from ..batches import Batch, concatenate
 from ..candidates import Candidate
@@ -20,7 +20,11 @@ from ..task import Task
 from .finite import check_finite
 from .graph import find_stray_parameter
 from .random_state import RandomState
-from .trial import evaluation_mode, trained_parameters
+from .trial import evaluation_mode
+from .updates import needs_closure, new_average, trained_parameters
+
+CHECKED_UPDATES = 100
+"""The length of the schedules that are made before training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +73,8 @@ def check_on_first_batch(task: Task, data: Data, metric: Metric | None, candidat
             check_finite(task, model, data, losses, {f"the metric `{m.name}`": m.scores for m in metrics.values()})
             for convention, judged in metrics.items():
                 _check_metric(judged, sample, data, convention.ignore_index)
-    for candidate in {(c.optimizer, c.loss): c for c in candidates}.values():
-        model, loss = task.new_pair(0, candidate.loss_function)
-        for options in configurations(candidate.search_space):
-            configured = dataclasses.replace(candidate, options=options)
-            with_options = f" with {format_options(options)}" * bool(options)
-            call_or_explain(
-                f"{candidate.optimizer}{with_options} could not be built", configured.new_optimizer,
-                trained_parameters(model, loss),
-            )  # fmt: skip
+    for candidate in candidates:
+        _check_optimizer(candidate, *task.new_pair(0, candidate.loss_function))
     return Checked(resolved, metric)
 
 
@@ -117,6 +114,34 @@ def _check_loss(
             f"the loss `{candidate.loss}` reads a parameter of shape {tuple(stray.shape)} that no run trains: each run "
             f"trains a copy of the model. Help: give training_step=, a function (model, batch, loss) that receives the "
             f"copy, or make the parameter one of a loss that is a module."
+        )
+
+
+def _check_optimizer(candidate: Candidate, model: torch.nn.Module, loss: Loss | None) -> None:
+    """Build the optimizer of every configuration, and the parts of the loop."""
+    loop = candidate.loop
+    loop.freeze_parts(model)
+    failure = f"`param_groups` of `{candidate.name}` failed on the model"
+    for options in configurations(candidate.search_space):
+        configured = dataclasses.replace(candidate, options=options)
+        with_options = f" with {format_options(options)}" * bool(options)
+        trained = call_or_explain(failure, trained_parameters, model, loss, loop)
+        optimizer = call_or_explain(
+            f"{candidate.optimizer}{with_options} could not be built", configured.new_optimizer, trained
+        )
+    scheduler = call_or_explain(
+        f"the schedule of `{candidate.name}` failed", loop.new_scheduler, optimizer, CHECKED_UPDATES
+    )
+    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+        raise InvalidType(
+            f"the schedule of `{candidate.name}` must make a scheduler of torch.optim.lr_scheduler; it returned "
+            f"{type(scheduler).__name__}."
+        )
+    call_or_explain(f"`ema` of `{candidate.name}` can't copy the model", new_average, model, loop.ema)
+    if needs_closure(optimizer) and (loop.accumulate > 1 or loop.autocast == "float16"):
+        option = "accumulate" if loop.accumulate > 1 else "autocast='float16'"
+        raise InvalidValue(
+            f"{candidate.optimizer} computes the loss several times in a step, which excludes `{option}`."
         )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
+import itertools
 import time
 from dataclasses import dataclass
 
 from ..plan import Plan
 from ..results import Result
 from .random_state import RandomState
-from .trial import TrainingRun
+from .trial import TrainingRun, typical_step
 
 MIN_MEASURED_SECONDS = 0.01
 """The duration of the measured steps of each candidate; at least one step is measured."""
@@ -41,7 +41,7 @@ def measure_step_costs(plan: Plan) -> dict[str, StepCost]:
         for candidate in plan.candidates:
             began = time.perf_counter()
             result = Result(candidate.name, candidate.optimizer, candidate.loss, seed, candidate.lr)
-            run = TrainingRun(plan.task, plan.data, plan.metric, candidate, result)
+            run = TrainingRun(plan.task, plan.data, plan.metric, candidate, result, plan.steps)
             starts.append(time.perf_counter() - began)
             measured = steps.setdefault(candidate.name, [])
             try:
@@ -51,15 +51,18 @@ def measure_step_costs(plan: Plan) -> dict[str, StepCost]:
                     run.evaluate(0)
                     evaluations[candidate.loss] = time.perf_counter() - began
                 batches = plan.data.batches(seed)
-                run.start([next(batches)])  # allocates the state and compiles the kernels
-                while not measured or sum(measured) < MIN_MEASURED_SECONDS:
+                first = list(itertools.islice(batches, candidate.loop.accumulate))
+                run.start(first)  # allocates the state and compiles the kernels
+                while len(measured) < candidate.loop.accumulate or sum(measured) < MIN_MEASURED_SECONDS:
                     batch = next(batches)
                     began = time.perf_counter()
-                    run.step(batch, len(measured) + 2)
+                    run.step(batch, len(first) + len(measured) + 1)
                     measured.append(time.perf_counter() - began)
             except Exception:
                 pass  # its runs will diverge or fail early; the steps measured so far count
     return {
-        c.name: StepCost(min(starts), evaluations.get(c.loss, 0.0), statistics.median(steps[c.name] or [0.0]))
+        c.name: StepCost(
+            min(starts), evaluations.get(c.loss, 0.0), typical_step(steps[c.name] or [0.0], c.loop.accumulate)
+        )
         for c in plan.candidates
     }

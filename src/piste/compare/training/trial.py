@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import math
 import statistics
 import time
@@ -17,18 +16,17 @@ from ..batches import Batch, concatenate, count_examples
 from ..candidates import Candidate, default_lr
 from ..data import Data
 from ..metrics import Metric
-from ..objective import Loss
 from ..results import Result
 from ..task import Task
+from .early_stopping import EarlyStopping
 from .example_scores import example_scores, sampled_scores
 from .memory import peak_bytes_during, state_bytes
 from .random_state import RandomState
 from .smoothness import WeightTrace, descent_share, evenness
+from .updates import Updates, autocast, warmup_steps
 
 DIVERGENCE_FACTOR = 1000.0
 """A run has diverged if its loss rises by this multiple of its first loss, or is not finite."""
-WARMUP_STEPS = 2
-"""Steps whose memory is measured, and whose time is not."""
 MAX_PATH_PARAMETERS = 2
 """The whole path of the weights is recorded for models with at most this number of parameters."""
 
@@ -76,9 +74,9 @@ def run_trial(
         options=dict(candidate.options),
     )  # fmt: skip
     try:
-        run = TrainingRun(task, data, metric, candidate, result, on_evaluate)
+        run = TrainingRun(task, data, metric, candidate, result, steps, on_evaluate)
         with RandomState(seed):
-            run.train(steps)
+            run.train()
     except Diverged as diverged:
         result.status, result.note = "diverged", str(diverged)
     except Pruned as pruned:
@@ -88,10 +86,10 @@ def run_trial(
         step = result.steps[-1] if result.steps else 0
         result.status, result.note = "failed", f"stopped after step {step}: {type(error).__name__}: {text}".rstrip(": ")
         return result
-    result.step_seconds = statistics.median(run.seconds) if run.seconds else math.nan
+    result.step_seconds = typical_step(run.seconds, candidate.loop.accumulate)
     if result.status == "done":
         if on_end:
-            on_end(run.model)
+            on_end(run.judged)
         result.descent_share = descent_share(result.losses)
         result.evenness = evenness(result.steps, run.trace.distances())
     if run.trace.points[0].numel() <= MAX_PATH_PARAMETERS:
@@ -102,7 +100,7 @@ def run_trial(
 class TrainingRun:
     """A run in progress: a new model, its loss and optimizer, and the curves so far."""
 
-    optimizer: torch.optim.Optimizer
+    updates: Updates
 
     def __init__(
         self,
@@ -111,69 +109,72 @@ class TrainingRun:
         metric: Metric,
         candidate: Candidate,
         result: Result,
+        steps: int,
         on_evaluate: EvaluationCallback | None = None,
     ) -> None:
         self.objective, self.data, self.candidate, self.result = task.objective, data, candidate, result
-        self.metric, self.on_evaluate = metric.under(candidate.convention), on_evaluate
+        self.metric, self.on_evaluate, self.steps = metric.under(candidate.convention), on_evaluate, steps
         self.model, self.loss = task.new_pair(result.seed, candidate.loss_function)
+        candidate.loop.freeze_parts(self.model)
+        self.judged = self.model
         self.trace = WeightTrace([p for p in self.model.parameters() if p.requires_grad])
         self.seconds: list[float] = []
 
-    def train(self, steps: int) -> None:
-        evaluation_steps = set(self.data.evaluation_steps(steps))
+    def train(self) -> None:
+        steps, loop = self.steps, self.candidate.loop
+        evaluation_steps = self.data.evaluation_steps(steps)
         self.evaluate(0)
         batches = self.data.batches(self.result.seed)
-        warmup = [next(batches) for _ in range(min(WARMUP_STEPS, steps))]
+        warmup = [next(batches) for _ in range(min(warmup_steps(loop), steps))]
         # The first steps allocate the state and the gradients: their memory is measured, and their time is not.
         self.result.peak_bytes = peak_bytes_during(functools.partial(self.start, warmup))
-        self.result.state_bytes = state_bytes(self.optimizer)
-        if evaluation_steps & set(range(1, len(warmup) + 1)):
-            self.evaluate(len(warmup), last=steps == len(warmup))
-        for step in range(len(warmup) + 1, steps + 1):
-            batch = next(batches)
-            started = time.perf_counter()
-            self.step(batch, step)
-            self.seconds.append(time.perf_counter() - started)
-            if step in evaluation_steps:
-                self.evaluate(step, last=step == steps)
+        self.result.state_bytes = state_bytes(self.updates.optimizer)
+        later = [step for step in evaluation_steps if step > len(warmup)]
+        if len(evaluation_steps) > len(later) + 1:
+            later.insert(0, len(warmup))
+        early = None
+        if loop.patience is not None:
+            modules = [part for part in (self.judged, self.loss) if isinstance(part, torch.nn.Module)]
+            early = EarlyStopping(1 if self.metric.higher_is_better else -1, loop.patience, modules)
+        step = len(warmup)
+        for at in later:
+            while step < at:
+                batch, step = next(batches), step + 1
+                started = time.perf_counter()
+                self.step(batch, step)
+                self.seconds.append(time.perf_counter() - started)
+            last = at == steps
+            if early is None or not last:
+                self.evaluate(at, last=last)
+            if early and (early.update(at, self.quick_value() if last else self.result.metrics[-1]) or last):
+                early.restore()
+                if early.step < at:
+                    cut = "" if last else f"stopped at step {at}, "
+                    self.result.note = f"{cut}with the weights of step {early.step}"
+                for rest in [s for s in later if s > at or (last and s == at)]:
+                    self.evaluate(rest, last=rest == steps)
+                return
 
     def start(self, batches: list[Batch]) -> None:
         """Make the optimizer and do the first steps."""
-        self.optimizer = self.candidate.new_optimizer(trained_parameters(self.model, self.loss))
-        self.needs_closure = needs_closure(self.optimizer)
+        self.updates = Updates(self.candidate, self.model, self.loss, self.steps)
+        self.judged = self.updates.judged
         if self.result.lr is None:  # the rate is the argument's default, even if some groups have their own
-            self.result.lr = default_lr(self.candidate.make) or _first_lr(self.optimizer)
+            self.result.lr = default_lr(self.candidate.make) or _first_lr(self.updates.optimizer)
         for step, batch in enumerate(batches, 1):
             self.step(batch, step)
 
     def step(self, batch: Batch, step: int) -> None:
-        if self.needs_closure:
-            losses: list[torch.Tensor] = []
+        loss = self.updates.step(step, functools.partial(self.compute_loss, self.model, batch, step))
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss was {loss} at step {step}")
 
-            def closure() -> torch.Tensor:
-                losses.append(self.compute_gradients(batch, step))
-                return losses[-1]
-
-            self.optimizer.step(closure)  # type: ignore[arg-type]
-            loss = losses[0]
-        else:
-            loss = self.compute_gradients(batch, step)
-            self.optimizer.step()
-        if not math.isfinite(loss.item()):  # also waits for a GPU, so that the measured time is the step's
-            raise Diverged(f"the training loss was {loss.item()} at step {step}")
-
-    def compute_gradients(self, batch: Batch, step: int) -> torch.Tensor:
-        """The loss of the batch, with its gradients."""
-        self.optimizer.zero_grad()
-        loss = self.compute_loss(batch, step)
-        loss.backward()
-        return loss
-
-    def compute_loss(self, batch: Batch, step: int) -> torch.Tensor:
+    def compute_loss(self, model: torch.nn.Module, batch: Batch, step: int) -> torch.Tensor:
         try:
-            return self.objective.training_loss(self.model, batch, self.loss)
+            with autocast(self.candidate.loop, self.data.device):
+                return self.objective.training_loss(model, batch, self.loss)
         except Exception as error:
-            if step and not self.objective.is_finite(self.model, batch):
+            if step and not self.objective.is_finite(model, batch):
                 raise Diverged(f"the model's output was not finite at step {step}") from error
             raise
 
@@ -181,9 +182,8 @@ class TrainingRun:
     def evaluate(self, step: int, *, last: bool = False) -> None:
         """Record the loss and the metric: on a part of a large validation set, and on all of it at the last step."""
         result, data = self.result, self.data
-        with evaluation_mode(self.model, self.loss):
-            losses = [self.compute_loss(batch, step).item() * count_examples(batch) for batch in data.training_sample]
-            loss = sum(losses) / sum(map(count_examples, data.training_sample))
+        with evaluation_mode(self.judged, self.loss):
+            loss = self.mean_loss(data.training_sample, step)
             scores, kept = self.scores(data.validation if last else data.quick_validation)
         value = self.metric.finish(float(scores.mean()))
         result.steps.append(step)
@@ -199,13 +199,22 @@ class TrainingRun:
         if self.on_evaluate:
             self.on_evaluate(step, loss, value)
 
+    @torch.no_grad()
+    def quick_value(self) -> float:
+        """The metric on the validation examples of an evaluation before the end."""
+        with evaluation_mode(self.judged, self.loss):
+            return self.metric.finish(float(self.scores(self.data.quick_validation)[0].mean()))
+
+    def mean_loss(self, batches: list[Batch], step: int) -> float:
+        losses = [self.compute_loss(self.judged, batch, step).item() * count_examples(batch) for batch in batches]
+        return sum(losses) / sum(map(count_examples, batches))
+
     def scores(self, batches: list[Batch]) -> tuple[torch.Tensor, Callable[[], list[float]]]:
         """The scores on validation batches, and a function that returns those to keep in the result."""
         if self.metric.of_loss:
-            losses = [self.compute_loss(batch, 0).item() * count_examples(batch) for batch in batches]
-            mean = torch.tensor(sum(losses) / sum(map(count_examples, batches)), dtype=torch.float64)
-            return mean, list
-        parts = [self.objective.predict(self.model, batch, self.loss) for batch in batches]
+            return torch.tensor(self.mean_loss(batches, 0), dtype=torch.float64), list
+        with autocast(self.candidate.loop, self.data.device):
+            parts = [self.objective.predict(self.judged, batch, self.loss) for batch in batches]
         joined = parts[0] if len(parts) == 1 else concatenate(parts)
         if joined is None:
             scores = self.metric.scores_of_parts(parts)
@@ -213,19 +222,10 @@ class TrainingRun:
         return self.metric.scores(*joined), functools.partial(example_scores, self.metric, *joined)
 
 
-def trained_parameters(model: torch.nn.Module, loss: Loss | None) -> list[torch.nn.Parameter]:
-    """The parameters that the optimizer steps, in one group: the model's, then those of the loss itself."""
-    parameters = list(model.parameters())
-    if isinstance(loss, torch.nn.Module):
-        known = {id(p) for p in parameters}
-        parameters += [p for p in loss.parameters() if id(p) not in known]
-    return parameters
-
-
-def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether `step` can't be called without a function that computes the loss again, as for LBFGS."""
-    parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return parameter is not None and parameter.default is inspect.Parameter.empty
+def typical_step(seconds: list[float], accumulate: int) -> float:
+    """The median time of a step, in groups of the steps that make one update; NaN without a step."""
+    groups = [seconds[at : at + accumulate] for at in range(0, len(seconds), accumulate)]
+    return statistics.median(map(statistics.fmean, groups)) if groups else math.nan
 
 
 @contextlib.contextmanager
@@ -243,5 +243,6 @@ def evaluation_mode(*parts: Any) -> Iterator[None]:
 
 
 def _first_lr(optimizer: torch.optim.Optimizer) -> float | None:
-    lr = optimizer.param_groups[0].get("lr")
+    group = optimizer.param_groups[0]
+    lr = group.get("initial_lr", group.get("lr"))  # a schedule has changed `lr` already
     return None if lr is None else float(lr)
