@@ -58,7 +58,11 @@ def test_what_make_compare_runs_draws_the_picture(tmp_path):
 def test_every_other_command_runs(command, tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    done = call(shlex.split(command), tmp_path)
+    words = shlex.split(command)
+    made = {match[1]: other for other in COMMANDS if (match := re.search(r"--out (\S+)", other))}
+    for folder in words[2:] if words[1] == "diff" else ():
+        assert call(shlex.split(made[folder]), tmp_path).returncode == 0
+    done = call(words, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
     assert "Traceback" not in done.stderr
