@@ -1,4 +1,4 @@
-"""Where a Chromium is, if there is one."""
+"""The paths of Chromium and its driver, if they are installed."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import shutil
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-"""Debian's packages chromium and chromium-driver; a browser without its driver can't be asked anything."""
+"""Debian's packages chromium and chromium-driver; a browser without its driver is not used."""
 BROWSERS = [BROWSER] if BROWSER and DRIVER else []

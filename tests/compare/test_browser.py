@@ -1,4 +1,4 @@
-"""The report as a reader meets it: opened in headless Chromium, where there is one."""
+"""The report page in headless Chromium, if it is installed."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def colours(driver, scheme: str) -> str:
     return background(driver)
 
 
-def test_it_opens_without_complaint_and_asks_for_nothing_outside(page):
+def test_the_page_opens_without_errors_or_external_requests(page):
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert asked and all(url.startswith(("file:", "data:", "blob:")) for url in asked)
 
 
-def test_text_set_by_users_is_text(page):
+def test_user_text_is_shown_as_text(page):
     assert page.title != "run" and "<script>" in page.title
     assert page.find_elements("css selector", "img") == []
 
@@ -66,7 +66,7 @@ def test_every_plot_is_drawn(page):
     assert all(plot.find_elements("css selector", "svg.main-svg") for plot in plots)
 
 
-def test_a_click_on_a_title_sorts_and_another_turns_it(page):
+def test_a_click_on_a_title_sorts_and_a_second_click_reverses(page):
     heads = page.find_elements("css selector", "th button")
     column = len(heads) - 1
 
@@ -99,11 +99,11 @@ def test_the_filter_shows_the_rows_whose_names_contain_every_word_and_the_baseli
     assert page.execute_script(shown) == everything
 
 
-def test_dark_and_light(page):
+def test_the_page_follows_the_color_scheme(page):
     assert colours(page, "dark") != colours(page, "light")
 
 
-def test_it_is_printed_in_light_colours_and_within_the_paper(page):
+def test_a_printed_page_is_light_and_fits_the_paper(page):
     from selenium.webdriver.support.ui import WebDriverWait
 
     light, features = colours(page, "light"), [{"name": "prefers-color-scheme", "value": "dark"}]
@@ -123,7 +123,7 @@ def test_it_is_printed_in_light_colours_and_within_the_paper(page):
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
-def test_a_phone_shows_it_without_scrolling_sideways(page):
+def test_a_phone_shows_the_page_without_horizontal_scrolling(page):
     from selenium.webdriver.support.ui import WebDriverWait
 
     page.execute_cdp_cmd(
@@ -134,7 +134,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(page):
         script = "return document.documentElement.scrollWidth"
         WebDriverWait(page, 10).until(lambda _: page.execute_script(script) <= 390, "wider than the phone")
         legend = "return document.querySelector('.plot').layout.legend.orientation"
-        WebDriverWait(page, 10).until(lambda _: page.execute_script(legend) == "h", "a legend beside the plot")
+        WebDriverWait(page, 10).until(lambda _: page.execute_script(legend) == "h", "a legend next to the plot")
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     WebDriverWait(page, 10).until(lambda _: page.execute_script(legend) is None, "a legend below a wide plot")

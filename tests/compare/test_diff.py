@@ -102,7 +102,7 @@ def test_scores_that_do_not_give_the_metric_are_left_out():
     assert dataclasses.asdict(with_scores) == dataclasses.asdict(without)
 
 
-def test_equal_candidates_are_told_apart_in_at_most_five_of_a_hundred_comparisons():
+def test_equal_candidates_differ_in_at_most_five_percent_of_diffs():
     """Four candidates, five seeds, 60 examples, effects of seed, example and both; 3 standard errors are allowed."""
     rng, wrong, count = np.random.default_rng(0), 0, 300
     for _ in range(count):
@@ -151,7 +151,7 @@ def test_other_examples_and_settings_are_listed(folders):
     assert "Without a result on both sides: Adam." in found.sentence
 
 
-def test_comparisons_in_memory_are_taken_as_well(folders):
+def test_a_comparison_may_take_the_place_of_a_folder(folders):
     kept = compare_task(task(name="x|y"), optimizers=["SGD", "Adam"], lr=0.05, seeds=3, progress=False)
     assert all(change.outcome == "identical" for change in diff(folders / "b", kept).changes)
 
@@ -162,7 +162,7 @@ def test_a_margin_decides_what_is_practically_equal(folders):
         diff(folders / "a", folders / "b", practical=-1.0)
 
 
-def test_what_cannot_be_set_side_by_side_is_refused(folders, tmp_path):
+def test_invalid_comparisons_are_rejected(folders, tmp_path):
     with pytest.raises(InvalidValue, match=r"missing can't be read: No such file.*its --out"):
         diff(folders / "a", tmp_path / "missing")
     with pytest.raises(InvalidType, match="takes output folders of comparisons, or comparisons; received int"):

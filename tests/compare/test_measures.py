@@ -36,7 +36,7 @@ def test_descent_share_ignores_the_scale_of_the_loss(values, factor):
     assert descent_share([factor * v for v in values]) == pytest.approx(descent_share(values), rel=1e-12, nan_ok=True)
 
 
-def test_descent_share_ignores_how_often_a_straight_piece_is_looked_at():
+def test_descent_share_ignores_how_often_a_straight_piece_is_evaluated():
     assert descent_share([4, 2, 3, 0]) == pytest.approx(descent_share([4, 3, 2, 2.5, 3, 1.5, 0]), rel=1e-12)
 
 
@@ -45,7 +45,7 @@ def test_descent_share_of_no_movement_or_no_number_is_nan(values):
     assert math.isnan(descent_share(values))
 
 
-def test_evenness_of_known_ways():
+def test_evenness_of_known_distances():
     assert evenness([0, 5, 10], [4, 2, 0]) == 1.0
     assert evenness([0, 1, 10], [4, 0, 0]) == pytest.approx(0.1, rel=1e-12)  # all at once
     assert evenness([0, 9, 10], [4, 4, 0]) == pytest.approx(0.1, rel=1e-12)  # nothing until the end

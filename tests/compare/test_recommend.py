@@ -28,7 +28,7 @@ def verdict(rows, practical=0.02, **outcomes):
     return Verdict("", best, differences=found, practical=practical, test="(tested)")
 
 
-def told(rows, learned=lambda row: True, **outcomes):
+def recommended(rows, learned=lambda row: True, **outcomes):
     chosen, reason = recommend(rows, verdict(rows, **outcomes), learned)
     return chosen and chosen.name, reason
 
@@ -53,16 +53,16 @@ def test_the_rate_to_paste_is_the_median_or_the_better_of_two_in_the_middle(rate
 
 
 def test_a_clear_winner_is_recommended():
-    assert told([row("a"), row("b", peak=1)], b="worse") == ("a", "every other candidate is worse.")
+    assert recommended([row("a"), row("b", peak=1)], b="worse") == ("a", "every other candidate is worse.")
 
 
 def test_an_undecided_candidate_is_never_recommended():
-    assert told([row("a"), row("b", peak=1)], b="undecided") == (
+    assert recommended([row("a"), row("b", peak=1)], b="undecided") == (
         "a", "it has the best mean, and no other candidate is shown to be practically equal."
     )  # fmt: skip
 
 
-def test_the_noise_of_diamonds_recommends_nobody_but_the_best():
+def test_a_noisy_candidate_beyond_the_margin_is_not_recommended():
     rng = np.random.default_rng(0)
     values = {
         "Adam": 605 + 7 * rng.normal(size=5), "Adagrad": 631 + 7 * rng.normal(size=5),
@@ -75,39 +75,39 @@ def test_the_noise_of_diamonds_recommends_nobody_but_the_best():
 
 
 def test_the_steadiest_comes_first_among_practically_equal_ones():
-    name, reason = told([row("a", std=0.05, peak=1), row("b", std=0.011), row("c", std=0.012)])
+    name, reason = recommended([row("a", std=0.05, peak=1), row("b", std=0.011), row("c", std=0.012)])
     assert (name, reason) == (
         "b", "among the candidates that are practically equal to the best, its results vary least between seeds."
     )  # fmt: skip
-    assert told([row("a", std=0.009), row("b", std=0.001)])[0] == "a"  # less than half the practical margin
+    assert recommended([row("a", std=0.009), row("b", std=0.001)])[0] == "a"  # less than half the practical margin
 
 
 def test_then_a_clearly_wider_range_of_good_learning_rates():
-    name, reason = told([row("a", width=0.5), row("b", width=2.0), row("c", width=1.4)])
+    name, reason = recommended([row("a", width=0.5), row("b", width=2.0), row("c", width=1.4)])
     assert name == "b"
     assert reason.endswith("practically equal to the best, good learning rates range over 2.0 decades.")
-    assert told([row("a", width=1.2), row("b", width=1.6), row("c", width=0.3)])[0] == "a"
+    assert recommended([row("a", width=1.2), row("b", width=1.6), row("c", width=0.3)])[0] == "a"
 
 
 def test_then_memory_and_time_that_matter():
-    assert told([row("a"), row("b", peak=850)]) == (
+    assert recommended([row("a"), row("b", peak=850)]) == (
         "b", "among the candidates that are practically equal to the best, a step takes the least memory."
     )  # fmt: skip
-    assert told([row("a"), row("b", peak=950)]) == (
+    assert recommended([row("a"), row("b", peak=950)]) == (
         "a", "it has the best mean, and no candidate that is practically equal has a clear advantage."
     )  # fmt: skip
-    assert told([row("a"), row("b", seconds=8e-4)])[1].endswith("a step takes the least time.")
-    assert told([row("a", peak=1000), row("b", peak=800), row("c", peak=700)])[0] == "c"
+    assert recommended([row("a"), row("b", seconds=8e-4)])[1].endswith("a step takes the least time.")
+    assert recommended([row("a", peak=1000), row("b", peak=800), row("c", peak=700)])[0] == "c"
 
 
 def test_a_candidate_that_learned_nothing_is_never_recommended():
-    assert told([row("a"), row("b", std=0.0)], learned=lambda row: row.name == "a")[0] == "a"
-    assert told([row("a"), row("b")], learned=lambda row: False) == (
+    assert recommended([row("a"), row("b", std=0.0)], learned=lambda row: row.name == "a")[0] == "a"
+    assert recommended([row("a"), row("b")], learned=lambda row: False) == (
         None, "no candidate is better than a constant prediction."
     )  # fmt: skip
 
 
-def test_a_comparison_in_which_nobody_learned_recommends_nobody():
+def test_without_learning_there_is_no_recommendation():
     found = compare_task(task(epochs=1), optimizers=["SGD", "Adam"], lr=1e-9, seeds=2, progress=False)
     share = data(40, 1)[1].double().mean().item()
     assert found.baseline == max(share, 1 - share)
@@ -119,7 +119,7 @@ def test_a_comparison_in_which_nobody_learned_recommends_nobody():
     assert "(the most frequent class)" in found.table()
 
 
-def test_the_line_runs():
+def test_the_line_to_paste_runs():
     text = code_to_paste(row("Adam", lr=0.01234), ["Adam"])
     assert text == "optimizer = piste.optim.Adam(model.parameters(), lr=0.0123)"
     namespace = {"piste": piste, "model": torch.nn.Linear(1, 1)}
@@ -140,7 +140,7 @@ def test_the_rate_of_the_line_was_judged_and_the_sentence_says_with_which_seed()
     assert f"lr={rate:.3g}" in found.verdict.code
 
 
-def test_a_comparison_recommends():
+def test_a_comparison_recommends_a_candidate():
     found = compare_task(task(epochs=8), optimizers=["SGD", "Adam"], lr=0.1, seeds=3, progress=False)
     assert found.verdict.recommendation.startswith("Recommended: ")
     assert found.verdict.code in str(found)

@@ -1,4 +1,4 @@
-"""What is written, and what is shown while it runs."""
+"""The output files of a comparison, and its progress displays."""
 
 import csv
 import html
@@ -33,7 +33,7 @@ def found():
     )  # fmt: skip
 
 
-def test_every_file_is_written_and_says_the_same(found, tmp_path):
+def test_every_output_file_holds_the_same_results(found, tmp_path):
     names = {path.name for path in found.save(tmp_path / "new" / "folder")}
     assert names == {"curves.svg", "curves.png", "report.html", "results.json", "results.csv", "runs.csv", "report.md"}
     folder = tmp_path / "new" / "folder"
@@ -60,7 +60,7 @@ def test_every_file_is_written_and_says_the_same(found, tmp_path):
 
 
 class Page(HTMLParser):
-    """What a page would fetch, and what it says."""
+    """The resources that a page requests, and its text."""
 
     def __init__(self, text):
         super().__init__()
@@ -75,7 +75,7 @@ class Page(HTMLParser):
         self.said += data
 
 
-def test_the_page_asks_for_nothing_from_outside_and_escapes_what_users_set(tmp_path):
+def test_the_page_is_self_contained_and_escapes_user_text(tmp_path):
     nasty = "</script><script>alert(1)</script>"
     x = torch.linspace(-1, 1, 48).unsqueeze(1)
     found = compare_task(
@@ -104,7 +104,7 @@ def test_the_page_asks_for_nothing_from_outside_and_escapes_what_users_set(tmp_p
     assert mean["y"] == pytest.approx([(a + b) / 2 for a, b in zip(*done, strict=True)])
 
 
-def test_text_set_by_users_is_text_in_markdown_too(tmp_path):
+def test_user_text_is_escaped_in_markdown(tmp_path):
     nasty = "<img src=x onerror='alert(1)'> a|b\n`&lt;`"
     found = compare_task(
         task(name=nasty, metric=(named(nasty), "max")), optimizers={nasty: torch.optim.SGD, "plain": torch.optim.Adam},
@@ -133,7 +133,7 @@ def test_the_same_results_make_the_same_svg(found, tmp_path):
     assert (tmp_path / "a" / "curves.svg").read_bytes() == (tmp_path / "b" / "curves.svg").read_bytes()
 
 
-def test_it_prints_as_its_table_and_verdict(found):
+def test_a_comparison_prints_its_table_and_verdict(found):
     text = str(found)
     assert found.table() in text
     assert found.verdict.sentence in text
@@ -146,7 +146,7 @@ def test_it_prints_as_its_table_and_verdict(found):
 
 
 @pytest.mark.parametrize(("width", "parts"), [(220, 1), (80, 3), (60, 4)])
-def test_a_table_for_a_terminal_shows_every_column_whatever_its_width(found, width, parts):
+def test_a_terminal_of_any_width_shows_every_column(found, width, parts):
     from rich.console import Console
 
     tables = rich_tables(found, width)
@@ -161,7 +161,7 @@ def test_a_table_for_a_terminal_shows_every_column_whatever_its_width(found, wid
     assert all(word in shown for title in table_titles(found) for word in title.split())
 
 
-def test_bytes_read_well():
+def test_bytes_are_formatted_with_decimal_units():
     assert [format_bytes(n) for n in (0, 999, 1000, 2_500_000, 3_210_000_000)] == [
         "0 B",
         "999 B",
@@ -184,14 +184,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_who_is_shown_what():
+def test_the_display_follows_progress_and_the_terminal():
     assert type(make_display(False, Terminal())) is Listener
     assert type(make_display(None, io.StringIO())) is Listener
     assert type(make_display(True, io.StringIO())) is LogProgress
     assert type(make_display(None, Terminal())) is LiveProgress
 
 
-def test_a_log_gets_a_plan_and_a_line_for_every_run(capsys):
+def test_a_log_shows_the_plan_and_a_line_per_run(capsys):
     compare_task(task(name="tiny"), optimizers=["SGD", "Adam"], seeds=2, progress=True)
     lines = capsys.readouterr().out.strip().split("\n")
     plan, expected = lines[0].split("4 runs, about ")
@@ -230,7 +230,7 @@ def test_sparklines_have_one_scale_and_point_up_for_better():
     assert sparkline([], []) == ""
 
 
-def test_an_interruption_keeps_what_is_done(tmp_path, monkeypatch):
+def test_an_interruption_keeps_finished_runs(tmp_path, monkeypatch):
     started = []
     original = trial.run_trial
 
@@ -250,7 +250,7 @@ def test_an_interruption_keeps_what_is_done(tmp_path, monkeypatch):
     assert "one seed can't separate" in found.verdict.sentence  # one whole round
 
 
-def test_an_interruption_before_anything_is_done(tmp_path):
+def test_an_interruption_before_the_first_run_is_raised(tmp_path):
     def model():
         raise KeyboardInterrupt
 

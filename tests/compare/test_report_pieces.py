@@ -1,4 +1,4 @@
-"""The parts of a report: raw runs, fonts, axes of flat curves, and what a notebook shows."""
+"""The parts of a report: raw runs, plots of the search, fonts, axes of flat curves, and the methods for notebooks."""
 
 import csv
 import html
@@ -34,7 +34,7 @@ def test_raw_runs_are_rows_of_a_csv_file(found, tmp_path):
     assert {row["role"] for row in rows} <= {"judged", "default", "search"}
 
 
-def test_pandas_gets_the_same_rows(found, monkeypatch):
+def test_to_pandas_has_the_rows_of_the_csv_file(found, monkeypatch):
     fake = types.SimpleNamespace(DataFrame=list)
     monkeypatch.setitem(sys.modules, "pandas", fake)
     assert found.to_pandas()[0]["accuracy"] == found.results[0].metrics[-1]
@@ -45,7 +45,7 @@ def test_pandas_gets_the_same_rows(found, monkeypatch):
         found.to_pandas()
 
 
-def test_a_notebook_gets_a_figure_and_a_short_repr(found):
+def test_a_comparison_has_a_figure_and_a_short_repr(found):
     tuned, default, loss = found.plot().axes
     assert (tuned.get_ylabel(), default.get_ylabel()) == ("accuracy, searched learning rates", "default learning rates")
     assert tuned.get_ylim() == default.get_ylim()

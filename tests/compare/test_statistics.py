@@ -28,7 +28,7 @@ COMPARISONS = 100
 
 @pytest.mark.sample(1, per="scenario.kind")
 @pytest.mark.parametrize("scenario", list(scenarios()), ids=str)
-def test_equal_candidates_are_told_apart_in_at_most_five_percent(scenario):
+def test_equal_candidates_differ_in_at_most_five_percent_of_verdicts(scenario):
     comparisons = COMPARISONS if scenario.examples <= 300 else COMPARISONS // 4
     assert wrong_verdicts(scenario, comparisons) <= stats.binom.ppf(0.999, comparisons, LEVEL)
 

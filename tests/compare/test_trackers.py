@@ -1,4 +1,4 @@
-"""Trackers, the real ones: every trial a run with its settings and curves, the report beside them, nothing twice."""
+"""MLflow and TensorBoard: a run for each trial with its settings and curves, the report, and no duplicates."""
 
 import math
 
@@ -51,7 +51,7 @@ def test_mlflow_has_every_trial_and_the_report(tmp_path):
     assert {"report.html", "report.md", "results.json", "curves.svg"} <= names
 
 
-def test_mlflow_is_told_once_when_a_comparison_goes_on(tmp_path):
+def test_a_resumed_comparison_is_logged_to_mlflow_once(tmp_path):
     found_by(tmp_path, trials=1)
     before = runs_in(f"sqlite:///{tmp_path}/mlflow.db")
     found_by(tmp_path, trials=1)
@@ -101,7 +101,7 @@ def test_tensorboard_has_curves_and_settings(tmp_path):
     ) == (count - 1)
 
 
-def test_what_can_t_be_tracked_is_refused_before_anything_is_run(tmp_path, monkeypatch):
+def test_invalid_tracking_is_rejected_before_the_first_run(tmp_path, monkeypatch):
     with pytest.raises(InvalidValue, match=r"unknown tracker `mlfow`\. Did you mean `mlflow`\?"):
         found_by(tmp_path, track="mlfow")
     with pytest.raises(InvalidType, match=r"a name or a list of names \(mlflow, tensorboard\); received 3"):

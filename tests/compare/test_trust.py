@@ -41,7 +41,7 @@ def compare_two_copies(call):
     return rates[0] != rates[1], len(found.verdict.group) < 2
 
 
-def test_copies_of_adamw_are_told_apart_in_at_most_five_of_a_hundred_calls(drawn):
+def test_copies_of_adamw_differ_in_at_most_five_percent_of_comparisons(drawn):
     calls = drawn(range(100), 20)
     differing, told = zip(*map(compare_two_copies, calls), strict=True)
     assert sum(differing) > len(calls) - 10  # the searches do find different rates
