@@ -49,7 +49,8 @@ def test_the_commands_of_a_page_exist_with_their_options(page):
             module = words[words.index("-m") + 1] if "-m" in words else None
             files = [word for word in words if word.endswith(".py")]
             assert module or files, line
-            assert all((ROOT / file).exists() for file in files), line
+            written = [block.splitlines()[0].removeprefix("# ") for block in python_blocks(read(page))]
+            assert all(file in written or (ROOT / file).exists() for file in files), line
             assert module is None or (ROOT / module.split(".")[0]).is_dir(), line
         else:
             assert (program, words[0]) in {("pip", "install"), ("optuna-dashboard", "sqlite:///results/runs.db")}, line
@@ -91,3 +92,11 @@ def test_a_notebook_has_the_text_and_the_code_of_its_page():
     assert code == [block.strip() for block in python_blocks(page)]
     assert cells[0]["source"][0] == "# Losses, seen\n"
     assert ".ipynb" not in json.dumps(cells)
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if not page.startswith("reference/")])
+def test_the_links_of_a_page_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", read(page)):
+        file = (DOCS / page).parent / target
+        is_made = "/reference/" in file.as_posix() or file.suffix == ".ipynb"
+        assert target.startswith("http") or is_made or file.resolve().is_file(), target

@@ -104,7 +104,8 @@ def _elsewhere(cls: type[Optimizer]) -> list[str]:
             rows.append(f"| `{prefix}{found['name']}` of {library} {recorded['version']} | `{shown}` |")
     if not rows:
         return []
-    head = "Equal names don't mean equal steps: the formulas of other libraries differ in detail."
+    guides = "[Keras](../guides/from-keras.md) and [optax](../guides/from-optax.md)"
+    head = f"Equal names don't mean equal steps: the guides from {guides} name the differences."
     return ["## Elsewhere", "", head, "", "| | arguments |", "|---|---|", *rows, ""]
 
 
