@@ -1,4 +1,4 @@
-"""Steps, losses and measurements are right without any one of the private names of PyTorch and CPython in use."""
+"""Steps, losses and measurements are right without any one of the private names of PyTorch and CPython."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .engine.process import python
 
 CHILDREN = """
 import ctypes, os, sys, traceback, warnings
+import llvmlite.binding  # children share it
 import torch
 import torch.optim.optimizer
 from torch.autograd import forward_ad
@@ -76,7 +77,7 @@ def place_of(path):
 
 
 def removed(path):
-    # PyTorch needs some of the names itself; they are back once Piste has looked for them.
+    # PyTorch needs some of the names itself, so they are restored after the import of Piste.
     place, name = place_of(path)
     kept = getattr(place, name)
     delattr(place, name)
@@ -119,6 +120,17 @@ AT_RUN_TIME = ("_C._storage_Use_Count", "autograd.forward_ad._current_level")
 """
 
 NAMES = """
+from importlib import machinery, util
+from pathlib import Path
+
+# Each child imports Piste itself, from code that is compiled once.
+FOLDER = util.find_spec("piste").submodule_search_locations[0]
+COMPILED = {str(path): compile(path.read_bytes(), path, "exec", dont_inherit=True) for path in Path(FOLDER).rglob("*.py")}
+source_to_code = machinery.SourceFileLoader.source_to_code
+machinery.SourceFileLoader.source_to_code = lambda self, data, path, **options: (
+    COMPILED.get(str(path)) or source_to_code(self, data, path, **options)
+)
+
 FIRST_ORDER_ALONE = False
 WANTED[None], WANTED["autograd.forward_ad._current_level"]
 PATHS = (
@@ -154,10 +166,8 @@ report(failed)
 SYMBOLS = """
 FIRST_ORDER_ALONE = True
 WANTED[None]
-from importlib import util
-path = util.find_spec("piste").submodule_search_locations[0]
-text = open(os.path.join(path, "engine", "native", "torch_internals.py")).read()
-SYMBOLS = eval(text[text.index("SYMBOLS = {") + 10 : text.index("}", text.index("SYMBOLS = {")) + 1])
+import piste  # the symbols are resolved at first use, in a child
+from piste.engine.native.torch_internals import SYMBOLS
 
 def instead(symbol, other):
     real = ctypes.CDLL.__getattr__
@@ -183,7 +193,7 @@ slow = lambda: not is_fast()
 failed = [in_child("nothing missing", lambda name: None, is_fast)]
 failed += [in_child("PISTE_FAST_PATH", without_fast_path, slow)]
 failed += [in_child(name, missing, slow) for name in SYMBOLS]
-# What answers otherwise than it used to is noticed before anything relies on it.
+# The self-test detects a symbol whose answers have changed.
 failed += [in_child(name, exchanged, slow) for name in (
     "is_neg by is_conj", "is_conj by is_neg", "requires_grad by has_storage", "has_storage by requires_grad",
     "device_index by device",
