@@ -125,7 +125,8 @@ from pathlib import Path
 
 # Each child imports Piste itself, from code that is compiled once.
 FOLDER = util.find_spec("piste").submodule_search_locations[0]
-COMPILED = {str(path): compile(path.read_bytes(), path, "exec", dont_inherit=True) for path in Path(FOLDER).rglob("*.py")}
+FILES = Path(FOLDER).rglob("*.py")
+COMPILED = {str(path): compile(path.read_bytes(), path, "exec", dont_inherit=True) for path in FILES}
 source_to_code = machinery.SourceFileLoader.source_to_code
 machinery.SourceFileLoader.source_to_code = lambda self, data, path, **options: (
     COMPILED.get(str(path)) or source_to_code(self, data, path, **options)

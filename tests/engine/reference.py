@@ -1,4 +1,4 @@
-"""The same parameters, stepped by the kernel and by torch.optim; and tensors that lie in memory in odd ways."""
+"""The same parameters, stepped by the kernel and by torch.optim; and tensors with unusual strides."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ def weights(*sizes: int, dtype: torch.dtype = torch.float64) -> list[nn.Paramete
     return [nn.Parameter(torch.randn(n, generator=make, dtype=dtype)) for n in sizes]
 
 
+def parameter(value: Tensor, grad: Tensor | None = None) -> nn.Parameter:
+    """Return a parameter with a gradient, of ones unless given."""
+    p = nn.Parameter(value)
+    p.grad = torch.ones_like(p) if grad is None else grad
+    return p
+
+
+def ones(**kwargs) -> Tensor:
+    return torch.ones(3, **kwargs)
+
+
 def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(3))
 
@@ -32,7 +43,7 @@ def spread(g: Tensor) -> Tensor:
 
 
 class AgainstTorch:
-    """The same parameters, stepped by the kernel and by torch.optim, which knows nothing of it."""
+    """The same parameters, stepped by the kernel and, independently, by torch.optim."""
 
     def __init__(self, name: str, params: list[nn.Parameter], **options) -> None:
         self.ours, self.theirs = params, [copy.deepcopy(p) for p in params]

@@ -280,7 +280,7 @@ def test_a_forced_backend_refuses_what_it_does_not_support(monkeypatch):
         piste.optim.SGD([p]).step()
 
 
-def test_an_unknown_backend_is_refused(monkeypatch):
+def test_an_unknown_backend_is_rejected(monkeypatch):
     monkeypatch.setenv("PISTE_BACKEND", "fast")
     with pytest.raises(
         InvalidValue,
@@ -313,7 +313,7 @@ def no_kernels_yet(monkeypatch, tmp_path):
         cache.cache_clear()
 
 
-def test_a_missing_package_is_warned_of_once(monkeypatch, no_kernels_yet):
+def test_a_missing_package_warns_once(monkeypatch, no_kernels_yet):
     monkeypatch.setattr("piste.engine.cpu.backend.importlib.util.find_spec", lambda name: None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -357,7 +357,7 @@ def test_eager_can_be_forced_for_losses(monkeypatch, no_kernels_yet, name):
         assert LOSSES[name]().item() == pytest.approx(VALUES[name], rel=1e-6)
 
 
-def test_a_forced_backend_is_required_of_losses(monkeypatch, no_kernels_yet):
+def test_a_forced_backend_that_cannot_compute_a_loss_raises(monkeypatch, no_kernels_yet):
     monkeypatch.setenv("PISTE_BACKEND", "cpu")
     monkeypatch.setattr("piste.engine.cpu.backend.importlib.util.find_spec", lambda name: None)
     with pytest.raises(
@@ -366,7 +366,7 @@ def test_a_forced_backend_is_required_of_losses(monkeypatch, no_kernels_yet):
         LOSSES["elements"]()
 
 
-def test_the_cpu_backend_says_that_it_runs_on_one_thread(monkeypatch):
+def test_the_cpu_backend_is_described_as_single_threaded_without_a_thread_pool(monkeypatch):
     monkeypatch.setattr("piste.engine.cpu.backend.openmp_parallel", lambda: None)
     assert piste.optim.SGD([parameter(torch.float32)]).explain_backend() == (
         "SGD, group 0: 1 of 1 parameters by the fused CPU kernel on one thread (PyTorch has no OpenMP thread pool "

@@ -86,7 +86,7 @@ def test_storage_and_arithmetic_of_each_dtype(kind, storage, compute):
     assert "float64" in ast.unparse(prepare)  # what is the same for all elements is worked out in double precision
 
 
-def test_a_strided_kernel_walks_each_tensor_its_own_way():
+def test_a_strided_kernel_reads_each_tensor_by_its_own_strides():
     _, body = functions(piste.optim.SGD(weights(3)), dims=3)
     text = ast.unparse(body)
     for name in ("p", "g"):
@@ -130,7 +130,7 @@ SIZES = [0, 1, 2, 7, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * 
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_sizes_around_what_a_thread_takes_at_a_time(threads):
+def test_sizes_around_the_block_size_are_stepped(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -143,7 +143,7 @@ def test_sizes_around_what_a_thread_takes_at_a_time(threads):
         torch.set_num_threads(before)
 
 
-def test_many_tiny_tensors():
+def test_many_tiny_tensors_are_stepped():
     AgainstTorch("RMSprop", weights(*(n % 8 for n in range(600)))).step(3)
 
 
@@ -194,7 +194,7 @@ GRADIENTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_strides_of_the_parameter_and_of_its_gradient(layout):
+def test_any_strides_of_parameter_and_gradient_are_stepped(layout):
     for lay in GRADIENTS.values():
         pair = AgainstTorch("Adam", [LAYOUTS[layout]()], weight_decay=0.1)
         outside = around(pair.ours[0])
@@ -217,7 +217,7 @@ def around(p: Tensor) -> Tensor:
     return whole[~mine].clone()
 
 
-def test_the_kernel_serves_those_layouts():
+def test_the_kernel_supports_strided_layouts():
     for name, make in LAYOUTS.items():
         p = make()
         p.grad = torch.ones_like(p)
@@ -226,7 +226,7 @@ def test_the_kernel_serves_those_layouts():
         assert KERNEL in piste.optim.Adam([p]).explain(), name
 
 
-def test_layouts_and_dtypes_together_in_one_group():
+def test_layouts_and_dtypes_mix_in_one_group():
     params = [make() for make in LAYOUTS.values()]
     params += weights(5, 20_000, dtype=torch.float32) + weights(3, dtype=torch.float64)
     pair = AgainstTorch("SGD", params, momentum=0.9)
@@ -240,7 +240,7 @@ def test_layouts_and_dtypes_together_in_one_group():
     assert f"{len(params)} of {len(params)} parameters {KERNEL}" in pair.optimizer.explain()
 
 
-def test_elements_that_overlap():
+def test_overlapping_elements_are_detected():
     for module in (piste.optim, torch.optim):
         p = nn.Parameter(torch.arange(4.0).expand(3, 4))
         p.grad = torch.ones(3, 4)

@@ -78,7 +78,7 @@ def test_a_file_of_kernels_is_named_with_the_values_of_its_constants(printed, mo
 
 
 @pytest.mark.parametrize("value", [None, "", "other"])
-def test_nothing_is_printed_unless_it_is_asked_for(printed, monkeypatch, value):
+def test_kernels_are_printed_only_on_request(printed, monkeypatch, value):
     monkeypatch.delenv("PISTE_DEBUG", raising=False)
     if value is not None:
         monkeypatch.setenv("PISTE_DEBUG", value)

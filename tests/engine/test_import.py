@@ -16,7 +16,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 """
 
 
-def test_import_brings_piste_and_the_standard_library_alone():
+def test_import_loads_only_piste_and_the_standard_library():
     added = json.loads(python(SEEN))
     packages = {name.split(".")[0] for name in added}
     assert packages - set(sys.stdlib_module_names) == {"piste"}

@@ -190,12 +190,12 @@ def test_conditions_are_lowered_and_their_sums_scheduled() -> None:
     assert schedule.conditions == (Expr(">", Expr("total", Y), 1.0),)
 
 
-def test_a_norm_of_the_largest_entry_is_refused() -> None:
+def test_a_norm_of_the_largest_entry_is_rejected() -> None:
     with pytest.raises(FormulaError, match="norm of the largest entry"):
         scheduled(row.norm(X, float("inf")))
 
 
-def test_parts_of_a_gradient_at_two_indices_are_refused() -> None:
+def test_parts_of_a_gradient_at_two_indices_are_rejected() -> None:
     j = Expr("input", "j")
     with pytest.raises(FormulaError, match="several single classes"):
         scheduled(row.pick(X, K) * row.pick(X, j), X)

@@ -49,16 +49,16 @@ def shared(
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("many", [1, 2, 5])
 @pytest.mark.parametrize("blocks", [0, 1, 4, 7, 100])
-def test_every_block_is_done_once(blocks: int, many: int, threads: int, run: int) -> None:
+def test_every_block_is_computed_once(blocks: int, many: int, threads: int, run: int) -> None:
     done, _ = shared(blocks, many, threads, run, times=10)
     assert done == [10] * blocks
 
 
-def test_one_thread_does_the_shares_of_all() -> None:
+def test_one_thread_computes_the_chunks_of_all_threads() -> None:
     assert shared(10, 4, 1) == ([1] * 10, [0] * 10)
 
 
-def test_a_thread_begins_with_its_own_share_and_then_helps() -> None:
+def test_a_thread_computes_its_own_chunk_first_and_then_steals_blocks() -> None:
     """The first stays in its first block until the other has done its own share, and then the rest of the first's."""
     body = [
         f"begun, others = pointer(table[{BEGUN}], int64), pointer(table[{OTHERS}], int64)",
@@ -75,7 +75,7 @@ def test_a_thread_begins_with_its_own_share_and_then_helps() -> None:
     assert shared(20, 2, 2, body=body) == ([1] * 20, [0] + [1] * 19)
 
 
-def test_the_counters_lie_on_lines_of_their_own() -> None:
+def test_the_counters_are_on_separate_cache_lines() -> None:
     counters = shares.make_counters(3)
     assert len(counters) * counters.itemsize == 3 * 64
     head = WorkTable(**shares.work(counters, 7))

@@ -38,7 +38,7 @@ def test_operands_may_be_given_by_name() -> None:
         explain("l1", [1.0], [2.0], input=[1.0])
 
 
-def test_lists_are_taken_where_an_option_is_a_tensor() -> None:
+def test_lists_are_accepted_for_tensor_options() -> None:
     x, k, weight = torch.tensor([[2.0, 0, 1], [0, 1, 0]]), torch.tensor([2, 1]), [1, 2, 3]
     expected = torch.nn.functional.cross_entropy(x, k, torch.tensor(weight).float())
     assert explain("cross_entropy", x.tolist(), k.tolist(), weight=weight).value == expected
@@ -55,7 +55,7 @@ def test_integers_stay_integers_where_they_are_indices() -> None:
     shows(text, f"Result\n  {value.item():.6g}")
 
 
-def test_a_wrong_number_of_operands_is_refused_with_their_names() -> None:
+def test_a_wrong_number_of_operands_is_rejected_with_their_names() -> None:
     words = (
         r"GaussianNLLLoss takes 3 operands \(`input`, `target`, `var`\); received 2\. Help: explain\('gaussian_nll', "
     )
@@ -65,7 +65,7 @@ def test_a_wrong_number_of_operands_is_refused_with_their_names() -> None:
         explain("l1", [1.0], [1.0], [1.0])
 
 
-def test_l1_step_by_step() -> None:
+def test_l1_is_explained_step_by_step() -> None:
     text = explain("l1", SAMPLE, TARGET)
     shows(text, "loss = |x - y|", "(0, 0)  |1 - 0| = 1", "(0, 1)  |1 - 1| = 0", "(1, 0)  |1 - 2| = 1", "|1 - 3| = 2")
     shows(text, "1 + 0 + 1 + 2 = 4", "4 / 4 = 1   (divided by the number of elements)")
@@ -85,7 +85,7 @@ def test_smooth_l1_names_the_branch_of_each_element_and_how_huber_differs() -> N
     shows(explain("smooth_l1", SAMPLE, TARGET, beta=0.0), "SmoothL1Loss with beta = 0 is L1Loss.", "loss = |x - y|")
 
 
-def test_what_is_said_of_huber_and_smooth_l1_is_so() -> None:
+def test_the_stated_relation_of_huber_and_smooth_l1_holds() -> None:
     x, y = torch.randn(50), torch.randn(50)
     for beta in (0.5, 1.0, 2.0):
         huber = piste.losses.HuberLoss(delta=beta)(x, y)
@@ -96,7 +96,7 @@ def test_mse_writes_negative_numbers_in_parentheses() -> None:
     shows(explain("mse", SAMPLE, TARGET), "d = 1 - 3 = -2;  (-2) * (-2) = 4", "1 + 0 + 1 + 4 = 6", "6 / 4 = 1.5")
 
 
-def test_bce_refused_and_worked_with_checks_off() -> None:
+def test_bce_is_rejected_and_explained_with_checks_off() -> None:
     refused = explain("bce", SAMPLE, TARGET)
     shows(
         refused, "Refused\n  BCELoss: `target` must be in [0, 1]", "3.0 at (1, 1)", "A line that works\n  piste.losses"
@@ -108,7 +108,7 @@ def test_bce_refused_and_worked_with_checks_off() -> None:
     shows(worked, "100 + 0 - 100 - 200 = -200", "-200 / 4 = -50", "Result\n  -50")
 
 
-def test_cross_entropy_refused_and_worked_with_checks_off() -> None:
+def test_cross_entropy_is_rejected_and_explained_with_checks_off() -> None:
     probabilities = torch.tensor(TARGET).float()
     shows(explain("cross_entropy", SAMPLE, probabilities), "row 1 sums to 5", "torch.tensor([0, 2, 1])", "2.07944")
     worked = explain("cross_entropy", SAMPLE, probabilities, check="off")
@@ -118,7 +118,7 @@ def test_cross_entropy_refused_and_worked_with_checks_off() -> None:
     assert worked.value.item() == pytest.approx(3 * math.log(2))
 
 
-def test_cross_entropy_with_every_option() -> None:
+def test_cross_entropy_is_explained_with_every_option() -> None:
     loss = piste.losses.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0]), ignore_index=1, label_smoothing=0.1)
     text = explain(loss, [[2, 0, 0], [0, 1, 3], [1, 1, 1]], [0, 1, 2])
     shows(text, "sharp = -w[k] * p[k]", "even = -sum(w * p) / C", "label_smoothing = 0.1", "row 1:  ignored: 0")
@@ -126,7 +126,7 @@ def test_cross_entropy_with_every_option() -> None:
     shows(text, "(divided by the sum of the weights of the rows that are not ignored)", "3.78281 / 4 = 0.945702")
 
 
-def test_nll_says_what_it_takes() -> None:
+def test_nll_explains_its_operands() -> None:
     text = explain("nll", SAMPLE, TARGET)
     shows(
         text,
@@ -162,7 +162,7 @@ def test_every_loss_is_explained_by_its_class_instance_function_and_name(loss) -
 
 
 @pytest.mark.parametrize("name", ["l1", "mse", "smooth_l1", "huber", "bce_with_logits"])
-def test_large_inputs_show_what_contributes_most(name: str) -> None:
+def test_large_inputs_show_the_largest_contributions(name: str) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(40, 30), torch.rand(40, 30)
     x[7, 3] = 50.0
@@ -190,7 +190,7 @@ def test_large_inputs_of_classes_show_the_classes_that_contribute_most() -> None
     shows(text, f"row {int(rows.argmax())}:  p = [", ", ...]")
 
 
-def test_every_choice_of_a_formula_is_counted_among_those_that_come_to_it() -> None:
+def test_each_branch_of_a_formula_is_counted_among_the_elements_that_reach_it() -> None:
     torch.manual_seed(0)
     x, a, b = torch.randn(3, 500).abs()
     y = 2 * torch.randint(2, (500,)) - 1
@@ -230,7 +230,7 @@ def test_classes_contribute_where_the_target_is_a_row() -> None:
     shows(explain("multilabel_soft_margin", x, labels), f"\n  class {first}: {parts[first]:.6g} of {parts.sum():.6g}\n")
 
 
-def test_rows_that_are_ignored_or_not_finite_are_counted_apart() -> None:
+def test_ignored_and_nonfinite_rows_are_counted_separately() -> None:
     torch.manual_seed(0)
     x, k = torch.randn(1000, 50), torch.randint(50, (1000,))
     k[::10] = -100
@@ -249,12 +249,12 @@ def test_probabilities_of_exactly_zero_and_one_are_counted_where_they_clamp() ->
     shows(explain("gaussian_nll", [0.0], [1.0], [0.25], eps=0.5), "(0.25 is clamped to 0.5)")
 
 
-def test_a_choice_that_a_whole_row_agrees_on_is_written_as_made() -> None:
+def test_a_branch_that_a_whole_row_takes_is_written_as_taken() -> None:
     text = explain("multilabel_soft_margin", [[-1, -2]], [[0, 1]])
     shows(text, "row 0:  s = log(1 + exp([-1, -2]))", "false_alarm = (1 - [0, 1]) * ([0.313262, 0.126928] + 0)")
 
 
-def test_weights_and_single_values() -> None:
+def test_weights_and_scalars_are_explained() -> None:
     text = explain(piste.losses.functional.mse_loss, [1.0, 2.0], [0.0, 0.0], weight=torch.tensor([1.0, 3.0]))
     shows(text, "weight 3: 3 * 4 = 12", "13 / 4 = 3.25   (divided by the sum of the weights of the elements)")
     shows(explain("l1", 2.0, 3.0), "Elements\n  |2 - 3| = 1", "Result\n  1")
@@ -265,14 +265,14 @@ def test_weights_and_single_values() -> None:
     shows(explain(piste.losses.L1Loss(reduction="sum"), [1.0], [3.0], reduction="mean"), "mean")
 
 
-def test_tensors_are_left_as_they_were() -> None:
+def test_operands_are_not_changed() -> None:
     x = torch.tensor([1.0, 2.0], requires_grad=True)
     loss = piste.losses.BCELoss(check="nan")
     explain(loss, x, torch.tensor([2.0, 0.0]))
     assert x.grad is None and loss.check == "nan"
 
 
-def test_what_is_no_loss_is_refused() -> None:
+def test_an_object_that_is_not_a_loss_is_rejected() -> None:
     with pytest.raises(InvalidValue, match=r"there is no loss named 'smoth_l1'\. Did you mean `smooth_l1`"):
         explain("smoth_l1", [1.0], [1.0])
     with pytest.raises(InvalidType, match=r"`loss` must be a loss of piste\.losses, an optimizer .*; received 3"):

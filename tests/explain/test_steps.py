@@ -48,7 +48,7 @@ def after(text: str, letter: str = "p") -> list[float]:
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda case: str(case))
-def test_each_step_of_every_optimizer_is_torchs(name: str, options: dict) -> None:
+def test_each_step_of_every_optimizer_equals_that_of_torch(name: str, options: dict) -> None:
     explanation = explain(name.lower(), 0.75, 0.5, steps=3, **options)
     expected = reference(name, options, 0.75, 0.5, 3)
     assert after(explanation.text) == pytest.approx(expected, rel=1e-5)
@@ -102,44 +102,44 @@ Result
   p = 0.8"""
 
 
-def test_adam_step_by_step() -> None:
+def test_adam_is_explained_step_by_step() -> None:
     assert str(explain("adam", 1.0, 0.5, lr=0.1, betas=(0.9, 0.99), steps=2)) == ADAM
 
 
-def test_decoupled_decay_pulls_the_parameter_and_coupled_decay_enters_the_gradient() -> None:
+def test_decoupled_decay_changes_the_parameter_and_coupled_decay_the_gradient() -> None:
     coupled, decoupled = (str(explain(name, 2.0, 0.5, weight_decay=0.1)) for name in ("adam", "adamw"))
     assert "g' = g + weight_decay * p\n" in coupled and "g' = 0.5 + 0.1 * 2 = 0.7\n" in coupled
     assert "p' = p * (1 - lr * weight_decay) - lr * d\n" in decoupled
     assert "g'" not in decoupled
 
 
-def test_maximize_turns_the_gradient_around() -> None:
+def test_maximize_negates_the_gradient() -> None:
     text = str(explain("sgd", 1.0, 0.5, lr=0.1, maximize=True))
     assert "g' = -g\n" in text and "g' = -0.5\n" in text
     assert after(text) == [1.05]
 
 
-def test_scalars_of_a_step_are_worked_out_before_its_elements() -> None:
+def test_scalars_of_a_step_are_computed_before_its_elements() -> None:
     text = str(explain("adagrad", 1.0, 0.5, lr=0.1, lr_decay=0.5, steps=2))
     assert "lr' = lr / (1 + (t - 1) * lr_decay)\n" in text
     assert "lr' = 0.1 / (1 + (1 - 1) * 0.5) = 0.1\n" in text
     assert "lr' = 0.1 / (1 + (2 - 1) * 0.5) = 0.0666667\n" in text
 
 
-def test_a_choice_is_written_as_the_branch_it_takes() -> None:
+def test_a_condition_is_written_as_the_branch_it_takes() -> None:
     text = str(explain("radam", 1.0, 0.1, lr=0.1))
     assert "> 5 = false\n" in text and "d = 0.1\n" in text
     assert "m_hat                                                 elsewhere" in text
 
 
-def test_elements_of_a_tensor_are_worked_through_one_by_one() -> None:
+def test_elements_of_a_tensor_are_explained_one_by_one() -> None:
     text = str(explain("sgd", [[1.0, 2.0]], [[0.5, -0.5]], lr=0.1))
     assert "element (0, 0)\n    before: p = 1, g = 0.5\n    p' = 1 - 0.1 * 0.5 = 0.95\n    after: p = 0.95" in text
     assert "element (0, 1)\n    before: p = 2, g = -0.5\n    p' = 2 - 0.1 * (-0.5) = 2.05\n" in text
     assert text.endswith("Result\n  p = [[0.95, 2.05]]")
 
 
-def test_of_many_elements_those_that_move_most_are_shown() -> None:
+def test_the_largest_changes_of_many_elements_are_shown() -> None:
     grad = torch.linspace(0.0, 1.0, 100)
     grad[7] = -5.0
     text = str(explain("sgd", grad=grad, lr=0.1))
@@ -179,7 +179,7 @@ def test_a_custom_optimizer_is_explained_from_its_formula() -> None:
     assert "m' = 0.5 * 0 + 0.5 * (-4) = -2\n  d = sign(-2) = -1\n  p' = 1 - 0.1 * (-1) = 1.1\n" in text
 
 
-def test_the_given_tensors_are_left_as_they_were() -> None:
+def test_the_passed_tensors_are_not_changed() -> None:
     p, g = torch.ones(2, requires_grad=True), torch.ones(2)
     explain("adam", p, g, steps=2)
     assert p.tolist() == g.tolist() == [1, 1] and p.grad is None
@@ -199,6 +199,6 @@ def test_the_given_tensors_are_left_as_they_were() -> None:
         (lambda: explain("adamm", 1.0, 1.0), InvalidValue, "no loss or optimizer named 'adamm'. Did you mean `adam`"),
     ],
 )
-def test_a_wrong_call_is_refused(call, error, words) -> None:
+def test_a_wrong_call_is_rejected(call, error, words) -> None:
     with pytest.raises(error, match=words):
         call()

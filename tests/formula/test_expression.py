@@ -56,7 +56,7 @@ def named(word: Any) -> str:
 
 @pytest.mark.parametrize("word", ONE, ids=named)
 @pytest.mark.parametrize("x", NUMBERS)
-def test_a_word_of_one_on_numbers_is_torchs(word, x):
+def test_a_unary_word_on_numbers_agrees_with_torch(word, x):
     assert isinstance(word(x), float)
     same(word(x), ONE[word](tensor(x)))
     assert word(tensor([x, x])).tolist() == pytest.approx(ONE[word](tensor([x, x])).tolist(), abs=0, nan_ok=True)
@@ -64,7 +64,7 @@ def test_a_word_of_one_on_numbers_is_torchs(word, x):
 
 @pytest.mark.parametrize("word", TWO, ids=named)
 @pytest.mark.parametrize(("a", "b"), list(itertools.product(NUMBERS, NUMBERS)))
-def test_a_word_of_two_on_numbers_is_torchs(word, a, b):
+def test_a_binary_word_on_numbers_agrees_with_torch(word, a, b):
     wanted = TWO[word](tensor(a), tensor(b))
     same(word(a, b), wanted)
     same(word(tensor(a), b), wanted)
@@ -72,14 +72,14 @@ def test_a_word_of_two_on_numbers_is_torchs(word, a, b):
     same(word(tensor(a), tensor(b)), wanted)
 
 
-def test_out_of_the_domain_is_nan_or_infinity_and_never_an_exception():
+def test_an_argument_outside_the_domain_gives_nan_or_infinity():
     assert math.isnan(sqrt(-1.0)) and math.isnan(log(-1.0)) and math.isnan(log1p(-2.0))
     assert log(0.0) == -inf and log1p(-1.0) == -inf
     assert exp(1e6) == inf and exp(-1e6) == 0.0
     assert sqrt(inf) == inf and log(inf) == inf
 
 
-def test_nan():
+def test_nan_propagates():
     for word in (sqrt, exp, log, log1p):
         assert math.isnan(word(nan)) and word(tensor(nan)).isnan()
     for a, b in ((nan, 1.0), (1.0, nan), (nan, nan), (nan, inf), (-inf, nan)):
@@ -89,16 +89,16 @@ def test_nan():
     assert sign(nan) == 0 and sign(tensor(nan)) == 0  # as in torch
 
 
-def test_sign():
+def test_the_sign_of_zero_and_nan():
     assert [sign(x) for x in (-3.0, -0.0, 0.0, 2, inf)] == [-1, 0, 0, 1, 1]
 
 
-def test_whole_numbers_and_flags_are_numbers_too():
+def test_integers_and_bools_are_accepted_as_numbers():
     assert sqrt(4) == 2 and exp(0) == 1 and maximum(2, 3) == 3 and sign(True) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_a_number_beside_a_tensor_takes_its_dtype(dtype):
+def test_a_number_next_to_a_tensor_takes_its_dtype(dtype):
     x = torch.tensor([-1.0, 0.5, 3.0], dtype=dtype)
     for got in (maximum(x, 0.0), maximum(0, x), minimum(x, 2), where(x > 0, x, 0.0), where(x > 0, 1.0, x)):
         assert got.dtype == dtype
@@ -112,7 +112,7 @@ def test_the_words_stay_on_the_tensors_device():
         assert got.device.type == "meta"
 
 
-def test_where():
+def test_where_selects_by_its_condition():
     assert where(True, 1.0, 2.0) == 1.0 and where(False, 1.0, 2.0) == 2.0
     x = tensor([1.0, nan, 3.0])
     same(where(x > 2, x, 0.0), [0.0, 0.0, 3.0])
@@ -135,7 +135,7 @@ def test_autograd_goes_through_the_words():
         assert torch.autograd.gradcheck(f, x)
 
 
-def test_values_of_another_kind_bring_words_of_their_own():
+def test_values_of_another_type_implement_the_words_themselves():
     class Words:
         @staticmethod
         def maximum(a: Any, b: Any) -> str:
@@ -186,19 +186,19 @@ WRITTEN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("wanted", WRITTEN)
-def test_a_formula_on_symbols_gives_itself(wanted):
+def test_a_formula_on_symbols_gives_its_expression(wanted):
     assert repr(WRITTEN[wanted](x, y)) == wanted
 
 
 @pytest.mark.parametrize("wanted", WRITTEN)
-def test_a_traced_formula_evaluates_to_what_the_formula_gives(wanted):
+def test_a_traced_formula_evaluates_to_the_value_of_the_formula(wanted):
     f: Callable[..., Any] = WRITTEN[wanted]
     a, b = tensor([-2.0, -0.5, 0.0, 1.0, 3.0]), tensor([1.0, -0.5, 2.0, 3.0, -1.0])
     got = Evaluator({"x": a, "y": b})(trace(f, x, y))
     assert torch.equal(torch.nan_to_num(got.double(), nan=99.0), torch.nan_to_num(f(a, b).double(), nan=99.0))
 
 
-def test_options_that_are_known_are_ordinary_python():
+def test_options_known_at_trace_time_are_ordinary_python_values():
     def rule(g: Any, b: Any, nesterov: bool) -> Any:
         if b is None:
             return g
@@ -221,7 +221,7 @@ def test_equal_expressions_are_the_same_object():
     assert x * beta is x * same and x * beta is not x * other and x * beta is not x * 2.0
 
 
-def test_expressions_are_forgotten_with_their_last_use():
+def test_expressions_are_freed_after_their_last_use():
     z = Expr("input", "used here only")
     key = weakref.ref(z * 7)
     assert key() is None
@@ -229,7 +229,7 @@ def test_expressions_are_forgotten_with_their_last_use():
     assert z * 7 is kept
 
 
-def test_an_expression_can_not_be_changed():
+def test_an_expression_cannot_be_changed():
     with pytest.raises(AttributeError, match="an expression can't be changed"):
         (x + y).args = (y, x)
 
@@ -305,7 +305,7 @@ UNREADABLE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", UNREADABLE)
-def test_a_formula_that_can_not_be_read_is_told_why_and_where(case):
+def test_the_message_for_an_untraceable_formula_names_the_reason_and_the_line(case):
     f, words = UNREADABLE[case]
     with pytest.raises(FormulaError) as told:
         trace(f, x)
@@ -316,7 +316,7 @@ def test_a_formula_that_can_not_be_read_is_told_why_and_where(case):
     assert isinstance(told.value, (PisteError, TypeError))
 
 
-def test_an_error_of_the_formulas_own_is_told_as_it_is():
+def test_an_error_raised_by_the_formula_itself_is_not_changed():
     def divides(x: Any) -> Any:
         return x / (1 - 1) + 1 / 0
 
@@ -328,7 +328,7 @@ def test_an_error_of_the_formulas_own_is_told_as_it_is():
         trace(lambda x: x @ x, x)
 
 
-def test_a_word_that_no_engine_knows_is_named():
+def test_the_message_for_an_unsupported_word_names_it():
     from piste.engine.cpu.dialect import numba
     from piste.engine.emit import Emitter
 

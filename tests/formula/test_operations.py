@@ -126,7 +126,7 @@ def test_an_operation_on_rows_agrees_with_plain_python(name: str) -> None:
     np.testing.assert_allclose(np.asarray(found), ROWS[name](x.numpy(), k), rtol=1e-14)
 
 
-def test_operations_on_rows_refuse_floats() -> None:
+def test_operations_on_rows_reject_floats() -> None:
     with pytest.raises(TypeError, match=r"`total` takes a row: a tensor .*; received 3\.0"):
         row_functions.total(3.0)
 
@@ -175,7 +175,7 @@ def test_equal_operands_of_a_maximum_share_the_gradient_as_in_torch() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if operation.derivatives is None])
-def test_an_operation_without_factors_has_a_rule_or_is_refused(name: str) -> None:
+def test_an_operation_without_factors_has_a_rule_or_is_rejected(name: str) -> None:
     x, k = Expr("input", "x"), Expr("input", "k")
     value = {
         "where": lambda: row_functions.total(expression.where(x > 0, x, 0)),

@@ -16,12 +16,12 @@ SCALARS = [k, total(x), norm(x, 2.0), size(x), pick(x, k), total(x) * k, Expr("t
 
 
 @pytest.mark.parametrize("row", ROWS, ids=repr)
-def test_a_row_is_told_from_a_scalar(row: Expr) -> None:
+def test_rows_are_recognized(row: Expr) -> None:
     assert RowTest({"x", "y"})(row)
 
 
 @pytest.mark.parametrize("scalar", [*SCALARS, 2.0], ids=repr)
-def test_a_scalar_is_told_from_a_row(scalar: Expr) -> None:
+def test_scalars_are_recognized(scalar: Expr) -> None:
     assert not RowTest({"x", "y"})(scalar)
 
 

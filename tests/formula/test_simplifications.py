@@ -64,7 +64,7 @@ INEXACT: dict[str, tuple[Callable[[Any], Any], float]] = {
 
 
 @pytest.mark.parametrize("name", INEXACT)
-def test_what_differs_in_a_bit_is_not_simplified(name: str) -> None:
+def test_rewrites_that_could_change_a_bit_are_not_applied(name: str) -> None:
     formula, value = INEXACT[name]
     assert formula(x) is not x
     assert bits(float(formula(value))) != bits(value)

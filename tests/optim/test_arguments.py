@@ -40,14 +40,14 @@ def refused(kind, call, *words):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_the_arguments_and_defaults_are_torchs(name):
+def test_arguments_and_defaults_are_those_of_torch(name):
     ours, theirs = (inspect.signature(cls).parameters for cls in PAIRS[name])
     assert {k: p.default for k, p in theirs.items()}.items() <= {k: p.default for k, p in ours.items()}.items()
     assert set(ours) - set(theirs) <= SHARED
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_arguments_go_by_position_as_in_torch(name):
+def test_positional_arguments_have_the_order_of_torch(name):
     ours, theirs = (inspect.signature(cls).parameters for cls in PAIRS[name])
     positional = [k for k, p in theirs.items() if p.kind is p.POSITIONAL_OR_KEYWORD and k not in SHARED]
     assert [k for k, p in ours.items() if p.kind is p.POSITIONAL_OR_KEYWORD][: len(positional)] == positional
@@ -58,7 +58,7 @@ def test_arguments_go_by_position_as_in_torch(name):
     assert all(group[k] == v for k, v in zip(positional[2:], values[2:], strict=True))
 
 
-def test_lions_defaults_are_its_papers():
+def test_the_defaults_of_lion_are_those_of_its_paper():
     group = OPTIMIZERS["Lion"](weights()).param_groups[0]
     assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-4, (0.9, 0.99), 0)
 
@@ -100,7 +100,7 @@ def bad_numbers():
 
 
 @pytest.mark.parametrize(("name", "key", "value", "wanted"), list(bad_numbers()))
-def test_a_number_outside_its_range_is_refused(name, key, value, wanted):
+def test_a_number_outside_its_range_is_rejected(name, key, value, wanted):
     """In the constructor, in a group of the constructor's, in a group added later: the same sentence."""
     make = OPTIMIZERS[name]
     sentence = f"`{key}` must be in {wanted}; received {key}={float(value)!r}."
@@ -120,7 +120,7 @@ def test_the_table_of_ranges_covers_every_number(name):
 
 @every
 @pytest.mark.parametrize("value", ["1e-3", None, True, [0.1], (0.1,), 1j, object, {"lr": 0.1}], ids=repr)
-def test_a_rate_that_is_not_a_number_is_refused(name, value):
+def test_a_rate_that_is_not_a_number_is_rejected(name, value):
     text = refused(InvalidType, lambda: OPTIMIZERS[name](weights(), lr=value), "`lr` must be a number in [0, inf)")
     if isinstance(value, str):
         assert "received the string '1e-3'" in text
@@ -136,7 +136,7 @@ def test_a_rate_of_any_numeric_type_is_accepted(name, value):
 
 
 @every
-def test_a_rate_of_two_elements_is_refused(name):
+def test_a_rate_of_two_elements_is_rejected(name):
     refused(InvalidValue, lambda: OPTIMIZERS[name](weights(), lr=torch.tensor([0.1, 0.2])), "shape (2,)", "1-element")
 
 
@@ -145,7 +145,7 @@ BETAS = [n for n, cls in OPTIMIZERS.items() if "betas" in cls.options]
 
 @pytest.mark.parametrize("name", BETAS)
 @pytest.mark.parametrize("value", [(0.9,), 0.9, (0.9, 0.99, 0.999), "0.9, 0.999", None, {0.9, 0.999}], ids=repr)
-def test_betas_that_are_not_a_pair_are_refused(name, value):
+def test_betas_that_are_not_a_pair_are_rejected(name, value):
     refused(
         InvalidType,
         lambda: OPTIMIZERS[name](weights(), betas=value),
@@ -156,7 +156,7 @@ def test_betas_that_are_not_a_pair_are_refused(name, value):
 @pytest.mark.parametrize("name", BETAS)
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("value", [1.0, -0.1, 2.0, math.nan])
-def test_a_beta_outside_its_range_is_refused(name, index, value):
+def test_a_beta_outside_its_range_is_rejected(name, index, value):
     betas = (value, 0.9) if index == 0 else (0.9, value)
     sentence = f"`betas[{index}]` must be in [0, 1); received betas[{index}]={value!r}."
     refused(InvalidValue, lambda: OPTIMIZERS[name](weights(), betas=betas), sentence)
@@ -170,7 +170,7 @@ def test_betas_of_zero_and_betas_in_a_list_are_accepted(name):
     OPTIMIZERS[name](weights(), betas=[0.5, 0.9])
 
 
-def test_a_beta_that_is_a_string_is_refused():
+def test_a_beta_that_is_a_string_is_rejected():
     refused(InvalidType, lambda: OPTIMIZERS["Adam"](weights(), betas=("0.9", 0.999)), "`betas[0]`", "the string '0.9'")
 
 
@@ -192,7 +192,7 @@ def test_a_beta_that_is_a_string_is_refused():
     ],
     ids=str,
 )
-def test_pairs_of_rprop_outside_their_ranges_are_refused(options, words):
+def test_pairs_of_rprop_outside_their_ranges_are_rejected(options, words):
     refused((InvalidValue, InvalidType), lambda: OPTIMIZERS["Rprop"](weights(), **options), words)
 
 
@@ -200,7 +200,7 @@ DECAYED = [n for n, cls in OPTIMIZERS.items() if "weight_decay" in cls.options]
 
 
 @pytest.mark.parametrize("name", DECAYED)
-def test_a_weight_decay_that_overshoots_is_refused(name):
+def test_a_weight_decay_that_overshoots_is_rejected(name):
     refused(
         InvalidValue,
         lambda: OPTIMIZERS[name](weights(), lr=0.1, weight_decay=5000),
@@ -213,14 +213,14 @@ def test_a_weight_decay_that_overshoots_is_refused(name):
 @every
 @pytest.mark.parametrize("flag", ["maximize", "differentiable", "capturable", "foreach", "fused"])
 @pytest.mark.parametrize("value", [1, "True", 0.0], ids=repr)
-def test_a_flag_that_is_not_a_bool_is_refused(name, flag, value):
+def test_a_flag_that_is_not_a_bool_is_rejected(name, flag, value):
     allowed = "True, False or None" if flag in ("foreach", "fused") else "True or False"
     words = f"`{flag}` must be {allowed}; received {flag}={value!r}."
     refused(InvalidType, lambda: OPTIMIZERS[name](weights(), **{flag: value}), words)
 
 
 @every
-def test_fused_and_foreach_together_are_refused(name):
+def test_fused_and_foreach_together_are_rejected(name):
     refused(
         InvalidValue,
         lambda: OPTIMIZERS[name](weights(), fused=True, foreach=True),
@@ -265,11 +265,11 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("name", "key", "words"), WORDS, ids=str)
-def test_a_misspelled_option_or_another_librarys_name_gets_the_right_name(name, key, words):
+def test_the_message_for_an_unknown_option_names_the_right_one(name, key, words):
     refused(InvalidType, lambda: OPTIMIZERS[name](weights(), **{key: 0.5}), f"{name} has no option `{key}`; ", words)
 
 
-def test_too_many_arguments_or_one_given_twice_are_refused():
+def test_too_many_arguments_or_one_given_twice_are_rejected():
     refused(
         InvalidType,
         lambda: OPTIMIZERS["Adadelta"](weights(), 1.0, 0.9, 1e-6, 0.0, True),
@@ -282,7 +282,7 @@ def test_too_many_arguments_or_one_given_twice_are_refused():
 
 
 @pytest.mark.parametrize("key", ["weight_deacy", "learning_rate", "beta_1", "epsilon", "Lr", "momentums"])
-def test_an_unknown_option_in_a_group_is_refused(key):
+def test_an_unknown_option_in_a_group_is_rejected(key):
     make = OPTIMIZERS["SGD"] if key == "momentums" else OPTIMIZERS["Adam"]
     words = f"Unknown option `{key}` in param group 1; "
     wrong = {"params": weights(), key: 0.5}
@@ -301,7 +301,7 @@ def test_a_misspelled_option_in_a_group_gets_the_nearest_name():
     )
 
 
-def test_entries_of_schedulers_and_users_in_a_group_stay():
+def test_entries_of_schedulers_and_users_in_a_group_are_kept():
     group = {"params": weights(), "initial_lr": 0.1, "max_lr": 0.3, "min_lr": 0.0, "name": "encoder", "depth": 3}
     kept = OPTIMIZERS["Adam"]([group]).param_groups[0]
     assert (kept["name"], kept["depth"], kept["initial_lr"]) == ("encoder", 3, 0.1)
@@ -314,7 +314,7 @@ def test_a_group_is_checked_together_with_the_defaults():
 
 
 @every
-def test_a_refused_group_changes_nothing(name):
+def test_a_rejected_group_changes_nothing(name):
     net = model()
     optimizer = OPTIMIZERS[name](net[0].parameters())
     before = copy.deepcopy(optimizer.state_dict())
@@ -327,12 +327,12 @@ def test_a_refused_group_changes_nothing(name):
 
 
 @pytest.mark.parametrize("group", [None, 3, [1], "params"], ids=repr)
-def test_a_group_that_is_not_a_dict_is_refused(group):
+def test_a_group_that_is_not_a_dict_is_rejected(group):
     optimizer = OPTIMIZERS["Adam"](weights())
     refused(InvalidType, lambda: optimizer.add_param_group(group), "param_group must be a dict", f"received {group!r}.")
 
 
-def test_a_group_without_parameters_is_refused():
+def test_a_group_without_parameters_is_rejected():
     optimizer = OPTIMIZERS["Adam"](weights())
     refused(InvalidValue, lambda: optimizer.add_param_group({"lr": 0.1}), "param group 1 has no `params`", "'lr'")
 
@@ -341,7 +341,7 @@ def test_a_group_without_parameters_is_refused():
 
 
 @every
-def test_a_module_instead_of_its_parameters_is_refused(name):
+def test_a_module_instead_of_its_parameters_is_rejected(name):
     refused(
         InvalidType,
         lambda: OPTIMIZERS[name](nn.Linear(2, 2)),
@@ -350,11 +350,11 @@ def test_a_module_instead_of_its_parameters_is_refused(name):
 
 
 @every
-def test_the_parameters_method_instead_of_its_result_is_refused(name):
+def test_the_parameters_method_instead_of_its_result_is_rejected(name):
     refused(InvalidType, lambda: OPTIMIZERS[name](nn.Linear(2, 2).parameters), f"{name} takes", "received method")
 
 
-def test_a_dict_of_tensors():
+def test_a_dict_of_tensors_is_rejected():
     make = OPTIMIZERS["Adam"]
     refused(
         InvalidType,
@@ -365,7 +365,7 @@ def test_a_dict_of_tensors():
     refused(InvalidType, lambda: make({"params": weights()}), "received one group. Write Adam([group], ...).")
 
 
-def test_a_tensor_a_set_or_nothing():
+def test_a_tensor_a_set_or_an_empty_list_is_rejected():
     make = OPTIMIZERS["Adam"]
     refused(
         InvalidType,
@@ -385,7 +385,7 @@ def test_a_tensor_a_set_or_nothing():
     refused(InvalidValue, lambda: make(read), "A generator such as model.parameters() is empty after it has been read")
 
 
-def test_an_object_that_is_not_a_parameter_is_refused():
+def test_an_object_that_is_not_a_parameter_is_rejected():
     make = OPTIMIZERS["Adam"]
     refused(InvalidType, lambda: make([0.5]), "can only optimize Tensors, but one of the params is float", "0.5")
     refused(InvalidType, lambda: make([*weights(), np.ones(2)]), "parameter 1 of param group 0")
@@ -399,7 +399,7 @@ def test_an_object_that_is_not_a_parameter_is_refused():
 
 
 @every
-def test_a_parameter_given_twice_is_refused(name):
+def test_a_parameter_given_twice_is_rejected(name):
     p, q = weights(2)
     make = OPTIMIZERS[name]
     words = "parameter 2 of param group 0 is the same tensor as parameter 0, and would be stepped twice. "
@@ -412,7 +412,7 @@ def test_a_parameter_given_twice_is_refused(name):
 
 
 @every
-def test_frozen_parameters_are_accepted_and_the_first_step_that_moves_nothing_says_why(name):
+def test_frozen_parameters_are_accepted_and_the_first_step_warns(name):
     net = model().requires_grad_(False)
     optimizer = OPTIMIZERS[name](net.parameters())
     words = (
@@ -445,7 +445,7 @@ def test_frozen_parameters_are_accepted_and_the_first_step_that_moves_nothing_sa
     ],
     ids=str,
 )
-def test_a_schedule_that_sets_an_impossible_rate_is_refused_before_any_group_moves(value, error, words, fused):
+def test_an_invalid_rate_set_by_a_schedule_is_rejected_before_any_parameter_changes(value, error, words, fused):
     p, q = weights(2)
     optimizer = OPTIMIZERS["Adam"]([{"params": [p]}, {"params": [q]}], fused=fused)
     p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
@@ -462,7 +462,7 @@ def test_a_schedule_that_sets_an_impossible_rate_is_refused_before_any_group_mov
     assert not torch.equal(p, before[0]) and not torch.equal(q, before[1])
 
 
-def test_betas_that_a_schedule_sets_out_of_range_are_refused():
+def test_invalid_betas_set_by_a_schedule_are_rejected():
     (p,) = weights(1)
     optimizer = OPTIMIZERS["Adam"]([p])
     p.grad = torch.ones_like(p)
@@ -471,7 +471,7 @@ def test_betas_that_a_schedule_sets_out_of_range_are_refused():
     refused(InvalidValue, optimizer.step, "set betas=(1.0, 0.999) in param group 0 of Adam: `betas[0]` must be in")
 
 
-def test_every_mistake_is_answered_at_once_with_the_corrected_call():
+def test_one_message_lists_every_mistake_and_the_corrected_call():
     for call in (
         lambda: OPTIMIZERS["RMSprop"](lr=0.001, rho=0.9, epsilon=1e-6),
         lambda: OPTIMIZERS["RMSprop"](weights(), lr=0.001, rho=0.9, epsilon=1e-6),

@@ -46,7 +46,7 @@ def through_a_file(saved):
 @pytest.mark.sample(2, per="name")
 @pytest.mark.parametrize("direction", ["from torch", "to torch"])
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
-def test_a_run_moves_between_torch_and_piste(name, options, direction):
+def test_checkpoints_load_in_both_directions_between_torch_and_piste(name, options, direction):
     """The other library's optimizer, made with its defaults, takes options and state from the checkpoint."""
     piste, torchs = PAIRS[name]
     old, new = (torchs, piste) if direction == "from torch" else (piste, torchs)
@@ -59,7 +59,7 @@ def test_a_run_moves_between_torch_and_piste(name, options, direction):
 
 
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
-def test_the_checkpoint_is_laid_out_as_torchs(name, options):
+def test_the_checkpoint_has_the_keys_of_torch(name, options):
     ours, theirs = (started(cls, options)[1].state_dict() for cls in PAIRS[name])
     assert ours.keys() == theirs.keys()
     assert ours["state"].keys() == theirs["state"].keys()
@@ -92,7 +92,7 @@ def test_a_run_resumed_from_a_checkpoint_gives_the_same_bits(name, options):
 
 
 @every
-def test_a_checkpoint_before_the_first_step(name):
+def test_a_checkpoint_before_the_first_step_loads(name):
     net, theirs = copies(model())
     fresh = OPTIMIZERS[name](net.parameters(), lr=0.3)
     loaded = OPTIMIZERS[name](theirs.parameters())
@@ -102,7 +102,7 @@ def test_a_checkpoint_before_the_first_step(name):
 
 
 @pytest.mark.parametrize("name", [n for n in PAIRS if n != "SGD"])
-def test_a_step_count_that_is_a_number(name):
+def test_a_step_count_saved_as_a_number_loads(name):
     """Checkpoints of PyTorch before 1.12 have numbers where there are tensors now."""
     net, optimizer = started(PAIRS[name][0], {})
     saved = copy.deepcopy(optimizer.state_dict())
@@ -118,7 +118,7 @@ def test_a_step_count_that_is_a_number(name):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_checkpoint_with_options_that_torch_did_not_know_yet(name):
+def test_a_checkpoint_without_the_newest_options_loads(name):
     """Groups saved by an older PyTorch lack `maximize` and its kin."""
     net, optimizer = started(PAIRS[name][0], {})
     saved = through_a_file(optimizer.state_dict())
@@ -164,7 +164,7 @@ def test_names_are_saved_and_match_parameters_in_another_order():
     assert all(torch.equal(a, b) for a, b in zip(go_on(other, turned), go_on(net, optimizer), strict=True))
 
 
-def test_names_go_both_ways_with_torch():
+def test_names_match_in_both_directions_between_torch_and_piste():
     net = model()
     optimizer = torch.optim.Adam(net.named_parameters())
     train(net, optimizer, range(3))
@@ -198,7 +198,7 @@ def refused(optimizer, saved, *words):
 
 @pytest.mark.parametrize("other", OPTIMIZERS)
 @every
-def test_the_checkpoint_of_another_optimizer(name, other):
+def test_the_checkpoint_of_another_optimizer_is_rejected(name, other):
     if {name, other} <= {"Adam", "AdamW"} or name == other:
         return  # the same rule
     _, theirs = started(OPTIMIZERS[other], {})
@@ -206,7 +206,7 @@ def test_the_checkpoint_of_another_optimizer(name, other):
     refused(ours, theirs.state_dict(), f"this checkpoint is not one of {name}")
 
 
-def test_adams_checkpoint_into_sgd_says_what_is_in_it():
+def test_the_rejection_of_a_checkpoint_lists_its_options():
     _, theirs = started(torch.optim.Adam, {})
     _, ours = started(OPTIMIZERS["SGD"], {"momentum": 0.9})
     refused(ours, theirs.state_dict(), "this checkpoint is not one of SGD", "`momentum`", "betas")
@@ -225,7 +225,7 @@ def test_another_optimizers_checkpoint_is_named_with_its_state():
     refused(adam, theirs.state_dict(), "not one of Adam but of RMSprop (its state holds `square_avg`)")
 
 
-def test_a_checkpoint_of_a_parameter_of_another_shape_is_refused():
+def test_a_checkpoint_of_a_parameter_of_another_shape_is_rejected():
     _, saved = started(OPTIMIZERS["Adam"], {})
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).double()
@@ -239,14 +239,14 @@ def test_a_checkpoint_of_a_parameter_of_another_shape_is_refused():
     )
 
 
-def test_unnamed_parameters_in_another_order():
+def test_unnamed_parameters_in_another_order_are_rejected():
     _, saved = started(OPTIMIZERS["Adam"], {})
     net = model()
     turned = OPTIMIZERS["Adam"](list(net.parameters())[::-1])
     refused(turned, saved.state_dict(), "has shape (5, 4) in the checkpoint; the parameter has (3,)", "another order")
 
 
-def test_other_names():
+def test_other_parameter_names_are_rejected():
     net = model()
     optimizer = OPTIMIZERS["Adam"](net.named_parameters())
     train(net, optimizer, [0])
@@ -260,7 +260,7 @@ def test_other_names():
     )
 
 
-def test_a_checkpoint_of_another_number_of_groups_or_parameters_is_refused():
+def test_a_checkpoint_of_another_number_of_groups_or_parameters_is_rejected():
     net, saved = started(OPTIMIZERS["Adam"], {})
     two = OPTIMIZERS["Adam"]([{"params": net[0].parameters()}, {"params": net[2].parameters()}])
     refused(two, saved.state_dict(), "a different number of parameter groups: 1; this Adam has 2")
@@ -280,12 +280,12 @@ def test_options_in_a_checkpoint_are_checked_too(wrong):
 
 
 @pytest.mark.parametrize("wrong", [None, [], {"model": 1, "optimizer": 2}, {"state": {}}], ids=str)
-def test_an_object_that_is_not_a_checkpoint_is_refused(wrong):
+def test_an_object_that_is_not_a_checkpoint_is_rejected(wrong):
     _, optimizer = started(OPTIMIZERS["Adam"], {})
     refused(optimizer, wrong, "Adam.load_state_dict takes the result of optimizer.state_dict()")
 
 
-def test_an_incomplete_checkpoint_is_refused():
+def test_an_incomplete_checkpoint_is_rejected():
     _, optimizer = started(OPTIMIZERS["Adam"], {})
     saved = copy.deepcopy(optimizer.state_dict())
     del saved["state"][1]["exp_avg_sq"]

@@ -67,7 +67,7 @@ class Both:
 
 @pytest.mark.sample(2, per="name")
 @pytest.mark.parametrize(("name", "options", "dtype"), kernels(), ids=label)
-def test_the_engines_agree(name, options, dtype):
+def test_kernel_and_eager_backend_agree(name, options, dtype):
     """Each step from the same start, the kernel's; in the middle both go through a file and change engines."""
     make = torch.Generator().manual_seed(2)
     shapes = [(3, 5), (7,), ()]
@@ -205,7 +205,7 @@ HAPPENINGS = [(n, e) for n in OPTIMIZERS for e in EVENTS if e not in LAID_OUT_AN
 
 @pytest.mark.sample(4, per="name")
 @pytest.mark.parametrize(("name", "event"), HAPPENINGS, ids=label)
-def test_a_change_between_steps_gives_what_the_eager_engine_gives(name, event):
+def test_a_change_between_steps_has_the_same_effect_on_both_backends(name, event):
     both = Both(name, **({"momentum": 0.9} if name in ("SGD", "RMSprop") else {}))
     both.train(range(3))
     threads = torch.get_num_threads()
@@ -230,7 +230,7 @@ def test_flags_changed_during_a_run_take_effect():
 
 
 @every
-def test_a_copy_goes_its_own_way(name):
+def test_a_copy_steps_independently(name):
     both = Both(name)
     both.train(range(2))
     copied = copy.deepcopy((both.nets, both.optimizers))
@@ -266,7 +266,7 @@ def test_gradients_that_change_their_kind_are_stepped(kind, first):
         both.agree()
 
 
-def test_a_lazily_negated_gradient_of_one_element():
+def test_a_lazily_negated_gradient_of_one_element_is_stepped():
     """The only kind that is both lazily negated and contiguous."""
     both = Both("Adam", nn.Linear(1, 1))
     both.optimizers[0].param_groups[0]["fused"] = None
@@ -279,7 +279,7 @@ def test_a_lazily_negated_gradient_of_one_element():
         both.agree()
 
 
-def test_complex_gradients_that_are_lazy_conjugates():
+def test_complex_gradients_that_are_lazy_conjugates_are_stepped():
     runs = []
     for fused in (None, False):
         p = torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex128, requires_grad=True)
@@ -325,7 +325,7 @@ def test_a_parameter_that_shrank_in_place_is_not_stepped_past_its_end():
         assert torch.equal(whole[2:], rest)
 
 
-def test_elements_that_share_memory_are_refused_as_in_torch():
+def test_elements_that_share_memory_are_rejected_as_in_torch():
     p = torch.ones(1, 3).expand(2, 3).detach().requires_grad_()
     p.grad = torch.ones(2, 3)
     for optimizer in (torch.optim.SGD([p], lr=0.1), OPTIMIZERS["SGD"]([p], lr=0.1)):
@@ -379,7 +379,7 @@ def test_the_thread_count_changes_no_bit():
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
-def test_optimizers_stepped_from_several_threads():
+def test_optimizers_step_on_several_threads():
     def work(k):
         net = copy.deepcopy(whole)
         optimizer = OPTIMIZERS["Adam"](net.parameters(), fused=True)
@@ -431,7 +431,7 @@ class Marked(torch.Tensor):
     """A subclass, whose operations may mean anything."""
 
 
-def test_the_kernel_serves_by_default():
+def test_the_kernel_steps_by_default():
     net = model()
     optimizer = OPTIMIZERS["Adam"](net.parameters())
     train(net, optimizer, [0])
@@ -448,7 +448,7 @@ WHY = [
 
 
 @pytest.mark.parametrize(("options", "dtype", "why"), WHY, ids=str)
-def test_why_the_eager_engine_serves(options, dtype, why):
+def test_explain_names_the_option_or_dtype_that_excludes_the_kernel(options, dtype, why):
     p = torch.ones(3).to(dtype).requires_grad_()
     p.grad = torch.ones(3).to(dtype)
     assert (
@@ -470,7 +470,7 @@ def test_tensor_subclasses_and_other_devices_are_stepped_eagerly():
     optimizer.step()
 
 
-def test_each_engine_steps_some_of_the_parameters():
+def test_each_backend_steps_some_of_the_parameters():
     p, q = torch.ones(3, requires_grad=True), torch.ones(3).as_subclass(Marked).requires_grad_()
     optimizer = OPTIMIZERS["SGD"]([p, q], lr=0.5)
     for _ in range(2):
@@ -482,7 +482,7 @@ def test_each_engine_steps_some_of_the_parameters():
     assert "1 of 2 parameters by the eager backend" in optimizer.explain()
 
 
-def test_fused_true_refuses_what_the_kernel_cannot_step():
+def test_fused_true_rejects_a_parameter_that_the_kernel_cannot_step():
     p = torch.ones(3).as_subclass(Marked).requires_grad_()
     p.grad = torch.ones(3)
     optimizer = OPTIMIZERS["Adam"]([p], fused=True)
@@ -494,7 +494,7 @@ def test_fused_true_refuses_what_the_kernel_cannot_step():
     assert p.tolist() == [1.0] * 3
 
 
-def test_without_numba_the_eager_engine_serves(monkeypatch):
+def test_without_numba_training_continues_on_the_eager_backend(monkeypatch):
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name, *rest: None)
     net, other = model(), model()
     optimizer = OPTIMIZERS["Adam"](net.parameters())
@@ -505,7 +505,7 @@ def test_without_numba_the_eager_engine_serves(monkeypatch):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_twenty_steps_of_a_network_match_the_eager_engine(name):
+def test_twenty_steps_of_a_network_match_the_eager_backend(name):
     both = Both(name, **fullest(name))
     for t in range(20):
         for net, optimizer in both:

@@ -122,7 +122,7 @@ def test_random_runs_match_the_oracle(run):
 
 @quick
 @given(runs(EXTREME, names=tuple(PAIRS), dtypes=(torch.float64, torch.float32)))
-def test_nan_and_infinity_where_the_eager_engine_and_torch_have_them(run):
+def test_nan_and_infinity_agree_with_the_eager_backend_and_torch(run):
     """Finite numbers where PyTorch has them, the same ones; beside the eager backend also infinity and NaN."""
     name, options, starts, grads = run
     ours, theirs = PAIRS[name]
@@ -144,7 +144,7 @@ def test_nan_and_infinity_where_the_eager_engine_and_torch_have_them(run):
 
 @quick
 @given(runs(EXTREME, dtypes=(torch.bfloat16, torch.float16)))
-def test_sixteen_bits_have_nan_where_the_eager_engine_has_it(run):
+def test_16_bit_nan_agrees_with_the_eager_backend(run):
     name, options, starts, grads = run
     chosen, eager = Run(OPTIMIZERS[name], starts, **options), Run(OPTIMIZERS[name], starts, **options, fused=False)
     for now in grads:

@@ -28,7 +28,7 @@ def test_the_oracle_matches_torch(name, options, dtype):
 @pytest.mark.parametrize(
     ("name", "options", "dtype"), [*kernels(), *((*case, torch.float32) for case in cases())], ids=label
 )
-def test_the_eager_engine_matches_the_oracle(name, options, dtype):
+def test_the_eager_backend_matches_the_oracle(name, options, dtype):
     fault = find_fault(partial(OPTIMIZERS[name], fused=False), name, options, dtype)
     assert fault is None, fault
 

@@ -50,7 +50,7 @@ def double(option):
 @pytest.mark.usefixtures("double_scalars")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.complex128], ids=str)
 @pytest.mark.parametrize(("name", "options"), list(inputs()))
-def test_steps_on_torchs_optimizer_inputs_match_torch(name, options, dtype):
+def test_steps_on_the_optimizer_inputs_of_torch_match_torch(name, options, dtype):
     """Every input of the table, in every implementation that PyTorch has: the same parameters and state."""
     start = [p.detach().to(dtype) for p in model().parameters()]
     make = torch.Generator().manual_seed(11)
@@ -121,7 +121,7 @@ def error_inputs():
 
 
 @pytest.mark.parametrize(("name", "index"), list(error_inputs()))
-def test_torchs_error_inputs_are_refused(name, index):
+def test_the_error_inputs_of_torch_are_rejected(name, index):
     """The same kind of error as PyTorch's; with its words too, except where ours are listed with the reason."""
     given = INFOS[name].optim_error_inputs_func(device="cpu", dtype=torch.float32)[index]
     wanted = given.optimizer_error_input

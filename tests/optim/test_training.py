@@ -65,7 +65,7 @@ def cycles(optimizer):
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
 @paired
-def test_every_scheduler_gives_what_it_gives_in_torch(name, kind):
+def test_every_scheduler_has_the_effect_that_it_has_in_torch(name, kind):
     options = {"momentum": 0.9} if "momentum" in OPTIMIZERS[name]([torch.ones(1, requires_grad=True)]).defaults else {}
     ours, a, theirs, b = paired_with_torch(name, **options)
     runs = [(ours, a, SCHEDULERS[kind](a)), (theirs, b, SCHEDULERS[kind](b))]
@@ -88,7 +88,7 @@ def test_every_scheduler_of_torch_is_tried():
 
 
 @paired
-def test_a_schedule_goes_on_after_a_checkpoint(name):
+def test_a_schedule_continues_after_a_checkpoint(name):
     ours, a, theirs, b = paired_with_torch(name)
     for net, optimizer in ((ours, a), (theirs, b)):
         scheduler = schedulers.OneCycleLR(optimizer, 0.1, total_steps=8, cycle_momentum=cycles(optimizer))
@@ -138,7 +138,7 @@ def test_step_hooks_run_around_the_step_and_may_replace_its_arguments():
     assert seen == ["before", "after"]
 
 
-def test_global_hooks_see_pistes_optimizers():
+def test_global_hooks_run_for_the_optimizers_of_piste():
     net, seen = model(), []
     optimizer = OPTIMIZERS["Adam"](net.parameters())
     handles = [
@@ -153,7 +153,7 @@ def test_global_hooks_see_pistes_optimizers():
     assert seen == [("before", optimizer), ("after", optimizer)]
 
 
-def test_state_dict_hooks():
+def test_state_dict_hooks_run():
     net, seen = model(), []
     optimizer = OPTIMIZERS["Adam"](net.parameters())
     train(net, optimizer, [0])
@@ -166,7 +166,7 @@ def test_state_dict_hooks():
 
 
 @paired
-def test_a_gradient_scaler_unscales_and_skips_the_step_where_a_gradient_overflowed(name):
+def test_a_gradient_scaler_unscales_gradients_and_skips_a_step_after_overflow(name):
     ours, a, theirs, b = paired_with_torch(name)
     for net, optimizer in ((ours, a), (theirs, b)):
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
@@ -186,7 +186,7 @@ def test_a_gradient_scaler_unscales_and_skips_the_step_where_a_gradient_overflow
 
 
 @paired
-def test_clipped_gradients(name):
+def test_clipped_gradients_are_stepped(name):
     ours, a, theirs, b = paired_with_torch(name)
     for net, optimizer in ((ours, a), (theirs, b)):
         for t in range(3):
@@ -200,7 +200,7 @@ def test_clipped_gradients(name):
 
 
 @paired
-def test_groups_with_options_of_their_own_and_one_added_in_mid_run(name):
+def test_groups_have_their_own_options_and_can_be_added_during_a_run(name):
     ours, theirs = copies(model())
     runs = []
     for net, cls in ((ours, PAIRS[name][0]), (theirs, PAIRS[name][1])):
@@ -216,7 +216,7 @@ def test_groups_with_options_of_their_own_and_one_added_in_mid_run(name):
 
 
 @paired
-def test_options_changed_between_steps(name):
+def test_options_changed_between_steps_take_effect(name):
     ours, a, theirs, b = paired_with_torch(name)
     changes = {"lr": 0.05, "weight_decay": 0.1, "maximize": True, "betas": (0.8, 0.9), "momentum": 0.5, "eps": 1e-3}
     if name == "RMSprop":
@@ -230,7 +230,7 @@ def test_options_changed_between_steps(name):
 
 
 @paired
-def test_frozen_parameters_stay_and_those_thawed_later_join(name):
+def test_frozen_parameters_are_stepped_once_they_are_unfrozen(name):
     ours, a, theirs, b = paired_with_torch(name)
     for net, optimizer in ((ours, a), (theirs, b)):
         net[0].requires_grad_(False)
@@ -243,7 +243,7 @@ def test_frozen_parameters_stay_and_those_thawed_later_join(name):
 
 
 @paired
-def test_a_missing_gradient_leaves_parameter_and_state_alone(name):
+def test_a_missing_gradient_leaves_parameter_and_state_unchanged(name):
     ours, a, theirs, b = paired_with_torch(name)
     for net, optimizer in ((ours, a), (theirs, b)):
         for t in range(4):
@@ -269,7 +269,7 @@ def test_tied_weights_are_stepped_once(name):
 
 
 @paired
-def test_the_rate_as_a_tensor(name):
+def test_the_rate_can_be_a_tensor(name):
     ours, theirs = copies(model())
     for net, cls in zip((ours, theirs), PAIRS[name], strict=True):
         rate = torch.tensor(0.05)
@@ -282,7 +282,7 @@ def test_the_rate_as_a_tensor(name):
 
 
 @every
-def test_zero_grad(name):
+def test_zero_grad_fills_with_zeros_or_sets_none(name):
     net = model()
     optimizer = OPTIMIZERS[name](net.parameters())
     train(net, optimizer, [0])
@@ -305,7 +305,7 @@ def test_the_gradient_is_not_changed(name):
 
 
 @every
-def test_the_parameter_stays_the_same_tensor_and_autograd_notices_the_change(name):
+def test_the_parameter_stays_the_same_tensor_and_its_version_counts_up(name):
     net = model()
     optimizer = OPTIMIZERS[name](net.parameters())
     weight, address, version = net[0].weight, net[0].weight.data_ptr(), net[0].weight._version
@@ -359,7 +359,7 @@ LAYOUTS = [
 @pytest.mark.sample(3, per="name")
 @pytest.mark.parametrize("kind", LAYOUTS)
 @paired
-def test_layouts(name, kind):
+def test_every_layout_is_stepped_as_in_torch(name, kind):
     start, g = strided(kind)
     runs = []
     kernel = {} if name in ("SGD", "Adam", "ASGD") else {"fused": False}  # one is made for each layout
@@ -429,7 +429,7 @@ SPARSE = [
 
 
 @pytest.mark.parametrize(("name", "options"), SPARSE, ids=str)
-def test_sparse_gradients(name, options):
+def test_sparse_gradients_are_stepped_as_in_torch(name, options):
     runs = []
     for cls in PAIRS[name]:
         net, optimizer = embedding(cls, options)
@@ -443,7 +443,7 @@ def test_sparse_gradients(name, options):
 
 
 @pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n not in ("SGD", "Adagrad")])
-def test_sparse_gradients_are_refused_where_torch_refuses_them(name):
+def test_sparse_gradients_are_rejected_where_torch_rejects_them(name):
     net, optimizer = embedding(OPTIMIZERS[name], {})
     before = net.weight.detach().clone()
     net(torch.tensor([1, 2])).sum().backward()
@@ -454,7 +454,7 @@ def test_sparse_gradients_are_refused_where_torch_refuses_them(name):
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adagrad"])
-def test_weight_decay_with_a_sparse_gradient_is_refused(name):
+def test_weight_decay_with_a_sparse_gradient_is_rejected(name):
     net, optimizer = embedding(OPTIMIZERS[name], {"weight_decay": 0.1})
     net(torch.tensor([1, 2])).sum().backward()
     with pytest.raises(RuntimeError, match="weight_decay option is not compatible with sparse gradients"):
@@ -531,7 +531,7 @@ def test_a_bound_step_compiles_without_a_warning(name):
 
 
 @every
-def test_a_step_without_any_gradient_says_so_once(name):
+def test_a_step_without_any_gradient_warns_once(name):
     net = model()
     optimizer = OPTIMIZERS[name](net.parameters())
     with pytest.warns(UserWarning, match=rf"{name}.step\(\) changed no parameter: no parameter has a gradient"):

@@ -1,0 +1,246 @@
+"""Custom optimizers: kernel, checks and checkpoints, and messages for formulas that can't be compiled."""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+import numpy
+import pytest
+import torch
+from torch import Tensor
+
+from piste.engine import step_dispatch
+from piste.errors import InvalidType, InvalidValue, Unsupported
+from piste.formula.expression import FormulaError, maximum, sign, sqrt, where
+from piste.optim import Optimizer
+from piste.optim.options import Flag, decay, eps, rate, weight_decay
+
+from .reference import KERNEL, ones, parameter
+
+
+class Yogi(Optimizer):
+    """Adaptive methods for nonconvex optimization (Zaheer et al. 2018)."""
+
+    options = {"lr": rate(1e-2), "beta": decay(0.9, "beta", "how long v remembers"), "eps": eps(1e-3)}
+    buffers = {"square_avg": "v"}
+
+    def update(g, v, *, beta, eps):
+        v = v - (1 - beta) * sign(v - g * g) * g * g
+        return g / (sqrt(v) + eps), v
+
+
+def yogi(p: Tensor, grads: list[Tensor], lr: float = 1e-2, beta: float = 0.9, eps: float = 1e-3) -> Tensor:
+    """The paper's formula, by itself."""
+    v = torch.zeros_like(p)
+    for g in grads:
+        v = v - (1 - beta) * torch.sign(v - g**2) * g**2
+        p = p - lr * g / (v.sqrt() + eps)
+    return p
+
+
+def test_a_custom_rule_has_a_kernel_and_checkpoints():
+    make = torch.Generator().manual_seed(0)
+    grads = [torch.randn(7, generator=make, dtype=torch.float64) for _ in range(6)]
+    start = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    p = parameter(start.clone())
+    optimizer = Yogi([p])
+    for g in grads[:3]:
+        p.grad = g
+        optimizer.step()
+    assert optimizer.explain() == f"Yogi, group 0: 1 of 1 parameters {KERNEL}, all in one pass"
+    saved = optimizer.state_dict()
+    assert saved["state"][0].keys() == {"step", "square_avg"}
+    q = parameter(p.detach().clone())
+    again = Yogi([q], lr=0.5)
+    again.load_state_dict(saved)
+    for g in grads[3:]:
+        q.grad = g
+        again.step()
+    torch.testing.assert_close(q, yogi(start, grads), rtol=1e-12, atol=1e-13)
+
+
+def test_a_custom_rule_validates_options_and_checkpoints():
+    params = [parameter(ones())]
+    with pytest.raises(InvalidValue, match=r"`beta` must be in \[0, 1\); received beta=1\.5"):
+        Yogi(params, beta=1.5)
+    with pytest.raises(InvalidType, match=r"Yogi has no option `learning_rate`; PyTorch calls it `lr`"):
+        Yogi(params, learning_rate=0.1)
+    with pytest.raises(InvalidValue, match=r"Unknown option `bta` in param group 0; did you mean `beta`"):
+        Yogi([{"params": params, "bta": 0.5}])
+    with pytest.raises(InvalidValue, match=r"Yogi\.load_state_dict takes the result of optimizer\.state_dict\(\)"):
+        Yogi(params).load_state_dict(3)
+    assert "beta (default 0.9, [0, 1)): how long v remembers." in Yogi.__doc__
+
+
+class Signed(Optimizer):
+    """A step of size lr, half as far with `half`; upwards only from the second step on."""
+
+    options = {"lr": rate(0.5), "weight_decay": weight_decay(), "half": Flag(False, "go half as far")}
+
+    def update(g, *, t, half):
+        d = where(t > 1, sign(g), maximum(sign(g), 0.0))
+        return d / 2 if half else d
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    ("options", "first", "second"),
+    [
+        ({}, [0.5, 1.0], [0.0, 1.5]),
+        ({"maximize": True}, [1.0, 0.5], [1.5, 0.0]),
+        ({"half": True}, [0.75, 1.0], [0.5, 1.25]),
+        ({"weight_decay": 2.0}, [0.5, 1.0], [0.0, 1.0]),  # the second: -2 + 2 * 1 is no gradient
+    ],
+    ids=str,
+)
+def test_a_custom_rule_has_the_shared_options(fused, options, first, second):
+    p = parameter(torch.tensor([1.0, 1.0]), torch.tensor([2.0, -2.0]))
+    optimizer = Signed([p], fused=fused, **options)
+    for wanted in (first, second):
+        optimizer.step()
+        torch.testing.assert_close(p.detach(), torch.tensor(wanted), rtol=0, atol=0)
+
+
+class Own(Optimizer):
+    options = {"lr": rate(0.1)}
+
+
+class Tanh(Own):
+    def update(g):
+        return torch.tanh(g)
+
+
+class Numpy(Own):
+    def update(g):
+        return torch.as_tensor(numpy.tanh(g))
+
+
+class Method(Own):
+    def update(g):
+        return g.abs()
+
+
+class Power(Own):
+    def update(g):
+        return torch.Tensor.pow(g, 3)
+
+
+class Branch(Own):
+    def update(g):
+        return g if g > 0 else -g
+
+
+class Largest(Own):
+    def update(g):
+        return max(g, 0.0)
+
+
+class Both(Own):
+    def update(g):
+        return where(g > 0 and g < 1, g, 0.0)
+
+
+class Math(Own):
+    def update(g):
+        return math.sqrt(g)
+
+
+class Floated(Own):
+    def update(g):
+        return g * float(g)
+
+
+class Index(Own):
+    def update(g):
+        return g[0]
+
+
+class Loop(Own):
+    def update(g):
+        return sum(g)
+
+
+class Unpack(Own):
+    def update(g):
+        a, b = g
+        return a + b
+
+
+UNSUPPORTED = {
+    Tanh: ("`torch.tanh` was called on a value", torch.tanh),
+    Numpy: ("numpy", torch.tanh),
+    Method: ("`.abs` was called on a value, which has no methods", torch.abs),
+    Power: ("pow", lambda g: g**3),
+    Branch: ("`if`", None),
+    Largest: ("`max`", None),
+    Both: ("`and`", None),
+    Math: ("`math`", None),
+    Floated: ("float()", None),
+    Index: ("can't be indexed", None),
+    Loop: ("looped over", None),
+    Unpack: ("unpacked", None),
+}
+
+
+@pytest.fixture
+def failures_forgotten(monkeypatch):
+    monkeypatch.setattr(step_dispatch, "_failed", weakref.WeakKeyDictionary())
+
+
+@pytest.mark.parametrize("rule", UNSUPPORTED, ids=lambda rule: rule.__name__)
+def test_a_formula_without_a_kernel_warns_with_the_unsupported_operation(rule, failures_forgotten):
+    word, meant = UNSUPPORTED[rule]
+    p = parameter(torch.tensor([0.25, -0.5, 1.0]), torch.tensor([0.5, 1.5, 2.0]))
+    before, line = p.detach().clone(), (rule.update.__code__.co_firstlineno + 1)
+    optimizer = rule([p])
+    with pytest.warns(RuntimeWarning) as messages:
+        if meant is None:  # what no formula may do fails in the eager backend too, or does not mean one element
+            try:
+                optimizer.step()
+            except (RuntimeError, ValueError, TypeError):
+                assert torch.equal(p, before)
+        else:
+            optimizer.step()
+            torch.testing.assert_close(p.detach(), before - 0.1 * meant(p.grad))
+    text = str(messages[0].message)
+    assert text.startswith(f"{rule.__name__} steps without its kernel, several times slower: no kernel can be made of ")
+    assert word in text
+    assert f"(line {line})" in text
+    assert text.endswith("fused=False asks for this and is quiet; fused=True makes it an error.")
+    assert word in optimizer.explain()
+
+    p = parameter(before.clone(), p.grad)
+    with pytest.raises(PISTE_ERRORS) as refused:
+        rule([p], fused=True).step()
+    assert word in str(refused.value)
+    assert torch.equal(p, before)
+
+
+PISTE_ERRORS = (FormulaError, Unsupported)
+
+
+def test_the_message_names_the_rule(failures_forgotten):
+    with pytest.raises(FormulaError, match=r"^no kernel can be made of `Tanh\.update`: "):
+        Tanh([parameter(ones())], fused=True).step()
+
+
+def test_a_rule_that_returns_too_few_or_too_many_values_is_rejected(failures_forgotten):
+    class Forgetful(Own):
+        buffers = {"average": "m"}
+
+        def update(g, m):
+            return 0.9 * m + g
+
+    class Generous(Own):
+        def update(g):
+            return g, g
+
+    for rule, words in (
+        (Forgetful, r"Forgetful.update must return the step and 1 buffers \(m\); it returned 0"),
+        (Generous, r"Generous.update must return the step and 0 buffers \(none\); it returned 1"),
+    ):
+        with pytest.raises(FormulaError, match=words):
+            rule([parameter(ones())], fused=True).step()
+        with pytest.raises(FormulaError, match=words):
+            rule([parameter(ones())], fused=False).step()
