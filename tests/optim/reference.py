@@ -77,3 +77,15 @@ def run(make: Callable[[nn.Module], Any], steps: Callable[[nn.Module, Any], None
 
 def copies(net: nn.Module) -> tuple[nn.Module, nn.Module]:
     return copy.deepcopy(net), copy.deepcopy(net)
+
+
+def paired_with_torch(name, net=None, **options):
+    """Return two equal models with their optimizers, of Piste and of PyTorch."""
+    ours, theirs = copies(net or model())
+    piste, torchs = PAIRS[name]
+    return ours, piste(ours.parameters(), **options), theirs, torchs(theirs.parameters(), **options)
+
+
+def assert_agree(ours, a, theirs, b):
+    assert_same(ours.parameters(), theirs.parameters())
+    assert_same_state(a, b)
