@@ -256,8 +256,8 @@ def test_learning_rates_are_searched_unless_the_command_says_otherwise(run, tmp_
     ):
         run("compare", "my_task.py", *words)
         assert (asked["budget"], asked["tuned"], asked["trials"]) == expected
-    run("compare", "my_task.py", "--metric", "mae")
-    assert asked["metric"] == "mae"
+    run("compare", "my_task.py", "--metric", "mae, f1")
+    assert asked["metric"] == ["mae", "f1"]
 
 
 def test_explain_works_the_steps_of_an_optimizer_through(run):

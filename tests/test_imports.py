@@ -37,7 +37,7 @@ LAYERS: list[list[str]] = [
         "piste.compare.training.memory",
         "piste.compare.training.smoothness",
     ],
-    ["piste.compare.objective"],
+    ["piste.compare.objective", "piste.compare.class_metrics"],
     ["piste.compare.candidates", "piste.compare.data", "piste.compare.metrics", "piste.compare.task"],
     ["piste.compare.training", "piste.compare.task_file"],
     ["piste.compare.plan"],

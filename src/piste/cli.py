@@ -127,7 +127,7 @@ def compare(
         bool, typer.Option("--defaults", help="Compare the default learning rates alone, without a search.")
     ] = False,
     metric: Annotated[
-        str | None, typer.Option(help="The metric that ranks the candidates; the task's if not given.")
+        str | None, typer.Option(help="The metric that ranks the candidates, and after commas others to report.")
     ] = None,
     search: Annotated[
         list[str] | None,
@@ -172,7 +172,7 @@ def compare(
         if save_model is not None:
             _check_saving(task, save_model)
         if metric is not None:
-            made.metric = metric
+            made.metric = _names(metric)
         if defaults and (trials, budget, search) != (None, None, None):
             raise InvalidValue("--defaults searches nothing; it excludes --trials, --search and --budget.")
         of_loop = {"warmup": warmup, "clip_norm": clip_norm, "accumulate": accumulate, "autocast": autocast, "ema": ema,

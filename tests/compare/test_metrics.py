@@ -7,9 +7,13 @@ import torch
 from sklearn import metrics as sk
 
 import piste
+from piste.compare import compare_task
 from piste.compare.conventions import Convention, convention_of
-from piste.compare.metrics import METRICS, Metric, as_metric, default_metric
+from piste.compare.metrics import METRICS, Metric, as_metric, as_metrics, default_metric
+from piste.compare.plan import make_plan
+from piste.compare.training.trial import run_trial
 from piste.errors import InvalidType, InvalidValue
+from tests.compare.small import task
 
 torch.manual_seed(0)
 TRUTH, GUESS = torch.randn(30, 1) + 3, torch.randn(30, 1)
@@ -73,7 +77,7 @@ def test_a_metric_of_one_s_own():
 @pytest.mark.parametrize(
     ("metric", "error", "words"),
     [
-        ("acuracy", InvalidValue, "unknown metric `acuracy`. Did you mean `accuracy`?"),
+        ("acuracy", InvalidValue, "unknown metric `acuracy`. Did you mean `accuracy` or"),
         (len, InvalidType, "a metric function needs a direction"),
         (3, InvalidType, "a metric must be a name"),
         ((len, "up"), InvalidValue, 'the goal of a metric must be "max" or "min"; received \'up\'.'),
@@ -160,3 +164,108 @@ def test_a_class_without_an_output_is_refused():
     )
     with pytest.raises(InvalidValue, match=r"received -1 at position \(1, 0\) of the targets"):
         METRICS["accuracy"].value(torch.zeros(2, 2, 2), torch.tensor([[0, 1], [-1, 0]]))
+
+
+CLASSES = torch.randint(3, (60,), generator=torch.Generator().manual_seed(1))
+LOGITS = torch.randn(60, 3, generator=torch.Generator().manual_seed(2))
+LABELS = (CLASSES > 0).float().unsqueeze(1)
+SCORES = LOGITS[:, :1]
+
+
+def test_metrics_of_classes_are_scikit_learn_s():
+    shares, predicted = LOGITS.double().softmax(1), LOGITS.argmax(1)
+    for name, expected in {
+        "balanced_accuracy": sk.balanced_accuracy_score(CLASSES, predicted),
+        "f1": sk.f1_score(CLASSES, predicted, average="macro"),
+        "auc": sk.roc_auc_score(CLASSES, shares, multi_class="ovr"),
+        "log_loss": sk.log_loss(CLASSES, shares),
+    }.items():
+        one_hot = torch.nn.functional.one_hot(CLASSES, 3).float()
+        for target in (CLASSES, one_hot):
+            assert METRICS[name].value(LOGITS, target) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_metrics_of_two_labels_are_scikit_learn_s(low):
+    target, truth = LABELS.where(LABELS == 1, low), LABELS.flatten()
+    predicted = SCORES.flatten() > 0
+    for name, expected in {
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, predicted),
+        "f1": sk.f1_score(truth, predicted),
+        "auc": sk.roc_auc_score(truth, SCORES.flatten()),
+        "log_loss": sk.log_loss(truth, SCORES.flatten().double().sigmoid()),
+    }.items():
+        assert METRICS[name].value(SCORES, target) == pytest.approx(expected, rel=1e-6)
+        two = torch.cat([torch.zeros_like(SCORES), SCORES], 1)
+        assert METRICS[name].value(two, truth.long()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "f1", "auc", "log_loss"])
+def test_probabilities_are_judged_as_their_logits(name):
+    probabilities = METRICS[name].under(Convention("probabilities"))
+    assert probabilities.value(LOGITS.softmax(1), CLASSES) == pytest.approx(METRICS[name].value(LOGITS, CLASSES))
+    assert probabilities.value(SCORES.sigmoid(), LABELS) == pytest.approx(METRICS[name].value(SCORES, LABELS))
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "f1", "auc", "log_loss"])
+def test_ignored_positions_do_not_count_in_metrics_of_classes(name):
+    metric = METRICS[name].under(Convention("logits", ignore_index=-100))
+    target = CLASSES.clone()
+    target[::4] = -100
+    kept = target != -100
+    assert metric.value(LOGITS, target) == pytest.approx(METRICS[name].value(LOGITS[kept], CLASSES[kept]))
+
+
+def test_metrics_that_outputs_cannot_give_are_refused():
+    with pytest.raises(InvalidValue, match="auc needs examples of every class; all targets are of one class"):
+        METRICS["auc"].value(LOGITS, torch.zeros(60, dtype=torch.long))
+    with pytest.raises(InvalidValue, match="log_loss takes logits or probabilities; the loss reads the outputs as val"):
+        METRICS["log_loss"].under(Convention("values")).value(SCORES, LABELS)
+    with pytest.raises(InvalidValue, match=r"f1 takes scores of classes \(N, C, ...\)"):
+        METRICS["f1"].value(LOGITS, torch.zeros(60, 2))
+
+
+def test_several_metrics_are_given_as_a_list():
+    assert [metric.name for metric in as_metrics(["f1", "auc"])] == ["f1", "auc"]
+    assert [metric.name for metric in as_metrics("mae")] == ["mae"]
+    assert as_metrics(None) == []
+    for wanted, words in [(["f1", "F1"], "the metric `f1` is given twice."), ([], "no metric given")]:
+        with pytest.raises(InvalidValue, match=words):
+            as_metrics(wanted)
+
+
+def test_further_metrics_are_reported_and_decide_nothing(tmp_path):
+    options = {"optimizers": ["SGD", "Adam"], "lr": 0.1, "seeds": 2, "progress": False}
+    alone = compare_task(task(metric="accuracy"), **options)
+    found = compare_task(task(metric=["accuracy", "f1", "log_loss"]), out=tmp_path, **options)
+    assert [r.metrics for r in found.results] == [r.metrics for r in alone.results]
+    assert found.verdict == alone.verdict
+    assert [set(row.also) for row in found.rows] == [{"f1", "log_loss"}] * 2
+    for row in found.rows:
+        values = [r.also["f1"] for r in found.results if r.candidate == row.name]
+        assert row.also["f1"] == pytest.approx(sum(values) / 2)
+    titles = found.table().split("\n")[0]
+    assert "accuracy (higher is better) | f1 | log_loss | behind the best" in titles
+    for name in ("results.csv", "runs.csv"):
+        assert {"f1", "log_loss"} <= set((tmp_path / name).read_text().split("\n")[0].split(","))
+    again = compare_task(task(metric=["accuracy", "f1", "log_loss"]), out=tmp_path, **options)
+    assert [r.also for r in again.results] == [r.also for r in found.results]
+
+
+def test_a_further_metric_that_fails_is_named_before_training():
+    with pytest.raises(InvalidValue, match="the metric `rmse` failed on the model's output"):
+        compare_task(task(metric=["accuracy", "rmse"]), optimizers=["SGD"], progress=False)
+
+
+def test_the_value_of_a_further_metric_is_that_of_the_trained_model():
+    given = task(metric=["log_loss", "accuracy", "auc"], loss="cross_entropy")
+    plan, kept = make_plan(given, optimizers=["SGD"], lr=0.5, steps=9), []
+    result = run_trial(
+        plan.task, plan.data, plan.metric, plan.candidates[0], seed=0, steps=9, also=plan.also, on_end=kept.append
+    )
+    x, y = given.validation
+    output = kept[0](x).detach()
+    assert result.also == pytest.approx(
+        {"accuracy": sk.accuracy_score(y, output.argmax(1)), "auc": sk.roc_auc_score(y, output[:, 1] - output[:, 0])}
+    )
+    assert result.metrics[-1] == pytest.approx(sk.log_loss(y, output.double().softmax(1)))

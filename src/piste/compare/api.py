@@ -67,8 +67,9 @@ def compare(
             None selects cross entropy for class indices and MSE for numbers.
         optimizers: Names, classes, or a dict of name -> class or function of the parameters. None selects SGD, RMSprop,
             Adagrad, Adadelta, Adam, AdamW and Adamax; "all" every optimizer of Piste.
-        metric: "accuracy", "rmse", "mae", "r2", a `Metric`, or (function, "max" or "min"); None infers it from the
-            targets. Candidates are ranked by the metric alone, never by the value of their loss.
+        metric: "accuracy", "balanced_accuracy", "f1", "auc", "log_loss", "rmse", "mae", "r2", a `Metric`, or (function,
+            "max" or "min"); None infers it from the targets. Candidates are ranked by the metric alone, never by the
+            value of their loss. Of a list the first metric decides, and the others are reported.
         epochs: The length of a run in passes over the training data (10).
         steps: The length of a run in steps, instead of `epochs`.
         batch_size: Examples per batch; an incomplete batch at the end of an epoch is skipped. A DataLoader keeps its

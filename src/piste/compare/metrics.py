@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
+from .class_metrics import accuracy, auc, balanced_accuracy, f1, log_loss
 from .conventions import Convention
 
 Function = Callable[..., Any]
-
-LOGITS = Convention("logits")
 
 
 @dataclass(frozen=True)
@@ -90,85 +89,6 @@ class Metric:
         return self.finish(float(self.scores(output, target).mean()))
 
 
-def accuracy(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOGITS) -> torch.Tensor:
-    """The share of correct predictions, for each example.
-
-    Args:
-        output: One score for each class (N, C, ...), or one output for each label (N, ...).
-        target: Class indices (N, ...) or class probabilities (N, C, ...), one-hot or soft, for scores of classes: the
-            prediction is the class of the largest score, and the correct class the most probable one. Two labels, 0 and
-            1 or -1 and 1, of the output's shape: the prediction is the label on whose side of the convention's
-            threshold the output is.
-        convention: The threshold, and the class index of positions that do not count.
-
-    Returns:
-        A tensor (N,). With further dimensions (one class per pixel), the share of correct predictions in each example.
-        Examples whose positions are all ignored are left out.
-
-    Raises:
-        InvalidValue: If a class index is outside [0, C - 1] or a label is neither of two, or the shapes do not match.
-    """
-    if output.shape == target.shape and _are_probabilities(target):
-        correct = output.argmax(1) == target.argmax(1)
-    elif output.shape == target.shape:
-        low, high = _labels(target)
-        correct = (output > convention.threshold(low, high)) == (target == high)
-    elif output.dim() == target.dim() + 1:
-        check_class_indices(target, output.shape[1], convention.ignore_index)
-        correct = output.argmax(1) == target
-        if convention.ignore_index is not None and bool((ignored := target == convention.ignore_index).any()):
-            return _share_of_counted(correct, ~ignored)
-    else:
-        raise InvalidValue(
-            f"accuracy takes scores of classes (N, C, ...) with class indices (N, ...), or outputs and two labels of "
-            f"one shape; received {tuple(output.shape)} and {tuple(target.shape)}."
-        )
-    return correct.reshape(len(correct), -1).double().mean(1)
-
-
-def check_class_indices(target: torch.Tensor, classes: int, ignore_index: int | None, of: str = "the targets") -> None:
-    """Raise for the first class index without an output of the model."""
-    invalid = (target < 0) | (target >= classes)
-    if ignore_index is not None:
-        invalid &= target != ignore_index
-    if bool(invalid.any()):
-        position = invalid.nonzero()[0].tolist()
-        value = int(target[tuple(position)])
-        at = position[0] if len(position) == 1 else tuple(position)
-        raise InvalidValue(
-            f"class indices must be in [0, {classes - 1}], because the model has {classes} "
-            f"output{'s' * (classes > 1)}; received {value} at position {at} of {of}."
-        )
-
-
-def _labels(target: torch.Tensor) -> tuple[float, float]:
-    """The two labels of a target: -1 and 1 if -1 is among them, else 0 and 1."""
-    low = -1.0 if bool((target == -1).any()) else 0.0
-    invalid = target[(target != low) & (target != 1)]
-    if len(invalid):
-        raise InvalidValue(
-            f"accuracy takes targets 0 and 1 (or -1 and 1), one for each output, or class probabilities (N, C, ...) "
-            f"that sum to 1; received {float(invalid[0]):.3g}."
-        )
-    return low, 1.0
-
-
-def _share_of_counted(correct: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """The share of correct predictions among the positions that count, for each example that has any."""
-    correct, counted = (part.reshape(len(part), -1) for part in (correct & counted, counted))
-    counts = counted.sum(1)
-    if not bool(counts.any()):
-        raise InvalidValue("accuracy has nothing to count: every target is ignored (`ignore_index` of the loss).")
-    return (correct.sum(1).double() / counts)[counts > 0]
-
-
-def _are_probabilities(target: torch.Tensor) -> bool:
-    """Whether each row is a probability distribution over at least two classes."""
-    if target.dim() < 2 or target.shape[1] < 2 or bool((target < 0).any()):
-        return False
-    return bool(((target.sum(1, dtype=torch.float64) - 1).abs() < 1e-3).all())
-
-
 def squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """(prediction - target)^2, averaged over all dimensions except the first."""
     return _error(output, target).square().mean(1)
@@ -204,6 +124,10 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("accuracy", accuracy, "max", takes_convention=True),
+        Metric("balanced_accuracy", balanced_accuracy, "max", takes_convention=True, of_whole=True),
+        Metric("f1", f1, "max", takes_convention=True, of_whole=True),
+        Metric("auc", auc, "max", takes_convention=True, of_whole=True),
+        Metric("log_loss", log_loss, "min", takes_convention=True),
         Metric("rmse", squared_error, "min", lambda mean: max(mean, 0.0) ** 0.5),
         Metric("mae", absolute_error, "min"),
         Metric("r2", r2, "max", of_whole=True),
@@ -229,6 +153,20 @@ def as_metric(metric: Any) -> Metric:
     raise InvalidType(
         f'a metric must be a name ({", ".join(METRICS)}) or a pair (function, "max" or "min"); received {metric!r}.'
     )
+
+
+def as_metrics(wanted: Any) -> list[Metric]:
+    """The metric that decides, then those that are reported; empty for None."""
+    if wanted is None:
+        return []
+    metrics = [as_metric(metric) for metric in wanted] if isinstance(wanted, list) else [as_metric(wanted)]
+    names = [metric.name for metric in metrics]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidValue(f"the metric `{name}` is given twice.")
+    if not metrics:
+        raise InvalidValue("no metric given: the list is empty.")
+    return metrics
 
 
 def default_metric(outputs: torch.Tensor, targets: torch.Tensor) -> Metric:

@@ -13,7 +13,7 @@ from ..errors import InvalidValue
 from .candidates import Candidate, make_candidates
 from .data import Data
 from .identity import digest
-from .metrics import Metric, as_metric
+from .metrics import Metric, as_metrics
 from .task import Task, check_whole_number
 from .training.first_batch import check_on_first_batch
 from .training.random_state import RandomState
@@ -38,6 +38,7 @@ class Plan:
         tuned: Whether the budget must include a search.
         extends: Whether the minimum runs even if it takes longer than the budget, because nobody set the budget.
         search: Values of options that a search varies in addition to the learning rate.
+        also: Further metrics, which are reported and decide nothing.
         fingerprint: The digests of the model, the data, the metric and the steps.
     """
 
@@ -54,6 +55,7 @@ class Plan:
     undecided: frozenset[str] = frozenset()
     seconds: float = math.nan
     search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    also: Sequence[Metric] = ()
     tuned: bool = False
     extends: bool = False
 
@@ -81,6 +83,7 @@ class Plan:
             "trials": self.trials,
             "metric": self.metric.name,
             "goal": self.metric.goal,
+            **({"also": [metric.name for metric in self.also]} if self.also else {}),
             "candidates": [
                 {
                     "name": c.name,
@@ -170,17 +173,17 @@ def make_plan(
         target = data.training_sample[0][1]
         inferred = "mse" if target.is_floating_point() else "cross_entropy"
         candidates = make_candidates(optimizers, inferred, lr, search, loop=loop)
-    metric = None if task.metric is None else as_metric(task.metric)
-    checked = check_on_first_batch(task, data, metric, candidates)
+    checked = check_on_first_batch(task, data, as_metrics(task.metric), candidates)
     parameters = sum(p.numel() for p in task.new_model(seed).parameters())
     return Plan(
         task, data, checked.metric, checked.candidates, list(range(seed, seed + seeds)),
-        steps or epochs * data.steps_per_epoch, parameters, trials, _fingerprint(task, data, checked.metric), budget,
-        undecided, search=dict(search or {}),
+        steps or epochs * data.steps_per_epoch, parameters, trials,
+        _fingerprint(task, data, [checked.metric, *checked.also]), budget, undecided, search=dict(search or {}),
+        also=checked.also,
     )  # fmt: skip
 
 
-def _fingerprint(task: Task, data: Data, metric: Metric) -> dict[str, str]:
+def _fingerprint(task: Task, data: Data, metrics: Sequence[Metric]) -> dict[str, str]:
     """The digests of the parts of a task, by name: everything but the candidates that can change a run."""
     with RandomState(0):
         start = task.new_model(0)
@@ -188,7 +191,7 @@ def _fingerprint(task: Task, data: Data, metric: Metric) -> dict[str, str]:
         "model": digest(start, None if task.fixed_weights else task.model),
         "training data": digest(task.train, data.training_sample),
         "validation data": digest(data.validation),
-        "metric": digest(metric.function, metric.finish),
+        "metric": digest(*((metric.function, metric.finish) for metric in metrics)),
         "training step": digest(task.training_step),
         "validation step": digest(task.validation_step),
     }

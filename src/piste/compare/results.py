@@ -28,6 +28,7 @@ class Result:
         seconds: Time of the whole run.
         path: The weights at every evaluation, for models with at most two.
         options: Optimizer options set by a search, other than the learning rate.
+        also: The values of further metrics at the end of a final run, by name.
     """
 
     candidate: str
@@ -50,6 +51,7 @@ class Result:
     evenness: float = math.nan
     path: list[list[float]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    also: dict[str, float] = field(default_factory=dict)
 
     @property
     def diverged(self) -> bool:
@@ -80,6 +82,7 @@ class Row:
     `options` are the options found by most searches, and `lr` is the median of the rates found with these options, or
     the one of two in the middle that had the better result.
     `low` and `high` are the confidence interval of the metric, and `std` is its standard deviation over seeds.
+    `also` are the means of further metrics, by name.
     """
 
     name: str
@@ -106,6 +109,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     seconds_to_target: float | None = None
     failed: int = 0
+    also: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

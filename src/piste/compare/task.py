@@ -28,7 +28,9 @@ class Task:
         validation: Validation data, as `train`.
         loss: A name ("cross_entropy"), a loss module, a function (output, target) -> scalar, or a list of these.
             Inferred from the targets if None.
-        metric: "accuracy", "rmse", "mae", "r2", or (function, "max" or "min"). Inferred from the targets if None.
+        metric: "accuracy", "balanced_accuracy", "f1", "auc", "log_loss", "rmse", "mae", "r2", or (function, "max" or
+            "min"). Of a list of these the first decides, and the others are reported. Inferred from the targets if
+            None.
         epochs: Passes over the training data.
         batch_size: Examples per batch; a DataLoader keeps its own.
         target: The metric that counts as learned. None takes 90 % of the way from the start to the best candidate.

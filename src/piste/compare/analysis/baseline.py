@@ -45,9 +45,13 @@ def _constants(targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, str]]:
             logits = torch.zeros(1, classes, *targets.shape[1:], dtype=torch.float64, device=targets.device)
             logits[:, int(known.bincount().argmax())] = 1.0
             yield logits, "the most frequent class"
+            shares = known.bincount(minlength=classes).double() / len(known)
+            shares = shares.clamp_min(torch.finfo(torch.float64).tiny).log().reshape(1, -1, *[1] * (targets.dim() - 1))
+            yield shares.expand_as(logits), "the shares of the classes"
         return
     values = targets.double()
     if bool(((values == 0) | (values == 1)).all()):  # one-hot classes, or labels
         yield values.mean(0, keepdim=True) - 0.5, "the most frequent label"
+        yield values.mean(0, keepdim=True).logit(eps=1e-12), "the shares of the labels"
     yield values.mean(0, keepdim=True), "the mean of the targets"
     yield values.median(0, keepdim=True).values, "the median of the targets"

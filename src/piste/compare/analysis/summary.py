@@ -178,6 +178,7 @@ def _row(candidate: Candidate, results: Sequence[Result], target: float, plan: P
         evenness=_mean([r.evenness for r in finished]),
         options=with_options[0].options,
         failed=sum(r.failed for r in results),
+        also={m.name: _mean([r.also[m.name] for r in finished]) for m in plan.also},
     )
 
 

@@ -63,7 +63,7 @@ def run_job(plan: Plan, job: Job, on_evaluate: ProgressCallback | None = None) -
     candidate = dataclasses.replace(default, lr=job.lr, options=job.options)
     started = time.perf_counter()
     result = run_trial(
-        plan.task, plan.data, plan.metric, candidate, seed=job.seed, steps=plan.steps, role=job.role,
+        plan.task, plan.data, plan.metric, candidate, seed=job.seed, steps=plan.steps, role=job.role, also=plan.also,
         on_evaluate=_evaluation_callback(plan, job, candidate, on_evaluate),
     )  # fmt: skip
     result.seconds = time.perf_counter() - started

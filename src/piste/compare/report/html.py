@@ -64,8 +64,8 @@ def _row(comparison: Summary, row: Row) -> str:
     found = next((d for d in comparison.verdict.differences if d.name == row.name), None)
     behind = found.size if found else 0.0 if row.name == comparison.verdict.best else None
     values = [
-        row.name, row.lr, row.metric, *tuned, behind, row.training_loss, row.steps_to_target, row.step_seconds,
-        row.peak_bytes, row.descent_share, row.evenness,
+        row.name, row.lr, row.metric, *tuned, *row.also.values(), behind, row.training_loss, row.steps_to_target,
+        row.step_seconds, row.peak_bytes, row.descent_share, row.evenness,
     ]  # fmt: skip
     star = comparison.verdict.outcome(row.name) in ("best", "equal")
     kind = "diverged" if row.diverged else "best" if star else ""

@@ -14,6 +14,7 @@ from ..search_space import format_options
 def run_records(comparison: Summary) -> list[dict[str, Any]]:
     """A record for every run: final runs, final runs at the defaults, and search trials; None for what is unknown."""
     defaults = [r for r in comparison.defaults if r.role == "default"]
+    also = comparison.rows[0].also if comparison.rows else []
     return [
         {
             "candidate": r.candidate,
@@ -27,6 +28,7 @@ def run_records(comparison: Summary) -> list[dict[str, Any]]:
             "note": r.note,
             "steps": r.steps[-1] if r.steps else None,
             comparison.metric: _known(r.metrics[-1]) if r.metrics else None,
+            **{name: _known(r.also[name]) if name in r.also else None for name in also},
             "training_loss": _known(r.losses[-1]) if r.losses else None,
             "step_seconds": _known(r.step_seconds),
             "seconds": _known(r.seconds),

@@ -21,9 +21,9 @@ def table_titles(comparison: Summary) -> list[str]:
     arrow = "higher is better" if comparison.higher_is_better else "lower is better"
     tuned = ["at the default lr", "good lr range (decades)"] if comparison.tries else []
     return [
-        "candidate", "lr", f"{comparison.metric} ({arrow})", *tuned, "behind the best", "training loss",
-        f"steps to {format_number(comparison.target)} (time)", "time per step", "memory per step",
-        "descent share", "evenness",
+        "candidate", "lr", f"{comparison.metric} ({arrow})", *tuned, *_also(comparison), "behind the best",
+        "training loss", f"steps to {format_number(comparison.target)} (time)", "time per step",
+        "memory per step", "descent share", "evenness",
     ]  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def table_cells(comparison: Summary, row: Row) -> list[str]:
             if tuned
             else []
         ),
+        *(format_number(row.also.get(name, math.nan)) for name in _also(comparison)),
         _behind(comparison, row),
         format_number(row.training_loss),
         _arrival(row),
@@ -54,6 +55,11 @@ def table_cells(comparison: Summary, row: Row) -> list[str]:
         _share(row.descent_share),
         _share(row.evenness),
     ]
+
+
+def _also(comparison: Summary) -> list[str]:
+    """The names of the metrics that decide nothing."""
+    return list(comparison.rows[0].also) if comparison.rows else []
 
 
 def baseline_cells(comparison: Summary) -> list[str] | None:
@@ -140,7 +146,7 @@ def _style(comparison: Summary, row: Row) -> str:
 def table_csv(comparison: Summary) -> str:
     """The rows as CSV with unrounded numbers; NaN and None are empty fields."""
     out = io.StringIO()
-    records = [dataclasses.asdict(row) for row in comparison.rows]
+    records = [{**(fields := dataclasses.asdict(row)), **fields.pop("also")} for row in comparison.rows]
     writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
     writer.writeheader()
     for record in records:

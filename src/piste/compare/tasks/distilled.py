@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from ...optim import Adam
-from ..metrics import Metric, accuracy
+from ..class_metrics import accuracy
+from ..metrics import Metric
 from ..task import Task
 from ..training.random_state import RandomState
 from ..training.threads import one_thread

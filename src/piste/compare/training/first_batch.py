@@ -12,8 +12,9 @@ from ...errors import InvalidType, InvalidValue
 from ...torch_internals import PLAIN_TYPES
 from ..batches import Batch, concatenate
 from ..candidates import Candidate
+from ..class_metrics import check_class_indices
 from ..data import Data
-from ..metrics import Metric, check_class_indices, default_metric
+from ..metrics import Metric, default_metric
 from ..objective import Loss, Objective, Prediction
 from ..search_space import configurations, format_options
 from ..task import Task
@@ -29,25 +30,27 @@ CHECKED_UPDATES = 100
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """The candidates with their conventions, and the metric."""
+    """The candidates with their conventions, the metric that decides, and those that are reported."""
 
     candidates: list[Candidate]
     metric: Metric
+    also: Sequence[Metric]
 
 
-def check_on_first_batch(task: Task, data: Data, metric: Metric | None, candidates: Sequence[Candidate]) -> Checked:
-    """Put one batch through the model, the losses and the metric, and build every optimizer configuration once.
+def check_on_first_batch(task: Task, data: Data, given: Sequence[Metric], candidates: Sequence[Candidate]) -> Checked:
+    """Put one batch through the model, the losses and the metrics, and build every optimizer configuration once.
 
     Args:
         task: The task whose model is called.
         data: The data of the comparison.
-        metric: The metric; None infers it from the outputs and targets.
+        given: The metrics, of which the first decides; without one it is inferred from the outputs and targets.
         candidates: The losses and optimizers.
 
     Raises:
         InvalidValue: If one of them fails, with its name and the reason, or if the data holds NaN or infinity.
     """
     objective, batch = task.objective, data.training_sample[0]
+    metric, also = given[0] if given else None, given[1:]
     if metric is not None and metric.of_loss and len({c.loss for c in candidates}) > 1:
         raise InvalidValue(
             f"the metric `loss` can't rank candidates of several losses, whose values have different meanings; "
@@ -66,16 +69,18 @@ def check_on_first_batch(task: Task, data: Data, metric: Metric | None, candidat
         metric = metric or default_metric(*sample[0])
         resolved = [dataclasses.replace(c, convention=c.convention.resolve(sample[0][0])) for c in candidates]
         metrics = {c.convention: metric.under(c.convention) for c in resolved}
-        if not metric.of_loss:
+        further = [(c.convention, other.under(c.convention)) for c in resolved for other in also if not other.of_loss]
+        if further or not metric.of_loss:
             sample += [call_or_explain(failure, objective.predict, model, b, loss) for b in data.quick_validation[1:]]
             made = {f"the loss `{c.loss}`": c.new_loss() for c in by_loss.values()}
             losses = {name: function for name, function in made.items() if function is not None}
             check_finite(task, model, data, losses, {f"the metric `{m.name}`": m.scores for m in metrics.values()})
-            for convention, judged in metrics.items():
+            of_outputs = [] if metric.of_loss else list(metrics.items())
+            for convention, judged in [*of_outputs, *further]:
                 _check_metric(judged, sample, data, convention.ignore_index)
     for candidate in candidates:
         _check_optimizer(candidate, *task.new_pair(0, candidate.loss_function))
-    return Checked(resolved, metric)
+    return Checked(resolved, metric, also)
 
 
 def _check_loss(

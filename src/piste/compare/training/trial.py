@@ -7,7 +7,7 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..batches import Batch, concatenate, count_examples
 from ..candidates import Candidate, default_lr
 from ..data import Data
 from ..metrics import Metric
+from ..objective import Prediction
 from ..results import Result
 from ..task import Task
 from .early_stopping import EarlyStopping
@@ -51,6 +52,7 @@ def run_trial(
     seed: int,
     steps: int,
     role: str = "judged",
+    also: Sequence[Metric] = (),
     on_evaluate: EvaluationCallback | None = None,
     on_end: Callable[[torch.nn.Module], None] | None = None,
 ) -> Result:
@@ -66,6 +68,7 @@ def run_trial(
         seed: The seed of the weights, the batches and all random numbers.
         steps: The number of training steps.
         role: The role in the result; see `Result`.
+        also: Further metrics of the trained model.
         on_evaluate: Called after each evaluation.
         on_end: Called with the trained model, unless the run diverged or was pruned.
     """
@@ -74,7 +77,7 @@ def run_trial(
         options=dict(candidate.options),
     )  # fmt: skip
     try:
-        run = TrainingRun(task, data, metric, candidate, result, steps, on_evaluate)
+        run = TrainingRun(task, data, metric, candidate, result, steps, also, on_evaluate)
         with RandomState(seed):
             run.train()
     except Diverged as diverged:
@@ -110,10 +113,12 @@ class TrainingRun:
         candidate: Candidate,
         result: Result,
         steps: int,
+        also: Sequence[Metric] = (),
         on_evaluate: EvaluationCallback | None = None,
     ) -> None:
         self.objective, self.data, self.candidate, self.result = task.objective, data, candidate, result
         self.metric, self.on_evaluate, self.steps = metric.under(candidate.convention), on_evaluate, steps
+        self.also = [metric.under(candidate.convention) for metric in also]
         self.model, self.loss = task.new_pair(result.seed, candidate.loss_function)
         candidate.loop.freeze_parts(self.model)
         self.judged = self.model
@@ -182,15 +187,20 @@ class TrainingRun:
     def evaluate(self, step: int, *, last: bool = False) -> None:
         """Record the loss and the metric: on a part of a large validation set, and on all of it at the last step."""
         result, data = self.result, self.data
+        batches = data.validation if last else data.quick_validation
         with evaluation_mode(self.judged, self.loss):
             loss = self.mean_loss(data.training_sample, step)
-            scores, kept = self.scores(data.validation if last else data.quick_validation)
+            predictions = self.predict(batches)
+            scores, kept = self.scores(self.metric, batches, predictions)
+            if last and result.role != "search":
+                result.scores = kept()
+                for metric in self.also:
+                    mean = float(self.scores(metric, batches, predictions)[0].mean())
+                    result.also[metric.name] = metric.finish(mean)
         value = self.metric.finish(float(scores.mean()))
         result.steps.append(step)
         result.losses.append(loss)
         result.metrics.append(value)
-        if last and result.role != "search":
-            result.scores = kept()
         self.trace.record()
         if not (math.isfinite(loss) and math.isfinite(value)):
             raise Diverged(f"the loss was {loss:.3g} and {self.metric.name} {value:.3g} at step {step}")
@@ -202,24 +212,33 @@ class TrainingRun:
     @torch.no_grad()
     def quick_value(self) -> float:
         """The metric on the validation examples of an evaluation before the end."""
+        batches = self.data.quick_validation
         with evaluation_mode(self.judged, self.loss):
-            return self.metric.finish(float(self.scores(self.data.quick_validation)[0].mean()))
+            scores, _ = self.scores(self.metric, batches, self.predict(batches))
+        return self.metric.finish(float(scores.mean()))
 
     def mean_loss(self, batches: list[Batch], step: int) -> float:
         losses = [self.compute_loss(self.judged, batch, step).item() * count_examples(batch) for batch in batches]
         return sum(losses) / sum(map(count_examples, batches))
 
-    def scores(self, batches: list[Batch]) -> tuple[torch.Tensor, Callable[[], list[float]]]:
-        """The scores on validation batches, and a function that returns those to keep in the result."""
-        if self.metric.of_loss:
-            return torch.tensor(self.mean_loss(batches, 0), dtype=torch.float64), list
+    def predict(self, batches: list[Batch]) -> list[Prediction]:
+        """The outputs and targets of each batch; none if every metric is of the loss."""
+        if self.metric.of_loss and not self.also:
+            return []
         with autocast(self.candidate.loop, self.data.device):
-            parts = [self.objective.predict(self.judged, batch, self.loss) for batch in batches]
-        joined = parts[0] if len(parts) == 1 else concatenate(parts)
+            return [self.objective.predict(self.judged, batch, self.loss) for batch in batches]
+
+    def scores(
+        self, metric: Metric, batches: list[Batch], predictions: list[Prediction]
+    ) -> tuple[torch.Tensor, Callable[[], list[float]]]:
+        """The scores on validation batches, and a function that returns those to keep in the result."""
+        if metric.of_loss:
+            return torch.tensor(self.mean_loss(batches, 0), dtype=torch.float64), list
+        joined = predictions[0] if len(predictions) == 1 else concatenate(predictions)
         if joined is None:
-            scores = self.metric.scores_of_parts(parts)
+            scores = metric.scores_of_parts(predictions)
             return scores, functools.partial(sampled_scores, scores)
-        return self.metric.scores(*joined), functools.partial(example_scores, self.metric, *joined)
+        return metric.scores(*joined), functools.partial(example_scores, metric, *joined)
 
 
 def typical_step(seconds: list[float], accumulate: int) -> float:
