@@ -28,7 +28,7 @@ FILES = {
     "test_nn.py": "loss or Loss or cross_entropy or nll",
 }
 """Files in the folder `test` of the checkout, with the tests chosen from each; a missing file is named and left out."""
-SECONDS = 120
+SECONDS = 300
 """The time limit of a test; one that takes twice as long without returning to Python ends its file."""
 
 Outcomes = dict[str, tuple[str, str]]
