@@ -44,6 +44,15 @@ def test_a_paired_interval_over_seeds_is_that_of_the_paired_t_test():
     assert change.p_value == pytest.approx(expected.pvalue, rel=1e-6)
 
 
+def test_a_longer_comparison_is_paired_by_the_seeds_that_both_have():
+    old, new = draw(0, 3), draw(1, 5) + 1
+    (change,), paired = find_changes(side({"a": old}, seeds=range(3)), side({"a": new}), True, math.nan)
+    expected = stats.ttest_rel(new[:3], old)
+    assert paired and (change.before, change.after) == pytest.approx((old.mean(), new.mean()))
+    assert change.size == pytest.approx((new[:3] - old).mean())
+    assert (change.low, change.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
 def test_comparisons_of_other_examples_are_independent_as_in_welchs_test():
     old, new = draw(0, 5), 3 * draw(1, 7) + 1
     (change,), paired = find_changes(
@@ -132,7 +141,7 @@ def test_the_command_shows_settings_changes_and_both_recommendations(folders):
     text = shown.stdout
     assert "SGD (lr 0.001), Adam (lr 0.001) → SGD (lr 0.05), Adam (lr 0.05)" in text
     assert "| SGD | 0.001 → 0.05 |" in text
-    assert "paired by seed and validation example" in text
+    assert "(Changes over new seeds and new validation examples, paired by seed and validation example" in text
     assert "Before: " in text and "After: " in text
     assert text == str(diff(folders / "a", folders / "b")) + "\n"
 
@@ -143,6 +152,18 @@ def test_the_same_comparison_twice_is_identical(folders):
     assert found.sentence.startswith("Identical in accuracy: ") and found.test == ""
     assert found.settings == []
     assert "The settings and versions are the same." in str(found)
+
+
+def test_results_without_scores_are_compared_over_seeds(folders, tmp_path):
+    numbers = json.loads((folders / "a" / "results.json").read_text())
+    for record in numbers["results"]:
+        del record["scores"]
+    del numbers["verdict"]["practical"], numbers["validation"]
+    (tmp_path / "results.json").write_text(json.dumps(numbers))
+    found = diff(tmp_path, folders / "b")
+    assert all(change.outcome for change in found.changes)
+    assert "(Changes over new seeds, of independent seeds and examples" in found.test
+    assert "practically equal" not in found.test
 
 
 def test_other_examples_and_settings_are_listed(folders):

@@ -17,9 +17,10 @@ from .metrics import METRICS
 from .report.files import RESULTS_FILE, to_json_data
 from .report.tables import format_bytes, format_change, format_number, format_seconds, markdown_lines
 from .results import LEVEL, Result, Summary
-from .training.example_scores import unpack_scores
+from .training.example_scores import pack_scores, unpack_scores
 
 OUTCOMES = ("better", "worse", "equal", "undecided", "identical")
+NO_SCORES = pack_scores([])
 NAMES = {"equal": "practically equal"}
 
 
@@ -114,13 +115,15 @@ def diff(before: Any, after: Any, *, practical: float | None = None) -> Diff:
         )
     if practical is not None:
         Number(0.0).check("practical", practical)
-    margin = old["verdict"]["practical"] if practical is None else practical
+    margin = old["verdict"].get("practical") if practical is None else practical
     margin = math.nan if margin is None else margin
-    changes, paired = find_changes(_side(old), _side(new), old["higher_is_better"], margin)
+    sides = _side(old), _side(new)
+    scored = all(run.scores for side in sides for runs in side.runs.values() for run in runs)
+    changes, paired = find_changes(*sides, old["higher_is_better"], margin)
     return Diff(
         _label(before, old), _label(after, new), old["metric"], changes, _differing(old, new),
         _sentence(old["metric"], changes),
-        _test(changes, paired, margin), (_advice(old), _advice(new)),
+        _test(changes, paired, scored, margin), (_advice(old), _advice(new)),
         {change.name: _costs(change.name, old, new) for change in changes},
     )  # fmt: skip
 
@@ -171,7 +174,7 @@ def _result(record: Mapping[str, Any]) -> Result:
     values = {key: value for key, value in record.items() if key in names}
     for key in ("losses", "metrics"):
         values[key] = [math.nan if value is None else value for value in values[key]]
-    return Result(**{**values, "scores": unpack_scores(record["scores"])})
+    return Result(**{**values, "scores": unpack_scores(record.get("scores") or NO_SCORES)})
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -204,9 +207,9 @@ def _costs(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[s
 
 
 def _interval(change: Change) -> str:
-    if math.isnan(change.after - change.before):
+    if math.isnan(change.size):
         return "–"
-    size, low, high = (format_change(v, signed=True) for v in (change.after - change.before, change.low, change.high))
+    size, low, high = (format_change(v, signed=True) for v in (change.size, change.low, change.high))
     return size if math.isnan(change.low) else f"{size} ({low} to {high})"
 
 
@@ -223,7 +226,7 @@ def _sentence(metric: str, changes: Sequence[Change]) -> str:
     return " ".join(parts)
 
 
-def _test(changes: Sequence[Change], paired: bool, margin: float) -> str:
+def _test(changes: Sequence[Change], paired: bool, scored: bool, margin: float) -> str:
     if all(math.isnan(change.low) for change in changes):
         if all(change.outcome in ("identical", "") for change in changes):
             return ""
@@ -235,7 +238,8 @@ def _test(changes: Sequence[Change], paired: bool, margin: float) -> str:
     )
     several = ", corrected for the number of candidates" * (sum(not math.isnan(c.low) for c in changes) > 1)
     equal = "" if math.isnan(margin) else f" A change of at most {margin:.2g} is practically equal."
-    return f"(Changes over new seeds and new validation examples, {form}, at a level of {LEVEL:.0%}{several}.{equal})"
+    covered = "new seeds and new validation examples" if scored else "new seeds"
+    return f"(Changes over {covered}, {form}, at a level of {LEVEL:.0%}{several}.{equal})"
 
 
 def _advice(numbers: Mapping[str, Any]) -> str:

@@ -40,7 +40,8 @@ class Change:
     Attributes:
         before: The mean of the metric in the first one; NaN if the candidate is missing or did not finish.
         after: The mean in the second one.
-        low: The lower end of the interval of `after` - `before`; NaN without two seeds on each side.
+        size: The change: the mean of the paired differences, or `after` - `before`.
+        low: The lower end of its interval; NaN without two seeds on each side.
         high: The upper end.
         p_value: Corrected for the number of candidates (Holm).
         outcome: "better", "worse", "equal" within the practical margin, "identical" bit for bit, or "undecided";
@@ -50,6 +51,7 @@ class Change:
     name: str
     before: float
     after: float
+    size: float
     low: float = math.nan
     high: float = math.nan
     p_value: float = 1.0
@@ -70,7 +72,7 @@ def find_changes(before: Side, after: Side, higher_is_better: bool, practical: f
     """
     names = list(dict.fromkeys([*before.runs, *after.runs]))
     ends = {name: (_ends(before.runs.get(name, [])), _ends(after.runs.get(name, []))) for name in names}
-    changes = [Change(name, _mean(old), _mean(new)) for name, (old, new) in ends.items()]
+    changes = [Change(name, _mean(old), _mean(new), _mean(new) - _mean(old)) for name, (old, new) in ends.items()]
     both = [change for change in changes if not math.isnan(change.before) and not math.isnan(change.after)]
     for change in both:
         change.outcome = "identical" if ends[change.name][0] == ends[change.name][1] else "undecided"
@@ -88,7 +90,7 @@ def find_changes(before: Side, after: Side, higher_is_better: bool, practical: f
 def _judge(
     changes: Sequence[Change], sizes: Array, spread: Spread, higher_is_better: bool, practical: float
 ) -> None:  # fmt: skip
-    """Set the interval, the p-value and the outcome of every change."""
+    """Set the size, the interval, the p-value and the outcome of every change."""
     p_values = spread.p_values(sizes)
     order = np.argsort(p_values, kind="stable")
     remaining = np.arange(len(sizes), 0, -1)
@@ -98,7 +100,7 @@ def _judge(
     levels[order], holm[order] = LEVEL / remaining[np.minimum(steps, len(sizes) - 1)], corrected
     halves = spread.half_widths(levels)
     for change, size, half, p in zip(changes, sizes.tolist(), halves.tolist(), holm.tolist(), strict=True):
-        change.low, change.high, change.p_value = size - half, size + half, p
+        change.size, change.low, change.high, change.p_value = size, size - half, size + half, p
         if max(abs(change.low), abs(change.high)) <= practical:
             change.outcome = "equal"
         elif p < LEVEL:
