@@ -12,9 +12,10 @@ import latex2mathml.converter
 
 from tools.docs.blocks import Block, python_blocks, run_blocks, setup_of
 from tools.docs.figures import placeholder, with_figures
-from tools.docs.libraries import TABLES
 from tools.docs.notebook import notebook
 from tools.docs.reference import reference_pages
+from tools.docs.speed import draw_steps
+from tools.docs.tables import TABLES
 
 _PICTURE = "# Picture: the code of this picture\n"
 
@@ -45,6 +46,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     if is_chinese:  # a line break in the source is no space between Chinese characters
         markdown = re.sub(r"(?<=[\u3000-\uffef])\n(?=[\u3000-\uffef])", "", markdown)
     markdown = re.sub(r"^<!-- table: (\w+) -->$", lambda m: TABLES[m[1]](), markdown, flags=re.MULTILINE)
+    markdown = markdown.replace("<!-- figure: steps -->", placeholder(draw_steps()))
     code = tuple(python_blocks(markdown))
     if not code:
         return markdown
