@@ -154,6 +154,19 @@ def test_the_same_comparison_twice_is_identical(folders):
     assert "The settings and versions are the same." in str(found)
 
 
+def test_code_that_differs_is_named_without_its_hash(folders, tmp_path):
+    numbers = json.loads((folders / "b" / "results.json").read_text())
+    numbers["settings"]["fingerprint"]["model"] = "0123"
+    numbers["validation"] = {"examples": 7, "targets": "89ab"}
+    numbers["settings"]["candidates"][1]["code"] = {"optimizer": "4567"}
+    (tmp_path / "results.json").write_text(json.dumps(numbers))
+    text = str(diff(folders / "b", tmp_path))
+    assert "- code or values of the model differ\n" in text
+    assert "- code or options of the candidates Adam differ\n" in text
+    assert "- validation examples: 40 → 7\n- validation targets differ\n" in text
+    assert not any(value in text for value in ("0123", "4567", "89ab"))
+
+
 def test_results_without_scores_are_compared_over_seeds(folders, tmp_path):
     numbers = json.loads((folders / "a" / "results.json").read_text())
     for record in numbers["results"]:

@@ -20,6 +20,8 @@ from .results import LEVEL, Result, Summary
 from .training.example_scores import pack_scores, unpack_scores
 
 OUTCOMES = ("better", "worse", "equal", "undecided", "identical")
+HASHED = ("one hash", "another hash")
+"""The values of settings that are known by a hash."""
 NO_SCORES = pack_scores([])
 NAMES = {"equal": "practically equal"}
 
@@ -64,7 +66,10 @@ class Diff:
         return markdown_lines([titles, *rows])
 
     def __str__(self) -> str:
-        differing = "".join(f"- {name}: {old} → {new}\n" for name, old, new in self.settings)
+        differing = "".join(
+            f"- {name} differ\n" if (old, new) == HASHED else f"- {name}: {old} → {new}\n"
+            for name, old, new in self.settings
+        )
         parts = [
             f"{self.before} → {self.after}",
             differing.rstrip() or "The settings and versions are the same.",
@@ -183,16 +188,33 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str
     for group in ("settings", "validation", "versions"):
         a, b = old.get(group, {}), new.get(group, {})
         pairs += [(key, a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b])]
-    return [(key, _text(key, a), _text(key, b)) for key, a, b in pairs if a != b]
+    return [part for key, a, b in pairs if a != b for part in _changed(key, a, b)]
 
 
-def _text(key: str, value: Any) -> str:
-    if key == "candidates" and value:
-        rates = [(c["name"], c["lr"]) for c in value]
-        return ", ".join(name if lr is None else f"{name} (lr {lr:g})" for name, lr in rates)
+def _changed(key: str, old: Any, new: Any) -> list[tuple[str, str, str]]:
+    """A setting that differs, in words: hashes of code and data are named, not shown."""
+    if key == "fingerprint" and isinstance(old, dict) and isinstance(new, dict):
+        return [(f"code or values of the {part}", *HASHED) for part in old if old[part] != new.get(part)]
+    if key in ("examples", "targets"):
+        return [(f"validation {key}", *((str(old), str(new)) if key == "examples" else HASHED))]
+    if key != "candidates" or not old or not new:
+        return [(key, _text(old), _text(new))]
+    names = [", ".join(_candidate(c) for c in candidates) for candidates in (old, new)]
+    if names[0] != names[1]:
+        return [(key, names[0], names[1])]
+    after = {c["name"]: c for c in new}
+    changed = ", ".join(c["name"] for c in old if c != after[c["name"]])
+    return [(f"code or options of the candidates {changed}", *HASHED)]
+
+
+def _candidate(candidate: Mapping[str, Any]) -> str:
+    return candidate["name"] + ("" if candidate["lr"] is None else f" (lr {candidate['lr']:g})")
+
+
+def _text(value: Any) -> str:
     if value in (None, ""):
         return "none"
-    return str(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _costs(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, str, str]:
