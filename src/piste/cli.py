@@ -36,7 +36,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a log under cp1252 or GBK lacks some characters of a table
             stream.reconfigure(errors=ASCII_FALLBACK)
@@ -45,7 +45,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _in_a_sentence(debug: bool) -> Iterator[None]:
-    """A refusal is a sentence on stderr and exit status 2; with `--debug` it is the whole traceback."""
+    """Report an error of Piste as a sentence on stderr with exit status 2; with `--debug`, raise it."""
     try:
         yield
     except PisteError as error:
@@ -300,7 +300,7 @@ def _option_value(text: str) -> Any:
 
 
 def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[str, Any]) -> Task:
-    """The task named on the command line; `of_table` are the options given for a table."""
+    """Return the task named on the command line; `of_table` are the options given for a table."""
     from .compare import tasks
     from .compare.csv import task as csv_task
     from .compare.task import check_whole_number
@@ -345,7 +345,7 @@ def _save_model(task: Any, comparison: Comparison, optimizers: str | None, losse
 
 
 def _folder_name(text: str, task: Task) -> str:
-    """The name of the default output folder: my_task for my_task.py:make, and my_task-other for my_task.py:other."""
+    """Return the default output folder: my_task for my_task.py:make, my_task-other for my_task.py:other."""
     from .compare.task_file import is_task_file
 
     function = text.partition(":")[2] if is_task_file(text) else ""
@@ -357,7 +357,7 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _loops(of_task: Any, schedules: list[str] | None, options: dict[str, Any]) -> Any:
-    """The loops of the command line; None for those of the task.
+    """Return the loops of the command line; None for those of the task.
 
     Raises:
         InvalidValue: If the task has loops of its own.

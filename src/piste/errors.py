@@ -27,13 +27,13 @@ class MissingPackage(PisteError, ImportError):
 
 
 def nearest(word: str, words: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
-    """The known words most like `word`, best first; empty when none is alike."""
+    """Return the known words most like `word`, best first; empty when none is alike."""
     by_folded = {w.lower(): w for w in words}
     return [by_folded[w] for w in difflib.get_close_matches(word.lower(), by_folded, n=count, cutoff=cutoff)]
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """A closing sentence that names the nearest of `words`, or all of them when none is near."""
+    """Return a closing sentence that names the nearest of `words`, or all of them when none is near."""
     words = list(words)
     near = nearest(word, words)
     if near:

@@ -229,7 +229,7 @@ class Function(_NoLetters):
 
 
 def as_float(name: str, value: Any, wanted: str) -> float:
-    """The value as a float; a tensor of one element counts, a string or a bool does not."""
+    """Return the value as a float; a tensor of one element counts, a string or a bool does not."""
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
             raise InvalidValue(
@@ -259,7 +259,7 @@ def make_signature(
 
 
 def document(options: Mapping[str, Option]) -> list[str]:
-    """The lines of an Args section, one for each option."""
+    """Return the lines of an Args section, one for each option."""
     return [f"    {name} (default {o.default!r}, {o.range}): {o.doc}." for name, o in options.items()]
 
 

@@ -23,7 +23,7 @@ codecs.register_error(ASCII_FALLBACK, _replace)
 
 
 def encodable(text: str, stream: TextIO) -> str:
-    """The text with the characters that the stream can't encode replaced.
+    """Return the text with the characters that the stream can't encode replaced.
 
     >>> import io
     >>> encodable("SGD · mse ★", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))

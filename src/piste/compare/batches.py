@@ -12,7 +12,7 @@ Batch = Any
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], batch: Batch) -> Batch:
-    """The same structure with `function` applied to every tensor; other values stay.
+    """Return the same structure with `function` applied to every tensor; other values stay.
 
     >>> map_tensors(len, {"tokens": torch.zeros(2, 3), "names": ["a", "b"]})
     {'tokens': 2, 'names': ['a', 'b']}
@@ -30,7 +30,7 @@ def map_tensors(function: Callable[[torch.Tensor], Any], batch: Batch) -> Batch:
 
 
 def _like(batch: Mapping[Any, Any], mapped: dict[Any, Any]) -> Any:
-    """A mapping of the type of `batch`, or a dict where the type can't be made of one."""
+    """Return a mapping of the type of `batch`, or a dict where the type can't be made of one."""
     try:
         return type(batch)(mapped)  # type: ignore[call-arg]
     except TypeError:
@@ -50,7 +50,7 @@ def tensors_of(batch: Batch) -> Iterator[torch.Tensor]:
 
 
 def count_examples(batch: Batch) -> int:
-    """The number of examples: the length of the first tensor that has one, or of the list that is the batch."""
+    """Return the number of examples: the length of the first tensor that has one, or of the list that is the batch."""
     for tensor in tensors_of(batch):
         if tensor.dim():
             return len(tensor)
@@ -58,7 +58,7 @@ def count_examples(batch: Batch) -> int:
 
 
 def take_rows(batch: Batch, rows: torch.Tensor) -> Batch:
-    """The examples with these indices, copied."""
+    """Return the examples with these indices, copied."""
     return map_tensors(lambda tensor: tensor[rows.to(tensor.device)], batch)
 
 

@@ -26,7 +26,7 @@ PART = r"(\d+(?:\.\d+)?)\s*([smh])"
 
 
 def parse_duration(budget: Any) -> float:
-    """The seconds of "90s", "3m", "1h30m", or of a number of seconds.
+    """Return the seconds of "90s", "3m", "1h30m", or of a number of seconds.
 
     >>> parse_duration("1h30m")
     5400.0
@@ -46,7 +46,7 @@ def parse_duration(budget: Any) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as `--budget` takes it.
+    """Return a duration as `--budget` takes it.
 
     >>> format_duration(5400), format_duration(75), format_duration(0.4)
     ('1h30m', '1m15s', '1s')
@@ -114,7 +114,7 @@ def _ladder(tuned: bool = False) -> Iterator[tuple[int, int]]:
 def estimated_seconds(
     plan: Plan, costs: Mapping[str, StepCost], workers: int, seeds: int, trials: int, steps: int
 ) -> float:
-    """The longest time that all runs take with `workers` at a time."""
+    """Return the longest time that all runs take with `workers` at a time."""
     evaluations, runs = len(plan.data.evaluation_steps(steps)), trials + 2 if trials > 1 else 1
     chains = [runs * costs[c.name].run_seconds(steps, evaluations) for c in plan.candidates]
     # All workers are busy until the end, when the last chain may run alone.

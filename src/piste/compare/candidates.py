@@ -61,11 +61,11 @@ class Candidate:
         return ", ".join([*map(repr, self.make.args), *(f"{n}={v!r}" for n, v in self.make.keywords.items())])
 
     def new_optimizer(self, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
-        """An optimizer of `parameters` with this candidate's learning rate and options."""
+        """Return an optimizer of `parameters` with this candidate's learning rate and options."""
         return self.make(parameters, **({} if self.lr is None else {"lr": self.lr}), **self.options)
 
     def new_loss(self) -> Loss | None:
-        """The loss function; a copy if it is a module."""
+        """Return the loss function; a copy if it is a module."""
         return (
             copy.deepcopy(self.loss_function) if isinstance(self.loss_function, torch.nn.Module) else self.loss_function
         )
@@ -161,7 +161,7 @@ def _find(wanted: Any, kind: str, by_name: Callable[[str], tuple[str, Any]]) -> 
 
 
 def find_learning_rates(lr: Any, makers: Mapping[str, Callable[..., Any]]) -> dict[str, float | None]:
-    """The learning rate of every optimizer: None for its default, one rate for all, or rates by name (any case)."""
+    """Return the learning rate of every optimizer, from None for defaults, one rate, or rates by name in any case."""
     if lr is None:
         return dict.fromkeys(makers)
     if not isinstance(lr, Mapping):
@@ -184,7 +184,7 @@ def _check_rate(value: Any, name: str) -> float:
 
 
 def default_lr(make: Callable[..., Any]) -> float | None:
-    """The default learning rate of an optimizer, read from its signature; None if it has none."""
+    """Return the default learning rate of an optimizer, read from its signature; None if it has none."""
     parameter = inspect.signature(make).parameters.get("lr")
     value = None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
     return float(value) if isinstance(value, (int, float, torch.Tensor)) else None

@@ -22,11 +22,11 @@ class Comparison(Summary):
 
     @classmethod
     def of(cls, summary: Summary) -> Comparison:
-        """The comparison with the data of `summary`."""
+        """Return the comparison with the data of `summary`."""
         return cls(**{field.name: getattr(summary, field.name) for field in fields(summary)})
 
     def table(self) -> str:
-        """The table as Markdown."""
+        """Return the table as Markdown."""
         return markdown_table(self)
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -38,7 +38,7 @@ class Comparison(Summary):
         return save_report(self, Path(folder))
 
     def plot(self) -> Any:
-        """The curves as a matplotlib figure, which a notebook shows."""
+        """Return the curves as a matplotlib figure, which a notebook shows."""
         return curve_figure(self)
 
     def to_pandas(self) -> Any:

@@ -32,13 +32,13 @@ class Convention:
     ignore_index: int | None = IGNORE_INDEX
 
     def threshold(self, low: float, high: float) -> float:
-        """The output above which the label `high` is predicted rather than `low`."""
+        """Return the output above which the label `high` is predicted rather than `low`."""
         if self.reading == "probabilities":
             return 0.5
         return (low + high) / 2 if self.reading == "values" else 0.0
 
     def resolve(self, output: torch.Tensor) -> Convention:
-        """The reading of a loss that states none: probabilities if every output of the untrained model is in [0, 1]."""
+        """Return the reading of a loss without one: probabilities if the untrained model's outputs are in [0, 1]."""
         if self.reading != "unknown" or not output.is_floating_point() or not output.numel():
             return self
         are_probabilities = bool(((output >= 0) & (output <= 1)).all())
@@ -46,7 +46,7 @@ class Convention:
 
 
 def convention_of(loss: Any) -> Convention:
-    """The convention of a loss: a module or function of Piste or PyTorch, a partial of one, or a custom one.
+    """Return the convention of a loss: a module or function of Piste or PyTorch, a partial of one, or a custom one.
 
     >>> convention_of(torch.nn.BCELoss())
     Convention(reading='probabilities', ignore_index=None)
@@ -60,7 +60,7 @@ def convention_of(loss: Any) -> Convention:
 
 
 def _names(loss: Any) -> list[str]:
-    """The names of the classes that a loss is made of."""
+    """Return the names of the classes that a loss is made of."""
     if isinstance(loss, functools.partial):
         return _names(loss.func)
     if isinstance(loss, torch.nn.Module):

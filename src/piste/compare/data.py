@@ -82,13 +82,13 @@ class Data:
         return self._train.steps_per_epoch()
 
     def epochs(self, steps: int) -> float | None:
-        """The number of passes that `steps` steps make; None for data without a length, which is not read for this."""
+        """Return the number of passes that `steps` steps make; None for data without a length."""
         if "steps_per_epoch" not in vars(self) and not self._train.has_length():
             return None
         return steps / self.steps_per_epoch
 
     def evaluation_steps(self, steps: int) -> list[int]:
-        """The steps at which a run of `steps` steps is evaluated, including the start and the end."""
+        """Return the steps at which a run of `steps` steps is evaluated, including the start and the end."""
         examples = sum(map(count_examples, (*self.training_sample, *self.quick_validation)))
         affordable = int(EVALUATION_SHARE * 3 * steps * self._train.examples_per_step() / examples)
         count = min(max(affordable, MIN_EVALUATIONS), MAX_EVALUATIONS)
@@ -99,7 +99,7 @@ class Data:
         return self._train.shuffled(seed)
 
     def training_tensors(self) -> list[Batch]:
-        """The training data that is in memory: all of a pair of tensors, else the fixed training examples."""
+        """Return the training data that is in memory: all of a pair of tensors, else the fixed training examples."""
         return [self._train.pair] if isinstance(self._train, _TensorSource) else self.training_sample
 
 
@@ -208,7 +208,7 @@ class _LoaderSource:
         return data
 
     def _read(self, loader: DataLoader[Any], state: RandomState) -> Iterator[Batch]:
-        """The batches of one pass, without an incomplete one of a dataset without a length."""
+        """Yield the batches of one pass, without an incomplete one of a dataset without a length."""
         first = 0
         with state:
             iterator = iter(loader)
@@ -266,7 +266,7 @@ class _LoaderSource:
         return self._limited(self._open(state, shuffle=False), state)
 
     def _limited(self, loader: DataLoader[Any], state: RandomState) -> Iterator[Batch]:
-        """The batches of one pass; raises for a pass that gives none, or does not end."""
+        """Yield the batches of one pass; raises for a pass that gives none, or does not end."""
         count = 0
         for count, batch in enumerate(self._read(loader, state), 1):
             if count > MAX_BATCHES:

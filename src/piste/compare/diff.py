@@ -52,7 +52,7 @@ class Diff:
     costs: dict[str, tuple[str, str, str]] = field(default_factory=dict, repr=False)
 
     def table(self) -> str:
-        """The table as Markdown."""
+        """Return the table as Markdown."""
         titles = ["candidate", "lr", f"{self.metric} before", "after", "change", "outcome"]
         titles += ["time per step", "memory per step"]
         rows = [
@@ -134,7 +134,7 @@ def diff(before: Any, after: Any, *, practical: float | None = None) -> Diff:
 
 
 def _read(source: Any) -> dict[str, Any]:
-    """The content of results.json, of a folder or of a comparison."""
+    """Return the content of results.json, of a folder or of a comparison."""
     if isinstance(source, Summary):
         return to_json_data(source)
     if not isinstance(source, (str, os.PathLike)):
@@ -174,7 +174,7 @@ def _side(numbers: Mapping[str, Any]) -> Side:
 
 
 def _result(record: Mapping[str, Any]) -> Result:
-    """A run of results.json, where null stands for NaN and infinity."""
+    """Return a run of results.json, where null stands for NaN and infinity."""
     names = {f.name for f in fields(Result)}
     values = {key: value for key, value in record.items() if key in names}
     for key in ("losses", "metrics"):
@@ -183,7 +183,7 @@ def _result(record: Mapping[str, Any]) -> Result:
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The command, settings and versions that differ."""
+    """Return the command, settings and versions that differ."""
     pairs = [("command", old.get("command"), new.get("command"))]
     for group in ("settings", "validation", "versions"):
         a, b = old.get(group, {}), new.get(group, {})
@@ -218,7 +218,7 @@ def _text(value: Any) -> str:
 
 
 def _costs(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, str, str]:
-    """The learning rate, time and memory of a candidate before and after."""
+    """Return the learning rate, time and memory of a candidate before and after."""
     rows = [next((row for row in numbers["rows"] if row["name"] == name), None) for numbers in (old, new)]
 
     def both(key: str, form: Any) -> str:

@@ -164,7 +164,7 @@ class _Writer:
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """The names that the code and the functions within it may read from the module."""
+    """Return the names that the code and the functions within it may read from the module."""
     names = list(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

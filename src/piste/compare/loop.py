@@ -96,11 +96,11 @@ class Loop:
         return ", ".join(f"{n}={getattr(v, '__name__', None) or repr(v)}" for n, v in changed.items())
 
     def updates(self, steps: int) -> int:
-        """The number of updates in a run of `steps` steps; the batches left over at the end make one as well."""
+        """Return the number of updates in a run of `steps` steps; the batches left over at the end make one as well."""
         return -(-steps // self.accumulate)
 
     def new_scheduler(self, optimizer: torch.optim.Optimizer, updates: int) -> Any:
-        """A scheduler for a run of this number of updates; None for a constant learning rate."""
+        """Return a scheduler for a run of this number of updates; None for a constant learning rate."""
         if callable(self.schedule):
             return self.schedule(optimizer, updates)
         if self.schedule == "constant" and not self.warmup:

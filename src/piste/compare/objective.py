@@ -27,7 +27,7 @@ class Objective:
     """Whether batches have a structure of their own in both roles."""
 
     def check_batch(self, batch: Any, role: str) -> Batch:
-        """The batch as the objective takes it.
+        """Return the batch as the objective takes it.
 
         Raises:
             InvalidType: If the batch is no pair.
@@ -43,16 +43,16 @@ class Objective:
         return check_pair(batch, role)
 
     def training_loss(self, model: torch.nn.Module, batch: Batch, loss: Loss | None) -> torch.Tensor:
-        """The scalar that is minimized."""
+        """Return the scalar that is minimized."""
         assert loss is not None
         return loss(self.output(model, batch), batch[1])
 
     def output(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """The model's output for a pair."""
+        """Return the model's output for a pair."""
         return call_model(model, batch[0])
 
     def predict(self, model: torch.nn.Module, batch: Batch, loss: Loss | None) -> Prediction:
-        """The model's outputs and the targets of a validation batch."""
+        """Return the model's outputs and the targets of a validation batch."""
         return self.output(model, batch), batch[1]
 
     def initialize(self, model: torch.nn.Module, batch: Batch) -> None:
@@ -60,7 +60,7 @@ class Objective:
         self.predict(model, batch, None)
 
     def target_of(self, batch: Batch) -> torch.Tensor | None:
-        """The targets in a batch, where they can be told without the model."""
+        """Return the targets in a batch, where they can be told without the model."""
         target: torch.Tensor = batch[1]
         return target
 
@@ -117,7 +117,7 @@ class CustomObjective(Objective):
 
 
 def as_scalar(value: Any, origin: str) -> torch.Tensor:
-    """The scalar of a tensor, or of a dict of losses: its entry `loss`, or the sum of all entries where there is none.
+    """Return the scalar of a tensor, or of a dict of losses: its entry `loss`, or else the sum of all entries.
 
     Raises:
         InvalidValue: If `value` is neither.
@@ -132,7 +132,7 @@ def as_scalar(value: Any, origin: str) -> torch.Tensor:
 
 
 def call_model(model: torch.nn.Module, x: Any) -> torch.Tensor:
-    """The output of the model for one input, a tuple of several, or a dict of named ones.
+    """Return the output of the model for one input, a tuple of several, or a dict of named ones.
 
     Raises:
         InvalidValue: If the output is no tensor, and has none in its attribute `logits`.
@@ -178,7 +178,7 @@ def _as_tensors(part: Any) -> Any:
 
 
 def _inputs(x: Any) -> list[Any]:
-    """The inputs of a structure; a value that is no structure stands for itself."""
+    """Return the inputs of a structure; a value that is no structure stands for itself."""
     if isinstance(x, Mapping):
         return list(x.values())
     return list(x) if isinstance(x, tuple) else [x]
@@ -189,5 +189,5 @@ def _is_prediction(value: Any) -> bool:
 
 
 def describe(value: Any) -> str:
-    """A value in a message: the shape of a tensor, else the type."""
+    """Return a value in a message: the shape of a tensor, else the type."""
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__

@@ -160,7 +160,7 @@ class Verdict:
     code: str = ""
 
     def outcome(self, name: str) -> str:
-        """ "best", "worse", "equal", "undecided", or an empty string for a candidate that took no part."""
+        """Return "best", "worse", "equal", "undecided", or "" for a candidate that was not compared."""
         if name == self.best:
             return "best"
         return next((d.outcome for d in self.differences if d.name == name), "")

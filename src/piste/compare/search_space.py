@@ -17,7 +17,7 @@ MAX_CONFIGURATIONS = 1000
 
 
 def find_search_spaces(search: Any, makers: Mapping[str, Callable[..., Any]]) -> dict[str, SearchSpace]:
-    """The options of `search` that each optimizer takes, by optimizer.
+    """Return the options of `search` that each optimizer takes, by optimizer.
 
     Raises:
         InvalidValue: If no optimizer takes an option, or the values make too many configurations.
@@ -71,6 +71,6 @@ def format_options(options: Mapping[str, Any]) -> str:
 
 
 def _arguments(make: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments that have a default, except the learning rate."""
+    """Return the arguments that have a default, except the learning rate."""
     parameters = inspect.signature(make).parameters.items()
     return {n: p.default for n, p in parameters if p.default is not inspect.Parameter.empty and n != "lr"}

@@ -102,7 +102,7 @@ class Task:
         return model
 
     def new_model(self, seed: int) -> torch.nn.Module:
-        """A model to train: a copy of the given module, or a new model initialized with `seed`.
+        """Return a model to train: a copy of the given module, or a new model initialized with `seed`.
 
         Raises:
             InvalidValue: If the model can't be copied, or has no trainable parameter.
@@ -110,7 +110,7 @@ class Task:
         return self.new_pair(seed, None)[0]
 
     def new_pair(self, seed: int, loss: Any) -> tuple[torch.nn.Module, Any]:
-        """A model to train as `new_model` makes it, and a copy of the loss if it is a module.
+        """Return a model to train as `new_model` makes it, and a copy of the loss if it is a module.
 
         They are copied together: a loss that holds the given model, or a part of it, holds the copy afterwards.
         """
@@ -148,7 +148,7 @@ def _share_tensors(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 
 def as_task(value: Any, origin: str) -> Task:
-    """The task returned by `origin`, the function of a task file: a `Task`, or a dict with its names."""
+    """Return the task returned by `origin`, the function of a task file: a `Task`, or a dict with its names."""
     if isinstance(value, Task):
         return value
     known = [field.name for field in fields(Task)]

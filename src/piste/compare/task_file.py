@@ -22,7 +22,7 @@ def is_task_file(text: str) -> bool:
 
 
 def load_task(text: str) -> Task:
-    """The task made by `file.py:function`; the function defaults to `make`.
+    """Return the task made by `file.py:function`; the function defaults to `make`.
 
     Random numbers that the file draws are the same each time, so that the same command makes the same task.
 
@@ -70,7 +70,7 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _where(error: BaseException, path: Path) -> str:
-    """The line of the user's file that failed."""
+    """Return the line of the user's file that failed."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f" at line {error.lineno}"
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == path.name]

@@ -28,7 +28,7 @@ __all__ = [
 
 
 def parameters(formula: Callable[..., Any]) -> tuple[str, ...]:
-    """The names that a formula asks for."""
+    """Return the names that a formula asks for."""
     return tuple(inspect.signature(formula).parameters)
 
 

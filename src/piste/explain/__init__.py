@@ -1,4 +1,4 @@
-"""A loss worked through in numbers: its formula, the steps, the reduction, the result and the gradient."""
+"""Explanations in numbers of a loss (formula, steps, reduction, result, gradient) and of optimizer steps."""
 
 from .explanation import Explanation, explain
 

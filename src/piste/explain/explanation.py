@@ -182,7 +182,7 @@ def _explain_loss(module: Loss, values: list[Any]) -> Explanation:
 
 
 def _with_layer(loss: Any, x: Tensor, y: Tensor, options: dict[str, Any]) -> Explanation:
-    """A loss that holds a layer, by the plain loss that it comes to."""
+    """Explain a loss that holds a layer by its equivalent plain loss."""
     if options:
         raise InvalidType(
             f"{type(loss).__name__} holds a layer, so its options are given when it is built; received "

@@ -13,35 +13,35 @@ from ..losses.call import PreparedCall
 from ..losses.ctc import CTCLoss
 from ..losses.loss import Loss
 from ..losses.value_checks import unravel_index
-from .evaluation import Worked
+from .evaluation import Evaluation
 
 __all__ = ["FEW", "MOST", "format_explanation", "format_tensor", "spell_formula"]
 
-FEW = 12  # elements (or rows) that are all worked through; of more, those that contribute most
+FEW = 12  # up to this number of elements (or rows) are all shown; of more, the MOST with the largest contributions
 MOST = 5
-WIDE = 6  # classes of a row that are all written
+WIDE = 6  # up to this number of classes of a row are all written
 
 
 def format_explanation(module: Loss, call: PreparedCall, operands: list[Tensor], value: Tensor) -> str:
     """Write a call of a loss that gave `value`, section by section."""
     if isinstance(module, CTCLoss):
         return _by_sample(module, call, value)
-    work = Worked(call)
+    evaluation = Evaluation(call)
     sections = [
         [repr(module)],
-        _formula(module, work),
-        _units(module, work),
-        _counts(module, work),
-        _reduction(module, work, value),
+        _formula(module, evaluation),
+        _units(module, evaluation),
+        _counts(module, evaluation),
+        _reduction(module, evaluation, value),
         ["Result", f"  {format_tensor(value)}"],
-        _gradient(module, work, operands),
+        _gradient(module, evaluation, operands),
         module.notes(**call.options),
     ]
     return "\n\n".join("\n".join(section) for section in sections if section)
 
 
 def _by_sample(module: Loss, call: PreparedCall, value: Tensor) -> str:
-    """A loss that torch computes: what each sample contributes."""
+    """Return the contribution of each sample to a loss that torch computes."""
     values = call.formula(*call.operands, **call.options).reshape(-1)
     lengths = call.operands[3].reshape(-1).tolist()
     order = range(len(lengths)) if len(lengths) <= FEW else values.topk(MOST).indices.tolist()
@@ -54,108 +54,113 @@ def _by_sample(module: Loss, call: PreparedCall, value: Tensor) -> str:
     return "\n".join([head, "", "Samples", *lines]) + f"{mean}\n\nResult\n  {format_tensor(value)}"
 
 
-def _formula(module: Loss, work: Worked) -> list[str]:
-    lines = spell_formula(work.reading)
-    names = module.symbols or dict(zip(work.letters, (*module.arguments, *getattr(module, "extras", ())), strict=False))
-    meaning = [f"{letter} = {names[letter]}" for letter in work.letters]
+def _formula(module: Loss, evaluation: Evaluation) -> list[str]:
+    lines = spell_formula(evaluation.traced)
+    names = module.symbols or dict(
+        zip(evaluation.operands, (*module.arguments, *getattr(module, "extras", ())), strict=False)
+    )
+    meaning = [f"{letter} = {names[letter]}" for letter in evaluation.operands]
     meaning += [
         f"{k} = {format_number(v)}"
-        for k, v in work.call.options.items()
+        for k, v in evaluation.call.options.items()
         if is_number(v) and any(k in line for line in lines)
     ]
     return ["Formula", *(f"  {line}" for line in lines), f"with {', '.join(meaning)}"]
 
 
-def _units(module: Loss, work: Worked) -> list[str]:
-    if work.count <= FEW:
-        shown, head = list(range(work.count)), f"{work.noun}s".capitalize()
+def _units(module: Loss, evaluation: Evaluation) -> list[str]:
+    if evaluation.count <= FEW:
+        shown, head = list(range(evaluation.count)), f"{evaluation.noun}s".capitalize()
     else:
-        shown, head = work.largest(MOST), f"The {MOST} of {work.count} {work.noun}s that contribute most"
-    return [head, *(f"  {_unit(module, work, i)}" for i in shown)] if shown else []
+        shown, head = (
+            evaluation.largest(MOST),
+            f"The {MOST} of {evaluation.count} {evaluation.noun}s that contribute most",
+        )
+    return [head, *(f"  {_unit(module, evaluation, i)}" for i in shown)] if shown else []
 
 
-def _unit(module: Loss, work: Worked, i: int) -> str:
-    place = unravel_index(i, work.shape)
-    label = f"{place}  " if len(place) > 1 else f"{work.noun} {i}:  " if place else ""
-    if work.keep is not None and not bool(work.keep[i]):
+def _unit(module: Loss, evaluation: Evaluation, i: int) -> str:
+    place = unravel_index(i, evaluation.shape)
+    label = f"{place}  " if len(place) > 1 else f"{evaluation.noun} {i}:  " if place else ""
+    if evaluation.keep is not None and not bool(evaluation.keep[i]):
         return f"{label}ignored: 0"
-    numbers = {id(leaf): _written(work.at(leaf, i)) for leaf in work.leaves()}
+    numbers = {id(leaf): _format_value(evaluation.value_at(leaf, i)) for leaf in evaluation.leaves()}
 
     def taken(condition: Expr) -> bool | None:
-        if not work.is_row_valued(condition):
-            return bool(work.flat(condition)[i])
-        holds = set(work.at(condition, i))
+        if not evaluation.is_row_valued(condition):
+            return bool(evaluation.values_of(condition)[i])
+        holds = set(evaluation.value_at(condition, i))
         return holds.pop() if len(holds) == 1 else None
 
-    def worked(node: Expr, value: str) -> str:
+    def write_out(node: Expr, value: str) -> str:
         while node.op == "where" and taken(node.args[0]) is None:
-            node = node.args[2]  # a choice made class by class can't be written as one branch: its rule is the other
+            node = node.args[2]  # the classes take different branches: write the second one
         spelt = render(node, numbers, taken)
         return spelt if spelt == value else f"{spelt} = {value}"
 
     parts = []
-    for name, step in work.reading.steps:
-        value = _written(work.at(step, i))
-        text = worked(step, value)
+    for name, step in evaluation.traced.steps:
+        value = _format_value(evaluation.value_at(step, i))
+        text = write_out(step, value)
         numbers[id(step)] = value
-        if text != value or not work.is_row_valued(step):
+        if text != value or not evaluation.is_row_valued(step):
             parts.append(f"{name} = {text}")
-    value = format_number(work.values[i].item())
-    parts.append(worked(work.loss, value))
-    if work.weight is not None:
-        weight = format_number(work.weight[i].item())
-        parts.append(f"weight {weight}: {weight} * {value} = {format_number(work.weighted[i].item())}")
+    value = format_number(evaluation.values[i].item())
+    parts.append(write_out(evaluation.loss, value))
+    if evaluation.weight is not None:
+        weight = format_number(evaluation.weight[i].item())
+        parts.append(f"weight {weight}: {weight} * {value} = {format_number(evaluation.weighted[i].item())}")
     notes = []
-    if module.branches and work.loss.op == "where":
-        is_first = bool(taken(work.loss.args[0]))
-        condition = render(work.loss.args[0], numbers, taken)
+    if module.branches and evaluation.loss.op == "where":
+        is_first = bool(taken(evaluation.loss.args[0]))
+        condition = render(evaluation.loss.args[0], numbers, taken)
         notes.append(f"{module.branches[not is_first]}, as {condition} is {'true' if is_first else 'false'}")
-    for node, bound in work.clamps():
-        if work.flat(node)[i] < bound:
-            before, spelt = format_number(work.at(node, i)), render(node, numbers, taken)
+    for node, bound in evaluation.clamps():
+        if evaluation.values_of(node)[i] < bound:
+            before, spelt = format_number(evaluation.value_at(node, i)), render(node, numbers, taken)
             notes.append(f"{spelt if spelt == before else f'{spelt} = {before}'} is clamped to {format_number(bound)}")
     return label + ";  ".join([*parts, *([f"({'; '.join(notes)})"] if notes else [])])
 
 
-def _counts(module: Loss, work: Worked) -> list[str]:
-    """How many elements are in each branch, clamped, ignored or not finite; and which classes contribute most."""
-    names = {id(symbol): name for name, symbol in work.reading.steps}
+def _counts(module: Loss, evaluation: Evaluation) -> list[str]:
+    """Write the numbers of elements in each branch, clamped, ignored or not finite, and the largest classes."""
+    names = {id(symbol): name for name, symbol in evaluation.traced.steps}
     lines = []
-    if module.branches and work.loss.op == "where" and work.count:
-        inside = int(work.flat(work.loss.args[0]).sum())
+    if module.branches and evaluation.loss.op == "where" and evaluation.count:
+        inside = int(evaluation.values_of(evaluation.loss.args[0]).sum())
         first, second = module.branches
-        condition = render(work.loss.args[0], names)
-        lines.append(f"{first}, {condition}: {inside} of {work.count};  {second}: {work.count - inside}")
-    if work.count > FEW:
-        lines += _choices(module, work, names)
-    for node, bound in work.clamps():
-        if clamped := int((work.flat(node) < bound).sum()):
-            lines.append(f"{render(node, names)} clamped to {format_number(bound)}: {clamped} of {work.count}")
-    if work.keep is not None and not bool(work.keep.all()):
-        lines.append(f"ignored: {int((~work.keep).sum())} of {work.count}")
-    if infinite := int((~work.values.isfinite()).sum()):
-        lines.append(f"not finite: {infinite} of {work.count}")
-    if work.count > FEW and "k" in work.letters and work.keep is not None:
-        lines += _classes(work, work.keep)
-    elif work.count > FEW and (parts := work.parts()) is not None:
-        sums, total = parts.reshape(-1, parts.shape[-1]).sum(0), format_number(work.values.sum().item())
+        condition = render(evaluation.loss.args[0], names)
+        lines.append(f"{first}, {condition}: {inside} of {evaluation.count};  {second}: {evaluation.count - inside}")
+    if evaluation.count > FEW:
+        lines += _conditions(module, evaluation, names)
+    for node, bound in evaluation.clamps():
+        if clamped := int((evaluation.values_of(node) < bound).sum()):
+            lines.append(f"{render(node, names)} clamped to {format_number(bound)}: {clamped} of {evaluation.count}")
+    if evaluation.keep is not None and not bool(evaluation.keep.all()):
+        lines.append(f"ignored: {int((~evaluation.keep).sum())} of {evaluation.count}")
+    if infinite := int((~evaluation.values.isfinite()).sum()):
+        lines.append(f"not finite: {infinite} of {evaluation.count}")
+    if evaluation.count > FEW and "k" in evaluation.operands and evaluation.keep is not None:
+        lines += _classes(evaluation, evaluation.keep)
+    elif evaluation.count > FEW and (parts := evaluation.class_contributions()) is not None:
+        sums, total = parts.reshape(-1, parts.shape[-1]).sum(0), format_number(evaluation.values.sum().item())
         lines += [f"class {c}: {format_number(sums[c].item())} of {total}" for c in _top(sums)]
     return ["Counts", *(f"  {line}" for line in lines)] if lines else []
 
 
-def _choices(module: Loss, work: Worked, names: dict[int, str]) -> list[str]:
-    """Of every further choice that the formula makes: for how many of those that come to it its condition holds."""
+def _conditions(module: Loss, evaluation: Evaluation, names: dict[int, str]) -> list[str]:
+    """Write the number of elements for which each further condition of the formula holds."""
     lines = []
-    for node, holds, reached in work.choices():
-        if int(holds.sum()) and not (module.branches and node is work.loss):
-            unit = " entries" if work.is_row_valued(node.args[0]) else ""
+    for node, holds, reached in evaluation.conditions():
+        if int(holds.sum()) and not (module.branches and node is evaluation.loss):
+            unit = " entries" if evaluation.is_row_valued(node.args[0]) else ""
             lines.append(f"where {render(node.args[0], names)}: {int(holds.sum())} of {int(reached.sum())}{unit}")
     return list(dict.fromkeys(lines))
 
 
-def _classes(work: Worked, keep: Tensor) -> list[str]:
-    k, values = work.letters["k"].reshape(-1)[keep], work.values[keep]
-    classes, total = work.letters["x"].shape[-1], format_number(values.sum().item())
+def _classes(evaluation: Evaluation, keep: Tensor) -> list[str]:
+    k, values = evaluation.operands["k"].reshape(-1)[keep], evaluation.values[keep]
+    classes, total = evaluation.operands["x"].shape[-1], format_number(values.sum().item())
     sums = torch.zeros(classes, dtype=torch.float64).index_add_(0, k, values)
     rows = torch.bincount(k, minlength=classes).tolist()
     return [f"class {c}: {rows[c]} rows, {format_number(sums[c].item())} of {total}" for c in _top(sums) if rows[c]]
@@ -165,47 +170,58 @@ def _top(sums: Tensor) -> list[int]:
     return sums.topk(min(MOST, len(sums))).indices.tolist()
 
 
-def _divisor(module: Loss, work: Worked) -> float:
-    return float(module.current_reduction().denominator(work.call))
+def _divisor(module: Loss, evaluation: Evaluation) -> float:
+    return float(module.current_reduction().denominator(evaluation.call))
 
 
-def _reduction(module: Loss, work: Worked, value: Tensor) -> list[str]:
+def _reduction(module: Loss, evaluation: Evaluation, value: Tensor) -> list[str]:
     how = module.current_reduction()
     if how.mode == "none":
         return ["Reduction: none", "  every value is kept"]
-    total = format_number(work.weighted.sum().item())
-    terms = [format_number(v) for v in work.weighted.tolist()] if 0 < work.count <= FEW else []
-    lines = [f"Reduction: {how.mode}", f"  {_summed(terms) or f'the sum of {work.count} {work.noun}s'} = {total}"]
+    total = format_number(evaluation.weighted.sum().item())
+    terms = [format_number(v) for v in evaluation.weighted.tolist()] if 0 < evaluation.count <= FEW else []
+    lines = [
+        f"Reduction: {how.mode}",
+        f"  {_format_sum(terms) or f'the sum of {evaluation.count} {evaluation.noun}s'} = {total}",
+    ]
     if how.mode != "sum":
-        divisor = format_number(_divisor(module, work))
-        by = "batch" if how.mode == "batchmean" else work.call.denominator if how.normalizer is None else how.normalizer
-        lines.append(f"  {total} / {divisor} = {format_tensor(value)}   (divided by {_divided_by(by, module, work)})")
+        divisor = format_number(_divisor(module, evaluation))
+        by = (
+            "batch"
+            if how.mode == "batchmean"
+            else evaluation.call.denominator
+            if how.normalizer is None
+            else how.normalizer
+        )
+        lines.append(
+            f"  {total} / {divisor} = {format_tensor(value)}   (divided by {_divided_by(by, module, evaluation)})"
+        )
     return lines
 
 
-def _divided_by(by: Any, module: Loss, work: Worked) -> str:
+def _divided_by(by: Any, module: Loss, evaluation: Evaluation) -> str:
     if not isinstance(by, str):
         return "the normalizer"
     if by == "batch":
         return "the number of samples"
-    is_part = getattr(module, "supports_ignore_index", False) and work.keep is not None
-    units = f"{work.noun}s that are not ignored" if is_part else f"{work.noun}s"
-    has_weights = work.weight is not None or "w" in work.letters
+    is_part = getattr(module, "supports_ignore_index", False) and evaluation.keep is not None
+    units = f"{evaluation.noun}s that are not ignored" if is_part else f"{evaluation.noun}s"
+    has_weights = evaluation.weight is not None or "w" in evaluation.operands
     return f"the sum of the weights of the {units}" if by == "weights" and has_weights else f"the number of {units}"
 
 
-def _gradient(module: Loss, work: Worked, operands: list[Tensor]) -> list[str]:
+def _gradient(module: Loss, evaluation: Evaluation, operands: list[Tensor]) -> list[str]:
     x = operands[0].detach().clone().requires_grad_()
     (slope,) = torch.autograd.grad(module(x, *operands[1:]).sum(), x)
     lines = []
-    if work.call.derivatives is not None:
-        letters = list(work.letters)
-        reading = read(work.call.derivatives, *letters, **work.call.options)
+    if evaluation.call.derivatives is not None:
+        letters = list(evaluation.operands)
+        reading = read(evaluation.call.derivatives, *letters, **evaluation.call.options)
         whole = reading.results[0]
         steps = tuple(step for step in reading.steps if _is_part(step[1], whole))
         lines = spell_formula(TracedFormula((whole,), steps), f"d loss / d {letters[0]}")
         if "mean" in module.reduction:
-            divided = f"each divided by {format_number(_divisor(module, work))}"
+            divided = f"each divided by {format_number(_divisor(module, evaluation))}"
             lines = [*lines, divided] if whole.op == "where" else [*lines[:-1], f"{lines[-1]}, {divided}"]
     if slope.numel() <= 4 * FEW:
         lines.append(_format_nested(slope.tolist()))
@@ -242,13 +258,13 @@ def spell_formula(reading: TracedFormula, result: str = "loss") -> list[str]:
     return lines
 
 
-def _summed(terms: list[str]) -> str:
-    """Terms of a sum; a negative one is taken away."""
+def _format_sum(terms: list[str]) -> str:
+    """Write the terms of a sum; negative ones are subtracted."""
     rest = (f" - {term[1:]}" if term.startswith("-") else f" + {term}" for term in terms[1:])
     return "".join([*terms[:1], *rest])
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if not isinstance(value, list):
         return format_number(value)
     texts = list(map(format_number, value)) if len(value) <= WIDE else [*map(format_number, value[:3]), "..."]
@@ -256,6 +272,7 @@ def _written(value: Any) -> str:
 
 
 def format_tensor(value: Tensor) -> str:
+    """Write a tensor as nested lists, or its shape if it is large."""
     if value.numel() > 4 * FEW:
         return f"a tensor of shape {tuple(value.shape)}"
     return _format_nested(value.tolist())

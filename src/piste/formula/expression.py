@@ -41,42 +41,42 @@ __all__ = [
 
 
 def sqrt(x: Any) -> Any:
-    """The square root."""
+    """Return the square root."""
     return apply("sqrt", x)
 
 
 def exp(x: Any) -> Any:
-    """e to the power of x."""
+    """Return e to the power of x."""
     return apply("exp", x)
 
 
 def log(x: Any) -> Any:
-    """The natural logarithm."""
+    """Return the natural logarithm."""
     return apply("log", x)
 
 
 def log1p(x: Any) -> Any:
-    """log(1 + x), exact for small x."""
+    """Return log(1 + x), accurate for small x."""
     return apply("log1p", x)
 
 
 def sign(x: Any) -> Any:
-    """-1, 0 or 1; 0 of NaN, as in torch."""
+    """Return -1, 0 or 1; 0 for NaN, as in torch."""
     return apply("sign", x)
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """The larger of two; NaN where either is."""
+    """Return the larger of two; NaN where either is."""
     return apply("maximum", a, b)
 
 
 def minimum(a: Any, b: Any) -> Any:
-    """The smaller of two; NaN where either is."""
+    """Return the smaller of two; NaN where either is."""
     return apply("minimum", a, b)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """a where the condition holds, b elsewhere."""
+    """Return a where the condition holds, and b elsewhere."""
     return apply("where", condition, a, b)
 
 
@@ -119,7 +119,7 @@ def _as_argument(value: Any) -> Any:
 
 
 def _identity(argument: Any) -> Any:
-    """A key that is equal for the same argument; 0.0 and -0.0 differ, and NaN equals itself."""
+    """Return a key that is equal for the same argument; 0.0 and -0.0 differ, and NaN equals itself."""
     if isinstance(argument, Expr):
         return id(argument)
     if isinstance(argument, NamedConstant):
@@ -244,7 +244,7 @@ class Expr:
 
 
 def _binary(op: str) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
-    """The methods of a binary operator, with the operands in order and reflected."""
+    """Return the methods of a binary operator, with the operands in order and reflected."""
 
     def method(self: Any, other: Any) -> Any:
         return Expr(op, self, other) if isinstance(other, (Expr, int, float)) else NotImplemented

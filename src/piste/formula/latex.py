@@ -216,7 +216,7 @@ def _infix(symbol: str, rank: int, right: int) -> Callable[[LatexPrinter, Expr, 
 
 
 def _around(before: str, after: str, rank: int = _ATOM) -> Callable[[LatexPrinter, Expr, str], tuple[str, int]]:
-    """A form that encloses its operands."""
+    """Return a form that encloses its operands."""
 
     def form(p: LatexPrinter, node: Expr, index: str) -> tuple[str, int]:
         return f"{before}{', '.join(p(x, index) for x in node.args)}{after}", rank

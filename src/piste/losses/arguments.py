@@ -85,7 +85,7 @@ def misuse(loss: Any, called: str, reason: object) -> InvalidType:
 
 
 def _hint(name: str, signature: inspect.Signature) -> str:
-    """The help for an unknown argument."""
+    """Return the help for an unknown argument."""
     role = _ROLES.get(fold_name(name))
     if name == "from_logits":
         return "CrossEntropyLoss and BCEWithLogitsLoss take logits, NLLLoss log-probabilities, BCELoss probabilities."

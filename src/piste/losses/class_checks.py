@@ -87,7 +87,7 @@ def arrange(loss: Any, x: Tensor, y: Tensor, class_dim: int | None, check: str) 
 def _mismatch(
     loss: Any, x: Tensor, y: Tensor, dim: int, rows: torch.Size, is_whole: bool
 ) -> InvalidValue | InvalidType:
-    """The error for a target that fits neither as class indices nor as probabilities."""
+    """Return the error for a target that fits neither as class indices nor as probabilities."""
     received = f"received {y.dtype} of shape {shape_of(y)} for an input {shape_of(x)}"
     wants = f"class indices of dtype int64 and shape {tuple(rows)}"
     if loss.soft_formula:

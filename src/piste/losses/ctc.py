@@ -71,7 +71,7 @@ class CTCLoss(Loss):
     def prepare(
         cls, operands: tuple[Any, ...], check: str, *, blank: int = 0, zero_infinity: bool = False, **options: Any
     ) -> PreparedCall:
-        """Validated labels and lengths, within the bounds of torch's arrays."""
+        """Return valid labels and lengths, within the bounds of torch's arrays."""
         x, y, *lengths = operands
         check_tensors("CTCLoss", cls.arguments, (x, y))
         if x.dim() not in (2, 3) or not x.is_floating_point():
@@ -169,7 +169,7 @@ _LIMITS = {
 
 
 def _how_to_arrange(x: Tensor, samples: int) -> str:
-    """The help for log-probabilities and targets of different numbers of samples."""
+    """Return the help for log-probabilities and targets of different numbers of samples."""
     if x.dim() == 3 and x.shape[0] == samples:
         return "log_probs.transpose(0, 1), as the time is the first dimension"
     return "time is the first dimension of log_probs, and the samples are the second"

@@ -70,7 +70,7 @@ class ElementwiseLoss(Loss):
 
     @staticmethod
     def _batch_size(operands: tuple[Any, ...]) -> int | None:
-        """The denominator of "batchmean"; None without tensors, or where torch.compile may trace it as a symbol."""
+        """Return the denominator of "batchmean"; None without tensors, or where torch.compile may make it a symbol."""
         first = operands[0]
         if not isinstance(first, Tensor) or torch.compiler.is_compiling():
             return None
@@ -78,7 +78,7 @@ class ElementwiseLoss(Loss):
 
     @classmethod
     def _with_tensors(cls, operands: tuple[Any, ...], tensors: dict[str, Tensor]) -> tuple[Any, ...]:
-        """The operands and the options that are operands too; no valid operands where those do not fit."""
+        """Return the operands and the options that are operands too; no valid operands where those do not fit."""
         try:
             shape = operands[0].shape
             extras = [tensors[name].expand(shape).contiguous() for name in (*cls.extras, "weight") if name in tensors]
@@ -88,7 +88,7 @@ class ElementwiseLoss(Loss):
 
     @classmethod
     def _kernel_for(cls, settings: ValidatedSettings, tensors: dict[str, Tensor], batch: int | None) -> tuple[Any, ...]:
-        """The dispatcher for further calls with these settings and its launch arguments, or ()."""
+        """Return the dispatcher for further calls with these settings and its launch arguments, or ()."""
         mode, normalizer, _ = settings.reduction
         is_weighted = "weight" in tensors
         if (mode == "batchmean" and not batch) or isinstance(normalizer, str | Tensor) or settings.check == "nan":
@@ -102,7 +102,7 @@ class ElementwiseLoss(Loss):
 
     @classmethod
     def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:
-        """The loss in one pass; operands that are broadcast or not contiguous are copied first."""
+        """Return the loss in one pass; operands that are broadcast or not contiguous are copied first."""
         denominator = reduction.denominator(call) if reduction.mode in ("mean", "batchmean") else 1.0
         divisor = as_divisor(denominator) if isinstance(denominator, Tensor) else float(denominator)
         is_on_device = isinstance(divisor, Tensor)
@@ -170,7 +170,7 @@ class ElementwiseLoss(Loss):
 
     @classmethod
     def checks_of(cls, options: Mapping[str, Any]) -> tuple[Check, ...]:
-        """The value checks that apply under these options."""
+        """Return the value checks that apply under these options."""
         return tuple(check for check in cls.value_checks if check.applies(options))
 
     @classmethod

@@ -240,7 +240,7 @@ class TripletMarginWithDistanceLoss(TripletLoss):
 
 
 def distance(function: Callable[[Tensor, Tensor], Tensor] | None, a: Any, b: Any) -> Any:
-    """A custom distance, as a word of the formula."""
+    """Return a custom distance, as a word of the formula."""
     if isinstance(a, Tensor):
         return (function or torch.pairwise_distance)(a, b)
     return a.__words__.distance(a, b)

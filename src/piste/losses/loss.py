@@ -157,12 +157,12 @@ class Loss(TorchLoss):
 
     @classmethod
     def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:
-        """The loss of a call by a kernel, or None where no kernel applies."""
+        """Return the loss of a call by a kernel, or None where no kernel applies."""
         return None
 
     @classmethod
     def run(cls, operands: tuple[Any, ...], given: dict[str, Any]) -> Tensor:
-        """The function form: the loss of operands with options by name."""
+        """Return the function form: the loss of operands with options by name."""
         if "size_average" in given or "reduce" in given:
             flags = given.pop("size_average", None), given.pop("reduce", None)
             if flags != (None, None):
@@ -179,7 +179,7 @@ class Loss(TorchLoss):
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
-        """The loss of operands, with the options that are tensors."""
+        """Return the loss of operands, with the options that are tensors."""
         if not isinstance(operands[0], Tensor) and torch.overrides.has_torch_function(operands):
             return cls._override(operands, settings, tensors)
         return cls.compute(operands, settings.reduction, settings.check, **settings.options, **tensors)
@@ -206,7 +206,7 @@ class Loss(TorchLoss):
         )
 
     def forward(self, *operands: Any, **named_operands: Any) -> Tensor:
-        """The loss of the operands, by position or by name."""
+        """Return the loss of the operands, by position or by name."""
         cached = self.__dict__.get("_validated_settings")
         if cached is not None and operands and not named_operands:
             hit = cached[0].last_hit
@@ -243,11 +243,12 @@ class Loss(TorchLoss):
         """Return which backend computes the loss of operands like these, and the reason where it is the eager one.
 
         Args:
-            operands: the operands of a call, by position or by name; without any, those of the example in the
-                documentation of the loss, in float32 on the CPU.
+            *operands: The operands of a call; without any, those of the example in the documentation of the loss, in
+                float32 on the CPU.
+            **named_operands: Operands by name.
 
         Raises:
-            InvalidValue: as the call does.
+            InvalidValue: As the call does.
 
         Example:
             >>> import torch, piste
@@ -265,7 +266,7 @@ class Loss(TorchLoss):
         return f"{type(self).__name__}: {how}"
 
     def _bind_operands(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
-        """The operands in order; raise for one that is missing or unknown."""
+        """Return the operands in order; raise for one that is missing or unknown."""
         parameters = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in self.arguments]
         try:
             return inspect.Signature(parameters).bind(*operands, **named_operands).args
@@ -274,11 +275,11 @@ class Loss(TorchLoss):
 
     @classmethod
     def line_that_works(cls) -> str:
-        """A call to copy (after `import torch, piste`)."""
+        """Return a call to copy (after `import torch, piste`)."""
         return f"piste.losses.{cls.__name__}()({cls.example})"
 
     def extra_repr(self) -> str:
-        """The options and settings that differ from their defaults."""
+        """Return the options and settings that differ from their defaults."""
         shown = []
         for name in dict.fromkeys((*self._options, "reduction", *SETTINGS)):
             value = getattr(self, name)

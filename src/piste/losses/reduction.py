@@ -73,7 +73,7 @@ LEGACY: dict[str, Option] = {
 
 
 def reduction_option(reductions: tuple[str, ...]) -> Choice:
-    """The option `reduction` of a loss with these reductions."""
+    """Return the option `reduction` of a loss with these reductions."""
     return Choice("mean", reductions, "how the losses of the elements become one number")
 
 
@@ -109,7 +109,7 @@ class Reduction(NamedTuple):
         return total if self.empty == "zero" else total * math.nan
 
     def denominator(self, call: Any) -> Any:
-        """The denominator of the mean: the number asked for, or one of the counts of the call."""
+        """Return the denominator of the mean: the number asked for, or one of the counts of the call."""
         if self.mode == "batchmean":
             return call.batch
         by = call.denominator if self.normalizer is None else self.normalizer
@@ -128,7 +128,7 @@ class Reduction(NamedTuple):
 def make_reduction(
     loss: str, reductions: tuple[str, ...], reduction: Any, check: Any, normalizer: Any, empty: Any
 ) -> Reduction:
-    """The validated reduction of a loss."""
+    """Return the validated reduction of a loss."""
     try:
         reduction_option(reductions).check("reduction", reduction)
         SETTINGS["check"].check("check", check)
@@ -145,7 +145,7 @@ def make_reduction(
 
 
 def reduction_of_flags(size_average: Any, reduce: Any, stacklevel: int) -> str:
-    """The reduction that torch's old pair of flags stands for, with a warning at the caller's line."""
+    """Return the reduction that torch's old pair of flags stands for, with a warning at the caller's line."""
     mode = "none" if reduce is False else "sum" if size_average is False else "mean"
     message = f'size_average and reduce are deprecated in torch; write reduction="{mode}"'
     warnings.warn(message, stacklevel=stacklevel)

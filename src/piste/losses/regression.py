@@ -116,7 +116,7 @@ class SmoothL1Loss(ElementwiseLoss):
 
     @classmethod
     def notes(cls, *, beta: float = 1.0, **options: Any) -> list[str]:
-        """The relation to Huber."""
+        """Return the relation to Huber."""
         if beta == 0:
             return ["SmoothL1Loss with beta = 0 is L1Loss."]
         return [
@@ -165,7 +165,7 @@ class HuberLoss(ElementwiseLoss):
 
     @classmethod
     def notes(cls, *, delta: float = 1.0, **options: Any) -> list[str]:
-        """The relation to SmoothL1."""
+        """Return the relation to SmoothL1."""
         return [
             f"SmoothL1Loss(beta={delta:g}) has the same branches and is this loss divided by delta = {delta:g}: its "
             "linear part always has slope 1, where that of HuberLoss has the slope delta."

@@ -126,7 +126,7 @@ def check_same_device(loss: str, names: Sequence[str], operands: Sequence[Tensor
 
 
 def shape_of(tensor: Tensor) -> str:
-    """A shape as a plain tuple."""
+    """Return a shape as a plain tuple."""
     return str(tuple(tensor.shape))
 
 
@@ -174,7 +174,7 @@ def is_readable(operands: Sequence[Any]) -> bool:
 
 
 def first_violation(values: Tensor, fails: Tensor) -> str | None:
-    """The first value where `fails` holds, as `describe_violation` shows it; None if there is none."""
+    """Return the first value where `fails` holds, as `describe_violation` shows it; None if there is none."""
     violation = find_violation(values, fails)
     return None if violation is None else describe_violation(violation)
 
@@ -209,7 +209,7 @@ def _placed(value: float, flat: int, shape: Sequence[int]) -> str:
 
 
 def unravel_index(flat: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """The index of the element at position `flat` of a contiguous tensor of a shape."""
+    """Return the index of the element at position `flat` of a contiguous tensor of a shape."""
     index = []
     for extent in reversed(shape):
         flat, i = divmod(flat, extent)
@@ -225,7 +225,7 @@ def check_nan(loss: str, argument: str, operand: Tensor) -> None:
 
 
 def broadcast_weight(loss: str, option: str, weight: Tensor, like: Tensor) -> Tensor:
-    """A weight as a factor of the elements of `like`; raise if it can't be broadcast to them."""
+    """Return a weight as a factor of the elements of `like`; raise if it can't be broadcast to them."""
     try:
         fits = torch.broadcast_shapes(weight.shape, like.shape) == like.shape
     except RuntimeError:

@@ -122,7 +122,7 @@ class AdaptiveLogSoftmaxWithLoss(_CheckedModule, torch.nn.AdaptiveLogSoftmaxWith
     reductions = ("mean",)
 
     def forward(self, input: Tensor, target: Tensor) -> Any:
-        """The log-probability of each target, and their mean loss."""
+        """Return the log-probability of each target, and their mean loss."""
         name = "AdaptiveLogSoftmaxWithLoss"
         reduction = make_reduction(name, self.reductions, "mean", self.check, self.normalizer, self.empty)
         _check_operands(name, self.in_features, input, target)
@@ -167,7 +167,7 @@ class _Linear(CrossEntropyLoss):
 
     @classmethod
     def line_that_works(cls) -> str:
-        """A call to copy."""
+        """Return a call to copy."""
         return "piste.losses.LinearCrossEntropyLoss(4, 3)(torch.randn(2, 4), torch.tensor([0, 2]))"
 
 
@@ -202,7 +202,7 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
         reductions = _Linear.reductions
 
         def forward(self, input: Tensor, target: Tensor) -> Tensor:
-            """The loss of the rows of `input` against `target`."""
+            """Return the loss of the rows of `input` against `target`."""
             places = (self.num_classes, *self.out_features)
             bias = self.linear.bias
             return linear_cross_entropy(
@@ -249,7 +249,7 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
         empty: str = "nan",
         **options: Any,
     ) -> Tensor:
-        """The function form of `LinearCrossEntropyLoss`; `options` are those of torch's function."""
+        """Return the function form of `LinearCrossEntropyLoss`; `options` are those of torch's function."""
         name = "LinearCrossEntropyLoss"
         how = make_reduction(name, _Linear.reductions, reduction, check, normalizer, empty)
         check_tensors(name, ("input", "linear_weight", "target"), (input, linear_weight, target))

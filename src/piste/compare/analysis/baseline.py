@@ -11,7 +11,7 @@ from ..metrics import METRICS, Metric
 
 
 def find_baseline(metric: Metric, targets: torch.Tensor) -> tuple[float, str]:
-    """The best metric that a constant prediction reaches on the validation set.
+    """Return the best metric that a constant prediction reaches on the validation set.
 
     The constant is taken from the validation targets themselves, so no model that ignores its input exceeds it.
 
@@ -37,7 +37,7 @@ def find_baseline(metric: Metric, targets: torch.Tensor) -> tuple[float, str]:
 
 
 def _constants(targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, str]]:
-    """Outputs (1, ...) that do not depend on the input, for every form of target that the metrics take."""
+    """Yield outputs (1, ...) that do not depend on the input, for every form of target that the metrics take."""
     if not targets.is_floating_point():
         known = targets[targets >= 0].flatten()
         if len(known):

@@ -59,7 +59,7 @@ class Change:
 
 
 def find_changes(before: Side, after: Side, higher_is_better: bool, practical: float) -> tuple[list[Change], bool]:
-    """The change of every candidate, and whether results were paired by seed and validation example.
+    """Return the change of every candidate, and whether results were paired by seed and validation example.
 
     They are paired where both sides judge by the same examples and share two seeds. Otherwise both sides are
     independent samples of seeds and examples.
@@ -108,7 +108,7 @@ def _judge(
 
 
 def _paired(before: Side, after: Side, name: str, seeds: Sequence[int]) -> tuple[float, Spread]:
-    """The mean difference over shared seeds, and its spread over new seeds and new examples."""
+    """Return the mean difference over shared seeds, and its spread over new seeds and new examples."""
     runs = {
         key: [next(r for r in side.runs[name] if r.seed == seed) for seed in seeds]
         for key, side in (("before", before), ("after", after))
@@ -120,7 +120,7 @@ def _paired(before: Side, after: Side, name: str, seeds: Sequence[int]) -> tuple
 
 
 def _independent(before: Side, after: Side, change: Change) -> tuple[float, Spread]:
-    """The difference of two means over seeds and examples of their own, with Welch's degrees of freedom."""
+    """Return the difference of two means over seeds and examples of their own, with Welch's degrees of freedom."""
     old, new = (_spread_of_mean(side, change.name) for side in (before, after))
     total = old.seeds + new.seeds
     df = np.minimum(old.seed_df, new.seed_df)
@@ -143,7 +143,7 @@ def _join(spreads: Sequence[Spread]) -> Spread:
 
 
 def _scores(runs: Sequence[Result], finish: Callable[[float], float]) -> Array | None:
-    """The contribution of every example to each run's metric, (J, n); None where scores do not give the metric."""
+    """Return the contributions (J, n) of examples to the metrics of runs; None where scores do not give the metric."""
     counts = {len(r.scores) for r in runs}
     if len(counts) != 1 or max(counts) < 2:
         return None
@@ -154,19 +154,19 @@ def _scores(runs: Sequence[Result], finish: Callable[[float], float]) -> Array |
 
 
 def _known(scores: Mapping[str, Array | None]) -> dict[str, Array]:
-    """The scores, or none if one side has none or another number of them."""
+    """Return the scores, or none if one side has none or another number of them."""
     known = {key: part for key, part in scores.items() if part is not None}
     return known if len(known) == len(scores) and len({part.shape for part in known.values()}) == 1 else {}
 
 
 def _shared_seeds(before: Side, after: Side, names: Sequence[str]) -> list[int]:
-    """The seeds with which every one of the candidates ran on both sides."""
+    """Return the seeds with which every one of the candidates ran on both sides."""
     found = [{r.seed for r in side.runs[name]} for side in (before, after) for name in names]
     return sorted(set.intersection(*found)) if found else []
 
 
 def _ends(runs: Sequence[Result]) -> list[float]:
-    """The final metric of every run, or none if a run did not finish."""
+    """Return the final metric of every run, or none if a run did not finish."""
     return [] if any(r.diverged or not r.metrics for r in runs) else [r.metrics[-1] for r in runs]
 
 

@@ -45,25 +45,25 @@ class Evidence:
         return self.seeds > 1 and (bool(self.scores) or not self.seeds_change_nothing)
 
     def standard_error(self, name: str) -> float:
-        """The standard error of one run's metric over validation examples; NaN if it is unknown."""
+        """Return the standard error of one run's metric over validation examples; NaN if it is unknown."""
         if name not in self.scores or self.scores[name].shape[1] < 2:
             return math.nan
         scores = self.scores[name]
         return float(np.sqrt(scores.var(1, ddof=1).mean() / self._size(scores.shape[1])))
 
     def _size(self, kept: int) -> int:
-        """The number of examples behind `kept` scores, more if they are a sample of a large validation set."""
+        """Return the number of examples behind `kept` scores, more if they are a sample of a large validation set."""
         from ..training.example_scores import MAX_SCORES
 
         return max(self.count, kept) if kept == MAX_SCORES else kept
 
     def spread_of_means(self) -> Spread:
-        """The spread of every candidate's mean."""
+        """Return the spread of every candidate's mean."""
         scores = np.stack(list(self.scores.values())) if self.scores else None
         return self._spread(np.stack(list(self.values.values())), scores)
 
     def spread_of_differences(self, best: str, others: list[str]) -> Spread:
-        """The spread of the differences between the best and the others."""
+        """Return the spread of the differences between the best and the others."""
         values = np.stack([np.asarray(self.values[best]) - self.values[name] for name in others])
         scores = np.stack([self.scores[best] - self.scores[name] for name in others]) if self.scores else None
         return moderate(self._spread(values, scores))
@@ -77,7 +77,7 @@ class Evidence:
 
 
 def compare_with_best(evidence: Evidence, higher_is_better: bool, practical: float) -> tuple[str, list[Difference]]:
-    """The candidate with the best mean, and the difference of every other to it.
+    """Return the candidate with the best mean, and the difference of every other to it.
 
     At most LEVEL of comparisons show a difference between equals, or leave out a truly best candidate.
 
@@ -119,7 +119,7 @@ def compare_with_best(evidence: Evidence, higher_is_better: bool, practical: flo
 def _enough(
     spread: Spread, level: float, found: Difference, practical: float, evidence: Evidence
 ) -> tuple[int | None, int | None]:
-    """The number of seeds, or of examples, that would decide if the observed difference is the true one."""
+    """Return the number of seeds, or of examples, that would decide if the observed difference is the true one."""
 
     def first(multiples: Array, larger: Spread) -> float | None:
         half = larger.half_widths(level)

@@ -13,7 +13,7 @@ GOOD_LR_TOLERANCE = 0.1
 
 
 def good_lr_decades(trials: Sequence[Result], higher_is_better: bool) -> float:
-    """The width of the range of good learning rates in decades; the median over the searches.
+    """Return the width of the range of good learning rates in decades; the median over the searches.
 
     The range extends from the lowest to the highest rate around the best one without a worse rate in between, among
     trials with the same other options as the best. NaN if no trial finished.

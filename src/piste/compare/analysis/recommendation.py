@@ -95,7 +95,7 @@ def _cheapest(cost: Callable[[Row], float]) -> Filter:
 
 
 def code_to_paste(row: Row, known: Sequence[str], *, trains_loss: bool = False, loop: Loop = PLAIN) -> str:
-    """The line of code that constructs the optimizer of `row`, and those of its loop.
+    """Return the line of code that constructs the optimizer of `row`, and those of its loop.
 
     Args:
         row: The recommended row.

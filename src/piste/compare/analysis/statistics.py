@@ -52,7 +52,7 @@ class Spread:
         return widths
 
     def p_values(self, means: Array) -> Array:
-        """The level at which the interval of each mean just reaches zero, by bisection; 1 for a mean of zero."""
+        """Return the level at which the interval of each mean just reaches zero, by bisection; 1 for a mean of zero."""
         size, low, high = np.abs(means), np.full(len(means), math.log(MIN_LEVEL)), np.zeros(len(means))
         for _ in range(40):
             middle = (low + high) / 2
@@ -66,7 +66,7 @@ class Spread:
 
 
 def estimate_spread(values: Array, scores: Array | None, examples: Array | None = None) -> Spread:
-    """The spread of the means of `values` over seeds.
+    """Return the spread of the means of `values` over seeds.
 
     Args:
         values: The result with each seed, (m, J), J of two or more.
@@ -121,7 +121,7 @@ def moderate(spread: Spread) -> Spread:
 
 
 def _inverse_trigamma(value: float) -> float:
-    """The x with trigamma(x) = value, by Newton's method."""
+    """Return the x with trigamma(x) = value, by Newton's method."""
     from scipy.special import polygamma
 
     x = 0.5 + 1 / value
@@ -135,7 +135,7 @@ def _inverse_trigamma(value: float) -> float:
 
 
 def contributions(scores: Array, finish: Callable[[float], float]) -> Array:
-    """The contribution of each score to `finish` of their mean, whose mean is that result (the delta method).
+    """Return the contribution of each score to `finish` of their mean, whose mean is that result (the delta method).
 
     The square root of a mean squared error, for instance, is no mean, but varies over examples as the mean of its
     contributions does.
@@ -172,7 +172,7 @@ def step_down(p_values: Array) -> Array:
 
 
 def step_levels(p_values: Array, level: float) -> Array:
-    """The level of each difference's interval: that of the step in which it left, or of the last step."""
+    """Return the level of each difference's interval: that of the step in which it left, or of the last step."""
     corrected = step_down(p_values)
     order = np.argsort(p_values, kind="stable")
     remaining = np.arange(len(p_values) + 1, 1, -1)

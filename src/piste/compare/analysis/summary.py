@@ -32,7 +32,7 @@ TARGET_SHARE = 0.9
 def summarize(
     plan: Plan, runs: Runs, interrupted: str = "", left_out: str = "", practical: float | None = None
 ) -> Summary:
-    """The rows and the verdict of the runs so far.
+    """Return the rows and the verdict of the runs so far.
 
     Args:
         plan: The plan.
@@ -81,7 +81,7 @@ def summarize(
 
 
 def _identify(targets: torch.Tensor) -> dict[str, Any]:
-    """The number of validation examples, and a hash of their targets; no hash if the targets are unknown."""
+    """Return the number of validation examples, and a hash of their targets; no hash if the targets are unknown."""
     if targets.is_floating_point() and bool(targets.isnan().all()):
         return {"examples": len(targets), "targets": ""}
     found = hashlib.sha256(f"{tuple(targets.shape)} {targets.dtype}".encode())
@@ -99,7 +99,7 @@ def _evidence(plan: Plan, names: Sequence[str], results: Sequence[Result]) -> Ev
 
 
 def _contributions(by_name: Mapping[str, Sequence[Result]], metric: Metric) -> dict[str, Array]:
-    """The contribution of every example to the metric; empty unless all runs have the same number of scores."""
+    """Return the contribution of every example to the metric; empty unless all runs have the same number of scores."""
     counts = {len(r.scores) for runs in by_name.values() for r in runs}
     if len(counts) != 1 or counts == {0}:
         return {}
@@ -107,7 +107,7 @@ def _contributions(by_name: Mapping[str, Sequence[Result]], metric: Metric) -> d
 
 
 def _judged_with(row: Row, results: Sequence[Result], plan: Plan) -> str:
-    """A sentence on the learning rate of the line to paste, where the seeds found different rates."""
+    """Return a sentence on the learning rate of the line to paste, where the seeds found different rates."""
     own = [r for r in results if r.candidate == row.name]
     if len({r.lr for r in own}) < 2:
         return ""
@@ -183,7 +183,7 @@ def _row(candidate: Candidate, results: Sequence[Result], target: float, plan: P
 
 
 def _judged_rate(runs: Sequence[Result], higher_is_better: bool) -> float | None:
-    """The median of the runs' learning rates; of two in the middle the one with the better result."""
+    """Return the median of the runs' learning rates; of two in the middle the one with the better result."""
     known = sorted((r for r in runs if r.lr is not None), key=lambda r: r.lr or 0.0)
     if not known:
         return None

@@ -22,7 +22,7 @@ def decide(
     searched: bool = False,
     at_defaults: bool = False,
 ) -> Verdict:
-    """The verdict over the candidates that finished with every seed.
+    """Return the verdict over the candidates that finished with every seed.
 
     Args:
         evidence: Their results.
@@ -136,7 +136,7 @@ def _limits(
 
 
 def _needed(differences: Sequence[Difference]) -> str:
-    """The seeds or examples that would decide each undecided difference, if it is as large as observed."""
+    """Return the seeds or examples that would decide each undecided difference, if it is as large as observed."""
     parts, without = [], []
     for d in (d for d in differences if d.outcome == "undecided"):
         ways = [f"{d.seeds} seeds"] * (d.seeds is not None)
@@ -151,7 +151,7 @@ def _needed(differences: Sequence[Difference]) -> str:
 
 
 def _rounded(count: int) -> str:
-    """A count with two significant digits."""
+    """Return a count with two significant digits."""
     digits = max(len(str(count)) - 2, 0)
     return f"{math.ceil(count / 10**digits) * 10**digits:,}"
 

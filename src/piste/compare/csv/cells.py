@@ -13,11 +13,12 @@ MISSING = {"", "?", "-", "--", "–", "—", ".", "na", "n/a", "n.a.", "<na>", "
 
 
 def is_missing(cell: str) -> bool:
+    """Return whether a cell stands for a missing value."""
     return cell.lower() in MISSING
 
 
 def clean_cell(cell: str) -> str:
-    """The cell in one line, without spaces around it."""
+    """Return the cell in one line, without spaces around it."""
     return (" ".join(cell.splitlines()) if "\n" in cell or "\r" in cell else cell).strip()
 
 
@@ -66,5 +67,5 @@ class Cells:
         return np.bincount(self.codes, minlength=len(self.texts))
 
     def first_row(self, code: int) -> int:
-        """The first row that holds the distinct text with this index."""
+        """Return the first row that holds the distinct text with this index."""
         return int(np.argmax(self.codes == code))

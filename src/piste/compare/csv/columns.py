@@ -85,7 +85,7 @@ def is_numeric(cells: Cells, numbers: NumberColumn, rows: np.ndarray) -> bool:
 
 
 def code_kind(name: str, cells: Cells, numbers: NumberColumn) -> str:
-    """ "postal codes", "identifiers" or "codes" for whole numbers whose size means nothing; "" for other columns."""
+    """Return "postal codes", "identifiers" or "codes" for whole numbers without a meaning of size, or ""."""
     present = [text for text, none in zip(cells.texts, cells.missing_texts, strict=True) if not none]
     if not present or not all(text.isdigit() for text in present):
         return ""
@@ -98,7 +98,7 @@ def code_kind(name: str, cells: Cells, numbers: NumberColumn) -> str:
 
 
 def find_sentinels(values: np.ndarray) -> list[float]:
-    """The numbers such as -999 that occur twice or more and lie further from all others than these lie apart."""
+    """Return the numbers such as -999 that occur twice or more and lie further from all others than these lie apart."""
     known = values[~np.isnan(values)]
     found = []
     for sentinel in SENTINELS:
@@ -112,7 +112,7 @@ def find_sentinels(values: np.ndarray) -> list[float]:
 
 
 def sentinel_note(name: str, values: np.ndarray, sentinels: list[float]) -> str:
-    """A sentence on the numbers that count as missing."""
+    """Return a sentence on the numbers that count as missing."""
     counts = ", ".join(f"{s:g} in {plural(int((values == s).sum()), 'row')}" for s in sentinels)
     rest = values[~np.isnan(values) & ~np.isin(values, sentinels)]
     return f"`{name}` is {counts}, far from all other numbers ({rest.min():g} to {rest.max():g}): counted as missing."

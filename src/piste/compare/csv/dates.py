@@ -41,7 +41,7 @@ _EPOCH = datetime.datetime(1970, 1, 1)
 
 
 def read_date(text: str, format: str) -> float | None:
-    """The days from 1 January 1970 to the date in `text`, with the time of day as a fraction; None if it is no date."""
+    """Return the days from 1 January 1970 to the date and time in `text`; None if it is no date."""
     match = _PATTERNS[format].fullmatch(text)
     if match is None:
         return None
@@ -74,7 +74,7 @@ def _zone_days(zone: str | None) -> float:
 
 
 def date_values(cells: Cells, format: str) -> np.ndarray:
-    """The days since 1970 in each distinct text; NaN where there is no date."""
+    """Return the days since 1970 in each distinct text; NaN where there is no date."""
     if format not in cells.memo:
         found = [
             None if none else read_date(t, format) for t, none in zip(cells.texts, cells.missing_texts, strict=True)
@@ -84,7 +84,7 @@ def date_values(cells: Cells, format: str) -> np.ndarray:
 
 
 def find_date_formats(cells: Cells) -> list[str]:
-    """The formats in which the cells are dates; two where day and month can't be told apart."""
+    """Return the formats in which the cells are dates; two where day and month can't be told apart."""
     present = np.flatnonzero(~cells.missing_texts)
     texts, counts = [cells.texts[i] for i in present], cells.counts[present]
     found: list[str] = []
@@ -111,7 +111,7 @@ def find_date_formats(cells: Cells) -> list[str]:
 
 
 def describe_date(days: float) -> str:
-    """The date in words, such as "Tuesday 2024-03-05"."""
+    """Return the date in words, such as "Tuesday 2024-03-05"."""
     moment = _EPOCH + datetime.timedelta(days=days)
     weekday = _WEEKDAYS[moment.weekday()]
     time = "" if moment.time() == datetime.time(0) else f" {moment:%H:%M}"

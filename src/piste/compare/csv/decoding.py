@@ -127,7 +127,7 @@ def _utf16(data: bytes) -> str | None:
 
 
 def _suggest(data: bytes) -> str | None:
-    """The encoding whose frequent characters cover most of the bytes beyond ASCII; None if none covers enough.
+    """Return the encoding whose frequent characters cover most of the bytes beyond ASCII; None if none covers enough.
 
     Recognised by the bytes of a table, which are too few for the statistics of languages.
     """

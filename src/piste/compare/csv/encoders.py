@@ -32,11 +32,11 @@ class Encoder(ABC):
         """All inputs of each distinct text (texts, inputs)."""
 
     def encode(self, cells: Cells) -> np.ndarray:
-        """The kept inputs of each row (rows, inputs)."""
+        """Return the kept inputs of each row (rows, inputs)."""
         return self.encode_texts(cells)[:, self.kept][cells.codes]
 
     def strays(self, cells: Cells) -> np.ndarray:
-        """The distinct texts that are neither missing nor of the kind of this column, and count as missing."""
+        """Return the distinct texts that are neither missing nor of the kind of this column, and count as missing."""
         return np.zeros(len(cells.texts), bool)
 
     def keep_varying(self, cells: Cells, train: np.ndarray) -> bool:
@@ -65,7 +65,7 @@ class NumberEncoder(Encoder):
     deviation: float = 1.0
 
     def values(self, cells: Cells) -> np.ndarray:
-        """The number in each distinct text; NaN where there is none."""
+        """Return the number in each distinct text; NaN where there is none."""
         values = number_values(cells, self.convention, self.unit)
         return np.where(np.isin(values, self.missing), np.nan, values) if self.missing else values
 
@@ -86,8 +86,10 @@ class NumberEncoder(Encoder):
 
 @dataclass
 class DateEncoder(Encoder):
-    """Elapsed days and year in standard deviations; month, day of the week and time of day on circles; and whether the
-    date is missing, with the median date in its place."""
+    """Inputs of a date: days and year in standard deviations; month, weekday and time of day on circles; missing.
+
+    A missing date is replaced by the median date.
+    """
 
     kind = "date"
     format: str = "year-month-day"
@@ -96,7 +98,7 @@ class DateEncoder(Encoder):
     deviations: list[float] = field(default_factory=list)
 
     def days(self, cells: Cells) -> np.ndarray:
-        """The days since 1970 in each distinct text; NaN where there is no date."""
+        """Return the days since 1970 in each distinct text; NaN where there is no date."""
         return date_values(cells, self.format)
 
     def fit(self, cells: Cells, train: np.ndarray) -> None:

@@ -94,7 +94,7 @@ def read_layout(text: str, path: Path) -> Layout:
 
 
 def find_delimiter(text: str) -> str:
-    """The delimiter that first occurs equally often in consecutive lines; else the most frequent in the first line.
+    """Return the first delimiter with the same count in consecutive lines, or the most frequent one in the first line.
 
     Spaces separate cells only where no other delimiter occurs.
     """
@@ -115,7 +115,7 @@ def find_delimiter(text: str) -> str:
 
 
 def _read_rows(body: str, delimiter: str, first: int, path: Path) -> tuple[list[list[str]], list[int]]:
-    """The cells of each row that isn't blank, and the line on which it ends."""
+    """Return the cells of each row that isn't blank, and the line on which it ends."""
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     rows, lines = [], []
     try:
@@ -133,7 +133,7 @@ def _read_rows(body: str, delimiter: str, first: int, path: Path) -> tuple[list[
 
 
 def _names_in_comment(comments: str, row: Sequence[str], delimiter: str) -> list[str] | None:
-    """The names in the last comment line, as numpy.savetxt writes them; None if the first row holds the names."""
+    """Return the names in the last comment line (of numpy.savetxt); None if the first row holds the names."""
     if not any(_is_number(cell) for cell in row):
         return None
     written = [line.strip() for line in comments.splitlines() if line.strip()]
@@ -147,7 +147,7 @@ def _names_in_comment(comments: str, row: Sequence[str], delimiter: str) -> list
 
 
 def _find_names(rows: Sequence[Sequence[str]]) -> int:
-    """The index of the row of names: the first one, or the one below a preamble of narrower lines."""
+    """Return the index of the row of names: the first one, or the one below a preamble of narrower lines."""
     width, at = len(rows[-1]), len(rows) - 1
     while at and len(rows[at - 1]) == width:
         at -= 1

@@ -68,7 +68,7 @@ class NumberCell(NamedTuple):
 
 
 def parse_number_cell(text: str) -> NumberCell | None:
-    """The parts of a number in a cell; None if the cell holds none."""
+    """Return the parts of a number in a cell; None if the cell holds none."""
     if not text.isascii():
         text = text.translate(_PLAIN_CHARACTERS)
         text = "".join(str(int(c)) if c.isdecimal() else c for c in text)

@@ -46,7 +46,7 @@ class NumberColumn:
 
 
 def number_values(cells: Cells, convention: Convention, unit: str = "") -> np.ndarray:
-    """The number in each distinct text, in one convention and unit; NaN where there is none."""
+    """Return the number in each distinct text, in one convention and unit; NaN where there is none."""
     key = convention, unit
     if key not in cells.memo:
         read = [
@@ -168,7 +168,7 @@ def _shows_separator(bodies: Sequence[str]) -> bool:
 
 
 def _consistent(fitting: list[Convention], bodies: Sequence[str]) -> list[Convention]:
-    """The conventions that one formatter could have written; all of them if none could.
+    """Return the conventions that one formatter could have written; all of them if none could.
 
     Both signs fit only if each separator stands once, before exactly three digits. A formatter that groups digits
     groups all long numbers. One with decimals either writes the same number of them everywhere or drops zeros.

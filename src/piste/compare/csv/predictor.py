@@ -35,7 +35,7 @@ MODEL, DESCRIPTION, PREDICTIONS = "model.pt", "model.json", "predictions.csv"
 
 @dataclass
 class Predictor:
-    """A model that was fitted to a table, with everything that turns a row into its inputs.
+    r"""A model that was fitted to a table, with everything that turns a row into its inputs.
 
     Attributes:
         model: The model.
@@ -51,11 +51,11 @@ class Predictor:
         >>> import pathlib, tempfile
         >>> from piste.compare import Predictor, compare_task, table
         >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> _ = (folder / "lines.csv").write_text("x,y\\n" + "".join(f"{i % 8},{i % 8 // 4}\\n" for i in range(80)))
+        >>> _ = (folder / "lines.csv").write_text("x,y\n" + "".join(f"{i % 8},{i % 8 // 4}\n" for i in range(80)))
         >>> task = table(folder / "lines.csv", column="y", kind="classes")
         >>> found = compare_task(task, optimizers="Adam", lr=0.05, seeds=1, progress=False)
         >>> _ = Predictor.fit(task, found).save(folder / "model")
-        >>> _ = (folder / "new.csv").write_text("x\\n0\\n7\\n")
+        >>> _ = (folder / "new.csv").write_text("x\n0\n7\n")
         >>> Predictor.load(folder / "model").predict(folder / "new.csv")
         ['0', '1']
     """
@@ -212,7 +212,7 @@ class Predictor:
 
 
 def _median_run(comparison: Comparison) -> Result:
-    """The run of the recommended candidate whose metric is the median over seeds (the lower one of two)."""
+    """Return the run of the recommended candidate whose metric is the median over seeds (the lower one of two)."""
     row = next((row for row in comparison.rows if row.name == comparison.verdict.recommended), None)
     if row is None and len(comparison.rows) == 1 and not comparison.rows[0].diverged:
         row = comparison.rows[0]

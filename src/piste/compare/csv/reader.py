@@ -46,7 +46,7 @@ class Table:
         return len(self.lines)
 
     def place(self, row: int) -> str:
-        """The line of a row, such as "line 2 of data.csv"."""
+        """Return the line of a row, such as "line 2 of data.csv"."""
         below = self.n_train is not None and row >= self.n_train
         return f"line {self.lines[row]} of {self.validation_path if below else self.path}"
 
@@ -67,12 +67,12 @@ class Table:
             )
 
     def without(self, names: Collection[str]) -> Table:
-        """This table without the columns of these names."""
+        """Return this table without the columns of these names."""
         kept = [i for i, name in enumerate(self.names) if name not in names]
         return replace(self, names=[self.names[i] for i in kept], columns=[self.columns[i] for i in kept])
 
     def with_validation(self, other: Table) -> Table:
-        """This table with the rows of a validation file below its own.
+        """Return this table with the rows of a validation file below its own.
 
         Raises:
             InvalidValue: A column is missing in the validation file.

@@ -61,7 +61,7 @@ class Objective:
 
 
 def find_column(table: Table, column: str | None, argument: str = "column") -> int:
-    """The index of a column, by its name."""
+    """Return the index of a column, by its name."""
     if column is None:
         known = ", ".join(f"`{name}`" for name in table.names)
         raise InvalidValue(f"which column of {table.path} is to be predicted? Give --target, one of {known}.")

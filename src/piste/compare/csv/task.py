@@ -61,7 +61,7 @@ def table(
     decimal: str | None = None,
     encoding: str | None = None,
 ) -> TableTask:
-    """The task of predicting one column of a .csv or .tsv file from the others, as `piste compare data.csv` does it.
+    r"""Return the task of predicting one column of a .csv or .tsv file, as `piste compare data.csv` does.
 
     The first line holds the names. Text, or a few different whole numbers, are classes, judged by accuracy; other
     numbers are predicted by regression, judged by the root mean square error in their own units. A quarter of the
@@ -91,7 +91,7 @@ def table(
     Example:
         >>> import pathlib, tempfile
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "lines.csv"
-        >>> _ = file.write_text("x,y\\n" + "".join(f"{i % 7},{i % 7 + i / 10}\\n" for i in range(40)))
+        >>> _ = file.write_text("x,y\n" + "".join(f"{i % 7},{i % 7 + i / 10}\n" for i in range(40)))
         >>> print(table(file, column="y").about)
         `y` as a number, from `x`: 30 training rows, 10 validation rows. Predicting the mean gives an rmse of 1.68.
     """
@@ -145,7 +145,7 @@ def table(
 
 
 def make_model(inputs: int, outputs: int, rows: int) -> nn.Module:
-    """A perceptron as wide as the root of the number of rows, between 8 and 128."""
+    """Return a perceptron as wide as the root of the number of rows, between 8 and 128."""
     width = int(np.clip(rows**0.5, 8, 128))
     layers: list[nn.Module] = [nn.Linear(inputs, width), nn.ReLU()]
     if rows >= TWO_LAYERS_FROM:
@@ -161,7 +161,7 @@ def _names(drop: str | Sequence[str]) -> list[str]:
 
 
 def _fit_columns(found: Table, target: Target, split: Split, left_out: dict[str, str]) -> dict[str, Column]:
-    """The columns except the target, by name; `left_out` gives the reasons for those that are no inputs."""
+    """Return the columns except the target, by name; `left_out` gives the reasons for those that are no inputs."""
     train = target.rows[split.train]
     fitted = {
         name: fit_column(found, i, target.rows, train)
@@ -172,7 +172,7 @@ def _fit_columns(found: Table, target: Target, split: Split, left_out: dict[str,
 
 
 def encode(found: Table, encoders: Sequence[Encoder]) -> np.ndarray:
-    """The inputs of each row (rows, inputs)."""
+    """Return the inputs of each row (rows, inputs)."""
     return np.concatenate([encoder.encode(found.columns[found.names.index(encoder.name)]) for encoder in encoders], 1)
 
 

@@ -49,7 +49,7 @@ class Job:
         return f"{self.candidate}{lr}{f', {format_options(self.options)}' * bool(self.options)}, seed {self.seed}"
 
     def failed(self, plan: Plan, note: str) -> Result:
-        """The result of a run that an exception or the end of its process stopped."""
+        """Return the result of a run that an exception or the end of its process stopped."""
         candidate = next(c for c in plan.candidates if c.name == self.candidate)
         return Result(
             candidate.name, candidate.optimizer, candidate.loss, self.seed, self.lr, "failed", note, self.role,
@@ -117,7 +117,7 @@ class Executor:
 
 
 def pickle_plan(plan: Plan) -> bytes:
-    """The plan as bytes for another process. Modules of task files are pickled by value, since imports don't find them.
+    """Pickle the plan for another process. Modules of task files are pickled by value, since imports don't find them.
 
     Raises:
         InvalidValue: If the model or the data can't be pickled.
@@ -140,7 +140,7 @@ def pickle_plan(plan: Plan) -> bytes:
 
 
 def describe_loss(reason: str) -> str:
-    """The note of a job whose process ended repeatedly."""
+    """Return the note of a job whose process ended repeatedly."""
     return (
         f"the process that ran it ended {MAX_RETRIES + 1} times ({reason}). "
         f"Help: if memory ran out, run fewer at a time with --jobs (jobs=)."

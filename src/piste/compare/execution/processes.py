@@ -108,7 +108,7 @@ class _Worker:
 
 
 def worker_main() -> None:
-    """The main function of a worker process: run jobs until the parent closes the pipe."""
+    """Run jobs in a worker process until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # prints of a model must not mix with the messages

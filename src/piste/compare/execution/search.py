@@ -26,7 +26,7 @@ search with more trials goes on from one with fewer."""
 
 
 def search(plan: Plan, candidate: Candidate, number: int, trials: list[Result]) -> Generator[Job, Result, Candidate]:
-    """Yields a job for each trial, takes its result, and returns the candidate with the best configuration.
+    """Yield a job for each trial, take its result, and return the candidate with the best configuration.
 
     A trial is pruned when its best metric falls below the median of the earlier trials at the same step; no candidate
     gets more than `plan.trials` trials of `plan.steps` steps. The best configuration is chosen among finished trials;
@@ -66,7 +66,7 @@ def search(plan: Plan, candidate: Candidate, number: int, trials: list[Result]) 
 
 
 def pruning_thresholds(steps: int, trials: Sequence[Result]) -> dict[int, float]:
-    """The median metric of the finished trials, by step.
+    """Return the median metric of the finished trials, by step.
 
     Empty before MIN_TRIALS_BEFORE_PRUNING trials have finished; without the first quarter and the end of the run.
     """
@@ -117,6 +117,6 @@ def _suggest(
 
 
 def _as_optuna_params(candidate: Candidate, lr: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as Optuna stores it: each option by the index of its value."""
+    """Return a configuration as Optuna stores it: each option by the index of its value."""
     indices = {name: values.index(options.get(name, values[0])) for name, values in candidate.search_space.items()}
     return indices if lr is None else {**indices, "lr": lr}

@@ -10,7 +10,7 @@ from .processes import ProcessExecutor
 
 
 def select_executor(plan: Plan, jobs: int, ray: str | None, on_evaluate: ProgressCallback) -> Executor:
-    """The executor for this process, for `jobs` processes on this machine, or for a Ray cluster.
+    """Return the executor for this process, for `jobs` processes on this machine, or for a Ray cluster.
 
     Raises:
         InvalidValue: If both `jobs` and `ray` are given, or `jobs` is less than 1.

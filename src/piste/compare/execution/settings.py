@@ -10,7 +10,7 @@ _EXTENSIBLE = ("seeds", "trials", "candidates", "fingerprint", "epochs")
 
 
 def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What makes two comparisons different, in words; empty if the second one uses or extends the runs of the first."""
+    """Describe the differences of two comparisons; empty if the second one uses or extends the runs of the first."""
     parts = [
         f"{key} was {before.get(key)}, now {now.get(key)}"
         for key in dict.fromkeys([*before, *now])
@@ -29,7 +29,7 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> st
 
 
 def _change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What changed of a candidate."""
+    """Name the parts of a candidate that changed."""
     name = now["name"]
     if before["lr"] != now["lr"]:
         old, new = ("its default" if c["lr"] is None else f"{c['lr']:g}" for c in (before, now))
@@ -50,7 +50,7 @@ def _change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def extended_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a comparison and its extension."""
+    """Return the settings of a comparison and its extension."""
     by_name = {c["name"]: c for c in (*before["candidates"], *now["candidates"])}
     return {
         **now,

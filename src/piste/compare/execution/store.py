@@ -46,7 +46,7 @@ class Store:
         self._results[_key(job)] = job, result
 
     def count(self, plan: Plan) -> int:
-        """The number of finished runs that the plan needs, as far as can be told before its searches."""
+        """Return the number of finished runs that the plan needs, as far as can be told before its searches."""
         names, seeds = {c.name for c in plan.candidates}, len(plan.seeds)
 
         def is_needed(job: Job) -> bool:
@@ -165,7 +165,7 @@ class DatabaseStore(Store):
 
 
 def open_store(folder: Path | None, storage: str | None = None, name: str = "", fresh: bool = False) -> Store:
-    """The store of a comparison.
+    """Return the store of a comparison.
 
     Args:
         folder: The output folder, which holds an SQLite file unless `storage` is given. Without either, the store is in
@@ -188,7 +188,7 @@ def open_store(folder: Path | None, storage: str | None = None, name: str = "", 
 
 
 def _open_storage(url: str) -> Any:
-    """An Optuna storage, whose tables another process may be creating at the same moment."""
+    """Return an Optuna storage, whose tables another process may be creating at the same moment."""
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
@@ -265,7 +265,7 @@ def _key(job: Job) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, in one line."""
+    """Return the innermost cause, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")

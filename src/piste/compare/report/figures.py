@@ -34,7 +34,7 @@ text:not([style*="fill:"]), [style^="fill-opacity"] { fill: #e8e8ea }
 
 
 def styles(comparison: Summary) -> dict[str, dict[str, Any]]:
-    """The colour and dash of every optimizer, the same in all figures."""
+    """Return the colour and dash of every optimizer, the same in all figures."""
     names = sorted({row.optimizer for row in comparison.rows}, key=str.lower)
     return {
         name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
@@ -43,7 +43,7 @@ def styles(comparison: Summary) -> dict[str, dict[str, Any]]:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure without a window and without global state."""
+    """Return an empty figure without a window and without global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -111,7 +111,7 @@ def curve_figure(comparison: Summary) -> Any:
 
 
 def learning_rate_figure(comparison: Summary) -> Any:
-    """The result of every learning rate of the searches, a panel for each loss; a diamond marks the default."""
+    """Return the result of every learning rate of the searches, a panel for each loss; a diamond marks the default."""
     losses = list(dict.fromkeys(row.loss for row in comparison.rows))
     figure = new_figure(max(7.5, 4.2 * len(losses) + 1.6), 4.8)
     style = styles(comparison)
@@ -211,7 +211,7 @@ def _limits(axes: Any, low: float, high: float) -> None:
 
 
 def widened(low: float, high: float) -> tuple[float, float]:
-    """A range of at least a thousandth of its values, so that a flat curve is drawn flat and not as its rounding."""
+    """Return a range of at least a thousandth of its values, so that a flat curve is drawn flat."""
     least = MIN_SPAN * max(abs(low), abs(high)) or 1.0
     if high - low >= least:
         return low, high

@@ -94,7 +94,7 @@ def _write_files(comparison: Summary, folder: Path) -> list[Path]:
 
 
 def render_markdown(comparison: Summary, numbers: dict[str, Any]) -> str:
-    """The report as Markdown: verdict, table, links to the figures, settings and versions."""
+    """Return the report as Markdown: verdict, table, links to the figures, settings and versions."""
     pictures = ["curves", *["learning_rates"] * bool(comparison.tries), *["picture"] * bool(comparison.picture)]
     settings = json.dumps(
         {key: numbers[key] for key in ("command", "settings", "versions")}, indent=1, ensure_ascii=False
@@ -140,12 +140,12 @@ def to_json_data(comparison: Summary) -> dict[str, Any]:
 
 
 def _packed(result: Result) -> dict[str, Any]:
-    """The fields of a run, with its scores as text."""
+    """Return the fields of a run, with its scores as text."""
     return {**vars(result), "scores": pack_scores(result.scores)}
 
 
 def command_line() -> str:
-    """The command that makes this comparison; empty for a call from Python."""
+    """Return the command that makes this comparison; empty for a call from Python."""
     program = Path(sys.argv[0])
     if "piste" not in (program.stem, program.parent.name):  # the script, or a module of the package
         return ""
@@ -153,7 +153,7 @@ def command_line() -> str:
 
 
 def versions() -> dict[str, Any]:
-    """The versions of the software, and the machine."""
+    """Return the versions of the software, and the machine."""
     return {
         "piste": __version__,
         "torch": torch.__version__,

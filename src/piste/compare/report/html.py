@@ -17,7 +17,7 @@ from .tables import baseline_cells, table_cells, table_titles
 
 
 def render_html(comparison: Summary, numbers: dict[str, Any]) -> str:
-    """The page, with every text from the user escaped; `numbers` is the content of results.json."""
+    """Return the page, with every text from the user escaped; `numbers` is the content of results.json."""
     from plotly.offline import get_plotlyjs
 
     plots = dict(page_plots(comparison))

@@ -15,6 +15,7 @@ from .traces import make_line, make_plot, style_of
 
 
 def page_plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the plots of a comparison for its page, with their names."""
     seeds = len(comparison.settings["seeds"])
     shown = (
         f"Mean of {seeds} seeds; the band is their range, and a pointer on it shows each." if seeds > 1 else "One seed."

@@ -18,7 +18,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def make_display(progress: bool | None, stream: TextIO | None = None) -> Listener:
-    """The display for a stream.
+    """Return the display for a stream.
 
     Args:
         progress: False for none, True for a live table in a terminal and lines elsewhere, None for a live table in a
@@ -154,13 +154,13 @@ class LiveProgress(Listener):
 
 
 def _expected_duration(plan: Plan, kept: int) -> str:
-    """The expected duration of the missing runs, if it was estimated."""
+    """Return the expected duration of the missing runs, if it was estimated."""
     seconds = plan.seconds * (1 - kept / plan.runs)
     return f", about {format_duration(seconds)}" if seconds > 0 else ""
 
 
 def sparkline(curve: list[float], values: list[float], higher_is_better: bool = True, width: int = 24) -> str:
-    """A curve as a row of blocks, the tallest for the best of `values`, which are those of all curves.
+    """Return a curve as a row of blocks, the tallest for the best of `values`, which are those of all curves.
 
     >>> sparkline([0.0, 0.5, 1.0], [0.0, 1.0])
     '▁▅█'

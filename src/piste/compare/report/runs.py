@@ -12,7 +12,7 @@ from ..search_space import format_options
 
 
 def run_records(comparison: Summary) -> list[dict[str, Any]]:
-    """A record for every run: final runs, final runs at the defaults, and search trials; None for what is unknown."""
+    """Return a record for every run: final runs, runs at the defaults and search trials; unknown values are None."""
     defaults = [r for r in comparison.defaults if r.role == "default"]
     also = comparison.rows[0].also if comparison.rows else []
     return [
@@ -42,7 +42,7 @@ def run_records(comparison: Summary) -> list[dict[str, Any]]:
 
 
 def runs_csv(comparison: Summary) -> str:
-    """The records as CSV; unknown values are empty fields."""
+    """Return the records as CSV; unknown values are empty fields."""
     records, out = run_records(comparison), io.StringIO()
     writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
     writer.writeheader()

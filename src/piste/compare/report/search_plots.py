@@ -16,7 +16,7 @@ NONE = "–"
 
 
 def search_plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The plots of a comparison that searched, with their names."""
+    """Yield the plots of a comparison that searched, with their names."""
     yield "rates", _learning_rates(comparison)
     for i, option in enumerate(_options(comparison)):
         yield f"slice{i}", _slice(comparison, option)
@@ -25,7 +25,7 @@ def search_plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _learning_rates(comparison: Summary) -> dict[str, Any]:
-    """The result of every learning rate: a slice through the search."""
+    """Return the result of every learning rate: a slice through the search."""
     traces = []
     values = [r.metrics[-1] for r in comparison.tries if r.status == "done"] or [0.0]
     bottom = min(values) - 0.06 * (max(values) - min(values))
@@ -55,7 +55,7 @@ def _learning_rates(comparison: Summary) -> dict[str, Any]:
 
 
 def _points(trials: Sequence[Result]) -> list[Result | None]:
-    """The finished trials by learning rate, search after search, with a gap between the searches."""
+    """Return the finished trials by learning rate, search after search, with a gap between the searches."""
     points: list[Result | None] = []
     for seed in dict.fromkeys(r.seed for r in trials):
         own = sorted((r for r in trials if r.seed == seed and r.status == "done"), key=lambda r: r.lr or 0.0)
@@ -66,12 +66,12 @@ def _points(trials: Sequence[Result]) -> list[Result | None]:
 
 
 def _options(comparison: Summary) -> list[str]:
-    """The options that were searched next to the learning rate."""
+    """Return the options that were searched next to the learning rate."""
     return list(dict.fromkeys(name for r in comparison.tries for name in r.options))
 
 
 def _slice(comparison: Summary, option: str) -> dict[str, Any]:
-    """The result of every value of one searched option."""
+    """Return the result of every value of one searched option."""
     traces = []
     for row in comparison.rows:
         done = [r for r in comparison.tries if r.candidate == row.name and r.status == "done" and option in r.options]
@@ -119,7 +119,7 @@ def _parallel(comparison: Summary) -> dict[str, Any]:
 
 
 def _categories(label: str, values: Sequence[Any]) -> dict[str, Any]:
-    """An axis with one tick for each value; unlike titles, tick labels are shown as they are, not as HTML."""
+    """Return an axis with one tick for each value; unlike titles, tick labels are shown as they are, not as HTML."""
     order = _distinct(values)
     return {
         "label": html.escape(label), "values": [order.index(_written(value)) for value in values],
@@ -129,7 +129,7 @@ def _categories(label: str, values: Sequence[Any]) -> dict[str, Any]:
 
 
 def _logarithmic(label: str, values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis with a tick for each power of ten, and at both ends."""
+    """Return a logarithmic axis with a tick for each power of ten, and at both ends."""
     logs = [math.log10(value) for value in values]
     low, high = min(logs), max(logs)
     powers = [p for p in range(math.ceil(low), math.floor(high) + 1) if min(p - low, high - p) > 0.15 * (high - low)]
@@ -142,7 +142,7 @@ def _written(value: Any) -> str:
 
 
 def _distinct(values: Sequence[Any]) -> list[str]:
-    """The values as text, each once: numbers by size, then the rest by their text."""
+    """Return the values as text, each once: numbers by size, then the rest by their text."""
 
     def order(value: Any) -> tuple[bool, float, str]:
         is_number = isinstance(value, (int, float))

@@ -17,7 +17,7 @@ from ..search_space import format_options
 
 
 def table_titles(comparison: Summary) -> list[str]:
-    """The titles of the columns, with their units."""
+    """Return the titles of the columns, with their units."""
     arrow = "higher is better" if comparison.higher_is_better else "lower is better"
     tuned = ["at the default lr", "good lr range (decades)"] if comparison.tries else []
     return [
@@ -28,7 +28,7 @@ def table_titles(comparison: Summary) -> list[str]:
 
 
 def table_cells(comparison: Summary, row: Row) -> list[str]:
-    """The cells of one row, as text."""
+    """Return the cells of one row, as text."""
     star = len(comparison.rows) > 1 and comparison.verdict.outcome(row.name) in ("best", "equal")
     name = f"{row.name} ★" if star else row.name
     if row.diverged:
@@ -63,7 +63,7 @@ def _also(comparison: Summary) -> list[str]:
 
 
 def baseline_cells(comparison: Summary) -> list[str] | None:
-    """The cells of the last line, a constant prediction; None if its metric is unknown."""
+    """Return the cells of the last line, a constant prediction; None if its metric is unknown."""
     if math.isnan(comparison.baseline):
         return None
     blank = ["–"] * (len(table_titles(comparison)) - 3)
@@ -71,13 +71,13 @@ def baseline_cells(comparison: Summary) -> list[str] | None:
 
 
 def table_lines(comparison: Summary) -> list[list[str]]:
-    """The cells of all rows, and of the baseline if its metric is known."""
+    """Return the cells of all rows, and of the baseline if its metric is known."""
     baseline = baseline_cells(comparison)
     return [*(table_cells(comparison, row) for row in comparison.rows), *([baseline] if baseline else [])]
 
 
 def markdown_table(comparison: Summary) -> str:
-    """The table as Markdown, best first."""
+    """Return the table as Markdown, best first."""
     return markdown_lines([table_titles(comparison), *table_lines(comparison)])
 
 
@@ -89,7 +89,7 @@ def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_summary(comparison: Summary) -> str:
-    """The table, the verdict and the recommendation as Markdown."""
+    """Return the table, the verdict and the recommendation as Markdown."""
     verdict = comparison.verdict
     sentence, test, limits, recommendation = map(
         escape_markdown, (verdict.sentence, verdict.test, verdict.limits, verdict.recommendation)
@@ -99,7 +99,7 @@ def markdown_summary(comparison: Summary) -> str:
 
 
 def rich_tables(comparison: Summary, width: int) -> list[Any]:
-    """The table for a terminal with `width` columns, split into several tables if it is too wide for one."""
+    """Return the table for a terminal with `width` columns, split into several tables if it is too wide for one."""
     from rich.console import Console
 
     titles, lines = table_titles(comparison), table_lines(comparison)
@@ -144,7 +144,7 @@ def _style(comparison: Summary, row: Row) -> str:
 
 
 def table_csv(comparison: Summary) -> str:
-    """The rows as CSV with unrounded numbers; NaN and None are empty fields."""
+    """Return the rows as CSV with unrounded numbers; NaN and None are empty fields."""
     out = io.StringIO()
     records = [{**(fields := dataclasses.asdict(row)), **fields.pop("also")} for row in comparison.rows]
     writer = csv.DictWriter(out, list(records[0]) if records else [], lineterminator="\n")
@@ -166,7 +166,7 @@ def format_number(value: float) -> str:
 
 
 def format_change(value: float, signed: bool = False) -> str:
-    """A difference with two significant digits, without an exponent where it has few digits.
+    """Return a difference with two significant digits, without an exponent where it has few digits.
 
     >>> format_change(-562.4), format_change(0.01234), format_change(0.01234, signed=True), format_change(1.2e-9)
     ('-560', '0.012', '+0.012', '1.2e-09')
@@ -178,7 +178,7 @@ def format_change(value: float, signed: bool = False) -> str:
 
 
 def format_with_error(value: float, half: float) -> str:
-    """A value and half the width of its confidence interval, rounded to two significant digits of the latter.
+    """Return a value and half the width of its confidence interval, rounded to two significant digits of the latter.
 
     >>> format_with_error(0.97321, 0.0062)
     '0.9732 ± 0.0062'
@@ -192,7 +192,7 @@ def format_with_error(value: float, half: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration in s, ms or µs.
+    """Return a duration in s, ms or µs.
 
     >>> format_seconds(0.000321)
     '321 µs'
@@ -206,7 +206,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """A number of bytes in B, kB, MB or GB (1 kB = 1000 bytes).
+    """Return a number of bytes in B, kB, MB or GB (1 kB = 1000 bytes).
 
     >>> format_bytes(123_456)
     '123 kB'
@@ -218,7 +218,7 @@ def format_bytes(count: int) -> str:
 
 
 def _behind(comparison: Summary, row: Row) -> str:
-    """The outcome for a candidate, with the interval of its difference to the best."""
+    """Return the outcome for a candidate, with the interval of its difference to the best."""
     if row.name == comparison.verdict.best and len(comparison.rows) > 1:
         return "best"
     found = next((d for d in comparison.verdict.differences if d.name == row.name), None)
@@ -236,7 +236,7 @@ def _configuration(row: Row) -> str:
 
 
 def _arrival(row: Row) -> str:
-    """Steps and training time to the target, and the number of seeds that reached it unless all did."""
+    """Return the steps and training time to the target, and the number of seeds that reached it unless all did."""
     if not row.reached:
         return "–"
     steps = "–" if row.steps_to_target is None else f"{row.steps_to_target:.0f}"

@@ -21,20 +21,20 @@ def make_plot(
     *,
     margin: dict[str, int] | None = None,
 ) -> dict[str, Any]:
-    """A plot of the page with the axes `x` and `y`; with margins of its own it is scrolled where the page is narrow."""
+    """Return a plot of the page with the axes `x` and `y`; with margins it is scrolled where the page is narrow."""
     layout = {"xaxis": x, "yaxis": y} if margin is None else {"margin": margin}
     return {"title": title, "note": note, "wide": margin is not None, "figure": {"data": data, "layout": layout}}
 
 
 def make_line(name: str, x: Sequence[Any], y: Sequence[Any], style: dict[str, str], **more: Any) -> dict[str, Any]:
-    """A trace in the style of its optimizer; a click on its name in the legend hides all traces of the name."""
+    """Return a trace in the style of its optimizer; a click on its name in the legend hides all traces of the name."""
     line = {"color": style["color"], "dash": style["dash"], "width": 2}
     label = html.escape(name)
     return {"x": list(x), "y": list(y), "name": label, "legendgroup": label, "mode": "lines", "line": line, **more}
 
 
 def style_of(comparison: Summary, optimizer: str) -> dict[str, str]:
-    """The colour and dash of an optimizer, the same in all plots."""
+    """Return the colour and dash of an optimizer, the same in all plots."""
     names = sorted({row.optimizer for row in comparison.rows}, key=str.lower)
     i = names.index(optimizer)
     return {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}

@@ -161,7 +161,7 @@ class ListenerGroup(Listener):
 
 
 def with_trackers(display: Listener, track: Any, folder: Path | None) -> ListenerGroup:
-    """The display together with the trackers named by `track`: None, a name, or a list of names.
+    """Return the display together with the trackers named by `track`: None, a name, or a list of names.
 
     Raises:
         InvalidValue: If a tracker is unknown, or has no place to write to.
@@ -180,14 +180,14 @@ def with_trackers(display: Listener, track: Any, folder: Path | None) -> Listene
 
 
 def trial_name(result: Result) -> str:
-    """The name of a trial's run, unique within a comparison."""
+    """Return the name of a trial's run, unique within a comparison."""
     lr = "" if result.lr is None else f" lr={result.lr:.6g}"
     options = f" {format_options(result.options)}" * bool(result.options)
     return f"{result.role} {result.candidate} seed={result.seed}{lr}{options}"
 
 
 def trial_params(result: Result) -> dict[str, Any]:
-    """The parameters of a trial's run."""
+    """Return the parameters of a trial's run."""
     return {
         "candidate": result.candidate,
         "optimizer": result.optimizer,
@@ -212,5 +212,5 @@ def curve_points(plan: Plan, result: Result) -> Iterable[tuple[str, int, float]]
 
 
 def _digest(text: str) -> str:
-    """A digest that is safe in a query, whatever the names of tasks and candidates contain."""
+    """Return a digest that is safe in a query, whatever the names of tasks and candidates contain."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -15,17 +15,17 @@ from ..task import Task
 
 
 def names() -> list[str]:
-    """The names of the built-in tasks; the file `digits_cnn.py` is the task `digits-cnn`."""
+    """Return the names of the built-in tasks; the file `digits_cnn.py` is the task `digits-cnn`."""
     return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def about(name: str) -> str:
-    """The description of a task."""
+    """Return the description of a task."""
     return (_module(name).__doc__ or "").strip().split("\n")[0]
 
 
 def task(name: str) -> Task:
-    """The built-in task `name`.
+    """Return the built-in task `name`.
 
     Raises:
         InvalidValue: If there is no such task.

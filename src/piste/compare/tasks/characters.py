@@ -66,7 +66,7 @@ class Writer(nn.Module):
 
 
 def bits(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The cross entropy in bits per character, averaged over each window."""
+    """Return the cross entropy in bits per character, averaged over each window."""
     return functional.cross_entropy(output, target, reduction="none").mean(1) / torch.log(torch.tensor(2.0))
 
 

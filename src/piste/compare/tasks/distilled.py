@@ -22,7 +22,7 @@ def student() -> nn.Module:
 
 
 def train_teacher(x: torch.Tensor, y: torch.Tensor) -> nn.Module:
-    """A wide network, trained for about a second; the same each time."""
+    """Return a wide network, trained for about a second; the same each time."""
     with RandomState(0), one_thread():
         teacher = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 10))
         optimizer = Adam(teacher.parameters(), lr=0.003)

@@ -46,8 +46,9 @@ class GAN(nn.Module):
 
 
 def both_objectives(output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """The sum of the discriminator's cross entropy, its gradient penalty at real points, without which the networks
-    cycle (Mescheder et al. 2018), and the generator's cross entropy. At equilibrium the sum is 3 log 2.
+    """Return the sum of both cross entropies and of the discriminator's gradient penalty at real points.
+
+    Without the penalty the networks cycle (Mescheder et al. 2018). At equilibrium the sum is 3 log 2.
     """
     of_real, of_generated, of_generator, penalty = output[:, 2:].unbind(1)
     discriminator = functional.softplus(-of_real) + functional.softplus(of_generated) + PENALTY * penalty
@@ -55,7 +56,7 @@ def both_objectives(output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
 
 def energy_distance(output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """The distance between the distributions of generated and real points (Székely 2003); 0 only if they are equal."""
+    """Return the distance between the distributions of generated and real points (Székely 2003), 0 if equal."""
     points, real = output[:, :2].double(), real.double()
     return 2 * torch.cdist(points, real).mean() - torch.cdist(points, points).mean() - torch.cdist(real, real).mean()
 

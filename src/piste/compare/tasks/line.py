@@ -99,7 +99,7 @@ def picture(comparison: Summary) -> Any:
 
 
 def _guesses(path: list[list[float]]) -> list[int]:
-    """The indices of the points to draw: the first that cover 0, 30, 55, 75, 90 and 100 % of the way."""
+    """Return the indices of the points to draw: the first that cover 0, 30, 55, 75, 90 and 100 % of the way."""
     end = torch.tensor(path[-1])
     distances = [float((torch.tensor(point) - end).norm()) for point in path]
     chosen: list[int] = []

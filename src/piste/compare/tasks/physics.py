@@ -14,7 +14,7 @@ DAMPING, STIFFNESS, END = 0.3, 4.0, 5.0
 
 
 def solution(t: torch.Tensor) -> torch.Tensor:
-    """The exact solution of u'' + 2 DAMPING u' + STIFFNESS u = 0 with u(0) = 1 and u'(0) = 0."""
+    """Return the exact solution of u'' + 2 DAMPING u' + STIFFNESS u = 0 with u(0) = 1 and u'(0) = 0."""
     w = math.sqrt(STIFFNESS - DAMPING**2)
     return torch.exp(-DAMPING * t) * (torch.cos(w * t) + DAMPING / w * torch.sin(w * t))
 
@@ -42,7 +42,7 @@ def _derivative(u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 
 
 def residual(output: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-    """The mean square of the equation's residual."""
+    """Return the mean square of the equation's residual."""
     return (output[:, 1:] - zero).square().mean()
 
 

@@ -16,7 +16,7 @@ STEP, STEPS = 0.025, 10
 
 
 def true_field(u: torch.Tensor) -> torch.Tensor:
-    """The vector field to learn, u' = u^3 A: an inward spiral, fast far out and slow near the centre."""
+    """Return the vector field to learn, u' = u^3 A: an inward spiral, fast far out and slow near the centre."""
     return u**3 @ torch.tensor([[-0.1, 2.0], [-2.0, -0.1]])
 
 
@@ -45,7 +45,7 @@ class NeuralODE(nn.Module):
 
 
 def spiral(start: tuple[float, float], points: int = 500) -> Pair:
-    """The points of one long spiral, and the ten points after each."""
+    """Return the points of one long spiral, and the ten points after each."""
     first = torch.tensor([start])
     path = torch.cat([first, integrate(true_field, first, (points + STEPS) * 10, STEP / 10)[0, 9::10]])
     return path[:points], torch.stack([path[i : i + STEPS] for i in range(1, points + 1)])

@@ -19,7 +19,7 @@ JACKKNIFE_GROUPS = 50
 
 
 def example_scores(metric: Metric, output: torch.Tensor, target: torch.Tensor) -> list[float]:
-    """The score of every validation example, rounded to float32.
+    """Return the score of every validation example, rounded to float32.
 
     A metric that is a single number (AUC, F1) has no score for an example. Its place is taken by the pseudo-values of
     the delete-a-group jackknife (Kott 2001): with G groups of examples, metric m, and m_g without group g, they are
@@ -56,7 +56,7 @@ def example_scores(metric: Metric, output: torch.Tensor, target: torch.Tensor) -
 
 
 def sampled_scores(scores: torch.Tensor) -> list[float]:
-    """The scores of all examples, or of a fixed sample of more than MAX_SCORES; none for a single number."""
+    """Return the scores of all examples, or of a fixed sample of more than MAX_SCORES; none for a single number."""
     if not scores.dim():
         return []
     if len(scores) > MAX_SCORES:
@@ -66,7 +66,7 @@ def sampled_scores(scores: torch.Tensor) -> list[float]:
 
 
 def _rounded(values: list[float]) -> list[float]:
-    """The nearest float32 numbers, which storing keeps exactly."""
+    """Return the nearest float32 numbers, which storing keeps exactly."""
     rounded: list[float] = np.asarray(values, np.float32).tolist()
     return rounded
 
@@ -81,6 +81,6 @@ def pack_scores(scores: Sequence[float]) -> str:
 
 
 def unpack_scores(text: str) -> list[float]:
-    """The scores that `pack_scores` packed."""
+    """Return the scores that `pack_scores` packed."""
     scores: list[float] = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4").tolist()
     return scores

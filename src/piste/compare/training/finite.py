@@ -62,7 +62,7 @@ def _is_finite(judge: Judge, output: torch.Tensor, target: torch.Tensor) -> bool
 
 
 def nonfinite_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The indices of rows with NaN or infinity."""
+    """Return the indices of rows with NaN or infinity."""
     if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
         return torch.empty(0, dtype=torch.long)
     return (~torch.isfinite(tensor)).reshape(len(tensor), -1).any(1).nonzero().squeeze(1)
@@ -80,7 +80,7 @@ def _pairs(task: Task, data: Data) -> Iterator[tuple[str, Any, int]]:
 
 
 def _value(part: Any, row: int) -> str:
-    """The first value of a row that is not finite."""
+    """Return the first value of a row that is not finite."""
     for tensor in tensors_of(part):
         values = tensor[row]
         if len(bad := values[~torch.isfinite(values)].flatten()):

@@ -8,7 +8,7 @@ import torch
 
 
 def find_stray_parameter(loss: torch.Tensor, known: Iterable[torch.Tensor]) -> torch.Tensor | None:
-    """A parameter that `loss` depends on and that is not `known`, or None.
+    """Return a parameter that `loss` depends on and that is not `known`, or None.
 
     A loss that reads the caller's model from its closure depends on such a parameter. Tensors that a model makes
     itself, for derivatives by its input, are no parameters.

@@ -13,7 +13,7 @@ from ...torch_internals import record_allocations
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """The bytes of the tensors in an optimizer's state; each tensor counts once."""
+    """Return the bytes of the tensors in an optimizer's state; each tensor counts once."""
     tensors: dict[int, torch.Tensor] = {}
 
     def collect(value: Any) -> None:
@@ -31,7 +31,7 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 def peak_bytes_during(action: Callable[[], Any]) -> int:
-    """The peak of the memory that `action` allocates, in bytes, as reported by PyTorch's allocators.
+    """Return the peak of the memory that `action` allocates, in bytes, as reported by PyTorch's allocators.
 
     On the CPU PyTorch's profiler records every allocation; on a GPU the allocator records the peak.
     """

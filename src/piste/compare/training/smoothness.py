@@ -13,7 +13,7 @@ import torch
 
 
 def descent_share(curve: Sequence[float]) -> float:
-    """The net descent of a curve as a share of its total variation: (L_0 - L_T) / sum over t of |L_t - L_(t-1)|.
+    """Return the net descent of a curve as a share of its total variation: (L_0 - L_T) / sum over t of |L_t - L_(t-1)|.
 
     In [-1, 1]: 1 for a monotone descent, 0 if the curve ends where it started, negative if it ends higher. NaN for a
     constant curve, and for a curve that is not finite.
@@ -47,7 +47,7 @@ def evenness(steps: Sequence[int], distances: Sequence[float]) -> float:
 
 
 def steps_to_target(target: float, steps: Sequence[int], values: Sequence[float], higher_is_better: bool) -> int | None:
-    """The first evaluated step at which the metric reaches `target`; None if it never does.
+    """Return the first evaluated step at which the metric reaches `target`; None if it never does.
 
     >>> steps_to_target(0.9, [0, 10, 20], [0.1, 0.91, 0.89], higher_is_better=True)
     10
@@ -86,6 +86,6 @@ class WeightTrace:
         self.points.append(torch.cat(parts))
 
     def distances(self) -> list[float]:
-        """The distance between every recorded point and the last one."""
+        """Return the distance between every recorded point and the last one."""
         end = self.points[-1]
         return [float(torch.linalg.vector_norm(point - end)) for point in self.points]

@@ -24,12 +24,12 @@ class StepCost:
     step: float
 
     def run_seconds(self, steps: int, evaluations: int) -> float:
-        """The duration of a run with `steps` steps and `evaluations` evaluations."""
+        """Return the duration of a run with `steps` steps and `evaluations` evaluations."""
         return self.start + self.evaluation * evaluations + self.step * steps
 
 
 def measure_step_costs(plan: Plan) -> dict[str, StepCost]:
-    """The cost of each candidate, by its name. The models and optimizers used for it are discarded.
+    """Return the cost of each candidate, by its name. The models and optimizers used for it are discarded.
 
     Kernels are compiled before anything is measured: a comparison compiles them once, not in every run.
     """

@@ -99,26 +99,26 @@ class Updates:
 
 
 def autocast(loop: Loop, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """The precision of forward passes."""
+    """Return the precision of forward passes."""
     if loop.autocast is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, PRECISIONS[loop.autocast])
 
 
 def new_average(model: torch.nn.Module, decay: float | None) -> AveragedModel | None:
-    """A copy of the model that follows its weights and buffers."""
+    """Return a copy of the model that follows its weights and buffers."""
     if decay is None:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def warmup_steps(loop: Loop) -> int:
-    """The number of steps that reach the first update."""
+    """Return the number of steps that reach the first update."""
     return max(MIN_WARMUP_STEPS, loop.accumulate)
 
 
 def trained_parameters(model: torch.nn.Module, loss: Loss | None, loop: Loop = PLAIN) -> list[Any]:
-    """The parameters that the optimizer steps: the model's, or its param groups, then those of the loss itself."""
+    """Return the parameters that the optimizer steps: of the model, or its param groups, and of the loss."""
     given: Iterable[Any] = model.parameters() if loop.param_groups is None else loop.param_groups(model)
     trained = list(given)
     groups = any(isinstance(part, dict) for part in trained)

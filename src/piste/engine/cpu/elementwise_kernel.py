@@ -29,7 +29,7 @@ TILE = 1 << 10  # elements whose sum is kept in the precision of the elements
 
 
 def source(form: LossKernelSpec) -> str:
-    """The kernel as Python that Numba compiles."""
+    """Return the kernel as Python that Numba compiles."""
     dtype = form.dtype
     value, slopes, broken = trace_elements(form)
     body = LossLines(dtype, "v", lambda symbol: symbol.args[0] if symbol.op == "input" else None)
@@ -51,7 +51,7 @@ def source(form: LossKernelSpec) -> str:
 
 
 def _run(form: LossKernelSpec, body: list[str]) -> list[str]:
-    """The sum of a block in tiles; no `min`, whose error path would stay in the code."""
+    """Return the sum of a block in tiles; no `min`, whose error path would stay in the code."""
     dtype = form.dtype
     columns = [(f"a_{c.name}", c.storage, COLUMNS + i) for i, c in enumerate(form.given)]
     columns += [(f"g_{c.name}", c.storage, COLUMNS + len(form.given) + i) for i, c in enumerate(form.by)]

@@ -67,7 +67,7 @@ class LossLines(LossEmitter):
 
 
 def loaded(column: Operand, at: str, dtype: str) -> str:
-    """An entry of a column in the precision of the computation."""
+    """Return an entry of a column in the precision of the computation."""
     entry = f"a_{column.name}[{at}]"
     if column.storage in _NARROW:
         entry = f"from_{column.storage}({entry})"
@@ -75,17 +75,17 @@ def loaded(column: Operand, at: str, dtype: str) -> str:
 
 
 def stored(storage: str, value: str) -> str:
-    """A value as it is stored, rounded once."""
+    """Return a value as it is stored, rounded once."""
     return f"to_{storage}(float32({value}))" if storage in _NARROW else f"{storage}({value})"
 
 
 def pointed(storage: str) -> str:
-    """The type of what a pointer to a column points to."""
+    """Return the type of what a pointer to a column points to."""
     return "uint16" if storage in _NARROW else storage
 
 
 def options_lines(options: Sequence[tuple[str, Any]], dtype: str) -> list[str]:
-    """The options that are numbers, in the precision of the computation (o_) and in double (d_)."""
+    """Return the options that are numbers, in the precision of the computation (o_) and in double (d_)."""
     names = [k for k, v in options if is_number(v)]
     lines = [f"    given = pointer(table[{NUMBERS}], float64)"]
     for i, name in enumerate(names):

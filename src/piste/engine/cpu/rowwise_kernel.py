@@ -31,7 +31,7 @@ __all__ = ["divisor_constants", "source"]
 
 
 def source(form: LossKernelSpec) -> tuple[str, int]:
-    """The kernel as Python that Numba compiles, and how many scratch rows each thread wants."""
+    """Return the kernel as Python that Numba compiles, and how many scratch rows each thread wants."""
     value, slopes, faults, rows = trace_rows(form)
     wanted = form.by
     own = bool(wanted) and wanted[0].storage != form.dtype
@@ -55,7 +55,7 @@ def source(form: LossKernelSpec) -> tuple[str, int]:
 
 
 def _run(form: LossKernelSpec, row: RowLines, refused: str) -> list[str]:
-    """The sum of a block, row by row."""
+    """Return the sum of a block, row by row."""
     shared = [c for c in form.given if c.kind == "shared"]
     lines = [
         "def run(table):",
@@ -114,7 +114,7 @@ def _row_of(place: int, column: Operand) -> str:
 
 
 def _picked(form: LossKernelSpec) -> list[str]:
-    """The class index of row r: a row that is ignored, or whose index is out of range, ends here; and what it picks."""
+    """Return the lines that read the class index of row r and its entries, and end a row that is ignored or invalid."""
     index = next((c for c in form.given if c.kind == "index"), None)
     if index is None:
         return []
@@ -145,7 +145,7 @@ def _zero(column: Operand) -> str:
 
 
 def divisor_constants(form: LossKernelSpec) -> dict[str, int | str]:
-    """The constants of `kernels/mean_divisor.py`: the columns of the class indices, and of weights if they count."""
+    """Return the constants of `kernels/mean_divisor.py`: the columns of the class indices and of the weights."""
     index, last = next(c for c in form.given if c.kind == "index"), form.given[-1]
     constants: dict[str, int | str] = {"INDEX": _place(form, index)}
     return constants | ({"WEIGHTS": _place(form, last), "WEIGHT": last.storage} if form.divisor == "weights" else {})

@@ -17,12 +17,12 @@ __all__ = ["narrowed", "values", "working_dtype"]
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype a loss is computed in: 16-bit numbers are widened to float32."""
+    """Return the dtype a loss is computed in: 16-bit numbers are widened to float32."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def narrowed(result: Tensor, dtype: torch.dtype) -> Tensor:
-    """A result as the dtype of its operands, or as it was computed under autocast, as torch's losses are."""
+    """Return a result as the dtype of its operands, or as it was computed under autocast, as torch's losses are."""
     if result.dtype == dtype or dtype.is_complex:
         return result
     device = result.device.type
@@ -36,7 +36,7 @@ def values(
     letters: tuple[Any, ...],
     options: dict[str, Any],
 ) -> Tensor:
-    """The loss of each element or row; its gradient is the written one, where one is written, and else autograd's."""
+    """Return the loss of each element or row, with the stated derivatives, or else with autograd's."""
     if derivatives is None or letters[0].is_complex():  # |z| has no slope in real letters; torch's abs knows it
         return formula(*letters, **options)
     if torch.compiler.is_compiling() and hasattr(derivatives, "is_derived"):  # torch.compile can't trace expressions

@@ -36,14 +36,14 @@ def step(
 
 
 def _plain(value: Any, differentiable: bool) -> Any:
-    """An option given as a tensor: a number, or a 0-d tensor where autograd or a tracer has to see it."""
+    """Return an option given as a tensor: a number, or a 0-d tensor where autograd or a tracer has to see it."""
     if not isinstance(value, Tensor):
         return value
     return value.reshape(()) if differentiable or torch.compiler.is_compiling() else value.item()
 
 
 def _counted(program: StepSpec, slot: ParamState, numbers: Mapping[str, Any], on_device: bool) -> tuple[Any, Any, Any]:
-    """The arguments of `StepSpec.scalars`: counters read (t one further), and how to keep a new one."""
+    """Return the arguments of `StepSpec.scalars`: counters read (t one further), and how to keep a new one."""
     kept = dict(zip(program.counters, slot.counters, strict=True))
 
     def read(letter: str) -> Any:
@@ -80,7 +80,7 @@ def _apply(
 
 
 def _sparse_step(program: StepSpec, slot: ParamState, scalars: Mapping[str, Any]) -> None:
-    """The step of the entries that have a gradient; the others stay as they are."""
+    """Step the entries that have a gradient; the others don't change."""
     g = slot.g.coalesce()
     index = tuple(g.indices())
     whole = [slot.p, *slot.buffers]

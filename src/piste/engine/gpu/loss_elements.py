@@ -93,7 +93,7 @@ def elements_source(spec: LossKernelSpec, again: bool = False) -> KernelSource:
 
 
 def _functions(spec: LossKernelSpec, checks: Sequence[Any], numbers: str, again: bool) -> list[str]:
-    """The work of an element, `element`, and its value checks with the values that they concern, `checked`."""
+    """Return the work of an element, `element`, and its value checks with the values that they concern, `checked`."""
     value, slopes, _ = trace_elements(spec)
     emitter = LossLines(spec.dtype, "v", given_inputs)
     results = [] if again else [emitter.name(value)]

@@ -132,7 +132,7 @@ def divisor_argument(spec: LossKernelSpec) -> tuple[str, str]:
 
 
 def scale_lines(spec: LossKernelSpec, again: bool) -> list[str]:
-    """The factor of the gradients; where `again` computes them for an incoming gradient of 1, the kernel is done."""
+    """Return the factor of the gradients; with `again` and an incoming gradient of 1 the kernel ends."""
     lines = [] if spec.divisor == "given" else ["divisor = tl.load(by.to(tl.pointer_type(tl.float64)))"]
     if not again:
         return [*lines, f"scale = (1.0 / divisor).to(tl.{spec.dtype})"]
@@ -146,7 +146,7 @@ def scale_lines(spec: LossKernelSpec, again: bool) -> list[str]:
 
 
 def start_lines(checks: int) -> list[str]:
-    """The lines before the work of a block."""
+    """Return the lines before the work of a block."""
     lines = [
         "block = tl.program_id(0).to(tl.int64)",
         "blocks = tl.num_programs(0).to(tl.int64)",

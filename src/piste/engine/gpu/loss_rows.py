@@ -116,7 +116,7 @@ def rows_source(spec: LossKernelSpec, layout: RowLayout, again: bool = False) ->
 
 
 def _tile(spec: LossKernelSpec, layout: RowLayout, again: bool) -> list[str]:
-    """The work of one tile of rows."""
+    """Return the work of one tile of rows."""
     value, slopes, _, names = trace_rows(spec)
     checks = [] if again else [_check(spec, check, names) for check in spec.checks]
     by_name = {c.name: slope for c, slope in zip(spec.by, slopes, strict=True)}
@@ -183,7 +183,7 @@ def _index(spec: LossKernelSpec) -> Operand | None:
 
 
 def _places(spec: LossKernelSpec, layout: RowLayout) -> list[str]:
-    """The rows of a tile, where they lie, and their class indices with the entries there."""
+    """Return the rows of a tile, where they lie, and their class indices with the entries there."""
     lines = [
         "group = tile // per_group",
         f"i = (tile - group * per_group) * {layout.rows} + tl.arange(0, {layout.rows})",
