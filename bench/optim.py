@@ -192,11 +192,11 @@ def training() -> Iterator[dict[str, Any]]:
 
 
 HOW_TO_READ = """\
-A ratio is the other's time over Piste's: above 1, Piste is faster. All stand in turns in one process, over the same
-parameters and gradients, and times are medians; "interleaved" has a forward and a backward pass before every step,
-which is not counted. "by threads" is how many times faster Piste is than with one thread; these stand in turns as well.
+A ratio is the other's time over Piste's: above 1, Piste is faster. All contenders are timed alternately in one process,
+on the same parameters and gradients; times are medians; "interleaved" has a forward and a backward pass before every step,
+which is not counted. "by threads" is the speedup of Piste over one thread; these are timed alternately too.
 The last column is the share of the bandwidth of an in-place operation (torch's mul_ on a gigabyte), on as many threads
-and in turns with the others. Nobody had the machine to himself: a few percent either way mean nothing.
+and in turns with the others. The machine was shared, so differences of a few percent are noise.
 """
 
 

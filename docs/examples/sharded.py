@@ -18,7 +18,7 @@ import piste
 
 
 class Whole(torch.autograd.Function):
-    """The shares of all processes, one after another; backward, the gradient of one's own share."""
+    """The shares of all processes, one after another; backward, the gradient of the process's share."""
 
     @staticmethod
     def forward(ctx, share: torch.Tensor) -> torch.Tensor:

@@ -131,7 +131,7 @@ def compare(
     ] = None,
     search: Annotated[
         list[str] | None,
-        typer.Option(help="Another option for the tries to choose, as momentum=0,0.9; may be given again for others."),
+        typer.Option(help="Another option to search, such as momentum=0,0.9; may be given several times."),
     ] = None,
     budget: Annotated[
         str | None,

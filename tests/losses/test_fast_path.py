@@ -198,17 +198,17 @@ def test_compiled_functions_keep_their_memory_alive() -> None:
     x, y = torch.randn(5, requires_grad=True), torch.randn(5)
     warm(loss, x, y)
     kernel = loss._validated_settings[0].last_hit[0].latest[1]
-    serve, rest = kernel.serve, loss._validated_settings[0].last_hit[1]
+    run_fast, rest = kernel.run_fast, loss._validated_settings[0].last_hit[1]
     out, slope = torch.empty(()), torch.empty(5)
     del loss, kernel
     for cached in (piste.engine.cpu.loss_kernel.kernel_of, is_one.make_is_one):
         cached.cache_clear()
     gc.collect()
     [torch.randn(64) for _ in range(100)]
-    assert serve(rest.packed, out, (x, y), (slope,)) is True
+    assert run_fast(rest.packed, out, (x, y), (slope,)) is True
     torch.testing.assert_close(out, T.l1_loss(x, y).detach())
-    assert serve(rest.packed, out, [x, y], (slope,)) is False
-    assert serve(rest.packed, out, (x, y, y), (slope,)) is False
+    assert run_fast(rest.packed, out, [x, y], (slope,)) is False
+    assert run_fast(rest.packed, out, (x, y, y), (slope,)) is False
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)

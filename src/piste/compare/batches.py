@@ -38,7 +38,7 @@ def _like(batch: Mapping[Any, Any], mapped: dict[Any, Any]) -> Any:
 
 
 def tensors_of(batch: Batch) -> Iterator[torch.Tensor]:
-    """Every tensor of the structure, in order."""
+    """Return every tensor of the structure, in order."""
     if isinstance(batch, torch.Tensor):
         yield batch
     elif isinstance(batch, Mapping):

@@ -14,7 +14,7 @@ from .training.timing import StepCost, measure_step_costs
 MIN_SEEDS, MIN_STEPS = 3, 50
 """The minimum for a meaningful result. Runs are shortened to MIN_STEPS before the number of seeds is reduced."""
 TUNED_BUDGET = "1m"
-"""The budget of a search of learning rates if nobody sets one."""
+"""The default budget of a search of learning rates."""
 MIN_TRIALS = 3
 """The least number of trials of a search."""
 GOOD_SEEDS, GOOD_TRIALS = 5, 10

@@ -74,7 +74,7 @@ class Candidate:
 def make_candidates(
     optimizers: Any, losses: Any, lr: Any, search: Any = None, own_loss: str | None = None, loop: Any = None
 ) -> list[Candidate]:
-    """Every optimizer combined with every loss, or the loss of the objective, `own_loss`, and with every loop."""
+    """Return every optimizer combined with every loss (or `own_loss`, that of the objective) and every loop."""
     makers = find_optimizers(optimizers)
     functions = {own_loss: None} if losses is None and own_loss else find_losses(losses)
     rates, spaces, loops = find_learning_rates(lr, makers), find_search_spaces(search, makers), find_loops(loop)

@@ -42,7 +42,7 @@ class Comparison(Summary):
         return curve_figure(self)
 
     def to_pandas(self) -> Any:
-        """Every run as a row of a pandas DataFrame, as in `runs.csv`.
+        """Return every run as a row of a pandas DataFrame, as in `runs.csv`.
 
         Raises:
             Unsupported: If pandas is not installed.

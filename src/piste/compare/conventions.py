@@ -20,7 +20,7 @@ _REGRESSION = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 
 @dataclass(frozen=True)
 class Convention:
-    """How outputs and targets are read.
+    """The convention by which outputs and targets are read.
 
     Attributes:
         reading: "logits" (a label is predicted by a value above 0), "probabilities" (above 0.5), "values" (above the

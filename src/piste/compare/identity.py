@@ -174,7 +174,7 @@ def _names(code: types.CodeType) -> list[str]:
 
 @functools.cache
 def _is_installed(module: str | None) -> bool:
-    """Whether the module belongs to the standard library, an installed package or Piste, whose versions identify it."""
+    """Return whether a version identifies the module: the standard library, an installed package, or Piste."""
     root = (module or "builtins").partition(".")[0]
     if root == _OWN_PACKAGE:
         return True

@@ -65,7 +65,7 @@ class Objective:
         return target
 
     def is_finite(self, model: torch.nn.Module, batch: Batch) -> bool:
-        """Whether the model's output is finite; a loss may reject the outputs of a diverged model."""
+        """Return whether the model's output is finite; a loss may reject the outputs of a diverged model."""
         with torch.no_grad():
             return bool(torch.isfinite(self.output(model, batch)).all())
 
@@ -82,7 +82,7 @@ class CustomObjective(Objective):
         return batch if self._is_free(role) else super().check_batch(batch, role)
 
     def _is_free(self, role: str) -> bool:
-        """Whether the custom steps take batches of any structure in this role."""
+        """Return whether the custom steps take batches of any structure in this role."""
         return (self.training_step is not None) if role == "training" else (self.validation_step is not None)
 
     def training_loss(self, model: torch.nn.Module, batch: Batch, loss: Loss | None) -> torch.Tensor:

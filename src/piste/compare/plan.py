@@ -36,7 +36,7 @@ class Plan:
         undecided: Which of "seeds", "trials" and "steps" the budget decides.
         seconds: The expected duration of all runs; NaN if not estimated.
         tuned: Whether the budget must include a search.
-        extends: Whether the minimum runs even if it takes longer than the budget, because nobody set the budget.
+        extends: Whether the minimum runs even if it takes longer than the budget, which is a default.
         search: Values of options that a search varies in addition to the learning rate.
         also: Further metrics, which are reported and decide nothing.
         fingerprint: The digests of the model, the data, the metric and the steps.

@@ -56,7 +56,7 @@ def find_search_spaces(search: Any, makers: Mapping[str, Callable[..., Any]]) ->
 
 
 def configurations(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    """Every combination of the options' values, the defaults first."""
+    """Return every combination of the options' values, the defaults first."""
     for values in itertools.product(*space.values()):
         yield dict(zip(space, values, strict=True))
 

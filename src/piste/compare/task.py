@@ -142,7 +142,7 @@ class Task:
 
 
 def _share_tensors(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    """Whether the two modules have a parameter or a buffer in common."""
+    """Return whether the two modules have a parameter or a buffer in common."""
     first, second = ({id(t) for t in (*m.parameters(), *m.buffers())} for m in (one, other))
     return bool(first & second)
 

@@ -17,7 +17,7 @@ MODULE_PREFIX = "piste_task_"
 
 
 def is_task_file(text: str) -> bool:
-    """Whether `text` names a file rather than a built-in task."""
+    """Return whether `text` names a file rather than a built-in task."""
     return text.partition(":")[0].endswith(".py")
 
 

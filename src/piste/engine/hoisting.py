@@ -52,7 +52,7 @@ class Hoisted:
     _varies: dict[Expr, bool] = field(default_factory=dict)
 
     def varies(self, value: Any) -> bool:
-        """Whether a value differs from element to element."""
+        """Return whether a value differs from element to element."""
         if not isinstance(value, Expr):
             return False
         for node in topological_order(value, stop=self._varies.__contains__):

@@ -26,7 +26,7 @@ def strides(x: Tensor) -> tuple[int, ...]:
 
 
 def dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether the elements fill a stretch of memory, in any order."""
+    """Return whether the elements fill a stretch of memory, in any order."""
     expected = 1
     for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size != 1):
         if stride != expected and size:
@@ -36,7 +36,7 @@ def dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether tensors of one shape are dense and have the same strides, or are empty."""
+    """Return whether tensors of one shape are dense and have the same strides, or are empty."""
     first = tensors[0]
     if not first.numel():
         return True
@@ -45,7 +45,7 @@ def alike(tensors: Sequence[Tensor]) -> bool:
 
 
 def overlapping(x: Tensor) -> bool:
-    """Whether two elements may share memory."""
+    """Return whether two elements may share memory."""
     reach = 0
     for stride, size in sorted((stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1):
         if stride <= reach:

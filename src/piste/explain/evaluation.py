@@ -82,12 +82,12 @@ class Evaluation:
         return self.values_of(node)[i].item()
 
     def is_row_valued(self, node: Any) -> bool:
-        """Whether a node is a number for each class of a row."""
+        """Return whether a node is a number for each class of a row."""
         value = self.value(node)
         return self.is_row and isinstance(value, Tensor) and value.dim() == len(self.shape) + 1
 
     def _is_shared(self, node: Any) -> bool:
-        """Whether all rows have it in common, like the weights of the classes."""
+        """Return whether all rows have it in common, like the weights of the classes."""
         if not isinstance(node, Expr):
             return True
         return node.args[0] == "w" if node.op == "input" else all(map(self._is_shared, node.args))
@@ -146,7 +146,7 @@ class Evaluation:
         return before | (path[:, None] if path.dim() < before.dim() else path)
 
     def class_contributions(self) -> Tensor | None:
-        """Return the contribution of each class of each row, if the loss of a row is a sum over its classes, or None."""
+        """Return the contribution of each class of each row, or None if the loss of a row is no sum over classes."""
         node, factor = self.loss, 1.0
         while node.op in ("neg", "/"):
             factor = -factor if node.op == "neg" else factor / self.value(node.args[1])

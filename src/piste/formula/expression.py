@@ -1,12 +1,11 @@
-"""The words a formula may use, and what a formula is turned into so that an engine can run it.
+"""The words of formulas, and the graph that a formula becomes when it is traced.
 
-A formula is a plain Python function of arithmetic and the words below. What it means depends on what is put in:
-torch tensors give the reference, numbers give a number, and `Expr`s give the formula itself, as a graph that an
-engine turns into a kernel and that prints as mathematics. Any other kind of value can join by carrying its own
-vocabulary as `__words__`.
+A formula is a plain Python function of arithmetic and the words below. Its meaning depends on its arguments: torch
+tensors give the reference, numbers give a number, and `Expr`s give the graph of the formula, which backends turn into
+kernels and which prints as mathematics. Another type of value implements the words by a mapping in `__words__`.
 
-A formula chooses with `where`, never with `if` on a value. Options that are known when the formula is read
-(`nesterov`, a buffer that is `None`) are ordinary Python.
+A formula branches with `where`, never with `if` on a value. Options that are known when the formula is traced
+(`nesterov`, a buffer that is `None`) are ordinary Python values.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ _lock = threading.Lock()
 
 
 def _as_argument(value: Any) -> Any:
-    """Every number becomes a float: kernels and tensors compute in floating point."""
+    """Convert a number to a float, because kernels and tensors compute in floating point."""
     return value if isinstance(value, (Expr, NamedConstant)) else float(value)
 
 

@@ -212,7 +212,7 @@ def _power_by_exponent(r: Any, a: Any, b: Any) -> Any:
 
 
 def _share(is_chosen: Any, is_tie: Any) -> Any:
-    """Of equal numbers each takes half, as in torch."""
+    """Share the gradient equally between equal numbers, as in torch."""
     return apply("where", is_chosen, 1.0, apply("where", is_tie, 0.5, 0.0))
 
 

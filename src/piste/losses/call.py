@@ -1,4 +1,4 @@
-"""A call of a loss: its validated settings, with the kernels that served it, and its operands for the formula."""
+"""A call of a loss: its validated settings with their kernels, and its operands as the formula takes them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PreparedCall:
 
 
 class ValidatedSettings:
-    """Valid settings and options other than tensors, and the kernels that served calls with them."""
+    """Valid settings and options other than tensors, and the kernels of calls with them."""
 
     __slots__ = ("check", "kernels", "last_hit", "options", "reduction", "waits")
 

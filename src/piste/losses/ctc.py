@@ -102,7 +102,7 @@ class CTCLoss(Loss):
 
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
-        """As for every loss; a mean is over losses for each label."""
+        """Reduce as every loss does, but take the mean over losses per label."""
         call = cls.prepare(operands, check, **options)
         values = call.formula(*call.operands, **call.options)
         if reduction.mode == "mean":

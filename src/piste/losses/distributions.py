@@ -98,7 +98,7 @@ class KLDivLoss(ElementwiseLoss):
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
-        """As for every loss of elements, with a check that the target holds distributions."""
+        """Prepare a call as every elementwise loss does, and check that the target holds distributions."""
         result = super().call(operands, settings, tensors)
         settings.last_hit = None  # the next call comes here too
         if settings.check != "off":

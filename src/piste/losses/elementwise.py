@@ -53,7 +53,7 @@ class ElementwiseLoss(Loss):
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
-        """By the kernel at once where nothing has to be converted or rejected; else step by step."""
+        """Compute by the kernel if no operand has to be converted or rejected, and otherwise step by step."""
         batch = cls._batch_size(operands) if settings.reduction.mode == "batchmean" else None
         hit = settings.kernels.get(batch)
         if hit:

@@ -139,7 +139,7 @@ class Loss(TorchLoss):
 
     @classmethod
     def tries_kernel(cls, check: str) -> bool:
-        """Whether a call may go to a kernel."""
+        """Return whether a call may go to a kernel."""
         if check != "nan" and not _is_compiling():
             return True
         decline('check="nan" inspects every value' if check == "nan" else "torch.compile traces the formula")

@@ -148,7 +148,7 @@ class MultiLabelMarginLoss(_RowPairLoss):
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
-        """As for every loss of rows, with a check of the target's encoding."""
+        """Prepare a call as every row-wise loss does, and check the encoding of the target."""
         result = super().call(operands, settings, tensors)
         settings.last_hit = None  # the next call comes here too
         if settings.check != "off":

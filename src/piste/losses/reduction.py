@@ -78,7 +78,7 @@ def reduction_option(reductions: tuple[str, ...]) -> Choice:
 
 
 class Reduction(NamedTuple):
-    """How the losses of the elements become one number."""
+    """The reduction of the losses of elements or rows to one number."""
 
     mode: str
     normalizer: Any

@@ -54,7 +54,7 @@ class Check:
     exchanged: Callable[..., Any] | None = None
 
     def applies(self, options: Mapping[str, Any]) -> bool:
-        """Whether the check applies under these options."""
+        """Return whether the check applies under these options."""
         return self.when is None or options.get(self.when[0]) == self.when[1]
 
     def raise_for(self, loss: str, operands: Sequence[Tensor], position: int) -> None:
@@ -161,7 +161,7 @@ def _how_to_match(first: str, a: Tensor, second: str, b: Tensor) -> str:
 
 
 def is_readable(operands: Sequence[Any]) -> bool:
-    """Whether values can be read now: not under vmap, torch.compile or export, nor on the meta device."""
+    """Return whether values can be read now: not under vmap, torch.compile or export, nor on the meta device."""
     if torch.compiler.is_compiling():
         return False
     for operand in operands:

@@ -72,7 +72,7 @@ Filter = Callable[[Sequence[Row]], list[Row]]
 
 
 def _steadiest(practical: float) -> Filter:
-    """Those that vary little: less than twice as much as the steadiest, or less than half the practical margin."""
+    """Return a filter for rows that vary less than twice the steadiest, or less than half the practical margin."""
 
     def keep(rows: Sequence[Row]) -> list[Row]:
         least = min(row.std for row in rows)

@@ -75,7 +75,7 @@ def _shared_identifiers(table: Table, target: Target, split: Split) -> list[str]
 
 
 def _gives_away(encoder: Encoder, cells: Cells, target: Target, split: Split) -> bool:
-    """Whether the column alone determines the target of every training row."""
+    """Return whether the column alone determines the target of every training row."""
     codes, y = cells.codes[target.rows[split.train]], target.y[split.train]
     if isinstance(encoder, NumberEncoder):
         values = encoder.values(cells)[codes]
@@ -97,7 +97,7 @@ def _gives_away(encoder: Encoder, cells: Cells, target: Target, split: Split) ->
 
 
 def _monotone(values: np.ndarray, y: np.ndarray) -> bool:
-    """Whether the target always rises, or always falls, with the value, and is the same for the same value."""
+    """Return whether the target always rises, or always falls, with the value, and is the same for the same value."""
     order = np.lexsort((y, values))
     steps, same = np.diff(y[order]), np.diff(values[order]) == 0
     if len(np.unique(values)) < MIN_DISTINCT or (steps[same] != 0).any():
@@ -106,7 +106,7 @@ def _monotone(values: np.ndarray, y: np.ndarray) -> bool:
 
 
 def _separates(values: np.ndarray, y: np.ndarray, n_classes: int) -> bool:
-    """Whether each class has a range of values of its own."""
+    """Return whether each class has a range of values of its own."""
     order = np.lexsort((y, values))
     changes = np.diff(y[order]) != 0
     apart = np.diff(values[order]) > 0

@@ -48,7 +48,7 @@ class Column:
 
 
 def is_identifier(name: str) -> bool:
-    """Whether a name is that of a key, such as `id`, `patient_id` or `userId`."""
+    """Return whether a name is that of a key, such as `id`, `patient_id` or `userId`."""
     return _IDENTIFIER.fullmatch(name) is not None
 
 
@@ -78,7 +78,7 @@ def fit_column(table: Table, at: int, rows: np.ndarray, train: np.ndarray) -> Co
 
 
 def is_numeric(cells: Cells, numbers: NumberColumn, rows: np.ndarray) -> bool:
-    """Whether at least `MIN_NUMBER_SHARE` of the cells without missing values are numbers."""
+    """Return whether at least `MIN_NUMBER_SHARE` of the cells without missing values are numbers."""
     present = ~cells.missing[rows]
     strays = present & np.isnan(numbers.values[rows])
     return bool(strays.sum() <= (1 - MIN_NUMBER_SHARE) * present.sum())

@@ -159,7 +159,7 @@ def _find_names(rows: Sequence[Sequence[str]]) -> int:
 
 
 def _has_row_names(names: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Whether every row has one cell more than there are names, and begins with a text of its own."""
+    """Return whether every row has one cell more than there are names, and begins with a text of its own."""
     wider = len(names) > 1 and len(rows) > 1 and all(len(row) == len(names) + 1 for row in rows)
     return wider and len({row[0] for row in rows}) == len(rows)
 

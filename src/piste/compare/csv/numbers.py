@@ -59,7 +59,7 @@ def number_values(cells: Cells, convention: Convention, unit: str = "") -> np.nd
 
 
 def _has_unit(cell: NumberCell, unit: str) -> bool:
-    """Whether the number means the same as with this unit; zero does in any, and some units may be left out."""
+    """Return whether the number means the same as with this unit; zero does in any, and some units may be left out."""
     may_lack = unit not in _MULTIPLIERS and cell.unit == ""
     return cell.unit == unit or may_lack or not cell.body.strip("0.,")
 

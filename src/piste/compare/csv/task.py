@@ -44,7 +44,7 @@ class TableTask(Task):
 
 
 def is_table(text: str) -> bool:
-    """Whether `text` names a file with a table rather than a task."""
+    """Return whether `text` names a file with a table rather than a task."""
     return Path(text).suffix.lower() in TABLES + OTHERS
 
 

@@ -55,7 +55,7 @@ def search(plan: Plan, candidate: Candidate, number: int, trials: list[Result]) 
         return {name: v for name, v in trial.options.items() if v != candidate.search_space[name][0]}
 
     def order(trial: Result) -> tuple[float, int, float]:
-        """By the result; ties by the smallest change from the default."""
+        """Return the sort key: the result, then the size of the change from the default."""
         distance = abs(math.log(trial.lr / default)) if default and trial.lr else 0.0
         return sign * trial.metrics[-1], len(changed_options(trial)), distance
 

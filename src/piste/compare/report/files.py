@@ -112,7 +112,7 @@ def render_markdown(comparison: Summary, numbers: dict[str, Any]) -> str:
 
 
 def to_json_data(comparison: Summary) -> dict[str, Any]:
-    """Everything except the figures, for JSON; NaN and infinity become null."""
+    """Return everything except the figures, for JSON; NaN and infinity become null."""
     fields = (
         "name",
         "about",

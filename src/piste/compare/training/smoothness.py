@@ -28,7 +28,7 @@ def descent_share(curve: Sequence[float]) -> float:
 
 
 def evenness(steps: Sequence[int], distances: Sequence[float]) -> float:
-    """How steadily the weights approach their final values: 1 - max over t of |(1 - d_t / d_0) - t / T|.
+    """Return the evenness of the path to the final weights: 1 - max over t of |(1 - d_t / d_0) - t / T|.
 
     d_t is the distance between the weights at step t and the final weights, so 1 - d_t / d_0 is the share of the way
     covered (clamped to [0, 1]); t / T is the share of the steps taken. In [0, 1]: 1 for a constant pace, near 0 if all

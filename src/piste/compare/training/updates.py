@@ -130,6 +130,6 @@ def trained_parameters(model: torch.nn.Module, loss: Loss | None, loop: Loop = P
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether `step` can't be called without a function that computes the loss again, as for LBFGS."""
+    """Return whether `step` can't be called without a function that computes the loss again, as for LBFGS."""
     parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
     return parameter is not None and parameter.default is inspect.Parameter.empty

@@ -13,7 +13,7 @@ from ..native.openmp import openmp_parallel
 from ..specs import LossKernelSpec, ParamState, StepSpec
 from . import fast_step, image_cross_entropy
 from .loss_kernel import kernel_of
-from .step_kernel import Layout, StepKernel, layout_of, unserved
+from .step_kernel import Layout, StepKernel, layout_of, why_not_step
 
 __all__ = ["CpuBackend"]
 
@@ -37,7 +37,7 @@ class CpuBackend:
         """Return the property of a parameter or of its options that the kernel can't handle, or None."""
         if options["capturable"]:
             return "capturable=True keeps the step count on the device"
-        return unserved(state)
+        return why_not_step(state)
 
     def step_layout(self, state: ParamState) -> Layout:
         """Return the dtypes and the layout of a parameter, its gradient and its state."""

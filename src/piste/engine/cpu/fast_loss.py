@@ -25,7 +25,7 @@ from .loss_form import BLOCK, FEW, GRAIN, PARTS, result_code
 from .tables import FastLossBlock, LossNumbers, LossTable
 from .work_sharing import COUNTER_STRIDE
 
-__all__ = ["can_serve", "serving"]
+__all__ = ["make_fast_loss", "supports"]
 
 _WHOLE, _ROW_EACH, _CLASS_EACH = range(3)  # an operand of the first one's shape, of its rows, or of its classes
 _SHAPES = {"number": _ROW_EACH, "index": _ROW_EACH, "shared": _CLASS_EACH}
@@ -45,7 +45,7 @@ _CONSTANTS = {
 }
 
 
-def serving(form: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_rows: int) -> Callable[..., bool]:
+def make_fast_loss(form: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_rows: int) -> Callable[..., bool]:
     """Return a function that computes a loss of few elements, by the kernels of its form.
 
     Its arguments are a `LossArguments.packed`, the tensor for the loss, the tuple of the operands, and that of the
@@ -83,7 +83,7 @@ def serving(form: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_row
     return make_fastcall(module, "fast_loss", block, lib, arrays, kernels)
 
 
-def can_serve(form: LossKernelSpec) -> bool:
+def supports(form: LossKernelSpec) -> bool:
     """Return whether machine code may ask about the operands, and has room for them and the options."""
     columns, options = len(form.given) + len(form.by), sum(is_number(v) for _, v in form.options)
     return native_guard() is not None and columns <= MOST_COLUMNS and options <= MOST_OPTIONS

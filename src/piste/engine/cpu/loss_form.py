@@ -27,7 +27,7 @@ __all__ = [
     "stored",
 ]
 
-BLOCK = 1 << 13  # elements whose sum is kept apart, whoever makes it
+BLOCK = 1 << 13  # elements per partial sum, for any number of threads
 PARTS = 8  # that each thread gets of the whole: runs of blocks, as memory is read best in one go
 GRAIN = 1 << 15  # elements from which on a team is worth waking, as in torch
 FEW = 1 << 18  # elements up to which a call keeps Python's lock: a third of a millisecond

@@ -21,7 +21,7 @@ from ..native.compiler import load, load_file
 from ..specs import LossArguments, LossKernelSpec
 from . import elementwise_kernel as element_source
 from . import rowwise_kernel as row_source
-from .fast_loss import can_serve, serving
+from .fast_loss import make_fast_loss, supports
 from .formula_comments import loss_formula
 from .is_one import make_is_one
 from .loss_form import BLOCK, FEW, GRAIN, PARTS, result_code
@@ -61,8 +61,8 @@ class CpuLossKernel(LossKernel):
         self.dtypes = [getattr(torch, c.storage) for c in spec.given]
         self.leads = spec.marks == [True] + [False] * (len(spec.marks) - 1)
         self._options = [float(v) for _, v in spec.options if is_number(v)]
-        self.serve = serving(spec, parts, self.scratch_rows) if can_serve(spec) else None
-        if self.serve is not None:  # larger gradients have memory that is kept
+        self.run_fast = make_fast_loss(spec, parts, self.scratch_rows) if supports(spec) else None
+        if self.run_fast is not None:  # larger gradients have memory that is kept
             self.max_fast_elements = min(FEW, LARGE // self.dtypes[0].itemsize - 1)
         self.is_one = make_is_one()
         self._result = result_code(spec)
@@ -76,7 +76,7 @@ class CpuLossKernel(LossKernel):
             gradients = (*map(_empty_like, self.select(operands)),)
         else:
             return None
-        return (out, gradients) if self.serve(arguments[0], out, operands, gradients) else None  # type: ignore[misc]
+        return (out, gradients) if self.run_fast(arguments[0], out, operands, gradients) else None  # type: ignore[misc]
 
     def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
         out = _empty_like(self._scalar) if self.is_sum else self._each(operands[0])

@@ -95,7 +95,7 @@ def _place(form: LossKernelSpec, column: Operand) -> int:
 
 
 def _operands(form: LossKernelSpec, row: RowLines) -> list[str]:
-    """Where the operands of row r, and its gradients, lie."""
+    """Return the lines that find the operands and gradients of row r in memory."""
     lines = []
     for c in form.given:
         if c.kind in ("row", "labels"):

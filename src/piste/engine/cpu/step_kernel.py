@@ -190,14 +190,14 @@ def _strided(columns: Sequence[str], dims: int) -> list[str]:
 
 
 def layout_of(slot: ParamState) -> Layout:
-    """Return the layout of a slot that `unserved` accepts."""
+    """Return the layout of a slot that `why_not_step` accepts."""
     columns = [slot.p, slot.g, *slot.buffers]
     counter = DTYPES[slot.counters[0].dtype] if slot.counters else "float32"
     kinds = tuple(DTYPES[real_dtype(x)] for x in columns)
     return Layout(kinds, counter, 0 if alike(columns) else slot.p.dim() + slot.p.is_complex())
 
 
-def unserved(slot: ParamState) -> str | None:
+def why_not_step(slot: ParamState) -> str | None:
     """Return the reason why the kernel can't step a slot, or None."""
     if slot.g is not slot.p.grad and slot.p.grad is not None:
         return "its gradient is sparse"  # the slot holds a dense copy

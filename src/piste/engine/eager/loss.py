@@ -1,8 +1,8 @@
-"""Losses as torch operations: the reference, and the engine for whatever no kernel serves.
+"""Losses as torch operations: the reference, and the backend for calls without a kernel.
 
-The gradient is the formula's own, written down, so that a clamped logarithm gives the gradient it should; and it is
-itself made of torch operations, so that a second backward, forward-mode differentiation, `torch.func` and
-`torch.compile` go through it.
+The gradient is computed by the stated derivatives, so that a clamped logarithm has the intended gradient. The
+derivatives consist of torch operations, so that a second backward, forward-mode differentiation, `torch.func` and
+`torch.compile` work.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def values(
     options: dict[str, Any],
 ) -> Tensor:
     """Return the loss of each element or row, with the stated derivatives, or else with autograd's."""
-    if derivatives is None or letters[0].is_complex():  # |z| has no slope in real letters; torch's abs knows it
+    if derivatives is None or letters[0].is_complex():  # the derivatives are real, and abs of PyTorch is differentiable
         return formula(*letters, **options)
     if torch.compiler.is_compiling() and hasattr(derivatives, "is_derived"):  # torch.compile can't trace expressions
         return formula(*letters, **options)
@@ -46,7 +46,7 @@ def values(
 
 
 class _Compiled(torch.autograd.Function):
-    """The loss as torch.compile can read it, which takes no function that has a `jvp`."""
+    """The loss without a `jvp`, which torch.compile can't trace."""
 
     @staticmethod
     def forward(

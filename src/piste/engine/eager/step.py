@@ -1,4 +1,4 @@
-"""The reference engine: a formula run as torch operations, on any dtype, layout and device."""
+"""Steps as torch operations: the reference, for every dtype, layout and device."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ def step(
     differentiable: bool = False,
     on_device: bool = False,
 ) -> None:
-    """One step of every slot, in place.
+    """Step parameters in place.
 
-    `differentiable` leaves the values that autograd has saved untouched; `on_device` keeps the step count a tensor,
-    for graph capture and tracing, where a Python number would be frozen into the graph.
+    Args:
+        program: The step.
+        slots: The states of the parameters.
+        numbers: The numbers of the group by name.
+        differentiable: Leave the values that autograd has saved unchanged.
+        on_device: Keep the step count in its tensor, for graph capture and tracing, which would make a Python number
+            a constant of the graph.
     """
     numbers = {name: _plain(value, differentiable) for name, value in numbers.items()}
     for slot in slots:
@@ -36,14 +41,14 @@ def step(
 
 
 def _plain(value: Any, differentiable: bool) -> Any:
-    """Return an option given as a tensor: a number, or a 0-d tensor where autograd or a tracer has to see it."""
+    """Return an option as a number, or as a 0-d tensor if autograd or a tracer must record it."""
     if not isinstance(value, Tensor):
         return value
     return value.reshape(()) if differentiable or torch.compiler.is_compiling() else value.item()
 
 
 def _counted(program: StepSpec, slot: ParamState, numbers: Mapping[str, Any], on_device: bool) -> tuple[Any, Any, Any]:
-    """Return the arguments of `StepSpec.scalars`: counters read (t one further), and how to keep a new one."""
+    """Count the step, and return the arguments of `StepSpec.scalars`: numbers, counters, and a function that stores."""
     kept = dict(zip(program.counters, slot.counters, strict=True))
 
     def read(letter: str) -> Any:
@@ -62,7 +67,7 @@ def _counted(program: StepSpec, slot: ParamState, numbers: Mapping[str, Any], on
 
 
 def _wide(counter: Tensor) -> Tensor:
-    # 1 - beta2**t in float32 has few good digits; devices without float64 (MPS) make do.
+    # In float32, 1 - beta2**t loses most of its digits; MPS has no float64.
     return counter.clone() if counter.device.type == "mps" else counter.to(torch.float64, copy=True)
 
 

@@ -72,7 +72,7 @@ class Cuda:
         return torch.cuda.current_stream(self._device).cuda_stream
 
     def is_capturing(self) -> bool:
-        """Whether the current stream is being captured in a CUDA graph."""
+        """Return whether the current stream is being captured in a CUDA graph."""
         return torch.cuda.is_current_stream_capturing()
 
     def record(self, stream: int) -> Any:

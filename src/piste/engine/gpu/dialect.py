@@ -1,7 +1,7 @@
 """The words of the emitter in Triton, and the functions that Triton's language lacks.
 
 The functions are Triton source. They need neither libdevice, which the interpreter can't run, nor Triton's standard
-library, so one text serves the compiler and the interpreter.
+library, so the compiler and the interpreter run the same text.
 """
 
 from __future__ import annotations

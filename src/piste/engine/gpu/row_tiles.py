@@ -238,7 +238,7 @@ def _total(x: Any, factor: Any = None) -> Any:
 
 
 def _has_each(x: Any) -> bool:
-    """Whether a value is a sum with a term that is the same for all classes."""
+    """Return whether a value is a sum with a term that is the same for all classes."""
     return isinstance(x, Expr) and (x.op == "each" or (x.op in ("+", "-") and any(map(_has_each, x.args))))
 
 

@@ -24,7 +24,7 @@ def keep_for_graphs(tables: Iterable[Tensor]) -> None:
 
 
 def _is_read(device: Any, table: PinnedTable) -> bool:
-    """Whether a launched kernel may still read a table that no new launch is given."""
+    """Return whether a launched kernel may still read a table that no new launch is given."""
     if not table.events:
         table.events = [device.record(stream) for stream in table.streams]
     return not all(event.query() for event in table.events)
