@@ -193,8 +193,8 @@ def training() -> Iterator[dict[str, Any]]:
 
 HOW_TO_READ = """\
 A ratio is the other's time over Piste's: above 1, Piste is faster. All contenders are timed alternately in one process,
-on the same parameters and gradients; times are medians; "interleaved" has a forward and a backward pass before every step,
-which is not counted. "by threads" is the speedup of Piste over one thread; these are timed alternately too.
+on the same parameters and gradients; times are medians; "interleaved" has a forward and a backward pass before every
+step, which is not counted. "by threads" is the speedup of Piste over one thread; these are timed alternately too.
 The last column is the share of the bandwidth of an in-place operation (torch's mul_ on a gigabyte), on as many threads
 and in turns with the others. The machine was shared, so differences of a few percent are noise.
 """

@@ -12,7 +12,7 @@ LOGITS = Convention("logits")
 
 
 def accuracy(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOGITS) -> torch.Tensor:
-    """The share of correct predictions, for each example.
+    """Return the share of correct predictions, for each example.
 
     Args:
         output: One score for each class (N, C, ...), or one output for each label (N, ...).
@@ -36,7 +36,7 @@ def accuracy(output: torch.Tensor, target: torch.Tensor, convention: Convention 
 
 
 def balanced_accuracy(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOGITS) -> float:
-    """The mean over the classes of the share of their examples that are predicted correctly.
+    """Return the mean over the classes of the share of their examples that are predicted correctly.
 
     Takes outputs and targets as `accuracy` does; every position counts as an example.
     """
@@ -47,7 +47,7 @@ def balanced_accuracy(output: torch.Tensor, target: torch.Tensor, convention: Co
 
 
 def f1(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOGITS) -> float:
-    """The harmonic mean of precision and recall of class 1; of more than two classes, the mean of all classes.
+    """Return the harmonic mean of precision and recall of class 1; of more than two classes, the mean of all classes.
 
     Takes outputs and targets as `accuracy` does; every position counts as an example.
     """
@@ -62,7 +62,7 @@ def f1(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOGI
 
 
 def auc(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOGITS) -> float:
-    """The area under the ROC curve; of more than two classes, the mean over each class against the others.
+    """Return the area under the ROC curve; of more than two classes, the mean over each class against the others.
 
     Takes outputs and targets as `accuracy` does; every position counts as an example.
 
@@ -86,7 +86,7 @@ def auc(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOG
 
 
 def log_loss(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOGITS) -> torch.Tensor:
-    """The negative logarithm of the probability of the correct class, for each example.
+    """Return the negative logarithm of the probability of the correct class, for each example.
 
     Takes outputs and targets as `accuracy` does, and returns a tensor (N,) as it does.
 
@@ -129,7 +129,7 @@ def check_class_indices(target: torch.Tensor, classes: int, ignore_index: int | 
 def _decide(
     metric: str, output: torch.Tensor, target: torch.Tensor, convention: Convention
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The predicted class and the correct one of every position, and whether the position counts."""
+    """Return the predicted class and the correct one of every position, and whether the position counts."""
     if output.shape == target.shape and _are_probabilities(target):
         predicted, true = output.argmax(1), target.argmax(1)
     elif output.shape == target.shape:
@@ -152,7 +152,7 @@ def _decide(
 
 
 def _labels(metric: str, target: torch.Tensor) -> tuple[float, float]:
-    """The two labels of a target: -1 and 1 if -1 is among them, else 0 and 1."""
+    """Return the two labels of a target: -1 and 1 if -1 is among them, else 0 and 1."""
     low = -1.0 if bool((target == -1).any()) else 0.0
     invalid = target[(target != low) & (target != 1)]
     if len(invalid):
@@ -164,14 +164,14 @@ def _labels(metric: str, target: torch.Tensor) -> tuple[float, float]:
 
 
 def _mean_of_counted(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """The mean over the positions that count, for each example that has any."""
+    """Return the mean over the positions that count, for each example that has any."""
     values, counted = (part.reshape(len(part), -1) for part in (values, counted))
     counts = counted.sum(1)
     return ((values * counted).sum(1) / counts)[counts > 0]
 
 
 def _are_probabilities(target: torch.Tensor) -> bool:
-    """Whether each row is a probability distribution over at least two classes."""
+    """Return whether each row is a probability distribution over at least two classes."""
     if target.dim() < 2 or target.shape[1] < 2 or bool((target < 0).any()):
         return False
     return bool(((target.sum(1, dtype=torch.float64) - 1).abs() < 1e-3).all())

@@ -53,13 +53,13 @@ class Metric:
         return self.goal == "max"
 
     def under(self, convention: Convention) -> Metric:
-        """The metric of a model whose loss has this convention."""
+        """Return the metric of a model whose loss has this convention."""
         if not self.takes_convention:
             return self
         return replace(self, function=functools.partial(self.function, convention=convention))
 
     def scores(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The score of every example (N,), or one for all examples (a 0-d tensor), in float64."""
+        """Return the score of every example (N,), or one for all examples (a 0-d tensor), in float64."""
         result = torch.as_tensor(self.function(output, target)).detach().to("cpu", torch.float64)
         if result.dim() and result.shape != (len(target),) and not self.takes_convention:
             raise InvalidValue(
@@ -69,7 +69,7 @@ class Metric:
         return result
 
     def scores_of_parts(self, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        """The scores of outputs and targets that can't be joined, such as those of texts of different lengths.
+        """Return the scores of outputs and targets that can't be joined, such as those of texts of different lengths.
 
         Raises:
             InvalidValue: If the metric needs all of them at once.
@@ -85,7 +85,7 @@ class Metric:
         return torch.cat(scores)
 
     def value(self, output: torch.Tensor, target: torch.Tensor) -> float:
-        """The reported value over all examples."""
+        """Return the reported value over all examples."""
         return self.finish(float(self.scores(output, target).mean()))
 
 
@@ -137,7 +137,7 @@ METRICS = {
 
 
 def as_metric(metric: Any) -> Metric:
-    """The metric given by a name, by a pair (function, "max" or "min"), or by a `Metric`."""
+    """Return the metric given by a name, by a pair (function, "max" or "min"), or by a `Metric`."""
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
@@ -156,7 +156,7 @@ def as_metric(metric: Any) -> Metric:
 
 
 def as_metrics(wanted: Any) -> list[Metric]:
-    """The metric that decides, then those that are reported; empty for None."""
+    """Return the metric that decides, then those that are reported; empty for None."""
     if wanted is None:
         return []
     metrics = [as_metric(metric) for metric in wanted] if isinstance(wanted, list) else [as_metric(wanted)]

@@ -64,7 +64,7 @@ class Plan:
         return self.trials > 1
 
     def seed_of_search(self, number: int) -> int:
-        """The seed of the search for the seed with index `number`; never used for a final run."""
+        """Return the seed of the search for the seed with index `number`; never used for a final run."""
         return (self.seeds[number] + SEARCH_SEED_OFFSET) % (MAX_SEED + 1)
 
     @property
@@ -73,7 +73,7 @@ class Plan:
         return len(self.candidates) * len(self.seeds) * (self.trials + 2 if self.searches else 1)
 
     def settings(self) -> dict[str, Any]:
-        """The JSON-serializable identity of this comparison."""
+        """Return the JSON-serializable identity of this comparison."""
         return {
             "task": self.task.name,
             "epochs": self.data.epochs(self.steps),
@@ -184,7 +184,7 @@ def make_plan(
 
 
 def _fingerprint(task: Task, data: Data, metrics: Sequence[Metric]) -> dict[str, str]:
-    """The digests of the parts of a task, by name: everything but the candidates that can change a run."""
+    """Return the digests of the parts of a task, by name: everything but the candidates that can change a run."""
     with RandomState(0):
         start = task.new_model(0)
     return {

@@ -58,7 +58,7 @@ def table_cells(comparison: Summary, row: Row) -> list[str]:
 
 
 def _also(comparison: Summary) -> list[str]:
-    """The names of the metrics that decide nothing."""
+    """Return the names of the metrics that decide nothing."""
     return list(comparison.rows[0].also) if comparison.rows else []
 
 

@@ -211,7 +211,7 @@ class TrainingRun:
 
     @torch.no_grad()
     def quick_value(self) -> float:
-        """The metric on the validation examples of an evaluation before the end."""
+        """Return the metric on the validation examples of an evaluation before the end."""
         batches = self.data.quick_validation
         with evaluation_mode(self.judged, self.loss):
             scores, _ = self.scores(self.metric, batches, self.predict(batches))
@@ -222,7 +222,7 @@ class TrainingRun:
         return sum(losses) / sum(map(count_examples, batches))
 
     def predict(self, batches: list[Batch]) -> list[Prediction]:
-        """The outputs and targets of each batch; none if every metric is of the loss."""
+        """Return the outputs and targets of each batch; none if every metric is of the loss."""
         if self.metric.of_loss and not self.also:
             return []
         with autocast(self.candidate.loop, self.data.device):
@@ -231,7 +231,7 @@ class TrainingRun:
     def scores(
         self, metric: Metric, batches: list[Batch], predictions: list[Prediction]
     ) -> tuple[torch.Tensor, Callable[[], list[float]]]:
-        """The scores on validation batches, and a function that returns those to keep in the result."""
+        """Return the scores on validation batches, and a function that returns those to keep in the result."""
         if metric.of_loss:
             return torch.tensor(self.mean_loss(batches, 0), dtype=torch.float64), list
         joined = predictions[0] if len(predictions) == 1 else concatenate(predictions)
@@ -242,14 +242,14 @@ class TrainingRun:
 
 
 def typical_step(seconds: list[float], accumulate: int) -> float:
-    """The median time of a step, in groups of the steps that make one update; NaN without a step."""
+    """Return the median time of a step, in groups of the steps that make one update; NaN without a step."""
     groups = [seconds[at : at + accumulate] for at in range(0, len(seconds), accumulate)]
     return statistics.median(map(statistics.fmean, groups)) if groups else math.nan
 
 
 @contextlib.contextmanager
 def evaluation_mode(*parts: Any) -> Iterator[None]:
-    """Evaluation mode of the modules inside `with`; afterwards every module is in its previous mode."""
+    """Put modules in evaluation mode inside `with`, and back in their previous modes afterwards."""
     roots = [part for part in parts if isinstance(part, torch.nn.Module)]
     modes = [(module, module.training) for root in roots for module in root.modules()]
     for root in roots:
