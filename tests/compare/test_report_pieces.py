@@ -88,6 +88,13 @@ def test_characters_of_other_scripts_use_an_installed_font_or_their_code_points(
     assert [text.get_text() for text in figure.texts] == [fonts.NOTE]
 
 
+def test_plot_uses_fonts_for_other_scripts_as_saved_figures_do():
+    found = compare_task(task(name="优化器"), optimizers="SGD", seeds=1, progress=False)
+    figure = found.plot()
+    families, _ = fonts.fallback_fonts("优化器")
+    assert figure._suptitle.get_fontfamily() == [*families, "sans-serif"]
+
+
 def test_a_font_of_boxes_is_no_font_for_a_character():
     families, missing = fonts.fallback_fonts({"优", "\U0010ffff"})
     assert "\U0010ffff" in missing  # unassigned: only the placeholder has a box for it

@@ -65,7 +65,7 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
         drawn = paths[0].read_text(encoding="utf-8")
         paths[0].write_text(drawn.replace("</style>", f"{DARK}</style>", 1), encoding="utf-8")
         write_as_code_points(figure, missing)
-        figure.savefig(paths[1], dpi=110)
+        figure.savefig(paths[1], dpi=160)
     return paths
 
 

@@ -13,7 +13,10 @@ NOTE = "Characters that no installed font has are written as \\uXXXX."
 
 
 def show_as_text(figure: Any) -> None:
-    """Show every text as it is: names may hold dollar signs, which are no formulas. Tick labels stay as they are."""
+    """Show every text as it is, in installed fonts: names may hold dollar signs, which are no formulas.
+
+    Tick labels are left out; those of logarithmic axes are formulas.
+    """
     from matplotlib.text import Text
 
     ticks: set[int] = set()
@@ -22,6 +25,7 @@ def show_as_text(figure: Any) -> None:
     for text in figure.findobj(Text):
         if id(text) not in ticks:
             text.set_parse_math(False)
+    use_installed_fonts(figure)
 
 
 def use_installed_fonts(figure: Any) -> set[str]:
