@@ -6,9 +6,15 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+
+import piste
+from piste.errors import PisteError
+from tools.docs.speed import steps_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,3 +98,19 @@ def test_the_chinese_readme_has_the_same_code_links_and_sections():
     ours, theirs = (re.findall(r"\]\(([^)#]+)\)", text) for text in (README, chinese))
     assert sorted({*ours, "README.md"}) == sorted({*theirs, "README.zh-CN.md"})
     assert len(re.findall("^## ", chinese, re.MULTILINE)) == len(re.findall("^## ", README, re.MULTILINE))
+
+
+@pytest.mark.parametrize("call", re.findall(r"^\| `((?:nn|optim)\.[^`]+)` \|", README, re.MULTILINE))
+def test_piste_refuses_the_calls_of_the_table_which_pytorch_accepts(call):
+    known = {"torch": torch, "parameters": [torch.zeros(2, requires_grad=True)]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of broadcast operands
+        eval(call, {**known, "nn": torch.nn, "optim": torch.optim})
+    with pytest.raises(PisteError):
+        eval(call, {**known, "nn": piste.losses, "optim": piste.optim})
+
+
+def test_the_table_of_speed_is_that_of_the_measurements():
+    table = steps_table("1 x 25M", "ResNet-18", "GPT-2 small", "2000 x 32")
+    assert table in README
+    assert table in (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")

@@ -16,18 +16,18 @@ def page(tmp_path, monkeypatch):
     file.write_text(
         "\n".join(
             [
-                "# The speed of a step",
+                "## The speed of a step",
                 step.format("1 x 25M", "Adam", 1, "alone", 3.0),
                 step.format("1 x 25M", "Adam", 2, "alone", 2.0),
                 step.format("1 x 25M", "Adam", 2, "interleaved", 4.0),
                 step.format("6 small", "SGD", 2, "alone", 7.5),
                 step.format("6 small", "Lion", 2, "alone", "nan"),
-                "## Others",
+                "### Others",
                 step.format("1 x 25M", "Adam", 2, "alone", 9.0),
-                "# The speed of a loss",
+                "## The speed of a loss",
                 *(loss.format("mse", ratio) for ratio in (1.5, 1.1, 2.0)),
             ]
-        ).replace("# The", "\n# The")
+        ).replace("## The", "\n## The")
     )
     return file
 

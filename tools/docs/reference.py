@@ -217,7 +217,7 @@ def _dedented(lines: list[str]) -> list[str]:
 
 def _paragraphs(lines: Iterable[str]) -> list[str]:
     """Return text as Markdown: links become links, and names of code stay as they are."""
-    text = re.sub(r"(?<![<(])(https?://[^\s,)]+)", r"<\1>", "\n".join(lines))
+    text = re.sub(r"(?<![<(])(https?://[^\s,)]+[^\s,).;])", r"<\1>", "\n".join(lines))
     parts = re.split(r"(`[^`]*`|<http[^>]*>)", text)  # code and links stay as they are
     return ["".join(part if i % 2 else re.sub(r"([*_])", r"\\\1", part) for i, part in enumerate(parts))]
 

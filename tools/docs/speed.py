@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 
 def _rows(title: str) -> list[list[str]]:
     """Return the cells of every table row below a title of the page, up to the next heading."""
-    text = PAGE.read_text(encoding="utf-8").split(f"\n# {title}\n")[1].split("\n#")[0]
+    text = PAGE.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n#")[0]
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -30,10 +30,10 @@ def step_ratios() -> dict[str, dict[str, float]]:
     return found
 
 
-def steps_table() -> str:
-    """Return a Markdown table of `step_ratios`."""
+def steps_table(*workloads: str) -> str:
+    """Return a Markdown table of `step_ratios`, of all workloads unless some are named."""
     ratios = step_ratios()
-    workloads = list(dict.fromkeys(name for row in ratios.values() for name in row))
+    workloads = workloads or tuple(dict.fromkeys(name for row in ratios.values() for name in row))
     lines = [f"| | {' | '.join(workloads)} |", f"|---|{'---|' * len(workloads)}"]
     for name, row in ratios.items():
         lines.append(f"| {name} | {' | '.join(f'{row[w]:.3g}' if w in row else '' for w in workloads)} |")
