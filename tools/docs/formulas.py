@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from piste.errors import PisteError
-from piste.explain.evaluation import Worked
+from piste.explain.evaluation import Evaluation
 from piste.explain.steps import TracedRule
 from piste.formula import Expr, FormulaError
 from piste.formula.differentiate import differentiate
@@ -58,32 +58,32 @@ def optimizer_variants(optimizer: type[Optimizer]) -> dict[str, list[str]]:
     return found
 
 
-def worked_example(loss: type[Loss], **options: Any) -> Worked | None:
+def worked_example(loss: type[Loss], **options: Any) -> Evaluation | None:
     """Return the call of a loss on the operands of its example, or None where torch computes it without a formula."""
     module = loss(**options)
     torch.manual_seed(0)
     operands = eval(f"({loss.example},)", {"torch": torch})
     call = loss.prepare(operands, "off", **{name: getattr(module, name) for name in module._options})
     try:
-        return Worked(call)
+        return Evaluation(call)
     except PisteError:
         return None
 
 
-def loss_formula(worked: Worked) -> tuple[list[str], list[str]]:
+def loss_formula(worked: Evaluation) -> tuple[list[str], list[str]]:
     """Return the equations of a loss, and those of its derivatives by the operands that are real numbers."""
-    letters = list(worked.letters)
-    width = worked.letters[letters[0]].shape[-1:]
-    is_row = {n: worked.is_row and v.is_floating_point() and v.shape[-1:] == width for n, v in worked.letters.items()}
-    rows = {n for n, row in is_row.items() if row and worked.letters[n].dim() >= len(worked.shape)}
+    letters = list(worked.operands)
+    width = worked.operands[letters[0]].shape[-1:]
+    is_row = {n: worked.is_row and v.is_floating_point() and v.shape[-1:] == width for n, v in worked.operands.items()}
+    rows = {n for n, row in is_row.items() if row and worked.operands[n].dim() >= len(worked.shape)}
     printer = LatexPrinter(rows, _EULER)
-    formula = _equations([*_apart(worked.reading.steps, letters), (r"loss", worked.loss)], printer, r"\ell")
+    formula = _equations([*_apart(worked.traced.steps, letters), (r"loss", worked.loss)], printer, r"\ell")
     if worked.call.derivatives is None:
         return formula, _row_derivatives(worked, sorted(rows), printer)
     derived = []
     reading = read(worked.call.derivatives, *letters, **worked.call.options)
     for letter, value in zip(letters, reading.results, strict=False):
-        if value is not None and worked.letters[letter].is_floating_point():
+        if value is not None and worked.operands[letter].is_floating_point():
             steps = [(n, v) for n, v in reading.steps if _is_part(v, value)]
             fresh = LatexPrinter(rows, _EULER)
             derived += _equations(
@@ -94,7 +94,7 @@ def loss_formula(worked: Worked) -> tuple[list[str], list[str]]:
     return formula, list(dict.fromkeys(derived))
 
 
-def _row_derivatives(worked: Worked, rows: list[str], printer: LatexPrinter) -> list[str]:
+def _row_derivatives(worked: Evaluation, rows: list[str], printer: LatexPrinter) -> list[str]:
     """Return the gradient by each row, at the class i."""
     by = [Expr("input", name) for name in rows if name not in ("w",)]
     lines = []
