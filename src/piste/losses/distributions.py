@@ -94,7 +94,7 @@ class KLDivLoss(ElementwiseLoss):
         if log_target:
             q = exp(y)
             return -q, where(q == 0, 0, q * (y - x + 1))
-        return -y, log(y) + 1 - x
+        return -y, log(y) + 1 - x  # by y also at 0, where the formula is cut off
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
@@ -218,7 +218,7 @@ class GaussianNLLLoss(ElementwiseLoss):
         return loss + 0.5 * math.log(2 * math.pi) if full else loss
 
     def derivatives(x, y, v, *, full, eps):
-        v = where(v < eps, eps, v)
+        v = where(v < eps, eps, v)  # the gradient passes the bound, as in torch
         d = x - y
         s = d / v
         return s, -s, 0.5 * (1 - d * s) / v

@@ -128,5 +128,5 @@ class MarginRankingLoss(ElementwiseLoss):
         return where(below(z, 0), 0, z)
 
     def derivatives(a, b, y, *, margin):
-        is_wrong = above(margin - y * (a - b), 0)
+        is_wrong = above(margin - y * (a - b), 0)  # at the corner as torch's clamp
         return where(is_wrong, -y, 0), where(is_wrong, y, 0), where(is_wrong, b - a, 0)
