@@ -159,7 +159,7 @@ class PoissonNLLLoss(ElementwiseLoss):
 
     def derivatives(x, y, *, log_input, full, eps):
         dx = exp(x) - y if log_input else 1 - where(y == 0, 0, y / (x + eps))
-        dy = -x if log_input else -log(x + eps)
+        dy = -x if log_input else -log(x + eps)  # also at 0, where the formula is cut off
         if full:
             n = where(y > 1, y, 1)  # so that the second derivative where nothing is added is 0, not 0 * inf
             dy = dy + where(y > 1, log(n) + 0.5 / n, 0)
