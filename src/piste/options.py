@@ -85,6 +85,21 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Limit(Number):
+    """A number that may be None, for no limit."""
+
+    default: float | None = None  # type: ignore[assignment]
+    annotation = "float | None"
+
+    def check(self, name: str, value: Any) -> None:
+        if value is not None:
+            super().check(name, value)
+
+    def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        return iter(()) if value is None else super().letters(name, value)
+
+
+@dataclass(frozen=True)
 class Integer(_NoLetters):
     """A whole number between `low` and `high`, both included; None too where that is the default."""
 

@@ -202,3 +202,9 @@ def test_the_passed_tensors_are_not_changed() -> None:
 def test_a_wrong_call_is_rejected(call, error, words) -> None:
     with pytest.raises(error, match=words):
         call()
+
+
+def test_a_clipped_gradient_is_worked_through():
+    text = piste.explain("sgd", param=[1.0, 1.0], grad=[3.0, 4.0], lr=1.0, max_norm=1.0).text
+    assert "clip = 0.2" in text
+    assert "p = [0.4, 0.2]" in text

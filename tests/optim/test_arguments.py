@@ -11,6 +11,7 @@ import torch
 
 from piste.errors import InvalidType, InvalidValue
 from piste.optim import OPTIMIZERS
+from piste.optim.options import REDUCED
 
 from .reference import PAIRS
 from .rejections import assert_rejected, weights
@@ -18,7 +19,7 @@ from .rejections import assert_rejected, weights
 every = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
-SHARED = {"maximize", "foreach", "capturable", "differentiable", "fused"}
+SHARED = {"maximize", "foreach", "capturable", "differentiable", "fused", *REDUCED}
 
 
 @pytest.mark.parametrize("name", PAIRS)

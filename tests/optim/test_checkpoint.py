@@ -11,6 +11,7 @@ import torch
 
 from piste.errors import InvalidValue
 from piste.optim import OPTIMIZERS
+from piste.optim.options import REDUCED
 
 from .cases import cases, label
 from .reference import PAIRS, assert_same, assert_same_state, copies, model, train
@@ -69,7 +70,7 @@ def test_the_checkpoint_has_the_keys_of_torch(name, options):
             assert ours["state"][index][key].shape == value.shape
     (a,), (b,) = ours["param_groups"], theirs["param_groups"]
     assert b.items() <= a.items()
-    assert set(a) - set(b) <= {"capturable", "fused", "differentiable", "maximize", "foreach"}
+    assert set(a) - set(b) <= {"capturable", "fused", "differentiable", "maximize", "foreach", *REDUCED}
 
 
 @pytest.mark.sample(2, per="name")

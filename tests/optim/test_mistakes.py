@@ -35,7 +35,7 @@ WORDS = [
     ("Adagrad", "decay", "Adagrad has no option `decay`; PyTorch calls it `lr_decay`."),
     ("RMSprop", "epsilon", "PyTorch calls it `eps`, and adds it after the square root; Keras adds it under the root."),
     ("Adam", "wd", "PyTorch calls it `weight_decay`."),
-    ("Adam", "clipnorm", "call torch.nn.utils.clip_grad_norm_ or clip_grad_value_ before the step."),
+    ("Adam", "clipnorm", "`max_norm` clips to the norm of all gradients, `max_value` by value."),
     ("Adam", "momentum", "its momentum is `betas[0]`."),
     ("Adam", "nesterov", "NAdam is Adam with Nesterov momentum."),
     ("Adam", "weight_deacy", "did you mean `weight_decay`"),

@@ -16,6 +16,7 @@ from ..formula.expression import Expr, topological_order, trace
 from ..formula.printing import TracedFormula, format_number, named_values, render
 from ..losses.value_checks import unravel_index
 from ..optim import Optimizer
+from ..optim.clipping import clip_factor, total_norm
 from ..optim.composition import numbers_of, step_spec
 from ..optim.state import param_state
 from .text import FEW, MOST, format_tensor, spell_formula
@@ -58,6 +59,8 @@ def explain_steps(
     group = instance.param_groups[0]
     rule = TracedRule(optimizer, step_spec(optimizer, group))
     numbers = {name: float(value) for name, value in numbers_of(optimizer, group).items()}
+    if group["max_norm"] is not None:
+        numbers["clip"] = clip_factor(group["max_norm"], total_norm([p.grad]), on_device=False)
     shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
     sections = [f"{optimizer.__name__}({shown})", "\n".join(rule.describe(numbers))]
     for step in range(1, steps + 1):

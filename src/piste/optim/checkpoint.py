@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 from . import validation
+from .options import REDUCED
 from .registry import OPTIMIZERS
 
 
@@ -50,7 +51,10 @@ def match_checkpoint(optimizer: Any, state_dict: Any) -> dict[str, Any]:
         _check_options(cls, theirs, i, state_dict["state"])
     state_dict = {
         **state_dict,
-        "param_groups": [_match_names(t, o, i) for i, (t, o) in enumerate(zip(saved, groups, strict=True))],
+        "param_groups": [
+            {**{name: ours[name] for name in REDUCED}, **_match_names(theirs, ours, i)}
+            for i, (theirs, ours) in enumerate(zip(saved, groups, strict=True))
+        ],
     }
     for index, p, state in _pairs(optimizer, state_dict):
         _check_state(optimizer, index, p, state)
@@ -121,7 +125,7 @@ def _check_options(cls: Any, group: Mapping[str, Any], index: int, state: Mappin
         )
     validation.check_values(
         cls,
-        {k: v for k, v in group.items() if k in cls.options},
+        {k: v for k, v in group.items() if k in cls.options or k in REDUCED},
         f" In the checkpoint's param group {index}.",
     )
 

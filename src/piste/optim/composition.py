@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..engine import StepSpec, parameters
-from ..formula.expression import FormulaError
-from .options import Flag
+from ..formula.expression import FormulaError, maximum, minimum
+from .options import SHARED, Flag
 
 
 def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec:
@@ -15,21 +15,28 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec:
     flags = {name: bool(group[name]) for name, option in cls.options.items() if isinstance(option, Flag)}
     kept = tuple(b.letter for b in cls.buffers.values() if b.when is None or group[b.when])
     decay = ("decoupled" if group.get("decoupled_weight_decay") else "l2") if group.get("weight_decay") else ""
-    key = (kept, decay, bool(group["maximize"]), *flags.values())
+    clips = ("clip",) * (group["max_norm"] is not None) + ("max_value",) * (group["max_value"] is not None)
+    key = (kept, decay, clips, bool(group["maximize"]), *flags.values())
     spec = cls._specs.get(key)
     if spec is None:
-        spec = cls._specs[key] = compose(cls, kept, decay, bool(group["maximize"]), flags)
+        spec = cls._specs[key] = compose(cls, kept, decay, bool(group["maximize"]), flags, clips)
     return spec
 
 
 def numbers_of(cls: Any, group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numeric options by their names in the formula."""
-    return {
-        letter: value for name, option in cls.options.items() for letter, value in option.letters(name, group[name])
-    }
+    options = {**cls.options, "max_value": SHARED["max_value"]}
+    return {letter: value for name, option in options.items() for letter, value in option.letters(name, group[name])}
 
 
-def compose(cls: Any, kept: tuple[str, ...], decay: str, maximize: bool, flags: Mapping[str, bool]) -> StepSpec:
+def compose(
+    cls: Any,
+    kept: tuple[str, ...],
+    decay: str,
+    maximize: bool,
+    flags: Mapping[str, bool],
+    clips: tuple[str, ...] = (),
+) -> StepSpec:
     """Compose the step of one element.
 
     Args:
@@ -55,6 +62,10 @@ def compose(cls: Any, kept: tuple[str, ...], decay: str, maximize: bool, flags: 
 
     def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         lr = scalars["lr"]
+        if "clip" in clips:
+            g = g * scalars["clip"]
+        if "max_value" in clips:
+            g = maximum(minimum(g, scalars["max_value"]), -scalars["max_value"])
         if maximize:
             g = -g
         if decay == "l2":
@@ -81,4 +92,4 @@ def compose(cls: Any, kept: tuple[str, ...], decay: str, maximize: bool, flags: 
         letter for n, o in cls.options.items() for letter, _ in o.letters(n, o.default if o.default is not None else 0)
     )
     counters = ("t", *(c.letter for c in cls.counters.values()))
-    return StepSpec(cls.__name__, element, numbers, kept, counters, cls.per_step)
+    return StepSpec(cls.__name__, element, (*numbers, *clips), kept, counters, cls.per_step)

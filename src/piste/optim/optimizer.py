@@ -15,6 +15,7 @@ from torch import Tensor
 from ..engine import StepPlan, StepSpec, describe_backends, raise_reported, step_eagerly
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
 from . import checkpoint, validation
+from .clipping import clip_factor, is_finite, raise_nonfinite, reduces_gradients, total_norm
 from .composition import numbers_of, step_spec
 from .options import Option
 from .state import as_buffer, existing_state, gradient, param_state, state_of
@@ -84,6 +85,10 @@ class Optimizer(torch.optim.Optimizer):
         defaults = validation.bind(type(self), args, kwargs, has_params=params is not validation.MISSING)
         super().__init__(validation.list_params(type(self), params), defaults)
         self._state_exposed = False
+        self.skipped: int = 0
+        """The number of steps that were skipped because a gradient was not finite."""
+        self.grad_norm: Tensor | None = None
+        """The norm of all gradients before clipping, a tensor on their device, of the last step that needed it."""
 
     @classmethod
     def validate_options(cls, values: Mapping[str, Any]) -> None:
@@ -139,6 +144,8 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(name, default)
             group.update(self.group_constants)
         self._plans, self._pointers, self._known_options = {}, [], {}
+        self.__dict__.setdefault("skipped", 0)
+        self.__dict__.setdefault("grad_norm", None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint from Piste or torch.optim.
@@ -227,28 +234,62 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         moved = False
         if torch.compiler.is_compiling():
+            norm = self._reduced_norm() if any(map(reduces_gradients, self.param_groups)) else None
             for group in self.param_groups:
-                moved = self._step_traced_group(group) or moved
+                moved = self._step_traced_group(group, norm) or moved
         else:
             raise_reported()
             if self._state_exposed:
                 self._forget_plans_of_other_state()
             groups = self.param_groups
             options = [self._cached_options(index, group) for index, group in enumerate(groups)]  # raises first
+            if any(map(reduces_gradients, groups)):
+                norm = self._reduced_norm()
+                if norm is None:
+                    return loss
+                options = [
+                    (key, self._clipped(numbers, group, norm))
+                    for (key, numbers), group in zip(options, groups, strict=True)
+                ]
             for index, group in enumerate(groups):
                 moved = self._step_group(index, group, *options[index]) or moved
         if not moved:
             self._warn_unchanged()
         return loss
 
-    def _step_traced_group(self, group: dict[str, Any]) -> bool:
+    def _reduced_norm(self) -> Tensor | None:
+        """Return the norm of all gradients, or None if the step is skipped.
+
+        Raises:
+            InvalidValue: A gradient is not finite, and a group has nonfinite="raise".
+        """
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        self.grad_norm = norm = total_norm(gradients)
+        modes = {group["nonfinite"] for group in self.param_groups}
+        # The norm of large finite gradients may overflow, so the values decide.
+        if modes == {"ignore"} or norm.isfinite() or all(map(is_finite, gradients)):
+            return norm
+        if "raise" in modes:
+            raise_nonfinite(self, self.param_groups)
+        self.skipped += 1
+        return None
+
+    def _clipped(self, numbers: Mapping[str, Any], group: Mapping[str, Any], norm: Tensor) -> Mapping[str, Any]:
+        """Return the numbers of a group with the factor of its clipping."""
+        if group["max_norm"] is None:
+            return numbers
+        is_traced = torch.compiler.is_compiling()
+        return {**numbers, "clip": clip_factor(group["max_norm"], norm, group["capturable"] or is_traced)}
+
+    def _step_traced_group(self, group: dict[str, Any], norm: Tensor | None) -> bool:
         """Step a group by torch operations, which torch.compile traces; return whether it has gradients."""
+        numbers = numbers_of(type(self), group)
         slots = [param_state(self, p, group) for p in group["params"] if p.grad is not None]
         with torch.set_grad_enabled(group["differentiable"]):
             step_eagerly(
                 step_spec(type(self), group),
                 slots,
-                numbers_of(type(self), group),
+                numbers if norm is None else self._clipped(numbers, group, norm),
                 differentiable=group["differentiable"],
                 on_device=True,
             )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..options import Choice, Flag, Function, Integer, Number, Option, Pair, TensorOption, as_float
+from ..options import Choice, Flag, Function, Integer, Limit, Number, Option, Pair, TensorOption, as_float
 
 __all__ = [
+    "REDUCED",
     "SHARED",
     "Choice",
     "Flag",
@@ -58,5 +59,13 @@ SHARED: dict[str, Option] = {
     "capturable": Flag(False, "keep the step count on the device, so that a CUDA graph can capture the step"),
     "differentiable": Flag(False, "record the step for autograd"),
     "fused": Flag(None, "True requires the fused kernel, False runs torch operations, None chooses"),
+    "max_norm": Limit(doc="scale the gradients to this 2-norm over all parameters, as clip_grad_norm_", above=True),
+    "max_value": Limit(doc="limit each value of the gradients to [-max_value, max_value], after max_norm", above=True),
+    "nonfinite": Choice(
+        "ignore", ("ignore", "skip", "raise"), "skip the step, or raise, if a gradient holds NaN or an infinity"
+    ),
 }
 """The keyword options of every optimizer."""
+
+REDUCED = ("max_norm", "max_value", "nonfinite")
+"""Those that torch.optim lacks: a checkpoint without them leaves them as they are."""

@@ -137,7 +137,7 @@ def _hint(cls: Any, name: str) -> str:
     if words:
         return f"PyTorch calls it `{words[0]}`."
     if name in _CLIPPING:
-        return "call torch.nn.utils.clip_grad_norm_ or clip_grad_value_ before the step."
+        return "`max_norm` clips to the norm of all gradients, `max_value` by value."
     if name == "momentum" and "betas" in cls.options:
         return "its momentum is `betas[0]`."
     if name == "nesterov" and "betas" in cls.options:
@@ -164,6 +164,11 @@ def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
         cls.validate_options(values)
         if values.get("foreach") and values.get("fused"):
             raise InvalidValue("`fused` and `foreach` cannot be `True` together. Help: leave both at None.")
+        if values.get("capturable") and values.get("nonfinite", "ignore") != "ignore":
+            raise InvalidValue(
+                f'nonfinite="{values["nonfinite"]}" reads the norm of the gradients on the host, so no CUDA graph can '
+                "capture the step; received capturable=True too. Help: capturable=False, or torch.amp.GradScaler."
+            )
         _check_decay(values)
     except (InvalidType, InvalidValue) as error:
         raise type(error)(f"{error}{where}") from None
@@ -302,7 +307,7 @@ def check_changed(optimizer: Any, index: int, known: list[Any] | None) -> None:
     Raises:
         InvalidType, InvalidValue: An option is out of its range, as a schedule may have set it.
     """
-    group, options = optimizer.param_groups[index], type(optimizer).options
+    group, options = optimizer.param_groups[index], all_options(type(optimizer))
     unchanged = known if known is not None and len(known) == len(group) else [_UNKNOWN] * len(group)
     for (name, value), old in zip(group.items(), unchanged, strict=True):
         option = options.get(name)
