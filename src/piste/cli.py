@@ -148,6 +148,7 @@ def compare(
     storage: Annotated[
         str | None, typer.Option(help="A database for finished runs, such as postgresql://user@host/database.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="Where models are trained: cpu, cuda or mps.")] = None,
     jobs: Annotated[int, typer.Option(help="How many runs at a time, each in a process of its own.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Make the runs on a Ray cluster: auto, or its address.")] = None,
     track: Annotated[str | None, typer.Option(help="Also tell mlflow, tensorboard, or both of every run.")] = None,
@@ -165,6 +166,7 @@ def compare(
     with _in_a_sentence(debug):
         from .compare import compare_task
         from .compare.comparison import UnsavedReport
+        from .compare.task import check_device
 
         of_table = {"kind": kind, "group": group, "time": time, "validation": validation, "drop": drop,
                     "decimal": decimal, "encoding": encoding}  # fmt: skip
@@ -173,6 +175,8 @@ def compare(
             _check_saving(task, save_model)
         if metric is not None:
             made.metric = _names(metric)
+        if device is not None:
+            made.device = check_device(device)
         if defaults and (trials, budget, search) != (None, None, None):
             raise InvalidValue("--defaults searches nothing; it excludes --trials, --search and --budget.")
         of_loop = {"warmup": warmup, "clip_norm": clip_norm, "accumulate": accumulate, "autocast": autocast, "ema": ema,

@@ -35,6 +35,7 @@ def compare(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 64,
+    device: Any = None,
     loop: Any = None,
     seed: int = 0,
     seeds: int | None = None,
@@ -74,6 +75,7 @@ def compare(
         steps: The length of a run in steps, instead of `epochs`.
         batch_size: Examples per batch; an incomplete batch at the end of an epoch is skipped. A DataLoader keeps its
             own.
+        device: Where models are trained, such as "cuda" or "mps"; None leaves model and batches where the model is.
         loop: A `Loop` (from piste.compare) with a schedule, gradient clipping, accumulation, precision, averaged
             weights or early stopping, or a dict of loops, which are candidates with every optimizer.
         seed: The first seed.
@@ -124,7 +126,10 @@ def compare(
         )
     name = type(model).__name__ if hasattr(model, "parameters") else getattr(model, "__name__", "model")
     train, validation = data
-    task = Task(model, train, validation, loss=loss, metric=metric, batch_size=batch_size, target=target, name=name)
+    task = Task(
+        model, train, validation, loss=loss, metric=metric, batch_size=batch_size, target=target, device=device,
+        name=name,
+    )  # fmt: skip
     return compare_task(
         task, optimizers=optimizers, loop=loop, epochs=epochs, steps=steps, seed=seed, seeds=seeds, lr=lr,
         trials=trials, search=search, budget=budget, tuned=tuned, out=out, fresh=fresh, storage=storage, jobs=jobs,

@@ -192,7 +192,7 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str
 
 
 def _changed(key: str, old: Any, new: Any) -> list[tuple[str, str, str]]:
-    """A setting that differs, in words: hashes of code and data are named, not shown."""
+    """Describe a setting that differs: hashes of code and data are named, not shown."""
     if key == "fingerprint" and isinstance(old, dict) and isinstance(new, dict):
         return [(f"code or values of the {part}", *HASHED) for part in old if old[part] != new.get(part)]
     if key in ("examples", "targets"):

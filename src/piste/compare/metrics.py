@@ -30,7 +30,8 @@ class Metric:
         takes_convention: Whether the function takes `convention=`, the `Convention` of the loss. Examples whose targets
             are all ignored then have no score.
         of_whole: Whether the score of an example depends on the other examples.
-        of_loss: Whether the metric is the loss itself, on the validation data.
+        measured: Whether it is no function of outputs and targets: the loss on the validation data, or a value that
+            a LightningModule logs.
 
     >>> Metric("accuracy", accuracy, "max").value(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
     0.0
@@ -42,7 +43,7 @@ class Metric:
     finish: Callable[[float], float] = float
     takes_convention: bool = False
     of_whole: bool = False
-    of_loss: bool = False
+    measured: bool = False
 
     def __post_init__(self) -> None:
         if self.goal not in ("max", "min"):
@@ -117,7 +118,7 @@ def _error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _no_score(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    raise InvalidValue("the metric `loss` is the value of the training loss, which outputs and targets do not give.")
+    raise InvalidValue("outputs and targets do not give this metric: it is the loss, or a value that the model logs.")
 
 
 METRICS = {
@@ -131,19 +132,21 @@ METRICS = {
         Metric("rmse", squared_error, "min", lambda mean: max(mean, 0.0) ** 0.5),
         Metric("mae", absolute_error, "min"),
         Metric("r2", r2, "max", of_whole=True),
-        Metric("loss", _no_score, "min", of_loss=True),
+        Metric("loss", _no_score, "min", measured=True),
     )
 }
 
 
 def as_metric(metric: Any) -> Metric:
-    """Return the metric given by a name, by a pair (function, "max" or "min"), or by a `Metric`."""
+    """Return the metric given by a name, by a pair (function or logged name, "max" or "min"), or by a `Metric`."""
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
         if metric.lower() not in METRICS:
             raise InvalidValue(f"unknown metric `{metric}`. {did_you_mean(metric, METRICS)}")
         return METRICS[metric.lower()]
+    if isinstance(metric, tuple) and len(metric) == 2 and isinstance(metric[0], str):
+        return Metric(metric[0], _no_score, metric[1], measured=True)
     if isinstance(metric, tuple) and len(metric) == 2 and callable(metric[0]):
         return Metric(getattr(metric[0], "__name__", "metric"), metric[0], metric[1])
     if callable(metric):

@@ -25,6 +25,8 @@ class Objective:
     """The name of the loss that comes with the objective, where the task gives none."""
     is_custom = False
     """Whether batches have a structure of their own in both roles."""
+    is_lightning = False
+    """Whether the optimizer is made in `configure_optimizers` of the model."""
 
     def check_batch(self, batch: Any, role: str) -> Batch:
         """Return the batch as the objective takes it.
@@ -54,6 +56,16 @@ class Objective:
     def predict(self, model: torch.nn.Module, batch: Batch, loss: Loss | None) -> Prediction:
         """Return the model's outputs and the targets of a validation batch."""
         return self.output(model, batch), batch[1]
+
+    def measure(self, name: str, model: torch.nn.Module, batch: Batch, loss: Loss | None) -> float:
+        """Return the value of a measured metric on a validation batch: the loss.
+
+        Raises:
+            InvalidValue: If the objective can't measure it.
+        """
+        if name != "loss":
+            raise InvalidValue(f"`{name}` is a value that a LightningModule logs, and the model is none.")
+        return self.training_loss(model, batch, loss).item()
 
     def initialize(self, model: torch.nn.Module, batch: Batch) -> None:
         """Call the model, so that lazy modules take their shapes from the batch."""

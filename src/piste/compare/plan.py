@@ -97,6 +97,7 @@ class Plan:
                 for c in self.candidates
             ],
             "fingerprint": dict(self.fingerprint),
+            **({} if self.task.device is None else {"device": str(self.task.device)}),
             **({} if self.budget is None else {"budget": self.budget}),
             **({"search": {name: list(values) for name, values in self.search.items()}} if self.search else {}),
         }

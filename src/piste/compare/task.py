@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import InvalidType, InvalidValue, did_you_mean
 from ..options import Integer
 from .batches import Batch
+from .frameworks import is_loaded, objective_of
 from .objective import CustomObjective, Objective
 from .training.random_state import RandomState
 
@@ -21,6 +22,8 @@ from .training.random_state import RandomState
 @dataclass
 class Task:
     """The subject of a comparison, as a task file returns it (or a dict with the same names).
+
+    A LightningModule or a Hugging Face model is trained with its own loss; docs/tasks.md has examples.
 
     Args:
         model: An nn.Module, or a function that makes one (then each seed starts from its own weights).
@@ -40,6 +43,8 @@ class Task:
             loss is the candidate's, or None where the task has no `loss`.
         validation_step: A function (model, batch, loss) -> (output, target) for the metric. Without it the validation
             batches are pairs (X, y).
+        device: Where models are trained, such as "cuda" or "mps"; batches are moved there. None leaves them where they
+            are.
         loop: A `Loop` with a schedule, clipping and other options of the training loop, or a dict of loops to compare.
         name: The name in the report.
         about: A description in the report.
@@ -57,6 +62,7 @@ class Task:
     optimizers: Any = None
     training_step: Callable[..., Any] | None = None
     validation_step: Callable[..., Any] | None = None
+    device: str | torch.device | None = None
     loop: Any = None
     name: str = "task"
     about: str = ""
@@ -74,6 +80,8 @@ class Task:
                 )
         self._example: Batch | None = None  # a batch that gives lazy modules their shapes
         self._skip_copy = False  # set for a model that can't be copied, if its function makes a new one each time
+        if self.device is not None:
+            self.device = check_device(self.device)
         check_whole_number("epochs", self.epochs, least=1)
         check_whole_number("batch_size", self.batch_size, least=1)
 
@@ -86,8 +94,18 @@ class Task:
     def objective(self) -> Objective:
         """How a batch becomes a loss, and the outputs and targets of the metric."""
         if self.training_step is None and self.validation_step is None:
-            return Objective()
+            kind = self._kind()
+            return (kind and objective_of(kind)) or Objective()
         return CustomObjective(self.training_step, self.validation_step)
+
+    def _kind(self) -> type | None:
+        """Return the class of the model; None if only a call of its function would tell, and no framework is imported."""
+        if isinstance(self.model, (torch.nn.Module, type)):
+            return self.model if isinstance(self.model, type) else type(self.model)
+        if not is_loaded():
+            return None
+        with RandomState(0):
+            return type(self._make_model())
 
     def initialize_with(self, example: Batch) -> None:
         """Set the training batch that gives lazy modules their shapes."""
@@ -132,6 +150,9 @@ class Task:
                     self.objective.initialize(model, self._example)
             if isinstance(loss, torch.nn.Module):
                 loss = copy.deepcopy(loss, memo)
+        if self.device is not None:
+            model.to(self.device)
+            loss = loss.to(self.device) if isinstance(loss, torch.nn.Module) else loss
         if not model.training:
             model.train()
         for p in model.parameters():
@@ -164,6 +185,23 @@ def as_task(value: Any, origin: str) -> Task:
     if missing:
         raise InvalidValue(f"{origin} must return model, train and validation; missing: {', '.join(missing)}.")
     return Task(**value)
+
+
+def check_device(device: Any) -> torch.device:
+    """Return the device of this name.
+
+    Raises:
+        InvalidValue: If there is no such device on this machine.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InvalidValue(
+            f"`device` must be a device of this machine, such as cpu, cuda or mps; received {device!r} ({reason})."
+        ) from error
+    return found
 
 
 def check_whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -94,27 +94,36 @@ def _cheapest(cost: Callable[[Row], float]) -> Filter:
     return keep
 
 
-def code_to_paste(row: Row, known: Sequence[str], *, trains_loss: bool = False, loop: Loop = PLAIN) -> str:
-    """Return the line of code that constructs the optimizer of `row`, and those of its loop.
+def code_to_paste(
+    row: Row, known: Sequence[str], *, trains_loss: bool = False, loop: Loop = PLAIN, is_lightning: bool = False
+) -> str:
+    """Return the lines of code that construct the optimizer of `row`, and the parts of its loop.
 
     Args:
         row: The recommended row.
         known: The names of Piste's optimizers; others are taken from the caller's `optimizers` dict.
         trains_loss: Whether the loss has parameters of its own, which the optimizer steps too.
         loop: The options of the training loop.
+        is_lightning: Whether the lines are the method of a LightningModule.
     """
+    model, updates = ("self", "self.trainer.estimated_stepping_batches") if is_lightning else ("model", "updates")
     lr = "" if row.lr is None else f", lr={row.lr:.3g}"
     options = f", {format_options(row.options)}" * bool(row.options)
     if row.optimizer in known:
         make = f"piste.optim.{row.optimizer}"
     else:
         make = row.optimizer if row.optimizer.isidentifier() else f"optimizers[{row.optimizer!r}]"
-    parameters = "model.parameters()" if loop.param_groups is None else "loop.param_groups(model)"
+    parameters = f"{model}.parameters()" if loop.param_groups is None else f"loop.param_groups({model})"
     if trains_loss:
         own = "*loss.parameters()" if loop.param_groups is None else '{"params": loss.parameters()}'
         parameters = f"[*{parameters}, {own}]"
     lines = [f"loop = Loop({loop.options})  # from piste.compare import Loop"] * (loop != PLAIN)
     lines.append(f"optimizer = {make}({parameters}{lr}{options})")
+    result = "optimizer"
     if loop.schedule != "constant" or loop.warmup:
-        lines.append("scheduler = loop.new_scheduler(optimizer, updates)  # the number of all updates")
+        meaning = "" if is_lightning else "  # the number of all updates"
+        lines.append(f"scheduler = loop.new_scheduler(optimizer, {updates}){meaning}")
+        result = '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}'
+    if is_lightning:
+        lines = ["def configure_optimizers(self):", *(f"    {line}" for line in (*lines, f"return {result}"))]
     return "\n".join(lines)

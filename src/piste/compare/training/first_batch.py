@@ -51,10 +51,10 @@ def check_on_first_batch(task: Task, data: Data, given: Sequence[Metric], candid
     """
     objective, batch = task.objective, data.training_sample[0]
     metric, also = given[0] if given else None, given[1:]
-    if metric is not None and metric.of_loss and len({c.loss for c in candidates}) > 1:
+    if metric is not None and metric.measured and len({c.loss for c in candidates}) > 1:
         raise InvalidValue(
-            f"the metric `loss` can't rank candidates of several losses, whose values have different meanings; "
-            f"received {', '.join({c.loss: 0 for c in candidates})}. Help: give a metric that is the same for all."
+            f"the metric `{metric.name}` can't rank candidates of several losses, whose values have different "
+            f"meanings; received {', '.join({c.loss: 0 for c in candidates})}. Help: give a metric that is the same for all."
         )
     by_loss = {c.loss: c for c in candidates}
     for candidate in by_loss.values():
@@ -65,18 +65,24 @@ def check_on_first_batch(task: Task, data: Data, given: Sequence[Metric], candid
     model, loss = task.new_pair(0, first.loss_function)
     with RandomState(0), evaluation_mode(model, loss), torch.no_grad():
         failure = "the model failed on a batch of the validation data"
-        sample = [call_or_explain(failure, objective.predict, model, b, loss) for b in data.quick_validation[:1]]
-        metric = metric or default_metric(*sample[0])
-        resolved = [dataclasses.replace(c, convention=c.convention.resolve(sample[0][0])) for c in candidates]
-        metrics = {c.convention: metric.under(c.convention) for c in resolved}
-        further = [(c.convention, other.under(c.convention)) for c in resolved for other in also if not other.of_loss]
-        if further or not metric.of_loss:
-            sample += [call_or_explain(failure, objective.predict, model, b, loss) for b in data.quick_validation[1:]]
+        quick = data.quick_validation
+        for judged in (m for m in given if m.measured):
+            call_or_explain(
+                f"the metric `{judged.name}` can't be measured", objective.measure, judged.name, model, quick[0], loss
+            )
+        if all(m.measured for m in given) and metric is not None:
+            resolved = list(candidates)
+        else:
+            sample = [call_or_explain(failure, objective.predict, model, b, loss) for b in quick[:1]]
+            metric = metric or default_metric(*sample[0])
+            resolved = [dataclasses.replace(c, convention=c.convention.resolve(sample[0][0])) for c in candidates]
+            of_outputs = [m for m in (metric, *also) if not m.measured]
+            metrics = {(c.convention, m.name): m.under(c.convention) for c in resolved for m in of_outputs}
+            sample += [call_or_explain(failure, objective.predict, model, b, loss) for b in quick[1:]]
             made = {f"the loss `{c.loss}`": c.new_loss() for c in by_loss.values()}
             losses = {name: function for name, function in made.items() if function is not None}
             check_finite(task, model, data, losses, {f"the metric `{m.name}`": m.scores for m in metrics.values()})
-            of_outputs = [] if metric.of_loss else list(metrics.items())
-            for convention, judged in [*of_outputs, *further]:
+            for (convention, _), judged in metrics.items():
                 _check_metric(judged, sample, data, convention.ignore_index)
     for candidate in candidates:
         _check_optimizer(candidate, *task.new_pair(0, candidate.loss_function))

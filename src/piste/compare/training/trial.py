@@ -189,7 +189,7 @@ class TrainingRun:
         result, data = self.result, self.data
         batches = data.validation if last else data.quick_validation
         with evaluation_mode(self.judged, self.loss):
-            loss = self.mean_loss(data.training_sample, step)
+            loss = self.mean(data.training_sample, lambda b: self.compute_loss(self.judged, b, step).item())
             predictions = self.predict(batches)
             scores, kept = self.scores(self.metric, batches, predictions)
             if last and result.role != "search":
@@ -217,13 +217,15 @@ class TrainingRun:
             scores, _ = self.scores(self.metric, batches, self.predict(batches))
         return self.metric.finish(float(scores.mean()))
 
-    def mean_loss(self, batches: list[Batch], step: int) -> float:
-        losses = [self.compute_loss(self.judged, batch, step).item() * count_examples(batch) for batch in batches]
-        return sum(losses) / sum(map(count_examples, batches))
+    def mean(self, batches: list[Batch], value: Callable[[Batch], float]) -> float:
+        """Return the mean of a value over the examples of the batches."""
+        with autocast(self.candidate.loop, self.data.device):
+            values = [value(batch) * count_examples(batch) for batch in batches]
+        return sum(values) / sum(map(count_examples, batches))
 
     def predict(self, batches: list[Batch]) -> list[Prediction]:
-        """Return the outputs and targets of each batch; none if every metric is of the loss."""
-        if self.metric.of_loss and not self.also:
+        """Return the outputs and targets of each batch; none if every metric is measured."""
+        if all(metric.measured for metric in (self.metric, *self.also)):
             return []
         with autocast(self.candidate.loop, self.data.device):
             return [self.objective.predict(self.judged, batch, self.loss) for batch in batches]
@@ -232,8 +234,9 @@ class TrainingRun:
         self, metric: Metric, batches: list[Batch], predictions: list[Prediction]
     ) -> tuple[torch.Tensor, Callable[[], list[float]]]:
         """Return the scores on validation batches, and a function that returns those to keep in the result."""
-        if metric.of_loss:
-            return torch.tensor(self.mean_loss(batches, 0), dtype=torch.float64), list
+        if metric.measured:
+            mean = self.mean(batches, lambda b: self.objective.measure(metric.name, self.judged, b, self.loss))
+            return torch.tensor(mean, dtype=torch.float64), list
         joined = predictions[0] if len(predictions) == 1 else concatenate(predictions)
         if joined is None:
             scores = metric.scores_of_parts(predictions)
