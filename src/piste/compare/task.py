@@ -99,7 +99,7 @@ class Task:
         return CustomObjective(self.training_step, self.validation_step)
 
     def _kind(self) -> type | None:
-        """Return the class of the model; None if only a call of its function would tell, and no framework is imported."""
+        """Return the class of the model; None if only its function knows it, and no framework is imported."""
         if isinstance(self.model, (torch.nn.Module, type)):
             return self.model if isinstance(self.model, type) else type(self.model)
         if not is_loaded():
