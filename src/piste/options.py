@@ -36,32 +36,70 @@ class Option(Protocol):
     """A declared option: `check` raises for a value outside `range`; `annotation` is its type in a stub."""
 
     @property
-    def default(self) -> Any: ...
+    def default(self) -> Any:
+        """The value of an argument that is not passed."""
+
     @property
-    def doc(self) -> str: ...
+    def doc(self) -> str:
+        """The meaning, as the end of a sentence."""
+
     @property
-    def range(self) -> str: ...
+    def range(self) -> str:
+        """The valid values in words."""
+
     @property
-    def annotation(self) -> str: ...
-    def check(self, name: str, value: Any) -> None: ...
-    def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]: ...
+    def annotation(self) -> str:
+        """The type in a stub."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range.
+
+        Args:
+            name: The name of the argument, for the message.
+            value: The value passed.
+
+        Raises:
+            InvalidType: The value is of the wrong type.
+            InvalidValue: The value is out of the range.
+        """
+
+    def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the numbers of the option by their names in a formula."""
 
 
 @dataclass(frozen=True)
 class _NoLetters:
-    """An option that is no number in a formula of an optimizer."""
+    """The base of options that are not numbers in the formula of an optimizer."""
 
     def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the numbers of the option by their names in a formula."""
         return iter(())
 
 
 @dataclass(frozen=True)
 class Number:
-    """A real number between `low` and `high`; `above` leaves out `low`, `closed` includes `high`."""
+    """A real number in a range, [low, high) unless stated otherwise.
+
+    Args:
+        default: The default.
+        doc: The meaning, as the end of a sentence.
+        letter: The name in the formula, if it differs from that of the argument.
+        low: The lower end of the range.
+        high: The upper end of the range.
+        above: Exclude `low`.
+        closed: Include `high`.
+
+    Example:
+        >>> from piste.optim.options import Number
+        >>> Number(0.9, "the decay rate", high=1.0).check("rho", 1.5)
+        Traceback (most recent call last):
+            ...
+        piste.errors.InvalidValue: `rho` must be in [0, 1); received rho=1.5.
+    """
 
     default: float
     doc: str = ""
-    letter: str = ""  # the name in the formula, where it differs from the argument's
+    letter: str = ""
     low: float = 0.0
     high: float = math.inf
     above: bool = False
@@ -70,10 +108,12 @@ class Number:
 
     @property
     def range(self) -> str:
+        """The valid values in words."""
         is_open = self.above or self.low == -math.inf
         return f"{'(' if is_open else '['}{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
 
     def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
         number = as_float(name, value, f"a number in {self.range}")
         is_above = number > self.low if self.above or self.low == -math.inf else number >= self.low
         is_below = number <= self.high if self.closed else number < self.high
@@ -81,6 +121,7 @@ class Number:
             raise InvalidValue(f"`{name}` must be in {self.range}; received {name}={number!r}.")
 
     def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the numbers of the option by their names in a formula."""
         yield self.letter or name, value
 
 
@@ -101,7 +142,19 @@ class Limit(Number):
 
 @dataclass(frozen=True)
 class Integer(_NoLetters):
-    """A whole number between `low` and `high`, both included; None too where that is the default."""
+    """A whole number between `low` and `high`, both included; also None if that is the default.
+
+    Args:
+        default: The default.
+        doc: The meaning, as the end of a sentence.
+        low: The smallest valid number, or None.
+        high: The largest valid number, or None.
+
+    Example:
+        >>> from piste.optim.options import Integer
+        >>> Integer(1, low=1, high=100).range
+        'a whole number from 1 to 100'
+    """
 
     default: int | None = None
     doc: str = ""
@@ -110,10 +163,12 @@ class Integer(_NoLetters):
 
     @property
     def annotation(self) -> str:
+        """The type in a stub."""
         return "int" if self.default is not None else "int | None"
 
     @property
     def range(self) -> str:
+        """The valid values in words."""
         if self.low is None:
             return "an int"
         if self.high is None:
@@ -121,6 +176,7 @@ class Integer(_NoLetters):
         return f"a whole number from {self.low} to {self.high}"
 
     def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
         if value is None and self.default is None and self.low is None:
             return
         if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -131,25 +187,40 @@ class Integer(_NoLetters):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two numbers, each with its own letter and range, given as a tuple or list."""
+    """Two numbers in a tuple or list, each with its own letter and range.
+
+    Args:
+        first: The first number.
+        second: The second number.
+        doc: The meaning, as the end of a sentence.
+        ordered: Reject a first number above the second.
+
+    Example:
+        >>> from piste.optim.options import Number, Pair
+        >>> Pair(Number(0.5, letter="low"), Number(2.0, letter="high")).default
+        (0.5, 2.0)
+    """
 
     first: Number
     second: Number
     doc: str = ""
-    ordered: bool = False  # the first may not exceed the second
+    ordered: bool = False
     annotation = "tuple[float, float]"
 
     @property
     def default(self) -> tuple[float, float]:
+        """The pair of defaults."""
         return self.first.default, self.second.default
 
     @property
     def range(self) -> str:
+        """The valid values in words."""
         if self.first.range == self.second.range:
             return f"two numbers in {self.first.range}"
         return f"two numbers, in {self.first.range} and {self.second.range}"
 
     def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
         if not isinstance(value, (tuple, list)) or len(value) != 2:
             raise InvalidType(
                 f"`{name}` must be {self.range}; received {name}={value!r}. "
@@ -161,33 +232,58 @@ class Pair:
             raise InvalidValue(f"`{name}[0]` must not exceed `{name}[1]`; received {name}={value!r}.")
 
     def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the numbers of the option by their names in a formula."""
         yield self.first.letter, value[0]
         yield self.second.letter, value[1]
 
 
 @dataclass(frozen=True)
 class Flag(_NoLetters):
-    """True or False; None too where that is the default, and Piste decides."""
+    """True or False; also None if that is the default.
+
+    Args:
+        default: The default.
+        doc: The meaning, as the end of a sentence.
+
+    Example:
+        >>> from piste.optim.options import Flag
+        >>> Flag(None).range
+        'True, False or None'
+    """
 
     default: bool | None = False
     doc: str = ""
 
     @property
     def annotation(self) -> str:
+        """The type in a stub."""
         return "bool" if self.default is not None else "bool | None"
 
     @property
     def range(self) -> str:
+        """The valid values in words."""
         return "True or False" if self.default is not None else "True, False or None"
 
     def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
         if not isinstance(value, bool) and not (value is None and self.default is None):
             raise InvalidType(f"`{name}` must be {self.range}; received {name}={value!r}.")
 
 
 @dataclass(frozen=True)
 class Choice(_NoLetters):
-    """One of a few words or numbers."""
+    """One of a few words or numbers.
+
+    Args:
+        default: The default.
+        allowed: The valid values.
+        doc: The meaning, as the end of a sentence.
+
+    Example:
+        >>> from piste.optim.options import Choice
+        >>> Choice("mean", ("mean", "sum")).range
+        'one of "mean", "sum"'
+    """
 
     default: Any
     allowed: tuple[Any, ...]
@@ -195,15 +291,18 @@ class Choice(_NoLetters):
 
     @property
     def annotation(self) -> str:
+        """The type in a stub."""
         return f"Literal[{', '.join(map(_quoted, self.allowed))}]"
 
     @property
     def range(self) -> str:
+        """The valid values in words."""
         if all(isinstance(word, str) for word in self.allowed):
             return "one of " + ", ".join(map(_quoted, self.allowed))
         return " or ".join(map(_quoted, self.allowed))
 
     def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
         if value in self.allowed:
             return
         words = [word for word in self.allowed if isinstance(word, str)]
@@ -215,7 +314,15 @@ class Choice(_NoLetters):
 
 @dataclass(frozen=True)
 class TensorOption(_NoLetters):
-    """A tensor, or None."""
+    """A tensor, or None.
+
+    Args:
+        doc: The meaning, as the end of a sentence.
+
+    Example:
+        >>> from piste.optim.options import TensorOption
+        >>> TensorOption("the weight of each class").check("weight", None)
+    """
 
     doc: str = ""
     default: None = None
@@ -223,6 +330,7 @@ class TensorOption(_NoLetters):
     annotation = "Tensor | None"
 
     def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
         if value is not None and not isinstance(value, torch.Tensor):
             is_numbers = isinstance(value, (int, float, list, tuple))
             help = f" Help: torch.tensor({value!r})." if is_numbers else ""
@@ -231,7 +339,15 @@ class TensorOption(_NoLetters):
 
 @dataclass(frozen=True)
 class Function(_NoLetters):
-    """A function of two tensors, or None."""
+    """A function of two tensors, or None.
+
+    Args:
+        doc: The meaning, as the end of a sentence.
+
+    Example:
+        >>> from piste.optim.options import Function
+        >>> Function("the distance").check("distance_function", max)
+    """
 
     doc: str = ""
     default: None = None
@@ -239,12 +355,32 @@ class Function(_NoLetters):
     annotation = "Callable[[Tensor, Tensor], Tensor] | None"
 
     def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
         if value is not None and not callable(value):
             raise InvalidType(f"`{name}` must be {self.range}; received {value!r}.")
 
 
 def as_float(name: str, value: Any, wanted: str) -> float:
-    """Return the value as a float; a tensor of one element counts, a string or a bool does not."""
+    """Return an option as a float.
+
+    Args:
+        name: The name of the option, for the message.
+        value: A real number, or a tensor of one element.
+        wanted: The valid values in words, for the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        InvalidType: The value is a string, a bool or no real number.
+        InvalidValue: The value is a tensor of several elements.
+
+    Example:
+        >>> import torch
+        >>> from piste.optim.options import as_float
+        >>> as_float("lr", torch.tensor([0.5]), "a number")
+        0.5
+    """
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
             raise InvalidValue(

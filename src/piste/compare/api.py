@@ -161,9 +161,44 @@ def compare_task(
     practical: float | None = None,
     progress: bool | None = None,
 ) -> Comparison:
-    """Compare optimizers and losses on a `Task`, with the arguments of `piste.compare`.
+    """Compare optimizers and losses on a `Task`.
 
-    `optimizers`, `losses`, `loop` and `epochs` replace those of the task.
+    Args:
+        task: The task.
+        optimizers: The optimizers, in place of those of the task.
+        losses: The losses, in place of those of the task.
+        loop: The training loops, in place of those of the task.
+        epochs: The number of passes over the training data, in place of that of the task.
+        steps: The number of steps, in place of the epochs.
+        seed: The first seed.
+        seeds: The number of seeds.
+        lr: The learning rates.
+        trials: The number of trials of each search.
+        search: Values of further options to search.
+        budget: The time for all runs.
+        tuned: Search learning rates within a default budget.
+        out: The folder of the results.
+        fresh: Discard existing runs in the folder.
+        storage: The database of the runs.
+        jobs: The number of processes.
+        ray: The address of a Ray cluster.
+        track: The trackers.
+        practical: The largest difference without practical meaning.
+        progress: Show the progress; None shows it on a terminal.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        InvalidValue, InvalidType: An argument is invalid; nothing has run.
+        UnsavedReport: The runs are finished, but the report could not be written.
+
+    Example:
+        >>> from piste.compare import compare_task
+        >>> from piste.compare.tasks import task
+        >>> comparison = compare_task(task("line"), optimizers=["SGD", "Adam"], seeds=2, steps=20)
+        >>> sorted(row.name for row in comparison.rows)
+        ['Adam', 'SGD']
     """
     require("`piste.compare`")
     began = time.perf_counter()

@@ -33,8 +33,9 @@ class Metric:
         measured: Whether it is no function of outputs and targets: the loss on the validation data, or a value that
             a LightningModule logs.
 
-    >>> Metric("accuracy", accuracy, "max").value(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
-    0.0
+    Example:
+        >>> Metric("accuracy", accuracy, "max").value(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
+        0.0
     """
 
     name: str
@@ -51,6 +52,7 @@ class Metric:
 
     @property
     def higher_is_better(self) -> bool:
+        """Whether the goal is the maximum."""
         return self.goal == "max"
 
     def under(self, convention: Convention) -> Metric:

@@ -61,6 +61,7 @@ class Plan:
 
     @property
     def searches(self) -> bool:
+        """Whether learning rates are searched."""
         return self.trials > 1
 
     def seed_of_search(self, number: int) -> int:

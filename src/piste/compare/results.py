@@ -60,6 +60,7 @@ class Result:
 
     @property
     def failed(self) -> bool:
+        """Whether the run raised an exception."""
         return self.status == "failed"
 
 

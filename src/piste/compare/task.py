@@ -49,6 +49,14 @@ class Task:
         name: The name in the report.
         about: A description in the report.
         picture: A function of the finished comparison that draws an additional figure (matplotlib), or None.
+
+    Example:
+        >>> import torch
+        >>> from piste.compare import Task
+        >>> x = torch.linspace(-1, 1, 32).unsqueeze(1)
+        >>> task = Task(lambda: torch.nn.Linear(1, 1), train=(x, 3 * x), validation=(x, 3 * x), name="a line")
+        >>> task.fixed_weights
+        False
     """
 
     model: torch.nn.Module | Callable[[], torch.nn.Module]

@@ -40,51 +40,154 @@ __all__ = [
 
 
 def sqrt(x: Any) -> Any:
-    """Return the square root."""
+    """Return the square root; NaN below 0.
+
+    Args:
+        x: A number, a tensor or an expression.
+
+    Returns:
+        A value of the type of `x`.
+
+    Example:
+        >>> from piste.formula import sqrt
+        >>> sqrt(4.0)
+        2.0
+    """
     return apply("sqrt", x)
 
 
 def exp(x: Any) -> Any:
-    """Return e to the power of x."""
+    """Return e to the power of x.
+
+    Args:
+        x: A number, a tensor or an expression.
+
+    Returns:
+        A value of the type of `x`.
+
+    Example:
+        >>> from piste.formula import exp
+        >>> exp(0.0)
+        1.0
+    """
     return apply("exp", x)
 
 
 def log(x: Any) -> Any:
-    """Return the natural logarithm."""
+    """Return the natural logarithm; -inf at 0, and NaN below it.
+
+    Args:
+        x: A number, a tensor or an expression.
+
+    Returns:
+        A value of the type of `x`.
+
+    Example:
+        >>> from piste.formula import log
+        >>> log(1.0)
+        0.0
+    """
     return apply("log", x)
 
 
 def log1p(x: Any) -> Any:
-    """Return log(1 + x), accurate for small x."""
+    """Return log(1 + x), accurate for small x.
+
+    Args:
+        x: A number, a tensor or an expression.
+
+    Returns:
+        A value of the type of `x`.
+
+    Example:
+        >>> from piste.formula import log1p
+        >>> log1p(1e-20)
+        1e-20
+    """
     return apply("log1p", x)
 
 
 def sign(x: Any) -> Any:
-    """Return -1, 0 or 1; 0 for NaN, as in torch."""
+    """Return -1, 0 or 1; 0 for NaN, as in torch.
+
+    Args:
+        x: A number, a tensor or an expression.
+
+    Returns:
+        A value of the type of `x`.
+
+    Example:
+        >>> from piste.formula import sign
+        >>> sign(-3.0)
+        -1.0
+    """
     return apply("sign", x)
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """Return the larger of two; NaN where either is."""
+    """Return the larger of two values; NaN if either is NaN.
+
+    Args:
+        a: A number, a tensor or an expression.
+        b: The same.
+
+    Returns:
+        A value of the type of `a` and `b`.
+
+    Example:
+        >>> from piste.formula import maximum
+        >>> maximum(1.0, 2.0)
+        2.0
+    """
     return apply("maximum", a, b)
 
 
 def minimum(a: Any, b: Any) -> Any:
-    """Return the smaller of two; NaN where either is."""
+    """Return the smaller of two values; NaN if either is NaN.
+
+    Args:
+        a: A number, a tensor or an expression.
+        b: The same.
+
+    Returns:
+        A value of the type of `a` and `b`.
+
+    Example:
+        >>> from piste.formula import minimum
+        >>> minimum(1.0, 2.0)
+        1.0
+    """
     return apply("minimum", a, b)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """Return a where the condition holds, and b elsewhere."""
+    """Return a where the condition holds, and b elsewhere.
+
+    Args:
+        condition: A comparison, or comparisons joined by `&`, `|` and `~`.
+        a: A number, a tensor or an expression.
+        b: The same.
+
+    Returns:
+        A value of the type of `a` and `b`.
+
+    Example:
+        >>> from piste.formula import where
+        >>> where(1.0 > 0.0, 2.0, 3.0)
+        2.0
+    """
     return apply("where", condition, a, b)
 
 
 class FormulaError(PisteError, TypeError):
-    """A formula used something that no kernel can be made of; the message names it."""
+    """A formula contains an operation that no kernel supports; the message names it."""
 
 
 class NamedConstant(float):
-    """An option of a formula: it compares as its number, and enters an expression under its name."""
+    """An option in a formula: a number that keeps its name in expressions.
+
+    A branch on its value is fixed when the formula is traced.
+    """
 
     name: str
 
@@ -169,6 +272,10 @@ class Expr:
     An argument is another node, or a number: a float, or a `NamedConstant`. A node is immutable, and equal expressions
     are the same object, so `is` compares them, and a dictionary takes them as keys. (`==` builds a node.) An operation
     that gives an argument back bit by bit, such as x * 1, is that argument.
+
+    Args:
+        op: The name of the operation in `piste.formula.operations`, or "input".
+        *args: The operands; of an input, its name.
 
     Example:
         >>> x = Expr("input", "x")
@@ -307,7 +414,24 @@ _OWN_FILES = (__file__, operations.__file__)
 
 
 def trace(formula: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Read a formula: call it on symbols, and say which word it stumbled on where it can't be read."""
+    """Call a formula on symbols.
+
+    Args:
+        formula: The formula.
+        *args: Its arguments, `Expr`s or values.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        The results of the formula: an expression, or a tuple of expressions.
+
+    Raises:
+        FormulaError: The formula contains an operation that can't be traced; the message names it and its line.
+
+    Example:
+        >>> from piste.formula import Expr, sqrt, trace
+        >>> trace(lambda x: sqrt(x) + 1, Expr("input", "x"))
+        +(sqrt(x), 1)
+    """
     try:
         return formula(*args, **kwargs)
     except Exception as error:

@@ -185,6 +185,7 @@ class CrossEntropyLoss(ClassLoss):
         return (1 - label_smoothing) * sharp + label_smoothing * even
 
     def soft_formula(x, y, w=None, *, label_smoothing=0.0):
+        """Return the cross entropy of a row with probabilities as targets."""
         q = y if label_smoothing == 0 else (1 - label_smoothing) * y + label_smoothing / size(x)
         z = log_softmax(x)
         p = where((q == 0) & (z == -math.inf), 0, z)  # an impossible class of probability 0 costs 0, not 0 * inf

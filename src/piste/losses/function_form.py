@@ -12,6 +12,23 @@ from .arguments import bind
 __all__ = ["functional_form", "make_function"]
 
 
+_DOCUMENT = """Compute `{cls}` without building the module.
+
+The class documents the formula, the options, shapes, errors and differences from torch.
+
+Args:
+    {operands}: the operands of a call of the module.
+    options: the options of the module, and its reduction and checks.
+
+Returns:
+    The loss, as the module returns it.
+
+Example:
+    >>> import torch, piste
+    >>> loss = piste.losses.{function}({example})
+"""
+
+
 def make_function(cls: Any) -> Callable[..., Tensor]:
     """Return the function form of a loss, under its name in torch.nn.functional and with torch's signature."""
     n, signature = len(cls.arguments), cls.functional_signature
@@ -33,7 +50,9 @@ def make_function(cls: Any) -> Callable[..., Tensor]:
 
     function.__name__ = function.__qualname__ = called
     function.__module__ = f"{__package__}.functional"
-    function.__doc__ = f"The function form of `{cls.__name__}`, which documents the arguments."
+    function.__doc__ = _DOCUMENT.format(
+        cls=cls.__name__, operands=", ".join(cls.arguments), function=called, example=cls.example
+    )
     function.__signature__ = signature  # type: ignore[attr-defined]
     function.loss = cls  # type: ignore[attr-defined]  # so that `explain` takes the function
     cls._function_form = function

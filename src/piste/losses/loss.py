@@ -37,6 +37,11 @@ class Loss(TorchLoss):
 
     A loss declares its options and the order of torch's arguments in class attributes. The constructor, its
     signature, the function form, the validation of options, `extra_repr` and the type stubs are derived from them.
+
+    Example:
+        >>> import piste
+        >>> issubclass(piste.losses.MSELoss, piste.losses.Loss)
+        True
     """
 
     name: ClassVar[str]

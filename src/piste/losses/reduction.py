@@ -45,6 +45,7 @@ class Normalizer:
     annotation = 'float | Tensor | Literal["weights", "count"] | None'
 
     def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not (
             value is None
@@ -55,6 +56,7 @@ class Normalizer:
             raise InvalidValue(f"`{name}` must be {self.range}; received {value!r}.")
 
     def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Return nothing: the normalizer is not part of a formula."""
         return iter(())
 
 

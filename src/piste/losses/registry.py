@@ -20,6 +20,9 @@ def get_loss(name: str) -> type[Any]:
         name: Its short name ("l1"), an alias ("mae"), or the name of its class or function ("nn.L1Loss", "F.l1_loss").
             Case, underscores, hyphens and spaces do not matter.
 
+    Returns:
+        The class of the loss.
+
     Raises:
         InvalidValue: No loss has this name; the message suggests the nearest.
 

@@ -249,7 +249,33 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
         empty: str = "nan",
         **options: Any,
     ) -> Tensor:
-        """Return the function form of `LinearCrossEntropyLoss`; `options` are those of torch's function."""
+        """Compute `LinearCrossEntropyLoss` without building the module.
+
+        Args:
+            input: The inputs of the layer (N, in_features).
+            linear_weight: The weight of the layer (C, in_features).
+            target: The class indices (N,).
+            reduction: "mean", "sum" or "none".
+            weight: A factor for each class (C,), or None.
+            ignore_index: The class index of ignored rows, or None.
+            label_smoothing: The share of the target that is spread over all classes, in [0, 1].
+            check: The response to invalid values, as in `piste.losses.check`.
+            normalizer: The denominator of a mean.
+            empty: The mean of no rows, "nan" or "zero".
+            **options: The other options of the function in torch.
+
+        Returns:
+            The loss.
+
+        Raises:
+            InvalidType, InvalidValue: An argument is invalid.
+
+        Example:
+            >>> import torch, piste
+            >>> loss = piste.losses.linear_cross_entropy(torch.ones(2, 3), torch.zeros(4, 3), torch.tensor([0, 3]))
+            >>> loss
+            tensor(1.3863)
+        """
         name = "LinearCrossEntropyLoss"
         how = make_reduction(name, _Linear.reductions, reduction, check, normalizer, empty)
         check_tensors(name, ("input", "linear_weight", "target"), (input, linear_weight, target))

@@ -38,6 +38,15 @@ class Optimizer(torch.optim.Optimizer):
     The base adds the sign, weight decay, the last subtraction, dtypes, checkpoints and backends; no rule mentions
     them.
 
+    Args:
+        params: Parameters, named parameters, or param groups, as in torch.optim.
+        *args: The options by position, in the order of `options`.
+        **kwargs: The options by name, and those that every optimizer has.
+
+    Raises:
+        InvalidType: An option is unknown or of the wrong type, or `params` is not a collection of parameters.
+        InvalidValue: An option is out of its range, or a parameter is listed twice.
+
     Example:
         >>> import torch, piste
         >>> from piste.formula import sign

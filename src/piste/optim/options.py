@@ -25,22 +25,75 @@ __all__ = [
 
 
 def rate(default: float, doc: str = "the learning rate") -> Number:
-    """Declare the learning rate."""
+    """Declare the learning rate.
+
+    Args:
+        default: The default.
+        doc: The meaning, as the end of a sentence.
+
+    Returns:
+        The option.
+
+    Example:
+        >>> from piste.optim.options import rate
+        >>> rate(1e-3).range
+        '[0, inf)'
+    """
     return Number(default, doc)
 
 
 def eps(default: float, doc: str = "added to the denominator, against division by zero") -> Number:
-    """Declare epsilon."""
+    """Declare epsilon.
+
+    Args:
+        default: The default.
+        doc: The meaning, as the end of a sentence.
+
+    Returns:
+        The option.
+
+    Example:
+        >>> from piste.optim.options import eps
+        >>> eps(1e-8).default
+        1e-08
+    """
     return Number(default, doc)
 
 
 def decay(default: float, letter: str, doc: str) -> Number:
-    """Declare the decay rate of an exponential average."""
+    """Declare the decay rate of an exponential average.
+
+    Args:
+        default: The default.
+        letter: The name in the formula.
+        doc: The meaning, as the end of a sentence.
+
+    Returns:
+        The option.
+
+    Example:
+        >>> from piste.optim.options import decay
+        >>> decay(0.9, "rho", "the decay rate of the average").range
+        '[0, 1)'
+    """
     return Number(default, doc, letter, high=1.0)
 
 
 def betas(first: float = 0.9, second: float = 0.999) -> Pair:
-    """Declare the decay rates of Adam's two averages."""
+    """Declare the decay rates of Adam's two averages, `beta1` and `beta2` in the formula.
+
+    Args:
+        first: The default of `beta1`.
+        second: The default of `beta2`.
+
+    Returns:
+        The option.
+
+    Example:
+        >>> from piste.optim.options import betas
+        >>> betas().default
+        (0.9, 0.999)
+    """
     return Pair(
         decay(first, "beta1", ""),
         decay(second, "beta2", ""),
@@ -49,7 +102,19 @@ def betas(first: float = 0.9, second: float = 0.999) -> Pair:
 
 
 def weight_decay(default: float = 0.0) -> Number:
-    """Declare the weight decay."""
+    """Declare the weight decay.
+
+    Args:
+        default: The default.
+
+    Returns:
+        The option.
+
+    Example:
+        >>> from piste.optim.options import weight_decay
+        >>> weight_decay().range
+        '[0, inf)'
+    """
     return Number(default, "how strongly the weights are decayed towards 0")
 
 

@@ -33,10 +33,12 @@ class Evidence:
 
     @property
     def seeds(self) -> int:
+        """The number of seeds."""
         return len(next(iter(self.values.values())))
 
     @property
     def seeds_change_nothing(self) -> bool:
+        """Whether every seed gave the same metric for each candidate."""
         return self.seeds > 1 and all(np.ptp(np.asarray(v)) == 0 for v in self.values.values())
 
     @property

@@ -70,6 +70,7 @@ class NumberEncoder(Encoder):
         return np.where(np.isin(values, self.missing), np.nan, values) if self.missing else values
 
     def fit(self, cells: Cells, train: np.ndarray) -> None:
+        """Read medians, means and deviations off the rows in `train`."""
         values = self.values(cells)[cells.codes[train]]
         self.median = float(np.nanmedian(values))
         filled = np.where(np.isnan(values), self.median, values)
@@ -102,6 +103,7 @@ class DateEncoder(Encoder):
         return date_values(cells, self.format)
 
     def fit(self, cells: Cells, train: np.ndarray) -> None:
+        """Read medians, means and deviations off the rows in `train`."""
         days = self.days(cells)[cells.codes[train]]
         self.median = float(np.nanpercentile(days, 50, method="lower"))
         parts = calendar(np.where(np.isnan(days), self.median, days))[:, :2]

@@ -38,6 +38,7 @@ class Convention:
 
     @property
     def pattern(self) -> re.Pattern[str]:
+        """The regular expression of the digits of a number."""
         group, decimal = re.escape(self.group), re.escape(self.decimal)
         integer = rf"\d+|[1-9]\d{{0,2}}(?:{group}\d{{3}})+"
         if self.group == ",":
@@ -45,9 +46,11 @@ class Convention:
         return re.compile(rf"(?:{integer})(?:{decimal}\d*)?|{decimal}\d+")
 
     def plain(self, body: str) -> str:
+        """Return digits without group separators and with a decimal point."""
         return body.replace(self.group, "").replace(self.decimal, ".")
 
     def fits(self, body: str) -> bool:
+        """Return whether digits are written in this convention."""
         return _PATTERNS[self].fullmatch(body) is not None
 
 
@@ -64,6 +67,7 @@ class NumberCell(NamedTuple):
     unit: str
 
     def value(self, convention: Convention) -> float:
+        """Return the number, read in a convention."""
         return float(f"{'-' if self.negative else ''}{convention.plain(self.body)}e{self.exponent or 0}")
 
 

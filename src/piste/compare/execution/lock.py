@@ -44,6 +44,7 @@ class FolderLock:
         self._file.flush()
 
     def release(self) -> None:
+        """Unlock the folder and remove the lock file."""
         if self._file is not None:
             with contextlib.suppress(OSError):  # Windows removes no open file; it stays, without a lock
                 self._path.unlink()

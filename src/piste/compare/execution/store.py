@@ -39,10 +39,12 @@ class Store:
         self.settings = plan.settings()
 
     def get(self, job: Job) -> Result | None:
+        """Return the result of a job, or None."""
         found = self._results.get(_key(job))
         return found[1] if found else None
 
     def put(self, job: Job, result: Result) -> None:
+        """Keep the result of a job."""
         self._results[_key(job)] = job, result
 
     def count(self, plan: Plan) -> int:

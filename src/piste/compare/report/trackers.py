@@ -156,6 +156,7 @@ class ListenerGroup(Listener):
         self.display.on_end()
 
     def on_report(self, comparison: Summary, files: Sequence[Path]) -> None:
+        """Pass the report on to the trackers."""
         for tracker in self.trackers:
             tracker.on_report(comparison, files)
 

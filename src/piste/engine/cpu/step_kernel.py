@@ -53,6 +53,7 @@ class Layout:
 
     @property
     def compute(self) -> str:
+        """The dtype of the computation."""
         return "float64" if self.columns[0] == "float64" else "float32"
 
 
