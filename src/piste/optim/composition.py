@@ -46,6 +46,7 @@ def compose(
             "" does neither.
         maximize: Whether the step ascends.
         flags: The options of the rule that are True or False.
+        clips: The numbers that clip the gradient: "clip" (the factor of the norm), "max_value", or both.
 
     Returns:
         The specification, whose formula is traced when a backend first runs it.
