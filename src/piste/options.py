@@ -133,10 +133,12 @@ class Limit(Number):
     annotation = "float | None"
 
     def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
         if value is not None:
             super().check(name, value)
 
     def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the numbers of the option by their names in a formula."""
         return iter(()) if value is None else super().letters(name, value)
 
 

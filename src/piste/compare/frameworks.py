@@ -26,7 +26,7 @@ def objective_of(kind: type) -> Objective | None:
 
 
 def is_loaded() -> bool:
-    """Whether one of the frameworks is imported, so that a function may make one of its models."""
+    """Return whether one of the frameworks is imported, so that a function may make one of its models."""
     return any(name in sys.modules for name in FRAMEWORKS)
 
 

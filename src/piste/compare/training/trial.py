@@ -126,6 +126,7 @@ class TrainingRun:
         self.seconds: list[float] = []
 
     def train(self) -> None:
+        """Train for all steps, and evaluate at the evaluation steps."""
         steps, loop = self.steps, self.candidate.loop
         evaluation_steps = self.data.evaluation_steps(steps)
         self.evaluate(0)
@@ -170,11 +171,13 @@ class TrainingRun:
             self.step(batch, step)
 
     def step(self, batch: Batch, step: int) -> None:
+        """Take one step; raise `Diverged` if the loss is not finite."""
         loss = self.updates.step(step, functools.partial(self.compute_loss, self.model, batch, step))
         if not math.isfinite(loss):
             raise Diverged(f"the training loss was {loss} at step {step}")
 
     def compute_loss(self, model: torch.nn.Module, batch: Batch, step: int) -> torch.Tensor:
+        """Return the training loss of a batch."""
         try:
             with autocast(self.candidate.loop, self.data.device):
                 return self.objective.training_loss(model, batch, self.loss)
