@@ -162,7 +162,7 @@ def test_refusals_are_a_sentence_and_status_two(run, words, told):
 
 
 @pytest.mark.parametrize("words", [["--seed", "abc"], ["--epochs", "many"]])
-def test_text_for_a_number_is_refused(run, words):
+def test_text_for_a_number_is_rejected(run, words):
     done = run("compare", "digits", *words)
     assert done.exit_code == 2
     assert f"Invalid value for '{words[0]}'" in done.output
@@ -217,7 +217,7 @@ def test_explain_names_the_operands_that_are_missing(run, loss):
     assert words in " ".join(done.output.split())
 
 
-def test_explain_works_a_refused_call_through_with_its_checks_off(run):
+def test_explain_works_a_rejected_call_through_with_its_checks_off(run):
     call = "explain", "bce", "--input", "[[1,1],[1,1]]", "--target", "[[0,1],[2,3]]"
     assert "Refused" in run(*call).output
     done = run(*call, "--check", "off")

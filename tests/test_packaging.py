@@ -28,7 +28,7 @@ def names(requirements_):
     return [re.match(r"[\w-]+", line)[0] for line in requirements_]
 
 
-def test_the_core_needs_torch_numpy_and_numba_alone():
+def test_the_core_needs_only_torch_numpy_and_numba():
     assert names(PROJECT["dependencies"]) == ["torch", "numpy", "numba"]
 
 

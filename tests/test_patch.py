@@ -36,7 +36,7 @@ def test_every_optimizer_loss_and_function_that_piste_has_is_replaced():
     assert all(after[key] is before[key] for key in before)
 
 
-def test_undo_takes_it_back_once_and_nested_patches_unwind_in_order():
+def test_undo_restores_once_and_nested_patches_unwind_in_order():
     theirs = torch.optim.SGD
     outer = piste.patch()
     with piste.patch():
@@ -48,7 +48,7 @@ def test_undo_takes_it_back_once_and_nested_patches_unwind_in_order():
     assert torch.optim.SGD is theirs
 
 
-def test_an_error_in_the_block_takes_it_back():
+def test_an_error_in_the_block_restores_the_names():
     theirs = nn.MSELoss
     with pytest.raises(ZeroDivisionError), piste.patch():
         1 / 0  # noqa: B018
@@ -74,7 +74,7 @@ def test_training_and_the_losses_that_call_torch_work_while_patched():
             assert torch.isfinite(module(torch.randn(5, 3), torch.tensor([0, 1, 2, 3, 0])))
 
 
-def test_schedulers_and_averages_are_imported_from_pistes_optim():
+def test_schedulers_and_averages_can_be_imported_from_piste_optim():
     from piste.optim.lr_scheduler import LRScheduler, StepLR
     from piste.optim.swa_utils import AveragedModel
 

@@ -233,7 +233,7 @@ def test_without_the_private_profiler_allocations_are_recorded_by_the_public_one
     assert calls == [1, 1, 1]
 
 
-def test_hooks_that_can_not_be_seen_are_assumed():
+def test_hooks_are_assumed_where_torch_hides_them():
     optimizer = torch.optim.SGD([torch.zeros(1)])
     assert not torch_internals.has_step_hooks(optimizer)
     del optimizer._optimizer_step_pre_hooks
@@ -241,7 +241,7 @@ def test_hooks_that_can_not_be_seen_are_assumed():
 
 
 @pytest.mark.parametrize("name", ["_is_wrapped", "_unwrapped"])
-def test_a_tensor_that_can_not_be_unwrapped_is_not_read(monkeypatch, name):
+def test_a_tensor_that_cannot_be_unwrapped_is_not_read(monkeypatch, name):
     seen = []
 
     def look(x):

@@ -85,7 +85,7 @@ def test_tests_that_cannot_be_collected_end_the_run(tmp_path, capsys):
     assert "test_optim.py did not run with PyTorch" in shown and "no_such_name" in shown
 
 
-def test_a_folder_without_tests_is_refused(tmp_path, capsys):
+def test_a_folder_without_tests_is_rejected(tmp_path, capsys):
     assert runner.main(tmp_path, []) == 2
     assert "clone PyTorch at the tag of the installed version" in capsys.readouterr().out
 

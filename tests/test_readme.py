@@ -51,7 +51,7 @@ def test_make_knows_its_targets(command):
     assert ("piste compare digits --out piste-compare" if "compare" in command else "-m pytest") in done.stdout
 
 
-def test_what_make_compare_runs_draws_the_picture(tmp_path):
+def test_the_picture_is_that_of_make_compare(tmp_path):
     done = call(
         ["piste", "compare", "digits", "--out", "piste-compare", "--epochs", "1", "--seeds", "2", "--trials", "2"],
         tmp_path,

@@ -25,7 +25,7 @@ def test_a_time_is_read(text, seconds):
 
 
 @pytest.mark.parametrize("wrong", ["", "3", "three", "3d", "m", "-3m", "3m later", 0, -1, float("nan"), float("inf")])
-def test_what_is_no_time_is_refused(wrong):
+def test_what_is_no_time_is_rejected(wrong):
     with pytest.raises(InvalidValue) as caught:
         parse_duration(wrong)
     assert str(caught.value) == (
@@ -33,7 +33,7 @@ def test_what_is_no_time_is_refused(wrong):
     )
 
 
-def test_what_is_neither_is_refused():
+def test_what_is_neither_is_rejected():
     with pytest.raises(InvalidType, match="received True"):
         parse_duration(True)
     with pytest.raises(InvalidType, match=r"received \[3\]"):
@@ -105,7 +105,7 @@ def test_what_was_given_stays():
     assert fitted(63, 1, epochs=2)[2] == 6
 
 
-def test_a_budget_for_nothing_is_refused_with_one_that_would_do():
+def test_a_budget_for_nothing_is_rejected_with_one_that_would_do():
     with pytest.raises(InvalidValue) as caught:
         fitted(5, 10)
     # 3 x 2 x (1 + 9 x 50 / 600) = 10.5 s; (10.5 + 3) / 0.85 = 15.9 s

@@ -61,7 +61,7 @@ def refusal(**options):
     return str(caught.value)
 
 
-def test_validation_classes_that_the_model_has_no_output_for_are_refused():
+def test_validation_classes_that_the_model_has_no_output_for_are_rejected():
     labels = Y_VAL.clone()
     labels[7] = 2
     assert refusal(validation=(X_VAL, labels)) == (
@@ -70,7 +70,7 @@ def test_validation_classes_that_the_model_has_no_output_for_are_refused():
     )
 
 
-def test_nan_in_the_data_is_refused_with_its_row():
+def test_nan_in_the_data_is_rejected_with_its_row():
     x = X.clone()
     x[150, 1] = float("nan")  # beyond the examples of one batch
     assert refusal(train=(x, Y)) == (
@@ -82,7 +82,7 @@ def test_nan_in_the_data_is_refused_with_its_row():
     assert refusal(validation=(x, Y_VAL)).startswith("row 3 of the validation data has nan in X, and")
 
 
-def test_nan_in_the_targets_is_refused_with_its_row_and_judge():
+def test_nan_in_the_targets_is_rejected_with_its_row_and_judge():
     options = {"model": lambda: nn.Linear(2, 1), "loss": "mse", "metric": "rmse"}
     y, y_val = X.sum(1, keepdim=True), X_VAL.sum(1, keepdim=True)
     y[11] = float("nan")
@@ -122,7 +122,7 @@ def test_models_and_losses_that_take_nan_may_have_it():
     assert value < 1
 
 
-def test_a_metric_that_is_nan_before_training_is_refused():
+def test_a_metric_that_is_nan_before_training_is_rejected():
     def precision(output, target):
         return torch.tensor(float("nan"))
 

@@ -75,7 +75,7 @@ def test_a_given_encoding_is_used(write_table):
         (b"\xd0\xcf\x11\xe0\xa1\xb1", None, "is an old Excel workbook, not a table in text."),
     ],
 )  # fmt: skip
-def test_files_that_are_no_text_are_refused_with_the_way_out(write_table, data, encoding, words):
+def test_files_that_are_no_text_are_rejected_with_the_way_out(write_table, data, encoding, words):
     with pytest.raises(InvalidValue) as caught:
         read_text(write_table(data), encoding)
     assert words in str(caught.value)

@@ -116,7 +116,7 @@ def test_names_that_stand_again_are_left_out(write_table):
          "put a cell that holds a tab in quotes."),
     ],
 )  # fmt: skip
-def test_lines_of_another_shape_are_refused_with_both_lines(write_table, text, words):
+def test_lines_of_another_shape_are_rejected_with_both_lines(write_table, text, words):
     with pytest.raises(InvalidValue) as caught:
         table(write_table(text), "y")
     assert words in str(caught.value)

@@ -95,7 +95,7 @@ def test_a_decimal_point_is_assumed_between_commas_only():
     assert values("1.014", "2.355", decimal=".") == [1.014, 2.355]
 
 
-def test_two_readings_are_refused_with_both_values_and_the_way_out():
+def test_two_readings_are_rejected_with_both_values_and_the_way_out():
     with pytest.raises(InvalidValue) as caught:
         values("977", "1.014")
     assert str(caught.value) == (
@@ -105,7 +105,7 @@ def test_two_readings_are_refused_with_both_values_and_the_way_out():
     )
 
 
-def test_two_conventions_are_refused_with_both_lines():
+def test_two_conventions_are_rejected_with_both_lines():
     with pytest.raises(InvalidValue) as caught:
         values("5", "9.77", "9,75", "8.25")
     assert str(caught.value) == (

@@ -151,7 +151,7 @@ def test_numbers_in_another_unit_count_as_missing_with_a_warning(write_table):
         assert predictor.predict(write_table("weight\n5000 g\n")) == predictor.predict(write_table("weight\n?\n"))
 
 
-def test_a_missing_column_is_refused(fitted, write_table):
+def test_a_missing_column_is_rejected(fitted, write_table):
     _, _, predictor = fitted["price"]
     with pytest.raises(
         InvalidValue, match=r"must have the columns that the model uses; missing: `area`, `sold`\. Help:"
@@ -159,7 +159,7 @@ def test_a_missing_column_is_refused(fitted, write_table):
         predictor.predict(write_table("city;x\nUlm;1\n"))
 
 
-def test_a_folder_without_a_model_is_refused(fitted, tmp_path):
+def test_a_folder_without_a_model_is_rejected(fitted, tmp_path):
     with pytest.raises(
         InvalidValue, match=r"holds no model: No such file or directory\. Help: give a folder of --save"
     ):

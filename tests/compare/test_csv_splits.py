@@ -114,7 +114,7 @@ def test_a_validation_file_holds_the_validation_rows(write_table):
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )  # fmt: skip
-def test_splits_that_are_not_possible_are_refused(write_table, monkeypatch, tmp_path, options, words):
+def test_splits_that_are_not_possible_are_rejected(write_table, monkeypatch, tmp_path, options, words):
     rows = [
         f"{100 + i // 4},2023-{1 + i % 12:02}-13,{'ab'[i % 2]},{'' if i == 2 else i},7,{i % 9 + 0.5}" for i in range(40)
     ]

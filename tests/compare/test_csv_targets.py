@@ -111,7 +111,7 @@ def test_kind_number_refuses_text_with_its_line(write_table):
         table(path, "stars", kind="count")
 
 
-def test_a_date_as_target_is_refused_with_the_way_out(write_table):
+def test_a_date_as_target_is_rejected_with_the_way_out(write_table):
     path = write_table(lines(X, column("sold", lambda i: f"2023-{1 + i % 12:02}-{1 + i % 28:02}")))
     with pytest.raises(InvalidValue, match=r"'2023-01-01' in line 2 of .*; write a date as a number of days"):
         table(path, "sold")

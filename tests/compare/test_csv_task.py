@@ -152,7 +152,7 @@ def test_the_target_is_given_by_its_name(write_table):
         table(write_table(lines(X, PRICE)), column=1)
 
 
-def test_a_missing_file_and_a_file_that_is_no_table_are_refused_with_the_way_out(write_table, tmp_path):
+def test_a_missing_file_and_a_file_that_is_no_table_are_rejected_with_the_way_out(write_table, tmp_path):
     write_table(lines(X, PRICE))
     with pytest.raises(InvalidValue, match=r"there is no file .*dat\.csv\. Did you mean `data\.csv`\?"):
         table(tmp_path / "dat.csv", column="price")

@@ -13,7 +13,7 @@ OPTIONS = {"optimizers": ["SGD", "Adam"], "lr": 0.1, "seeds": 2, "progress": Fal
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
-def test_a_device_that_is_not_there_is_refused(device):
+def test_a_device_that_is_not_there_is_rejected(device):
     with pytest.raises(InvalidValue) as caught:
         piste.compare(model, (data(), data()), device=device, **OPTIONS)
     words = f"`device` must be a device of this machine, such as cpu, cuda or mps; received '{device}' ("

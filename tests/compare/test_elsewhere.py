@@ -255,7 +255,7 @@ def wait_for(condition, seconds=60):
     raise AssertionError("waited in vain")
 
 
-def test_what_cannot_be_sent_is_refused():
+def test_what_cannot_be_sent_is_rejected():
     class Stubborn(nn.Module):
         def __init__(self):
             super().__init__()
@@ -319,7 +319,7 @@ def test_without_a_cluster_it_says_how_to_start_one(monkeypatch):
 
 
 @pytest.mark.parametrize("protocol", ["", "ray://"])
-def test_an_address_where_nobody_answers_is_refused_at_once(protocol, monkeypatch):
+def test_an_address_where_nobody_answers_is_rejected_at_once(protocol, monkeypatch):
     monkeypatch.setattr(pytest.importorskip("ray"), "is_initialized", lambda: False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # and nobody listens

@@ -235,7 +235,7 @@ def test_a_causal_language_model_is_judged_by_the_next_token():
     assert found.rows[0].also["log_loss"] == pytest.approx(found.rows[0].also["loss"], rel=0.01)
 
 
-def test_batches_without_labels_are_refused_with_the_way_out():
+def test_batches_without_labels_are_rejected_with_the_way_out():
     pytest.importorskip("transformers")
     with pytest.raises(InvalidValue, match="a batch of the training data must have `labels`; received input_ids, id"):
         compare_task(Task(bert, rows(lambda tokens: {}), rows(of_class), metric="accuracy"), **OPTIONS)

@@ -85,7 +85,7 @@ def test_a_loss_module_that_holds_the_given_model_holds_its_copy_in_a_run():
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["the given model", "another model"])
-def test_a_loss_that_reads_a_model_from_its_closure_is_refused(shared):
+def test_a_loss_that_reads_a_model_from_its_closure_is_rejected(shared):
     net = model()
 
     def penalty(output, target):
@@ -216,7 +216,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "words"), REFUSED, ids=[words for _, words in REFUSED])
-def test_steps_and_batches_that_do_not_fit_are_refused_with_the_way_out(options, words):
+def test_steps_and_batches_that_do_not_fit_are_rejected_with_the_way_out(options, words):
     with pytest.raises((InvalidValue, InvalidType)) as caught:
         found_by(**options)
     assert words in str(caught.value)
@@ -339,7 +339,7 @@ def test_of_endless_data_only_what_is_needed_is_read():
     assert found.results[0].status == "done"
 
 
-def test_endless_data_without_a_number_of_steps_is_refused(monkeypatch):
+def test_endless_data_without_a_number_of_steps_is_rejected(monkeypatch):
     monkeypatch.setattr(data_module, "MAX_BATCHES", 50)
     with pytest.raises(InvalidValue) as caught:
         found_by(train=Endless())

@@ -89,7 +89,7 @@ def test_refusals(metric, error, words):
     assert words in str(caught.value)
 
 
-def test_shapes_that_don_t_fit_are_refused():
+def test_shapes_that_don_t_fit_are_rejected():
     with pytest.raises(InvalidValue, match=r"targets of the same shape; received \(30, 1\) and \(30,\)"):
         METRICS["rmse"].value(GUESS, TRUTH.squeeze(1))
     with pytest.raises(InvalidValue, match=r"accuracy takes scores of classes \(N, C, ...\)"):
@@ -156,7 +156,7 @@ def test_ignored_positions_do_not_count():
         METRICS["accuracy"].under(Convention("logits", -100)).scores(logits[2:], target[2:])
 
 
-def test_a_class_without_an_output_is_refused():
+def test_a_class_without_an_output_is_rejected():
     with pytest.raises(InvalidValue) as caught:
         METRICS["accuracy"].value(torch.zeros(3, 2), torch.tensor([0, 1, 2]))
     assert str(caught.value) == (
@@ -216,7 +216,7 @@ def test_ignored_positions_do_not_count_in_metrics_of_classes(name):
     assert metric.value(LOGITS, target) == pytest.approx(METRICS[name].value(LOGITS[kept], CLASSES[kept]))
 
 
-def test_metrics_that_outputs_cannot_give_are_refused():
+def test_metrics_that_outputs_cannot_give_are_rejected():
     with pytest.raises(InvalidValue, match="auc needs examples of every class; all targets are of one class"):
         METRICS["auc"].value(LOGITS, torch.zeros(60, dtype=torch.long))
     with pytest.raises(InvalidValue, match="log_loss takes logits or probabilities; the loss reads the outputs as val"):

@@ -193,7 +193,7 @@ def test_nothing_finished_is_run_again(found, tmp_path):
     assert str(first) == str(again)
 
 
-def test_another_comparison_in_the_same_folder_is_refused_with_the_difference(tmp_path):
+def test_another_comparison_in_the_same_folder_is_rejected_with_the_difference(tmp_path):
     found_by(trials=1, seeds=2, out=tmp_path)
     for options, words in [
         (
@@ -265,7 +265,7 @@ def test_a_database_without_a_folder_goes_by_the_model_s_name(tmp_path, monkeypa
         ("mysql://me:secret@host/runs", Unsupported, "`storage` mysql://me:***@host/runs needs a driver: "),
     ],
 )
-def test_a_database_that_cannot_be_used_is_refused(storage, error, words, tmp_path):
+def test_a_database_that_cannot_be_used_is_rejected(storage, error, words, tmp_path):
     with pytest.raises(error) as caught:
         in_database(tmp_path, storage=storage)
     assert str(caught.value).startswith(words)

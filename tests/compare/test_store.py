@@ -112,7 +112,7 @@ sys.stdin.read()
 """
 
 
-def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
+def test_a_folder_in_use_is_rejected_until_its_process_ends(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(tmp_path)], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True,
@@ -129,7 +129,7 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
     assert found_by(tmp_path).rows
 
 
-def test_a_damaged_file_of_runs_is_refused_with_the_way_out(tmp_path):
+def test_a_damaged_file_of_runs_is_rejected_with_the_way_out(tmp_path):
     (tmp_path / "runs.db").write_bytes(b"no database " * 1000)
     with pytest.raises(InvalidValue) as caught:
         found_by(tmp_path)

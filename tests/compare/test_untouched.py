@@ -50,7 +50,7 @@ def test_the_model_its_buffers_modes_gradients_and_the_random_state_are_bit_equa
     assert [m.training for m in net.modules()] == modes
 
 
-def test_also_when_it_is_refused(net):
+def test_also_when_it_is_rejected(net):
     state = random_state()
     with pytest.raises(piste.errors.InvalidValue, match="failed on the model's output"):
         run(net, data(), data(40, 1), loss="mse")

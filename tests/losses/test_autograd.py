@@ -142,7 +142,7 @@ def test_export_and_meta_tensors(case: Case) -> None:
     assert case.loss()(*(o.to("meta") for o in operands)).shape == ()
 
 
-def test_autocast_gives_float32_as_torchs_list_does() -> None:
+def test_autocast_gives_float32_as_in_torch() -> None:
     x, y = torch.rand(4, 3).bfloat16(), torch.rand(4, 3).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "binary_cross_entropy_with_logits"):

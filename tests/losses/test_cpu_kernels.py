@@ -1,4 +1,4 @@
-"""Kernels of elementwise losses against the eager backend: values, gradients, checks, threads, memory."""
+"""Kernels of elementwise losses against the eager backend: values, gradients, value checks, threads and layouts."""
 
 from __future__ import annotations
 
@@ -7,41 +7,30 @@ import math
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 
 import piste
-from piste.engine import LossArguments, LossDispatcher, loss_dispatch
+from piste.engine import LossArguments
 from piste.engine.cpu import elementwise_kernel as element_source
-from piste.engine.cpu import fast_loss, is_one, loss_form, loss_kernel
+from piste.engine.cpu import loss_form
 from piste.engine.cpu import memory as buffers
 from piste.engine.eager import loss as eager_loss
 from piste.engine.eager.loss import values
-from piste.losses import call as call_module
 from piste.losses.elementwise import ElementwiseLoss
 from tests.losses.cases import CASES, Case, seeded
 
 F = piste.losses.functional
+
+
 KERNELS = [c for c in CASES if issubclass(c.loss, ElementwiseLoss)]
 
 
-@pytest.fixture(autouse=True, params=["at once", "by questions in Python"])
-def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each test with and without the fast path."""
-    for made_once in (loss_kernel.kernel_of, is_one.make_is_one):
-        made_once.cache_clear()
-    monkeypatch.setattr(call_module, "_cached_settings", {})
-    loss_dispatch._dispatcher.cache_clear()
-    if request.param == "at once":
-        assert fast_loss.native_guard(), "the self-test of the native guard fails on this machine"
-    else:
-        monkeypatch.setattr(fast_loss, "native_guard", lambda: None)
-        monkeypatch.setattr(is_one, "native_guard", lambda: None)
+pytestmark = pytest.mark.usefixtures("fast_path_on_and_off")
 
 
 def eager(case: Case, operands, reduction: str) -> torch.Tensor:
-    """Return the same loss by the eager backend."""
+    """Return the loss, computed by the eager backend."""
     call = case.loss.prepare(tuple(operands), "off", **case.loss(**options_of(case))._buffers, **rest_of(case))
     made = values(call.formula, call.derivatives, call.operands, call.options)
     made = made if call.weight is None else made * call.weight
@@ -58,31 +47,16 @@ def rest_of(case: Case) -> dict:
     return given | ({"weight": case.options["weight"]} if case.function_only else {})
 
 
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Record whether a kernel computed each loss."""
-    seen: list[bool] = []
-    original = LossDispatcher.loss
-
-    def watched(*args, **kwargs):
-        result = original(*args, **kwargs)
-        seen.append(result is not None)
-        return result
-
-    monkeypatch.setattr(LossDispatcher, "loss", watched)
-    return seen
-
-
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", KERNELS, ids=str)
-def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, served: list[bool]) -> None:
+def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, computed_by_kernel: list[bool]) -> None:
     shape = (41, 3) if any(isinstance(v, torch.Tensor) for v in case.options.values()) else (53, 7)
     reduction = "sum" if case.function_only or case.name == "kl_div" else "mean"
     operands = [o.to(dtype) if o.is_floating_point() else o for o in seeded(case, shape, dtype)]
     x = operands[0].clone().requires_grad_()
     loss = case.function(x, *operands[1:], reduction=reduction, **case.options)
-    assert any(served)
+    assert any(computed_by_kernel)
     twin = operands[0].clone().requires_grad_()
     expected = eager(case, [twin, *operands[1:]], reduction)
     tolerance = {"rtol": 2e-6, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-13, "atol": 1e-14}
@@ -97,12 +71,12 @@ def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, served:
 @pytest.mark.parametrize(
     "size", [1, element_source.TILE + 1, loss_form.BLOCK, loss_form.BLOCK + 7, 3 * loss_form.BLOCK - 1]
 )
-def test_every_element_counts_once_at_any_size(size: int, served: list[bool]) -> None:
+def test_every_element_counts_once_at_any_size(size: int, computed_by_kernel: list[bool]) -> None:
     x = torch.arange(size, dtype=torch.float64, requires_grad=True)
     loss = F.mse_loss(x, torch.zeros(size, dtype=torch.float64), reduction="sum")
     assert loss.item() == pytest.approx((size - 1) * size * (2 * size - 1) / 6, rel=1e-14)
     loss.backward()
-    assert torch.equal(x.grad, 2 * x.detach()) and served == [True]
+    assert torch.equal(x.grad, 2 * x.detach()) and computed_by_kernel == [True]
 
 
 def test_the_same_bits_on_any_number_of_threads() -> None:
@@ -120,7 +94,7 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
     assert results.pop() == pytest.approx(expected.item(), rel=2e-7)
 
 
-def test_an_invalid_value_is_found_at_any_position(served: list[bool]) -> None:
+def test_an_invalid_value_is_found_at_any_position(computed_by_kernel: list[bool]) -> None:
     for place in (0, 1, element_source.TILE, loss_form.BLOCK - 1, loss_form.BLOCK, 2 * loss_form.BLOCK + 3):
         y = torch.zeros(2 * loss_form.BLOCK + 4)
         y[place] = 2.0
@@ -132,10 +106,10 @@ def test_an_invalid_value_is_found_at_any_position(served: list[bool]) -> None:
     assert F.mse_loss(torch.tensor([math.inf, 1.0]), torch.zeros(2)).item() == math.inf
 
 
-def test_second_backward_and_batched_gradients_go_through_the_formula(served: list[bool]) -> None:
+def test_second_backward_and_batched_gradients_go_through_the_formula(computed_by_kernel: list[bool]) -> None:
     x, y = torch.randn(5, dtype=torch.float64, requires_grad=True), torch.rand(5, dtype=torch.float64)
     loss = F.binary_cross_entropy_with_logits(x, y)
-    assert served == [True]
+    assert computed_by_kernel == [True]
     (first,) = torch.autograd.grad(loss, x, retain_graph=True)
     (again,) = torch.autograd.grad(loss, x, retain_graph=True)
     torch.testing.assert_close(first, again)
@@ -164,7 +138,7 @@ def test_a_changed_option_reuses_the_kernel() -> None:
 @pytest.mark.parametrize("size", [10, 3 * loss_form.BLOCK])
 def test_operands_are_freed_after_the_backward(size: int) -> None:
     loss_function = piste.losses.MSELoss()
-    for _ in range(2):  # the second call goes to the kernel at once
+    for _ in range(2):  # the second call takes the fast path
         leaf, y = torch.randn(size, requires_grad=True), torch.randn(size)
         x = leaf * 1.0
         loss = loss_function(x, y)
@@ -173,7 +147,7 @@ def test_operands_are_freed_after_the_backward(size: int) -> None:
         gc.collect()
         assert all(ref() is not None for ref in seen)
         loss.backward()
-        assert all(ref() is None for ref in seen)  # as torch does, while `loss` lives on
+        assert all(ref() is None for ref in seen)  # as in torch, although `loss` still exists
 
 
 def test_a_target_changed_in_place_fails_the_second_backward() -> None:
@@ -204,28 +178,6 @@ def test_losses_run_in_several_threads() -> None:
         assert all(threads.map(many, range(8)))
 
 
-def test_memory_of_large_gradients_is_reused_once_it_is_free() -> None:
-    size = buffers.LARGE // 4
-    x, y = torch.randn(size, requires_grad=True), torch.randn(size)
-
-    def gradient() -> torch.Tensor:
-        return torch.autograd.grad(F.mse_loss(x, y), x)[0]
-
-    first = gradient()
-    held = gradient()
-    assert first.data_ptr() != held.data_ptr()
-    address = held.data_ptr()
-    copy = held.clone()
-    view = held[:3]
-    del held
-    other = gradient()
-    assert other.data_ptr() != address and torch.equal(view, copy[:3])
-    address = other.data_ptr()
-    del other, view
-    assert gradient().data_ptr() == address
-    torch.testing.assert_close(first, 2 * (x - y).detach() / size)
-
-
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("mode", ["sum", "none"])
 @pytest.mark.parametrize("case", KERNELS, ids=str)
@@ -249,7 +201,7 @@ def test_the_memory_layout_changes_no_bit(case: Case, mode: str) -> None:
     assert torch.equal(near, far) and torch.equal(near_slope, far_slope)
 
 
-def test_strided_operands_are_copied_for_the_kernel(served: list[bool]) -> None:
+def test_strided_operands_are_copied_for_the_kernel(computed_by_kernel: list[bool]) -> None:
     weights = torch.rand(3)
     for x, y in ((torch.rand(3, 40).T, torch.rand(3, 40).T), (torch.rand(40, 6)[:, ::2], torch.rand(40, 3))):
         twin, x = x.clone().requires_grad_(), x.requires_grad_()
@@ -258,12 +210,12 @@ def test_strided_operands_are_copied_for_the_kernel(served: list[bool]) -> None:
             theirs = torch.nn.functional.binary_cross_entropy_with_logits(
                 twin, y, pos_weight=weights, reduction=reduction
             )
-            assert served.pop()
+            assert computed_by_kernel.pop()
             torch.testing.assert_close(ours, theirs)
             torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(theirs, twin))
 
 
-def test_calls_without_a_kernel_run_eagerly(served: list[bool]) -> None:
+def test_calls_without_a_kernel_run_eagerly(computed_by_kernel: list[bool]) -> None:
     x, y = torch.randn(4, 3), torch.randn(4, 3)
     for a, b in ((x.T, y.T), (x, y.clone().requires_grad_()), (x.half(), y.half()), (x, y.double())):
         torch.testing.assert_close(F.mse_loss(a, b), torch.nn.functional.mse_loss(a, b))
@@ -274,40 +226,26 @@ def test_calls_without_a_kernel_run_eagerly(served: list[bool]) -> None:
     torch.testing.assert_close(tangent, 2 * (x - y).mean())
 
 
-def ulps(function, exact, x: np.ndarray) -> float:
-    import numba
+def test_memory_of_large_gradients_is_reused_once_it_is_free() -> None:
+    size = buffers.LARGE // 4
+    x, y = torch.randn(size, requires_grad=True), torch.randn(size)
 
-    @numba.njit(fastmath={"contract", "nsz"}, error_model="numpy")
-    def over(x, out):
-        for i in range(len(x)):
-            out[i] = function(x[i])
+    def gradient() -> torch.Tensor:
+        return torch.autograd.grad(F.mse_loss(x, y), x)[0]
 
-    out = np.empty_like(x)
-    over(x, out)
-    with np.errstate(all="ignore"):
-        expected = exact(x.astype(np.float64))
-        rounded = expected.astype(np.float32)
-        finite = np.isfinite(rounded)
-        np.testing.assert_array_equal(out[~finite], rounded[~finite])
-        return float(np.max(np.abs(out[finite] - expected[finite]) / np.spacing(np.abs(rounded[finite]))))
-
-
-def test_exp_and_log_are_within_two_units_in_the_last_place() -> None:
-    from piste.engine.native.kernels import math32
-
-    rng = np.random.default_rng(0)
-    special = [0, -0.0, math.inf, -math.inf, math.nan, 1, -1, 1e-45, 1e-38, 88.7, 88.73, -87, -103.9, -104, -1e30, 1e30]
-    ends = np.array(special, np.float32)
-    wide = np.exp(rng.uniform(-100, 88, 100_000)).astype(np.float32)
-    near_one = rng.uniform(0.5, 2, 100_000).astype(np.float32)
-    exponents = rng.uniform(-104, 88.7, 100_000).astype(np.float32)
-    small = rng.uniform(-1, 1, 100_000).astype(np.float32)
-    assert ulps(math32.exp32, np.exp, np.concatenate([exponents, ends])) < 2
-    assert ulps(math32.exp32_nonpositive, np.exp, np.concatenate([-np.abs(exponents), -np.abs(ends), -(small**2)])) < 2
-    assert ulps(math32.log32, np.log, np.concatenate([wide, near_one, ends])) < 2
-    assert ulps(math32.log1p32, np.log1p, np.concatenate([wide, small, ends])) < 2
-    part = np.concatenate([np.abs(small), wide[wide < 1], [0, 1e-45, 1e-38, 1, math.nan]]).astype(np.float32)
-    assert ulps(math32.log1p32_unit_interval, np.log1p, part) < 2
+    first = gradient()
+    held = gradient()
+    assert first.data_ptr() != held.data_ptr()
+    address = held.data_ptr()
+    copy = held.clone()
+    view = held[:3]
+    del held
+    other = gradient()
+    assert other.data_ptr() != address and torch.equal(view, copy[:3])
+    address = other.data_ptr()
+    del other, view
+    assert gradient().data_ptr() == address
+    torch.testing.assert_close(first, 2 * (x - y).detach() / size)
 
 
 def test_16_bit_results_are_rounded_once() -> None:
@@ -317,98 +255,3 @@ def test_16_bit_results_are_rounded_once() -> None:
     loss.backward()
     assert loss.dtype == x.grad.dtype == torch.bfloat16
     torch.testing.assert_close(x.grad, (2 * x.detach().float() / 1000).bfloat16())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 2), (5, 3), (300, 37), (3, 40_000), (4099, 10), (2, 3, 5), (3, 21, 20, 50), (2, 4, 4097), (1, 5, 2, 3, 128)],
-    ids=str,
-)
-@pytest.mark.sample(8)
-def test_rows_and_images_are_torchs_cross_entropy(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    x, k = (torch.randn(shape, dtype=dtype) * 4).requires_grad_(), torch.randint(shape[1], shape[:1] + shape[2:])
-    k.reshape(-1)[1::7] = -100
-    for reduction in ("mean", "sum"):
-        ours = F.cross_entropy(x, k, reduction=reduction)
-        assert type(ours.grad_fn).__name__ == "_LossBackward"
-        theirs = torch.nn.functional.cross_entropy(x.double(), k, reduction=reduction)
-        tolerance = {"rtol": 2e-6, "atol": 4e-7} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
-        torch.testing.assert_close(ours, theirs.to(dtype), **tolerance)
-        for factor in (1.0, -0.5):
-            mine = torch.autograd.grad(ours * factor, x, retain_graph=True)
-            torch.testing.assert_close(mine, torch.autograd.grad(theirs * factor, x, retain_graph=True), **tolerance)
-        torch.testing.assert_close(F.cross_entropy(x.detach(), k, reduction=reduction), ours.detach(), **tolerance)
-
-
-def test_rows_of_infinities_nan_and_nothing() -> None:
-    inf, nan = math.inf, math.nan
-    rows = [
-        [1e4, 0.0, -1e4],
-        [-inf, 0.0, 0.0],
-        [-3.0, -1.0, -2.0],
-        [nan, 1.0, 2.0],
-        [-inf, -inf, -inf],
-        [inf, 0.0, 1.0],
-    ]
-    for row in rows:
-        for k in range(3):
-            x = torch.tensor([row], requires_grad=True)
-            ours, theirs = (f(x, torch.tensor([k])) for f in (F.cross_entropy, torch.nn.functional.cross_entropy))
-            torch.testing.assert_close(ours, theirs, equal_nan=True)
-            mine, torchs = (torch.autograd.grad(loss, x) for loss in (ours, theirs))
-            torch.testing.assert_close(mine, torchs, equal_nan=True)
-            image = x.detach()[:, :, None, None].expand(1, 3, 2, 2).contiguous().requires_grad_()
-            places = torch.full((1, 2, 2), k)
-            both = [f(image, places) for f in (F.cross_entropy, torch.nn.functional.cross_entropy)]
-            torch.testing.assert_close(*both, equal_nan=True)
-            torch.testing.assert_close(*(torch.autograd.grad(loss, image) for loss in both), equal_nan=True)
-    x = torch.randn(2, 3, requires_grad=True)
-    loss = F.cross_entropy(x, torch.tensor([-100, -100]))
-    loss.backward()
-    assert loss.isnan() and torch.equal(x.grad, torch.zeros(2, 3))
-
-
-def test_row_kernels_reject_an_index_out_of_range() -> None:
-    x, k = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), torch.tensor([0, 1, 2, 1, 0])
-    with pytest.raises(ValueError, match=r"received 3 at \(4,\)"):
-        F.cross_entropy(x, torch.tensor([0, 1, 2, 1, 3]))
-    with pytest.raises((ValueError, RuntimeError, IndexError)):
-        F.cross_entropy(x, torch.tensor([0, 1, 2, 1, 3]), check="off")
-    loss = F.cross_entropy(x, k)
-    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
-    expected = F.cross_entropy(x, k, reduction="none").mean()
-    (wanted,) = torch.autograd.grad(expected, x, create_graph=True)
-    torch.testing.assert_close(slope, wanted)
-    torch.testing.assert_close(torch.autograd.grad((slope**2).sum(), x), torch.autograd.grad((wanted**2).sum(), x))
-    torch.testing.assert_close(F.cross_entropy(x, k.to(torch.int32)), loss, rtol=1e-14, atol=0)  # by the formula
-    torch.testing.assert_close(F.cross_entropy(x.T.contiguous().T, k), loss)
-
-
-def test_image_kernels_reject_an_index_out_of_range_and_are_twice_differentiable() -> None:
-    x, k = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True), torch.randint(3, (2, 4))
-    wrong = k.clone()
-    wrong[1, 2] = 3
-    with pytest.raises(ValueError, match=r"received 3 at \(1, 2\)"):
-        F.cross_entropy(x, wrong)
-    (slope,) = torch.autograd.grad(F.cross_entropy(x, k), x, create_graph=True)
-    (wanted,) = torch.autograd.grad(F.cross_entropy(x, k, reduction="none").mean(), x, create_graph=True)
-    torch.testing.assert_close(slope, wanted)
-    torch.testing.assert_close(torch.autograd.grad((slope**2).sum(), x), torch.autograd.grad((wanted**2).sum(), x))
-
-
-@pytest.mark.parametrize("shape", [(3000, 50), (3, 7, 90, 100)], ids=str)
-def test_the_same_bits_of_rows_on_any_number_of_threads(shape: tuple[int, ...]) -> None:
-    x, k = torch.randn(shape, requires_grad=True), torch.randint(shape[1], shape[:1] + shape[2:])
-    before = torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 1, 2):
-            torch.set_num_threads(threads)
-            loss = F.cross_entropy(x, k)
-            results.append((loss.item(), torch.autograd.grad(loss, x)[0].clone()))
-    finally:
-        torch.set_num_threads(before)
-    assert len({value for value, _ in results}) == 1
-    assert all(torch.equal(gradient, results[0][1]) for _, gradient in results)

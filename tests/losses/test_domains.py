@@ -30,7 +30,7 @@ def function(name: str) -> Callable[..., torch.Tensor]:
 @pytest.mark.sample(1, per="domain.name")
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
-def test_values_are_rejected_from_the_bound_on(domain: Domain, reduction: str) -> None:
+def test_values_from_the_bound_on_are_rejected(domain: Domain, reduction: str) -> None:
     assert find_domain_mismatch(function, domain, reduction) is None
 
 

@@ -215,7 +215,7 @@ def test_kl_div_rejects_log_targets_that_are_no_distribution() -> None:
     rejects(lambda: F.kl_div(L, MULTI * 5), "received 5.0 at (0, 0)", "counts.sum(-1, keepdim=True) of counts")
 
 
-def test_labels_of_bool_are_rejected_in_words() -> None:
+def test_labels_of_bool_are_rejected_with_a_conversion() -> None:
     labels = torch.tensor([False, True, True, False])
     rejects(
         lambda: F.cosine_embedding_loss(X, X, labels), "received False at (0,), the first of 2. Help: 2 * target - 1"
@@ -270,7 +270,7 @@ def test_operands_that_are_no_tensors_get_the_conversion() -> None:
         rejects(lambda value=value: F.cross_entropy(value, K), f"Help: {help}", kind=InvalidType)
 
 
-def test_arguments_of_other_libraries_get_the_name_here() -> None:
+def test_arguments_of_other_libraries_get_the_name_in_piste() -> None:
     words = "no argument `y_true`. Write `target`. mse_loss() has no argument `y_pred`. Write `input`."
     rejects(lambda: F.mse_loss(y_true=X, y_pred=X), words, kind=InvalidType)
     rejects(

@@ -111,7 +111,9 @@ def test_the_memory_layout_changes_no_bit(case: Case, served: list[bool], monkey
     [{}, {"weight": True}, {"label_smoothing": 0.1}, {"weight": True, "label_smoothing": 0.3, "reduction": "none"}],
     ids=str,
 )
-def test_cross_entropy_of_any_size_is_torchs(shape: tuple[int, int], options: dict, served: list[bool]) -> None:
+def test_cross_entropy_of_any_size_equals_that_of_torch(
+    shape: tuple[int, int], options: dict, served: list[bool]
+) -> None:
     torch.manual_seed(0)
     x, k = (torch.randn(shape) * 4).requires_grad_(), torch.randint(shape[1], shape[:1])
     k[1::5] = -100

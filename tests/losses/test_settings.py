@@ -91,7 +91,7 @@ def test_nan_is_propagated_unless_check_is_nan() -> None:
         F.mse_loss(torch.ones(2), torch.tensor([1.0, math.nan]), check="nan")
 
 
-def test_torchs_old_flags_choose_the_reduction() -> None:
+def test_the_old_flags_of_torch_choose_the_reduction() -> None:
     x, y = torch.rand(4, 3), torch.rand(4, 3)
     for flags in ({"size_average": False}, {"reduce": False}, {"size_average": True}, {"reduce": True}):
         with warnings.catch_warnings():
@@ -104,7 +104,7 @@ def test_torchs_old_flags_choose_the_reduction() -> None:
             torch.testing.assert_close(piste.losses.MSELoss(**flags)(x, y), expected)
 
 
-def test_positional_arguments_are_torchs() -> None:
+def test_positional_arguments_are_those_of_torch() -> None:
     x, y = torch.rand(4, 3), torch.rand(4, 3)
     k = torch.tensor([0, 2, 1, 0])
     assert torch.equal(

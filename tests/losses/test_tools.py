@@ -20,7 +20,7 @@ K = torch.tensor([0, 1, 2, 0])
 
 @pytest.mark.parametrize("name", [n for n in nn.LOSSES if hasattr(torch.nn, n)])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_losses_are_instances_of_torchs_bases(name: str) -> None:
+def test_losses_are_instances_of_the_base_classes_of_torch(name: str) -> None:
     ours, theirs = getattr(nn, name)(), getattr(torch.nn, name)()
     assert isinstance(ours, _Loss)
     assert isinstance(ours, _WeightedLoss) == isinstance(theirs, _WeightedLoss)
@@ -62,7 +62,7 @@ def test_symbolic_trace_records_a_loss(case: Case, loss) -> None:
     assert torch.equal(traced(*operands), loss(*operands))
 
 
-def test_a_recorded_loss_still_rejects() -> None:
+def test_a_recorded_loss_rejects_invalid_values() -> None:
     traced = torch.fx.symbolic_trace(OfTwo(nn.CrossEntropyLoss()))
     rejects(lambda: traced(X, K + 5), "`target` must hold class indices")
 

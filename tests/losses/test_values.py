@@ -42,7 +42,7 @@ def tracked(operands):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.filterwarnings("ignore:reduction:UserWarning")
-def test_functions_give_torchs_values_and_gradients(case: Case, reduction: str) -> None:
+def test_functions_give_the_values_and_gradients_of_torch(case: Case, reduction: str) -> None:
     for shape in case.shapes:
         operands = tracked(seeded(case, shape))
         options = expand_weight(case.options, operands[0]) if case.name in REGRESSION else case.options
@@ -367,7 +367,7 @@ def test_ctc_takes_lengths_as_a_tensor_a_tuple_or_an_array() -> None:
         assert torch.equal(F.ctc_loss(x, y, of([6, 5]), of([2, 1])), expected)
 
 
-def test_ctc_of_an_empty_batch() -> None:
+def test_ctc_of_an_empty_batch_is_empty() -> None:
     none = torch.zeros(3, 0, 4, requires_grad=True), torch.zeros(0, 2, dtype=torch.int64), (), ()
     assert F.ctc_loss(*none).isnan() and F.ctc_loss(*none, reduction="sum") == 0
     loss = F.ctc_loss(*none, empty="zero")

@@ -54,8 +54,8 @@ def check_on_first_batch(task: Task, data: Data, given: Sequence[Metric], candid
     if metric is not None and metric.measured and len({c.loss for c in candidates}) > 1:
         raise InvalidValue(
             f"the metric `{metric.name}` can't rank candidates of several losses, whose values have different "
-            f"meanings; received {', '.join({c.loss: 0 for c in candidates})}. Help: give a metric that is the same for "
-            f"all."
+            f"meanings; received {', '.join({c.loss: 0 for c in candidates})}. Help: give a metric that is the same "
+            f"for all."
         )
     by_loss = {c.loss: c for c in candidates}
     for candidate in by_loss.values():
