@@ -124,20 +124,20 @@ def test_rows_of_other_dimensions_miss_the_fast_path(quick: list[bool]) -> None:
     check(loss, theirs, x, k)
 
 
-@pytest.mark.parametrize("classes", [10, fast_loss.MOST_CLASSES, fast_loss.MOST_CLASSES + 1])
+@pytest.mark.parametrize("classes", [10, fast_loss.MAX_SCRATCH_CLASSES, fast_loss.MAX_SCRATCH_CLASSES + 1])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_scratch_rows_fit_in_the_buffer_of_each_thread(classes: int, threads: int, quick: list[bool]) -> None:
     """A 16-bit gradient is accumulated in float32, in scratch rows of each thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        rows = 3 * loss_form.GRAIN // (2 * classes)
+        rows = 3 * loss_form.PARALLEL_MIN_ELEMENTS // (2 * classes)
         x, k = torch.randn(rows, classes).bfloat16().requires_grad_(), torch.randint(classes, (rows,))
         loss = piste.losses.CrossEntropyLoss()
         warm(loss, x, k)
         quick.clear()
         found = loss(x, k)
-        assert quick == [classes * threads <= fast_loss.MOST_CLASSES]
+        assert quick == [classes * threads <= fast_loss.MAX_SCRATCH_CLASSES]
         wide = x.detach().float().requires_grad_()
         want = T.cross_entropy(wide, k)
         torch.testing.assert_close(found, want.bfloat16(), rtol=2**-7, atol=0)
@@ -152,7 +152,10 @@ def test_scratch_rows_fit_in_the_buffer_of_each_thread(classes: int, threads: in
 
 
 @pytest.mark.parametrize("name", ["mse", "cross_entropy"])
-@pytest.mark.parametrize("rows", [3, loss_form.BLOCK // 8 + 1, loss_form.GRAIN // 8 + 1, loss_form.FEW // 8 - 1])
+@pytest.mark.parametrize(
+    "rows",
+    [3, loss_form.BLOCK // 8 + 1, loss_form.PARALLEL_MIN_ELEMENTS // 8 + 1, loss_form.FAST_MAX_ELEMENTS // 8 - 1],
+)
 def test_every_path_to_the_kernel_gives_the_same_bits(
     name: str, rows: int, quick: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +181,10 @@ def test_every_path_to_the_kernel_gives_the_same_bits(
 
 
 def test_a_forked_child_runs_without_the_thread_pool(quick: list[bool]) -> None:
-    x, y = torch.randn(loss_form.FEW // 2, requires_grad=True), torch.randn(loss_form.FEW // 2)
+    x, y = (
+        torch.randn(loss_form.FAST_MAX_ELEMENTS // 2, requires_grad=True),
+        torch.randn(loss_form.FAST_MAX_ELEMENTS // 2),
+    )
     loss = piste.losses.MSELoss()
     before = torch.get_num_threads()
     torch.set_num_threads(2)

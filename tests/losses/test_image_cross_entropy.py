@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import piste
-from piste.engine.cpu.image_cross_entropy import BLOCK, MOST_CLASSES, TILE, ImageCrossEntropy
+from piste.engine.cpu.image_cross_entropy import BLOCK, MAX_CLASSES, TILE, ImageCrossEntropy
 from piste.engine.cpu.kernels import image_cross_entropy as kernel
 from piste.errors import InvalidValue
 
@@ -193,4 +193,4 @@ def test_the_mean_of_ignored_images_follows_the_setting(empty, expected):
 
 def test_python_and_the_kernel_agree_on_the_size_of_tiles_and_blocks():
     assert (kernel.TILE, kernel.BLOCK_PLACES) == (TILE, TILE * BLOCK)
-    assert MOST_CLASSES < 1 << 24
+    assert MAX_CLASSES < 1 << 24

@@ -7,12 +7,12 @@ from .eager.step import step as step_eagerly
 from .gpu.backend import GpuBackend
 from .gpu.reports import raise_reported
 from .loss_dispatch import LossDispatcher, as_divisor, decline, dispatcher_of, explain
-from .specs import NEVER, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, parameters
+from .specs import NO_IGNORE_INDEX, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, parameters
 from .step_dispatch import StepPlan, describe_backends
 from .violations import ValueCheck, Violation
 
 __all__ = [
-    "NEVER",
+    "NO_IGNORE_INDEX",
     "Bound",
     "BoundKind",
     "LossArguments",

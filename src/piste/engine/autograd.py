@@ -1,7 +1,7 @@
-"""The node of a loss in autograd's graph: gradients that were computed with the loss, and the same as torch operations.
+"""The autograd function of losses: gradients that were computed with the loss, or by torch operations.
 
-A kernel computes the gradients for an incoming gradient of 1, which a backward pass nearly always brings; another one
-costs a pass over them. A second backward, and transforms, differentiate torch operations.
+A kernel computes the gradients for an incoming gradient of 1, the usual one. Another incoming gradient takes a pass
+over them. A second backward and transforms differentiate torch operations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..torch_internals import apply_of, direct_backward, in_transform, is_batche
 from .backend import Computed, LossKernel
 from .eager.loss import working_dtype
 from .loss_trace import trace_rows
-from .specs import NEVER, LossArguments, LossKernelSpec
+from .specs import NO_IGNORE_INDEX, LossArguments, LossKernelSpec
 
 __all__ = ["record"]
 
@@ -43,7 +43,7 @@ class _Loss(torch.autograd.Function):
         of[2] = None
         if gradients is not None and not _is_grad_enabled() and kernel.is_one(grad):
             return None, *gradients
-        # Several gradients may come as one, under vmap or with `is_grads_batched`.
+        # Under vmap or with `is_grads_batched`, one tensor holds several gradients.
         if _is_grad_enabled() or in_transform() or is_batched(grad):
             grad = grad if kernel.is_sum or kernel.spec.derivatives is not None else grad.unsqueeze(-1)
             return None, *[grad * slope for slope in gradients_eagerly(kernel.spec, ctx.saved_tensors, arguments)]
@@ -75,7 +75,7 @@ def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossAr
     named = dict(zip((c.name for c in spec.given), inputs, strict=True))
     keep: Tensor | None = None
     for c in spec.given:
-        if c.kind == "index" and ignored != NEVER:
+        if c.kind == "index" and ignored != NO_IGNORE_INDEX:
             k = named[c.name]
             keep = k != ignored
             named[c.name] = k = torch.where(keep, k, 0)

@@ -1,9 +1,9 @@
-"""The protocol of a backend, and the backends there are.
+"""The protocol of backends, and the registered backends.
 
-A backend turns a spec into a kernel. Dispatch asks the backends of a tensor's device, in the order in which they were
-registered, whether they support a spec with its operands. The eager backend is no member of the list: it runs whatever
-the others don't support. `PISTE_BACKEND` forces one backend: "eager" uses no kernel, and the name of another raises
-`Unsupported` where it would fall back to the eager backend.
+A backend turns a spec into a kernel. Dispatch takes the first registered backend of a tensor's device that supports the
+spec with its operands. The eager backend is not in the list: it runs the calls that no other backend supports.
+`PISTE_BACKEND` forces one backend: "eager" uses no kernel, and the name of another raises `Unsupported` where it would
+fall back to the eager backend.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Declined(Exception):
 
 
 Computed = tuple[Tensor, tuple[Tensor, ...]]
-"""A loss, and its gradients by the operands that want one."""
+"""A loss, and its gradients with respect to the operands that require one."""
 
 
 class LossKernel(ABC):
@@ -64,8 +64,8 @@ class LossKernel(ABC):
 
     Attributes:
         spec: the loss and the dtypes of its operands.
-        max_fast_elements: up to how many elements `compute_fast` is worth a try; 0: never.
-        is_narrow: whether the result has a 16-bit dtype; autocast keeps such results in float32, which kernels don't.
+        max_fast_elements: the number of elements up to which `compute_fast` is tried; 0 for never.
+        is_narrow: whether the result has a 16-bit dtype, which autocast keeps in float32 and kernels don't.
         select: picks, from operands, those whose gradient is computed.
         is_one: returns whether an incoming gradient is known to be 1, without waiting for a device.
     """
@@ -85,7 +85,7 @@ class LossKernel(ABC):
         """
 
     def compute_fast(self, operands: tuple[Tensor, ...], arguments: LossArguments) -> Computed | None:
-        """Check the operands and compute in one native call; None where anything differs from what it was made for."""
+        """Check the operands and compute in one native call; return None if they differ from those of the kernel."""
         return None
 
     def scale(
@@ -137,7 +137,7 @@ class Backend(Protocol):
         """Return why this backend can't step a parameter, or None."""
 
     def step_layout(self, state: ParamState) -> Hashable:
-        """Return what a kernel depends on other than the spec; parameters of one layout share a kernel."""
+        """Return the properties, other than the spec, that a kernel depends on; equal layouts share a kernel."""
 
     def compile_step(self, spec: StepSpec, layout: Any, states: Sequence[ParamState]) -> StepKernel:
         """Make the kernel that steps some parameters of one layout."""
@@ -163,12 +163,12 @@ class Backend(Protocol):
         """Make the kernel of a loss, for operands with the dtypes, the device and the contiguity of these.
 
         Raises:
-            FormulaError: the formula has a word that the backend has no code for; the eager backend runs quietly.
+            FormulaError: the backend has no code for an operation; the eager backend runs without a warning.
         """
 
 
 BACKENDS: list[Backend] = []
-"""The registered backends, in the order in which dispatch asks them."""
+"""The registered backends, in the order of preference."""
 
 
 def register(backend: Backend, *, first: bool = False) -> None:
@@ -197,7 +197,7 @@ _warned: set[str] = set()
 
 
 def warn_fallback(cause: str) -> None:
-    """Warn once for each cause that the eager backend runs instead, at the line outside Piste and PyTorch."""
+    """Warn once per cause of a fallback to the eager backend, at the line outside Piste and PyTorch."""
     if cause in _warned:
         return
     _warned.add(cause)

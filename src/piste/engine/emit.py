@@ -1,4 +1,4 @@
-"""Print the graph of a formula as the lines of a kernel, in the words of a dialect.
+"""Prints the graph of a formula as the lines of a kernel, in a dialect.
 
 A dialect is a table from operations to templates, one table per language and precision:
 
@@ -66,7 +66,7 @@ class Emitter:
         return value
 
     def _order(self, value: Expr) -> list[Expr]:
-        """Return the operands in the order of their computation: the one that needs most registers goes first."""
+        """Return the operands in the order of computation, that with the most registers first."""
         self._find_needs(value)
         operands = value.operands[:1] if _is_square(value) else value.operands
         return sorted(operands, key=self._need, reverse=True)

@@ -45,7 +45,7 @@ def trace_step(program: StepSpec) -> TracedStep:
 
 @dataclass
 class Hoisted:
-    """The scalars of a tensor, named `h0`, `h1`, ... in the order in which a kernel asks for them."""
+    """The scalars of a tensor, named `h0`, `h1`, ... in the order of their first use in a kernel."""
 
     columns: tuple[str, ...]
     scalars: list[Any] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Hoisted:
         return self._varies[value]
 
     def given(self, value: Expr) -> str | None:
-        """Return the name of an input or of a scalar, which an emitter asks for once; None for other expressions."""
+        """Return the name of an input or a scalar; None for other expressions. An emitter calls it once per node."""
         if self.varies(value):
             return str(value.args[0]) if value.op == "input" else None
         self.scalars.append(value)

@@ -1,4 +1,4 @@
-"""How tensors lie in memory: alike, dense, overlapping, and complex numbers as pairs."""
+"""The memory layout of tensors: equal strides, dense or overlapping elements, complex numbers as pairs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def strides(x: Tensor) -> tuple[int, ...]:
 
 
 def dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Return whether the elements fill a stretch of memory, in any order."""
+    """Return whether the elements fill a contiguous range of memory, in any order."""
     expected = 1
     for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size != 1):
         if stride != expected and size:

@@ -1,4 +1,4 @@
-"""Choose the backend that computes each loss, and keep the kernels from call to call."""
+"""Chooses the backend that computes each loss, and caches its kernels."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def explain(compute: Callable[[], Any]) -> str:
 
 
 def _note(choice: str) -> None:
-    if _choices and threading.get_ident() in _choices:  # torch.compile can trace the first question alone
+    if (
+        _choices and threading.get_ident() in _choices
+    ):  # torch.compile can trace the first condition, but not the second one
         _choices[threading.get_ident()].append(choice)
 
 
@@ -63,7 +65,7 @@ def dispatcher_of(spec: LossSpec) -> LossDispatcher:
 
 
 class LossDispatcher:
-    """A loss with its options, and the kernels made for it so far."""
+    """The kernels of a loss with its options."""
 
     __slots__ = ("count", "kernels", "latest", "spec")
 
@@ -78,7 +80,8 @@ class LossDispatcher:
     def loss(self, operands: tuple[Tensor, ...], arguments: LossArguments) -> Tensor | None:
         """Return the loss of operands in the order of the formula, without those that are left out.
 
-        None where no kernel applies or a value needs the exact checks: the eager backend computes, or rejects it.
+        Returns None if no kernel applies, or if a value needs the exact checks; the eager backend then computes or
+        rejects the call.
         """
         first = operands[0]
         if type(first) not in PLAIN_TYPES or is_transforming():

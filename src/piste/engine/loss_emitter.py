@@ -1,4 +1,4 @@
-"""The emitter of losses: options are read when the kernel runs, and value and derivative share what they can."""
+"""The emitter of losses: options are read at run time, and value and derivative share subexpressions."""
 
 from __future__ import annotations
 

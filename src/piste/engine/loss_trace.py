@@ -13,7 +13,7 @@ def trace_elements(spec: LossKernelSpec) -> tuple[Expr, list[Expr], list[Expr]]:
     """Trace a loss of elements; the inputs are the names of the operands, with "_" behind them.
 
     Returns:
-        The loss of an element, the gradients that are wanted, and the faults, all with the weight of the element.
+        The loss of an element, its required gradients and its faults, all multiplied by the weight of the element.
     """
     assert spec.derivatives is not None
     given = {k: NamedConstant(k, v) if is_number(v) else v for k, v in spec.options}
@@ -22,7 +22,7 @@ def trace_elements(spec: LossKernelSpec) -> tuple[Expr, list[Expr], list[Expr]]:
     all_slopes = trace(spec.derivatives, *symbols, **given) if spec.by else ()
     slopes = [s for s, is_wanted in zip(all_slopes, spec.wanted, strict=False) if is_wanted]
     if any(slope is None for slope in slopes):
-        raise FormulaError("a derivative is not written down")
+        raise FormulaError("a derivative is not stated")
     faults = [b for b in (trace(fault, *symbols) for fault in spec.faults) if isinstance(b, Expr)]
     if spec.given[-1].kind == "weight":
         weight = Expr("input", f"{spec.given[-1].name}_")
@@ -34,7 +34,7 @@ def trace_rows(spec: LossKernelSpec) -> tuple[Expr, list[RowGradient], list[Expr
     """Trace a loss of rows; the inputs are the names of the operands.
 
     Returns:
-        The loss of a row, the gradients that are wanted, the faults, and the names of the inputs that are rows.
+        The loss of a row, its required gradients, its faults, and the names of the inputs that are rows.
     """
     symbols = [None if c is None else Expr("input", c.name) for c in spec.columns]
     rows = {c.name for c in spec.columns if c is not None and c.kind in ("row", "shared", "labels")}

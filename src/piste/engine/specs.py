@@ -13,7 +13,7 @@ import torch
 from .violations import ValueCheck, Violation
 
 __all__ = [
-    "NEVER",
+    "NO_IGNORE_INDEX",
     "STORAGES",
     "Bound",
     "BoundKind",
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def parameters(formula: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names that a formula asks for."""
+    """Return the names of the parameters of a formula."""
     return tuple(inspect.signature(formula).parameters)
 
 
@@ -61,7 +61,7 @@ class StepSpec:
 
 @dataclass(frozen=True, eq=False)
 class ParamState:
-    """One parameter with everything its step touches."""
+    """One parameter with its gradient, buffers and counters."""
 
     p: Any
     g: Any
@@ -73,9 +73,9 @@ BoundKind = Literal["from 0 to", "up to", "of size"]
 
 
 class Bound(NamedTuple):
-    """A range of values that need no closer look: a kernel verifies it for many values with one instruction.
+    """A range of valid values, which a kernel verifies for many values with one instruction.
 
-    A value outside makes the kernel decline the call, and the exact checks then accept or reject it. NaN may count as
+    If a value is outside, the kernel declines the call, and the exact checks accept or reject it. NaN may count as
     inside or outside.
 
     Attributes:
@@ -199,8 +199,8 @@ class LossKernelSpec(NamedTuple):
         return [c for c, is_wanted in zip(self.columns, self.wanted, strict=True) if is_wanted and c is not None]
 
 
-NEVER = -(1 << 62)
-"""An index that no target has: none is ignored."""
+NO_IGNORE_INDEX = -(1 << 62)
+"""The `ignore_index` that no target has: no row is ignored."""
 
 
 class LossArguments(NamedTuple):
@@ -210,7 +210,7 @@ class LossArguments(NamedTuple):
         packed: divisor, ignored and dims as a C structure, for kernels in machine code.
         divisor: the denominator of a mean; 0 stands for the number of rows or elements.
         divisor_tensor: the denominator of a mean where the device holds it.
-        ignored: the class index of rows that are left out, or NEVER.
+        ignored: the class index of rows that are left out, or NO_IGNORE_INDEX.
         is_nothing_nan: whether the mean of no rows is NaN; otherwise the kernel declines it.
         dims: the number of dimensions that the first operand must have, with more than one class; negative: any.
     """
@@ -224,7 +224,7 @@ class LossArguments(NamedTuple):
 
     @classmethod
     def of(
-        cls, divisor: float | torch.Tensor, ignored: int = NEVER, is_nothing_nan: bool = True, dims: int = -1
+        cls, divisor: float | torch.Tensor, ignored: int = NO_IGNORE_INDEX, is_nothing_nan: bool = True, dims: int = -1
     ) -> LossArguments:
         """Return the arguments with their packed form."""
         if isinstance(divisor, torch.Tensor):

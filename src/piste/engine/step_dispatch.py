@@ -63,7 +63,7 @@ def describe_backends(spec: StepSpec, states: Sequence[ParamState], options: Map
 class StepPlan:
     """The kernels that step the parameters of a group, while parameters, gradients and state stay in place.
 
-    `step` verifies that they did, and returns False otherwise: a new plan is due then.
+    `step` verifies this, and returns False if a new plan is needed.
 
     Args:
         spec: the step.
@@ -94,14 +94,14 @@ class StepPlan:
         self._remember(params, [states[i] for i in stepped])
 
     def _remember(self, params: Sequence[Tensor], states: Sequence[ParamState]) -> None:
-        """Keep what `_gradients` compares with."""
+        """Record the facts about parameters and gradients that `_gradients` verifies."""
         both = [x for state in states for x in (state.p, state.g)]
         self._pointers = [state.p.data_ptr() for state in states]
         self._sizes = [state.p.numel() for state in states]
         self._is_flat = all(map(_contiguous, both))
         self._strides = [x.stride() for x in both]
         self._may_be_negated = [k for k, s in enumerate(states) if not self._is_flat or s.p.numel() == 1]
-        # PyTorch lets a gradient have another dtype where grad_dtype says so; it may then change at any step.
+        # With grad_dtype PyTorch allows a gradient of another dtype, which may change at any step.
         self._dtypes = [state.g.dtype for state in states]
         self._any_dtype = any(getattr(s.p, "grad_dtype", s.p.dtype) != s.p.dtype for s in states)
         self._is_complex = any(state.p.is_complex() for state in states)
@@ -193,7 +193,9 @@ class StepPlan:
             return False
         for kernel, places in self._kernels:
             kernel.launch(array("q", [gradients[k] for k in places]), numbers)
-        torch.autograd.graph.increment_version(stepped)  # as every in-place operation, for what autograd has saved
+        torch.autograd.graph.increment_version(
+            stepped
+        )  # as every in-place operation, because autograd may have saved the tensors
         return True
 
     def _gradients(self, params: Sequence[Tensor], stepped: Sequence[Tensor]) -> list[int] | None:
@@ -218,7 +220,7 @@ class StepPlan:
             return None
         if self._is_complex and any(map(Tensor.is_conj, grads)):
             return None
-        # Autograd may leave a sign to be applied later on single elements, and on views that are not contiguous.
+        # Autograd may make lazily negated gradients: single elements, and views that are not contiguous.
         if any(grads[k].is_neg() for k in self._may_be_negated):
             return None
         return gradients

@@ -1,4 +1,4 @@
-"""Values that a loss rejects, as kernels report them that can't decline a call once it is launched."""
+"""Reports of rejected values, by kernels that can't decline a call after its launch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Violation(NamedTuple):
     """The values that break a value check.
 
     Attributes:
-        number: how many there are.
+        number: their number.
         first: the position of the first, in a contiguous tensor of the checked values.
         value: the first.
         farthest: the position of the one farthest from 0.

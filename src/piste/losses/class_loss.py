@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import NEVER, Bound, ValueCheck, Violation, working_dtype
+from ..engine import NO_IGNORE_INDEX, Bound, ValueCheck, Violation, working_dtype
 from ..errors import InvalidValue
 from ..formula.row_functions import pick, total
 from ..options import Integer, TensorOption
@@ -95,7 +95,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
             options,
             dtype,
             denominator=cls.denominator if has_indices else "count",
-            ignored=ignore_index if cls.supports_ignore_index and has_indices else NEVER,
+            ignored=ignore_index if cls.supports_ignore_index and has_indices else NO_IGNORE_INDEX,
             moved_dim=moved_dim,
             obstacle=_obstacle(x, y, has_indices),
         )
@@ -135,7 +135,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
             return call
         keep = y != rows.ignored
         k = torch.where(keep, y, 0)
-        if rows.ignored != NEVER:
+        if rows.ignored != NO_IGNORE_INDEX:
             x = torch.where(keep.unsqueeze(-1), x, 0)
         call.operands, call.keep, call.count = (x, k, weight), keep, keep.sum
         call.weights = lambda: (keep if weight is None else torch.where(keep, pick(weight, k), 0)).sum()

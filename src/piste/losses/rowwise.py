@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..engine import (
-    NEVER,
+    NO_IGNORE_INDEX,
     Bound,
     LossArguments,
     LossDispatcher,
@@ -40,7 +40,7 @@ class Rows(NamedTuple):
     options: dict[str, Any]
     dtype: torch.dtype  # of the result
     denominator: str = "count"
-    ignored: int = NEVER
+    ignored: int = NO_IGNORE_INDEX
     moved_dim: int | None = None  # the dimension of the given input whose classes were moved to the end
     obstacle: str | None = None  # why no kernel takes these operands
 
@@ -194,7 +194,7 @@ class RowwiseLoss(Loss):
                 by = float(name)
             elif has_weights:
                 how = "weights"
-            elif rows.ignored != NEVER:
+            elif rows.ignored != NO_IGNORE_INDEX:
                 how = "count"
         faults, bounds, checks, index_error = cls.conditions(rows)
         if check != "raise":

@@ -1,4 +1,4 @@
-"""From the formula of one element and its written derivatives to a kernel: value, gradients and check in one pass."""
+"""Generates the kernel of an elementwise loss: value, gradients and checks in one pass."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .loss_form import (
     RUN,
     SCALE,
     LossLines,
-    loaded,
+    load_expr,
     options_lines,
-    pointed,
-    stored,
+    storage_type,
+    store_expr,
 )
 from .work_sharing import shared_lines
 
 __all__ = ["source"]
 
-TILE = 1 << 10  # elements whose sum is kept in the precision of the elements
+TILE = 1 << 10  # elements summed in their own precision before the sum is added in double
 
 
 def source(form: LossKernelSpec) -> str:
@@ -34,7 +34,7 @@ def source(form: LossKernelSpec) -> str:
     value, slopes, broken = trace_elements(form)
     body = LossLines(dtype, "v", lambda symbol: symbol.args[0] if symbol.op == "input" else None)
     for i, column in enumerate(form.given):
-        body.lines.append(f"{column.name}_ = {loaded(column, 'k', dtype)}")
+        body.lines.append(f"{column.name}_ = {load_expr(column, 'k', dtype)}")
         for bound in form.bounds:
             body.lines += range_guards.update(bound, f"{column.name}_", dtype) if bound.operand == i else ()
     if broken:
@@ -42,22 +42,22 @@ def source(form: LossKernelSpec) -> str:
         body.lines.append(f"faults = fast_add(faults, {dtype}(1.0) if {fault} else {dtype}(0.0))")
     result = body.name(value)
     body.lines.append(
-        f"out[k] = {stored(form.storage, result)}" if form.mode == "none" else f"part = fast_add(part, {result})"
+        f"out[k] = {store_expr(form.storage, result)}" if form.mode == "none" else f"part = fast_add(part, {result})"
     )
     for column, slope in zip(form.by, slopes, strict=True):
         made = body.name(Expr("*", slope, Expr("input", "scale")))
-        body.lines.append(f"g_{column.name}[k] = {stored(column.storage, made)}")
+        body.lines.append(f"g_{column.name}[k] = {store_expr(column.storage, made)}")
     return "\n".join(_run(form, body.lines))
 
 
 def _run(form: LossKernelSpec, body: list[str]) -> list[str]:
-    """Return the sum of a block in tiles; no `min`, whose error path would stay in the code."""
+    """Return the lines of the kernel, which adds blocks in tiles; no `min`, whose error path costs code."""
     dtype = form.dtype
     columns = [(f"a_{c.name}", c.storage, COLUMNS + i) for i, c in enumerate(form.given)]
     columns += [(f"g_{c.name}", c.storage, COLUMNS + len(form.given) + i) for i, c in enumerate(form.by)]
     if form.mode == "none":
         columns.append(("out", form.storage, OUT))
-    places = [f"{name} = column(table[{at}] + at * {BYTES[s]}, {pointed(s)}, {at})" for name, s, at in columns]
+    places = [f"{name} = column(table[{at}] + at * {BYTES[s]}, {storage_type(s)}, {at})" for name, s, at in columns]
     block = [
         f"at = block * table[{PER_BLOCK}]",
         f"left = table[{ROWS}] - at",

@@ -1,6 +1,6 @@
-"""A loss of few elements in one call of machine code, which asks libtorch about the operands and then runs the kernel.
+"""A small loss in one native call, which checks the operands through libtorch and runs the kernel.
 
-Next to the work on a hundred elements, a dozen questions in Python are the cost of a loss.
+The cost of a small loss is dominated by a dozen attribute lookups in Python, which this call avoids.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..native.openmp import parallel_address_cell, thread_num_address
 from ..native.tables import columns_from
 from ..native.torch_internals import CPYTHON_OFFSETS, dtype_code, impl_offset
 from ..specs import LossKernelSpec
-from .loss_form import BLOCK, FEW, GRAIN, PARTS, result_code
+from .loss_form import BLOCK, CHUNKS_PER_THREAD, FAST_MAX_ELEMENTS, PARALLEL_MIN_ELEMENTS, result_code
 from .tables import FastLossBlock, LossNumbers, LossTable
 from .work_sharing import COUNTER_STRIDE
 
@@ -29,27 +29,33 @@ __all__ = ["make_fast_loss", "supports"]
 
 _WHOLE, _ROW_EACH, _CLASS_EACH = range(3)  # an operand of the first one's shape, of its rows, or of its classes
 _SHAPES = {"number": _ROW_EACH, "index": _ROW_EACH, "shared": _CLASS_EACH}
-MOST_COLUMNS, MOST_OPTIONS, MOST_CLASSES, MOST_THREADS = 14, 16, 4096, FEW // BLOCK
+MAX_COLUMNS, MAX_OPTIONS, MAX_SCRATCH_CLASSES, MAX_THREADS = 14, 16, 4096, FAST_MAX_ELEMENTS // BLOCK
 _CONSTANTS = {
     "BLOCK": BLOCK,
-    "CHUNKS_PER_THREAD": PARTS,
-    "PARALLEL_FROM": GRAIN,
-    "MAX_ELEMENTS": FEW,
-    "MAX_THREADS": MOST_THREADS,
+    "CHUNKS_PER_THREAD": CHUNKS_PER_THREAD,
+    "PARALLEL_FROM": PARALLEL_MIN_ELEMENTS,
+    "MAX_ELEMENTS": FAST_MAX_ELEMENTS,
+    "MAX_THREADS": MAX_THREADS,
     "FIRST_COLUMN": columns_from(LossTable),
     "FIRST_OPTION": columns_from(LossNumbers),
-    "TABLE_WORDS": columns_from(LossTable) + MOST_COLUMNS,
-    "NUMBER_WORDS": columns_from(LossNumbers) + MOST_OPTIONS,
-    "PARTIAL_WORDS": 2 * (2 * FEW // BLOCK + 1),
-    "COUNTER_WORDS": COUNTER_STRIDE * MOST_THREADS,
+    "TABLE_WORDS": columns_from(LossTable) + MAX_COLUMNS,
+    "NUMBER_WORDS": columns_from(LossNumbers) + MAX_OPTIONS,
+    "PARTIAL_WORDS": 2 * (2 * FAST_MAX_ELEMENTS // BLOCK + 1),
+    "COUNTER_WORDS": COUNTER_STRIDE * MAX_THREADS,
 }
 
 
 def make_fast_loss(form: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_rows: int) -> Callable[..., bool]:
-    """Return a function that computes a loss of few elements, by the kernels of its form.
+    """Return a native function that computes a small loss.
 
-    Its arguments are a `LossArguments.packed`, the tensor for the loss, the tuple of the operands, and that of the
-    tensors for the gradients. It returns False where the operands, or a value among them, need another way.
+    Args:
+        form: The loss and the dtypes of its operands.
+        kernels: The compiled kernels of the loss.
+        scratch_rows: The number of scratch rows of the kernel.
+
+    Returns:
+        A function of `LossArguments.packed`, the tensor for the loss, the tuple of operands and the tuple of tensors
+        for the gradients. It returns False if the operands or a value among them need the slow path.
     """
     lib = native_guard()
     assert lib is not None
@@ -59,7 +65,7 @@ def make_fast_loss(form: LossKernelSpec, kernels: Sequence[CompiledModule], scra
         "shapes": array("q", [_SHAPES.get(c.kind, _WHOLE) for c in form.given]),
         "grad_flags": array("q", form.marks),
         "numbers": array("d", options),
-        "scratch": array("d", bytes(8 * scratch_rows * MOST_CLASSES)),  # one call at a time: it holds the GIL
+        "scratch": array("d", bytes(8 * scratch_rows * MAX_SCRATCH_CLASSES)),  # one call at a time: it holds the GIL
     }
     block = FastLossBlock(
         libtorch=ctypes.addressof(lib),
@@ -67,7 +73,7 @@ def make_fast_loss(form: LossKernelSpec, kernels: Sequence[CompiledModule], scra
         operands=len(form.given),
         gradients=len(form.by),
         options=len(options),
-        max_classes=MOST_CLASSES if scratch_rows else sys.maxsize,
+        max_classes=MAX_SCRATCH_CLASSES if scratch_rows else sys.maxsize,
         result=result_code(form),
         tuple=id(tuple),
         tensor=id(torch.Tensor),
@@ -84,6 +90,6 @@ def make_fast_loss(form: LossKernelSpec, kernels: Sequence[CompiledModule], scra
 
 
 def supports(form: LossKernelSpec) -> bool:
-    """Return whether machine code may ask about the operands, and has room for them and the options."""
+    """Return whether machine code can check the operands and has space for them and the options."""
     columns, options = len(form.given) + len(form.by), sum(is_number(v) for _, v in form.options)
-    return native_guard() is not None and columns <= MOST_COLUMNS and options <= MOST_OPTIONS
+    return native_guard() is not None and columns <= MAX_COLUMNS and options <= MAX_OPTIONS

@@ -8,7 +8,7 @@ from typing import Any
 from ..native.gradients import can_check, native_step
 from ..native.tables import LaunchRecord
 from ..specs import ParamState
-from .step_kernel import ALONE, StepKernel
+from .step_kernel import PARALLEL_MIN_ELEMENTS, StepKernel
 
 __all__ = ["FastStep", "supports"]
 
@@ -28,7 +28,7 @@ class FastStep:
             entries = launch.kernel.addresses
             record.prepare, record.body, record.table = entries["prepare"], entries["body"], launch.at
             record.gradients = launch.gradients.buffer_info()[0]
-            record.max_shares = launch.shares if launch.elements > ALONE else 0
+            record.max_shares = launch.shares if launch.elements > PARALLEL_MIN_ELEMENTS else 0
         self._step = native_step(params, slots, records, [indices for _, indices in launches])
 
     def __call__(self, params: list[Any], numbers: Mapping[str, Any]) -> bool:

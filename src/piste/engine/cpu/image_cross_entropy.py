@@ -1,4 +1,4 @@
-"""Cross entropy of logits (N, C, d1, ...) on the CPU, without a copy that brings the classes together.
+"""Cross entropy of logits (N, C, d1, ...) on the CPU, without a copy to contiguous classes.
 
 `kernels/image_cross_entropy.py` states the formula of `CrossEntropyLoss` a second time; a test compares the two.
 """
@@ -26,9 +26,9 @@ from .work_sharing import make_counters, work
 
 __all__ = ["ImageCrossEntropy", "computes"]
 
-TILE = 256  # places that are computed together, as in the kernel
+TILE = 256  # pixels that are computed together, as in the kernel
 BLOCK = 16  # tiles of a block of work, as in the kernel
-MOST_CLASSES = 4096  # with more, sums in the precision of the logits lose digits
+MAX_CLASSES = 4096  # with more, sums in the precision of the logits lose digits
 
 
 def computes(spec: LossKernelSpec) -> bool:
@@ -42,7 +42,7 @@ def computes(spec: LossKernelSpec) -> bool:
 
 
 class ImageCrossEntropy(LossKernel):
-    """The cross entropy of images, whose rows (a number for each class) are views with the classes far apart."""
+    """The cross entropy of images, whose rows of classes are strided views."""
 
     def __init__(self, spec: LossKernelSpec) -> None:
         super().__init__(spec)
@@ -55,7 +55,7 @@ class ImageCrossEntropy(LossKernel):
         is_mean = self.spec.divisor == "count"
         if not is_mean and arguments.divisor != 1:
             raise Declined("the mean has a denominator of its own")
-        if x.dim() < 3 or not x.is_contiguous() or x.is_neg() or not x.numel() or x.shape[1] > MOST_CLASSES:
+        if x.dim() < 3 or not x.is_contiguous() or x.is_neg() or not x.numel() or x.shape[1] > MAX_CLASSES:
             raise Declined("the logits are no contiguous images, or have too many classes")
         if k.dtype is not torch.int64 or k.shape != x.shape[:1] + x.shape[2:] or not k.is_contiguous():
             raise Declined("the class indices are no contiguous images")

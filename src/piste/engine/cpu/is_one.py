@@ -1,6 +1,6 @@
-"""Whether the gradient that reaches a loss is 1: the backward pass leaves the kernel's gradients as they are then.
+"""A native test for an incoming gradient of 1, for which the backward pass returns the kernel's gradients unchanged.
 
-Asking in Python takes a few times as long.
+The same test in Python takes a few times as long.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 @functools.cache
 def make_is_one() -> Callable[[Tensor], bool]:
-    """Return a function that says whether a tensor is 1 everywhere; False also where that takes a longer look."""
+    """Return a predicate: is this tensor all ones? It may return False for a tensor that is slow to check."""
     lib = native_guard()
     if lib is None:
         return lambda grad: False

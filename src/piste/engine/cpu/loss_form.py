@@ -1,4 +1,4 @@
-"""The constants and the lines that all kernels of losses share."""
+"""The constants and the source lines that all loss kernels share."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from .tables import LossNumbers, LossTable
 __all__ = [
     "BLOCK",
     "BYTES",
-    "FEW",
-    "GRAIN",
-    "PARTS",
+    "CHUNKS_PER_THREAD",
+    "FAST_MAX_ELEMENTS",
+    "PARALLEL_MIN_ELEMENTS",
     "LossLines",
-    "loaded",
+    "load_expr",
     "options_lines",
-    "pointed",
     "result_code",
-    "stored",
+    "storage_type",
+    "store_expr",
 ]
 
 BLOCK = 1 << 13  # elements per partial sum, for any number of threads
-PARTS = 8  # that each thread gets of the whole: runs of blocks, as memory is read best in one go
-GRAIN = 1 << 15  # elements from which on a team is worth waking, as in torch
-FEW = 1 << 18  # elements up to which a call keeps Python's lock: a third of a millisecond
+CHUNKS_PER_THREAD = 8  # runs of blocks: sequential reads are fastest
+PARALLEL_MIN_ELEMENTS = 1 << 15  # elements from which the thread pool is faster, as in torch
+FAST_MAX_ELEMENTS = 1 << 18  # elements up to which a call holds the GIL: a third of a millisecond
 ROWS, CLASSES, PER_BLOCK, PARTIALS, OUT, NUMBERS, IGNORED, SCRATCH, RUN = (
     word(LossTable, name)
     for name in ("rows", "classes", "per_block", "partials", "out", "numbers", "ignored", "scratch", "run")
@@ -47,7 +47,7 @@ def result_code(spec: LossKernelSpec) -> int:
 
 
 class LossLines(LossEmitter):
-    """An emitter whose exp and log vectorise."""
+    """An emitter of exp and log that vectorise."""
 
     def __init__(self, precision: str, prefix: str, given: Callable[[Expr], str | None]) -> None:
         super().__init__(numba(precision), prefix, given)
@@ -66,26 +66,26 @@ class LossLines(LossEmitter):
         return super()._expression(value)
 
 
-def loaded(column: Operand, at: str, dtype: str) -> str:
-    """Return an entry of a column in the precision of the computation."""
+def load_expr(column: Operand, at: str, dtype: str) -> str:
+    """Return the expression of an entry of a column, in the precision of the computation."""
     entry = f"a_{column.name}[{at}]"
     if column.storage in _NARROW:
         entry = f"from_{column.storage}({entry})"
     return entry if column.storage == dtype else f"{dtype}({entry})"
 
 
-def stored(storage: str, value: str) -> str:
-    """Return a value as it is stored, rounded once."""
+def store_expr(storage: str, value: str) -> str:
+    """Return the expression of a value in its storage type, rounded once."""
     return f"to_{storage}(float32({value}))" if storage in _NARROW else f"{storage}({value})"
 
 
-def pointed(storage: str) -> str:
-    """Return the type of what a pointer to a column points to."""
+def storage_type(storage: str) -> str:
+    """Return the element type of a pointer to a column."""
     return "uint16" if storage in _NARROW else storage
 
 
 def options_lines(options: Sequence[tuple[str, Any]], dtype: str) -> list[str]:
-    """Return the options that are numbers, in the precision of the computation (o_) and in double (d_)."""
+    """Return the lines that load the numeric options, in the precision of the computation (o_) and in double (d_)."""
     names = [k for k, v in options if is_number(v)]
     lines = [f"    given = pointer(table[{NUMBERS}], float64)"]
     for i, name in enumerate(names):

@@ -1,6 +1,6 @@
-"""The CPU kernel of a loss: value, gradients and check of every element or row in one pass over memory.
+"""The CPU kernel of a loss: the value, gradients and checks of all elements or rows in one pass over memory.
 
-The sum of each block is kept apart and the sums are added in order, so the result does not depend on the number of
+Each block has a partial sum, and the partial sums are added in order, so the result does not depend on the number of
 threads.
 """
 
@@ -24,14 +24,14 @@ from . import rowwise_kernel as row_source
 from .fast_loss import make_fast_loss, supports
 from .formula_comments import loss_formula
 from .is_one import make_is_one
-from .loss_form import BLOCK, FEW, GRAIN, PARTS, result_code
+from .loss_form import BLOCK, CHUNKS_PER_THREAD, FAST_MAX_ELEMENTS, PARALLEL_MIN_ELEMENTS, result_code
 from .memory import LARGE, gradient_like
 from .tables import LossNumbers, loss_table
 from .work_sharing import make_counters, work
 
 __all__ = ["CpuLossKernel", "kernel_of"]
 
-MOST_CLASSES = 1 << 24  # that float32 can count
+MAX_CLASSES = 1 << 24  # the largest number that float32 counts to
 _empty_like = torch.empty_like
 
 
@@ -51,7 +51,7 @@ class CpuLossKernel(LossKernel):
             text, self.scratch_rows = row_source.source(spec)
         else:
             text = element_source.source(spec)
-        # Separate modules, as many kernels have them in common.
+        # Separate modules, because many kernels share them.
         finish, prepare = load_file("cpu/kernels/finish", ("finish",)), None
         if spec.divisor != "given":
             prepare = load_file("cpu/kernels/mean_divisor", ("prepare",), **row_source.divisor_constants(spec))
@@ -62,8 +62,8 @@ class CpuLossKernel(LossKernel):
         self.leads = spec.marks == [True] + [False] * (len(spec.marks) - 1)
         self._options = [float(v) for _, v in spec.options if is_number(v)]
         self.run_fast = make_fast_loss(spec, parts, self.scratch_rows) if supports(spec) else None
-        if self.run_fast is not None:  # larger gradients have memory that is kept
-            self.max_fast_elements = min(FEW, LARGE // self.dtypes[0].itemsize - 1)
+        if self.run_fast is not None:  # larger gradients reuse memory
+            self.max_fast_elements = min(FAST_MAX_ELEMENTS, LARGE // self.dtypes[0].itemsize - 1)
         self.is_one = make_is_one()
         self._result = result_code(spec)
         self._scalar = torch.empty((), dtype=self.dtypes[0])
@@ -95,7 +95,11 @@ class CpuLossKernel(LossKernel):
         arguments: LossArguments,
         factor: float = 1.0,
     ) -> None:
-        """Leave the loss in the memory of `out`, and its gradients, times `factor`, in that of `gradients`."""
+        """Write the loss to `out`, and its gradients times `factor` to `gradients`.
+
+        Raises:
+            Declined: The operands are unsupported, or a value needs the exact checks.
+        """
         self._refuse(operands)
         first = operands[0]
         rows, classes = first.numel(), 1
@@ -108,7 +112,7 @@ class CpuLossKernel(LossKernel):
         memory = array("d", (factor / by, by, 0.0, *self._options))
         numbers = LossNumbers.from_buffer(memory)
         partials = array("d", bytes(16 * blocks))
-        threads = torch.get_num_threads() if rows * classes > GRAIN else 1
+        threads = torch.get_num_threads() if rows * classes > PARALLEL_MIN_ELEMENTS else 1
         counters = make_counters(threads)
         columns = [x.data_ptr() for x in (*operands, *gradients)]
         table = loss_table(len(columns))(
@@ -120,7 +124,7 @@ class CpuLossKernel(LossKernel):
             out=out.data_ptr(),
             numbers=ctypes.addressof(numbers),
             ignored=arguments.ignored,
-            run=max(1, blocks // (PARTS * threads)),
+            run=max(1, blocks // (CHUNKS_PER_THREAD * threads)),
             result=self._result,
             columns=tuple(columns),
         )
@@ -150,17 +154,17 @@ class CpuLossKernel(LossKernel):
             return gradients
         if factor is None or not self.is_narrow:
             return super().scale(gradients, grad, operands, arguments)
-        # Rounded once: a product with rounded gradients would lose what a loss is scaled up for.
+        # Compute again to round once: multiplying rounded gradients would lose small ones.
         self.fill(torch.empty_like(grad), gradients, operands(), arguments, factor)
         return gradients
 
     def _refuse(self, operands: Sequence[Tensor]) -> None:
-        """Raise for operands that the kernel can't walk."""
+        """Raise `Declined` for operands that the kernel doesn't support."""
         first = operands[0]
         if not first.numel():
             raise Declined("there are no elements")
-        if self.spec.derivatives is None and first.shape[-1] > MOST_CLASSES:
-            raise Declined(f"there are more than {MOST_CLASSES} classes")
+        if self.spec.derivatives is None and first.shape[-1] > MAX_CLASSES:
+            raise Declined(f"there are more than {MAX_CLASSES} classes")
         for x, dtype, column in zip(operands, self.dtypes, self.spec.given, strict=True):
             if not x.is_cpu or x.layout is not torch.strided:
                 raise Declined(f"an operand is on {x.device} with layout {x.layout}")

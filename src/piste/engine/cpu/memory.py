@@ -1,4 +1,4 @@
-"""Memory for gradients, used again once nothing else refers to it: fresh pages cost more than filling them."""
+"""Memory for large gradients, reused when it is free: new pages take longer than writing to them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..native.torch_internals import storage_is_shared
 
 __all__ = ["LARGE", "gradient_like"]
 
-LARGE = 1 << 20  # bytes from which memory comes from the system in fresh pages
+LARGE = 1 << 20  # bytes from which the allocator returns new pages of the system
 _kept = threading.local()
 
 
 def gradient_like(x: Tensor) -> Tensor:
-    """Return an uninitialised tensor like another; a large one reuses the memory of the last, once that is free."""
+    """Return an uninitialized tensor like `x`; a large one reuses the memory of the previous one if that is free."""
     bytes_ = x.nbytes
     if bytes_ < LARGE or not x.is_contiguous():
         return torch.empty_like(x)

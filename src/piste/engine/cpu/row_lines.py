@@ -13,11 +13,11 @@ from ...formula.expression import Expr, NamedConstant, topological_order
 from ..row_schedule import RowPass, RowSchedule
 from ..specs import LossKernelSpec, Operand
 from . import range_guards
-from .loss_form import BYTES, PARTIALS, SCRATCH, LossLines, loaded, stored
+from .loss_form import BYTES, PARTIALS, SCRATCH, LossLines, load_expr, store_expr
 
 __all__ = ["RowLines"]
 
-CHUNK = 1024  # entries whose sum is kept in the precision of the entries
+CHUNK = 1024  # entries summed in their own precision before the sum is added in double
 
 
 class _ScalarLines(LossLines):
@@ -193,10 +193,10 @@ class RowLines:
         ]
 
     def _entry(self, operand: str, index: str) -> str:
-        return loaded(self._column(operand), index, self.dtype)
+        return load_expr(self._column(operand), index, self.dtype)
 
     def _as_stored(self, operand: str, value: str) -> str:
-        return stored(self._column(operand).storage, value)
+        return store_expr(self._column(operand).storage, value)
 
     def _column(self, operand: str) -> Operand:
         return next(c for c in self.form.given if c.name == operand)

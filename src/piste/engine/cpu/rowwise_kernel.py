@@ -1,4 +1,4 @@
-"""From a formula over rows to a kernel: all classes of a sample lie side by side, and loops run over them."""
+"""Generates the kernel of a row-wise loss, whose loops run over the contiguous classes of a sample."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .loss_form import (
     RUN,
     SCALE,
     SCRATCH,
-    loaded,
+    load_expr,
     options_lines,
-    pointed,
-    stored,
+    storage_type,
+    store_expr,
 )
 from .row_lines import RowLines
 from .work_sharing import shared_lines
@@ -31,17 +31,17 @@ __all__ = ["divisor_constants", "source"]
 
 
 def source(form: LossKernelSpec) -> tuple[str, int]:
-    """Return the kernel as Python that Numba compiles, and how many scratch rows each thread wants."""
+    """Return the kernel as Python that Numba compiles, and the number of scratch rows per thread."""
     value, slopes, faults, rows = trace_rows(form)
     wanted = form.by
     own = bool(wanted) and wanted[0].storage != form.dtype
-    # The gradient's own row, if it has the precision; under its own name, so that LLVM sees one row and not two.
+    # The row of the gradient, if it has the precision of the computation. One name lets LLVM treat it as one row.
     stored_at = ("kept" if own else f"g_{wanted[0].name}") if wanted else None
     gradients_by = {c.name: slope for c, slope in zip(wanted, slopes, strict=True)}
     schedule = schedule_row(value, gradients_by, faults, rows=rows, stores_exponentials=bool(wanted))
     for bound in form.bounds:
         if schedule.first_sums_over(form.given[bound.operand].name) is None:
-            raise FormulaError("a bound is on a row that is never summed up")
+            raise FormulaError("a bound is on a row that is never summed")
     row = RowLines(form, schedule, stored_at)
     row.reduce()
     broken = [range_guards.broken(bound, form.dtype) for bound in form.bounds]
@@ -55,23 +55,23 @@ def source(form: LossKernelSpec) -> tuple[str, int]:
 
 
 def _run(form: LossKernelSpec, row: RowLines, refused: str) -> list[str]:
-    """Return the sum of a block, row by row."""
+    """Return the lines of the kernel, which adds a block row by row."""
     shared = [c for c in form.given if c.kind == "shared"]
     lines = [
         "def run(table):",
         *options_lines(form.options, form.dtype),
         f"    scale_ = given[{SCALE}]",
         f"    partials = pointer(table[{PARTIALS}], float64)",
-        f"    out = pointer(table[{OUT}], {pointed(form.storage)})",
+        f"    out = pointer(table[{OUT}], {storage_type(form.storage)})",
         f"    classes = table[{CLASSES}]",
         "    classes_ = float64(classes)",
         *(
-            f"    a_{c.name} = column(table[{_place(form, c)}], {pointed(c.storage)}, {_place(form, c)})"
+            f"    a_{c.name} = column(table[{_place(form, c)}], {storage_type(c.storage)}, {_place(form, c)})"
             for c in shared
         ),
     ]
     scratch = f"scratch = table[{SCRATCH}] + own * classes * {row.scratch_rows * BYTES[form.dtype]}"
-    ended = f"out[r] = {stored(form.storage, 'result')}" if form.mode == "none" else "total += result"
+    ended = f"out[r] = {store_expr(form.storage, 'result')}" if form.mode == "none" else "total += result"
     block = [
         *([scratch] if row.scratch_rows else []),
         f"r = block * table[{PER_BLOCK}]",
@@ -110,7 +110,7 @@ def _operands(form: LossKernelSpec, row: RowLines) -> list[str]:
 
 
 def _row_of(place: int, column: Operand) -> str:
-    return f"column(table[{place}] + r * classes * {BYTES[column.storage]}, {pointed(column.storage)}, {place})"
+    return f"column(table[{place}] + r * classes * {BYTES[column.storage]}, {storage_type(column.storage)}, {place})"
 
 
 def _picked(form: LossKernelSpec) -> list[str]:
@@ -119,7 +119,7 @@ def _picked(form: LossKernelSpec) -> list[str]:
     if index is None:
         return []
     k = f"{index.name}_"
-    cleared = [f"    out[r] = {stored(form.storage, '0.0')}"] if form.mode == "none" else []
+    cleared = [f"    out[r] = {store_expr(form.storage, '0.0')}"] if form.mode == "none" else []
     for c in form.by:
         cleared += ["    for c in range(classes):", f"        g_{c.name}[c] = {_zero(c)}"]
     return [
@@ -133,7 +133,7 @@ def _picked(form: LossKernelSpec) -> list[str]:
         "    r += 1",
         "    continue",
         *(
-            f"at_{c.name}_{index.name} = float64({loaded(c, k, form.dtype)})"
+            f"at_{c.name}_{index.name} = float64({load_expr(c, k, form.dtype)})"
             for c in form.given
             if c.kind in ("row", "shared")
         ),
@@ -141,7 +141,7 @@ def _picked(form: LossKernelSpec) -> list[str]:
 
 
 def _zero(column: Operand) -> str:
-    return "uint16(0)" if pointed(column.storage) == "uint16" else f"{column.storage}(0.0)"
+    return "uint16(0)" if storage_type(column.storage) == "uint16" else f"{column.storage}(0.0)"
 
 
 def divisor_constants(form: LossKernelSpec) -> dict[str, int | str]:

@@ -1,7 +1,7 @@
 """The CPU kernel of a step: one call steps all tensors of a group, in one pass over memory and without temporaries.
 
 The source has two entries. `prepare` counts the steps and computes the scalars of each tensor in double precision.
-`body` takes blocks of elements until none is left; every thread of the team calls it. A launch is a kernel with the
+`body` takes blocks of elements until none is left; every thread of the pool calls it. A launch is a kernel with the
 addresses of its tensors; a step rewrites the addresses of the gradients alone.
 """
 
@@ -31,10 +31,10 @@ from .work_sharing import make_counters, shared_lines, work
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _COUNTERS = {torch.float32, torch.float64}
-CHUNK, LARGEST = 1 << 14, 1 << 18  # elements of one item, where there are few in all and where there are many
-PARTS = 32  # items for each thread, so that the others take over the items of a delayed thread
-OVERHEAD = 64  # the cost of starting an item, in elements
-ALONE = 1 << 17  # up to this many elements one thread is faster than waking the team
+MIN_CHUNK, MAX_CHUNK = 1 << 14, 1 << 18  # elements per item, for small and for large totals
+CHUNKS_PER_THREAD = 32  # items per thread, so that other threads take over those of a delayed thread
+ITEM_OVERHEAD = 64  # the cost of starting an item, in elements
+PARALLEL_MIN_ELEMENTS = 1 << 17  # up to this number of elements one thread is faster than the thread pool
 
 # The fields of a kernel's table.
 BLOCK_ENDS, ITEMS, SCALARS, NUMBERS, TENSORS, SHAPES = (
@@ -240,13 +240,13 @@ def _shared_out(sizes: Sequence[int], threads: int) -> tuple[array[int], array[i
 
     Large items give long sequential reads, which limit the speed of a step of many elements.
     """
-    chunk = min(max(CHUNK, sum(sizes) // (PARTS * threads)), LARGEST)
+    chunk = min(max(MIN_CHUNK, sum(sizes) // (CHUNKS_PER_THREAD * threads)), MAX_CHUNK)
     items, ends, filled = array("q"), array("q", [0]), 0
     for tensor, size in enumerate(sizes):
         for start in range(0, size, chunk):
             stop = min(start + chunk, size)
             items.extend((tensor, start, stop))
-            filled += stop - start + OVERHEAD
+            filled += stop - start + ITEM_OVERHEAD
             if filled >= chunk:
                 ends.append(len(items) // 3)
                 filled = 0
@@ -273,7 +273,7 @@ class StepKernel:
         columns = [array("q", [slot.p.data_ptr() for slot in slots]), self.gradients]
         kept = zip(*((*slot.buffers, *slot.counters) for slot in slots), strict=True)
         columns += [array("q", [x.data_ptr() for x in column]) for column in kept]
-        # One share for each possible thread: their number may change.
+        # One share per possible thread, because the number of threads may change.
         self.shares = max(torch.get_num_threads(), os.cpu_count() or 1)
         self._counters = make_counters(self.shares)
         self._table = step_table(len(columns))(
@@ -297,7 +297,7 @@ class StepKernel:
         """Step the tensors, given the addresses of their gradients and the numbers of the group."""
         self.gradients[:] = gradients
         self.set_numbers(numbers)
-        threads = torch.get_num_threads() if self.elements > ALONE else 1
+        threads = torch.get_num_threads() if self.elements > PARALLEL_MIN_ELEMENTS else 1
         self._table.shares = min(threads, self.shares)
         self.kernel.call["prepare"](self.at)
         self.kernel.parallel("body", self.at, threads)
