@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import piste
 from piste.engine import layout
 from piste.engine.cpu import step_kernel as cpu
-from piste.engine.cpu.step_kernel import CHUNK, Layout
+from piste.engine.cpu.step_kernel import MIN_CHUNK, Layout
 from piste.optim.composition import step_spec
 
 from .reference import KERNEL, AgainstTorch, randn, spread, transposed, weights
@@ -106,7 +106,10 @@ def test_the_source_of_a_program_is_generated_once():
 
 sizes_ = st.lists(
     st.one_of(
-        st.integers(0, 40), st.integers(CHUNK - 2, CHUNK + 2), st.integers(0, 5 * CHUNK), st.integers(0, 1000 * CHUNK)
+        st.integers(0, 40),
+        st.integers(MIN_CHUNK - 2, MIN_CHUNK + 2),
+        st.integers(0, 5 * MIN_CHUNK),
+        st.integers(0, 1000 * MIN_CHUNK),
     )
 )
 
@@ -122,11 +125,23 @@ def test_the_items_cover_every_element_once_and_evenly(sizes, threads):
     assert ends[0] == 0 and ends[-1] == len(triples)
     assert all(a < b for a, b in itertools.pairwise(ends))
     work = [sum(stop - start for _, start, stop in triples[a:b]) for a, b in itertools.pairwise(ends)]
-    most = 2 * max(CHUNK, min(sum(sizes) / threads / 32, 1 << 18))
+    most = 2 * max(MIN_CHUNK, min(sum(sizes) / threads / 32, 1 << 18))
     assert all(w <= most for w in work)
 
 
-SIZES = [0, 1, 2, 7, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1, 3 * CHUNK + 5]
+SIZES = [
+    0,
+    1,
+    2,
+    7,
+    MIN_CHUNK - 1,
+    MIN_CHUNK,
+    MIN_CHUNK + 1,
+    2 * MIN_CHUNK - 1,
+    2 * MIN_CHUNK,
+    2 * MIN_CHUNK + 1,
+    3 * MIN_CHUNK + 5,
+]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
