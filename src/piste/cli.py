@@ -85,6 +85,9 @@ def compare(
     drop: Annotated[
         list[str] | None, typer.Option(help="A column of data.csv to leave out; may be given again for others.")
     ] = None,
+    class_weights: Annotated[
+        str | None, typer.Option(help="balanced: weight the classes of data.csv by the inverse of their shares.")
+    ] = None,
     decimal: Annotated[
         str | None, typer.Option(help="The decimal sign in data.csv, . or , where its cells leave it open.")
     ] = None,
@@ -169,7 +172,7 @@ def compare(
         from .compare.task import check_device
 
         of_table = {"kind": kind, "group": group, "time": time, "validation": validation, "drop": drop,
-                    "decimal": decimal, "encoding": encoding}  # fmt: skip
+                    "class_weights": class_weights, "decimal": decimal, "encoding": encoding}  # fmt: skip
         made = _task(task, target, batch_size, {name: value for name, value in of_table.items() if value is not None})
         if save_model is not None:
             _check_saving(task, save_model)
@@ -317,7 +320,8 @@ def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[
     if column is not None:
         raise InvalidValue(f"--target names a column of a table, such as data.csv; `{text}` isn't one. Help: omit it.")
     for name in of_table:
-        raise InvalidValue(f"--{name} is for a table, such as data.csv; `{text}` isn't one. Help: omit it.")
+        flag = name.replace("_", "-")
+        raise InvalidValue(f"--{flag} is for a table, such as data.csv; `{text}` isn't one. Help: omit it.")
     found = load_task(text) if is_task_file(text) else tasks.task(text)
     if batch_size is not None:
         found.batch_size = check_whole_number("batch_size", batch_size, least=1)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from piste.compare import table
+from piste.compare import compare_task, table
+from piste.compare.plan import make_plan
 from piste.errors import InvalidValue
 
 from .tables import PRICE, X, column, lines
@@ -125,3 +126,33 @@ def test_minus_999_in_the_target_counts_as_missing(write_table):
         "4 rows without a `y` are left out."
     ) in task.about
     assert len(task.train[1]) + len(task.validation[1]) == 36
+
+
+def test_metrics_by_name_are_in_the_units_of_the_target(write_table):
+    task = table(write_table(lines(X, PRICE)), column="price")
+    default = compare_task(task, optimizers=["SGD"], seeds=1, epochs=3, progress=False)
+    task.metric = ["rmse", "mae", "r2"]
+    found = compare_task(task, optimizers=["SGD"], seeds=1, epochs=3, progress=False)
+    assert found.rows[0].metric == default.rows[0].metric
+    plan = make_plan(task, optimizers=["SGD"], epochs=3)
+    mae = next(metric for metric in plan.also if metric.name == "mae")
+    y = task.validation[1]
+    raw = np.ptp([float(price) for price in PRICE[1:]]) / np.ptp(torch.cat([task.train[1], y]).numpy())
+    assert mae.value(y + 2 / raw, y) == pytest.approx(2, rel=1e-5)  # off by two units of the price
+
+
+def test_balanced_class_weights_are_the_inverse_of_the_shares_of_the_training_rows(write_table):
+    rare = column("kind", lambda i: "rare" if i % 4 == 0 else "common")
+    task = table(write_table(lines(X, rare)), column="kind", class_weights="balanced")
+    (name, loss), *others = task.loss.items()
+    counts = torch.bincount(task.train[1])
+    assert (name, others) == ("balanced cross_entropy", [])
+    torch.testing.assert_close(loss.weight * counts, torch.full((2,), len(task.train[1]) / 2))
+    assert not compare_task(task, optimizers=["SGD"], seeds=1, epochs=1, progress=False).failed
+    for target, weights, words in [
+        (rare, "even", "`class_weights` must be balanced, or not given; received 'even'."),
+        (PRICE, "balanced", "`class_weights` is for classes; `price` is a number. Help: omit it."),
+    ]:
+        with pytest.raises(InvalidValue) as caught:
+            table(write_table(lines(X, target)), column=target[0], class_weights=weights)
+        assert str(caught.value) == words

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -139,14 +140,20 @@ METRICS = {
 }
 
 
-def as_metric(metric: Any) -> Metric:
-    """Return the metric given by a name, by a pair (function or logged name, "max" or "min"), or by a `Metric`."""
+def as_metric(metric: Any, own: Mapping[str, Metric] = MappingProxyType({})) -> Metric:
+    """Return the metric given by a name, by a pair (function or logged name, "max" or "min"), or by a `Metric`.
+
+    Args:
+        metric: The metric.
+        own: Metrics that a name means before those of `METRICS`.
+    """
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
-        if metric.lower() not in METRICS:
-            raise InvalidValue(f"unknown metric `{metric}`. {did_you_mean(metric, METRICS)}")
-        return METRICS[metric.lower()]
+        known = {**METRICS, **own}
+        if metric.lower() not in known:
+            raise InvalidValue(f"unknown metric `{metric}`. {did_you_mean(metric, known)}")
+        return known[metric.lower()]
     if isinstance(metric, tuple) and len(metric) == 2 and isinstance(metric[0], str):
         return Metric(metric[0], _no_score, metric[1], measured=True)
     if isinstance(metric, tuple) and len(metric) == 2 and callable(metric[0]):
@@ -160,11 +167,16 @@ def as_metric(metric: Any) -> Metric:
     )
 
 
-def as_metrics(wanted: Any) -> list[Metric]:
-    """Return the metric that decides, then those that are reported; empty for None."""
+def as_metrics(wanted: Any, own: Mapping[str, Metric] = MappingProxyType({})) -> list[Metric]:
+    """Return the metric that decides, then those that are reported; empty for None.
+
+    Args:
+        wanted: A metric, or a list of metrics.
+        own: Metrics that a name means before those of `METRICS`.
+    """
     if wanted is None:
         return []
-    metrics = [as_metric(metric) for metric in wanted] if isinstance(wanted, list) else [as_metric(wanted)]
+    metrics = [as_metric(metric, own) for metric in (wanted if isinstance(wanted, list) else [wanted])]
     names = [metric.name for metric in metrics]
     for name in names:
         if names.count(name) > 1:

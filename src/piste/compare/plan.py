@@ -175,7 +175,7 @@ def make_plan(
         target = data.training_sample[0][1]
         inferred = "mse" if target.is_floating_point() else "cross_entropy"
         candidates = make_candidates(optimizers, inferred, lr, search, loop=loop)
-    checked = check_on_first_batch(task, data, as_metrics(task.metric), candidates)
+    checked = check_on_first_batch(task, data, as_metrics(task.metric, task.own_metrics), candidates)
     parameters = sum(p.numel() for p in task.new_model(seed).parameters())
     return Plan(
         task, data, checked.metric, checked.candidates, list(range(seed, seed + seeds)),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class Task:
         device: Where models are trained, such as "cuda" or "mps"; batches are moved there. None leaves them where they
             are.
         loop: A `Loop` with a schedule, clipping and other options of the training loop, or a dict of loops to compare.
+        own_metrics: Metrics that a name means in this task, before the known ones.
         name: The name in the report.
         about: A description in the report.
         picture: A function of the finished comparison that draws an additional figure (matplotlib), or None.
@@ -72,6 +73,7 @@ class Task:
     validation_step: Callable[..., Any] | None = None
     device: str | torch.device | None = None
     loop: Any = None
+    own_metrics: Mapping[str, Any] = field(default_factory=dict)
     name: str = "task"
     about: str = ""
     picture: Callable[[Any], Any] | None = None
@@ -180,7 +182,7 @@ def as_task(value: Any, origin: str) -> Task:
     """Return the task returned by `origin`, the function of a task file: a `Task`, or a dict with its names."""
     if isinstance(value, Task):
         return value
-    known = [field.name for field in fields(Task)]
+    known = [entry.name for entry in fields(Task)]
     if not isinstance(value, dict):
         raise InvalidType(
             f"{origin} must return a dict with model, train and validation (and loss, metric, ...), or a "

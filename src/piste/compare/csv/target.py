@@ -6,12 +6,14 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...errors import InvalidType, InvalidValue, did_you_mean
-from ..metrics import METRICS, Metric, squared_error
+from ...losses import CrossEntropyLoss
+from ..metrics import METRICS, Metric, absolute_error, squared_error
 from .columns import find_sentinels, sentinel_note
 from .dates import find_date_formats
 from .number_cells import PLAIN_NUMBER
@@ -50,12 +52,15 @@ class Target:
 
 @dataclass
 class Objective:
-    """The targets as the loss takes them, the loss, the metric, and the result of a guess without inputs."""
+    """The targets as the loss takes them, the loss, the metrics by name, and the result of a guess without inputs.
+
+    The first metric decides; names that a caller gives mean these metrics before all others.
+    """
 
     y: torch.Tensor
     outputs: int
-    loss: str
-    metric: Metric
+    loss: Any
+    metrics: dict[str, Metric]
     kind: str
     guess: str
 
@@ -175,29 +180,55 @@ def _check_count(table: Table, name: str, rows: Sequence[int] | np.ndarray) -> N
         )
 
 
-def make_objective(target: Target, train: np.ndarray, validation: np.ndarray) -> Objective:
-    """Scale the numbers by the training rows, and choose the loss and the metric."""
+def make_objective(
+    target: Target, train: np.ndarray, validation: np.ndarray, class_weights: str | None = None
+) -> Objective:
+    """Scale the numbers by the training rows, and choose the loss and the metrics.
+
+    Args:
+        target: The column to predict.
+        train: The training rows.
+        validation: The validation rows.
+        class_weights: "balanced" weights each class by the inverse of its share of the training rows.
+    """
+    if class_weights not in (None, "balanced"):
+        raise InvalidValue(f"`class_weights` must be balanced, or not given; received {class_weights!r}.")
+    if class_weights and not target.labels:
+        raise InvalidValue(f"`class_weights` is for classes; `{target.name}` is a number. Help: omit it.")
     if target.labels:
         most_frequent = np.bincount(target.y[train]).argmax()
         share = float((target.y[validation] == most_frequent).mean())
         kind = f"`{target.name}` as one of {len(target.labels)} classes ({listed(target.labels)})"
         guess = f"Predicting the most frequent class gives an accuracy of {share:.3g}."
         y = torch.as_tensor(target.y)
-        return Objective(y, len(target.labels), "cross_entropy", METRICS["accuracy"], kind, guess)
+        loss: Any = "cross_entropy"
+        if class_weights:
+            counts = np.bincount(target.y[train], minlength=len(target.labels))
+            weight = torch.as_tensor(len(train) / (len(counts) * counts)).float()
+            loss = {"balanced cross_entropy": CrossEntropyLoss(weight=weight)}
+        return Objective(y, len(target.labels), loss, {"accuracy": METRICS["accuracy"]}, kind, guess)
     if np.ptp(target.y[train]) == 0:
         raise InvalidValue(
             f"`{target.name}` is {target.y[train][0]:g} in every training row: there is nothing to learn."
         )
     target.mean, target.deviation = float(target.y[train].mean()), float(target.y[train].std())
     y = torch.as_tensor((target.y - target.mean) / target.deviation).float().unsqueeze(1)
-    metric = Metric("rmse", squared_error, "min", functools.partial(_in_units, deviation=target.deviation))
+    deviation = target.deviation
+    metrics = {
+        "rmse": Metric("rmse", squared_error, "min", functools.partial(_root_in_units, deviation=deviation)),
+        "mae": Metric("mae", absolute_error, "min", functools.partial(_in_units, deviation=deviation)),
+    }
     error = float(np.sqrt(np.square(target.y[validation] - target.mean).mean()))
     guess = f"Predicting the mean gives an rmse of {_short(error)}."
-    return Objective(y, 1, "mse", metric, f"`{target.name}` as a number", guess)
+    return Objective(y, 1, "mse", metrics, f"`{target.name}` as a number", guess)
+
+
+def _root_in_units(mean: float, deviation: float) -> float:
+    return max(mean, 0.0) ** 0.5 * deviation
 
 
 def _in_units(mean: float, deviation: float) -> float:
-    return max(mean, 0.0) ** 0.5 * deviation
+    return mean * deviation
 
 
 def _short(value: float) -> str:

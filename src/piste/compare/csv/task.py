@@ -58,6 +58,7 @@ def table(
     validation: str | Path | None = None,
     drop: str | Sequence[str] = (),
     batch_size: int | None = None,
+    class_weights: str | None = None,
     decimal: str | None = None,
     encoding: str | None = None,
 ) -> TableTask:
@@ -77,6 +78,7 @@ def table(
         validation: A file with the same columns whose rows are used for validation, all others for training.
         drop: Names of columns to leave out.
         batch_size: The number of rows in a batch; chosen by the size of the table if not given.
+        class_weights: "balanced" weights each class in the loss by the inverse of its share of the training rows.
         decimal: The decimal sign of all numbers, "." or ","; decided for each column from its cells if not given.
         encoding: The encoding of the text, such as "cp1252"; recognised if not given.
 
@@ -121,7 +123,7 @@ def table(
             f"{f': {reasons}' if reasons else ', as it has no other'}."
         )
     x = torch.as_tensor(encode(found, encoders)[target.rows]).float()
-    objective = make_objective(target, split.train, split.validation)
+    objective = make_objective(target, split.train, split.validation, class_weights)
     train, held_out = torch.as_tensor(split.train), torch.as_tensor(split.validation)
     batch = batch_size or int(np.clip(2 ** round(math.log2(len(train) / 30)), 8, 256))
     source = f"`{encoders[0].name}`" if len(encoders) == 1 else f"{len(encoders)} columns"
@@ -133,12 +135,13 @@ def table(
         (x[train], objective.y[train]),
         (x[held_out], objective.y[held_out]),
         loss=objective.loss,
-        metric=objective.metric,
+        metric=next(iter(objective.metrics.values())),
         epochs=int(np.clip(1000 // max(len(train) // batch, 1), 3, 60)),
         batch_size=batch,
         name=found.path.stem,
         about=" ".join([*about, *check_data(found, target, split, encoders)]),
         encoders=encoders,
+        own_metrics=objective.metrics,
         table_target=target,
         validation_lines=[found.place(row) for row in target.rows[split.validation]],
     )
