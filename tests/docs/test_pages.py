@@ -12,6 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from piste.cli import app
+from tools.docs import blocks
 from tools.docs.blocks import BlockError, commands_of, python_blocks, run_blocks, setup_of
 from tools.docs.notebook import notebook
 
@@ -69,6 +70,14 @@ def test_a_translation_has_the_code_headings_and_pictures_of_its_page(page):
 def test_a_block_that_fails_is_named_with_its_page():
     with pytest.raises(BlockError, match=r"(?s)some\.md: this block fails:\n\nx = 1 / 0\n.*ZeroDivisionError"):
         run_blocks(["x = 1 / 0\n"], "some.md")
+
+
+def test_a_block_of_an_optional_package_runs_only_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr(blocks, "OPTIONAL", ("no_such_package",))
+    skipped, run = run_blocks(["import no_such_package\nprint(1)\n", "print(2)\n"], "some.md")
+    assert (skipped.output, run.output) == ("", "2\n")
+    with pytest.raises(BlockError, match="no_other_package"):
+        run_blocks(["import no_other_package\n"], "some.md")
 
 
 def test_blocks_share_a_namespace_and_keep_what_they_print_and_draw(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Run the Python blocks of a page from top to bottom, and keep what each prints and draws.
 
 A block that begins with `# NAME.py` is a file: it is written to the folder that the page runs in, and not run.
+A block that imports one of the OPTIONAL packages runs where the package is installed.
 A comment `<!-- setup ... -->` of a page holds code that runs first and is not shown, such as code that writes a table.
 """
 
@@ -14,6 +15,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import matplotlib
@@ -21,11 +23,13 @@ import torch
 
 from piste.losses import LOSSES
 
-__all__ = ["Block", "BlockError", "commands_of", "python_blocks", "run_blocks", "setup_of", "svg_of"]
+__all__ = ["OPTIONAL", "Block", "BlockError", "commands_of", "python_blocks", "run_blocks", "setup_of", "svg_of"]
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
 _SETUP = re.compile(r"^<!-- setup\n(.*?)^-->", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (\S+\.py)\n")
+OPTIONAL = ("lightning", "transformers")
+"""Packages that Piste works with and that the documentation does not install."""
 _TEXT = "#010203"  # the color of text and axes, replaced by that of the page
 
 FIGURE_STYLE: dict[str, Any] = {
@@ -108,6 +112,11 @@ def run_blocks(blocks: Iterable[str], name: str, setup: str = "") -> list[Block]
             if file := _FILE.match(code):
                 with open(file[1], "w", encoding="utf-8") as stream:
                     stream.write(code)
+                done.append(Block(code, "", ()))
+                continue
+            if any(
+                re.search(rf"^(import|from) {name}\b", code, re.MULTILINE) and not find_spec(name) for name in OPTIONAL
+            ):
                 done.append(Block(code, "", ()))
                 continue
             printed = io.StringIO()
