@@ -274,8 +274,8 @@ def test_a_forced_backend_refuses_what_it_does_not_support(monkeypatch):
     p.grad = torch.ones(3, device="meta")
     with pytest.raises(
         Unsupported,
-        match=r"^PISTE_BACKEND=cpu asks for the kernel, which can't step parameter 0 of shape \(3,\): it is on meta\. "
-        r"Without PISTE_BACKEND Piste chooses a backend that can\.$",
+        match=r"^PISTE_BACKEND=cpu requires the kernel, which can't step parameter 0 of shape \(3,\): it is on meta\. "
+        r"Help: PISTE_BACKEND without a value falls back to the eager backend\.$",
     ):
         piste.optim.SGD([p]).step()
 
@@ -325,8 +325,8 @@ def test_a_missing_package_warns_once(monkeypatch, no_kernels_yet):
     assert warning.category is RuntimeWarning
     assert warning.filename == __file__
     assert str(warning.message) == (
-        "Piste runs without kernels, several times slower: Numba is not installed. "
-        "PISTE_BACKEND=eager asks for this and is quiet."
+        "Piste falls back to the eager backend, several times slower: Numba is not installed. "
+        "Help: PISTE_BACKEND=eager silences this warning."
     )
 
 
@@ -343,8 +343,8 @@ def test_a_loss_whose_kernel_cannot_be_compiled_warns_once_and_runs_eagerly(monk
     (warning,) = caught
     assert warning.filename == __file__
     assert str(warning.message) == (
-        "Piste runs without kernels, several times slower: the kernel of a loss could not be made (the linker is out "
-        "of order). PISTE_BACKEND=eager asks for this and is quiet."
+        "Piste falls back to the eager backend, several times slower: the kernel of a loss could not be made (the linker "
+        "is out of order). Help: PISTE_BACKEND=eager silences this warning."
     )
 
 
@@ -361,7 +361,7 @@ def test_a_forced_backend_that_cannot_compute_a_loss_raises(monkeypatch, no_kern
     monkeypatch.setenv("PISTE_BACKEND", "cpu")
     monkeypatch.setattr("piste.engine.cpu.backend.importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        Unsupported, match=r"^PISTE_BACKEND=cpu asks for kernels, which can't run here: Numba is not installed\.$"
+        Unsupported, match=r"^PISTE_BACKEND=cpu requires kernels, which can't run here: Numba is not installed\.$"
     ):
         LOSSES["elements"]()
 

@@ -204,10 +204,12 @@ def test_a_formula_without_a_kernel_warns_with_the_unsupported_operation(rule, f
             optimizer.step()
             torch.testing.assert_close(p.detach(), before - 0.1 * meant(p.grad))
     text = str(messages[0].message)
-    assert text.startswith(f"{rule.__name__} steps without its kernel, several times slower: no kernel can be made of ")
+    assert text.startswith(
+        f"{rule.__name__} falls back to the eager backend, several times slower: no kernel can be made of "
+    )
     assert word in text
     assert f"(line {line})" in text
-    assert text.endswith("fused=False asks for this and is quiet; fused=True makes it an error.")
+    assert text.endswith("Help: fused=False silences this warning; fused=True makes it an error.")
     assert word in optimizer.explain()
 
     p = parameter(before.clone(), p.grad)

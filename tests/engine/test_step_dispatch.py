@@ -91,9 +91,9 @@ def test_fused_true_raises_where_the_kernel_cannot_step(case):
         optimizer.step()
     text = str(refused.value)
     shape = tuple((first, p)[index].shape)
-    assert text.startswith(f"fused=True asks for the kernel, which can't step parameter {index} of shape {shape}: ")
+    assert text.startswith(f"fused=True requires the kernel, which can't step parameter {index} of shape {shape}: ")
     assert why in text
-    assert text.endswith("With fused=None Piste chooses a backend that can.")
+    assert text.endswith("Help: fused=None falls back to the eager backend.")
     assert torch.equal(first, torch.ones(3))  # nothing has moved
 
 
@@ -162,7 +162,7 @@ def test_without_numba_the_eager_backend_steps(monkeypatch):
         theirs.step()
     torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
     assert ours.explain().endswith(f"{EAGER}Numba is not installed")
-    with pytest.raises(Unsupported, match=r"fused=True .*: Numba is not installed\. With fused=None"):
+    with pytest.raises(Unsupported, match=r"fused=True .*: Numba is not installed\. Help: fused=None falls back"):
         piste.optim.Adam([p], fused=True).step()
 
 
@@ -195,8 +195,8 @@ def test_a_kernel_that_cannot_be_compiled_warns_once(monkeypatch, nothing_loaded
     (warning,) = messages
     assert warning.category is RuntimeWarning
     assert str(warning.message) == (
-        "Adam steps without its kernel, several times slower: the linker is out of order. "
-        "fused=False asks for this and is quiet; fused=True makes it an error."
+        "Adam falls back to the eager backend, several times slower: the linker is out of order. "
+        "Help: fused=False silences this warning; fused=True makes it an error."
     )
     assert warning.filename == __file__
     assert ours.explain().splitlines() == [
@@ -256,7 +256,7 @@ def test_an_import_error_of_numba_or_llvmlite_falls_back_to_the_eager_backend(tm
     code = BROKEN_NUMBA.format(folder=str(tmp_path))
     expected, sgd, explanation, mine, explanation_mine = python(code, PISTE_CACHE_DIR=tmp_path / "cache").splitlines()
     numbers = expected.split(" [")[0]
-    assert sgd == f"{numbers} ['SGD steps without its kernel, several times slower: Numba needs NumPy 1']"
+    assert sgd == f"{numbers} ['SGD falls back to the eager backend, several times slower: Numba needs NumPy 1']"
     assert explanation.endswith(f"{EAGER}its kernel could not be made (Numba needs NumPy 1.0 or less)")
-    assert mine.startswith(f'{numbers} ["Mine steps without its kernel, several times slower: ')
+    assert mine.startswith(f'{numbers} ["Mine falls back to the eager backend, several times slower: ')
     assert "llvmlite" in mine and "llvmlite" in explanation_mine

@@ -249,7 +249,7 @@ def test_memory_of_large_gradients_is_reused_once_it_is_free() -> None:
 
 
 def test_16_bit_results_are_rounded_once() -> None:
-    assert eager_loss.working_dtype(torch.bfloat16) == torch.float32
+    assert eager_loss.compute_dtype(torch.bfloat16) == torch.float32
     x = torch.rand(1000).bfloat16().requires_grad_()
     loss = F.mse_loss(x, torch.zeros(1000, dtype=torch.bfloat16))
     loss.backward()

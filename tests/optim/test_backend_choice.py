@@ -76,8 +76,8 @@ def test_fused_true_rejects_a_parameter_that_the_kernel_cannot_step():
     with pytest.raises(PisteError) as caught:
         optimizer.step()
     text = str(caught.value)
-    assert "fused=True asks for the kernel, which can't step parameter 0 of shape (3,): it is a Marked" in text
-    assert "With fused=None Piste chooses a backend that can." in text
+    assert "fused=True requires the kernel, which can't step parameter 0 of shape (3,): it is a Marked" in text
+    assert "Help: fused=None falls back to the eager backend." in text
     assert p.tolist() == [1.0] * 3
 
 

@@ -43,7 +43,7 @@ OPTIMIZERS = [
         "is the same tensor as parameter 0, and would be stepped twice",
         "a parameter listed twice is refused; PyTorch warns, and steps it twice",
     ),
-    Difference("*test_optim.py::*test_fused_error_on_params_on_meta_*", "fused=True asks for the kernel", TYPE),
+    Difference("*test_optim.py::*test_fused_error_on_params_on_meta_*", "fused=True requires the kernel", TYPE),
 ]
 LOSSES = [
     Difference("*::test_BCEWithLogitsLoss_no_batch_dim_*", "`target` must be in [0, 1]", RANDOM.format("label")),

@@ -2,7 +2,7 @@
 
 from .backend import register
 from .cpu.backend import CpuBackend
-from .eager.loss import narrowed, values, working_dtype
+from .eager.loss import cast_result, compute_dtype, values
 from .eager.step import step as step_eagerly
 from .gpu.backend import GpuBackend
 from .gpu.reports import raise_reported
@@ -24,17 +24,17 @@ __all__ = [
     "ValueCheck",
     "Violation",
     "as_divisor",
+    "cast_result",
+    "compute_dtype",
     "decline",
     "describe_backends",
     "dispatcher_of",
     "explain",
-    "narrowed",
     "parameters",
     "raise_reported",
     "register",
     "step_eagerly",
     "values",
-    "working_dtype",
 ]
 
 register(CpuBackend())

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..formula.evaluate import evaluate_gradient
 from ..torch_internals import apply_of, direct_backward, in_transform, is_batched
 from .backend import Computed, LossKernel
-from .eager.loss import working_dtype
+from .eager.loss import compute_dtype
 from .loss_trace import trace_rows
 from .specs import NO_IGNORE_INDEX, LossArguments, LossKernelSpec
 
@@ -58,7 +58,7 @@ record = apply_of(direct_backward(_Loss))
 
 def gradients_eagerly(spec: LossKernelSpec, operands: Sequence[Tensor], arguments: LossArguments) -> list[Tensor]:
     """Return the gradients of a reduced loss as torch operations."""
-    inputs = [x.to(working_dtype(x.dtype)) for x in operands]
+    inputs = [x.to(compute_dtype(x.dtype)) for x in operands]
     if spec.derivatives is None:
         return _row_gradients(spec, inputs, arguments)
     elements = [x for x, c in zip(inputs, spec.given, strict=True) if c.kind == "element"]

@@ -147,7 +147,7 @@ class LossDispatcher:
             missing = backend.why_unavailable()
             if missing is not None:
                 if forced is not None:
-                    raise Unsupported(f"PISTE_BACKEND={forced} asks for kernels, which can't run here: {missing}.")
+                    raise Unsupported(f"PISTE_BACKEND={forced} requires kernels, which can't run here: {missing}.")
                 warn_fallback(missing)
             why = missing or backend.why_not_loss(spec, operands)
             if why is not None:

@@ -126,8 +126,8 @@ class StepPlan:
                 raise
             _failed[self.spec] = f"its kernel could not be made ({error})"
             warnings.warn(
-                f"{self.spec.name} steps without its kernel, several times slower: {error}. "
-                "fused=False asks for this and is quiet; fused=True makes it an error.",
+                f"{self.spec.name} falls back to the eager backend, several times slower: {error}. "
+                "Help: fused=False silences this warning; fused=True makes it an error.",
                 RuntimeWarning,
                 stacklevel=7,
             )
@@ -141,17 +141,17 @@ class StepPlan:
         return stepped
 
     def _accept_fallback(self, index: int, state: ParamState, why: str | None) -> None:
-        """Raise where the options or PISTE_BACKEND ask for a kernel; warn where a backend lacks a package."""
+        """Raise if `fused` or PISTE_BACKEND requires a kernel; warn if a backend lacks a package."""
         forced = forced_backend()
         if self._options["fused"] or forced not in (None, "eager"):
-            asks, instead = (
-                ("fused=True", "With fused=None")
+            setting, alternative = (
+                ("fused=True", "fused=None")
                 if self._options["fused"]
-                else (f"PISTE_BACKEND={forced}", "Without PISTE_BACKEND")
+                else (f"PISTE_BACKEND={forced}", "PISTE_BACKEND without a value")
             )
             raise Unsupported(
-                f"{asks} asks for the kernel, which can't step parameter {index} of shape {tuple(state.p.shape)}: "
-                f"{why}. {instead} Piste chooses a backend that can."
+                f"{setting} requires the kernel, which can't step parameter {index} of shape {tuple(state.p.shape)}: "
+                f"{why}. Help: {alternative} falls back to the eager backend."
             )
         for backend in backends_of(state.p.device.type):
             if why is not None and why == backend.why_unavailable():

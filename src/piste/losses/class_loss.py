@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import NO_IGNORE_INDEX, Bound, ValueCheck, Violation, working_dtype
+from ..engine import NO_IGNORE_INDEX, Bound, ValueCheck, Violation, compute_dtype
 from ..errors import InvalidValue
 from ..formula.row_functions import pick, total
 from ..options import Integer, TensorOption
@@ -82,7 +82,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         dtype = x.dtype if has_indices else torch.promote_types(x.dtype, y.dtype)
         if weight is not None:
             check_weight(cls, weight, x)
-            weight = weight.to(working_dtype(dtype))
+            weight = weight.to(compute_dtype(dtype))
         if not has_indices and ignore_index >= 0:
             raise InvalidValue(
                 f"{name}: `ignore_index` goes with class indices; received ignore_index={ignore_index} and a "

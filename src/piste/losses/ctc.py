@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import narrowed, working_dtype
+from ..engine import cast_result, compute_dtype
 from ..errors import InvalidValue
 from ..options import Flag, Integer
 from .call import PreparedCall
@@ -96,7 +96,7 @@ class CTCLoss(Loss):
             cls._check_lengths(lengths, steps, y)
             if check != "off":
                 cls._check_values(x, y, lengths[1], classes, blank, check)
-        given = (x.to(working_dtype(x.dtype)), y, *lengths)
+        given = (x.to(compute_dtype(x.dtype)), y, *lengths)
         chosen = {"blank": blank, "zero_infinity": zero_infinity}
         return PreparedCall(cls.formula, given, chosen, x.dtype, lambda: samples, lambda: samples, "count")
 
@@ -107,7 +107,7 @@ class CTCLoss(Loss):
         values = call.formula(*call.operands, **call.options)
         if reduction.mode == "mean":
             values = values / call.operands[3].to(values.device).clamp_min(1).reshape(values.shape)
-        return narrowed(reduction.of("CTCLoss", values, call), call.dtype)
+        return cast_result(reduction.of("CTCLoss", values, call), call.dtype)
 
     @staticmethod
     def _lengths(name: str, lengths: Any, samples: int, x: Tensor) -> Tensor:

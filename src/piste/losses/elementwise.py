@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import Bound, LossArguments, LossDispatcher, LossSpec, as_divisor, decline, dispatcher_of, working_dtype
+from ..engine import Bound, LossArguments, LossDispatcher, LossSpec, as_divisor, compute_dtype, decline, dispatcher_of
 from ..errors import InvalidType
 from ..formula.derive import derivatives_of
 from ..options import TensorOption
@@ -138,7 +138,7 @@ class ElementwiseLoss(Loss):
         check_same_shape(name, cls.arguments, operands)
         check_same_device(name, cls.arguments, operands)
         dtype = cls._dtype(operands)
-        working = working_dtype(dtype)
+        working = compute_dtype(dtype)
         operands = tuple(o.to(working) for o in operands)
         first = operands[0]
         for extra in cls.extras:

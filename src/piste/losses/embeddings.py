@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import ValueCheck, working_dtype
+from ..engine import ValueCheck, compute_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import minimum, sqrt, where
 from ..formula.row_functions import norm, total
@@ -115,7 +115,7 @@ class CosineEmbeddingLoss(VectorLoss):
                 "received "
                 f"{shape_of(a)} and {shape_of(y)}. Help: one label for each pair of vectors."
             )
-        row = a, b, y.to(working_dtype(dtype))
+        row = a, b, y.to(compute_dtype(dtype))
         return Rows(cls.formula, row, ("row", "row", "number"), options, dtype, obstacle=obstacle)
 
     @classmethod

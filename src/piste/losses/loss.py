@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import decline, explain, narrowed, raise_reported, values
+from ..engine import cast_result, decline, explain, raise_reported, values
 from ..errors import InvalidType, PisteError, Unsupported
 from ..options import Function, Option
 from .arguments import bind_constructor, document_arguments, misuse, named_options, signature_of
@@ -140,7 +140,7 @@ class Loss(TorchLoss):
             call.inspect()
             if tries_kernel and check == "raise":  # every value was in range
                 result = cls.by_kernel(call, reduction, "off")
-        return cls.eager_value(call, reduction) if result is None else narrowed(result, call.dtype)
+        return cls.eager_value(call, reduction) if result is None else cast_result(result, call.dtype)
 
     @classmethod
     def tries_kernel(cls, check: str) -> bool:
@@ -158,7 +158,7 @@ class Loss(TorchLoss):
             result = torch.where(call.keep, result, 0)
         if call.weight is not None:
             result = result * call.weight
-        return narrowed(reduction.of(cls.__name__, result, call), call.dtype)
+        return cast_result(reduction.of(cls.__name__, result, call), call.dtype)
 
     @classmethod
     def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..engine import Bound, working_dtype
+from ..engine import Bound, compute_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.expression import exp, log1p, where
 from ..formula.row_functions import each, hinges, index, pick, size, total
@@ -258,7 +258,7 @@ class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
         kinds, obstacle = ("row", "row", "shared"), None
         if weight is not None:
             has_classes = weight.shape == x.shape[-1:]
-            weight = broadcast_weight(cls.__name__, "weight", weight, x).to(working_dtype(x.dtype))
+            weight = broadcast_weight(cls.__name__, "weight", weight, x).to(compute_dtype(x.dtype))
             obstacle = None if has_classes else "the kernel takes a weight for each class alone"
         return Rows(cls.formula, (x, y.to(x.dtype), weight), kinds, options, x.dtype, obstacle=obstacle)
 

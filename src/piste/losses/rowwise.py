@@ -19,9 +19,9 @@ from ..engine import (
     ValueCheck,
     Violation,
     as_divisor,
+    compute_dtype,
     decline,
     dispatcher_of,
-    working_dtype,
 )
 from .call import PreparedCall, ValidatedSettings
 from .loss import Loss
@@ -145,7 +145,7 @@ class RowwiseLoss(Loss):
     @classmethod
     def prepared(cls, rows: Rows) -> PreparedCall:
         """Return the rows for the eager backend: in the dtype of the computation, with the denominators."""
-        working = working_dtype(rows.dtype)
+        working = compute_dtype(rows.dtype)
         operands = tuple(
             x if x is None or kind in ("index", "labels") else x.to(working)
             for x, kind in zip(rows.operands, rows.kinds, strict=True)

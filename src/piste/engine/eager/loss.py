@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["narrowed", "values", "working_dtype"]
+__all__ = ["cast_result", "compute_dtype", "values"]
 
 
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype a loss is computed in: 16-bit numbers are widened to float32."""
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the computation: float32 for 16-bit floats, and otherwise the dtype itself."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def narrowed(result: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a result as the dtype of its operands, or as it was computed under autocast, as torch's losses are."""
+def cast_result(result: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a result in the dtype of its operands; under autocast in that of the computation, as in torch."""
     if result.dtype == dtype or dtype.is_complex:
         return result
     device = result.device.type
@@ -33,16 +33,18 @@ def narrowed(result: Tensor, dtype: torch.dtype) -> Tensor:
 def values(
     formula: Callable[..., Any],
     derivatives: Callable[..., Any] | None,
-    letters: tuple[Any, ...],
+    operands: tuple[Any, ...],
     options: dict[str, Any],
 ) -> Tensor:
     """Return the loss of each element or row, with the stated derivatives, or else with autograd's."""
-    if derivatives is None or letters[0].is_complex():  # the derivatives are real, and abs of PyTorch is differentiable
-        return formula(*letters, **options)
+    if (
+        derivatives is None or operands[0].is_complex()
+    ):  # the derivatives are real, and abs of PyTorch is differentiable
+        return formula(*operands, **options)
     if torch.compiler.is_compiling() and hasattr(derivatives, "is_derived"):  # torch.compile can't trace expressions
-        return formula(*letters, **options)
+        return formula(*operands, **options)
     function = _Compiled if torch.compiler.is_compiling() else _Written
-    return function.apply(formula, derivatives, options, *letters)
+    return function.apply(formula, derivatives, options, *operands)
 
 
 class _Compiled(torch.autograd.Function):
@@ -50,15 +52,15 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        formula: Callable[..., Any], derivatives: Callable[..., Any], options: dict[str, Any], *letters: Tensor
+        formula: Callable[..., Any], derivatives: Callable[..., Any], options: dict[str, Any], *operands: Tensor
     ) -> Tensor:
-        return formula(*letters, **options)
+        return formula(*operands, **options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.derivatives, ctx.options, *letters = inputs
-        ctx.save_for_backward(*letters)
-        ctx.save_for_forward(*letters)
+        _, ctx.derivatives, ctx.options, *operands = inputs
+        ctx.save_for_backward(*operands)
+        ctx.save_for_forward(*operands)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
