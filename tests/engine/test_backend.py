@@ -343,8 +343,8 @@ def test_a_loss_whose_kernel_cannot_be_compiled_warns_once_and_runs_eagerly(monk
     (warning,) = caught
     assert warning.filename == __file__
     assert str(warning.message) == (
-        "Piste falls back to the eager backend, several times slower: the kernel of a loss could not be made (the linker "
-        "is out of order). Help: PISTE_BACKEND=eager silences this warning."
+        "Piste falls back to the eager backend, several times slower: the kernel of a loss could not be made (the "
+        "linker is out of order). Help: PISTE_BACKEND=eager silences this warning."
     )
 
 

@@ -205,8 +205,8 @@ def warn_fallback(cause: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("piste", "torch"):
         frame, level = frame.f_back, level + 1
     warnings.warn(
-        f"Piste falls back to the eager backend, several times slower: {cause}. Help: PISTE_BACKEND=eager silences this "
-        "warning.",
+        f"Piste falls back to the eager backend, several times slower: {cause}. Help: PISTE_BACKEND=eager silences "
+        "this warning.",
         RuntimeWarning,
         stacklevel=level,
     )
