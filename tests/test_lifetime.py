@@ -1,4 +1,4 @@
-"""Optimizers, losses and everything they hold are freed when the last reference goes, without the garbage collector."""
+"""Optimizers, losses and their tensors are freed with the last reference, without the garbage collector."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_loss_is_freed_after_backward(case: Case, engine):
     def use() -> list[Any]:
         first, *others = seeded(case)
         leaf = first.clone().requires_grad_()
-        check = "nan" if engine == "eager" else "raise"  # no kernel serves check="nan"
+        check = "nan" if engine == "eager" else "raise"  # check="nan" has no kernel
         made: list[Any] = [leaf, *others]
         if case.function_only:
             loss: Any = partial(case.function, **case.options, check=check)

@@ -1,4 +1,4 @@
-"""Each kind of option accepts its range, rejects all else, and says so in one form."""
+"""Each type of option accepts its range and rejects other values with the same form of message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`piste.patch()`: PyTorch's names give Piste's classes and functions, and give PyTorch's again afterwards."""
+"""`piste.patch()` replaces the names of PyTorch by the classes and functions of Piste, and restores them."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""The examples that CONTRIBUTING.md points to run, and compute their formulas."""
+"""The examples of CONTRIBUTING.md run, and compute their formulas."""
 
 from __future__ import annotations
 

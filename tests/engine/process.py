@@ -1,4 +1,4 @@
-"""Processes of their own, for what can only be seen in a fresh one."""
+"""Runs code in a new process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def python(code: str, **env: Any) -> str:
-    """What a new Python prints that runs the code, with these environment variables besides; it has to end well."""
+    """Run code in a new Python with additional environment variables, expect exit status 0, and return its output."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code)],

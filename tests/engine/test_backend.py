@@ -300,7 +300,7 @@ VALUES = {"elements": 0.731 * (2 - 0.731 / 2), "rows": math.log(3), "images": ma
 
 @pytest.fixture
 def no_kernels_yet(monkeypatch, tmp_path):
-    """As in a new process with an empty cache."""
+    """Clear all caches, as in a new process with an empty cache folder."""
     monkeypatch.setenv("PISTE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiler, "_loaded", {})
     monkeypatch.setattr(backends, "_warned", set())

@@ -1,4 +1,4 @@
-"""Code generation takes time proportional to the number of operations of a formula, however they are shared."""
+"""Code generation takes time proportional to the number of distinct operations of a formula."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from piste.formula.expression import topological_order
 
 
 def deepened(x: Any, y: Any, operations: int) -> Any:
-    """A value of some operations, each of which uses the one before twice: as a tree it has 2**operations nodes."""
+    """Return a value of operations that each use the previous one twice: as a tree it has 2**operations nodes."""
     for k in range(operations // 2):
         x = x * x if k % 2 else x + x
         x = x / y if k % 3 else y - x
@@ -57,7 +57,7 @@ SOURCES = [step_source, element_source, row_source]
 
 
 def calls_of(function: Callable[[int], str], operations: int) -> int:
-    """The number of functions, of Python and of C, that a call runs."""
+    """Return the number of Python and C function calls of an action."""
     count = 0
 
     def watch(frame: Any, event: str, argument: Any) -> None:

@@ -51,7 +51,7 @@ class Cache:
         return self._compile(*args)
 
     def forget(self) -> None:
-        """As in a new process."""
+        """Forget the loaded kernels, as in a new process."""
         self._patch.setattr(compiler, "_loaded", {})
 
     def load(self) -> compiler.CompiledModule:
@@ -200,7 +200,7 @@ def test_a_kernel_is_compiled_again_after_any_change_of_the_environment(cache, m
 
 
 def changed(patch: pytest.MonkeyPatch, file: str) -> None:
-    """One file of the engine reads as if it were another."""
+    """Make one file of the engine read as changed."""
     compiler._digest.cache_clear()
     real = Path.read_bytes
     end = str(Path("engine", file))

@@ -1,4 +1,4 @@
-"""The CPU kernel: what it is made of, how it shares out the work, and where it walks."""
+"""The CPU kernel of a step: its operations, the distribution of work, and strided tensors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def count(function: ast.FunctionDef, what: str) -> int:
 
 
 def loop(body: ast.FunctionDef) -> ast.For:
-    """The loop over elements."""
+    """Return the loop over elements."""
     return next(n for n in ast.walk(body) if isinstance(n, ast.For) and n.target.id == "k")
 
 
@@ -224,7 +224,7 @@ def test_any_strides_of_parameter_and_gradient_are_stepped(layout):
 
 
 def around(p: Tensor) -> Tensor:
-    """What lies in the storage of a parameter besides its elements."""
+    """Return the storage of a parameter, other than its elements."""
     real = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
     whole = real.as_strided((real.untyped_storage().nbytes() // real.itemsize,), (1,), 0)
     mine = torch.zeros_like(whole, dtype=torch.bool)
@@ -290,13 +290,13 @@ def test_dense_and_overlapping_agree_with_a_list_of_all_addresses(dims):
 
 
 def every(dtype: torch.dtype) -> Tensor:
-    """All 65536 values of a dtype of 16 bits: zeros, subnormals, infinities and NaNs among them."""
+    """Return all 65536 values of a 16-bit dtype, with zeros, subnormals, infinities and NaN."""
     return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_sixteen_bits_are_read_and_rounded_as_torch_does(dtype):
-    """p - g with any two values, in float32 and rounded once: the same bits, and NaN where torch has it."""
+    """p - g of any two values is computed in float32 and rounded once: the same bits, and NaN as in torch."""
     mixed = torch.randperm(2**16, generator=torch.Generator().manual_seed(0))
     for g in (torch.zeros(2**16, dtype=dtype), every(dtype)[mixed], every(dtype), every(dtype).roll(1) / 2):
         p = nn.Parameter(every(dtype).clone())

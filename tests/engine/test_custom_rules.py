@@ -31,7 +31,7 @@ class Yogi(Optimizer):
 
 
 def yogi(p: Tensor, grads: list[Tensor], lr: float = 1e-2, beta: float = 0.9, eps: float = 1e-3) -> Tensor:
-    """The paper's formula, by itself."""
+    """Return the result of the paper's formula, stated independently."""
     v = torch.zeros_like(p)
     for g in grads:
         v = v - (1 - beta) * torch.sign(v - g**2) * g**2
@@ -74,7 +74,7 @@ def test_a_custom_rule_validates_options_and_checkpoints():
 
 
 class Signed(Optimizer):
-    """A step of size lr, half as far with `half`; upwards only from the second step on."""
+    """A step of size lr, or half of it with `half`; the first step never goes up."""
 
     options = {"lr": rate(0.5), "weight_decay": weight_decay(), "half": Flag(False, "go half as far")}
 

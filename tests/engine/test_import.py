@@ -1,4 +1,4 @@
-"""What `import piste` brings along besides torch: itself and Python's own library, and no compiler."""
+"""The modules that `import piste` loads in addition to torch: Piste and the standard library, no compiler."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_parent_and_children_step_after_a_fork():
 
 @pytest.fixture
 def threads():
-    """Put torch's number of threads back."""
+    """Restore torch's number of threads."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

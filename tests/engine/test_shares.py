@@ -1,4 +1,4 @@
-"""Blocks of work are shared out to threads: each block is done once, and first by the thread it belongs to."""
+"""Work sharing: each block is computed once, by its own thread unless that is late."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def source(*body: str) -> str:
 def shared(
     blocks: int, many: int, threads: int, run: int = 1, times: int = 1, body: Sequence[str] = ()
 ) -> tuple[list[int], list[int]]:
-    """How often each block was done, and by whom at last."""
+    """Return the number of runs of each block, and its last thread."""
     kernel = compiler.load(source(*body), ("run", "again"))
     counters, done, who = shares.make_counters(many), array("q", bytes(8 * blocks)), array("q", [-1] * blocks)
     words = array("q", [0, 0, 0])
@@ -59,7 +59,7 @@ def test_one_thread_computes_the_chunks_of_all_threads() -> None:
 
 
 def test_a_thread_computes_its_own_chunk_first_and_then_steals_blocks() -> None:
-    """The first stays in its first block until the other has done its own share, and then the rest of the first's."""
+    """The first thread waits in its first block while the other computes its own chunk and the rest of the first."""
     body = [
         f"begun, others = pointer(table[{BEGUN}], int64), pointer(table[{OTHERS}], int64)",
         f"spins = pointer(table[{SPINS}], int64)",

@@ -121,7 +121,7 @@ def test_explain_has_a_line_for_each_group_and_reason():
 
 
 def test_a_group_with_some_sparse_gradients_is_stepped_by_kernel_and_eager_backend():
-    """Gradients become sparse and dense again; the numbers are those of dense ones throughout."""
+    """Gradients become sparse and dense again; the results are those of dense gradients."""
     params = [parameter(torch.linspace(-1, 1, 6)) for _ in range(3)]
     their_params = [parameter(p.detach().clone()) for p in params]
     ours, theirs = piste.optim.Adagrad(params), torch.optim.Adagrad(their_params)
@@ -168,7 +168,7 @@ def test_without_numba_the_eager_backend_steps(monkeypatch):
 
 @pytest.fixture
 def nothing_loaded(monkeypatch, tmp_path):
-    """As in a process that has loaded no kernel, with an empty cache; failures are forgotten afterwards."""
+    """Forget loaded kernels and failures, and use an empty cache folder, as in a new process."""
     monkeypatch.setenv("PISTE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiler, "_loaded", {})
     monkeypatch.setattr(step_dispatch, "_failed", weakref.WeakKeyDictionary())

@@ -6,7 +6,7 @@ import threading
 
 
 def in_threads(jobs) -> None:
-    """Run all jobs at once; what one raises is raised."""
+    """Run all jobs at once; raise the first exception of a job."""
     raised: list[BaseException] = []
     together = threading.Barrier(len(jobs))
 

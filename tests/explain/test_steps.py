@@ -21,7 +21,7 @@ LION = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0, "maximize": False
 
 
 def reference(name: str, options: dict, param: float, grad: float, steps: int) -> list[float]:
-    """The parameter after each step by torch.optim, and by plain arithmetic for Lion."""
+    """Return the parameter after each step of torch.optim, or of plain arithmetic for Lion."""
     if name == "Lion":
         o = LION | options
         p, m, values = param, 0.0, []
@@ -43,7 +43,7 @@ def reference(name: str, options: dict, param: float, grad: float, steps: int) -
 
 
 def after(text: str, letter: str = "p") -> list[float]:
-    """The values of a letter that the text states after each step."""
+    """Return the values of a letter in the text after each step."""
     return [float(x) for x in re.findall(rf"after: .*?\b{letter} = (\S+?)(?:,|\n)", text)]
 
 

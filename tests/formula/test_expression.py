@@ -1,4 +1,4 @@
-"""The words of a formula, on numbers, tensors and symbols, and what a formula that can't be read is told."""
+"""The words of formulas on numbers, tensors and symbols, and the messages for untraceable formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of operations: every one against a statement of its own in mpmath or in plain Python."""
+"""The table of operations: each one against an independent statement in mpmath or plain Python."""
 
 from __future__ import annotations
 

@@ -43,4 +43,6 @@ def computed_by_kernel(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return result
 
     monkeypatch.setattr(LossDispatcher, "loss", watched)
+    monkeypatch.setattr(call_module, "_cached_settings", {})
+    loss_dispatch._dispatcher.cache_clear()
     return seen

@@ -8,13 +8,11 @@ import pytest
 import torch
 
 import piste
-from piste.engine import LossDispatcher, loss_dispatch
 from piste.engine.cpu import loss_kernel
 from piste.formula import row_functions
 from piste.formula.differentiate import differentiate
 from piste.formula.evaluate import evaluate_gradient
 from piste.formula.expression import Expr
-from piste.losses import call as call_module
 from piste.losses.rowwise import RowwiseLoss
 from tests.losses.cases import CASES, Case, seeded
 
@@ -26,23 +24,6 @@ TOLERANCES = {
     torch.bfloat16: {"rtol": 2**-8, "atol": 1e-5},  # one rounding
     torch.float16: {"rtol": 2**-11, "atol": 1e-6},
 }
-
-
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Record whether a kernel computed each loss."""
-    seen: list[bool] = []
-    original = LossDispatcher.loss
-
-    def watched(*args, **kwargs):
-        result = original(*args, **kwargs)
-        seen.append(result is not None)
-        return result
-
-    monkeypatch.setattr(LossDispatcher, "loss", watched)
-    monkeypatch.setattr(call_module, "_cached_settings", {})
-    loss_dispatch._dispatcher.cache_clear()
-    return seen
 
 
 def by_formula(case: Case, operands, **settings):
@@ -59,7 +40,7 @@ def by_formula(case: Case, operands, **settings):
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("case", ROWS, ids=str)
-def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, served: list[bool]) -> None:
+def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, computed_by_kernel: list[bool]) -> None:
     shape = case.shapes[0] if len(case.shapes[0]) < 3 else (2, 3, 2, 2)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     operands = [o.to(dtype) if o.is_floating_point() else o for o in seeded(case, shape, wide)]
@@ -68,9 +49,9 @@ def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, served:
         inputs[0].requires_grad_()
         by = [x for x in inputs if x.requires_grad]
         twins = [o.to(wide).requires_grad_(o.is_floating_point()) if o.is_floating_point() else o for o in operands]
-        served.clear()
+        computed_by_kernel.clear()
         ours = case.function(*inputs, reduction=reduction, **case.options)
-        assert any(served) and ours.dtype == dtype
+        assert any(computed_by_kernel) and ours.dtype == dtype
         theirs = by_formula(case, twins, reduction=reduction, check="off")
         assert torch.is_tensor(theirs)
         torch.testing.assert_close(ours, theirs.to(dtype), **TOLERANCES[dtype])
@@ -88,7 +69,9 @@ def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, served:
 
 @pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("case", [c for c in ROWS if "2d" not in c.name and "weight" not in c.options], ids=str)
-def test_the_memory_layout_changes_no_bit(case: Case, served: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_layout_changes_no_bit(
+    case: Case, computed_by_kernel: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A kernel with run-time overlap checks would add in another order where arrays are adjacent."""
     operands = seeded(case, (6, 21), torch.float32)
     results = []
@@ -100,7 +83,7 @@ def test_the_memory_layout_changes_no_bit(case: Case, served: list[bool], monkey
         monkeypatch.setattr(loss_kernel, "gradient_like", lambda x, place=place: place)
         loss = case.function(x.requires_grad_(), *operands[1:], **case.options)
         results.append((loss, *torch.autograd.grad(loss, x)))
-        assert results[-1][1].data_ptr() == place.data_ptr() and any(served)
+        assert results[-1][1].data_ptr() == place.data_ptr() and any(computed_by_kernel)
     assert all(torch.equal(near, far) for near, far in zip(*results, strict=True))
 
 
@@ -112,7 +95,7 @@ def test_the_memory_layout_changes_no_bit(case: Case, served: list[bool], monkey
     ids=str,
 )
 def test_cross_entropy_of_any_size_equals_that_of_torch(
-    shape: tuple[int, int], options: dict, served: list[bool]
+    shape: tuple[int, int], options: dict, computed_by_kernel: list[bool]
 ) -> None:
     torch.manual_seed(0)
     x, k = (torch.randn(shape) * 4).requires_grad_(), torch.randint(shape[1], shape[:1])
@@ -120,25 +103,25 @@ def test_cross_entropy_of_any_size_equals_that_of_torch(
     given = options | ({"weight": torch.rand(shape[1])} if "weight" in options else {})
     exact = {key: v.double() if torch.is_tensor(v) else v for key, v in given.items()}
     for target, expected in ((k, k), (x.detach().softmax(1), x.detach().softmax(1).double())):
-        served.clear()
+        computed_by_kernel.clear()
         ours = F.cross_entropy(x, target, **given)
-        assert served == [True]
+        assert computed_by_kernel == [True]
         theirs = torch.nn.functional.cross_entropy(x.double(), expected, **exact)
         torch.testing.assert_close(ours, theirs.float(), rtol=2e-6, atol=2e-6)
         mine, torchs = (torch.autograd.grad(loss.sum(), x)[0] for loss in (ours, theirs))
         torch.testing.assert_close(mine, torchs, rtol=3e-6, atol=3e-7)
 
 
-def test_other_class_dimensions_and_strided_rows(served: list[bool]) -> None:
+def test_other_class_dimensions_and_strided_rows(computed_by_kernel: list[bool]) -> None:
     x, k, w = torch.randn(4, 5, 6, requires_grad=True), torch.randint(5, (4, 6)), torch.rand(5)
     for call in (
         lambda f, x: f(x, k, weight=w),
         lambda f, x: f(x[:, :, ::2], k[:, ::2], label_smoothing=0.1),
         lambda f, x: f(x[:, :, 0], k[:, 0], reduction="none").sum(),
     ):
-        served.clear()
+        computed_by_kernel.clear()
         ours, theirs = call(F.cross_entropy, x), call(torch.nn.functional.cross_entropy, x)
-        assert any(served)
+        assert any(computed_by_kernel)
         torch.testing.assert_close(ours, theirs)
         torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(theirs, x))
     last = x.detach().movedim(1, -1).contiguous().requires_grad_()
@@ -146,13 +129,13 @@ def test_other_class_dimensions_and_strided_rows(served: list[bool]) -> None:
     torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(x, k, weight=w))
 
 
-def test_denominators_of_a_mean(served: list[bool]) -> None:
+def test_denominators_of_a_mean(computed_by_kernel: list[bool]) -> None:
     x, k, w = torch.randn(6, 3), torch.tensor([0, 1, -100, 2, 2, -100]), torch.tensor([0.5, 2.0, 1.0])
     total = F.cross_entropy(x, k, weight=w, reduction="sum").item()
     for normalizer, divisor in ((None, 4.5), ("weights", 4.5), ("count", 4), (10, 10), (torch.tensor(8.0), 8)):
-        served.clear()
+        computed_by_kernel.clear()
         found = F.cross_entropy(x, k, weight=w, normalizer=normalizer)
-        assert served == [True] and found.item() == pytest.approx(total / divisor, rel=1e-6)
+        assert computed_by_kernel == [True] and found.item() == pytest.approx(total / divisor, rel=1e-6)
     nothing = torch.full((6,), -100)
     assert F.cross_entropy(x, nothing).isnan()
     assert F.cross_entropy(x, nothing, empty="zero").item() == 0

@@ -185,7 +185,7 @@ def _check(names: set[str], modules: Mapping[str, ModuleType]) -> str | None:
 
 
 class Eager(TorchFunctionMode):
-    """While torch's functions are watched, no kernel serves."""
+    """Disable the kernels, which decline calls under a function mode."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return function(*args, **(kwargs or {}))

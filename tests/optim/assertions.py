@@ -1,4 +1,4 @@
-"""Steps an optimizer beside its oracle and names the first number that is not what the formula says."""
+"""Steps an optimizer and its oracle, and describes the first difference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEPS = 7
 
 
 def gradients(dtype: torch.dtype) -> Tensor:
-    """(STEPS, len(START)): large and small, turning and keeping their sign, some zero; exact in the dtype."""
+    """Return gradients (STEPS, len(START)), exact in the dtype: large, small and zero, some changing sign."""
     make = torch.Generator().manual_seed(7)
     g = torch.randn(STEPS, len(START), generator=make, dtype=torch.float64)
     g *= torch.tensor([1, 0.01, 20, 0.5, 1, 3, 0.1], dtype=torch.float64)
@@ -37,7 +37,7 @@ def gradients(dtype: torch.dtype) -> Tensor:
 def find_fault(
     make: Callable[..., torch.optim.Optimizer], name: str, options: dict[str, Any], dtype: torch.dtype
 ) -> str | None:
-    """What the optimizer gets wrong first; None when every step, parameter and state is right.
+    """Return the first difference from the oracle, or None if every step, parameter and state agrees.
 
     Each step starts from the same parameters and the optimizer's own state, so that no error is carried
     along.

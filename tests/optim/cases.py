@@ -1,4 +1,4 @@
-"""The options each optimizer is tested with: each on, off, and beside those it works together with."""
+"""The options of the tests of each optimizer: each on, off, and combined with related ones."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 
 
 def cases() -> list[tuple[str, dict[str, Any]]]:
-    """Every optimizer with each of its option sets."""
+    """Return every optimizer with each of its option sets."""
     return [(name, options) for name, many in OPTIONS.items() for options in many]
 
 
 def fullest(name: str) -> dict[str, Any]:
-    """The option set of a rule that turns most on."""
+    """Return the option set of a rule with the most options."""
     return max(OPTIONS[name], key=len)
 
 
@@ -140,7 +140,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 def label(case: Any) -> str:
-    """How pytest shows a case."""
+    """Return the id of a case in pytest."""
     if isinstance(case, dict):
         return ",".join(f"{k}={v}" for k, v in case.items()).replace(" ", "") or "defaults"
     return str(getattr(case, "__name__", case))

@@ -1,4 +1,4 @@
-"""What the tests of the optimizers share."""
+"""Fixtures of the tests of optimizers."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture
 def double_scalars():
-    """Scalar state (`mu_product`, `eta`) has torch's default dtype: in float64 the last digits can be compared."""
+    """Keep scalar state (`mu_product`, `eta`) in float64, so that the last digits can be compared."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

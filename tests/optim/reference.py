@@ -14,11 +14,11 @@ from piste.optim import OPTIMIZERS
 PAIRS: dict[str, tuple[type, type]] = {
     name: (cls, getattr(torch.optim, name)) for name, cls in OPTIMIZERS.items() if hasattr(torch.optim, name)
 }
-"""Piste's class and PyTorch's, by name; Lion has no counterpart there."""
+"""The class of Piste and that of PyTorch, by name; PyTorch has no Lion."""
 
 
 def model(dtype: torch.dtype = torch.float64) -> nn.Module:
-    """A small network with weights of one and two dimensions, the same on every call."""
+    """Return a small network, the same on every call."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
 
@@ -32,7 +32,7 @@ def batch(t: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 
 def backward(net: nn.Module, t: int) -> Tensor:
-    """Leave the gradients of batch t in the parameters."""
+    """Compute the gradients of batch t, and return the loss."""
     net.zero_grad()
     x, y = batch(t, next(net.parameters()).dtype)
     loss = ((net(x) - y) ** 2).mean()
@@ -56,7 +56,7 @@ def assert_same(ours: Iterable[Tensor], theirs: Iterable[Tensor], rtol: float = 
 def assert_same_state(
     ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer, rtol: float = 1e-11, atol: float = 1e-13
 ) -> None:
-    """The same checkpoint keys, dtypes, shapes and numbers."""
+    """Assert equal checkpoint keys, dtypes, shapes and values."""
     a, b = ours.state_dict()["state"], theirs.state_dict()["state"]
     assert a.keys() == b.keys()
     for index in a:
@@ -69,7 +69,7 @@ def assert_same_state(
 
 
 def run(make: Callable[[nn.Module], Any], steps: Callable[[nn.Module, Any], None]) -> list[Tensor]:
-    """The parameters after a run of a fresh model."""
+    """Return the parameters of a new model after a run."""
     net = model()
     steps(net, make(net))
     return [p.detach() for p in net.parameters()]

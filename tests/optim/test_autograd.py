@@ -24,7 +24,7 @@ every = pytest.mark.parametrize("name", OPTIMIZERS)
 
 @pytest.mark.parametrize("name", [n for n in OPTIMIZERS])
 def test_a_step_can_be_differentiated(name):
-    """gradcheck of the parameter after three steps, with respect to the parameter and to the first gradient."""
+    """gradcheck holds for the parameter after three steps, with respect to the parameter and the first gradient."""
     discontinuous = name in ("Rprop", "Lion")
     options = {} if name == "Rprop" else {"weight_decay": 0.1}
     make = torch.Generator().manual_seed(5)

@@ -1,4 +1,4 @@
-"""Checkpoints: to and from torch.optim in mid-run, through files and copies, and the refusal of what doesn't fit."""
+"""Checkpoints: to and from torch.optim, through files and copies, and the rejection of mismatches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ every = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def started(cls, options, steps=3):
-    """A model in the middle of its training."""
+    """Return a model and its optimizer in the middle of a run."""
     net = model()
     optimizer = cls(net.parameters(), **options)
     train(net, optimizer, range(steps))
@@ -48,7 +48,7 @@ def through_a_file(saved):
 @pytest.mark.parametrize("direction", ["from torch", "to torch"])
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
 def test_checkpoints_load_in_both_directions_between_torch_and_piste(name, options, direction):
-    """The other library's optimizer, made with its defaults, takes options and state from the checkpoint."""
+    """The optimizer of the other library, with its defaults, takes options and state from the checkpoint."""
     piste, torchs = PAIRS[name]
     old, new = (torchs, piste) if direction == "from torch" else (piste, torchs)
     net, optimizer = started(old, options)
@@ -76,7 +76,7 @@ def test_the_checkpoint_has_the_keys_of_torch(name, options):
 @pytest.mark.sample(2, per="name")
 @pytest.mark.parametrize(("name", "options"), cases(), ids=label)
 def test_a_run_resumed_from_a_checkpoint_gives_the_same_bits(name, options):
-    """Through a file, a deep copy and a pickle."""
+    """The checkpoint goes through a file, a deep copy and a pickle."""
     net, optimizer = started(OPTIMIZERS[name], options)
     saved = through_a_file(optimizer.state_dict())
     loaded_net = copy.deepcopy(net)
@@ -104,7 +104,7 @@ def test_a_checkpoint_before_the_first_step_loads(name):
 
 @pytest.mark.parametrize("name", [n for n in PAIRS if n != "SGD"])
 def test_a_step_count_saved_as_a_number_loads(name):
-    """Checkpoints of PyTorch before 1.12 have numbers where there are tensors now."""
+    """Checkpoints of PyTorch before 1.12 have numbers in place of tensors."""
     net, optimizer = started(PAIRS[name][0], {})
     saved = copy.deepcopy(optimizer.state_dict())
     for state in saved["state"].values():
@@ -120,7 +120,7 @@ def test_a_step_count_saved_as_a_number_loads(name):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_checkpoint_without_the_newest_options_loads(name):
-    """Groups saved by an older PyTorch lack `maximize` and its kin."""
+    """Groups of an older PyTorch lack `maximize` and other options."""
     net, optimizer = started(PAIRS[name][0], {})
     saved = through_a_file(optimizer.state_dict())
     for key in ("maximize", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"):
@@ -184,7 +184,7 @@ def test_names_match_in_both_directions_between_torch_and_piste():
 
 
 def refused(optimizer, saved, *words):
-    """The checkpoint is refused in these words, and the optimizer is as before."""
+    """Assert that a checkpoint is rejected in these words, and that the optimizer has not changed."""
     before = copy.deepcopy(optimizer.state_dict())
     with pytest.raises(InvalidValue) as caught:
         optimizer.load_state_dict(saved)

@@ -1,4 +1,4 @@
-"""Any shape, layout, dtype, option and value: what the oracle says, and NaN where PyTorch has NaN."""
+"""Random shapes, layouts, dtypes, options and values against the oracle, and NaN as in PyTorch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LAYOUTS = ["contiguous", "transposed", "strided", "expanded"]
 
 
 def laid_out(values: torch.Tensor, layout: str) -> torch.Tensor:
-    """The same values in another layout; "expanded" repeats the first slice, as the gradient of a sum does."""
+    """Return the same values in another layout; "expanded" repeats the first slice, like the gradient of a sum."""
     if layout == "transposed":
         return values.T.contiguous().T if values.dim() == 2 else values.movedim(0, -1).contiguous().movedim(-1, 0)
     if layout == "strided":
@@ -45,7 +45,7 @@ def laid_out(values: torch.Tensor, layout: str) -> torch.Tensor:
 
 @st.composite
 def runs(draw, values, names=tuple(OPTIMIZERS), dtypes=tuple(PRECISION)):
-    """(name, options, parameters, for each step the gradients, or None where one is missing)."""
+    """Draw a name, options, parameters and, for each step, the gradients, of which some are None."""
     able = [(*k, LAYOUTS[:1]) for k in kernels() if k[0] in names and k[2] in dtypes]
     anyhow = [("Adam", fullest("Adam"), dtype, LAYOUTS) for dtype in dtypes[:1]]  # each layout needs a kernel
     name, options, dtype, layouts = draw(st.sampled_from(able) | st.sampled_from(anyhow))
@@ -67,7 +67,7 @@ def runs(draw, values, names=tuple(OPTIMIZERS), dtypes=tuple(PRECISION)):
 
 
 class Run:
-    """Parameters of these values and layouts, under this optimizer."""
+    """Return parameters of these values and layouts with their optimizer."""
 
     def __init__(self, make: Any, starts: list[torch.Tensor], **options: Any) -> None:
         self.params = [torch.empty_strided(p.shape, p.stride(), dtype=p.dtype).copy_(p) for p in starts]
@@ -79,7 +79,7 @@ class Run:
         self.optimizer.step()
 
     def numbers(self, i: int) -> list[dict[str, float]]:
-        """The state of each element of parameter i."""
+        """Return the state of each element of parameter i."""
         state, p = self.optimizer.state.get(self.params[i], {}), self.params[i]
         flat = {k: v.expand(p.shape).flatten().tolist() for k, v in state.items()}
         return [{k: values[e] for k, values in flat.items()} for e in range(p.numel())]
@@ -88,7 +88,7 @@ class Run:
 @quick
 @given(runs(ORDINARY))
 def test_random_runs_match_the_oracle(run):
-    """Every element of every parameter and of its state, after every step; gradients are left as they were."""
+    """Every element of parameters and state agrees after every step, and gradients don't change."""
     name, options, starts, grads = run
     ours = Run(OPTIMIZERS[name], starts, **options)
     counts = [0] * len(starts)
@@ -123,7 +123,7 @@ def test_random_runs_match_the_oracle(run):
 @quick
 @given(runs(EXTREME, names=tuple(PAIRS), dtypes=(torch.float64, torch.float32)))
 def test_nan_and_infinity_agree_with_the_eager_backend_and_torch(run):
-    """Finite numbers where PyTorch has them, the same ones; beside the eager backend also infinity and NaN."""
+    """Finite values agree with PyTorch; infinity and NaN agree with the eager backend."""
     name, options, starts, grads = run
     ours, theirs = PAIRS[name]
     chosen, eager, torchs = (

@@ -23,7 +23,7 @@ paired = pytest.mark.parametrize("name", PAIRS)
 
 
 def strided(kind):
-    """A parameter of this layout, and a gradient that is laid out in another way."""
+    """Return a parameter and a gradient in the layouts of `kind`."""
     make = torch.Generator().manual_seed(3)
     p = torch.randn(2, 3, 4, 5, generator=make)
     g = torch.randn(2, 3, 4, 5, generator=make)

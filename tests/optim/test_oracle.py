@@ -1,4 +1,4 @@
-"""Every optimizer against its formula, written again from its paper: update and state, to the last bits."""
+"""Every optimizer against an independent statement of its paper's formula: update and state, to the last bits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TORCHS = [case for case in cases() if hasattr(torch.optim, case[0])]
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
 def test_the_oracle_matches_torch(name, options, dtype):
-    """What the oracle calls right is also PyTorch's meaning of every option."""
+    """The oracle agrees with PyTorch for every option."""
     fault = find_fault(getattr(torch.optim, name), name, options, dtype)
     assert fault is None, fault
 
@@ -46,7 +46,7 @@ def test_every_optimizer_has_an_oracle_and_cases():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_cases_use_every_option_of_the_rule(name):
-    """Each option that the rule declares is given some value other than its default."""
+    """Some case gives each option of a rule a value other than its default."""
     declared = OPTIMIZERS[name].options
     tried = {key for options in OPTIONS[name] for key, value in options.items() if value != declared.get(key)}
     assert set(declared) <= tried | {"lr"}

@@ -1,1 +1,1 @@
-"""Each formula written again, from its paper, exactly enough to judge the last bits of the library's."""
+"""Independent statements of every formula, from its paper, exact enough to test the last bits."""
