@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from piste.errors import InvalidType, InvalidValue
-from piste.options import Choice, Flag, Function, Integer, Number, Pair, TensorOption, make_signature
+from piste.options import Choice, Flag, Function, Integer, Number, Numbers, TensorOption, make_signature
 
 ACCEPTED = [
     (Number(1.0), [0, 0.5, 1e300, torch.tensor(2.0)]),
@@ -18,7 +18,7 @@ ACCEPTED = [
     (Integer(-100), [-100, 0, torch.tensor(3)]),
     (Integer(), [None, 0, -1]),
     (Integer(low=1, high=3), [1, 2, 3]),
-    (Pair(Number(0.9, high=1.0), Number(0.99, high=1.0)), [(0, 0.5), [0.1, 0.2]]),
+    (Numbers((Number(0.9, high=1.0), Number(0.99, high=1.0))), [(0, 0.5), [0.1, 0.2]]),
     (Flag(), [True, False]),
     (Flag(None), [True, False, None]),
     (Choice("mean", ("mean", "sum")), ["mean", "sum"]),

@@ -23,8 +23,8 @@ __all__ = [
     "Function",
     "Integer",
     "Number",
+    "Numbers",
     "Option",
-    "Pair",
     "TensorOption",
     "as_float",
     "document",
@@ -188,55 +188,57 @@ class Integer(_NoLetters):
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two numbers in a tuple or list, each with its own letter and range.
+class Numbers:
+    """Several numbers in a tuple or list, each with its own letter and range.
 
     Args:
-        first: The first number.
-        second: The second number.
+        parts: The numbers.
         doc: The meaning, as the end of a sentence.
-        ordered: Reject a first number above the second.
+        ordered: Reject a number above the next.
 
     Example:
-        >>> from piste.optim.options import Number, Pair
-        >>> Pair(Number(0.5, letter="low"), Number(2.0, letter="high")).default
+        >>> from piste.optim.options import Number, Numbers
+        >>> Numbers((Number(0.5, letter="low"), Number(2.0, letter="high"))).default
         (0.5, 2.0)
     """
 
-    first: Number
-    second: Number
+    parts: tuple[Number, ...]
     doc: str = ""
     ordered: bool = False
-    annotation = "tuple[float, float]"
 
     @property
-    def default(self) -> tuple[float, float]:
-        """The pair of defaults."""
-        return self.first.default, self.second.default
+    def default(self) -> tuple[float, ...]:
+        """The defaults."""
+        return tuple(part.default for part in self.parts)
+
+    @property
+    def annotation(self) -> str:
+        """The type in a stub."""
+        return f"tuple[{', '.join(['float'] * len(self.parts))}]"
 
     @property
     def range(self) -> str:
         """The valid values in words."""
-        if self.first.range == self.second.range:
-            return f"two numbers in {self.first.range}"
-        return f"two numbers, in {self.first.range} and {self.second.range}"
+        count = ("two", "three")[len(self.parts) - 2]
+        ranges = [part.range for part in self.parts]
+        if len(set(ranges)) == 1:
+            return f"{count} numbers in {ranges[0]}"
+        return f"{count} numbers, in {' and '.join(ranges)}"
 
     def check(self, name: str, value: Any) -> None:
         """Raise unless `value` is in the range."""
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise InvalidType(
-                f"`{name}` must be {self.range}; received {name}={value!r}. "
-                f"Write {name}=({self.first.default:g}, {self.second.default:g})."
-            )
-        self.first.check(f"{name}[0]", value[0])
-        self.second.check(f"{name}[1]", value[1])
-        if self.ordered and not float(value[0]) <= float(value[1]):
-            raise InvalidValue(f"`{name}[0]` must not exceed `{name}[1]`; received {name}={value!r}.")
+        if not isinstance(value, (tuple, list)) or len(value) != len(self.parts):
+            example = ", ".join(f"{part.default:g}" for part in self.parts)
+            raise InvalidType(f"`{name}` must be {self.range}; received {name}={value!r}. Write {name}=({example}).")
+        for i, part in enumerate(self.parts):
+            part.check(f"{name}[{i}]", value[i])
+            if self.ordered and i and not float(value[i - 1]) <= float(value[i]):
+                raise InvalidValue(f"`{name}[{i - 1}]` must not exceed `{name}[{i}]`; received {name}={value!r}.")
 
     def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Yield the numbers of the option by their names in a formula."""
-        yield self.first.letter, value[0]
-        yield self.second.letter, value[1]
+        for part, number in zip(self.parts, value, strict=True):
+            yield part.letter, number
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import pytest
@@ -15,22 +14,20 @@ from piste.formula import sign
 from piste.optim import OPTIMIZERS
 from piste.optim.options import rate
 from tests.optim.cases import OPTIONS
+from tests.oracle.optim import step as oracle_step
+from tests.oracle.rounding import DOUBLE
 
 CASES = [(name, options) for name in OPTIMIZERS for options in OPTIONS[name]]
-LION = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0, "maximize": False}
 
 
 def reference(name: str, options: dict, param: float, grad: float, steps: int) -> list[float]:
-    """Return the parameter after each step of torch.optim, or of plain arithmetic for Lion."""
-    if name == "Lion":
-        o = LION | options
-        p, m, values = param, 0.0, []
-        for _ in range(steps):
-            g = -grad if o["maximize"] else grad
-            p -= o["lr"] * o["weight_decay"] * p
-            p -= o["lr"] * math.copysign(1, o["betas"][0] * m + (1 - o["betas"][0]) * g)
-            m = o["betas"][1] * m + (1 - o["betas"][1]) * g
-            values.append(p)
+    """Return the parameter after each step of torch.optim, or of the oracle for an optimizer that torch lacks."""
+    if not hasattr(torch.optim, name):
+        p, state, values = param, {}, []
+        for t in range(1, steps + 1):
+            p, state = oracle_step(name, float(p), grad, state, t, options, DOUBLE)
+            state = {key: float(value) for key, value in state.items()}
+            values.append(float(p))
         return values
     tensor = torch.tensor(param, dtype=torch.float64, requires_grad=True)
     optimizer = getattr(torch.optim, name)([tensor], **options)

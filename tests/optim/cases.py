@@ -114,6 +114,23 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.25, "betas": (0.2, 0.5)},
         {"lr": 0.25, "betas": (0.0, 0.0)},
     ],
+    "AdaBelief": MOMENTS,
+    "ADOPT": [
+        *MOMENTS,
+        {"lr": 0.25, "betas": (0.5, 0.75), "eps": 0.125, "clip": False},
+        *DECOUPLED,
+    ],
+    "Adan": [
+        *DECAYS,
+        {"lr": 0.25, "betas": (0.5, 0.75, 0.6), "eps": 0.125, "weight_decay": 0.3},
+        {"lr": 0.25, "betas": (0.0, 0.0, 0.0), "eps": 0.125},
+    ],
+    "AdEMAMix": [
+        *DECAYS,
+        {"lr": 0.25, "betas": (0.5, 0.75, 0.875), "eps": 0.125, "weight_decay": 0.3, "alpha": 2.0},
+        {"lr": 0.25, "betas": (0.5, 0.75, 0.875), "eps": 0.125, "alpha": 2.0, "warmup": 3},
+        {"lr": 0.25, "betas": (0.0, 0.0, 0.0), "eps": 0.125, "alpha": 0.0},
+    ],
 }
 
 

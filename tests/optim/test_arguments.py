@@ -72,6 +72,7 @@ RANGES = {
     "alpha": INSIDE,
     "rho": INSIDE,
     "dampening": "[0, 1]",
+    "warmup": POSITIVE,
 }
 
 
@@ -81,7 +82,7 @@ OUTSIDE = {POSITIVE: [-1e-9, -1.0, math.inf], INSIDE: [-0.1, 1.0, 1.5, 2, math.i
 def bad_numbers():
     for name, cls in OPTIMIZERS.items():
         for key in (key for key in cls.options if key in RANGES):
-            wanted = POSITIVE if (name, key) == ("ASGD", "alpha") else RANGES[key]
+            wanted = POSITIVE if key == "alpha" and name in ("ASGD", "AdEMAMix") else RANGES[key]
             for value in [*OUTSIDE[wanted], math.nan, -math.inf]:
                 yield pytest.param(name, key, value, wanted, id=f"{name}-{key}={value}")
 
@@ -139,12 +140,14 @@ BETAS = [n for n, cls in OPTIMIZERS.items() if "betas" in cls.options]
 
 
 @pytest.mark.parametrize("name", BETAS)
-@pytest.mark.parametrize("value", [(0.9,), 0.9, (0.9, 0.99, 0.999), "0.9, 0.999", None, {0.9, 0.999}], ids=repr)
-def test_betas_that_are_not_a_pair_are_rejected(name, value):
+@pytest.mark.parametrize("value", [(0.9,), 0.9, (0.9, 0.99, 0.999, 0.9), "0.9, 0.999", None, {0.9, 0.999}], ids=repr)
+def test_betas_of_another_number_or_type_are_rejected(name, value):
+    default = OPTIMIZERS[name].options["betas"].default
     assert_rejected(
         InvalidType,
         lambda: OPTIMIZERS[name](weights(), betas=value),
-        f"`betas` must be two numbers in [0, 1); received betas={value!r}. Write betas=(0.9, ",
+        f"`betas` must be {'two' if len(default) == 2 else 'three'} numbers in [0, 1); received betas={value!r}. "
+        f"Write betas=({', '.join(f'{x:g}' for x in default)}).",
     )
 
 
@@ -152,7 +155,8 @@ def test_betas_that_are_not_a_pair_are_rejected(name, value):
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("value", [1.0, -0.1, 2.0, math.nan])
 def test_a_beta_outside_its_range_is_rejected(name, index, value):
-    betas = (value, 0.9) if index == 0 else (0.9, value)
+    betas = [0.9] * len(OPTIMIZERS[name].options["betas"].default)
+    betas[index] = value
     sentence = f"`betas[{index}]` must be in [0, 1); received betas[{index}]={value!r}."
     assert_rejected(InvalidValue, lambda: OPTIMIZERS[name](weights(), betas=betas), sentence)
     optimizer = OPTIMIZERS[name](weights())
@@ -161,8 +165,9 @@ def test_a_beta_outside_its_range_is_rejected(name, index, value):
 
 @pytest.mark.parametrize("name", BETAS)
 def test_betas_of_zero_and_betas_in_a_list_are_accepted(name):
-    OPTIMIZERS[name](weights(), betas=(0, 0))
-    OPTIMIZERS[name](weights(), betas=[0.5, 0.9])
+    count = len(OPTIMIZERS[name].options["betas"].default)
+    OPTIMIZERS[name](weights(), betas=(0,) * count)
+    OPTIMIZERS[name](weights(), betas=[0.5, 0.9, 0.7][:count])
 
 
 def test_a_beta_that_is_a_string_is_rejected():

@@ -82,7 +82,8 @@ def changed_options(net, optimizer):
 def changed_numbers(net, optimizer):
     group = optimizer.param_groups[0]
     group["lr"] = torch.tensor(0.02)
-    for key, value in {"betas": (0.7, 0.8), "eps": 1e-4, "momentum": 0.5, "alpha": 0.6, "rho": 0.6}.items():
+    betas = (0.7, 0.8, 0.75)[: len(group.get("betas", ()))]
+    for key, value in {"betas": betas, "eps": 1e-4, "momentum": 0.5, "alpha": 0.6, "rho": 0.6}.items():
         if group.get(key):
             group[key] = value
 

@@ -162,6 +162,65 @@ def lion(p, g, s, t, o):
     return p - o.lr * o.weight_decay * p - o.lr * c.sign(), new
 
 
+def adabelief(p, g, s, t, o):
+    """Zhuang et al. 2020, algorithm 2, with decoupled weight decay; eps enters the average and the denominator."""
+    beta1, beta2 = o.betas
+    if o.maximize:
+        g = -g
+    m = beta1 * s.get("exp_avg", 0) + (1 - beta1) * g
+    v = beta2 * s.get("exp_avg_var", 0) + (1 - beta2) * (g - m) ** 2 + o.eps
+    d = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + o.eps)
+    return p - o.lr * o.weight_decay * p - o.lr * d, {"step": Number(t), "exp_avg": m, "exp_avg_var": v}
+
+
+def adopt(p, g, s, t, o):
+    """Taniguchi et al. 2024, algorithm 2, with the clipping of its section 6: v is that of the steps before."""
+    beta1, beta2 = o.betas
+    g = (-g if o.maximize else g) if o.decoupled_weight_decay else descent(p, g, o)
+    if t == 1:
+        return p, {"step": Number(t), "exp_avg": Number(0, g.unit), "exp_avg_sq": g**2}
+    if o.decoupled_weight_decay:
+        p = p - o.lr * o.weight_decay * p
+    u = g / max(s["exp_avg_sq"].sqrt(), o.eps)
+    if o.clip:
+        c = Number(t - 1) ** Number("0.25")
+        u = min(max(u, -c), c)
+    m = beta1 * s["exp_avg"] + (1 - beta1) * u
+    return p - o.lr * m, {"step": Number(t), "exp_avg": m, "exp_avg_sq": beta2 * s["exp_avg_sq"] + (1 - beta2) * g**2}
+
+
+def adan(p, g, s, t, o):
+    """Xie et al. 2022, algorithm 1, with their beta_i as 1 - beta_i and decoupled weight decay."""
+    beta1, beta2, beta3 = o.betas
+    if o.maximize:
+        g = -g
+    change = g + s["neg_pre_grad"] if s else Number(0, g.unit)
+    m = beta1 * s.get("exp_avg", 0) + (1 - beta1) * g
+    n = beta2 * s.get("exp_avg_diff", 0) + (1 - beta2) * change
+    v = beta3 * s.get("exp_avg_sq", 0) + (1 - beta3) * (g + beta2 * change) ** 2
+    d = (m / (1 - beta1**t) + beta2 * n / (1 - beta2**t)) / ((v / (1 - beta3**t)).sqrt() + o.eps)
+    new = {"step": Number(t), "exp_avg": m, "exp_avg_sq": v, "exp_avg_diff": n, "neg_pre_grad": -g}
+    return p - o.lr * o.weight_decay * p - o.lr * d, new
+
+
+def ademamix(p, g, s, t, o):
+    """Pagliardini et al. 2024, equation AdEMAMix, with the schedulers of its section 3."""
+    beta1, beta2, beta3 = o.betas
+    if o.maximize:
+        g = -g
+    alpha = o.alpha
+    if t < o.warmup:
+        alpha = min(t * alpha / o.warmup, alpha)
+        share, a, b = t / o.warmup, beta1.log(), beta3.log()
+        beta3 = min((a * b / ((1 - share) * b + share * a)).exp(), beta3)
+    fast = beta1 * s.get("exp_avg_fast", 0) + (1 - beta1) * g
+    slow = beta3 * s.get("exp_avg_slow", 0) + (1 - beta3) * g
+    v = beta2 * s.get("exp_avg_sq", 0) + (1 - beta2) * g**2
+    d = (fast / (1 - beta1**t) + alpha * slow) / ((v / (1 - beta2**t)).sqrt() + o.eps)
+    new = {"step": Number(t), "exp_avg_fast": fast, "exp_avg_sq": v, "exp_avg_slow": slow}
+    return p - o.lr * o.weight_decay * p - o.lr * d, new
+
+
 RULES: dict[str, Rule] = {
     "SGD": sgd,
     "RMSprop": rmsprop,
@@ -175,6 +234,10 @@ RULES: dict[str, Rule] = {
     "ASGD": asgd,
     "Rprop": rprop,
     "Lion": lion,
+    "AdaBelief": adabelief,
+    "ADOPT": adopt,
+    "Adan": adan,
+    "AdEMAMix": ademamix,
 }
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -221,8 +284,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ASGD": dict(lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0, maximize=False),
     "Rprop": dict(lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50), maximize=False),
     "Lion": dict(lr=1e-4, betas=(0.9, 0.99), weight_decay=0, maximize=False),
+    "AdaBelief": dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-16, weight_decay=0, maximize=False),
+    "ADOPT": dict(
+        lr=1e-3,
+        betas=(0.9, 0.9999),
+        eps=1e-6,
+        weight_decay=0,
+        clip=True,
+        maximize=False,
+        decoupled_weight_decay=False,
+    ),
+    "Adan": dict(lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, weight_decay=0, maximize=False),
+    "AdEMAMix": dict(lr=1e-3, betas=(0.9, 0.999, 0.9999), eps=1e-8, weight_decay=0, alpha=5, warmup=0, maximize=False),
 }
-"""The public options of each, with torch.optim's defaults (Lion: its paper's)."""
+"""The public options of each, with the defaults of torch.optim or of the authors."""
 
 
 def options(name: str, given: Mapping[str, Any]) -> SimpleNamespace:

@@ -105,6 +105,13 @@ class Number:
         slope = float(value) + math.sqrt(max(float(self) - self.error, 0.0))
         return self._result(value, self.error / slope if self.error else 0.0)
 
+    def exp(self) -> Number:
+        value = CONTEXT.exp(self.value)
+        return self._result(value, float(value) * math.expm1(self.error))
+
+    def log(self) -> Number:
+        return self._result(CONTEXT.ln(self.value), self.error / (float(self) - self.error))
+
     def sign(self) -> int:
         """-1, 0 or 1; asks for an input whose sign rounding can't turn."""
         assert not self.value or abs(float(self)) > self.error, f"the sign of {self} hangs on its rounding"

@@ -14,8 +14,17 @@ from .state import Buffer as Buffer
 OPTIMIZERS: dict[str, type[Optimizer]]
 __all__: list[str]
 
+class ADOPT(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.9999), eps: float | Tensor = 1e-06, weight_decay: float | Tensor = 0.0, clip: bool = True, decoupled_weight_decay: bool = False, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore') -> None: ...
+
 class ASGD(Optimizer):
     def __init__(self, params: ParamsT, lr: float | Tensor = 0.01, lambd: float | Tensor = 0.0001, alpha: float | Tensor = 0.75, t0: float | Tensor = 1000000.0, weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore') -> None: ...
+
+class AdEMAMix(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.001, betas: tuple[float, float, float] = (0.9, 0.999, 0.9999), eps: float | Tensor = 1e-08, weight_decay: float | Tensor = 0.0, alpha: float | Tensor = 5.0, warmup: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore') -> None: ...
+
+class AdaBelief(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float | Tensor = 1e-16, weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore') -> None: ...
 
 class Adadelta(Optimizer):
     def __init__(self, params: ParamsT, lr: float | Tensor = 1.0, rho: float | Tensor = 0.9, eps: float | Tensor = 1e-06, weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore') -> None: ...
@@ -31,6 +40,9 @@ class AdamW(Optimizer):
 
 class Adamax(Optimizer):
     def __init__(self, params: ParamsT, lr: float | Tensor = 0.002, betas: tuple[float, float] = (0.9, 0.999), eps: float | Tensor = 1e-08, weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore') -> None: ...
+
+class Adan(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.001, betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float | Tensor = 1e-08, weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore') -> None: ...
 
 class Lion(Optimizer):
     def __init__(self, params: ParamsT, lr: float | Tensor = 0.0001, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore') -> None: ...

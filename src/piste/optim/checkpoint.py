@@ -58,6 +58,9 @@ def match_checkpoint(optimizer: Any, state_dict: Any) -> dict[str, Any]:
     }
     for index, p, state in _pairs(optimizer, state_dict):
         _check_state(optimizer, index, p, state)
+    for i, group in enumerate(state_dict["param_groups"]):
+        options = {k: v for k, v in group.items() if k in cls.options or k in REDUCED}
+        validation.check_values(cls, options, f" In the checkpoint's param group {i}.")
     return state_dict
 
 
@@ -123,11 +126,6 @@ def _check_options(cls: Any, group: Mapping[str, Any], index: int, state: Mappin
             f"this checkpoint is not one of {cls.__name__}{_name_owner(cls, group, state)}: its param group {index} "
             f"{odd}. Its options are {_join_names(key for key in group if key != 'params')}."
         )
-    validation.check_values(
-        cls,
-        {k: v for k, v in group.items() if k in cls.options or k in REDUCED},
-        f" In the checkpoint's param group {index}.",
-    )
 
 
 def _match_names(theirs: Mapping[str, Any], ours: Mapping[str, Any], index: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..options import Choice, Flag, Function, Integer, Limit, Number, Option, Pair, TensorOption, as_float
+from ..options import Choice, Flag, Function, Integer, Limit, Number, Numbers, Option, TensorOption, as_float
 
 __all__ = [
     "REDUCED",
@@ -12,8 +12,8 @@ __all__ = [
     "Function",
     "Integer",
     "Number",
+    "Numbers",
     "Option",
-    "Pair",
     "TensorOption",
     "as_float",
     "betas",
@@ -79,12 +79,14 @@ def decay(default: float, letter: str, doc: str) -> Number:
     return Number(default, doc, letter, high=1.0)
 
 
-def betas(first: float = 0.9, second: float = 0.999) -> Pair:
-    """Declare the decay rates of Adam's two averages, `beta1` and `beta2` in the formula.
+def betas(
+    *defaults: float, doc: str = "the decay rates of the averages of the gradient and of its square or magnitude"
+) -> Numbers:
+    """Declare the decay rates of exponential averages, `beta1`, `beta2` and so on in the formula.
 
     Args:
-        first: The default of `beta1`.
-        second: The default of `beta2`.
+        *defaults: The default of each; without any, those of Adam.
+        doc: The meaning, as the end of a sentence.
 
     Returns:
         The option.
@@ -94,11 +96,7 @@ def betas(first: float = 0.9, second: float = 0.999) -> Pair:
         >>> betas().default
         (0.9, 0.999)
     """
-    return Pair(
-        decay(first, "beta1", ""),
-        decay(second, "beta2", ""),
-        "the decay rates of the averages of the gradient and of its square or magnitude",
-    )
+    return Numbers(tuple(decay(x, f"beta{i}", "") for i, x in enumerate(defaults or (0.9, 0.999), 1)), doc)
 
 
 def weight_decay(default: float = 0.0) -> Number:

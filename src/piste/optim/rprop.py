@@ -2,7 +2,7 @@ from typing import Any
 
 from ..formula.expression import maximum, minimum, sign, where
 from .optimizer import Optimizer
-from .options import Number, Pair, rate
+from .options import Number, Numbers, rate
 from .state import Buffer
 
 
@@ -25,14 +25,12 @@ class Rprop(Optimizer):
 
     options = {
         "lr": rate(1e-2, "the initial step size of every weight"),
-        "etas": Pair(
-            Number(0.5, "", "eta_minus", high=1.0, above=True),
-            Number(1.2, "", "eta_plus", low=1.0, above=True),
+        "etas": Numbers(
+            (Number(0.5, "", "eta_minus", high=1.0, above=True), Number(1.2, "", "eta_plus", low=1.0, above=True)),
             "the factors by which the step size shrinks and grows",
         ),
-        "step_sizes": Pair(
-            Number(1e-6, "", "s_min"),
-            Number(50, "", "s_max"),
+        "step_sizes": Numbers(
+            (Number(1e-6, "", "s_min"), Number(50, "", "s_max")),
             "the smallest and the largest step size",
             ordered=True,
         ),

@@ -1,0 +1,82 @@
+"""`python tests/optim/record_references.py FILE`: record trajectories of reference implementations of optimizers.
+
+Needs torch, pytorch_optimizer and torch_adopt (the ADOPT of its authors), and not Piste. The tests read
+`references.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+
+STEPS = 8
+RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "AdaBelief": [({}, {}), ({"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.3},) * 2],
+    "ADOPT": [
+        ({}, {}),
+        ({"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.3},) * 2,
+        (
+            {"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.3, "decoupled_weight_decay": True, "clip": False},
+            {"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.3, "decouple": True, "clip_lambda": None},
+        ),
+    ],
+    "Adan": [
+        ({}, {}),
+        (
+            {"lr": 0.1, "betas": (0.5, 0.75, 0.6), "weight_decay": 0.3},
+            {"lr": 0.1, "betas": (0.5, 0.75, 0.6), "weight_decay": 0.3, "weight_decouple": True},
+        ),
+    ],
+    "AdEMAMix": [
+        ({}, {}),
+        (
+            {"lr": 0.1, "betas": (0.5, 0.75, 0.875), "weight_decay": 0.3, "alpha": 2.0, "warmup": 5},
+            {
+                "lr": 0.1, "betas": (0.5, 0.75, 0.875), "weight_decay": 0.3, "weight_decouple": True, "alpha": 2.0,
+                "t_alpha_beta3": 5,
+            },
+        ),
+    ],
+}  # fmt: skip
+"""By optimizer: options of Piste, and those of the reference that mean the same."""
+
+
+def gradient(step: int) -> torch.Tensor:
+    """Return the gradient of a step, which depends on nothing else."""
+    return torch.linspace(-1.5, 2.0, 6, dtype=torch.float64) * (1 + 0.25 * step) - 0.3 * (step % 3)
+
+
+def trajectory(make: Any, options: dict[str, Any]) -> list[list[float]]:
+    """Return the parameter after each step."""
+    p = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).requires_grad_()
+    optimizer = make([p], **options)
+    found = []
+    for step in range(STEPS):
+        p.grad = gradient(step)
+        optimizer.step()
+        found.append(p.tolist())
+    return found
+
+
+if __name__ == "__main__":
+    from importlib.metadata import version
+
+    import adopt
+    import pytorch_optimizer
+
+    torch.set_default_dtype(torch.float64)
+    runs = [
+        {
+            "optimizer": name,
+            "options": ours,
+            "trajectory": trajectory(getattr(adopt if name == "ADOPT" else pytorch_optimizer, name), theirs),
+        }
+        for name, pairs in RUNS.items()
+        for ours, theirs in pairs
+    ]
+    versions = {package: version(package) for package in ("torch", "pytorch_optimizer", "torch_adopt")}
+    with open(sys.argv[1], "w", encoding="utf-8") as file:
+        json.dump({"versions": versions, "runs": runs}, file, indent=1)
