@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..engine import StepPlan, StepSpec, describe_backends, raise_reported, step_eagerly
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
-from . import checkpoint, validation
+from . import checkpoint, declaration, group_checks, validation
 from .clipping import clip_factor, is_finite, raise_nonfinite, reduces_gradients, total_norm
 from .composition import numbers_of, step_spec
 from .options import Option
@@ -84,15 +84,15 @@ class Optimizer(torch.optim.Optimizer):
         cls.counters = {key: as_buffer(b) for key, b in cls.counters.items()}
         cls._specs = {}
         Optimizer.options_of_all |= set(cls.options)
-        cls.__signature__ = validation.signature(cls.options)  # type: ignore[attr-defined]
-        cls.__doc__ = validation.document_options(cls)
+        cls.__signature__ = declaration.signature(cls.options)  # type: ignore[attr-defined]
+        cls.__doc__ = declaration.document_options(cls)
 
-    def __init__(self, params: Any = validation.MISSING, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, params: Any = declaration.MISSING, *args: Any, **kwargs: Any) -> None:
         self._plans: dict[int, list[tuple[Any, StepPlan]]] = {}
         self._pointers: list[int] = []
         self._known_options: dict[int, tuple[list[Any], Any, Mapping[str, Any]]] = {}
-        defaults = validation.bind(type(self), args, kwargs, has_params=params is not validation.MISSING)
-        super().__init__(validation.list_params(type(self), params), defaults)
+        defaults = validation.bind(type(self), args, kwargs, has_params=params is not declaration.MISSING)
+        super().__init__(group_checks.list_params(type(self), params), defaults)
         self._state_exposed = False
         self.skipped: int = 0
         """The number of steps that were skipped because a gradient was not finite."""
@@ -127,7 +127,7 @@ class Optimizer(torch.optim.Optimizer):
             InvalidType: A value or a parameter is of the wrong type.
             InvalidValue: A name is misspelled, a value is out of its range, or a parameter is in a group already.
         """
-        validation.check_group(self, param_group)
+        group_checks.check_group(self, param_group)
         super().add_param_group(param_group)
         if self.state_from_start:
             for p in param_group["params"]:
@@ -149,7 +149,7 @@ class Optimizer(torch.optim.Optimizer):
             self.state = state.pop("state")
         super().__setstate__(state)
         for group in self.param_groups:
-            for name, default in validation.defaults(type(self)).items():
+            for name, default in declaration.defaults(type(self)).items():
                 group.setdefault(name, default)
             group.update(self.group_constants)
         self._plans, self._pointers, self._known_options = {}, [], {}

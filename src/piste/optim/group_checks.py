@@ -1,0 +1,129 @@
+"""Validation of parameters and param groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..errors import InvalidType, InvalidValue, nearest
+from .declaration import all_options
+from .option_names import FOREIGN_NAMES, help_with_name
+from .validation import check_values
+
+_SCHEDULER_KEYS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"}
+"""The keys that the schedulers of torch.optim write into a param group."""
+
+
+def list_params(cls: Any, params: Any) -> list[Any]:
+    """Return the parameters or param groups of a call as a list.
+
+    Raises:
+        InvalidType: `params` is a module, a tensor, a dict, a set, or not iterable.
+        InvalidValue: `params` is empty.
+    """
+    name = cls.__name__
+    if isinstance(params, torch.nn.Module):
+        raise InvalidType(
+            f"{name} takes parameters, not a module; received {type(params).__name__}. "
+            f"Write {name}(model.parameters(), ...)."
+        )
+    if isinstance(params, torch.Tensor):
+        raise InvalidType(
+            f"params argument given to the optimizer should be an iterable of Tensors or dicts, but got "
+            f"{torch.typename(params)}. Write {name}([tensor], ...)."
+        )
+    if isinstance(params, Mapping):
+        if "params" in params:
+            raise InvalidType(f"{name} takes a list of param groups; received one group. Write {name}([group], ...).")
+        raise InvalidType(
+            f"{name} takes parameters or param groups; received a dict of {len(params)} entries. "
+            f"Write {name}(parameters.values(), ...), or .items() to keep the names."
+        )
+    if isinstance(params, (set, frozenset)):
+        raise InvalidType(
+            f"{name} takes parameters in a fixed order, because checkpoints number them; received a set. Pass a list."
+        )
+    try:
+        listed = list(params)
+    except TypeError:
+        raise InvalidType(
+            f"{name} takes an iterable of parameters or of param groups; received {type(params).__name__}."
+        ) from None
+    if not listed:
+        raise InvalidValue(
+            f"optimizer got an empty parameter list: {name} needs at least one parameter. "
+            "A generator such as model.parameters() is empty after it has been read, and a model has no parameters "
+            "before its layers are assigned in __init__."
+        )
+    return listed
+
+
+def check_group(optimizer: Any, group: Any) -> None:
+    """Raise unless a param group can be added; its parameters become a list.
+
+    Args:
+        optimizer: The optimizer.
+        group: The param group, which is changed in place.
+
+    Raises:
+        InvalidType: The group is not a dict, or a value or parameter is of the wrong type.
+        InvalidValue: A name is misspelled, a value is out of its range, or a parameter is in a group already.
+    """
+    cls, index = type(optimizer), len(optimizer.param_groups)
+    if not isinstance(group, dict):
+        raise InvalidType(f"param_group must be a dict, but got {type(group)}; received {group!r:.60}.")
+    if "params" not in group:
+        raise InvalidValue(
+            f"param group {index} has no `params`; its keys are {', '.join(map(repr, group)) or 'none'}."
+        )
+    known = all_options(cls)
+    for key in group:
+        if key in known or key in cls.group_constants or key in _SCHEDULER_KEYS or key in {"params", "param_names"}:
+            continue
+        if key in FOREIGN_NAMES or any(nearest(key, [name], cutoff=0.8) for name in known):
+            raise InvalidValue(f"Unknown option `{key}` in param group {index}; {help_with_name(cls, key)}")
+    grouped = len(group) > 1 + ("param_names" in group) or index > 0
+    check_values(
+        cls,
+        optimizer.defaults | {k: v for k, v in group.items() if k in known},
+        f" In param group {index}." * grouped,
+    )
+    if isinstance(group["params"], torch.Tensor):
+        group["params"] = [group["params"]]
+    group["params"] = list_params(cls, group["params"])
+    _check_tensors(optimizer, group["params"], index)
+
+
+def _check_tensors(optimizer: Any, params: list[Any], group: int) -> None:
+    taken = {id(p): g for g, other in enumerate(optimizer.param_groups) for p in other["params"]}
+    seen: dict[int, int] = {}
+    for i, entry in enumerate(params):
+        p = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
+        if not isinstance(p, torch.Tensor):
+            raise InvalidType(
+                "optimizer can only optimize Tensors, but one of the params is "
+                f"{torch.typename(p)}: parameter {i} of param group {group} is {p!r:.60}."
+            )
+        if not (p.is_floating_point() or p.is_complex()):
+            raise InvalidType(
+                f"optimizer can only optimize floating-point or complex tensors; received parameter {i} of param "
+                f"group {group} with dtype {p.dtype}."
+            )
+        if not optimizer.defaults["differentiable"] and not (p.is_leaf or p.retains_grad):
+            raise InvalidValue(
+                f"can't optimize a non-leaf Tensor: parameter {i} of param group {group} was computed from other "
+                "tensors. Optimize those, or turn it into a leaf: p = p.detach().requires_grad_()."
+            )
+        if id(p) in seen:
+            raise InvalidValue(
+                f"parameter {i} of param group {group} is the same tensor as parameter {seen[id(p)]}, and would be "
+                "stepped twice. List each parameter once."
+            )
+        if id(p) in taken:
+            raise InvalidValue(
+                f"some parameters appear in more than one parameter group: parameter {i} of param group {group} is "
+                f"already in param group {taken[id(p)]}. List each parameter once."
+            )
+        seen[id(p)] = i

@@ -1,0 +1,77 @@
+"""The names of options: help for names of other libraries and for misspelled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import InvalidType, did_you_mean
+from .declaration import all_options
+
+FOREIGN_NAMES = {
+    "learning_rate": ("lr",),
+    "eta": ("lr",),
+    "epsilon": ("eps",),
+    "beta_1": ("betas",),
+    "beta_2": ("betas",),
+    "beta1": ("betas",),
+    "beta2": ("betas",),
+    "b1": ("betas",),
+    "b2": ("betas",),
+    "rho": ("alpha", "rho"),
+    "alpha": ("alpha", "rho"),
+    "decay": ("alpha", "lr_decay"),
+    "lr_decay": ("lr_decay",),
+    "wd": ("weight_decay",),
+}
+"""Maps the names of Keras and optax for an option to the names of PyTorch."""
+
+
+_CLIPPING = {"clipnorm", "clipvalue", "global_clipnorm"}
+
+
+def misuse(
+    cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], unknown: list[str], has_params: bool
+) -> InvalidType:
+    """Return an error that lists every mistake in a call, and the corrected call."""
+    mistakes = [] if has_params else [f"{cls.__name__} needs `params`, the parameters to train, first."]
+    mistakes += [f"{cls.__name__} has no option `{name}`; {help_with_name(cls, name)}" for name in unknown]
+    given = ["model.parameters()", *map(repr, args)]
+    pair = list(cls.options["betas"].default) if "betas" in cls.options else []
+    renamed: dict[str, Any] = {}
+    for name, value in kwargs.items():
+        words = [word for word in FOREIGN_NAMES.get(name, ()) if word in cls.options]
+        if name not in unknown:
+            renamed[name] = value
+        elif words == ["betas"]:
+            pair[name.endswith("2")] = value
+            renamed["betas"] = tuple(pair)
+        elif words and name not in {"decay", "lr_decay"}:
+            renamed[words[0]] = value
+    given += [f"{name}={value!r}" for name, value in renamed.items()]
+    return InvalidType(f"{' '.join(mistakes)} Write {cls.__name__}({', '.join(given)}).")
+
+
+def help_with_name(cls: Any, name: str) -> str:
+    """Return the help for an unknown option, as the second half of a sentence."""
+    words = [word for word in FOREIGN_NAMES.get(name, ()) if word in cls.options]
+    if words == ["betas"]:
+        return "PyTorch takes both as one pair: betas=(beta_1, beta_2)."
+    if name in {"decay", "lr_decay"} and "lr_decay" not in words:
+        schedule = (
+            "in PyTorch the decay of the learning rate (as in Keras) is a schedule: "
+            f"torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / (1 + {name} * t))."
+        )
+        average = " The decay rate of the average of squares (as in optax) is `alpha`." if words else ""
+        return f"{schedule}{average} `weight_decay` decays the weights towards 0."
+    if name == "epsilon" and cls.__name__ in {"RMSprop", "Adagrad"}:
+        return "PyTorch calls it `eps`, and adds it after the square root; Keras adds it under the root."
+    if words:
+        return f"PyTorch calls it `{words[0]}`."
+    if name in _CLIPPING:
+        return "`max_norm` clips to the norm of all gradients, `max_value` by value."
+    if name == "momentum" and "betas" in cls.options:
+        return "its momentum is `betas[0]`."
+    if name == "nesterov" and "betas" in cls.options:
+        return "NAdam is Adam with Nesterov momentum."
+    return did_you_mean(name, all_options(cls)).replace("Did", "did").replace("Known", "known")
