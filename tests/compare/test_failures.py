@@ -78,5 +78,5 @@ def test_the_same_failure_of_all_candidates_is_one_of_the_task():
     with pytest.raises(InvalidValue) as caught:
         compare_task(task(model=Broken), optimizers=["SGD", "Adam"], progress=False)
     assert str(caught.value) == (
-        "every candidate failed. Adam, seed 0: stopped after step 0: ValueError: only for evaluation"
+        "every candidate failed. SGD, seed 0: stopped after step 0: ValueError: only for evaluation"
     )

@@ -43,7 +43,7 @@ class _Scheduler:
         self.interrupts = interrupts
         self.running: dict[Job, Chain] = {}
         self.count = 0
-        self.failed: set[str] | None = set()  # the candidates that failed, while no run has finished
+        self.failed: dict[str, str] | None = {}  # what failed, by candidate, while no run has finished
 
     def start(self, chain: Chain) -> None:
         """Start a chain as soon as a worker is free."""
@@ -65,11 +65,15 @@ class _Scheduler:
         """Raise if every candidate's first run failed, so that the fault is the task's.
 
         Raises:
-            InvalidValue: With the reason of the last one.
+            InvalidValue: With the reason of the first candidate of the plan.
         """
-        self.failed = self.failed | {job.candidate} if result.failed and self.failed is not None else None
-        if self.failed is not None and len(self.failed) == len(self.plan.candidates):
-            raise InvalidValue(f"{'every candidate failed. ' * (len(self.failed) > 1)}{job}: {result.note}")
+        if not result.failed or self.failed is None:
+            self.failed = None
+            return
+        self.failed.setdefault(job.candidate, f"{job}: {result.note}")
+        if len(self.failed) == len(self.plan.candidates):
+            first = self.failed[self.plan.candidates[0].name]
+            raise InvalidValue(f"{'every candidate failed. ' * (len(self.failed) > 1)}{first}")
 
     def _advance(self, chain: Chain, job: Job | None, result: Result | None = None) -> None:
         while job is not None:
