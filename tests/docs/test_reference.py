@@ -65,8 +65,10 @@ def test_a_new_optimizer_has_a_page_without_further_code():
 def test_every_page_of_an_optimizer_lists_its_arguments_and_its_state(name):
     cls = OPTIMIZERS[name]
     page = _optimizer_page(cls)
-    for option in cls.options:
+    for option in (*cls.options, "max_norm", "nonfinite"):
         assert f"| `{option}` |" in page
+    for option in ("maximize", "foreach", "capturable", "differentiable", "fused"):
+        assert f"| `{option}` |" not in page and f"`{option}`" in page
     for key in cls.state_keys():
         assert f"| `{key}` |" in page
 

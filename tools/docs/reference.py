@@ -15,6 +15,7 @@ import piste
 from piste.losses import LOSSES, Loss
 from piste.losses.reduction import SETTINGS, reduction_option
 from piste.optim import OPTIMIZERS, Optimizer
+from piste.optim.options import SHARED
 from piste.options import Option
 
 from .figures import placeholder
@@ -59,8 +60,9 @@ def _optimizer_page(cls: type[Optimizer]) -> str:
     lines += ["", _symbols(cls), ""]
     for name, equations in variants.items():
         lines += [f'??? note "{_plain(name)}"', "", *(f"    {line}" for line in _formulas(equations)), ""]
-    lines += ["## Arguments", "", *_arguments(cls.options), ""]
-    lines += ["`maximize`, `foreach`, `capturable`, `differentiable` and `fused` are those of `torch.optim`.", ""]
+    lines += ["## Arguments", "", *_arguments({**cls.options, **_own_shared()}), ""]
+    words = ", ".join(f"`{name}`" for name in SHARED if name not in _own_shared())
+    lines += [f"In addition the keywords of every optimizer of `torch.optim`: {words}.", ""]
     lines += _elsewhere(cls)
     lines += ["## State of a parameter", "", *_state(cls, example), ""]
     lines += ["## Backend", "", "Of float32 parameters on the CPU:", ""]
@@ -69,6 +71,12 @@ def _optimizer_page(cls: type[Optimizer]) -> str:
     lines += ["Down a valley that is 25 times steeper in one direction than in the other, from the same start:", ""]
     lines += [placeholder(draw_path(cls)), "", *_example(text)]
     return "\n".join(lines) + "\n"
+
+
+def _own_shared() -> dict[str, Option]:
+    """Return the options of every optimizer that torch.optim lacks."""
+    theirs = inspect.signature(torch.optim.SGD).parameters
+    return {name: option for name, option in SHARED.items() if name not in theirs and name != "capturable"}
 
 
 def _symbols(cls: type[Optimizer]) -> str:
