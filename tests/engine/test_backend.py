@@ -55,7 +55,7 @@ class NumpyLoss(backends.LossKernel):
         if self.spec.derivatives is None:
             raise backends.Declined("numpy computes losses of elements alone")
         value, slopes, faults = trace_elements(self.spec)
-        arrays = {f"{c.name}_": x.detach().numpy() for c, x in zip(self.spec.given, operands, strict=True)}
+        arrays = {f"{c.name}_": x.detach().numpy() for c, x in zip(self.spec.operands, operands, strict=True)}
         if any(evaluate(fault, arrays).any() for fault in faults):
             raise backends.Declined("a value needs the exact checks")
         divisor = arguments.divisor or operands[0].numel()

@@ -35,7 +35,7 @@ def step_source(operations: int) -> str:
 
 
 def element_source(operations: int) -> str:
-    form = loss_form("element", lambda x, y: deepened(x, y, operations))
+    form = loss_lines("element", lambda x, y: deepened(x, y, operations))
     derivatives = lambda x, y: (deepened(x, y, operations), None)  # noqa: E731
     return elementwise_kernel.source(form._replace(derivatives=derivatives))
 
@@ -45,10 +45,10 @@ def row_source(operations: int) -> str:
         z = row_functions.log_softmax(deepened(x, y, operations))
         return deepened(row_functions.total(z * y), row_functions.total(y), operations)
 
-    return rowwise_kernel.source(loss_form("row", formula))[0]
+    return rowwise_kernel.source(loss_lines("row", formula))[0]
 
 
-def loss_form(kind: str, formula: Callable[..., Any]) -> LossKernelSpec:
+def loss_lines(kind: str, formula: Callable[..., Any]) -> LossKernelSpec:
     columns = Operand("x", kind, "float32"), Operand("y", kind, "float32")
     return LossKernelSpec(formula, None, columns, (), (), (True, False), (), "sum", "given")
 

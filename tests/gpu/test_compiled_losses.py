@@ -51,7 +51,9 @@ def test_aligned_operands_are_read_and_written_16_bytes_at_a_time(case, dtype):
         ptx = compiled(sources(spec, classes, 16 // dtype.itemsize)[0], SM_90).asm["ptx"]
         # The gradient of NLL is 0 but at the target, so the row is not read.
         rows = (
-            [c for c in spec.given if c.kind in ("element", "weight", "row")] if not case.name.startswith("nll") else []
+            [c for c in spec.operands if c.kind in ("element", "weight", "row")]
+            if not case.name.startswith("nll")
+            else []
         )
         assert accesses(ptx, "ld", spec.storage) >= len(rows)
         assert accesses(ptx, "st", spec.storage) >= 1

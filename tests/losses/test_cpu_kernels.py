@@ -13,7 +13,7 @@ import torch
 import piste
 from piste.engine import LossArguments
 from piste.engine.cpu import elementwise_kernel as element_source
-from piste.engine.cpu import loss_form
+from piste.engine.cpu import loss_lines
 from piste.engine.cpu import memory as buffers
 from piste.engine.eager import loss as eager_loss
 from piste.engine.eager.loss import values
@@ -69,7 +69,7 @@ def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, compute
 
 
 @pytest.mark.parametrize(
-    "size", [1, element_source.TILE + 1, loss_form.BLOCK, loss_form.BLOCK + 7, 3 * loss_form.BLOCK - 1]
+    "size", [1, element_source.TILE + 1, loss_lines.BLOCK, loss_lines.BLOCK + 7, 3 * loss_lines.BLOCK - 1]
 )
 def test_every_element_counts_once_at_any_size(size: int, computed_by_kernel: list[bool]) -> None:
     x = torch.arange(size, dtype=torch.float64, requires_grad=True)
@@ -95,8 +95,8 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
 
 
 def test_an_invalid_value_is_found_at_any_position(computed_by_kernel: list[bool]) -> None:
-    for place in (0, 1, element_source.TILE, loss_form.BLOCK - 1, loss_form.BLOCK, 2 * loss_form.BLOCK + 3):
-        y = torch.zeros(2 * loss_form.BLOCK + 4)
+    for place in (0, 1, element_source.TILE, loss_lines.BLOCK - 1, loss_lines.BLOCK, 2 * loss_lines.BLOCK + 3):
+        y = torch.zeros(2 * loss_lines.BLOCK + 4)
         y[place] = 2.0
         with pytest.raises(ValueError, match=rf"received 2\.0 at \({place},\)"):
             F.binary_cross_entropy_with_logits(torch.zeros_like(y), y)
@@ -135,7 +135,7 @@ def test_a_changed_option_reuses_the_kernel() -> None:
     torch.testing.assert_close(F.huber_loss(x, y, delta=0.3), torch.nn.functional.huber_loss(x, y, delta=0.3))
 
 
-@pytest.mark.parametrize("size", [10, 3 * loss_form.BLOCK])
+@pytest.mark.parametrize("size", [10, 3 * loss_lines.BLOCK])
 def test_operands_are_freed_after_the_backward(size: int) -> None:
     loss_function = piste.losses.MSELoss()
     for _ in range(2):  # the second call takes the fast path

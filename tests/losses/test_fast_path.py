@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 
 import piste
 from piste.engine import loss_dispatch
-from piste.engine.cpu import fast_loss, is_one, loss_form, loss_kernel
+from piste.engine.cpu import fast_loss, is_one, loss_kernel, loss_lines
 from piste.engine.cpu.loss_kernel import CpuLossKernel
 from piste.engine.native import openmp
 
@@ -131,7 +131,7 @@ def test_scratch_rows_fit_in_the_buffer_of_each_thread(classes: int, threads: in
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        rows = 3 * loss_form.PARALLEL_MIN_ELEMENTS // (2 * classes)
+        rows = 3 * loss_lines.PARALLEL_MIN_ELEMENTS // (2 * classes)
         x, k = torch.randn(rows, classes).bfloat16().requires_grad_(), torch.randint(classes, (rows,))
         loss = piste.losses.CrossEntropyLoss()
         warm(loss, x, k)
@@ -154,7 +154,7 @@ def test_scratch_rows_fit_in_the_buffer_of_each_thread(classes: int, threads: in
 @pytest.mark.parametrize("name", ["mse", "cross_entropy"])
 @pytest.mark.parametrize(
     "rows",
-    [3, loss_form.BLOCK // 8 + 1, loss_form.PARALLEL_MIN_ELEMENTS // 8 + 1, loss_form.FAST_MAX_ELEMENTS // 8 - 1],
+    [3, loss_lines.BLOCK // 8 + 1, loss_lines.PARALLEL_MIN_ELEMENTS // 8 + 1, loss_lines.FAST_MAX_ELEMENTS // 8 - 1],
 )
 def test_every_path_to_the_kernel_gives_the_same_bits(
     name: str, rows: int, quick: list[bool], monkeypatch: pytest.MonkeyPatch
@@ -182,8 +182,8 @@ def test_every_path_to_the_kernel_gives_the_same_bits(
 
 def test_a_forked_child_runs_without_the_thread_pool(quick: list[bool]) -> None:
     x, y = (
-        torch.randn(loss_form.FAST_MAX_ELEMENTS // 2, requires_grad=True),
-        torch.randn(loss_form.FAST_MAX_ELEMENTS // 2),
+        torch.randn(loss_lines.FAST_MAX_ELEMENTS // 2, requires_grad=True),
+        torch.randn(loss_lines.FAST_MAX_ELEMENTS // 2),
     )
     loss = piste.losses.MSELoss()
     before = torch.get_num_threads()

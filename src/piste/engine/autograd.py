@@ -61,10 +61,10 @@ def gradients_eagerly(spec: LossKernelSpec, operands: Sequence[Tensor], argument
     inputs = [x.to(compute_dtype(x.dtype)) for x in operands]
     if spec.derivatives is None:
         return _row_gradients(spec, inputs, arguments)
-    elements = [x for x, c in zip(inputs, spec.given, strict=True) if c.kind == "element"]
+    elements = [x for x, c in zip(inputs, spec.operands, strict=True) if c.kind == "element"]
     found = spec.derivatives(*elements, **dict(spec.options))
     found = [s for s, is_wanted in zip(found, spec.wanted, strict=False) if is_wanted]
-    if spec.given[-1].kind == "weight":
+    if spec.operands[-1].kind == "weight":
         found = [s * inputs[-1] for s in found]
     return [s / _given_divisor(arguments, inputs[0].numel()) for s in found] if spec.mode == "sum" else found
 
@@ -72,9 +72,9 @@ def gradients_eagerly(spec: LossKernelSpec, operands: Sequence[Tensor], argument
 def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossArguments) -> list[Tensor]:
     ignored = arguments.ignored
     divisor = _given_divisor(arguments, inputs[0].shape[:-1].numel())
-    named = dict(zip((c.name for c in spec.given), inputs, strict=True))
+    named = dict(zip((c.name for c in spec.operands), inputs, strict=True))
     keep: Tensor | None = None
-    for c in spec.given:
+    for c in spec.operands:
         if c.kind == "index" and ignored != NO_IGNORE_INDEX:
             k = named[c.name]
             keep = k != ignored
@@ -86,7 +86,7 @@ def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossAr
         elif c.kind == "index" and spec.divisor == "weights":
             divisor = inputs[-1][named[c.name]].sum()
     found = []
-    for column, slope in zip(spec.by, _traced(spec)[1], strict=True):
+    for column, slope in zip(spec.grad_operands, _traced(spec)[1], strict=True):
         made = evaluate_gradient(slope, named, named[column.name])
         made = made if keep is None else torch.where(keep.unsqueeze(-1), made, 0)
         found.append(made / divisor if spec.mode == "sum" else made)

@@ -74,7 +74,7 @@ class LossKernel(ABC):
         self.spec, self.max_fast_elements = spec, 0
         self.is_one: Callable[[Tensor], bool] = _is_unknown
         self.is_sum, self.is_narrow = spec.mode == "sum", spec.storage != spec.dtype
-        self.select = _picker([k for k, is_wanted in enumerate(spec.marks) if is_wanted])
+        self.select = _picker([k for k, is_wanted in enumerate(spec.grad_flags) if is_wanted])
 
     @abstractmethod
     def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:

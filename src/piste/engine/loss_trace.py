@@ -17,15 +17,15 @@ def trace_elements(spec: LossKernelSpec) -> tuple[Expr, list[Expr], list[Expr]]:
     """
     assert spec.derivatives is not None
     given = {k: NamedConstant(k, v) if is_number(v) else v for k, v in spec.options}
-    symbols = [Expr("input", f"{c.name}_") for c in spec.given if c.kind == "element"]
+    symbols = [Expr("input", f"{c.name}_") for c in spec.operands if c.kind == "element"]
     value = trace(spec.formula, *symbols, **given)
-    all_slopes = trace(spec.derivatives, *symbols, **given) if spec.by else ()
+    all_slopes = trace(spec.derivatives, *symbols, **given) if spec.grad_operands else ()
     slopes = [s for s, is_wanted in zip(all_slopes, spec.wanted, strict=False) if is_wanted]
     if any(slope is None for slope in slopes):
         raise FormulaError("a derivative is not stated")
     faults = [b for b in (trace(fault, *symbols) for fault in spec.faults) if isinstance(b, Expr)]
-    if spec.given[-1].kind == "weight":
-        weight = Expr("input", f"{spec.given[-1].name}_")
+    if spec.operands[-1].kind == "weight":
+        weight = Expr("input", f"{spec.operands[-1].name}_")
         value, slopes = value * weight, [slope * weight for slope in slopes]
     return value, slopes, faults
 

@@ -184,18 +184,18 @@ class LossKernelSpec(NamedTuple):
         return "float32" if self.storage in _NARROW else self.storage
 
     @property
-    def given(self) -> list[Operand]:
-        """The operands, without those that are left out."""
+    def operands(self) -> list[Operand]:
+        """The operands that are not None."""
         return [c for c in self.columns if c is not None]
 
     @property
-    def marks(self) -> list[bool]:
-        """Whether the gradient of each operand in `given` is wanted."""
+    def grad_flags(self) -> list[bool]:
+        """For each operand in `operands`, whether its gradient is computed."""
         return [is_wanted for c, is_wanted in zip(self.columns, self.wanted, strict=True) if c is not None]
 
     @property
-    def by(self) -> list[Operand]:
-        """The operands whose gradient is wanted."""
+    def grad_operands(self) -> list[Operand]:
+        """The operands whose gradients are computed."""
         return [c for c, is_wanted in zip(self.columns, self.wanted, strict=True) if is_wanted and c is not None]
 
 

@@ -21,7 +21,7 @@ from ..native.openmp import parallel_address_cell, thread_num_address
 from ..native.tables import columns_from
 from ..native.torch_internals import CPYTHON_OFFSETS, dtype_code, impl_offset
 from ..specs import LossKernelSpec
-from .loss_form import BLOCK, CHUNKS_PER_THREAD, FAST_MAX_ELEMENTS, PARALLEL_MIN_ELEMENTS, result_code
+from .loss_lines import BLOCK, CHUNKS_PER_THREAD, FAST_MAX_ELEMENTS, PARALLEL_MIN_ELEMENTS, result_code
 from .tables import FastLossBlock, LossNumbers, LossTable
 from .work_sharing import COUNTER_STRIDE
 
@@ -45,11 +45,11 @@ _CONSTANTS = {
 }
 
 
-def make_fast_loss(form: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_rows: int) -> Callable[..., bool]:
+def make_fast_loss(spec: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_rows: int) -> Callable[..., bool]:
     """Return a native function that computes a small loss.
 
     Args:
-        form: The loss and the dtypes of its operands.
+        spec: The loss and the dtypes of its operands.
         kernels: The compiled kernels of the loss.
         scratch_rows: The number of scratch rows of the kernel.
 
@@ -59,22 +59,22 @@ def make_fast_loss(form: LossKernelSpec, kernels: Sequence[CompiledModule], scra
     """
     lib = native_guard()
     assert lib is not None
-    options = [float(v) for _, v in form.options if is_number(v)]
+    options = [float(v) for _, v in spec.options if is_number(v)]
     arrays: dict[str, array[Any]] = {
-        "dtypes": array("q", [dtype_code(getattr(torch, c.storage)) for c in form.given]),
-        "shapes": array("q", [_SHAPES.get(c.kind, _WHOLE) for c in form.given]),
-        "grad_flags": array("q", form.marks),
+        "dtypes": array("q", [dtype_code(getattr(torch, c.storage)) for c in spec.operands]),
+        "shapes": array("q", [_SHAPES.get(c.kind, _WHOLE) for c in spec.operands]),
+        "grad_flags": array("q", spec.grad_flags),
         "numbers": array("d", options),
         "scratch": array("d", bytes(8 * scratch_rows * MAX_SCRATCH_CLASSES)),  # one call at a time: it holds the GIL
     }
     block = FastLossBlock(
         libtorch=ctypes.addressof(lib),
-        is_rows=form.derivatives is None,
-        operands=len(form.given),
-        gradients=len(form.by),
+        is_rows=spec.derivatives is None,
+        operands=len(spec.operands),
+        gradients=len(spec.grad_operands),
         options=len(options),
         max_classes=MAX_SCRATCH_CLASSES if scratch_rows else sys.maxsize,
-        result=result_code(form),
+        result=result_code(spec),
         tuple=id(tuple),
         tensor=id(torch.Tensor),
         parameter=id(torch.nn.Parameter),
@@ -89,7 +89,7 @@ def make_fast_loss(form: LossKernelSpec, kernels: Sequence[CompiledModule], scra
     return make_fastcall(module, "fast_loss", block, lib, arrays, kernels)
 
 
-def supports(form: LossKernelSpec) -> bool:
+def supports(spec: LossKernelSpec) -> bool:
     """Return whether machine code can check the operands and has space for them and the options."""
-    columns, options = len(form.given) + len(form.by), sum(is_number(v) for _, v in form.options)
+    columns, options = len(spec.operands) + len(spec.grad_operands), sum(is_number(v) for _, v in spec.options)
     return native_guard() is not None and columns <= MAX_COLUMNS and options <= MAX_OPTIONS

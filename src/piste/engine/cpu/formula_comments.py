@@ -11,16 +11,16 @@ from ..specs import LossKernelSpec, StepSpec, parameters
 __all__ = ["loss_formula", "step_formula"]
 
 
-def loss_formula(form: LossKernelSpec) -> list[str]:
+def loss_formula(spec: LossKernelSpec) -> list[str]:
     """Write the formula of a loss, its written derivatives and its operands, a step on each line."""
-    operands = [None if c is None else c.name for c in form.columns if c is None or c.kind != "weight"]
-    options = dict(form.options)
-    lines = _spell(read(form.formula, *operands, **options), ["loss"])
-    if form.derivatives is not None and form.by:
+    operands = [None if c is None else c.name for c in spec.columns if c is None or c.kind != "weight"]
+    options = dict(spec.options)
+    lines = _spell(read(spec.formula, *operands, **options), ["loss"])
+    if spec.derivatives is not None and spec.grad_operands:
         wanted = [f"d loss / d {name}" for name in operands]
-        lines += _spell(read(form.derivatives, *operands, **options), wanted)
-    columns = (f"{c.name}: {c.kind} {c.storage}" for c in form.given)
-    return [*lines, f"{', '.join(columns)}; gradients by {', '.join(c.name for c in form.by) or 'none'}"]
+        lines += _spell(read(spec.derivatives, *operands, **options), wanted)
+    columns = (f"{c.name}: {c.kind} {c.storage}" for c in spec.operands)
+    return [*lines, f"{', '.join(columns)}; gradients by {', '.join(c.name for c in spec.grad_operands) or 'none'}"]
 
 
 def step_formula(program: StepSpec) -> list[str]:

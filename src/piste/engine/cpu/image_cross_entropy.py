@@ -33,11 +33,11 @@ MAX_CLASSES = 4096  # with more, sums in the precision of the logits lose digits
 
 def computes(spec: LossKernelSpec) -> bool:
     """Return whether the formula of a spec is that of the kernel: -log softmax(x)_k, reduced to one number."""
-    if spec.derivatives is not None or [c.kind for c in spec.given] != ["row", "index"]:
+    if spec.derivatives is not None or [c.kind for c in spec.operands] != ["row", "index"]:
         return False
     if spec.mode != "sum" or spec.storage not in ("float32", "float64") or spec.faults or spec.bounds:
         return False
-    x, k = (Expr("input", c.name) for c in spec.given)
+    x, k = (Expr("input", c.name) for c in spec.operands)
     return trace_rows(spec)[0] is trace(lambda: -pick(log_softmax(x), k))
 
 
@@ -85,7 +85,7 @@ class ImageCrossEntropy(LossKernel):
         if is_mean and not table.count and not arguments.is_nothing_nan:
             raise Declined("there are no rows to take the mean of")
         gradients: tuple[Tensor, ...] = ()
-        if self.spec.by:
+        if self.spec.grad_operands:
             gradient = gradient_like(x)
             table.grad = gradient.data_ptr()
             gradients = (gradient.movedim(1, -1),)

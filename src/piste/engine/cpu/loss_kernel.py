@@ -24,7 +24,7 @@ from . import rowwise_kernel as row_source
 from .fast_loss import make_fast_loss, supports
 from .formula_comments import loss_formula
 from .is_one import make_is_one
-from .loss_form import BLOCK, CHUNKS_PER_THREAD, FAST_MAX_ELEMENTS, PARALLEL_MIN_ELEMENTS, result_code
+from .loss_lines import BLOCK, CHUNKS_PER_THREAD, FAST_MAX_ELEMENTS, PARALLEL_MIN_ELEMENTS, result_code
 from .memory import LARGE, gradient_like
 from .tables import LossNumbers, loss_table
 from .work_sharing import make_counters, work
@@ -58,8 +58,8 @@ class CpuLossKernel(LossKernel):
         self.code, self.finish = load(text, ("run",), lambda: loss_formula(spec)), finish.call["finish"]
         self.prepare = None if prepare is None else prepare.call["prepare"]
         self._modules = parts = [self.code, finish] if prepare is None else [self.code, finish, prepare]
-        self.dtypes = [getattr(torch, c.storage) for c in spec.given]
-        self.leads = spec.marks == [True] + [False] * (len(spec.marks) - 1)
+        self.dtypes = [getattr(torch, c.storage) for c in spec.operands]
+        self.leads = spec.grad_flags == [True] + [False] * (len(spec.grad_flags) - 1)
         self._options = [float(v) for _, v in spec.options if is_number(v)]
         self.run_fast = make_fast_loss(spec, parts, self.scratch_rows) if supports(spec) else None
         if self.run_fast is not None:  # larger gradients reuse memory
@@ -165,7 +165,7 @@ class CpuLossKernel(LossKernel):
             raise Declined("there are no elements")
         if self.spec.derivatives is None and first.shape[-1] > MAX_CLASSES:
             raise Declined(f"there are more than {MAX_CLASSES} classes")
-        for x, dtype, column in zip(operands, self.dtypes, self.spec.given, strict=True):
+        for x, dtype, column in zip(operands, self.dtypes, self.spec.operands, strict=True):
             if not x.is_cpu or x.layout is not torch.strided:
                 raise Declined(f"an operand is on {x.device} with layout {x.layout}")
             if x.dtype is not dtype or not x.is_contiguous():

@@ -13,7 +13,7 @@ from ...formula.expression import Expr, NamedConstant, topological_order
 from ..row_schedule import RowPass, RowSchedule
 from ..specs import LossKernelSpec, Operand
 from . import range_guards
-from .loss_form import BYTES, PARTIALS, SCRATCH, LossLines, load_expr, store_expr
+from .loss_lines import BYTES, PARTIALS, SCRATCH, LossLines, load_expr, store_expr
 
 __all__ = ["RowLines"]
 
@@ -31,13 +31,13 @@ class RowLines:
     """The lines for one row.
 
     Args:
-        form: The kernel's operands and dtypes.
+        spec: The kernel's operands and dtypes.
         schedule: The passes over the row, and its results.
         stored_at: The array of the exponentials that a pass stores.
     """
 
-    def __init__(self, form: LossKernelSpec, schedule: RowSchedule, stored_at: str | None) -> None:
-        self.form, self.schedule, self.stored_at, self.dtype = form, schedule, stored_at, form.dtype
+    def __init__(self, spec: LossKernelSpec, schedule: RowSchedule, stored_at: str | None) -> None:
+        self.spec, self.schedule, self.stored_at, self.dtype = spec, schedule, stored_at, spec.dtype
         self.lines: list[str] = []
         self.scratch_rows = 0
         self._names: dict[Expr, str] = {}  # of the reductions that are known
@@ -174,8 +174,8 @@ class RowLines:
             for summand, result in zip(summands, results, strict=True)
             if summand is row_pass.stores
         ]
-        for bound in self.form.bounds:
-            operand = self.form.given[bound.operand].name
+        for bound in self.spec.bounds:
+            operand = self.spec.operands[bound.operand].name
             if self.schedule.first_sums_over(operand) is row_pass:
                 self.lines.append(range_guards.start(bound, self.dtype))
                 body += range_guards.update(bound, f"{operand}_", self.dtype)
@@ -199,7 +199,7 @@ class RowLines:
         return store_expr(self._column(operand).storage, value)
 
     def _column(self, operand: str) -> Operand:
-        return next(c for c in self.form.given if c.name == operand)
+        return next(c for c in self.spec.operands if c.name == operand)
 
 
 def _has_input(value: Expr) -> bool:

@@ -7,7 +7,7 @@ from ..loss_trace import trace_rows
 from ..row_schedule import schedule_row
 from ..specs import LossKernelSpec, Operand
 from . import range_guards
-from .loss_form import (
+from .loss_lines import (
     BYTES,
     CLASSES,
     COLUMNS,
@@ -30,48 +30,48 @@ from .work_sharing import shared_lines
 __all__ = ["divisor_constants", "source"]
 
 
-def source(form: LossKernelSpec) -> tuple[str, int]:
+def source(spec: LossKernelSpec) -> tuple[str, int]:
     """Return the kernel as Python that Numba compiles, and the number of scratch rows per thread."""
-    value, slopes, faults, rows = trace_rows(form)
-    wanted = form.by
-    own = bool(wanted) and wanted[0].storage != form.dtype
+    value, slopes, faults, rows = trace_rows(spec)
+    wanted = spec.grad_operands
+    own = bool(wanted) and wanted[0].storage != spec.dtype
     # The row of the gradient, if it has the precision of the computation. One name lets LLVM treat it as one row.
     stored_at = ("kept" if own else f"g_{wanted[0].name}") if wanted else None
     gradients_by = {c.name: slope for c, slope in zip(wanted, slopes, strict=True)}
     schedule = schedule_row(value, gradients_by, faults, rows=rows, stores_exponentials=bool(wanted))
-    for bound in form.bounds:
-        if schedule.first_sums_over(form.given[bound.operand].name) is None:
+    for bound in spec.bounds:
+        if schedule.first_sums_over(spec.operands[bound.operand].name) is None:
             raise FormulaError("a bound is on a row that is never summed")
-    row = RowLines(form, schedule, stored_at)
+    row = RowLines(spec, schedule, stored_at)
     row.reduce()
-    broken = [range_guards.broken(bound, form.dtype) for bound in form.bounds]
+    broken = [range_guards.broken(bound, spec.dtype) for bound in spec.bounds]
     refused = " or ".join([row.scalar(condition) for condition in schedule.conditions] + broken)
     row.lines.append(f"result = {row.scalar(schedule.value)}")
     if wanted:
         row.write_gradients()
     if own and schedule.stored is not None:
         row.scratch_rows = 1
-    return "\n".join(_run(form, row, refused)), row.scratch_rows
+    return "\n".join(_run(spec, row, refused)), row.scratch_rows
 
 
-def _run(form: LossKernelSpec, row: RowLines, refused: str) -> list[str]:
+def _run(spec: LossKernelSpec, row: RowLines, refused: str) -> list[str]:
     """Return the lines of the kernel, which adds a block row by row."""
-    shared = [c for c in form.given if c.kind == "shared"]
+    shared = [c for c in spec.operands if c.kind == "shared"]
     lines = [
         "def run(table):",
-        *options_lines(form.options, form.dtype),
+        *options_lines(spec.options, spec.dtype),
         f"    scale_ = given[{SCALE}]",
         f"    partials = pointer(table[{PARTIALS}], float64)",
-        f"    out = pointer(table[{OUT}], {storage_type(form.storage)})",
+        f"    out = pointer(table[{OUT}], {storage_type(spec.storage)})",
         f"    classes = table[{CLASSES}]",
         "    classes_ = float64(classes)",
         *(
-            f"    a_{c.name} = column(table[{_place(form, c)}], {storage_type(c.storage)}, {_place(form, c)})"
+            f"    a_{c.name} = column(table[{_place(spec, c)}], {storage_type(c.storage)}, {_place(spec, c)})"
             for c in shared
         ),
     ]
-    scratch = f"scratch = table[{SCRATCH}] + own * classes * {row.scratch_rows * BYTES[form.dtype]}"
-    ended = f"out[r] = {store_expr(form.storage, 'result')}" if form.mode == "none" else "total += result"
+    scratch = f"scratch = table[{SCRATCH}] + own * classes * {row.scratch_rows * BYTES[spec.dtype]}"
+    ended = f"out[r] = {store_expr(spec.storage, 'result')}" if spec.mode == "none" else "total += result"
     block = [
         *([scratch] if row.scratch_rows else []),
         f"r = block * table[{PER_BLOCK}]",
@@ -80,7 +80,7 @@ def _run(form: LossKernelSpec, row: RowLines, refused: str) -> list[str]:
         "total = 0.0",
         "faults = 0",
         "while r < stop:",
-        *(f"    {line}" for line in (*_operands(form, row), *_picked(form), *row.lines)),
+        *(f"    {line}" for line in (*_operands(spec, row), *_picked(spec), *row.lines)),
         *([f"    if {refused}:", "        faults += 1"] if refused else []),
         f"    {ended}",
         "    r += 1",
@@ -90,22 +90,22 @@ def _run(form: LossKernelSpec, row: RowLines, refused: str) -> list[str]:
     return [*lines, *shared_lines(block, f"table[{RUN}]"), ""]
 
 
-def _place(form: LossKernelSpec, column: Operand) -> int:
-    return COLUMNS + form.given.index(column)
+def _place(spec: LossKernelSpec, column: Operand) -> int:
+    return COLUMNS + spec.operands.index(column)
 
 
-def _operands(form: LossKernelSpec, row: RowLines) -> list[str]:
+def _operands(spec: LossKernelSpec, row: RowLines) -> list[str]:
     """Return the lines that find the operands and gradients of row r in memory."""
     lines = []
-    for c in form.given:
+    for c in spec.operands:
         if c.kind in ("row", "labels"):
-            lines.append(f"a_{c.name} = {_row_of(_place(form, c), c)}")
+            lines.append(f"a_{c.name} = {_row_of(_place(spec, c), c)}")
         elif c.kind == "number":
-            lines.append(f"{c.name}_ = float64(pointer(table[{_place(form, c)}], {c.storage})[r])")
-    for i, c in enumerate(form.by):
-        lines.append(f"g_{c.name} = {_row_of(COLUMNS + len(form.given) + i, c)}")
+            lines.append(f"{c.name}_ = float64(pointer(table[{_place(spec, c)}], {c.storage})[r])")
+    for i, c in enumerate(spec.grad_operands):
+        lines.append(f"g_{c.name} = {_row_of(COLUMNS + len(spec.operands) + i, c)}")
     if row.stored_at == "kept" and row.schedule.stored is not None:
-        lines.append(f"kept = column(scratch, {form.dtype}, {SCRATCH})")
+        lines.append(f"kept = column(scratch, {spec.dtype}, {SCRATCH})")
     return lines
 
 
@@ -113,17 +113,17 @@ def _row_of(place: int, column: Operand) -> str:
     return f"column(table[{place}] + r * classes * {BYTES[column.storage]}, {storage_type(column.storage)}, {place})"
 
 
-def _picked(form: LossKernelSpec) -> list[str]:
+def _picked(spec: LossKernelSpec) -> list[str]:
     """Return the lines that read the class index of row r and its entries, and end a row that is ignored or invalid."""
-    index = next((c for c in form.given if c.kind == "index"), None)
+    index = next((c for c in spec.operands if c.kind == "index"), None)
     if index is None:
         return []
     k = f"{index.name}_"
-    cleared = [f"    out[r] = {store_expr(form.storage, '0.0')}"] if form.mode == "none" else []
-    for c in form.by:
+    cleared = [f"    out[r] = {store_expr(spec.storage, '0.0')}"] if spec.mode == "none" else []
+    for c in spec.grad_operands:
         cleared += ["    for c in range(classes):", f"        g_{c.name}[c] = {_zero(c)}"]
     return [
-        f"{k} = pointer(table[{_place(form, index)}], int64)[r]",
+        f"{k} = pointer(table[{_place(spec, index)}], int64)[r]",
         f"if {k} == table[{IGNORED}]:",
         *cleared,
         "    r += 1",
@@ -133,8 +133,8 @@ def _picked(form: LossKernelSpec) -> list[str]:
         "    r += 1",
         "    continue",
         *(
-            f"at_{c.name}_{index.name} = float64({load_expr(c, k, form.dtype)})"
-            for c in form.given
+            f"at_{c.name}_{index.name} = float64({load_expr(c, k, spec.dtype)})"
+            for c in spec.operands
             if c.kind in ("row", "shared")
         ),
     ]
@@ -144,8 +144,8 @@ def _zero(column: Operand) -> str:
     return "uint16(0)" if storage_type(column.storage) == "uint16" else f"{column.storage}(0.0)"
 
 
-def divisor_constants(form: LossKernelSpec) -> dict[str, int | str]:
+def divisor_constants(spec: LossKernelSpec) -> dict[str, int | str]:
     """Return the constants of `kernels/mean_divisor.py`: the columns of the class indices and of the weights."""
-    index, last = next(c for c in form.given if c.kind == "index"), form.given[-1]
-    constants: dict[str, int | str] = {"INDEX": _place(form, index)}
-    return constants | ({"WEIGHTS": _place(form, last), "WEIGHT": last.storage} if form.divisor == "weights" else {})
+    index, last = next(c for c in spec.operands if c.kind == "index"), spec.operands[-1]
+    constants: dict[str, int | str] = {"INDEX": _place(spec, index)}
+    return constants | ({"WEIGHTS": _place(spec, last), "WEIGHT": last.storage} if spec.divisor == "weights" else {})

@@ -36,7 +36,7 @@ class LossTable(WorkTable):
     ignored: int  # the ignored index
     scratch: int
     run: int  # blocks that a thread takes at a time
-    result: int  # the dtype of a scalar result, as a place in loss_form.STORAGES; -1 if there is no scalar
+    result: int  # the dtype of a scalar result, as a place in loss_lines.STORAGES; -1 if there is no scalar
 
 
 @words

@@ -42,10 +42,10 @@ def elements_source(spec: LossKernelSpec, again: bool = False) -> KernelSource:
         again: whether to compute only the gradients, times a factor on the device, and nothing where that is 1.
     """
     checks = () if again else spec.checks
-    letters = [f"{c.name}_" for c in spec.given]
+    letters = [f"{c.name}_" for c in spec.operands]
     options = option_arguments(spec)
     numbers = ", ".join([*letters, "scale", *(name for name, _ in options)])
-    arguments = [(f"a_{c.name}", "i64") for c in spec.given] + [(f"g_{c.name}", "i64") for c in spec.by]
+    arguments = [(f"a_{c.name}", "i64") for c in spec.operands] + [(f"g_{c.name}", "i64") for c in spec.grad_operands]
     is_sum = spec.mode == "sum" and not again
     if again:
         arguments.append(("factor", "i64"))
@@ -69,8 +69,8 @@ def elements_source(spec: LossKernelSpec, again: bool = False) -> KernelSource:
         f"    lane = tl.arange(0, {BLOCK})",
         f"    sums_here = tl.zeros(({BLOCK},), {compute})",
         f"    faults = tl.zeros(({BLOCK},), tl.int32)",
-        *(f"    p_{c.name} = a_{c.name}.to(tl.pointer_type(tl.{c.storage})) + first" for c in spec.given),
-        *(f"    q_{c.name} = g_{c.name}.to(tl.pointer_type(tl.{c.storage})) + first" for c in spec.by),
+        *(f"    p_{c.name} = a_{c.name}.to(tl.pointer_type(tl.{c.storage})) + first" for c in spec.operands),
+        *(f"    q_{c.name} = g_{c.name}.to(tl.pointer_type(tl.{c.storage})) + first" for c in spec.grad_operands),
         *(
             [f"    p_out = out.to(tl.pointer_type(tl.{spec.storage})) + first"]
             if spec.mode == "none" and not again
@@ -100,7 +100,7 @@ def _functions(spec: LossKernelSpec, checks: Sequence[Any], numbers: str, again:
     results += [emitter.name(slope * _SCALE) for slope in slopes]
     lines = _function("element", numbers, emitter.lines, results)
     if checks:
-        symbols = [Expr("input", f"{c.name}_") for c in spec.given if c.kind == "element"]
+        symbols = [Expr("input", f"{c.name}_") for c in spec.operands if c.kind == "element"]
         emitter = LossLines(spec.dtype, "v", given_inputs)
         found: list[str] = []
         for check in checks:
@@ -129,7 +129,7 @@ def _pass(spec: LossKernelSpec, checks: Sequence[Any], numbers: str, again: bool
     lines = [f"at = k * {BLOCK} + lane"]
     lines += [] if is_whole else ["inside = first + at < count"]
     lines += _loads(spec, mask, other, is_whole)
-    made = [f"new_{c.name}" for c in spec.by]
+    made = [f"new_{c.name}" for c in spec.grad_operands]
     targets = [*([] if again else ["here"]), *made]
     if targets:
         lines.append(f"{', '.join(targets)}{',' if len(targets) == 1 else ''} = element({numbers})")
@@ -140,7 +140,7 @@ def _pass(spec: LossKernelSpec, checks: Sequence[Any], numbers: str, again: bool
         lines.append("faults = tl.where(bad, 1, faults)")
         lines.append("here = tl.where(bad, float('nan'), here)")
         lines += [f"{name} = tl.where(bad, 0.0, {name})" for name in made]
-    for c in spec.by:
+    for c in spec.grad_operands:
         lines.append(f"tl.store({_place(f'q_{c.name}', is_whole)}, new_{c.name}.to(tl.{c.storage}){mask})")
     if again:
         pass
@@ -165,7 +165,8 @@ def _place(pointer: str, is_whole: bool) -> str:
 
 def _loads(spec: LossKernelSpec, mask: str, other: str, is_whole: bool) -> list[str]:
     return [
-        f"{c.name}_ = tl.load({_place(f'p_{c.name}', is_whole)}{mask}{other}).to(tl.{spec.dtype})" for c in spec.given
+        f"{c.name}_ = tl.load({_place(f'p_{c.name}', is_whole)}{mask}{other}).to(tl.{spec.dtype})"
+        for c in spec.operands
     ]
 
 

@@ -37,9 +37,9 @@ class GpuLossKernel(LossKernel):
     def __init__(self, spec: LossKernelSpec, device: Any) -> None:
         super().__init__(spec)
         self._device = device
-        self._dtypes = [getattr(torch, c.storage) for c in spec.given]
+        self._dtypes = [getattr(torch, c.storage) for c in spec.operands]
         self._options = [float(value) for _, value in spec.options if is_number(value)]
-        self._index = next((i for i, c in enumerate(spec.given) if c.kind == "index"), None)
+        self._index = next((i for i, c in enumerate(spec.operands) if c.kind == "index"), None)
         self._is_row = spec.derivatives is None
         self._has_checks = bool(spec.checks) or self._index is not None
         # The kernels by their layout. A formula with a word that no kernel has fails here.
@@ -102,12 +102,12 @@ class GpuLossKernel(LossKernel):
 
     def _row_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
         first, classes = operands[0], operands[0].shape[-1]
-        rows = [x for x, c in zip(operands, self.spec.given, strict=True) if c.kind == "row"]
+        rows = [x for x, c in zip(operands, self.spec.operands, strict=True) if c.kind == "row"]
         groupings = [grouping(x) for x in rows]
         shared = groupings[0]
         if shared is None or classes > MOST_CLASSES or any(g is None or g[:3] != shared[:3] for g in groupings):
             raise Declined("its rows have too many classes, or lie in memory in several steps")
-        for x, column in zip(operands, self.spec.given, strict=True):
+        for x, column in zip(operands, self.spec.operands, strict=True):
             expected = first.shape if column.kind == "row" else first.shape[:-1]
             expected = first.shape[-1:] if column.kind == "shared" else expected
             if x.shape != expected or (column.kind != "row" and not x.is_contiguous()):
@@ -161,7 +161,7 @@ class GpuLossKernel(LossKernel):
         by: Tensor = self._device.doubles(1)
         iterations = -(-rows // (1024 * 1024))
         stream = self._device.stream()
-        source = divisor_source(self.spec.divisor, self.spec.given[-1].storage)
+        source = divisor_source(self.spec.divisor, self.spec.operands[-1].storage)
         given = (index.data_ptr(), weights.data_ptr(), by.data_ptr(), self._workspace(stream), arguments.ignored)
         numbers = (operands[0].shape[-1], rows, iterations, int(arguments.is_nothing_nan))
         self._device.launch(source, -(-rows // (1024 * iterations)), stream, (*given, *numbers))

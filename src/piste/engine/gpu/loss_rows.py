@@ -69,11 +69,11 @@ def rows_source(spec: LossKernelSpec, layout: RowLayout, again: bool = False) ->
         layout: the layout of its rows.
         again: whether to compute only the gradients, times a factor on the device, and nothing where that is 1.
     """
-    index = next((c for c in spec.given if c.kind == "index"), None)
+    index = next((c for c in spec.operands if c.kind == "index"), None)
     is_sum = spec.mode == "sum" and not again
-    rows = [c for c in spec.given if c.kind == "row"]
+    rows = [c for c in spec.operands if c.kind == "row"]
     flags = [] if again else [True] * (index is not None) + [False] * len(spec.checks)
-    arguments = [(f"a_{c.name}", "i64") for c in spec.given] + [(f"g_{c.name}", "i64") for c in spec.by]
+    arguments = [(f"a_{c.name}", "i64") for c in spec.operands] + [(f"g_{c.name}", "i64") for c in spec.grad_operands]
     arguments += [(f"{letter}_{c.name}", "i64") for c in rows for letter in ("outer", "step")]
     arguments.append(("factor" if again else "out", "i64"))
     arguments += [("workspace", "i64")] * (is_sum or bool(flags))
@@ -119,7 +119,7 @@ def _tile(spec: LossKernelSpec, layout: RowLayout, again: bool) -> list[str]:
     """Return the work of one tile of rows."""
     value, slopes, _, names = trace_rows(spec)
     checks = [] if again else [_check(spec, check, names) for check in spec.checks]
-    by_name = {c.name: slope for c, slope in zip(spec.by, slopes, strict=True)}
+    by_name = {c.name: slope for c, slope in zip(spec.grad_operands, slopes, strict=True)}
     numbers = [x for check in checks for x in (check.count, check.shown)]
     schedule = schedule_row(0.0 if again else value, by_name, numbers, rows=names)
     rewrite = (lambda x: x) if layout.is_whole else distributed
@@ -179,7 +179,7 @@ def _check(spec: LossKernelSpec, check: ValueCheck, rows: set[str]) -> _RowCheck
 
 
 def _index(spec: LossKernelSpec) -> Operand | None:
-    return next((c for c in spec.given if c.kind == "index"), None)
+    return next((c for c in spec.operands if c.kind == "index"), None)
 
 
 def _places(spec: LossKernelSpec, layout: RowLayout) -> list[str]:
@@ -193,7 +193,7 @@ def _places(spec: LossKernelSpec, layout: RowLayout) -> list[str]:
     if layout.is_whole:
         lines += ["c = lane", "inside = row_inside[:, None] & (c < classes)[None, :]"]
     step = f" * {layout.unit}" if layout.unit > 1 else ""
-    for c in spec.given:
+    for c in spec.operands:
         if c.kind == "row":
             place = f"i * (step_{c.name}{step})" if layout.classes_last else "i"
             lines.append(f"base_{c.name} = group * (outer_{c.name}{step}) + {place}")
@@ -212,7 +212,7 @@ def _places(spec: LossKernelSpec, layout: RowLayout) -> list[str]:
         "kept = tl.where(serves, index, 0)",
         f"{k}_ = kept.to(tl.{spec.dtype})",
     ]
-    for c in spec.given:
+    for c in spec.operands:
         if c.kind in ("row", "shared"):
             at = "kept" if c.kind == "shared" else f"base_{c.name} + {_class_offset(layout, c.name, 'kept')}"
             pointer = f"a_{c.name}.to(tl.pointer_type(tl.{c.storage})) + {at}"
@@ -232,7 +232,7 @@ def _pointer(spec: LossKernelSpec, layout: RowLayout, column: Operand, letter: s
 
 
 def _load(spec: LossKernelSpec, layout: RowLayout, name: str) -> str:
-    column = next(c for c in spec.given if c.name == name)
+    column = next(c for c in spec.operands if c.name == name)
     if column.kind == "shared":
         pointer = f"a_{name}.to(tl.pointer_type(tl.{column.storage})) + c[None, :]"
         mask = "(c < classes)[None, :]"
@@ -245,7 +245,7 @@ def _stores(spec: LossKernelSpec, layout: RowLayout, found: Sequence[str], singl
     """Store gradients; the entry at the target's class has a value of its own."""
     lines = []
     shape = f"({layout.rows}, {layout.classes})"
-    for column, name, single in zip(spec.by, found, singles, strict=True):
+    for column, name, single in zip(spec.grad_operands, found, singles, strict=True):
         value = f"{name} + tl.zeros({shape}, tl.{spec.dtype})"
         if single is not None:
             value = f"tl.where(c[None, :] == kept[:, None], ({single} + no_number)[:, None], {value})"

@@ -12,7 +12,7 @@ from ..tables import CallOptions, FastLossBlock, LossNumbers, LossTable
 
 IMPL_OFFSET = 0  # from the address of a tensor object to its handle
 OBJECT_TYPE, TUPLE_LENGTH, TUPLE_ITEMS, BYTES_CONTENT = 0, 0, 0, 0  # offsets in objects of CPython
-BLOCK = 1 << 13  # as in loss_form
+BLOCK = 1 << 13  # as in loss_lines
 CHUNKS_PER_THREAD = 8
 PARALLEL_FROM = 1 << 15
 MAX_ELEMENTS = 1 << 18
