@@ -9,7 +9,9 @@ import importlib
 import pkgutil
 
 from . import lr_scheduler, swa_utils
+from .files import load, save
 from .optimizer import Optimizer
+from .param_groups import param_groups
 from .registry import OPTIMIZERS
 from .state import Buffer
 
@@ -25,4 +27,14 @@ def _discover() -> dict[str, type[Optimizer]]:
 
 OPTIMIZERS.update(_discover())
 globals().update(OPTIMIZERS)
-__all__ = ["OPTIMIZERS", "Buffer", "Optimizer", "lr_scheduler", "swa_utils", *OPTIMIZERS]
+__all__ = [
+    "OPTIMIZERS",
+    "Buffer",
+    "Optimizer",
+    "load",
+    "lr_scheduler",
+    "param_groups",
+    "save",
+    "swa_utils",
+    *OPTIMIZERS,
+]

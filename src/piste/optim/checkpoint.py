@@ -10,17 +10,41 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidValue
+from ..version import __version__
 from . import validation
-from .options import REDUCED
+from .options import REDUCED, Choice
 from .registry import OPTIMIZERS
 
+KEY = "piste"
+"""The entry of a checkpoint that describes the optimizer; torch.optim ignores it."""
 
-def match_checkpoint(optimizer: Any, state_dict: Any) -> dict[str, Any]:
+
+OTHER_ORDER = (
+    "The checkpoint is of other parameters, or of another order. Help: construct both optimizers from "
+    "model.named_parameters(), and parameters are matched by name."
+)
+
+
+def describe_optimizer(optimizer: Any) -> dict[str, Any]:
+    """Return the kind of an optimizer, the version of Piste, and name, shape and dtype of each parameter."""
+    parameters = [
+        {"name": name, "shape": list(p.shape), "dtype": str(p.dtype).removeprefix("torch.")}
+        for group in optimizer.param_groups
+        for name, p in zip(group.get("param_names") or [None] * len(group["params"]), group["params"], strict=True)
+    ]
+    return {"optimizer": type(optimizer).__name__, "version": __version__, "parameters": parameters}
+
+
+def match_checkpoint(
+    optimizer: Any, state_dict: Any, strict: bool = True, hyperparameters: str = "checkpoint"
+) -> dict[str, Any]:
     """Return a checkpoint in the parameter order of the optimizer.
 
     Args:
         optimizer: The optimizer that loads the checkpoint.
         state_dict: The checkpoint, from Piste or torch.optim. It is not changed.
+        strict: Whether both must have the same parameters.
+        hyperparameters: Whose options the result has: those of the "checkpoint", or "keep" for the optimizer's.
 
     Returns:
         The checkpoint. Its parameters are reordered by name where both sides have names.
@@ -30,11 +54,18 @@ def match_checkpoint(optimizer: Any, state_dict: Any) -> dict[str, Any]:
         InvalidValue: The checkpoint is of another optimizer, or has other groups, names or shapes.
     """
     cls = type(optimizer)
+    Choice("checkpoint", ("checkpoint", "keep")).check("hyperparameters", hyperparameters)
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
         raise InvalidValue(
             f"{cls.__name__}.load_state_dict takes the result of optimizer.state_dict(), a dict with `state` and "
             f"`param_groups`; received {_describe(state_dict)}."
         )
+    _check_kind(cls, state_dict)
+    for i, group in enumerate(state_dict["param_groups"]):
+        _check_options(cls, group, i, state_dict["state"])
+    described = state_dict
+    if not strict:
+        state_dict = _pick_by_name(optimizer, state_dict, hyperparameters)
     saved, groups = state_dict["param_groups"], optimizer.param_groups
     if len(saved) != len(groups):
         raise InvalidValue(
@@ -46,9 +77,8 @@ def match_checkpoint(optimizer: Any, state_dict: Any) -> dict[str, Any]:
             raise InvalidValue(
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
                 f"group {i} has {len(theirs['params'])} parameters in the checkpoint and {len(ours['params'])} in the "
-                "optimizer."
+                f"optimizer.{_different_names(theirs, ours)}"
             )
-        _check_options(cls, theirs, i, state_dict["state"])
     state_dict = {
         **state_dict,
         "param_groups": [
@@ -56,12 +86,75 @@ def match_checkpoint(optimizer: Any, state_dict: Any) -> dict[str, Any]:
             for i, (theirs, ours) in enumerate(zip(saved, groups, strict=True))
         ],
     }
+    if hyperparameters == "keep":
+        state_dict["param_groups"] = [
+            {**ours, "params": theirs["params"]}
+            for theirs, ours in zip(state_dict["param_groups"], groups, strict=True)
+        ]
     for index, p, state in _pairs(optimizer, state_dict):
         _check_state(optimizer, index, p, state)
     for i, group in enumerate(state_dict["param_groups"]):
         options = {k: v for k, v in group.items() if k in cls.options or k in REDUCED}
         validation.check_values(cls, options, f" In the checkpoint's param group {i}.")
+    _check_shapes(optimizer, described)
     return state_dict
+
+
+def _check_kind(cls: Any, state_dict: Mapping[str, Any]) -> None:
+    """Raise if the checkpoint says that it is of another optimizer."""
+    kind = state_dict.get(KEY, {}).get("optimizer", cls.__name__)
+    if kind != cls.__name__:
+        raise InvalidValue(
+            f"this checkpoint is not one of {cls.__name__} but of {kind}. Help: load it with piste.optim.{kind}; where "
+            f'another optimizer may take its state, as AdamW may take Adam\'s, delete its entry "{KEY}" first.'
+        )
+
+
+def _check_shapes(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
+    """Raise if a parameter has another shape in the description of the checkpoint."""
+    saved = state_dict.get(KEY, {}).get("parameters", [])
+    ours = describe_optimizer(optimizer)["parameters"]
+    by_name = all(entry["name"] is not None for entry in (*saved, *ours))
+    if by_name:
+        shapes = {entry["name"]: entry["shape"] for entry in saved}
+        pairs = [(entry["name"], shapes[entry["name"]], entry["shape"]) for entry in ours if entry["name"] in shapes]
+    elif len(saved) == len(ours):
+        pairs = [(i, theirs["shape"], here["shape"]) for i, (theirs, here) in enumerate(zip(saved, ours, strict=True))]
+    else:
+        return  # the number of parameters is rejected
+    for name, there, here in pairs:
+        if there != here:
+            raise InvalidValue(
+                f"parameter {name} has shape {tuple(there)} in the checkpoint; the parameter has {tuple(here)}. "
+                f"{OTHER_ORDER}"
+            )
+
+
+def _pick_by_name(optimizer: Any, state_dict: Mapping[str, Any], hyperparameters: str) -> dict[str, Any]:
+    """Return a checkpoint with the groups of the optimizer, and the saved state of the parameters that both have."""
+    saved, groups = state_dict["param_groups"], optimizer.param_groups
+    if not all("param_names" in group for group in (*saved, *groups)):
+        raise InvalidValue(
+            "strict=False matches parameters by name; received "
+            f"{'an optimizer' if all('param_names' in group for group in saved) else 'a checkpoint'} without names. "
+            "Help: construct optimizers from model.named_parameters()."
+        )
+    if len(saved) != len(groups) and hyperparameters != "keep":
+        raise InvalidValue(
+            f"the checkpoint has {len(saved)} param groups and this {type(optimizer).__name__} {len(groups)}. "
+            'Help: hyperparameters="keep" keeps the options of the optimizer.'
+        )
+    ids = {name: index for group in saved for name, index in zip(group["param_names"], group["params"], strict=True)}
+    numbers = iter(range(sum(len(group["params"]) for group in groups)))
+    state, picked = {}, []
+    for i, ours in enumerate(groups):
+        own = [next(numbers) for _ in ours["params"]]
+        for number, name in zip(own, ours["param_names"], strict=True):
+            if name in ids and ids[name] in state_dict["state"]:
+                state[number] = state_dict["state"][ids[name]]
+        options = saved[i] if hyperparameters == "checkpoint" else ours
+        picked.append({**options, "params": own, "param_names": list(ours["param_names"])})
+    return {**state_dict, "state": state, "param_groups": picked}
 
 
 def copy_loaded_state(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
@@ -136,13 +229,23 @@ def _match_names(theirs: Mapping[str, Any], ours: Mapping[str, Any], index: int)
     if saved == named:
         return dict(theirs)
     if sorted(saved) != sorted(named):
-        here, there = sorted(set(named) - set(saved)), sorted(set(saved) - set(named))
         raise InvalidValue(
-            f"the parameters of param group {index} have other names in the checkpoint: only in the optimizer "
-            f"{', '.join(here[:5]) or 'none'}; only in the checkpoint {', '.join(there[:5]) or 'none'}."
+            f"the parameters of param group {index} have other names in the checkpoint:{_different_names(theirs, ours)}"
         )
     ids = dict(zip(saved, theirs["params"], strict=True))
     return {**theirs, "params": [ids[name] for name in named], "param_names": named}
+
+
+def _different_names(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Return the names that only one side has, as the end of a message; "" without names."""
+    if "param_names" not in theirs or "param_names" not in ours:
+        return ""
+    here = sorted(set(ours["param_names"]) - set(theirs["param_names"]))
+    there = sorted(set(theirs["param_names"]) - set(ours["param_names"]))
+    return (
+        f" only in the optimizer {', '.join(here[:5]) or 'none'}; only in the checkpoint "
+        f"{', '.join(there[:5]) or 'none'}. Help: strict=False loads the parameters that both have."
+    )
 
 
 def _check_state(optimizer: Any, index: Any, p: Tensor, state: Any) -> None:
@@ -166,8 +269,7 @@ def _check_state(optimizer: Any, index: Any, p: Tensor, state: Any) -> None:
         if isinstance(value, Tensor) and value.shape != p.shape:
             raise InvalidValue(
                 f"`{key}` of parameter {index} has shape {tuple(value.shape)} in the checkpoint; the parameter has "
-                f"{tuple(p.shape)}. The checkpoint is of other parameters, or of another order. Help: construct both "
-                "optimizers from model.named_parameters(), and parameters are matched by name."
+                f"{tuple(p.shape)}. {OTHER_ORDER}"
             )
 
 

@@ -18,6 +18,7 @@ from . import checkpoint, declaration, group_checks, validation
 from .clipping import clip_factor, is_finite, raise_nonfinite, reduces_gradients, total_norm
 from .composition import numbers_of, step_spec
 from .options import Option
+from .param_groups import compare_with_model
 from .state import as_buffer, existing_state, gradient, param_state, state_of
 
 
@@ -156,7 +157,24 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("skipped", 0)
         self.__dict__.setdefault("grad_norm", None)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state and the options of all groups, as torch.optim does, and a description of both.
+
+        Returns:
+            A dict with torch's keys `state` and `param_groups`, and `piste`: the kind of the optimizer, the version of
+            Piste, and the name, shape and dtype of each parameter. torch.optim ignores the third.
+
+        Example:
+            >>> import torch, piste
+            >>> optimizer = piste.optim.SGD(torch.nn.Linear(2, 1).named_parameters())
+            >>> optimizer.state_dict()["piste"]["parameters"][0]
+            {'name': 'weight', 'shape': [1, 2], 'dtype': 'float32'}
+        """
+        return {**super().state_dict(), checkpoint.KEY: checkpoint.describe_optimizer(self)}
+
+    def load_state_dict(
+        self, state_dict: dict[str, Any], strict: bool = True, hyperparameters: str = "checkpoint"
+    ) -> None:
         """Load a checkpoint from Piste or torch.optim.
 
         Differs from PyTorch: parameters are matched by name where both sides have names, state keeps its saved dtype,
@@ -164,6 +182,9 @@ class Optimizer(torch.optim.Optimizer):
 
         Args:
             state_dict: The result of `state_dict()`.
+            strict: True rejects missing and surplus parameters. False leaves them out, which takes names on both
+                sides: parameters that the checkpoint lacks begin without state.
+            hyperparameters: "checkpoint" takes the options of the checkpoint; "keep" keeps those of this optimizer.
 
         Raises:
             InvalidType: An option is of the wrong type.
@@ -173,13 +194,35 @@ class Optimizer(torch.optim.Optimizer):
         hooks = getattr(self, LOAD_HOOKS, {})
         for hook in hooks.values():
             state_dict = hook(self, state_dict) or state_dict  # check the dict that torch will load
-        state_dict = checkpoint.match_checkpoint(self, state_dict)
+        state_dict = checkpoint.match_checkpoint(self, state_dict, strict, hyperparameters)
         setattr(self, LOAD_HOOKS, {})
         try:
             super().load_state_dict(state_dict)
         finally:
             setattr(self, LOAD_HOOKS, hooks)
         checkpoint.copy_loaded_state(self, state_dict)
+
+    def check(self, model: torch.nn.Module) -> str:
+        """Compare the parameters of this optimizer with those of a model.
+
+        Args:
+            model: The model that the optimizer is meant to train.
+
+        Returns:
+            A line with the number of trainable parameters held, and lines for those that are not held, frozen ones
+            that are, parameters that are tied, and held ones that are not in the model.
+
+        Raises:
+            InvalidType: `model` is not a module.
+
+        Example:
+            >>> import torch, piste
+            >>> model = torch.nn.Linear(2, 1)
+            >>> print(piste.optim.Adam([model.weight]).check(model))
+            Adam holds 1 of 2 trainable parameters.
+            trainable, not held: bias
+        """
+        return compare_with_model(self, model)
 
     def explain_backend(self) -> str:
         """Return one line per param group that names its backend, with the reason for an eager step.
