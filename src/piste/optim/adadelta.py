@@ -1,6 +1,7 @@
 from typing import Any
 
 from ..formula.expression import sqrt
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import decay, eps, rate, weight_decay
 
@@ -29,6 +30,7 @@ class Adadelta(Optimizer):
         "eps": eps(1e-6),
         "weight_decay": weight_decay(),
     }
+    conventions = CONVENTIONS["Adadelta"]
     buffers = {"square_avg": "v", "acc_delta": "u"}
 
     def update(g: Any, v: Any, u: Any, *, rho: Any, eps: Any) -> Any:

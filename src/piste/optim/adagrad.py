@@ -1,6 +1,7 @@
 from typing import Any
 
 from ..formula.expression import sqrt
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import Number, eps, rate, weight_decay
 from .state import Buffer
@@ -31,6 +32,7 @@ class Adagrad(Optimizer):
         "initial_accumulator_value": Number(0.0, "the initial value of the sum of squares"),
         "eps": eps(1e-10),
     }
+    conventions = CONVENTIONS["Adagrad"]
     buffers = {"sum": Buffer("s", start="initial_accumulator_value")}
     per_step = {"lr": lambda lr, lr_decay, t: lr / (1 + (t - 1) * lr_decay)}
     sparse_safe = True

@@ -1,6 +1,7 @@
 from typing import Any
 
 from ..formula.expression import maximum, sqrt
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import Flag, betas, eps, rate, weight_decay
 from .state import Buffer
@@ -36,6 +37,7 @@ class Adam(Optimizer):
         "amsgrad": Flag(False, "divide by the largest average of squared gradients so far"),
         "decoupled_weight_decay": _DECOUPLED,
     }
+    conventions = CONVENTIONS["Adam"]
     buffers = {"exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": Buffer("w", when="amsgrad")}
 
     def update(g: Any, m: Any, v: Any, w: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
@@ -66,4 +68,5 @@ class AdamW(Adam):
 
     options = {k: o for k, o in Adam.options.items() if k != "decoupled_weight_decay"}
     options["weight_decay"] = weight_decay(1e-2)
+    conventions = CONVENTIONS["AdamW"]
     group_constants = {"decoupled_weight_decay": True}

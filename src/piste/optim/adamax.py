@@ -1,6 +1,7 @@
 from typing import Any
 
 from ..formula.expression import maximum
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import betas, eps, rate, weight_decay
 
@@ -23,6 +24,7 @@ class Adamax(Optimizer):
     """
 
     options = {"lr": rate(2e-3), "betas": betas(), "eps": eps(1e-8), "weight_decay": weight_decay()}
+    conventions = CONVENTIONS["Adamax"]
     buffers = {"exp_avg": "m", "exp_inf": "u"}
 
     def update(g: Any, m: Any, u: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..engine import StepSpec, parameters
 from ..formula.expression import FormulaError, maximum, minimum
+from .conventions import Convention
 from .options import SHARED, Flag
 
 
@@ -14,12 +15,14 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec:
     """Return the specification of the step of a group, cached by its flags and buffers."""
     flags = {name: bool(group[name]) for name, option in cls.options.items() if isinstance(option, Flag)}
     kept = tuple(b.letter for b in cls.buffers.values() if b.when is None or group[b.when])
-    decay = ("decoupled" if group.get("decoupled_weight_decay") else "l2") if group.get("weight_decay") else ""
+    rules = cls.conventions.get(group["convention"])
+    is_decoupled = group.get("decoupled_weight_decay") or (rules is not None and rules.decoupled)
+    decay = ("decoupled" if is_decoupled else "l2") if group.get("weight_decay") else ""
     clips = ("clip",) * (group["max_norm"] is not None) + ("max_value",) * (group["max_value"] is not None)
-    key = (kept, decay, clips, bool(group["maximize"]), *flags.values())
+    key = (kept, decay, clips, bool(group["maximize"]), group["convention"], *flags.values())
     spec = cls._specs.get(key)
     if spec is None:
-        spec = cls._specs[key] = compose(cls, kept, decay, bool(group["maximize"]), flags, clips)
+        spec = cls._specs[key] = compose(cls, kept, decay, bool(group["maximize"]), flags, clips, rules)
     return spec
 
 
@@ -36,6 +39,7 @@ def compose(
     maximize: bool,
     flags: Mapping[str, bool],
     clips: tuple[str, ...] = (),
+    rules: Convention | None = None,
 ) -> StepSpec:
     """Compose the step of one element.
 
@@ -47,6 +51,7 @@ def compose(
         maximize: Whether the step ascends.
         flags: The options of the rule that are True or False.
         clips: The numbers that clip the gradient: "clip" (the factor of the norm), "max_value", or both.
+        rules: The convention of another framework, whose formula takes the place of the rule.
 
     Returns:
         The specification, whose formula is traced when a backend first runs it.
@@ -54,7 +59,8 @@ def compose(
     Raises:
         FormulaError: Tracing the formula raises it if `update` returns another number of buffers than declared.
     """
-    update = cls.update
+    update = cls.update if rules is None or rules.update is None else rules.update
+    has_rate = rules is not None and rules.has_rate
     asked = parameters(update)
     letters = [b.letter for b in cls.buffers.values()]
     reads_p = asked[0] == "p"
@@ -86,7 +92,7 @@ def compose(
                 f"{cls.__name__}.update must return the step and {len(letters)} buffers "
                 f"({', '.join(letters) or 'none'}); it returned {len(after)}."
             )
-        return p - lr * d, [new for x, new in zip(letters, after, strict=True) if x in kept]
+        return p - (d if has_rate else lr * d), [new for x, new in zip(letters, after, strict=True) if x in kept]
 
     element.__qualname__ = f"{cls.__name__}.update"  # shown in error messages
     numbers = tuple(

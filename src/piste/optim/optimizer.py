@@ -17,6 +17,7 @@ from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_
 from . import checkpoint, declaration, group_checks, validation
 from .clipping import clip_factor, is_finite, raise_nonfinite, reduces_gradients, total_norm
 from .composition import numbers_of, step_spec
+from .conventions import Convention
 from .options import Option
 from .param_groups import compare_with_model
 from .state import as_buffer, existing_state, gradient, param_state, state_of
@@ -69,6 +70,7 @@ class Optimizer(torch.optim.Optimizer):
     buffers: ClassVar[Mapping[str, Any]] = {}
     counters: ClassVar[Mapping[str, Any]] = {}
     per_step: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    conventions: ClassVar[Mapping[str, Convention]] = {}  # the same optimizer in other frameworks
     group_constants: ClassVar[Mapping[str, Any]] = {}  # entries of a param group that are no arguments
     optional_in_checkpoint: ClassVar[tuple[str, ...]] = ("decoupled_weight_decay",)  # missing in old ones
     decay_option: ClassVar[str] = ""  # an option that decays the weights, like decoupled weight decay
@@ -84,6 +86,8 @@ class Optimizer(torch.optim.Optimizer):
         cls.buffers = {key: as_buffer(b) for key, b in cls.buffers.items()}
         cls.counters = {key: as_buffer(b) for key, b in cls.counters.items()}
         cls._specs = {}
+        if "update" in vars(cls):  # a convention replaces the formula, so a custom one has none
+            cls.conventions = vars(cls).get("conventions", {})
         Optimizer.options_of_all |= set(cls.options)
         cls.__signature__ = declaration.signature(cls.options)  # type: ignore[attr-defined]
         cls.__doc__ = declaration.document_options(cls)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidType, did_you_mean
+from .conventions import TITLES
 from .declaration import all_options
 
 FOREIGN_NAMES = {
@@ -49,7 +50,21 @@ def misuse(
         elif words and name not in {"decay", "lr_decay"}:
             renamed[words[0]] = value
     given += [f"{name}={value!r}" for name, value in renamed.items()]
-    return InvalidType(f"{' '.join(mistakes)} Write {cls.__name__}({', '.join(given)}).")
+    return InvalidType(f"{' '.join(mistakes)}{offer_convention(cls, args, kwargs)} Write {cls.__name__}({', '.join(given)}).")
+
+
+def offer_convention(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Return a sentence with the call in the convention of a framework that has the unknown names, or ""."""
+    unknown = {name for name in kwargs if name not in all_options(cls)}
+    if not unknown or "convention" in kwargs:
+        return ""
+    call = ", ".join(["model.parameters()", *map(repr, args), *(f"{k}={v!r}" for k, v in kwargs.items())])
+    return "".join(
+        f' {cls.__name__}({call}, convention="{convention}") has the names, defaults and formula of '
+        f"{TITLES[convention]}."
+        for convention, rules in cls.conventions.items()
+        if unknown <= set(rules.names)
+    )
 
 
 def help_with_name(cls: Any, name: str) -> str:

@@ -127,8 +127,11 @@ SHARED: dict[str, Option] = {
     "nonfinite": Choice(
         "ignore", ("ignore", "skip", "raise"), "skip the step, or raise, if a gradient holds NaN or an infinity"
     ),
+    "convention": Choice(
+        "torch", ("torch", "keras", "optax"), "the framework whose formula, defaults and argument names hold"
+    ),
 }
 """The keyword options of every optimizer."""
 
-REDUCED = ("max_norm", "max_value", "nonfinite")
+REDUCED = ("max_norm", "max_value", "nonfinite", "convention")
 """Those that torch.optim lacks: a checkpoint without them leaves them as they are."""

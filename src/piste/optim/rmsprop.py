@@ -1,6 +1,7 @@
 from typing import Any
 
 from ..formula.expression import sqrt
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import Flag, decay, eps, rate, weight_decay
 from .state import Buffer
@@ -34,6 +35,7 @@ class RMSprop(Optimizer):
         "momentum": decay(0.0, "mu", "the decay rate of the momentum"),
         "centered": Flag(False, "divide by the standard deviation of the gradient instead of its root mean square"),
     }
+    conventions = CONVENTIONS["RMSprop"]
     buffers = {
         "square_avg": "v",
         "momentum_buffer": Buffer("b", when="momentum"),

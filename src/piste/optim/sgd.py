@@ -2,6 +2,7 @@ from typing import Any
 
 from ..errors import InvalidValue
 from ..formula.expression import where
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import Flag, Number, decay, rate, weight_decay
 from .state import Buffer
@@ -32,6 +33,7 @@ class SGD(Optimizer):
         "weight_decay": weight_decay(),
         "nesterov": Flag(False, "use Nesterov momentum"),
     }
+    conventions = CONVENTIONS["SGD"]
     buffers = {"momentum_buffer": Buffer("b", when="momentum")}
     counts_steps = False
     sparse_safe = True

@@ -9,8 +9,10 @@ import torch
 
 from ..errors import InvalidType, InvalidValue
 from ..options import as_float
+from .conventions import check_convention, translate
 from .declaration import all_options, defaults
-from .option_names import help_with_name, misuse
+from .option_names import help_with_name, misuse, offer_convention
+from .options import SHARED
 
 
 def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params: bool = True) -> dict[str, Any]:
@@ -26,7 +28,11 @@ def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params:
         InvalidType: A name is unknown or given twice, or a value is of the wrong type.
         InvalidValue: A value is out of its range.
     """
-    unknown = [name for name in kwargs if name not in all_options(cls)]
+    convention = kwargs.get("convention", "torch")
+    SHARED["convention"].check("convention", convention)
+    check_convention(cls, {"convention": convention})
+    known = {*all_options(cls), *(cls.conventions[convention].names if convention != "torch" else ())}
+    unknown = [name for name in kwargs if name not in known]
     if not has_params or len(unknown) > 1:
         raise misuse(cls, args, kwargs, unknown, has_params)
     names = list(cls.options)
@@ -36,12 +42,15 @@ def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params:
             f"({', '.join(names)}); received {len(args)}. Give the others by name."
         )
     given = dict(zip(names, args, strict=False))
+    offer = offer_convention(cls, args, kwargs)
     for name, value in kwargs.items():
         if name in given:
             raise InvalidType(f"{cls.__name__} received `{name}` twice: by position and by name. Help: drop one.")
-        if name not in all_options(cls):
-            raise InvalidType(f"{cls.__name__} has no option `{name}`; {help_with_name(cls, name)}")
+        if name not in known:
+            raise InvalidType(f"{cls.__name__} has no option `{name}`; {help_with_name(cls, name)}{offer}")
         given[name] = value
+    if convention != "torch":
+        given = translate(cls, convention, given)
     values = defaults(cls) | given
     check_values(cls, values)
     return values
@@ -63,6 +72,7 @@ def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
         for name, option in all_options(cls).items():
             if name in values:
                 option.check(name, values[name])
+        check_convention(cls, values)
         cls.validate_options(values)
         if values.get("foreach") and values.get("fused"):
             raise InvalidValue("`fused` and `foreach` cannot be `True` together. Help: leave both at None.")

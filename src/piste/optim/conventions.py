@@ -1,0 +1,198 @@
+"""Conventions: the defaults, formulas and argument names that Keras and optax have for the same optimizers.
+
+A formula here takes the place of the rule's `update`, with the same buffers. Where it is `None`, the rule holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InvalidType, InvalidValue
+from ..formula.expression import maximum, sqrt, where
+
+__all__ = ["CONVENTIONS", "TITLES", "Convention", "check_convention", "translate"]
+
+TITLES = {"keras": "Keras", "optax": "optax"}
+
+
+@dataclass(frozen=True)
+class Convention:
+    """An optimizer as another framework has it.
+
+    Args:
+        defaults: The defaults that differ from PyTorch's, by PyTorch's names. None marks an argument without a default.
+        names: The argument names, as {foreign name: PyTorch's name}; "betas[0]" is the first number of the pair.
+        update: The formula, if it differs from the rule.
+        has_rate: Whether the step of the formula contains the learning rate.
+        decoupled: Whether the weight decay is decoupled, as in AdamW.
+        absent: The options of PyTorch that the framework lacks.
+    """
+
+    defaults: Mapping[str, Any]
+    names: Mapping[str, str]
+    update: Callable[..., Any] | None = None
+    has_rate: bool = False
+    decoupled: bool = False
+    absent: tuple[str, ...] = ()
+
+
+def _keras_sgd(g: Any, b: Any, *, lr: Any, mu: Any, nesterov: bool) -> Any:
+    if b is None:
+        return lr * g, None
+    b = mu * b + lr * g
+    return (mu * b + lr * g if nesterov else b), b
+
+
+def _rms(g: Any, v: Any, b: Any, m: Any, *, lr: Any, alpha: Any, eps: Any, mu: Any) -> Any:
+    v = alpha * v + (1 - alpha) * g * g
+    m = None if m is None else alpha * m + (1 - alpha) * g
+    d = lr * g / sqrt((v if m is None else v - m * m) + eps)
+    if b is None:
+        return d, v, b, m
+    b = mu * b + d
+    return b, v, b, m
+
+
+def _keras_adagrad(g: Any, s: Any, *, eps: Any) -> Any:
+    s = s + g * g
+    return g / sqrt(s + eps), s
+
+
+def _optax_adagrad(g: Any, s: Any, *, eps: Any) -> Any:
+    s = s + g * g
+    return where(s > 0, g / sqrt(s + eps), 0.0), s
+
+
+def _keras_adam(g: Any, m: Any, v: Any, w: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    w = None if w is None else maximum(w, v)
+    correction = (1 - beta2**t) ** 0.5 / (1 - beta1**t)
+    return correction * m / (sqrt(v if w is None else w) + eps), m, v, w
+
+
+def _optax_adam(g: Any, m: Any, v: Any, w: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    v_hat = v / (1 - beta2**t)
+    w = None if w is None else maximum(w, v_hat)
+    return m / (1 - beta1**t) / (sqrt(v_hat if w is None else w) + eps), m, v, w
+
+
+def _keras_adamax(g: Any, m: Any, u: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
+    m = beta1 * m + (1 - beta1) * g
+    u = maximum(beta2 * u, abs(g))
+    return m / (1 - beta1**t) / (u + eps), m, u
+
+
+_KERAS = {"learning_rate": "lr", "epsilon": "eps"}
+_KERAS_BETAS = {**_KERAS, "beta_1": "betas[0]", "beta_2": "betas[1]"}
+_OPTAX = {"learning_rate": "lr"}
+_OPTAX_BETAS = {**_OPTAX, "b1": "betas[0]", "b2": "betas[1]"}
+
+CONVENTIONS: dict[str, dict[str, Convention]] = {
+    "SGD": {
+        "keras": Convention({"lr": 0.01}, _KERAS, _keras_sgd, has_rate=True, decoupled=True, absent=("dampening",)),
+        "optax": Convention({"lr": None}, _OPTAX, absent=("dampening", "weight_decay")),
+    },
+    "RMSprop": {
+        "keras": Convention(
+            {"lr": 0.001, "alpha": 0.9, "eps": 1e-7}, {**_KERAS, "rho": "alpha"}, _rms, has_rate=True, decoupled=True
+        ),
+        "optax": Convention(
+            {"lr": None, "alpha": 0.9, "eps": 1e-8},
+            {**_OPTAX, "decay": "alpha"},
+            _rms,
+            has_rate=True,
+            absent=("weight_decay",),
+        ),
+    },
+    "Adagrad": {
+        "keras": Convention(
+            {"lr": 0.001, "initial_accumulator_value": 0.1, "eps": 1e-7},
+            _KERAS,
+            _keras_adagrad,
+            decoupled=True,
+            absent=("lr_decay",),
+        ),
+        "optax": Convention(
+            {"lr": None, "initial_accumulator_value": 0.1, "eps": 1e-7},
+            _OPTAX,
+            _optax_adagrad,
+            absent=("lr_decay", "weight_decay"),
+        ),
+    },
+    "Adadelta": {
+        "keras": Convention({"lr": 0.001, "rho": 0.95, "eps": 1e-7}, _KERAS, decoupled=True),
+        "optax": Convention({"lr": None}, _OPTAX),
+    },
+    "Adam": {
+        "keras": Convention(
+            {"eps": 1e-7}, _KERAS_BETAS, _keras_adam, decoupled=True, absent=("decoupled_weight_decay",)
+        ),
+        "optax": Convention({"lr": None}, _OPTAX_BETAS, _optax_adam, absent=("weight_decay", "decoupled_weight_decay")),
+    },
+    "AdamW": {
+        "keras": Convention({"eps": 1e-7, "weight_decay": 0.004}, _KERAS_BETAS, _keras_adam, decoupled=True),
+        "optax": Convention({"lr": None, "weight_decay": 1e-4}, _OPTAX_BETAS, decoupled=True, absent=("amsgrad",)),
+    },
+    "Adamax": {
+        "keras": Convention({"lr": 0.001, "eps": 1e-7}, _KERAS_BETAS, _keras_adamax, decoupled=True),
+        "optax": Convention({"lr": None}, _OPTAX_BETAS, absent=("weight_decay",)),
+    },
+}
+"""The conventions of each optimizer, by the name of its class."""
+
+
+def translate(cls: Any, convention: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call in PyTorch's names, completed with the framework's defaults.
+
+    Args:
+        cls: The optimizer.
+        convention: The framework, "keras" or "optax".
+        given: The arguments by name, in the framework's names or PyTorch's.
+
+    Raises:
+        InvalidType: An argument is given twice, or one without a default is missing.
+    """
+    rules = cls.conventions[convention]
+    values: dict[str, Any] = dict(rules.defaults)
+    pair = list(given.get("betas", cls.options["betas"].default if "betas" in cls.options else ()))
+    for name, value in given.items():
+        ours = rules.names.get(name, name)
+        if ours != name and (ours in given or (ours.startswith("betas") and "betas" in given)):
+            raise InvalidType(f"{cls.__name__} received `{ours.partition('[')[0]}` twice, as `{name}` too. Drop one.")
+        if ours.startswith("betas["):
+            pair[ours == "betas[1]"] = value
+            values["betas"] = tuple(pair)
+        else:
+            values[ours] = value
+    missing = [name for name, value in values.items() if value is None and name in rules.defaults]
+    if missing:
+        raise InvalidType(
+            f'{cls.__name__} needs `{missing[0]}` with convention="{convention}", which has no default for it. '
+            f"Help: PyTorch's is {missing[0]}={cls.options[missing[0]].default!r}."
+        )
+    return values
+
+
+def check_convention(cls: Any, values: Mapping[str, Any]) -> None:
+    """Raise unless the optimizer has the convention, and the convention the options.
+
+    Raises:
+        InvalidValue: The optimizer or an option does not exist in the framework.
+    """
+    convention = values.get("convention", "torch")
+    if convention == "torch":
+        return
+    if convention not in cls.conventions:
+        known = ", ".join(f'"{name}"' for name in ("torch", *cls.conventions))
+        raise InvalidValue(f'`convention` of {cls.__name__} must be one of {known}; received "{convention}".')
+    for name in cls.conventions[convention].absent:
+        if values.get(name, cls.options[name].default) != cls.options[name].default:
+            raise InvalidValue(
+                f"`{name}` does not exist in {TITLES[convention]}'s {cls.__name__}; received {name}={values[name]!r} "
+                f'with convention="{convention}". Help: leave `{name}` out, or `convention`.'
+            )

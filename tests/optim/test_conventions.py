@@ -1,0 +1,154 @@
+"""The conventions of Keras and optax: recorded trajectories of both, their names and defaults, and what is rejected."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from piste.errors import InvalidType, InvalidValue
+from piste.optim import OPTIMIZERS, Adam, Optimizer, RMSprop
+from piste.optim.conventions import CONVENTIONS
+from piste.optim.options import rate
+
+from .rejections import assert_rejected, weights
+
+FOLDER = Path(__file__).parent / "trajectories"
+RECORDED = {framework: json.loads((FOLDER / f"{framework}.json").read_text()) for framework in ("keras", "optax")}
+RUNS = [(framework, run) for framework, recorded in RECORDED.items() for run in recorded["runs"]]
+
+
+def run_label(value):
+    if isinstance(value, str):
+        return value
+    return f"{value['name']}-{value['options']}-{'falling' if value['falls'] else 'constant'}-{value['scale']}"
+
+
+def path_of(framework, run, fused):
+    """The parameters after every step, by Piste, in the framework's own names."""
+    recorded = RECORDED[framework]
+    p = torch.tensor(recorded["start"], dtype=torch.float64, requires_grad=True)
+    optimizer = OPTIMIZERS[run["name"]](
+        [p], learning_rate=run["lr"], **run["options"], convention=framework, fused=fused
+    )
+    path = []
+    for t, g in enumerate(run["gradients"]):
+        optimizer.param_groups[0]["lr"] = run["lr"] / 10 if run["falls"] and t >= recorded["fall"] else run["lr"]
+        p.grad = torch.tensor(g, dtype=torch.float64)
+        optimizer.step()
+        path.append(p.detach().clone())
+    return torch.stack(path)
+
+
+@pytest.mark.sample(40)
+@pytest.mark.parametrize("fused", [True, False], ids=["kernel", "eager"])
+@pytest.mark.parametrize(("framework", "run"), RUNS, ids=run_label)
+def test_steps_are_those_of_the_framework(framework, run, fused):
+    expected = torch.tensor(run["path"], dtype=torch.float64)
+    torch.testing.assert_close(path_of(framework, run, fused), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_every_convention_is_recorded_with_its_version():
+    for framework, recorded in RECORDED.items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", recorded["versions"][framework])
+        names = {name for name, rules in CONVENTIONS.items() if framework in rules}
+        assert names == {run["name"] for run in recorded["runs"]}
+
+
+TUTORIAL = [
+    ("RMSprop", {"lr": 0.001, "rho": 0.9, "epsilon": 1e-06}, {"lr": 0.001, "alpha": 0.9, "eps": 1e-6}),
+    ("Adagrad", {"lr": 0.01, "epsilon": 1e-06}, {"lr": 0.01, "eps": 1e-6, "initial_accumulator_value": 0.1}),
+    ("Adadelta", {"lr": 1.0, "rho": 0.95, "epsilon": 1e-06}, {"lr": 1.0, "rho": 0.95, "eps": 1e-6}),
+    (
+        "Adam",
+        {"lr": 0.001, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-08},
+        {"lr": 0.001, "betas": (0.9, 0.99), "eps": 1e-8},
+    ),
+    ("Adamax", {"lr": 0.002, "beta_1": 0.9, "beta_2": 0.99}, {"lr": 0.002, "betas": (0.9, 0.99), "eps": 1e-7}),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), TUTORIAL)
+def test_calls_of_keras_tutorials_run_with_the_convention(name, options, expected):
+    group = OPTIMIZERS[name](weights(), **options, convention="keras").param_groups[0]
+    assert group.items() >= expected.items()
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), TUTORIAL)
+def test_without_the_convention_such_calls_name_the_call_to_write(name, options, expected):
+    if name == "Adadelta":
+        options = {**options, "learning_rate": options["lr"]}
+        del options["lr"]
+    call = ", ".join(["model.parameters()", *(f"{k}={v!r}" for k, v in options.items())])
+    assert_rejected(
+        InvalidType,
+        lambda: OPTIMIZERS[name](weights(), **options),
+        f'{name}({call}, convention="keras") has the names, defaults and formula of Keras.',
+    )
+
+
+def test_defaults_are_those_of_the_framework():
+    assert RMSprop(weights(), convention="keras").param_groups[0]["alpha"] == 0.9
+    group = OPTIMIZERS["AdamW"](weights(), learning_rate=0.1, convention="optax").param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["convention"]) == (0.1, 1e-4, "optax")
+
+
+def test_optax_demands_a_learning_rate():
+    for name, rules in CONVENTIONS.items():
+        if "optax" in rules:
+            words = f'{name} needs `lr` with convention="optax", which has no default for it. Help: PyTorch\'s is lr='
+            assert_rejected(InvalidType, lambda name=name: OPTIMIZERS[name](weights(), convention="optax"), words)
+
+
+def test_an_argument_given_twice_is_rejected():
+    for options in ({"lr": 0.1, "learning_rate": 0.1}, {"betas": (0.9, 0.9), "beta_1": 0.9}):
+        assert_rejected(
+            InvalidType, lambda options=options: Adam(weights(), **options, convention="keras"), "twice, as `"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SGD", {"momentum": 0.9, "dampening": 0.5, "convention": "keras"}),
+        ("Adagrad", {"lr_decay": 0.1, "convention": "keras"}),
+        ("Adam", {"decoupled_weight_decay": True, "convention": "keras"}),
+        ("Adam", {"lr": 0.1, "weight_decay": 0.1, "convention": "optax"}),
+        ("AdamW", {"lr": 0.1, "amsgrad": True, "convention": "optax"}),
+    ],
+)
+def test_options_that_the_framework_lacks_are_rejected(name, options):
+    assert_rejected(InvalidValue, lambda: OPTIMIZERS[name](weights(), **options), "` does not exist in ", "leave `")
+
+
+def test_optimizers_without_a_convention_say_so():
+    assert_rejected(
+        InvalidValue,
+        lambda: OPTIMIZERS["Rprop"](weights(), convention="keras"),
+        '`convention` of Rprop must be one of "torch"; received "keras".',
+    )
+    assert_rejected(InvalidValue, lambda: Adam(weights(), convention="kears"), "Did you mean `keras`?")
+
+
+def test_a_custom_formula_has_no_convention():
+    class Custom(RMSprop):
+        options = {"lr": rate(0.1)}
+        buffers = {}
+
+        def update(g):
+            return g
+
+    assert Custom.conventions == {} == Optimizer.conventions
+
+
+def test_a_checkpoint_keeps_the_convention():
+    (p,) = weights(1)
+    saved = Adam([p], convention="keras").state_dict()
+    other = Adam([p])
+    other.load_state_dict(saved)
+    assert other.param_groups[0]["convention"] == "keras"
+    other.load_state_dict(torch.optim.Adam([p]).state_dict())
+    assert other.param_groups[0]["convention"] == "keras"
