@@ -50,7 +50,9 @@ def misuse(
         elif words and name not in {"decay", "lr_decay"}:
             renamed[words[0]] = value
     given += [f"{name}={value!r}" for name, value in renamed.items()]
-    return InvalidType(f"{' '.join(mistakes)}{offer_convention(cls, args, kwargs)} Write {cls.__name__}({', '.join(given)}).")
+    return InvalidType(
+        f"{' '.join(mistakes)}{offer_convention(cls, args, kwargs)} Write {cls.__name__}({', '.join(given)})."
+    )
 
 
 def offer_convention(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
