@@ -10,6 +10,7 @@ import torch
 
 import piste
 from piste.losses import functional
+from tests.oracle import composed
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Case:
 
     @property
     def torchs(self) -> Callable[..., torch.Tensor]:
-        return getattr(torch.nn.functional, self.loss.functional_name)
+        """Torch's function, or the composition of its operations for a loss that it lacks."""
+        name = self.loss.functional_name
+        return getattr(torch.nn.functional, name, None) or getattr(composed, name)
 
     def __str__(self) -> str:
         return f"{self.name}{'-' if self.options else ''}{'-'.join(self.options)}"
@@ -181,6 +184,19 @@ CASES += [
     Case("triplet_margin", triplets, {"p": 3.0, "swap": True, "margin": 4.0}, ((4, 3),)),
     Case("triplet_margin_with_distance", triplets, {}, ((4, 3), (5,))),
     Case("triplet_margin_with_distance", triplets, {"distance_function": city_blocks, "swap": True}, ((4, 3),)),
+]
+CASES += [
+    Case("log_cosh", real),
+    Case("log_cosh", real, {"weight": C3}, ((4, 3),)),
+    Case("charbonnier", real),
+    Case("charbonnier", real, {"eps": 0.5}),
+    Case("general_robust", real),
+    *(Case("general_robust", real, {"alpha": alpha, "scale": 0.7}) for alpha in (2.0, 0.5, 0.0, -2.0)),
+    Case("quantile", real),
+    Case("quantile", real, {"quantile": 0.9}),
+    Case("quantile", real, {"quantiles": C3 / 4}, ((4, 3), (2, 1, 3))),
+    Case("expectile", real),
+    Case("expectile", real, {"expectile": 0.1, "weight": C3}, ((4, 3),)),
 ]
 MODULES = [c for c in CASES if not c.function_only]
 

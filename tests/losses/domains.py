@@ -102,6 +102,12 @@ DOMAINS = [
         ([0.5, 0.546875, 0.0], [0.5, 0.453125, 0.0]),
         dtype=torch.bfloat16,
     ),
+    Domain("quantile", "quantile", (0.5, 1.0), (0, 1, 0.5), (-1e-9, 1 + 1e-9, NAN), always=True),
+    Domain("quantile", "quantiles", (0.5, 1.0), (0.0, 1.0, 0.5), (-1e-9, 1 + 1e-9, INF, NAN)),
+    Domain("expectile", "expectile", (0.5, 1.0), (0, 1, 0.5), (-1e-9, 1 + 1e-9, NAN), always=True),
+    Domain("charbonnier", "eps", (0.5, 1.0), (1e-9, 2), (0, -1e-9, INF, NAN), always=True),
+    Domain("general_robust", "alpha", (0.5, 1.0), (-4.0, 0, 2, 3.5), (INF, -INF, NAN), always=True),
+    Domain("general_robust", "scale", (0.5, 1.0), (1e-9, 2), (0, -1e-9, INF, NAN), always=True),
     Domain("multi_margin", "target", (ROW, None), (0, 2), (3, -1, -100)),
     Domain("multi_margin", "p", (ROW, 1), (1, 2), (0, 3), always=True),
     Domain("multi_margin", "input", (None, 1), ([0.5, NAN, 2.0],), ()),
@@ -241,7 +247,9 @@ def _placed(domain: Domain, values: list[Any]) -> tuple[list[torch.Tensor], dict
     options = dict(domain.options)
     if None not in domain.operands:
         value = values[len(values) // 2]
-        options[domain.argument] = _tensor(value, domain.dtype) if domain.argument.endswith("weight") else value
+        options[domain.argument] = (
+            _tensor(value, domain.dtype) if domain.argument.endswith(("weight", "quantiles")) else value
+        )
     columns = [values if o is None else [o] * len(values) for o in domain.operands]
     return [_tensor(c if len(values) > 1 else c[0], domain.dtype) for c in columns], options
 

@@ -41,6 +41,7 @@ LOG_RATES = [(0.5, 0.25), (-3.0, 2.5), (2.0, 4.0), (0.0, 1.5)]
 NORMAL = [(0.5, 0.25, 1.5), (-3.0, 2.5, 0.75), (2.0, 4.0, 8.0), (0.0, 1.5, 1.0)]
 SIGNED = [(0.3, 1), (0.3, -1), (2.0, -1), (-2.0, 1), (-2.0, -1), (30.0, -1), (30.0, 1)]
 RANKED = [(0.3, 0.1, 1.0), (0.3, 0.1, -1.0), (2.0, -1.0, 1.0), (-2.0, 1.0, 1.0), (5.0, 4.75, -1.0)]
+SHARES = [0.1, 0.25, 0.5, 0.9, 0.75, 0.0, 1.0]
 
 ELEMENTS = [
     Points("l1", LINE),
@@ -72,6 +73,16 @@ ELEMENTS = [
     Points("soft_margin", [(x, float(y)) for x, y in SIGNED]),
     Points("margin_ranking", RANKED, {"margin": 0.5}),
     Points("margin_ranking", RANKED, {"margin": 0.125}),
+    Points("log_cosh", [*LINE, (1e-3, 0.0), (2.0, 2.0), (0.0, 400.0)]),
+    Points("charbonnier", LINE, {"eps": 0.5}),
+    Points("charbonnier", LINE),
+    *(Points("general_robust", LINE, {"alpha": a, "scale": 0.7}) for a in (2.0, 1.0, 0.5, 1e-9, 0.0, -2.0)),
+    Points("general_robust", LINE),
+    Points("quantile", LINE, {"quantile": 0.9}),
+    Points("quantile", LINE),
+    Points("quantile", [(x, y, q) for (x, y), q in zip(LINE, SHARES, strict=True)], last="quantiles"),
+    Points("expectile", LINE, {"expectile": 0.9}),
+    Points("expectile", LINE),
 ]
 
 AT_CORNERS = [  # (2.0, 2.0) is the corner of |x - y|, (1.0, 0.0) that of a width of 1, and so on
@@ -90,6 +101,9 @@ AT_CORNERS = [  # (2.0, 2.0) is the corner of |x - y|, (1.0, 0.0) that of a widt
     Points("soft_margin", [(0.0, 1.0), (0.0, -1.0)], by=(0,)),
     Points("margin_ranking", [(1.0, 0.5, 1.0), (0.5, 1.0, -1.0), (1.0, 1.0, 1.0)], {"margin": 0.5}),
     Points("margin_ranking", [(1.0, 1.0, 1.0), (1.0, 1.0, -1.0)], {"margin": 0.0}),
+    Points("quantile", [(2.0, 2.0)], {"quantile": 0.9}),
+    Points("expectile", [(2.0, 2.0)], {"expectile": 0.9}, order=1),
+    Points("general_robust", [(2.0, 2.0)], {"alpha": 0.5}),
 ]
 
 A, B, C = [0.5, -1.0, 2.0, 0.25], [0.25, 0.75, -0.5, 1.5], [1.0, -0.5, 0.125, -2.0]
@@ -212,6 +226,14 @@ EXTREMES = [
     Extreme("soft_margin", (-INF, 1.0), INF, -1.0),
     Extreme("margin_ranking", (INF, 0.0, 1.0), 0.0, 0.0, {"margin": 1.0}),
     Extreme("margin_ranking", (-INF, 0.0, 1.0), INF, -1.0, {"margin": 1.0}),
+    Extreme("log_cosh", (INF, 0.0), INF, 1.0),
+    Extreme("log_cosh", (-1e30, 0.0), 1e30, -1.0),
+    Extreme("general_robust", (1e-12, 0.0), 0.5e-24, 1e-12, {"alpha": 0.5}),
+    Extreme("general_robust", (1e6, 0.0), 2.0, 1.6e-17, {"alpha": -2.0}),
+    Extreme("general_robust", (100.0, 0.0), 1.002, 0.0, {"alpha": -1e3}),
+    Extreme("quantile", (INF, 0.0), INF, 0.25, {"quantile": 0.75}),
+    Extreme("quantile", (-INF, 0.0), INF, -0.75, {"quantile": 0.75}),
+    Extreme("expectile", (-1e15, 0.0), 0.75e30, -1.5e15, {"expectile": 0.75}),
     Extreme("nll", ([-INF, 0.0], 0), INF, [-1.0, 0.0]),
     Extreme("cross_entropy", ([1e4, 0.0, -1e4], 0), 0.0, [0.0, 0.0, 0.0]),
     Extreme("cross_entropy", ([1e4, 0.0, -1e4], 2), 2e4, [1.0, 0.0, -1.0]),

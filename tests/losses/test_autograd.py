@@ -193,8 +193,8 @@ def test_second_derivatives_at_a_logit_of_zero() -> None:
 @pytest.mark.filterwarnings("ignore:`NLLLoss2d` has been deprecated")
 def test_modules_copy_pickle_and_save(case: Case) -> None:
     module, operands = case.loss(**case.options), seeded(case)
-    torchs = getattr(torch.nn, type(module).__name__)(**case.options)
-    assert module.state_dict().keys() == torchs.state_dict().keys()
+    if torchs := getattr(torch.nn, type(module).__name__, None):
+        assert module.state_dict().keys() == torchs(**case.options).state_dict().keys()
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert repr(twin) == repr(module)
         assert torch.equal(twin(*operands), module(*operands))

@@ -282,6 +282,17 @@ def test_rows_of_labels_are_checked() -> None:
     rejects(lambda: F.multilabel_margin_loss(x[0, 0], lists[0, 0]), "received a 0-dimensional tensor")
 
 
+def test_quantiles_are_checked() -> None:
+    rejects(lambda: nn.QuantileLoss(quantile=90), "`quantile` must be in [0, 1]; received quantile=90.")
+    rejects(
+        lambda: F.quantile_loss(X, X, quantiles=torch.tensor([10.0, 50.0, 90.0])),
+        "QuantileLoss: `quantiles` must be in [0, 1]; received 10.0 at (0, 0)",
+        "Help: divide percentages by 100.",
+    )
+    rejects(lambda: F.quantile_loss(X, X, quantiles=torch.ones(4)), "`quantiles` must have the shape of `input`")
+    rejects(lambda: nn.GeneralRobustLoss(scale=0), "`scale` must be in (0, inf); received scale=0")
+
+
 def test_vectors_are_checked() -> None:
     a = torch.randn(3, 4)
     rejects(

@@ -19,6 +19,7 @@ from tests.losses.assertions import (
 )
 from tests.losses.cases import CASES, MODULES, Case, expand_weight, seeded
 from tests.losses.samples import AT_CORNERS, ELEMENTS, EXTREMES, ROWS, ROWS_AT_CORNERS, Extreme, Points
+from tests.oracle import composed
 from tests.oracle import losses as oracle
 
 F = piste.losses.functional
@@ -104,8 +105,17 @@ def test_row_losses_match_the_oracle(points: Points) -> None:
 @pytest.mark.parametrize("points", AT_CORNERS + ROWS_AT_CORNERS, ids=str)
 def test_gradients_at_corners_match_torch(points: Points) -> None:
     function = piste.losses.named(points.name).functional_name
-    torchs = getattr(torch.nn.functional, function)
+    torchs = getattr(torch.nn.functional, function, None) or getattr(composed, function)
     assert find_torch_mismatch(getattr(F, function), torchs, points) is None
+
+
+@pytest.mark.parametrize("difference", [1e-3, 1e-6])
+def test_small_differences_cost_half_their_square(difference: float) -> None:
+    d, zero = torch.tensor([difference], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    near = {"rel": max(difference**2, 1e-15 / difference)}  # of the next term, and of the rounding of 1 - exp(-2 d)
+    for kind in (torch.Tensor, Own):  # by the kernel, and by the eager backend
+        for loss in (F.log_cosh_loss, F.general_robust_loss):
+            assert loss(d.as_subclass(kind), zero).item() == pytest.approx(difference**2 / 2, **near)
 
 
 def test_hinges_have_the_slope_of_the_installed_clamp_at_their_corner() -> None:

@@ -34,12 +34,24 @@ from tests.losses.domains import (
     find_shape_mismatch,
 )
 from tests.losses.samples import AT_CORNERS, ELEMENTS, EXTREMES, ROWS, ROWS_AT_CORNERS
+from tests.oracle import composed
 
 from .subject import Subject, stated
 
 PACKAGE = "piste.losses"
-FILES = ("regression", "binary", "distributions", "margins", "class_loss", "classification", "multilabel", "embeddings")
+FILES = (
+    "regression",
+    "robust_regression",
+    "binary",
+    "distributions",
+    "margins",
+    "class_loss",
+    "classification",
+    "multilabel",
+    "embeddings",
+)
 """In the order of import."""
+ROW_FILES = FILES[FILES.index("margins") + 1 :]
 FORMULAS = ("formula", "soft_formula", "derivatives", "value_checks")
 FURTHER = {
     "class_loss": ("ClassLoss.rows", "ClassLoss.check_values", "ClassLoss.prepared"),
@@ -54,8 +66,8 @@ ROW_WORDS = ("log_softmax", "total", "norm", "size", "index", "each", "pick", "h
 SHARED = {
     "reduction": (("Reduction.of", "Reduction.denominator"), ("arguments", "call", *BASES, *FILES)),
     "elementwise": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
-    "rowwise": (("RowwiseLoss.prepare", "RowwiseLoss.prepared"), FILES[4:]),
-    "class_checks": (("check_probabilities",), FILES[4:]),
+    "rowwise": (("RowwiseLoss.prepare", "RowwiseLoss.prepared"), ROW_FILES),
+    "class_checks": (("check_probabilities",), ROW_FILES),
     "value_checks": (("first_violation",), ("reduction", "arguments", "call", "class_checks", *BASES, *FILES)),
 }
 
@@ -64,6 +76,8 @@ PROMOTED = "x.dtype if has_indices else torch.promote_types(x.dtype, y.dtype)"
 SMOOTHED = "(1 - label_smoothing) * y + label_smoothing / size(x)"
 EVEN = "the square, the absolute value or the norm is the same"
 BORDER = "both sides are the same number there, and its slope is written down apart"
+NEAR_0, FAR = "-0.5 * log1p(-t * t)", "d + log1p(e) - math.log(2)"
+ROUNDING = "both forms are the same number up to rounding, which a test of small differences measures"
 UNUSED = "it stands in where the result is not used"
 MASKED = "it is multiplied by 0"
 DTYPE = "it gives the constant its dtype"
@@ -74,6 +88,29 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "SmoothL1Loss.formula: d < beta -> d <= beta": BORDER,
         "HuberLoss.formula: d <= delta -> d < delta": BORDER,
         "HuberLoss.derivatives: delta * sign(d) -> delta / sign(d)": "the sign is 1 or -1 on that side",
+    },
+    "piste.losses.robust_regression": {
+        **{
+            f"{name}Loss.formula: x - y -> {other}": EVEN
+            for name in ("LogCosh", "Charbonnier", "GeneralRobust")
+            for other in ("y - x", "-(x - y)")
+        },
+        "GeneralRobustLoss.formula: (x - y) / scale -> -((x - y) / scale)": EVEN,
+        **{
+            f"GeneralRobustLoss.{part}: alpha - 2 -> {other}": EVEN
+            for part in ("formula", "derivatives")
+            for other in ("2 - alpha", "-(alpha - 2)")
+        },
+        "LogCoshLoss.formula: (1 - e) / (1 + e) -> -((1 - e) / (1 + e))": EVEN,
+        **{f"LogCoshLoss.formula: 1 - e -> {other}": EVEN for other in ("e - 1", "-(1 - e)")},
+        "LogCoshLoss.formula: 1 + e -> -(1 + e)": EVEN,
+        f"LogCoshLoss.formula: where(d < 1, {NEAR_0}, {FAR}) -> {FAR}": ROUNDING,
+        "LogCoshLoss.formula: d < 1 -> d <= 1": BORDER,
+        "LogCoshLoss.formula: 1 -> 0 (number 3)": ROUNDING,
+        "LogCoshLoss.formula: 1 -> 2 (number 3)": ROUNDING,
+        "GeneralRobustLoss.formula: abs(u) < 0.5 -> abs(u) <= 0.5": BORDER,
+        "GeneralRobustLoss.formula: 0.5 -> 1.0 (number 3)": ROUNDING,
+        "ExpectileLoss.formula: d >= 0 -> d > 0": BORDER,
     },
     "piste.losses.binary": {
         f"BCEWithLogitsLoss.formula: 0 -> 1 (number {k})": "a label of 0 multiplies it, and so does 1 - y of 1"
@@ -143,14 +180,14 @@ def subjects() -> list[Subject]:
         module = f"{PACKAGE}.{file}"
         names = [name for name, loss in vars(importlib.import_module(module)).items() if _is_from(loss, module)]
         formulas = stated(module, [f"{name}.{key}" for name in names for key in FORMULAS])
-        others = tuple(f"{PACKAGE}.{f}" for f in FILES[5:]) if file == "class_loss" else ()
+        others = tuple(f"{PACKAGE}.{f}" for f in ROW_FILES[1:]) if file == "class_loss" else ()
         known = {cls.name for cls in LOSSES.values()} if others else {loss for loss in _names_of(module)}
         found.append(_subject(module, (*formulas, *FURTHER.get(file, ())), known, others))
     for file, (formulas, dependents) in SHARED.items():
         everything = {cls.name for cls in LOSSES.values()}
         module = f"{PACKAGE}.{file}"
         found.append(_subject(module, formulas, everything, tuple(f"{PACKAGE}.{d}" for d in dependents)))
-    dependents = tuple(f"{PACKAGE}.{file}" for file in FILES[4:])
+    dependents = tuple(f"{PACKAGE}.{file}" for file in ROW_FILES)
     found.append(_subject(WORDS, ROW_WORDS, everything, dependents))
     on_tensors = (*(f"_{word}" for word in ROW_WORDS), "_listed_against_others")
     found.append(_subject("piste.formula.operations", on_tensors, everything, (WORDS, *dependents)))
@@ -198,7 +235,8 @@ def _faults(names: set[str]) -> Iterator[str | None]:
                 yield judge(_function(points.name), points)
     for points in (*AT_CORNERS, *ROWS_AT_CORNERS):
         if points.name in names:
-            torchs = getattr(torch.nn.functional, losses.named(points.name).functional_name)
+            name = losses.named(points.name).functional_name
+            torchs = getattr(torch.nn.functional, name, None) or getattr(composed, name)
             yield find_torch_mismatch(_function(points.name), torchs, points)
     for extreme in EXTREMES:
         if extreme.name in names:

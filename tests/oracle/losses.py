@@ -38,6 +38,36 @@ def huber(x: Any, y: Any, delta: float = 1.0) -> mpf:
     return distance**2 / 2 if distance <= delta else delta * distance - delta**2 / 2
 
 
+def log_cosh(x: Any, y: Any) -> mpf:
+    return mpmath.log(mpmath.cosh(mpf(x) - mpf(y)))
+
+
+def charbonnier(x: Any, y: Any, eps: float = 1e-3) -> mpf:
+    """Lai et al. 2017, section III-C."""
+    return mpmath.sqrt((mpf(x) - mpf(y)) ** 2 + mpf(eps) ** 2)
+
+
+def general_robust(x: Any, y: Any, alpha: float = 1.0, scale: float = 1.0) -> mpf:
+    """Barron 2019, eq. 8."""
+    z, a = ((mpf(x) - mpf(y)) / mpf(scale)) ** 2, mpf(alpha)
+    if a == 2:
+        return z / 2
+    if a == 0:
+        return mpmath.log(z / 2 + 1)
+    return abs(a - 2) / a * ((z / abs(a - 2) + 1) ** (a / 2) - 1)
+
+
+def quantile(x: Any, y: Any, quantiles: Any = None, quantile: float = 0.5) -> mpf:
+    """Koenker and Bassett 1978: q of what the target exceeds the input by, 1 - q of what it falls short by."""
+    q, d = mpf(quantile if quantiles is None else quantiles), mpf(y) - mpf(x)
+    return q * d if d > 0 else (1 - q) * -d
+
+
+def expectile(x: Any, y: Any, expectile: float = 0.5) -> mpf:
+    """Newey and Powell 1987, eq. 2.2."""
+    return abs(mpf(expectile) - (1 if y < x else 0)) * (mpf(x) - mpf(y)) ** 2
+
+
 def bce(x: Any, y: Any) -> mpf:
     """The Bernoulli negative log-likelihood; torch bounds both logarithms below by -100."""
     x, y = mpf(x), mpf(y)

@@ -1,0 +1,238 @@
+"""Losses of a difference that bound the pull of outliers, and those of quantiles and expectiles."""
+
+from __future__ import annotations
+
+import math
+
+from ..engine import BoundKind
+from ..formula.expression import exp, log, log1p, maximum, sqrt, where
+from ..options import Number, TensorOption
+from .elementwise import WEIGHT, ElementwiseLoss
+from .value_checks import Check
+
+__all__ = ["CharbonnierLoss", "ExpectileLoss", "GeneralRobustLoss", "LogCoshLoss", "QuantileLoss"]
+
+GUARD: tuple[BoundKind, float] = "from 0 to", 1
+
+
+class LogCoshLoss(ElementwiseLoss):
+    """The logarithm of the hyperbolic cosine of the difference, log cosh(x - y).
+
+    It is near (x - y)^2 / 2 for small differences, and near |x - y| - log 2 for large ones. Its slope is tanh(x - y).
+    The mean divides by the number of elements, or by the sum of the weights where `weight` is given.
+
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
+
+    Raises:
+        InvalidValue: The shapes or the devices differ.
+        InvalidType: An operand is no tensor of real numbers.
+
+    Differs from torch: torch has no such loss. keras.losses.LogCosh has the same values, and broadcasts.
+
+    Example:
+        >>> import torch, piste
+        >>> piste.losses.LogCoshLoss()(torch.tensor([1., 1.]), torch.tensor([1., 3.]))
+        tensor(0.6625)
+    """
+
+    name, functional_name, aliases = "log_cosh", "log_cosh_loss", ("logcosh",)
+    options = {"weight": WEIGHT}
+    signature = "reduction, weight"
+    denominator = "weights"
+    branches = ("near 0", "far")
+
+    def formula(x, y):
+        d = abs(x - y)
+        e = exp(-2 * d)
+        t = (1 - e) / (1 + e)
+        return where(d < 1, -0.5 * log1p(-t * t), d + log1p(e) - math.log(2))  # the first has no cancellation near 0
+
+    def derivatives(x, y):
+        d = x - y
+        e = exp(where(d > 0, -2 * d, 2 * d))  # never overflows, and its own derivative at 0 is right
+        t = where(d > 0, 1 - e, e - 1) / (1 + e)
+        return t, -t
+
+
+class CharbonnierLoss(ElementwiseLoss):
+    """A smooth absolute difference, sqrt((x - y)^2 + eps^2) (Charbonnier et al. 1994).
+
+    From https://doi.org/10.1109/ICIP.1994.413553, in the form of https://arxiv.org/abs/1710.01992, whose eps is 0.001.
+    It is at least eps. Subtract eps, or use GeneralRobustLoss(alpha=1, scale=eps) times eps, for a minimum of 0.
+    The mean divides by the number of elements, or by the sum of the weights where `weight` is given.
+
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
+
+    Raises:
+        InvalidValue: The shapes or the devices differ.
+        InvalidType: An operand is no tensor of real numbers.
+
+    Differs from torch: torch has no such loss. Some ports take `eps` as the number that is added, eps^2 here.
+
+    Example:
+        >>> import torch, piste
+        >>> piste.losses.CharbonnierLoss(eps=4.0)(torch.tensor([1., 1.]), torch.tensor([4., 1.]))
+        tensor(4.5000)
+    """
+
+    name, functional_name = "charbonnier", "charbonnier_loss"
+    options = {
+        "eps": Number(1e-3, "the difference below which the loss is near a parabola", above=True),
+        "weight": WEIGHT,
+    }
+    signature = "reduction, eps, weight"
+    denominator = "weights"
+
+    def formula(x, y, *, eps):
+        d = x - y
+        return sqrt(d * d + eps * eps)
+
+
+class GeneralRobustLoss(ElementwiseLoss):
+    """With z = ((x - y) / scale)^2 and b = |alpha - 2|: b / alpha ((z / b + 1)^(alpha / 2) - 1) (Barron 2019).
+
+    From https://arxiv.org/abs/1701.03077. alpha = 2 is z / 2, alpha = 1 Charbonnier's sqrt(z + 1) - 1, alpha = 0
+    Cauchy's log(z / 2 + 1), alpha = -2 Geman and McClure's 2 z / (z + 4); a large negative alpha nears Welsch's
+    1 - exp(-z / 2). Values near alpha = 0 and near z = 0 are computed without cancellation.
+    The mean divides by the number of elements, or by the sum of the weights where `weight` is given.
+
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
+
+    Raises:
+        InvalidValue: The shapes or the devices differ, or `scale` is not above 0.
+        InvalidType: An operand is no tensor of real numbers.
+
+    Differs from torch: torch has no such loss. `lossfun` of the author's robust_loss_pytorch takes the difference, and
+    its `approximate=True` moves alpha away from 0 and 2.
+
+    Example:
+        >>> import torch, piste
+        >>> piste.losses.GeneralRobustLoss(alpha=-2.0)(torch.tensor([1., 1.]), torch.tensor([3., 1.]))
+        tensor(0.5000)
+    """
+
+    name, functional_name, aliases = "general_robust", "general_robust_loss", ("barron",)
+    options = {
+        "alpha": Number(1.0, "the shape: the smaller, the less an outlier counts", low=-math.inf),
+        "scale": Number(1.0, "the difference at which the parabola ends", above=True),
+        "weight": WEIGHT,
+    }
+    signature = "reduction, alpha, scale, weight"
+    denominator = "weights"
+
+    def formula(x, y, *, alpha, scale):
+        d = (x - y) / scale
+        z = d * d
+        if alpha == 2:
+            return 0.5 * z
+        b = abs(alpha - 2)
+        s = log1p(z / b)
+        if alpha == 0:
+            return s
+        # e^u - 1, by Kahan's quotient where the difference would cancel
+        u = 0.5 * alpha * s
+        w = exp(u)
+        near = where(w == 1, u, (w - 1) * u / log(w))
+        return b / alpha * where(abs(u) < 0.5, near, w - 1)
+
+    def derivatives(x, y, *, alpha, scale):
+        d = (x - y) / scale
+        s = d / scale
+        if alpha != 2:
+            s = s * (d * d / abs(alpha - 2) + 1) ** (0.5 * alpha - 1)
+        return s, -s
+
+
+class QuantileLoss(ElementwiseLoss):
+    """The pinball loss, max(q d, (q - 1) d) with d = y - x: its minimum is the quantile q (Koenker and Bassett 1978).
+
+    From https://doi.org/10.2307/1913643. q is `quantile`, or `quantiles`: several at once, one for each element. With
+    an input of (N, Q), give `quantiles` of shape (Q,) and `target[:, None].expand(-1, Q)`. q = 0.5 is half of L1Loss.
+    The mean divides by the number of elements, or by the sum of the weights where `weight` is given.
+
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
+
+    Raises:
+        InvalidValue: `quantile` or `quantiles` is outside [0, 1] (the tensor is not checked with check="off"),
+            `quantiles` can't be broadcast to `input`, or the shapes or the devices differ.
+        InvalidType: An operand is no tensor of real numbers.
+
+    Differs from torch: torch has no such loss. sklearn.metrics.mean_pinball_loss has the same values, with the target
+    first; pytorch-forecasting's QuantileLoss has twice them for several quantiles.
+
+    Example:
+        >>> import torch, piste
+        >>> piste.losses.QuantileLoss(quantile=0.75)(torch.tensor([1., 3.]), torch.tensor([3., 1.]))
+        tensor(1.)
+    """
+
+    name, functional_name, aliases = "quantile", "quantile_loss", ("pinball",)
+    options = {
+        "quantile": Number(0.5, "the quantile q", high=1.0, closed=True),
+        "quantiles": TensorOption("the quantile of each element, in [0, 1], broadcast to the shape of `input`"),
+        "weight": WEIGHT,
+    }
+    signature = "reduction, quantile, quantiles, weight"
+    denominator = "weights"
+    extras = ("quantiles",)
+    value_checks = (
+        Check(
+            "quantiles",
+            lambda x, y, q=0.5: (q < 0) | (q > 1) | (q != q),
+            "in [0, 1]",
+            "divide percentages by 100",
+            GUARD,
+        ),
+    )
+
+    def formula(x, y, q=None, *, quantile):
+        if q is None:
+            q = quantile
+        d = y - x
+        return maximum(q * d, (q - 1) * d)
+
+
+class ExpectileLoss(ElementwiseLoss):
+    """An asymmetric square, tau d^2 where d = y - x >= 0, and (1 - tau) d^2 elsewhere (Newey, Powell 1987).
+
+    From https://doi.org/10.2307/1911031. Its minimum is the expectile tau; tau = 0.5 is half of MSELoss. The mean
+    divides by the number of elements, or by the sum of the weights where `weight` is given.
+
+    Shape:
+        input: Any, floating. 16-bit floats are computed in float32 and rounded once.
+        target: That of `input`; integers are converted.
+        Returns a 0-dimensional tensor, or one of that shape with reduction="none".
+
+    Raises:
+        InvalidValue: `expectile` is outside [0, 1], or the shapes or the devices differ.
+        InvalidType: An operand is no tensor of real numbers.
+
+    Differs from torch: torch has no such loss. Implicit Q-learning's `asymmetric_l2_loss` takes d.
+
+    Example:
+        >>> import torch, piste
+        >>> piste.losses.ExpectileLoss(expectile=0.75)(torch.tensor([1., 3.]), torch.tensor([3., 1.]))
+        tensor(2.)
+    """
+
+    name, functional_name = "expectile", "expectile_loss"
+    options = {"expectile": Number(0.5, "the expectile tau", high=1.0, closed=True), "weight": WEIGHT}
+    signature = "reduction, expectile, weight"
+    denominator = "weights"
+    branches = ("target above", "target below")
+
+    def formula(x, y, *, expectile):
+        d = y - x
+        return where(d >= 0, expectile * d, (1 - expectile) * d) * d

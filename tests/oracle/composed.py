@@ -1,0 +1,62 @@
+"""The losses that torch lacks as compositions of torch operations, from the definitions of their papers.
+
+They stand where tests compare with torch's function of the same name: values, gradients, shapes and reductions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _elementwise(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a formula of elements as a function with a weight and a reduction; the mean divides by the weights."""
+
+    @wraps(formula)
+    def function(
+        input: Tensor, target: Tensor, *, weight: Tensor | None = None, reduction: str = "mean", **options: Any
+    ) -> Tensor:
+        values = formula(input, target, **options)
+        weights = torch.ones_like(values) if weight is None else weight.expand(values.shape)
+        values = values * weights
+        if reduction == "none":
+            return values
+        return values.sum() / weights.sum() if reduction == "mean" else values.sum()
+
+    return function
+
+
+@_elementwise
+def log_cosh_loss(input: Tensor, target: Tensor) -> Tensor:
+    return torch.log(torch.cosh(input - target))
+
+
+@_elementwise
+def charbonnier_loss(input: Tensor, target: Tensor, eps: float = 1e-3) -> Tensor:
+    return ((input - target) ** 2 + eps**2).sqrt()
+
+
+@_elementwise
+def general_robust_loss(input: Tensor, target: Tensor, alpha: float = 1.0, scale: float = 1.0) -> Tensor:
+    """Barron 2019, eq. 8."""
+    z = ((input - target) / scale) ** 2
+    if alpha == 2:
+        return z / 2
+    if alpha == 0:
+        return torch.log(z / 2 + 1)
+    return abs(alpha - 2) / alpha * ((z / abs(alpha - 2) + 1) ** (alpha / 2) - 1)
+
+
+@_elementwise
+def quantile_loss(input: Tensor, target: Tensor, quantile: float = 0.5, quantiles: Tensor | None = None) -> Tensor:
+    q = quantile if quantiles is None else quantiles
+    return torch.maximum(q * (target - input), (q - 1) * (target - input))
+
+
+@_elementwise
+def expectile_loss(input: Tensor, target: Tensor, expectile: float = 0.5) -> Tensor:
+    return (expectile - (target < input).to(input.dtype)).abs() * (target - input) ** 2
