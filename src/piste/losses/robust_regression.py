@@ -170,7 +170,7 @@ class QuantileLoss(ElementwiseLoss):
         InvalidType: An operand is no tensor of real numbers.
 
     Differs from torch: torch has no such loss. sklearn.metrics.mean_pinball_loss has the same values, with the target
-    first; pytorch-forecasting's QuantileLoss has twice them for several quantiles.
+    first.
 
     Example:
         >>> import torch, piste
