@@ -50,6 +50,7 @@ LAYERS: list[list[str]] = [
     ["piste.compare.csv", "piste.compare.tasks"],
     ["piste.compare"],
     ["piste"],
+    ["piste.cli_arguments"],
     ["piste.cli"],
     ["piste.__main__"],
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_arguments import read_loops, read_names, read_numbers, read_options, read_rates, read_search
 from .errors import InvalidValue, PisteError
 from .text_encoding import ASCII_FALLBACK
 from .version import __version__
@@ -177,21 +177,22 @@ def compare(
         if save_model is not None:
             _check_saving(task, save_model)
         if metric is not None:
-            made.metric = _names(metric)
+            made.metric = read_names(metric)
         if device is not None:
             made.device = check_device(device)
         if defaults and (trials, budget, search) != (None, None, None):
             raise InvalidValue("--defaults searches nothing; it excludes --trials, --search and --budget.")
         of_loop = {"warmup": warmup, "clip_norm": clip_norm, "accumulate": accumulate, "autocast": autocast, "ema": ema,
                    "patience": patience, "freeze": freeze}  # fmt: skip
-        loop = _loops(made.loop, _names(schedule), {name: v for name, v in of_loop.items() if v is not None})
+        given = {name: value for name, value in of_loop.items() if value is not None}
+        made.loop = read_loops(made.loop, read_names(schedule), given)
         tuned = not defaults and lr is None and trials is None
         out = out or Path("piste-compare") / _folder_name(task, made)
         try:
             comparison = compare_task(
-                made, optimizers=_names(optimizers), losses=_names(losses), loop=loop, epochs=epochs, steps=steps,
-                seed=seed, seeds=seeds, lr=_rates(lr), trials=trials, search=_knobs(search), out=out, fresh=fresh,
-                budget=budget, tuned=tuned, storage=storage, jobs=jobs, ray=ray, track=_names(track),
+                made, optimizers=read_names(optimizers), losses=read_names(losses), epochs=epochs, steps=steps,
+                seed=seed, seeds=seeds, lr=read_rates(lr), trials=trials, search=read_search(search), out=out,
+                fresh=fresh, budget=budget, tuned=tuned, storage=storage, jobs=jobs, ray=ray, track=read_names(track),
                 practical=practical, progress=True,
             )  # fmt: skip
         except UnsavedReport as unsaved:
@@ -270,40 +271,14 @@ def explain(
         from .explain import explain as explained
 
         given = [("--input", input), ("--target", target), *(("--more", text) for text in more or [])]
-        operands = [_numbers(option, text) for option, text in given if text is not None]
+        operands = [read_numbers(option, text) for option, text in given if text is not None]
         if target is not None and input is None:
             raise InvalidValue(f"--target needs --input. Help: piste explain {name} --input ... --target ...")
-        options = _read_options(context.args)
+        options = read_options(context.args)
         named = {"grad": grad, "param": param}
-        options |= {option: _numbers(f"--{option}", text) for option, text in named.items() if text is not None}
+        options |= {option: read_numbers(f"--{option}", text) for option, text in named.items() if text is not None}
         options |= {option: v for option, v in {"steps": steps, "check": check}.items() if v is not None}
         typer.echo(str(explained(name, *operands, **options)))
-
-
-def _read_options(arguments: list[str]) -> dict[str, Any]:
-    """Read options by flags: `--lr 0.1`, `--betas 0.9,0.99`, `--weight "[1,2]"`, and `--nesterov` for True."""
-    options: dict[str, Any] = {}
-    rest = list(arguments)
-    while rest:
-        flag = rest.pop(0)
-        option, _, text = flag.partition("=")
-        if not option.startswith("--"):
-            raise InvalidValue(f"an option must begin with --; received {flag!r}. Help: --lr 0.1.")
-        if "=" not in flag:
-            text = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        options[option[2:].replace("-", "_")] = _option_value(text)
-    return options
-
-
-def _option_value(text: str) -> Any:
-    """Read a number, numbers with commas between, true, false, none, a JSON array, or a word."""
-    if text.lower() in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[text.lower()]
-    try:
-        value = json.loads(text if text.startswith("[") or "," not in text else f"[{text}]")
-    except ValueError:
-        return text
-    return tuple(value) if isinstance(value, list) and not text.startswith("[") else value
 
 
 def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[str, Any]) -> Task:
@@ -342,7 +317,7 @@ def _save_model(task: Any, comparison: Comparison, optimizers: str | None, losse
     """Fit the recommended candidate again, save it, and show how to load it."""
     from .compare import Predictor
 
-    predictor = Predictor.fit(task, comparison, optimizers=_names(optimizers), losses=_names(losses))
+    predictor = Predictor.fit(task, comparison, optimizers=read_names(optimizers), losses=read_names(losses))
     predictor.save(folder)
     fitted = predictor.training
     typer.echo(
@@ -358,68 +333,6 @@ def _folder_name(text: str, task: Task) -> str:
 
     function = text.partition(":")[2] if is_task_file(text) else ""
     return f"{task.name}{f'-{function}' * (function not in ('', 'make'))}".replace("/", "-")
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _loops(of_task: Any, schedules: list[str] | None, options: dict[str, Any]) -> Any:
-    """Return the loops of the command line; None for those of the task.
-
-    Raises:
-        InvalidValue: If the task has loops of its own.
-    """
-    from .compare import Loop
-
-    if schedules is None and not options:
-        return None
-    if of_task is not None:
-        raise InvalidValue(
-            f"the task has a loop, which --schedule and the other options of a loop would replace; received {of_task}. "
-            f"Help: omit them, or change the task."
-        )
-    loops = {name: Loop(schedule=name, **options) for name in schedules or ["constant"]}
-    return loops if len(loops) > 1 else next(iter(loops.values()))
-
-
-def _rates(text: str | None) -> float | dict[str, float] | None:
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        if len(parts) == 1 and "=" not in parts[0]:
-            return float(parts[0])
-        return {name.strip(): float(value) for name, value in (part.split("=") for part in parts)}
-    except ValueError:
-        raise InvalidValue(
-            f"--lr must be a number (0.01) or numbers by name (adam=0.01,sgd=0.1); received {text!r}."
-        ) from None
-
-
-def _knobs(texts: list[str] | None) -> dict[str, list[Any]] | None:
-    found: dict[str, list[Any]] = {}
-    for text in texts or []:
-        name, _, values = text.partition("=")
-        try:
-            found[name.strip()] = json.loads(f"[{values}]")
-        except ValueError:
-            raise InvalidValue(
-                f"--search must be an option and its values, such as momentum=0,0.9 or nesterov=false,true or "
-                f"betas=[0.9,0.999],[0.8,0.99]; received {text!r}."
-            ) from None
-    return found or None
-
-
-def _numbers(option: str, text: str) -> Any:
-    import torch
-
-    try:
-        return torch.tensor(json.loads(text)).tolist()
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InvalidValue(
-            f"{option} must be a JSON array of numbers, such as [[1, 1], [1, 1]]; received {text!r} ({error})."
-        ) from error
 
 
 def _show(comparison: Comparison) -> None:

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from piste.cli import app
-from piste.compare import Predictor, Task, compare_task, table
+from piste.compare import Loop, Predictor, Task, compare_task, table
 from piste.errors import InvalidType, InvalidValue
 
 from .tables import column, lines
@@ -203,3 +203,18 @@ def test_the_command_refuses_to_save_the_model_of_another_task():
     done = CliRunner().invoke(app, ["compare", "digits", "--save-model", "model"])
     assert done.exit_code == 2
     assert "piste: --save-model is for a table, such as data.csv; `digits` isn't one. Help: omit it." in done.output
+
+
+def test_the_loop_of_the_comparison_is_needed_to_fit_again(write_table):
+    task = table(write_table(sales()), "kind", drop="price")
+    task.loop = Loop(ema=0.5)
+    options = {"optimizers": ["SGD", "Adam"], "lr": 0.1, "seeds": 3, "epochs": 3, "progress": False}
+    found = compare_task(task, **options)
+    found.verdict.recommended = found.rows[0].name  # whatever the evidence says
+    predictor = Predictor.fit(task, found, optimizers=["SGD", "Adam"])
+    run = next(r for r in found.results if (r.candidate, r.seed) == (found.rows[0].name, predictor.training["seed"]))
+    assert predictor.training["value"] == run.metrics[-1]
+    task.loop = None
+    with pytest.raises(InvalidValue) as caught:
+        Predictor.fit(task, found, optimizers=["SGD", "Adam"])
+    assert str(caught.value) == "`task.loop` must be that of the comparison, Loop(ema=0.5); received Loop()."

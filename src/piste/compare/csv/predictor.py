@@ -82,7 +82,7 @@ class Predictor:
 
         Raises:
             InvalidType: The task is no table.
-            InvalidValue: The comparison recommends no candidate.
+            InvalidValue: The comparison recommends no candidate, or had another loop than the task.
         """
         if not isinstance(task, TableTask) or task.table_target is None:
             raise InvalidType(f"`task` must be the task of a table; received {type(task).__name__}.")
@@ -95,6 +95,11 @@ class Predictor:
         if candidate is None:
             raise InvalidValue(
                 f"`optimizers` and `losses` must be those of the comparison; they don't give {run.candidate}."
+            )
+        known = {c["name"]: c.get("loop", "") for c in comparison.settings["candidates"]}
+        if candidate.loop.options != known[run.candidate]:
+            raise InvalidValue(
+                f"`task.loop` must be that of the comparison, Loop({known[run.candidate]}); received {candidate.loop}."
             )
         candidate = dataclasses.replace(candidate, lr=run.lr, options=run.options)
         fitted: list[torch.nn.Module] = []
