@@ -10,8 +10,9 @@ import pkgutil
 
 from . import lr_scheduler, swa_utils
 from .files import load, save
+from .model_groups import param_groups
 from .optimizer import Optimizer
-from .param_groups import param_groups
+from .ports import port
 from .registry import OPTIMIZERS
 from .state import Buffer
 
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "lr_scheduler",
     "param_groups",
+    "port",
     "save",
     "swa_utils",
     *OPTIMIZERS,

@@ -11,7 +11,8 @@ from torch.optim.optimizer import ParamsT
 from .files import load as load
 from .files import save as save
 from .optimizer import Optimizer as Optimizer
-from .param_groups import param_groups as param_groups
+from .model_groups import param_groups as param_groups
+from .ports import port as port
 from .state import Buffer as Buffer
 
 OPTIMIZERS: dict[str, type[Optimizer]]

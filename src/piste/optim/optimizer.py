@@ -18,8 +18,8 @@ from . import checkpoint, declaration, group_checks, validation
 from .clipping import clip_factor, is_finite, raise_nonfinite, reduces_gradients, total_norm
 from .composition import numbers_of, step_spec
 from .conventions import Convention
+from .model_groups import compare_with_model
 from .options import Option
-from .param_groups import compare_with_model
 from .state import as_buffer, existing_state, gradient, param_state, state_of
 
 

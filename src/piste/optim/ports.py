@@ -1,0 +1,91 @@
+"""The report of a port: what a call of Keras or optax means here, and how far PyTorch's formula is from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..errors import InvalidValue, did_you_mean
+from .conventions import CONVENTIONS, TITLES, translate
+from .registry import OPTIMIZERS
+
+__all__ = ["port"]
+
+_SIZES = (1.0, 1e-3, 1e-6)
+_STEPS = 5
+
+
+def port(framework: str, name: str, **options: Any) -> str:
+    """Return what the call of another framework's optimizer means here.
+
+    Args:
+        framework: "keras" or "optax".
+        name: The optimizer, such as "RMSprop" or "rmsprop".
+        **options: The arguments of the call, in the framework's names.
+
+    Returns:
+        The line to write; each option that differs from PyTorch's default; and the largest relative difference between
+        the framework's updates and those of PyTorch's formula with the same numbers, over 5 steps with gradients of
+        size 1, 1e-3 and 1e-6.
+
+    Raises:
+        InvalidType: An argument is unknown, of the wrong type, or missing.
+        InvalidValue: The framework or the optimizer is unknown, or a value is out of its range.
+
+    Example:
+        >>> import piste
+        >>> print(piste.optim.port("keras", "RMSprop", rho=0.9, epsilon=1e-6))
+        piste.optim.RMSprop(model.parameters(), rho=0.9, epsilon=1e-06, convention="keras")
+        lr: 0.001 (PyTorch's default: 0.01)
+        alpha: 0.9 (PyTorch's default: 0.99)
+        eps: 1e-06 (PyTorch's default: 1e-08)
+        PyTorch's formula with these numbers gives other updates, by up to
+          4.56e-05% at gradients of 1
+          133% at gradients of 0.001
+          6.77e+04% at gradients of 1e-06
+    """
+    if framework not in TITLES:
+        raise InvalidValue(f'`framework` must be one of "keras", "optax"; received {framework!r}.')
+    names = {known.lower(): known for known, rules in CONVENTIONS.items() if framework in rules}
+    if name.lower() not in names:
+        raise InvalidValue(
+            f"`name` must be an optimizer of {TITLES[framework]} that piste.optim shares; received {name!r}. "
+            f"{did_you_mean(name, names.values())}"
+        )
+    cls = OPTIMIZERS[names[name.lower()]]
+    with_theirs = _updates(cls, {**options, "convention": framework})  # rejects wrong options
+    ours = translate(cls, framework, options)
+    given = "".join(f"{key}={value!r}, " for key, value in options.items())
+    lines = [f'piste.optim.{cls.__name__}(model.parameters(), {given}convention="{framework}")']
+    lines += [
+        f"{key}: {value} (PyTorch's default: {cls.options[key].default})"
+        for key, value in ours.items()
+        if key in cls.options and value != cls.options[key].default
+    ]
+    if CONVENTIONS[cls.__name__][framework].decoupled and ours.get("weight_decay"):
+        ours["decoupled_weight_decay"] = True
+    ours = {key: value for key, value in ours.items() if key in cls.options}
+    differences = [
+        ((a - b).abs() / a.abs()).max().item() for a, b in zip(with_theirs, _updates(cls, ours), strict=True)
+    ]
+    if max(differences) < 1e-12:
+        return "\n".join([*lines, "PyTorch's formula with these numbers gives the same updates."])
+    lines.append("PyTorch's formula with these numbers gives other updates, by up to")
+    lines += [f"  {100 * d:.3g}% at gradients of {size:g}" for size, d in zip(_SIZES, differences, strict=True)]
+    return "\n".join(lines)
+
+
+def _updates(cls: Any, options: dict[str, Any]) -> list[torch.Tensor]:
+    """Return the updates of a few steps with gradients of each size, in float64."""
+    found = []
+    for size in _SIZES:
+        p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        optimizer = cls([p], fused=False, **options)
+        path = [p.detach().clone()]
+        for t in range(_STEPS):
+            p.grad = torch.full_like(p, size * (1 + 0.5 * (-1) ** t))
+            optimizer.step()
+            path.append(p.detach().clone())
+        found.append(torch.cat(path).diff())
+    return found
