@@ -37,6 +37,7 @@ def find_search_spaces(search: Any, makers: Mapping[str, Callable[..., Any]]) ->
         takers = [name for name in makers if option in arguments[name]]
         if not takers:
             known = dict.fromkeys(itertools.chain.from_iterable(arguments.values()))
+            known.pop("convention", None)  # names a formula, and is too like `momentum` to be suggested for it
             raise InvalidValue(
                 f"`search` contains `{option}`, which no optimizer of this comparison takes. "
                 f"{did_you_mean(str(option), known)}"
