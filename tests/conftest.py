@@ -2,5 +2,8 @@
 
 import signal
 
+collect_ignore = ["optim/record_trajectories.py", "pytorch/recorder.py"]
+"""Scripts that run in environments of their own, which the collection of doctests would import."""
+
 pytest_plugins = ["tests.sampling", "pytester"]
 signal.signal(signal.SIGINT, signal.default_int_handler)
