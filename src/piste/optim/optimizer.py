@@ -99,6 +99,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults = validation.bind(type(self), args, kwargs, has_params=params is not declaration.MISSING)
         super().__init__(group_checks.list_params(type(self), params), defaults)
         self._state_exposed = False
+        self._reduces = False  # whether a group needs the norm of all gradients
         self.skipped: int = 0
         """The number of steps that were skipped because a gradient was not finite."""
         self.grad_norm: Tensor | None = None
@@ -158,6 +159,7 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(name, default)
             group.update(self.group_constants)
         self._plans, self._pointers, self._known_options = {}, [], {}
+        self._reduces = False
         self.__dict__.setdefault("skipped", 0)
         self.__dict__.setdefault("grad_norm", None)
 
@@ -299,7 +301,7 @@ class Optimizer(torch.optim.Optimizer):
                 self._forget_plans_of_other_state()
             groups = self.param_groups
             options = [self._cached_options(index, group) for index, group in enumerate(groups)]  # raises first
-            if any(map(reduces_gradients, groups)):
+            if self._reduces:
                 norm = self._reduced_norm()
                 if norm is None:
                     return loss
@@ -369,6 +371,7 @@ class Optimizer(torch.optim.Optimizer):
         if known is not None and all(map(is_, known[0], group.values())):
             return known[1:]
         validation.check_changed(self, index, known and known[0])
+        self._reduces = any(map(reduces_gradients, self.param_groups))
         key = (step_spec(type(self), group), group["differentiable"], group["capturable"], group["fused"])
         numbers = numbers_of(type(self), group)
         self._known_options.pop(index, None)

@@ -116,5 +116,7 @@ def reports_of(device: Any) -> Reports:
 
 def raise_reported(*, wait: bool = False, is_last: bool = False) -> None:
     """Raise for the first violation on any GPU that was not raised yet; the arguments are those of `raise_found`."""
+    if not _all:
+        return  # every step and loss asks
     for reports in tuple(_all.values()):
         reports.raise_found(wait=wait, is_last=is_last)
