@@ -29,6 +29,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "RAdam.update: 6.0 -> 12.0 (number 2)": UNUSED,
         "RAdam.update: 6.0 -> 0 (number 2)": UNUSED,
     },
+    "piste.optim.adabelief": {
+        f"AdaBelief.update: g - m -> {other}": "its square alone is used" for other in ("m - g", "-(g - m)")
+    },
+    "piste.optim.adan": {"Adan.update: g + beta2 * d -> -(g + beta2 * d)": "its square alone is used"},
     "piste.optim.composition": {
         "compose: o.default if o.default is not None else 0 -> o.default": NAMES,
         "compose: 0 -> 1 (number 2)": NAMES,
@@ -72,7 +76,8 @@ def _check(names: list[str], modules: Mapping[str, ModuleType]) -> str | None:
                 return f"{name}: a gradient through the step is not finite"
         if BASE not in modules:
             return None
-        fault = _fault_of_an_own_rule(modules[BASE].Optimizer)
+        sgd = modules[OPTIMIZERS["SGD"].__module__].SGD
+        fault = _fault_of_an_own_rule(modules[BASE].Optimizer) or _fault_of_clipping(sgd) or _fault_of_a_convention(sgd)
         return fault or (_fault_of_a_complex_start(modules[STATE]) if STATE in modules else None)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -101,6 +106,30 @@ def _fault_of_an_own_rule(base: Any) -> str | None:
     p.grad = torch.tensor([3.0, 4.0])
     Plain([p], fused=False).step()
     return None if p.tolist() == [-3.5, -6.0] else f"a rule without buffers moved to {p.tolist()}"
+
+
+def _fault_of_clipping(make: Any) -> str | None:
+    """Gradients are scaled to the norm, and then limited in both directions."""
+    root = 41**0.5
+    for options, expected in (
+        ({"max_value": 3.5}, [3.0, -3.5, 3.5]),
+        ({"max_norm": 1.0}, [3 / root, -4 / root, 4 / root]),
+        ({"max_norm": 1.0, "max_value": 0.5}, [3 / root, -0.5, 0.5]),
+    ):
+        p = torch.zeros(3, requires_grad=True)
+        p.grad = torch.tensor([3.0, -4.0, 4.0])
+        make([p], lr=1.0, fused=False, **options).step()
+        if not torch.allclose(p.detach(), -torch.tensor(expected), rtol=1e-5):
+            return f"{options} moved to {p.tolist()}"
+    return None
+
+
+def _fault_of_a_convention(make: Any) -> str | None:
+    """The step of Keras' SGD contains the learning rate."""
+    p = torch.tensor([1.0], requires_grad=True)
+    p.grad = torch.tensor([2.0])
+    make([p], learning_rate=0.25, convention="keras", fused=False).step()
+    return None if p.item() == 0.5 else f"the SGD of Keras moved to {p.item()}"
 
 
 def _fault_of_a_complex_start(state: Any) -> str | None:

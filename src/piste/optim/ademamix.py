@@ -40,7 +40,7 @@ class AdEMAMix(Optimizer):
     per_step = {
         "risen": lambda T, t: minimum(t / maximum(T, 1), 1),
         "alpha": lambda alpha, risen: alpha * risen,
-        "beta3": lambda beta1, beta3, risen: where(risen < 1, minimum(_rise(beta1, beta3, risen), beta3), beta3),
+        "beta3": lambda beta1, beta3, risen: where(risen < 1, _rise(beta1, beta3, risen), beta3),
     }
 
     def update(
