@@ -31,10 +31,10 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
 
     16-bit gradients are reduced in float32. The norm of sharded gradients is that of all shards.
     """
-    values = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    values = [*map(_values, gradients)]
     narrow = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in values if g.dtype in _NARROW]
     norm = torch.nn.utils.get_total_norm([*(g for g in values if g.dtype not in _NARROW), *narrow])
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return _whole(norm)
 
 
 def clip_factor(max_norm: Any, norm: Tensor, on_device: bool) -> Any:
@@ -59,7 +59,7 @@ def raise_nonfinite(optimizer: Any, groups: Iterable[Mapping[str, Any]]) -> None
         for i, p in enumerate(group["params"]):
             if p.grad is None or is_finite(p.grad):
                 continue
-            values = (p.grad.coalesce().values() if p.grad.is_sparse else p.grad).detach()
+            values = _whole(_values(p.grad).detach())
             bad = values[~values.isfinite()]
             name = f" ({group['param_names'][i]})" if "param_names" in group else ""
             raise InvalidValue(
@@ -72,6 +72,14 @@ def raise_nonfinite(optimizer: Any, groups: Iterable[Mapping[str, Any]]) -> None
 
 
 def is_finite(g: Tensor) -> bool:
-    """Return whether every value of a gradient is finite."""
-    values = g.coalesce().values() if g.is_sparse else g
-    return bool(values.isfinite().all())
+    """Return whether every value of a gradient is finite; of a sharded one, every value on any rank."""
+    return not _whole(_values(g).isfinite().logical_not().sum()).item()
+
+
+def _values(g: Tensor) -> Tensor:
+    return g.coalesce().values() if g.is_sparse else g
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Return a DTensor as the whole tensor, which every rank receives; other tensors as they are."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
