@@ -25,7 +25,7 @@ def parameters() -> list[torch.Tensor]:
 
 
 def plan_of(optimizer: Any) -> Any:
-    return optimizer._plans[0][0][1]
+    return optimizer._step_plans._plans[0][0][1]
 
 
 def addresses(weights: list[torch.Tensor]) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 
-__all__ = ["clip_factor", "raise_nonfinite", "reduces_gradients", "total_norm"]
+__all__ = ["clip_factor", "norm_of_step", "raise_nonfinite", "reduces_gradients", "total_norm", "with_clip_factor"]
 
 EPSILON = 1e-6
 """Added to the norm, as in torch.nn.utils.clip_grad_norm_."""
@@ -47,6 +47,33 @@ def clip_factor(max_norm: Any, norm: Tensor, on_device: bool) -> Any:
     """
     factor = torch.clamp(max_norm / (norm + EPSILON), max=1.0)
     return factor if on_device else factor.item()
+
+
+def with_clip_factor(numbers: Mapping[str, Any], group: Mapping[str, Any], norm: Tensor | None) -> Mapping[str, Any]:
+    """Return the numbers of a group with the factor of its clipping, if it has `max_norm`."""
+    if norm is None or group["max_norm"] is None:
+        return numbers
+    on_device = group["capturable"] or torch.compiler.is_compiling()
+    return {**numbers, "clip": clip_factor(group["max_norm"], norm, on_device)}
+
+
+def norm_of_step(optimizer: Any) -> Tensor | None:
+    """Return the norm of all gradients, which becomes `optimizer.grad_norm`; or None if the step is skipped.
+
+    Raises:
+        InvalidValue: A gradient is not finite, and a group has nonfinite="raise".
+    """
+    groups = optimizer.param_groups
+    gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+    optimizer.grad_norm = norm = total_norm(gradients)
+    modes = {group["nonfinite"] for group in groups}
+    # The norm of large finite gradients may overflow, so the values decide.
+    if modes == {"ignore"} or norm.isfinite() or all(map(is_finite, gradients)):
+        return norm
+    if "raise" in modes:
+        raise_nonfinite(optimizer, groups)
+    optimizer.skipped += 1
+    return None
 
 
 def raise_nonfinite(optimizer: Any, groups: Iterable[Mapping[str, Any]]) -> None:

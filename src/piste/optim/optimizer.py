@@ -1,26 +1,23 @@
-"""The base class of all optimizers: arguments, param groups, checkpoints, and the plans that step the groups."""
+"""The base class of all optimizers: arguments, param groups, checkpoints and the step."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
-from itertools import chain
-from operator import is_
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..engine import StepPlan, StepSpec, describe_backends, raise_reported, step_eagerly
+from ..engine import StepSpec, describe_backends, raise_reported
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
 from . import checkpoint, declaration, group_checks, validation
-from .clipping import clip_factor, is_finite, raise_nonfinite, reduces_gradients, total_norm
-from .composition import numbers_of, step_spec
+from .clipping import norm_of_step, reduces_gradients, with_clip_factor
+from .composition import step_spec
 from .conventions import Convention
 from .model_groups import compare_with_model
 from .options import Option
-from .state import as_buffer, existing_state, gradient, param_state, state_of
+from .state import as_buffer, existing_state, state_of
+from .step_plans import StepPlans, step_traced_group, warn_unchanged
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -93,13 +90,10 @@ class Optimizer(torch.optim.Optimizer):
         cls.__doc__ = declaration.document_options(cls)
 
     def __init__(self, params: Any = declaration.MISSING, *args: Any, **kwargs: Any) -> None:
-        self._plans: dict[int, list[tuple[Any, StepPlan]]] = {}
-        self._pointers: list[int] = []
-        self._known_options: dict[int, tuple[list[Any], Any, Mapping[str, Any]]] = {}
+        self._step_plans = StepPlans()
         defaults = validation.bind(type(self), args, kwargs, has_params=params is not declaration.MISSING)
         super().__init__(group_checks.list_params(type(self), params), defaults)
-        self._state_exposed = False
-        self._reduces = False  # whether a group needs the norm of all gradients
+        self._state_exposed = self._has_warned = False
         self.skipped: int = 0
         """The number of steps that were skipped because a gradient was not finite."""
         self.grad_norm: Tensor | None = None
@@ -158,10 +152,9 @@ class Optimizer(torch.optim.Optimizer):
             for name, default in declaration.defaults(type(self)).items():
                 group.setdefault(name, default)
             group.update(self.group_constants)
-        self._plans, self._pointers, self._known_options = {}, [], {}
-        self._reduces = False
-        self.__dict__.setdefault("skipped", 0)
-        self.__dict__.setdefault("grad_norm", None)
+        self._step_plans = StepPlans()
+        for name, value in {"_has_warned": False, "skipped": 0, "grad_norm": None}.items():
+            self.__dict__.setdefault(name, value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state and the options of all groups, as torch.optim does, and a description of both.
@@ -292,149 +285,27 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         moved = False
         if torch.compiler.is_compiling():
-            norm = self._reduced_norm() if any(map(reduces_gradients, self.param_groups)) else None
+            norm = norm_of_step(self) if any(map(reduces_gradients, self.param_groups)) else None
             for group in self.param_groups:
-                moved = self._step_traced_group(group, norm) or moved
+                moved = step_traced_group(self, group, norm) or moved
         else:
             raise_reported()
+            plans = self._step_plans
             if self._state_exposed:
-                self._forget_plans_of_other_state()
-            groups = self.param_groups
-            options = [self._cached_options(index, group) for index, group in enumerate(groups)]  # raises first
-            if self._reduces:
-                norm = self._reduced_norm()
+                plans.forget_other_state(self)
+            options = plans.options(self)
+            if plans.reduces:
+                norm = norm_of_step(self)
                 if norm is None:
                     return loss
-                options = [
-                    (key, self._clipped(numbers, group, norm))
-                    for (key, numbers), group in zip(options, groups, strict=True)
-                ]
-            for index, group in enumerate(groups):
-                moved = self._step_group(index, group, *options[index]) or moved
-        if not moved:
-            self._warn_unchanged()
+                groups = zip(options, self.param_groups, strict=True)
+                options = [(key, with_clip_factor(numbers, group, norm)) for (key, numbers), group in groups]
+            for index, group in enumerate(self.param_groups):
+                moved = plans.step_group(self, index, group, *options[index]) or moved
+        if not moved and not self._has_warned:
+            self._has_warned = True
+            warn_unchanged(self)
         return loss
-
-    def _reduced_norm(self) -> Tensor | None:
-        """Return the norm of all gradients, or None if the step is skipped.
-
-        Raises:
-            InvalidValue: A gradient is not finite, and a group has nonfinite="raise".
-        """
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        self.grad_norm = norm = total_norm(gradients)
-        modes = {group["nonfinite"] for group in self.param_groups}
-        # The norm of large finite gradients may overflow, so the values decide.
-        if modes == {"ignore"} or norm.isfinite() or all(map(is_finite, gradients)):
-            return norm
-        if "raise" in modes:
-            raise_nonfinite(self, self.param_groups)
-        self.skipped += 1
-        return None
-
-    def _clipped(self, numbers: Mapping[str, Any], group: Mapping[str, Any], norm: Tensor) -> Mapping[str, Any]:
-        """Return the numbers of a group with the factor of its clipping."""
-        if group["max_norm"] is None:
-            return numbers
-        is_traced = torch.compiler.is_compiling()
-        return {**numbers, "clip": clip_factor(group["max_norm"], norm, group["capturable"] or is_traced)}
-
-    def _step_traced_group(self, group: dict[str, Any], norm: Tensor | None) -> bool:
-        """Step a group by torch operations, which torch.compile traces; return whether it has gradients."""
-        numbers = numbers_of(type(self), group)
-        slots = [param_state(self, p, group) for p in group["params"] if p.grad is not None]
-        with torch.set_grad_enabled(group["differentiable"]):
-            step_eagerly(
-                step_spec(type(self), group),
-                slots,
-                numbers if norm is None else self._clipped(numbers, group, norm),
-                differentiable=group["differentiable"],
-                on_device=True,
-            )
-        return len(slots) > 0  # torch 2.9 to 2.11 can't trace `bool` of a list
-
-    def _step_group(self, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]) -> bool:
-        """Step a group by its latest plan if that fits, or else by an older or new plan."""
-        plans = self._plans.get(index)
-        if plans and plans[0][0] == key and plans[0][1].step(group["params"], numbers):
-            return plans[0][1].steps_anything
-        with torch.set_grad_enabled(group["differentiable"]):
-            return self._make_plan(index, group, key, numbers).steps_anything
-
-    def _cached_options(self, index: int, group: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-        """Return the plan key and the numeric options; cached while the options are the same objects.
-
-        Raises:
-            InvalidType, InvalidValue: An option was set to an invalid value.
-        """
-        known = self._known_options.get(index)
-        if known is not None and all(map(is_, known[0], group.values())):
-            return known[1:]
-        validation.check_changed(self, index, known and known[0])
-        self._reduces = any(map(reduces_gradients, self.param_groups))
-        key = (step_spec(type(self), group), group["differentiable"], group["capturable"], group["fused"])
-        numbers = numbers_of(type(self), group)
-        self._known_options.pop(index, None)
-        if all(name == "params" or _is_immutable(value) for name, value in group.items()):
-            self._known_options[index] = (list(group.values()), key, numbers)
-        return key, numbers
-
-    def _make_plan(self, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]) -> StepPlan:
-        """Step a group by an older plan for the same parameters with gradients, or by a new plan."""
-        params = group["params"]
-        plans = [(known, plan) for known, plan in self._plans.get(index, []) if known == key]
-        has = [p.grad is not None for p in params]
-        plan = next((plan for _, plan in plans[1:] if plan.has_grad == has), None)
-        if plan is None or not plan.step(params, numbers):
-            plan = StepPlan(
-                key[0],
-                params,
-                partial(param_state, self, group=group),
-                partial(gradient, type(self), group=group),
-                group,
-            )
-            self._pointers = self._state_pointers()
-            if not plan.step(params, numbers):
-                raise RuntimeError(
-                    "a gradient changed during the step. Help: step an optimizer from one thread at a time."
-                )
-        others = [(known, other) for known, other in plans if other.has_grad != has]
-        self._plans[index] = [(key, plan), *others[:_OLDER_PLANS]]
-        return plan
-
-    def _state_pointers(self) -> list[int]:
-        """Return the identities and addresses of the state tensors."""
-        values = list(chain.from_iterable(map(dict.values, self._state.values())))
-        where = (v.data_ptr() for v in values if isinstance(v, Tensor) and v.layout == torch.strided)
-        return [*map(id, values), *where]
-
-    def _forget_plans_of_other_state(self) -> None:
-        """Drop the plans if state was replaced or moved through `state`, because plans contain addresses."""
-        if self._plans and self._state_pointers() != self._pointers:
-            self._plans.clear()
-
-    def _warn_unchanged(self) -> None:
-        if not self.__dict__.get("_warned"):
-            self._warned = True
-            params = [p for group in self.param_groups for p in group["params"]]
-            if any(p.requires_grad for p in params):
-                why = "no parameter has a gradient. Help: call loss.backward() before step(), and zero_grad() after it."
-            else:
-                why = (
-                    f"all of its {len(params)} parameters are frozen (requires_grad=False). "
-                    "Help: unfreeze some with p.requires_grad_()."
-                )
-            warnings.warn(f"{type(self).__name__}.step() changed no parameter: {why}", stacklevel=4)
-
-
-_OLDER_PLANS = 3  # for models that train parts of their parameters in turns
 
 
 _profiled_step = Optimizer._step if profile_hook is None else profile_hook(Optimizer._step)
-
-
-def _is_immutable(value: Any) -> bool:
-    return all(map(_is_immutable, value)) if type(value) is tuple else type(value) in _IMMUTABLE
-
-
-_IMMUTABLE = {bool, int, float, str, type(None)}

@@ -23,6 +23,7 @@ class FastStep:
         self, params: list[Any], slots: Mapping[int, ParamState], launches: Sequence[tuple[StepKernel, Sequence[int]]]
     ) -> None:
         self._launches = launches  # an object that is kept keeps its address
+        self._numbers: Mapping[str, Any] | None = None
         records = (LaunchRecord * len(launches))()
         for record, (launch, _) in zip(records, launches, strict=True):
             entries = launch.kernel.addresses
@@ -33,8 +34,10 @@ class FastStep:
 
     def __call__(self, params: list[Any], numbers: Mapping[str, Any]) -> bool:
         """Step and return True; or return False, with nothing changed, where something has moved."""
-        for launch, _ in self._launches:
-            launch.set_numbers(numbers)
+        if numbers is not self._numbers:
+            for launch, _ in self._launches:
+                launch.set_numbers(numbers)
+            self._numbers = numbers
         return self._step(params)
 
 

@@ -1,0 +1,156 @@
+"""The plans that step the param groups of an optimizer, kept from step to step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine import StepPlan, step_eagerly
+from . import validation
+from .clipping import reduces_gradients, with_clip_factor
+from .composition import numbers_of, step_spec
+from .state import gradient, param_state
+
+__all__ = ["StepPlans", "step_traced_group", "warn_unchanged"]
+
+_OLDER_PLANS = 3  # for models that train parts of their parameters in turns
+_IMMUTABLE = {bool, int, float, str, type(None)}
+
+
+class StepPlans:
+    """The plans of each group, and the options for which they were made.
+
+    Methods take the optimizer, and nothing keeps it: a reference to it would be a cycle.
+    """
+
+    def __init__(self) -> None:
+        self.reduces = False
+        """Whether the options that were asked for last need the norm of all gradients."""
+        self._plans: dict[int, list[tuple[Any, StepPlan]]] = {}
+        self._pointers: list[int] = []
+        self._known: dict[int, tuple[list[Any], tuple[Any, Mapping[str, Any]]]] = {}
+        self._all_values: list[Any] = []  # those of every group, if none can change in place
+        self._all_options: list[tuple[Any, Mapping[str, Any]]] = []
+
+    def options(self, optimizer: Any) -> list[tuple[Any, Mapping[str, Any]]]:
+        """Return the plan key and the numeric options of each group, before any group moves.
+
+        They are cached while the options are the same objects.
+
+        Raises:
+            InvalidType, InvalidValue: An option was set to an invalid value.
+        """
+        groups = optimizer.param_groups
+        values = chain.from_iterable(map(dict.values, groups))
+        if len(self._all_options) == len(groups) and all(map(is_, self._all_values, values)):
+            return self._all_options
+        options = [self._group_options(optimizer, index, group) for index, group in enumerate(groups)]
+        self.reduces = any(map(reduces_gradients, groups))
+        is_known = len(self._known) == len(groups)
+        self._all_values = list(chain.from_iterable(map(dict.values, groups))) if is_known else []
+        self._all_options = options if is_known else []
+        return options
+
+    def _group_options(self, optimizer: Any, index: int, group: dict[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Return the plan key and the numeric options of a group.
+
+        Raises:
+            InvalidType, InvalidValue: An option was set to an invalid value.
+        """
+        known = self._known.get(index)
+        if known is not None and all(map(is_, known[0], group.values())):
+            return known[1]
+        validation.check_changed(optimizer, index, known and known[0])
+        cls = type(optimizer)
+        key = (step_spec(cls, group), group["differentiable"], group["capturable"], group["fused"])
+        options = (key, numbers_of(cls, group))
+        self._known.pop(index, None)
+        if all(name == "params" or _is_immutable(value) for name, value in group.items()):
+            self._known[index] = (list(group.values()), options)
+        return options
+
+    def step_group(
+        self, optimizer: Any, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]
+    ) -> bool:
+        """Step a group by its latest plan if that fits, or else by another; return whether it has gradients."""
+        plans = self._plans.get(index)
+        if plans and plans[0][0] == key and plans[0][1].step(group["params"], numbers):
+            return plans[0][1].steps_anything
+        with torch.set_grad_enabled(group["differentiable"]):
+            return self._make_plan(optimizer, index, group, key, numbers).steps_anything
+
+    def _make_plan(
+        self, optimizer: Any, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]
+    ) -> StepPlan:
+        """Step a group by an older plan for the same parameters with gradients, or by a new plan."""
+        params = group["params"]
+        plans = [(known, plan) for known, plan in self._plans.get(index, []) if known == key]
+        has = [p.grad is not None for p in params]
+        plan = next((plan for _, plan in plans[1:] if plan.has_grad == has), None)
+        if plan is None or not plan.step(params, numbers):
+            plan = StepPlan(
+                key[0],
+                params,
+                partial(param_state, optimizer, group=group),
+                partial(gradient, type(optimizer), group=group),
+                group,
+            )
+            self._pointers = _state_pointers(optimizer)
+            if not plan.step(params, numbers):
+                raise RuntimeError(
+                    "a gradient changed during the step. Help: step an optimizer from one thread at a time."
+                )
+        others = [(known, other) for known, other in plans if other.has_grad != has]
+        self._plans[index] = [(key, plan), *others[:_OLDER_PLANS]]
+        return plan
+
+    def forget_other_state(self, optimizer: Any) -> None:
+        """Drop the plans if state was replaced or moved, because plans contain addresses."""
+        if self._plans and _state_pointers(optimizer) != self._pointers:
+            self._plans.clear()
+
+
+def step_traced_group(optimizer: Any, group: dict[str, Any], norm: Tensor | None) -> bool:
+    """Step a group by torch operations, which torch.compile traces; return whether it has gradients."""
+    cls = type(optimizer)
+    slots = [param_state(optimizer, p, group) for p in group["params"] if p.grad is not None]
+    with torch.set_grad_enabled(group["differentiable"]):
+        step_eagerly(
+            step_spec(cls, group),
+            slots,
+            with_clip_factor(numbers_of(cls, group), group, norm),
+            differentiable=group["differentiable"],
+            on_device=True,
+        )
+    return len(slots) > 0  # torch 2.9 to 2.11 can't trace `bool` of a list
+
+
+def warn_unchanged(optimizer: Any) -> None:
+    """Warn that a step changed no parameter, with the reason."""
+    params: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(p.requires_grad for p in params):
+        why = "no parameter has a gradient. Help: call loss.backward() before step(), and zero_grad() after it."
+    else:
+        why = (
+            f"all of its {len(params)} parameters are frozen (requires_grad=False). "
+            "Help: unfreeze some with p.requires_grad_()."
+        )
+    warnings.warn(f"{type(optimizer).__name__}.step() changed no parameter: {why}", stacklevel=4)
+
+
+def _state_pointers(optimizer: Any) -> list[int]:
+    """Return the identities and addresses of the state tensors."""
+    values = list(chain.from_iterable(map(dict.values, optimizer._state.values())))
+    where = (v.data_ptr() for v in values if isinstance(v, Tensor) and v.layout == torch.strided)
+    return [*map(id, values), *where]
+
+
+def _is_immutable(value: Any) -> bool:
+    return all(map(_is_immutable, value)) if type(value) is tuple else type(value) in _IMMUTABLE
