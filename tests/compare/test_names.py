@@ -39,11 +39,24 @@ def test_the_package_holds_names_only():
         "import piste.compare as c; assert c is __import__('piste').compare",
         "import piste.compare.api; import piste; assert piste.compare.__name__ == 'compare'",
         "from piste import compare; compare(1, 2, progress=False) if False else None",
+        "import piste.compare.comparison_diff; from piste.compare import diff; assert diff.__name__ == 'diff'",
+        "from piste.compare import *; assert Task.__name__ == 'Task' and callable(compare)",
     ],
 )
 def test_every_order_of_imports_gives_the_same_function(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_names_that_the_package_lacks_are_refused():
+    with pytest.raises(ImportError, match="cannot import name 'Tasks'"):
+        exec("from piste.compare import Tasks", {})
+
+
+def test_piste_imports_neither_trials_nor_reports_before_the_first_comparison():
+    code = "import sys, piste; print(*(name for name in sys.modules if name.startswith('piste.compare')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert set(done.stdout.split()) == {"piste.compare", "piste.compare.api"}
 
 
 @pytest.mark.parametrize("page", ["compare.md", "tasks.md"])
