@@ -11,9 +11,9 @@ from .api import compare
 
 if TYPE_CHECKING:
     from .comparison import UnsavedReport
+    from .comparison_diff import diff
     from .csv.predictor import Predictor
     from .csv.task import table
-    from .comparison_diff import diff
     from .loop import Loop
     from .metrics import Metric
     from .run import compare_task
