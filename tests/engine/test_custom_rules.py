@@ -12,7 +12,8 @@ from torch import Tensor
 
 from piste.engine import step_dispatch
 from piste.errors import InvalidType, InvalidValue, Unsupported
-from piste.formula.expression import FormulaError, maximum, sign, sqrt, where
+from piste.formula.expression import FormulaError
+from piste.formula.words import maximum, sign, sqrt, where
 from piste.optim import Optimizer
 from piste.optim.options import Flag, decay, eps, rate, weight_decay
 

@@ -12,7 +12,8 @@ from torch.nn import functional
 from piste.engine.row_schedule import RowSchedule, schedule_row
 from piste.formula import row_functions as row
 from piste.formula.differentiate import differentiate
-from piste.formula.expression import Expr, FormulaError, exp, log1p, where
+from piste.formula.expression import Expr, FormulaError
+from piste.formula.words import exp, log1p, where
 
 X, Y, K, W = (Expr("input", name) for name in "xykw")
 

@@ -16,21 +16,8 @@ from torch import Tensor
 
 from piste.errors import PisteError
 from piste.formula.evaluate import Evaluator
-from piste.formula.expression import (
-    Expr,
-    FormulaError,
-    NamedConstant,
-    exp,
-    log,
-    log1p,
-    maximum,
-    minimum,
-    sign,
-    sqrt,
-    topological_order,
-    trace,
-    where,
-)
+from piste.formula.expression import Expr, FormulaError, NamedConstant, topological_order, trace
+from piste.formula.words import exp, log, log1p, maximum, minimum, sign, sqrt, where
 
 inf, nan = math.inf, math.nan
 NUMBERS = [-inf, -2.5, -1.0, -0.0, 0.0, 0.25, 1.0, 2.5, 800.0, inf, nan]

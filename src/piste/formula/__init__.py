@@ -4,20 +4,9 @@ A formula is a plain Python function of arithmetic and the words below. Its mean
 give the reference, floats give a number, and `Expr`s give the graph that becomes a kernel, a derivative, or text.
 """
 
-from .expression import (
-    Expr,
-    FormulaError,
-    exp,
-    log,
-    log1p,
-    maximum,
-    minimum,
-    sign,
-    sqrt,
-    trace,
-    where,
-)
+from .expression import Expr, FormulaError, trace
 from .operations import OPERATIONS
+from .words import exp, log, log1p, maximum, minimum, sign, sqrt, where
 
 __all__ = [
     "OPERATIONS",

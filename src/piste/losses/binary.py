@@ -7,7 +7,7 @@ import math
 import torch
 
 from ..engine import BoundKind
-from ..formula.expression import exp, log, log1p, maximum, where
+from ..formula.words import exp, log, log1p, maximum, where
 from ..options import TensorOption
 from .elementwise import WEIGHT, ElementwiseLoss
 from .loss import TorchWeightedLoss

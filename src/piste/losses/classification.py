@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..engine import ValueCheck, Violation
 from ..errors import InvalidValue
-from ..formula.expression import where
 from ..formula.row_functions import log_softmax, pick, size, total
+from ..formula.words import where
 from ..options import Number
 from .class_checks import line_to_copy
 from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..engine import BoundKind
 from ..errors import InvalidType, InvalidValue
-from ..formula.expression import exp, log, maximum, where
+from ..formula.words import exp, log, maximum, where
 from ..options import Flag, Number
 from .binary import GUARD, SLACK
 from .call import PreparedCall, ValidatedSettings

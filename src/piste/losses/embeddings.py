@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..engine import ValueCheck, compute_dtype
 from ..errors import InvalidType, InvalidValue
-from ..formula.expression import minimum, sqrt, where
 from ..formula.row_functions import norm, total
+from ..formula.words import minimum, sqrt, where
 from ..options import Flag, Function, Number
 from .corners import below
 from .margins import SIGN

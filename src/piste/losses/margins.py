@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..formula.expression import exp, log1p, where
+from ..formula.words import exp, log1p, where
 from ..options import Number
 from .corners import above, below
 from .elementwise import ElementwiseLoss

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..engine import Bound, compute_dtype
 from ..errors import InvalidType, InvalidValue
-from ..formula.expression import exp, log1p, where
 from ..formula.row_functions import each, hinges, index, pick, size, total
+from ..formula.words import exp, log1p, where
 from ..options import Choice, Number
 from .binary import GUARD, LABEL
 from .call import ValidatedSettings

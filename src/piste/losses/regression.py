@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..formula.expression import sign, where
+from ..formula.words import sign, where
 from ..options import Number
 from .elementwise import WEIGHT, ElementwiseLoss
 

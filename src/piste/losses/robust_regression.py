@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..engine import BoundKind
-from ..formula.expression import exp, log, log1p, maximum, sqrt, where
+from ..formula.words import exp, log, log1p, maximum, sqrt, where
 from ..options import Number, TensorOption
 from .elementwise import WEIGHT, ElementwiseLoss
 from .value_checks import Check

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula.expression import sqrt
+from ..formula.words import sqrt
 from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import decay, eps, rate, weight_decay

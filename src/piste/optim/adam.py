@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula.expression import maximum, sqrt
+from ..formula.words import maximum, sqrt
 from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import Flag, betas, eps, rate, weight_decay

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula.expression import maximum
+from ..formula.words import maximum
 from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import betas, eps, rate, weight_decay

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula.expression import exp, log, maximum, minimum, sqrt, where
+from ..formula.words import exp, log, maximum, minimum, sqrt, where
 from .optimizer import Optimizer
 from .options import Number, betas, eps, rate, weight_decay
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula.expression import maximum, minimum, sqrt, where
+from ..formula.words import maximum, minimum, sqrt, where
 from .adam import _DECOUPLED
 from .optimizer import Optimizer
 from .options import Flag, betas, eps, rate, weight_decay

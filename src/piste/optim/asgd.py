@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula.expression import maximum, where
+from ..formula.words import maximum, where
 from .optimizer import Optimizer
 from .options import Number, rate, weight_decay
 from .state import Buffer

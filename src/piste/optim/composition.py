@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..engine import StepSpec, parameters
-from ..formula.expression import FormulaError, maximum, minimum
+from ..formula.expression import FormulaError
+from ..formula.words import maximum, minimum
 from .conventions import Convention
 from .options import SHARED, Flag
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidType, InvalidValue
-from ..formula.expression import maximum, sqrt, where
+from ..formula.words import maximum, sqrt, where
 
 __all__ = ["CONVENTIONS", "TITLES", "Convention", "check_convention", "translate"]
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula.expression import sign
+from ..formula.words import sign
 from .optimizer import Optimizer
 from .options import betas, rate, weight_decay
 

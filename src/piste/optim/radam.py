@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula.expression import sqrt, where
+from ..formula.words import sqrt, where
 from .adam import _DECOUPLED
 from .optimizer import Optimizer
 from .options import betas, eps, rate, weight_decay

@@ -1,6 +1,6 @@
 from typing import Any
 
-from ..formula.expression import maximum, minimum, sign, where
+from ..formula.words import maximum, minimum, sign, where
 from .optimizer import Optimizer
 from .options import Number, Numbers, rate
 from .state import Buffer

@@ -1,7 +1,7 @@
 from typing import Any
 
 from ..errors import InvalidValue
-from ..formula.expression import where
+from ..formula.words import where
 from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import Flag, Number, decay, rate, weight_decay

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from ...formula.expression import exp, log, log1p, maximum, minimum, sign, sqrt
 from ...formula.operations import divide, power
+from ...formula.words import exp, log, log1p, maximum, minimum, sign, sqrt
 from ..emit import INFIX, Dialect, Emitter
 from ..hoisting import given_inputs
 from ..specs import StepSpec
