@@ -14,7 +14,7 @@ import torch
 
 from piste.engine.cpu.dialect import numba
 from piste.engine.gpu.dialect import triton
-from piste.formula import expression, row_functions
+from piste.formula import row_functions, words
 from piste.formula.differentiate import differentiate
 from piste.formula.evaluate import Evaluator, evaluate_gradient
 from piste.formula.expression import Expr, FormulaError
@@ -80,10 +80,8 @@ def test_every_operation_has_an_independent_statement_here() -> None:
 
 def test_every_word_applies_the_operation_of_its_name() -> None:
     a, b, c = (Expr("input", name) for name in "abc")
-    not_words = {"Expr", "FormulaError", "NamedConstant", "is_condition", "is_number", "topological_order", "trace"}
-    words = {name: getattr(expression, name) for name in set(expression.__all__) - not_words}
-    words |= {name: getattr(row_functions, name) for name in row_functions.__all__}
-    for name, word in words.items():
+    functions = {name: getattr(module, name) for module in (words, row_functions) for name in module.__all__}
+    for name, word in functions.items():
         count = len(OPERATIONS[name].derivatives or ()) or {"where": 3, "pick": 2, "hinges": 2, "norm": 2}.get(name, 1)
         operands = (a, 2.0) if name == "norm" else (a, b, c)[:count]
         assert word(*operands) is Expr(name, *operands)
@@ -178,7 +176,7 @@ def test_equal_operands_of_a_maximum_share_the_gradient_as_in_torch() -> None:
 def test_an_operation_without_factors_has_a_rule_or_is_rejected(name: str) -> None:
     x, k = Expr("input", "x"), Expr("input", "k")
     value = {
-        "where": lambda: row_functions.total(expression.where(x > 0, x, 0)),
+        "where": lambda: row_functions.total(words.where(x > 0, x, 0)),
         "each": lambda: row_functions.total(x * row_functions.each(row_functions.pick(x, k))),
         "norm": lambda: row_functions.norm(x, 3.0),
         "pick": lambda: row_functions.pick(x, k),
@@ -249,7 +247,7 @@ def test_a_printed_operand_that_binds_less_tightly_stands_in_parentheses() -> No
     x, y, k = (Expr("input", name) for name in "xyk")
     assert render(row_functions.pick(row_functions.log_softmax(x), k), {}) == "(x - log(sum(exp(x))))[k]"
     assert render(y - row_functions.log_softmax(x), {}) == "y - (x - log(sum(exp(x))))"
-    assert render(expression.log1p(-x), {}) == "log(1 - x)"
+    assert render(words.log1p(-x), {}) == "log(1 - x)"
     assert render(~(x > y), {}) == "not x > y"
     assert render(~(x > y) & (x < 1), {}) == "not x > y and x < 1"
     assert render(~((x > y) & (x < 1)), {}) == "not (x > y and x < 1)"
