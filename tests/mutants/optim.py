@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from piste.optim import OPTIMIZERS
+from piste.optim.conventions import CONVENTIONS
 from piste.optim.options import rate
 from tests.optim.assertions import find_fault
 from tests.optim.cases import OPTIONS, fullest
+from tests.optim.test_conventions import RUNS, path_of
 
 from .subject import Subject, stated
 
@@ -33,6 +35,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         f"AdaBelief.update: g - m -> {other}": "its square alone is used" for other in ("m - g", "-(g - m)")
     },
     "piste.optim.adan": {"Adan.update: g + beta2 * d -> -(g + beta2 * d)": "its square alone is used"},
+    "piste.optim.conventions": {},
     "piste.optim.composition": {
         "compose: o.default if o.default is not None else 0 -> o.default": NAMES,
         "compose: 0 -> 1 (number 2)": NAMES,
@@ -41,7 +44,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
 """By module: changes that change nothing, and why."""
 
 ATTRIBUTES = ("update", "per_step", "buffers", "counters")
-BASE = "piste.optim.optimizer"
+BASE, PLANS = "piste.optim.optimizer", "piste.optim.step_plans"
+CONVENTION = "piste.optim.conventions"
 STEP, STATE = "piste.optim.composition", "piste.optim.state"
 
 
@@ -53,10 +57,24 @@ def subjects() -> list[Subject]:
         names = [name for name, cls in OPTIMIZERS.items() if cls.__module__ == file]
         formulas = stated(file, [f"{name}.{key}" for name in names for key in ATTRIBUTES])
         found.append(Subject(file, formulas, partial(_check, names), equivalent=EQUIVALENT.get(file, {})))
-    for module, parts in ((STEP, ("compose",)), (STATE, ("_start", "_full"))):
+    for module, parts in ((STEP, ("compose",)), (STATE, ("_start", "_filled_like"))):
         equivalent = EQUIVALENT.get(module, {})
-        found.append(Subject(module, parts, partial(_check, list(OPTIMIZERS)), (BASE, *files), equivalent))
+        found.append(Subject(module, parts, partial(_check, list(OPTIMIZERS)), (PLANS, BASE, *files), equivalent))
+    formulas = [rules.update for known in CONVENTIONS.values() for rules in known.values() if rules.update is not None]
+    names = tuple(dict.fromkeys([*(formula.__name__ for formula in formulas), "CONVENTIONS"]))
+    found.append(Subject(CONVENTION, names, _check_conventions, (STEP, PLANS, BASE, *files), EQUIVALENT[CONVENTION]))
     return found
+
+
+def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:
+    """The first recorded trajectory of another framework that is missed, and defaults that no trajectory shows."""
+    optimizers = {name: getattr(modules[cls.__module__], name) for name, cls in OPTIMIZERS.items()}
+    for framework, run in RUNS:
+        expected = torch.tensor(run["path"], dtype=torch.float64)
+        found = path_of(framework, run, False, optimizers)
+        if not torch.allclose(found, expected, rtol=1e-12, atol=1e-12):
+            return f"{framework}, {run['name']}({run['options']}) moved to {found[-1].tolist()}"
+    return None
 
 
 def _check(names: list[str], modules: Mapping[str, ModuleType]) -> str | None:
@@ -135,6 +153,6 @@ def _fault_of_a_convention(make: Any) -> str | None:
 def _fault_of_a_complex_start(state: Any) -> str | None:
     """A buffer of a complex parameter starts alike in both parts, as torch's."""
     p = torch.zeros(2, dtype=torch.complex128, requires_grad=True)
-    made = state._full(p.detach(), 0.5)
+    made = state._filled_like(p.detach(), 0.5)
     torchs = torch.optim.Adagrad([p], initial_accumulator_value=0.5).state[p]["sum"]
     return None if torch.equal(made, torchs) else f"a complex buffer starts at {made.tolist()}"

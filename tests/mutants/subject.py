@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from piste.formula import expression as formula
+from piste.formula import words
 
 from .mutate import Mutant, mutants
 
@@ -104,7 +104,7 @@ def _names(node: ast.AST) -> Iterable[str]:
     match node:
         case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
             return (name,)
-        case ast.Assign(targets=[ast.Name(id=name)]):
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
             return (name,)
     return ()
 
@@ -141,7 +141,7 @@ def _execute(name: str, code: object) -> ModuleType:
     original = sys.modules[name]
     module = ModuleType(name)
     module.__file__, module.__package__ = original.__file__, name.rpartition(".")[0]
-    vars(module).update({word: getattr(formula, word) for word in formula.__all__})  # a mutant may use any word
+    vars(module).update({word: getattr(words, word) for word in words.__all__})  # a mutant may use any word
     _install(name, module)
     exec(code, vars(module))
     return module

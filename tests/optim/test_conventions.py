@@ -28,11 +28,11 @@ def run_label(value):
     return f"{value['name']}-{value['options']}-{'falling' if value['falls'] else 'constant'}-{value['scale']}"
 
 
-def path_of(framework, run, fused):
+def path_of(framework, run, fused, optimizers=OPTIMIZERS):
     """The parameters after every step, by Piste, in the framework's own names."""
     recorded = RECORDED[framework]
     p = torch.tensor(recorded["start"], dtype=torch.float64, requires_grad=True)
-    optimizer = OPTIMIZERS[run["name"]](
+    optimizer = optimizers[run["name"]](
         [p], learning_rate=run["lr"], **run["options"], convention=framework, fused=fused
     )
     path = []
