@@ -25,7 +25,7 @@ def test_a_time_is_read(text, seconds):
 
 
 @pytest.mark.parametrize("wrong", ["", "3", "three", "3d", "m", "-3m", "3m later", 0, -1, float("nan"), float("inf")])
-def test_what_is_no_time_is_rejected(wrong):
+def test_text_that_is_no_duration_is_rejected(wrong):
     with pytest.raises(InvalidValue) as caught:
         parse_duration(wrong)
     assert str(caught.value) == (
@@ -33,7 +33,7 @@ def test_what_is_no_time_is_rejected(wrong):
     )
 
 
-def test_what_is_neither_is_rejected():
+def test_a_duration_that_is_neither_text_nor_number_is_rejected():
     with pytest.raises(InvalidType, match="received True"):
         parse_duration(True)
     with pytest.raises(InvalidType, match=r"received \[3\]"):
@@ -97,7 +97,7 @@ def test_more_workers_buy_more():
     assert fitted(9.9, 1, workers=2) == (4, 1, 600)  # 4 x 2 / 2 + 1 / 2
 
 
-def test_what_was_given_stays():
+def test_given_settings_stay_in_a_budget():
     assert fitted(63, 1, seeds=4) == (4, 4, 600)
     assert fitted(20, 1, trials=1, seeds=2) == (2, 1, 600)
     assert fitted(10, 1, seeds=2, trials=4) == (2, 4, 86)
@@ -117,7 +117,7 @@ def test_a_budget_for_nothing_is_rejected_with_one_that_would_do():
         fitted(5, 10, epochs=200, trials=4)
 
 
-def test_paces_are_measured_and_leave_no_trace():
+def test_measuring_step_costs_leaves_models_unchanged():
     plan = make_plan(task(), optimizers=BOTH)
     before = [p.clone() for p in plan.task.new_model(0).parameters()]
     paces = measure_step_costs(plan)
@@ -128,12 +128,12 @@ def test_paces_are_measured_and_leave_no_trace():
     assert all((a == b).all() for a, b in zip(before, plan.task.new_model(0).parameters(), strict=True))
 
 
-def test_a_diverging_candidate_has_a_pace():
+def test_a_diverging_candidate_has_a_step_cost():
     paces = measure_step_costs(make_plan(task(), optimizers=["SGD"], lr=1e38))
     assert paces["SGD"].run_seconds(10, 17) > 0
 
 
-def test_it_goes_on_with_what_was_decided(tmp_path, monkeypatch):
+def test_a_resumed_budget_keeps_its_first_plan(tmp_path, monkeypatch):
     options = {"optimizers": BOTH, "budget": "8s", "trials": 1, "out": tmp_path, "progress": False}
     monkeypatch.setattr(scheduler, "time", types.SimpleNamespace(perf_counter=lambda: 0.0))  # however slow it is here
     first = compare_task(task(), **options)
@@ -150,7 +150,7 @@ def test_it_goes_on_with_what_was_decided(tmp_path, monkeypatch):
     assert [r.metrics for r in part.results] == [r.metrics for r in first.results if r.seed in (0, 1)]
 
 
-def test_when_time_runs_out_whole_seeds_are_left_out_and_can_follow(tmp_path, monkeypatch):
+def test_a_used_up_budget_leaves_out_whole_seeds_that_can_follow(tmp_path, monkeypatch):
     options = {"optimizers": BOTH, "budget": "1h", "seeds": 4, "trials": 1, "steps": 6, "out": tmp_path}
     later = iter([0, 1000, 2000, 3598])  # at the start and before seeds 1 to 3: another 1200 s would be too much
     clock = types.SimpleNamespace(perf_counter=lambda: time.perf_counter() + next(later))

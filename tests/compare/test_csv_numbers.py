@@ -141,7 +141,7 @@ def group_western(digits, separator):
     st.integers(1, 4),
     st.sampled_from(["{}", "${}", "{} €", "{} m2", "{} %"]),
 )
-def test_what_is_written_in_a_convention_reads_back(numbers, convention, places, pattern):
+def test_numbers_written_in_a_convention_are_read_back(numbers, convention, places, pattern):
     decimal, separator = convention
     places += places == 3  # three decimals alone can be thousands
     cells = []

@@ -138,7 +138,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "target", "words"), REFUSED, ids=[words[:60] for *_, words in REFUSED])
-def test_refusals_are_one_sentence_with_the_way_out(write_table, monkeypatch, tmp_path, text, target, words):
+def test_rejected_tables_give_one_sentence_with_the_way_out(write_table, monkeypatch, tmp_path, text, target, words):
     write_table(text)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InvalidValue) as caught:

@@ -93,7 +93,7 @@ def test_a_trial_that_kills_its_process_each_time_is_told(tmp_path):
     )
 
 
-def test_also_on_a_cluster(tmp_path, ray):
+def test_a_trial_that_kills_its_worker_each_time_is_reported_on_a_cluster(tmp_path, ray):
     with pytest.raises(PisteError, match="the process that ran it ended 3 times"):
         compare_task(task(loss=dying(tmp_path, 99)), **{**OPTIONS, "trials": 1}, ray="auto")
 
@@ -109,7 +109,7 @@ picky.calls = 0
 
 
 @pytest.mark.parametrize("where", [{"jobs": 2}, {"ray": "auto"}], ids=["jobs", "ray"])
-def test_what_a_trial_raises_is_raised_here(where, request):
+def test_an_error_of_a_worker_is_raised_in_the_calling_process(where, request):
     if "ray" in where:
         request.getfixturevalue("ray")
     with pytest.raises(
@@ -187,7 +187,7 @@ def workers_of(pid):
     return found
 
 
-def test_nothing_is_left_running_and_looks_arrive(capsys):
+def test_workers_end_and_their_evaluations_arrive(capsys):
     before = set(workers_of(os.getpid()))
     seen = []
     plan = work_plan()
@@ -224,7 +224,7 @@ compare_task(task(loss={"slow": slow}), optimizers=["SGD", "Adam"], seeds=50, jo
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-def test_workers_end_with_the_one_who_asks(how, tmp_path):
+def test_workers_end_with_their_parent_process(how, tmp_path):
     (tmp_path / "script.py").write_text(KILLED)
     asking = subprocess.Popen(
         [sys.executable, tmp_path / "script.py", tmp_path / "out"], env=environment(),
@@ -254,7 +254,7 @@ def wait_for(condition, seconds=60):
     raise AssertionError("waited in vain")
 
 
-def test_what_cannot_be_sent_is_rejected():
+def test_a_task_that_cannot_be_pickled_is_rejected():
     class Stubborn(nn.Module):
         def __init__(self):
             super().__init__()
@@ -290,13 +290,13 @@ def test_what_cannot_be_sent_is_rejected():
         ({"steps": 0}, InvalidValue, "`steps` must be a whole number, at least 1; received 0."),
     ],
 )
-def test_refusals(options, error, words):
+def test_invalid_settings_of_workers_are_rejected(options, error, words):
     with pytest.raises(error) as caught:
         compare_task(task(), **{"optimizers": ["SGD"], "progress": False, **options})
     assert str(caught.value) == words
 
 
-def test_without_ray_it_says_what_to_install(monkeypatch):
+def test_without_ray_the_error_names_the_package_to_install(monkeypatch):
     monkeypatch.setattr(ray_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Unsupported, match=r"runs on a Ray cluster need a package: pip install 'piste\[ray\]'\."):
         compare_task(task(), **OPTIONS, ray="auto")
@@ -305,7 +305,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
 ENDING = "Help: start one with `ray start --head`, or run on this machine alone with --jobs (jobs=)."
 
 
-def test_without_a_cluster_it_says_how_to_start_one(monkeypatch):
+def test_without_a_cluster_the_error_says_how_to_start_one(monkeypatch):
     def init(**options):
         raise ConnectionError("nobody is there.\nmore words")
 

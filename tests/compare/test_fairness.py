@@ -133,7 +133,7 @@ def test_the_usual_seven_take_part_by_themselves_and_all_when_asked():
     assert all(math.isfinite(row.metric) for row in found.rows)
 
 
-def test_twice_the_same_call_gives_the_same_results():
+def test_equal_calls_give_equal_results():
     def numbers():
         found = compare_task(task(), optimizers=["SGD", "Adam", "RMSprop"], lr=0.1, seeds=2, progress=False)
         return [(r.candidate, r.seed, r.losses, r.metrics, r.descent_share, r.evenness) for r in found.results]

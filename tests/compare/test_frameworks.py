@@ -111,7 +111,7 @@ def test_the_lines_for_a_lightning_module_are_its_method(module):
     assert any(not torch.equal(a, b) for a, b in zip(before, whole.parameters(), strict=True))
 
 
-def test_what_a_lightning_module_cannot_give_is_said_before_training(module):
+def test_a_lightning_module_without_the_needed_parts_is_rejected_before_training(module):
     class Dicts(Dataset):
         def __len__(self):
             return 32

@@ -55,7 +55,7 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT, ids=range(len(DIFFERENT)))
-def test_what_can_change_a_run_changes_the_digest(one, other):
+def test_every_input_of_a_run_changes_the_digest(one, other):
     assert digest(one) != digest(other)
     assert digest(one) == digest(one)
 

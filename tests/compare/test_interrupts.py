@@ -37,7 +37,7 @@ def within(monkeypatch, owner, name, *, at=1, times=1):
 
 @pytest.mark.parametrize("where", [{}, {"jobs": 2}], ids=["here", "jobs"])
 @pytest.mark.parametrize("at", [1, 4])
-def test_while_a_run_is_stored_it_waits_until_it_is(where, at, tmp_path, monkeypatch):
+def test_ctrl_c_waits_until_a_run_is_stored(where, at, tmp_path, monkeypatch):
     within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=at)
     found = compare_task(task(), **OPTIONS, **where, out=tmp_path)
     assert found.interrupted == f"Interrupted after {at} of 6 runs; finished runs are kept."
@@ -48,14 +48,14 @@ def test_while_a_run_is_stored_it_waits_until_it_is(where, at, tmp_path, monkeyp
     assert again.verdict == compare_task(task(), **OPTIONS).verdict
 
 
-def test_a_second_one_does_not_wait_for_a_store_that_hangs(tmp_path, monkeypatch):
+def test_a_second_ctrl_c_does_not_wait_for_a_store_that_hangs(tmp_path, monkeypatch):
     within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=3, times=2)
     found = compare_task(task(), **OPTIONS, out=tmp_path)
     assert found.interrupted == "Interrupted after 2 of 6 runs; finished runs are kept."
     assert (tmp_path / "report.html").exists()
 
 
-def test_pressed_again_while_the_report_is_written_it_is_written_whole(tmp_path, monkeypatch):
+def test_a_second_ctrl_c_during_the_report_leaves_it_whole(tmp_path, monkeypatch):
     within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=2)
     within(monkeypatch, files, "curve_figure")
     found = compare_task(task(), **OPTIONS, out=tmp_path)
@@ -63,7 +63,7 @@ def test_pressed_again_while_the_report_is_written_it_is_written_whole(tmp_path,
     assert (tmp_path / "curves.svg").exists()
 
 
-def test_while_the_report_of_a_whole_comparison_is_written_it_waits(tmp_path, monkeypatch):
+def test_ctrl_c_waits_until_the_report_is_written(tmp_path, monkeypatch):
     within(monkeypatch, files, "curve_figure")
     with pytest.raises(KeyboardInterrupt):
         compare_task(task(), **OPTIONS, out=tmp_path)
@@ -71,7 +71,7 @@ def test_while_the_report_of_a_whole_comparison_is_written_it_waits(tmp_path, mo
     assert json.loads((tmp_path / "results.json").read_text())["interrupted"] == ""
 
 
-def test_and_pressed_twice_it_does_not(tmp_path, monkeypatch):
+def test_a_second_ctrl_c_does_not_wait_for_the_report(tmp_path, monkeypatch):
     within(monkeypatch, files, "curve_figure", times=2)
     with pytest.raises(KeyboardInterrupt):
         compare_task(task(), **OPTIONS, out=tmp_path)
@@ -93,7 +93,7 @@ compare_task(task(), optimizers=["SGD", "Adam"], seeds=50, out=sys.argv[1])
 """
 
 
-def test_the_process_ends_in_order_when_it_comes_with_the_first_result(tmp_path):
+def test_ctrl_c_with_the_first_result_ends_the_process_in_order(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     ran = subprocess.run(
         [sys.executable, tmp_path / "script.py", tmp_path / "out"], env=environment(),
@@ -118,7 +118,7 @@ def test_sigterm_ends_a_comparison_as_ctrl_c_does(tmp_path):
     assert kept["interrupted"] == "Interrupted after 1 of 100 runs; finished runs are kept."
 
 
-def test_it_raises_once_and_what_follows_is_forgotten():
+def test_ctrl_c_raises_once():
     done = []
     with Interrupts() as interrupts:
         with pytest.raises(KeyboardInterrupt):
@@ -129,7 +129,7 @@ def test_it_raises_once_and_what_follows_is_forgotten():
     assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_held_within_held_it_waits_for_the_outer_end():
+def test_nested_deferrals_wait_for_the_outer_end():
     done = []
     with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.deferred():
         with interrupts.deferred():
@@ -138,14 +138,14 @@ def test_held_within_held_it_waits_for_the_outer_end():
     assert done
 
 
-def test_an_error_is_not_hidden_by_one_that_waited():
+def test_a_deferred_interrupt_hides_no_error():
     with pytest.raises(ValueError, match="a reason"), Interrupts() as interrupts:
         interrupts.defer()
         ctrl_c()
         raise ValueError("a reason")
 
 
-def test_a_handler_of_one_s_own_stays_and_so_does_another_thread():
+def test_custom_handlers_and_other_threads_stay_as_they_are():
     came = []
     before = signal.signal(signal.SIGINT, lambda *_: came.append(1))
     try:

@@ -60,7 +60,7 @@ def test_the_best_setting_is_judged_beside_the_default(found):
     assert f", momentum={row.options['momentum']} |" in found.table()
 
 
-def test_it_stands_in_the_line_to_paste(found):
+def test_searched_options_stand_in_the_line_to_paste(found):
     row = next(r for r in found.rows if r.name == "picky")
     assert code_to_paste(row, []).endswith(f"(model.parameters(), lr={row.lr:.3g}, momentum={row.options['momentum']})")
     (one,) = [r for r in found.results if r.candidate == "picky" and r.seed == 0]
@@ -101,7 +101,7 @@ def test_a_kept_comparison_goes_on_with_the_same_options(tmp_path):
         found_by(**{**options, "search": None})
 
 
-def test_in_processes_the_same_is_found(found):
+def test_a_search_in_processes_finds_the_same_results(found):
     options = {"optimizers": ["SGD"], "search": {"momentum": [0.9], "nesterov": [False]}, "trials": 3}
     here, there = found_by(**options), found_by(**options, jobs=2)
     assert [(r.lr, r.options, r.metrics) for r in here.tries] == [(r.lr, r.options, r.metrics) for r in there.tries]
@@ -156,14 +156,14 @@ def test_every_setting_is_counted_the_defaults_first():
         ({"nesterov": [True]}, InvalidValue, "SGD with nesterov=True could not be built: "),
     ],
 )
-def test_refusals(search, error, words):
+def test_invalid_searches_are_rejected(search, error, words):
     with pytest.raises(error) as caught:
         found_by(optimizers=["SGD", "Adam"], search=search)
     assert str(caught.value).startswith(words)
 
 
 @pytest.mark.parametrize("trials", [None, 1])
-def test_without_tries_it_says_what_to_give(trials):
+def test_a_search_without_trials_is_rejected_with_the_option_to_give(trials):
     with pytest.raises(InvalidValue) as caught:
         found_by(optimizers=["SGD"], search={"momentum": [0.9]}, trials=trials)
     assert str(caught.value) == (
@@ -182,7 +182,7 @@ def test_a_budget_buys_the_search_that_was_asked_for():
     assert "each after its own search over 3 configurations (lr, momentum); " in str(plan)
 
 
-def test_from_the_command_line(tmp_path, monkeypatch):
+def test_the_command_searches_options(tmp_path, monkeypatch):
     def run(*arguments):
         return CliRunner().invoke(app, arguments)
 

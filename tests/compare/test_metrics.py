@@ -83,7 +83,7 @@ def test_a_metric_of_one_s_own():
         ((len, "up"), InvalidValue, 'the goal of a metric must be "max" or "min"; received \'up\'.'),
     ],
 )
-def test_refusals(metric, error, words):
+def test_invalid_metrics_are_rejected(metric, error, words):
     with pytest.raises(error) as caught:
         as_metric(metric)
     assert words in str(caught.value)

@@ -71,7 +71,7 @@ def test_a_good_file_gives_a_task_and_may_import_its_neighbours(file):
         ),
     ],
 )
-def test_what_goes_wrong_is_told(file, text, function, words):
+def test_a_broken_task_file_is_rejected_in_one_line(file, text, function, words):
     with pytest.raises(PisteError) as caught:
         task_file.load_task(f"{file(text)}:{function}")
     assert words in str(caught.value)

@@ -82,14 +82,14 @@ def test_the_steadiest_comes_first_among_practically_equal_ones():
     assert recommended([row("a", std=0.009), row("b", std=0.001)])[0] == "a"  # less than half the practical margin
 
 
-def test_then_a_clearly_wider_range_of_good_learning_rates():
+def test_a_clearly_wider_range_of_good_learning_rates_comes_second():
     name, reason = recommended([row("a", width=0.5), row("b", width=2.0), row("c", width=1.4)])
     assert name == "b"
     assert reason.endswith("practically equal to the best, good learning rates range over 2.0 decades.")
     assert recommended([row("a", width=1.2), row("b", width=1.6), row("c", width=0.3)])[0] == "a"
 
 
-def test_then_memory_and_time_that_matter():
+def test_memory_and_time_that_matter_come_third():
     assert recommended([row("a"), row("b", peak=850)]) == (
         "b", "among the candidates that are practically equal to the best, a step takes the least memory."
     )  # fmt: skip

@@ -62,7 +62,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("options", "words"), SETTINGS, ids=[words for _, words in SETTINGS])
-def test_settings(options, words):
+def test_invalid_settings_are_rejected(options, words):
     with pytest.raises(PisteError) as caught:
         compare_task(task(), progress=False, **options)
     assert words in str(caught.value)
@@ -96,13 +96,13 @@ TASKS = [
 
 
 @pytest.mark.parametrize(("options", "words"), TASKS, ids=[words for _, words in TASKS])
-def test_tasks(options, words):
+def test_invalid_tasks_are_rejected(options, words):
     with pytest.raises((InvalidValue, InvalidType)) as caught:
         compare_task(task(**options), progress=False)
     assert words in str(caught.value)
 
 
-def test_data_that_is_no_pair():
+def test_data_that_is_no_pair_is_rejected():
     with pytest.raises(InvalidType, match=r"`data` must be \(train, validation\).*received tuple of 3"):
         compare(model, (data(), data(), data()))
 

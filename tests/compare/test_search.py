@@ -89,7 +89,7 @@ def test_with_one_seed_the_verdict_says_that_another_search_may_differ():
     assert "Another search may find other learning rates." in found_by(seeds=1).verdict.limits
 
 
-def test_twice_the_same_call_finds_the_same(found):
+def test_equal_searches_find_equal_results(found):
     again = found_by()
     assert [(r.candidate, r.lr, r.status) for r in again.tries] == [(r.candidate, r.lr, r.status) for r in found.tries]
     assert [(row.name, row.metric, row.lr, row.lr_width) for row in again.rows] == [

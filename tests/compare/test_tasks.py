@@ -16,7 +16,7 @@ NO_LOSS_FALLS = {"gan"}
 """Where two play against each other, the metric alone tells of progress."""
 
 
-def test_they_are_listed_with_what_they_are_for():
+def test_tasks_are_listed_with_their_purpose():
     assert set(tasks.names()) >= {
         "digits", "digits-cnn", "digits-deep", "digits-rnn", "breast-cancer", "diabetes", "line", "characters",
         "redundant", "physics", "spiral", "gan", "distilled",
@@ -24,7 +24,7 @@ def test_they_are_listed_with_what_they_are_for():
     assert all(20 < len(tasks.about(name)) <= 120 for name in tasks.names())
 
 
-def test_an_unknown_one_names_the_nearest():
+def test_an_unknown_task_names_the_nearest():
     with pytest.raises(InvalidValue, match=r"unknown task `digit`\. Did you mean `digits`"):
         tasks.task("digit")
 

@@ -57,7 +57,7 @@ def test_a_loss_that_refuses_what_a_diverged_model_puts_out_is_divergence():
     assert found.results[0].diverged
 
 
-def test_when_every_candidate_diverges_the_verdict_says_so():
+def test_a_verdict_on_diverged_candidates_alone_says_so():
     _, found = rows(task={**regression(), "loss": "mse", "epochs": 40}, lr=1e6, optimizers=["SGD"])
     assert found.verdict.sentence == "No candidate finished, so there is no verdict."
     assert found.verdict.best is None
@@ -71,7 +71,7 @@ def test_evaluations_are_at_fixed_steps_and_the_same_for_all():
 
 
 @pytest.mark.parametrize(("epochs", "batch_size", "steps"), [(1, 48, [0, 1]), (2, 48, [0, 2]), (3, 48, [0, 2, 3])])
-def test_the_shortest_runs(epochs, batch_size, steps):
+def test_short_runs_are_evaluated_at_every_possible_step(epochs, batch_size, steps):
     _, found = rows(task={"epochs": epochs, "batch_size": batch_size})
     assert found.results[0].steps == steps
 
@@ -206,7 +206,7 @@ def looks_of(steps, *, batch_size=10, held_out=200):
     )  # besides the start
 
 
-def test_looks_take_four_hundredths_of_the_work_of_training_between_16_and_48_of_them():
+def test_evaluations_take_four_hundredths_of_the_work_of_training_between_16_and_48_of_them():
     # a look reads 300 examples; a step is worth 30 of them, so n steps pay for 0.04 * 30 * n / 300 = n / 250 looks
     assert looks_of(250 * 20) == looks_of(250 * 21 - 1) == 20
     assert looks_of(250 * 40, batch_size=5) == 20
@@ -217,7 +217,7 @@ def test_looks_take_four_hundredths_of_the_work_of_training_between_16_and_48_of
     assert looks_of(3) == 3
 
 
-def test_looks_of_a_loader_go_by_its_batches():
+def test_evaluations_of_a_loader_go_by_its_batches():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data(100)), batch_size=10)
     assert len(Data(loader, data(200), 64, torch.device("cpu")).evaluation_steps(250 * 20)) == 21
 

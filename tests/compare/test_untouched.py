@@ -50,7 +50,7 @@ def test_the_model_its_buffers_modes_gradients_and_the_random_state_are_bit_equa
     assert [m.training for m in net.modules()] == modes
 
 
-def test_also_when_it_is_rejected(net):
+def test_a_rejected_call_leaves_the_random_state(net):
     state = random_state()
     with pytest.raises(piste.errors.InvalidValue, match="failed on the model's output"):
         run(net, data(), data(40, 1), loss="mse")
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_copied_may_be_made_again_each_time():
     assert [r.metrics for r in found.results] == [r.metrics for r in plain.results]
 
 
-def test_but_not_if_its_function_gives_the_same_one_again():
+def test_a_function_that_returns_the_same_model_again_is_rejected():
     kept = Uncopyable(2, 2)
     before = kept.weight.detach().clone()
     with pytest.raises(
