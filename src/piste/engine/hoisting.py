@@ -11,12 +11,16 @@ from ..formula.expression import Expr, is_condition, topological_order, trace
 from .specs import StepSpec
 
 
+POSITION = Expr("input", "position_")
+"""The place of an element in its tensor: in memory where all columns lie alike, and otherwise in row-major order."""
+
+
 @dataclass(frozen=True)
 class TracedStep:
     """The expressions of a step.
 
     Inputs are named `n_lr` for the number or counter `lr`, `kept_t` for the counter `t` after its update, and `p_`,
-    `g_`, `m_` for the element of the parameter, the gradient and the buffer `m`.
+    `g_`, `m_` for the element of the parameter, the gradient and the buffer `m`, and `position_` for its place.
     """
 
     columns: tuple[str, ...]
@@ -36,7 +40,7 @@ def trace_step(program: StepSpec) -> TracedStep:
     inputs = {name: Expr("input", f"n_{name}") for name in (*program.numbers, *program.counters)}
     per_step = partial(program.scalars, inputs, {}, store)
     per_step.__qualname__ = f"{program.name}.per_step"  # type: ignore[attr-defined]  # for messages
-    scalars = trace(per_step)
+    scalars = {**trace(per_step), "position": POSITION}
     p, g, *buffers = (Expr("input", f"{name}_") for name in columns)
     new_p, new_buffers = trace(program.element, p, g, buffers, scalars)
     hoisted = Hoisted(columns)
@@ -57,7 +61,7 @@ class Hoisted:
             return False
         for node in topological_order(value, stop=self._varies.__contains__):
             if node.op == "input":
-                self._varies[node] = node.args[0] in {f"{name}_" for name in self.columns}
+                self._varies[node] = node is POSITION or node.args[0] in {f"{name}_" for name in self.columns}
             else:
                 self._varies[node] = any(self._varies[x] for x in node.operands)
         return self._varies[value]

@@ -52,3 +52,10 @@ def overlapping(x: Tensor) -> bool:
             return x.numel() > 0
         reach += stride * (size - 1)
     return False
+
+
+def positions(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the place of each element: in memory if the tensors lie alike, and otherwise in row-major order."""
+    first = tensors[0]
+    places = torch.arange(first.numel(), device=first.device)
+    return places.as_strided(first.shape, first.stride()) if alike(tensors) else places.view(first.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -38,7 +38,8 @@ class StepSpec:
 
     `element(p, g, buffers, scalars)` returns the new p and the new buffers of one element; `per_step` restates or
     adds scalars, in order, from the group's numbers and the counters (the step count `t` first), in double precision,
-    once for a tensor. A per-step formula named like a counter is the counter's next value.
+    once for a tensor. A per-step formula named like a counter is the counter's next value. Where `uses_position` is
+    True, the scalars of `element` include "position", the place of the element.
     """
 
     name: str
@@ -47,6 +48,12 @@ class StepSpec:
     buffers: tuple[str, ...]  # letters of the tensors kept, each of the parameter's shape
     counters: tuple[str, ...]  # letters of the 0-d tensors kept; "t" is counted up before the step
     per_step: Mapping[str, Callable[..., Any]]
+    by_dtype: Mapping[torch.dtype, StepSpec] = field(default_factory=dict)  # of parameters that step in another way
+    uses_position: bool = False
+
+    def of(self, dtype: torch.dtype) -> StepSpec:
+        """Return the step of parameters of a dtype."""
+        return self.by_dtype.get(dtype, self)
 
     def scalars(
         self, numbers: Mapping[str, Any], counters: Mapping[str, Any], store: Callable[[str, Any], Any]

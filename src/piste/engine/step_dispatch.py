@@ -40,6 +40,7 @@ def choose_backend(spec: StepSpec, state: ParamState, options: Mapping[str, Any]
         return None, "PISTE_BACKEND=eager asks for it"
     if spec in _failed:
         return None, _failed[spec]
+    spec = spec.of(state.p.dtype)
     reason = f"it is on {state.p.device.type}"
     for backend in backends_of(state.p.device.type):
         if forced is None or backend.name == forced:
@@ -108,18 +109,19 @@ class StepPlan:
 
     def _make_kernels(self, params: Sequence[Tensor], states: Mapping[int, ParamState]) -> list[int]:
         """Make a kernel for every backend and layout; return the indices that they step, in order."""
-        groups: dict[tuple[str, Any], tuple[Backend, list[int]]] = {}
+        groups: dict[tuple[str, StepSpec, Any], tuple[Backend, list[int]]] = {}
         for i, state in states.items():
             backend, why = choose_backend(self.spec, state, self._options)
             if backend is not None:
-                groups.setdefault((backend.name, backend.step_layout(state)), (backend, []))[1].append(i)
+                key = backend.name, self.spec.of(state.p.dtype), backend.step_layout(state)
+                groups.setdefault(key, (backend, []))[1].append(i)
             else:
                 self._accept_fallback(i, state, why)
         stepped = sorted(i for _, indices in groups.values() for i in indices)
         try:
             made = [
-                (backend, backend.compile_step(self.spec, layout, [states[i] for i in indices]), indices)
-                for (_, layout), (backend, indices) in groups.items()
+                (backend, backend.compile_step(spec, layout, [states[i] for i in indices]), indices)
+                for (_, spec, layout), (backend, indices) in groups.items()
             ]
         except Exception as error:
             if self._options["fused"] or forced_backend() is not None:

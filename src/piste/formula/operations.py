@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .rounding import noise, on_float, to_nearest, to_neighbour
+
 __all__ = ["OPERATIONS", "Operation", "apply", "divide", "power"]
 
 Kind = Literal["elementwise", "condition", "scalar", "row"]
@@ -238,6 +240,10 @@ def _of_row(name: str, kind: Kind, on_tensors: Function, text: str, **more: Any)
     return Operation(name, on_tensors, more.pop("on_floats", None), text, kind=kind, **more)
 
 
+def _rounding(name: str, on_tensors: Function, operands: str = "{0}") -> Operation:
+    return _function(name, on_tensors, on_float(on_tensors), text=f"{name}({operands})", registers=2)
+
+
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (
@@ -279,6 +285,11 @@ OPERATIONS: dict[str, Operation] = {
             text="min({0}, {1})",
         ),
         Operation("where", _where_on_tensors, _where, "({1} if {0} else {2})"),
+        _rounding("bfloat16", to_nearest(torch.bfloat16)),
+        _rounding("float16", to_nearest(torch.float16)),
+        _rounding("bfloat16_at_random", to_neighbour(torch.bfloat16), "{0}, {1}"),
+        _rounding("float16_at_random", to_neighbour(torch.float16), "{0}, {1}"),
+        _rounding("noise", noise, "{0}, {1}, {2}"),
         _of_row("each", "row", _each, "{0}", on_floats=lambda v: v),
         _of_row("total", "scalar", _total, "sum({0})"),
         _of_row("top", "scalar", _top, "max({0})"),

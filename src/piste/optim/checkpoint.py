@@ -13,6 +13,7 @@ from ..errors import InvalidValue
 from ..version import __version__
 from . import validation
 from .options import REDUCED, Choice
+from .precision import STATE_KEYS, TENSORS
 from .registry import OPTIMIZERS
 
 KEY = "piste"
@@ -250,7 +251,7 @@ def _different_names(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 def _check_state(optimizer: Any, index: Any, p: Tensor, state: Any) -> None:
     cls = type(optimizer)
-    known = cls.state_keys()
+    known = [*cls.state_keys(), *STATE_KEYS]
     unknown = [key for key in state if key not in known]
     if unknown:
         raise InvalidValue(
@@ -264,7 +265,7 @@ def _check_state(optimizer: Any, index: Any, p: Tensor, state: Any) -> None:
             f"this checkpoint is not one of {cls.__name__}, or incomplete: parameter {index} has no "
             f"{_join_names(missing)}."
         )
-    for key in cls.buffers:
+    for key in (*cls.buffers, *TENSORS.values()):
         value = state.get(key)
         if isinstance(value, Tensor) and value.shape != p.shape:
             raise InvalidValue(

@@ -10,6 +10,7 @@ from ..formula.expression import FormulaError
 from ..formula.words import maximum, minimum
 from .conventions import Convention
 from .options import SHARED, Flag
+from .precision import with_precision
 
 
 def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec:
@@ -20,10 +21,11 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec:
     is_decoupled = group.get("decoupled_weight_decay") or (rules is not None and rules.decoupled)
     decay = ("decoupled" if is_decoupled else "l2") if group.get("weight_decay") else ""
     clips = ("clip",) * (group["max_norm"] is not None) + ("max_value",) * (group["max_value"] is not None)
-    key = (kept, decay, clips, bool(group["maximize"]), group["convention"], *flags.values())
+    key = (kept, decay, clips, bool(group["maximize"]), group["convention"], group["precision"], *flags.values())
     spec = cls._specs.get(key)
     if spec is None:
-        spec = cls._specs[key] = compose(cls, kept, decay, bool(group["maximize"]), flags, clips, rules)
+        plain = compose(cls, kept, decay, bool(group["maximize"]), flags, clips, rules)
+        spec = cls._specs[key] = with_precision(plain, group["precision"])
     return spec
 
 

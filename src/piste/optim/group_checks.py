@@ -93,10 +93,10 @@ def check_group(optimizer: Any, group: Any) -> None:
     if isinstance(group["params"], torch.Tensor):
         group["params"] = [group["params"]]
     group["params"] = list_params(cls, group["params"])
-    _check_tensors(optimizer, group["params"], index)
+    _check_tensors(optimizer, group["params"], index, group.get("state_dtype", optimizer.defaults["state_dtype"]))
 
 
-def _check_tensors(optimizer: Any, params: list[Any], group: int) -> None:
+def _check_tensors(optimizer: Any, params: list[Any], group: int, state_dtype: str | None) -> None:
     taken = {id(p): g for g, other in enumerate(optimizer.param_groups) for p in other["params"]}
     seen: dict[int, int] = {}
     for i, entry in enumerate(params):
@@ -110,6 +110,11 @@ def _check_tensors(optimizer: Any, params: list[Any], group: int) -> None:
             raise InvalidType(
                 f"optimizer can only optimize floating-point or complex tensors; received parameter {i} of param "
                 f"group {group} with dtype {p.dtype}."
+            )
+        if p.is_complex() and state_dtype is not None:
+            raise InvalidValue(
+                f"`state_dtype` is for real parameters; received parameter {i} of param group {group} with dtype "
+                f"{p.dtype}. Help: give complex parameters to an optimizer without state_dtype."
             )
         if not optimizer.defaults["differentiable"] and not (p.is_leaf or p.retains_grad):
             raise InvalidValue(

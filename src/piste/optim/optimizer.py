@@ -300,8 +300,13 @@ class Optimizer(torch.optim.Optimizer):
                     return loss
                 groups = zip(options, self.param_groups, strict=True)
                 options = [(key, with_clip_factor(numbers, group, norm)) for (key, numbers), group in groups]
+            watch = plans.lost_updates
+            if watch.is_on:
+                watch.before(self.param_groups)
             for index, group in enumerate(self.param_groups):
                 moved = plans.step_group(self, index, group, *options[index]) or moved
+            if watch.is_on:
+                watch.after(type(self).__name__)
         if not moved and not self._has_warned:
             self._has_warned = True
             warn_unchanged(self)

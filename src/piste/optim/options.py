@@ -130,8 +130,17 @@ SHARED: dict[str, Option] = {
     "convention": Choice(
         "torch", ("torch", "keras", "optax"), "the framework whose formula, defaults and argument names hold"
     ),
+    "precision": Choice(
+        "plain",
+        ("plain", "stochastic", "kahan", "master"),
+        "how 16-bit parameters keep small updates: not, by rounding at random, by a compensation, or by a float32 copy",
+    ),
+    "rounding_seed": Integer(0, 'the seed of precision="stochastic"', low=0, high=2**32 - 1),
+    "state_dtype": Choice(
+        None, (None, "float32", "bfloat16"), "the dtype of new state; None for that of the parameter, or of its copy"
+    ),
 }
 """The keyword options of every optimizer."""
 
-REDUCED = ("max_norm", "max_value", "nonfinite", "convention")
+REDUCED = ("max_norm", "max_value", "nonfinite", "convention", "precision", "rounding_seed", "state_dtype")
 """Those that torch.optim lacks: a checkpoint without them leaves them as they are."""

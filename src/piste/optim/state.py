@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..engine import ParamState
 from ..errors import Unsupported
-from . import checkpoint
+from . import checkpoint, precision
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def existing_state(optimizer: Any, p: Tensor) -> ParamState:
     """Return a parameter with its existing gradient and state; nothing is created."""
     state = optimizer._state.get(p, {})
     buffers, counters = (
-        [state[key] for key in keys if key in state] for keys in (optimizer.buffers, optimizer.counters)
+        [state[key] for key in keys if key in state]
+        for keys in ((*optimizer.buffers, *precision.TENSORS.values()), optimizer.counters)
     )
     return ParamState(p, p if p.grad is None else p.grad, buffers, counters)
 
@@ -58,7 +59,8 @@ def existing_state(optimizer: Any, p: Tensor) -> ParamState:
 def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the buffers and counters of a parameter, in the order of the rule."""
     kept = {key: b for key, b in optimizer.buffers.items() if b.when is None or group[b.when]}
-    state = optimizer._state[p] if optimizer.counts_steps or kept else {}
+    mode = group["precision"] if precision.is_narrow(p, group) else "plain"
+    state = optimizer._state[p] if optimizer.counts_steps or kept or mode != "plain" else {}
     device = p.device if _counts_on_device(group) else "cpu"
     like = torch.zeros((), dtype=torch.get_default_dtype(), device=device)
     counters = []
@@ -67,9 +69,18 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
     for key, counter in optimizer.counters.items():
         counters.append(_entry(state, key, partial(torch.full_like, like, _start(counter, group))))
     is_first = any(state.get(key) is None for key in kept)
-    buffers = [_entry(state, key, partial(_filled_like, p, _start(buffer, group))) for key, buffer in kept.items()]
+    dtype = precision.state_dtype(p, group)
+    buffers = [
+        _entry(state, key, partial(_filled_like, p, _start(buffer, group), dtype)) for key, buffer in kept.items()
+    ]
     if not optimizer.counts_steps:  # t isn't saved; it only has to be 1 at the first step alone
         counters.insert(0, like.clone() if is_first else torch.ones_like(like))
+    if mode in precision.TENSORS:
+        key = precision.TENSORS[mode]
+        buffers.append(_entry(state, key, partial(precision.start_of, key, optimizer, p, group)))
+    for key in precision.COUNTERS.get(mode, ()):
+        make = partial(precision.start_of, key, optimizer, p, group)
+        counters.append(_entry(state, key, lambda make=make: torch.full_like(like, make())))
     return buffers, counters
 
 
@@ -120,8 +131,8 @@ def _entry(state: dict[str, Any], key: str, make: Callable[[], Tensor]) -> Tenso
     return value
 
 
-def _filled_like(p: Tensor, start: float) -> Tensor:
-    buffer = torch.zeros_like(p, memory_format=torch.preserve_format)
+def _filled_like(p: Tensor, start: float, dtype: torch.dtype) -> Tensor:
+    buffer = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
     if start:
         (torch.view_as_real(buffer) if buffer.is_complex() else buffer).fill_(start)
     return buffer

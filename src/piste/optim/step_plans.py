@@ -16,6 +16,7 @@ from ..engine import StepPlan, step_eagerly
 from . import validation
 from .clipping import reduces_gradients, with_clip_factor
 from .composition import numbers_of, step_spec
+from .lost_updates import LostUpdates
 from .state import gradient, param_state
 
 __all__ = ["StepPlans", "step_traced_group", "warn_unchanged"]
@@ -33,6 +34,7 @@ class StepPlans:
     def __init__(self) -> None:
         self.reduces = False
         """Whether the options that were asked for last need the norm of all gradients."""
+        self.lost_updates = LostUpdates()
         self._plans: dict[int, list[tuple[Any, StepPlan]]] = {}
         self._pointers: list[int] = []
         self._known: dict[int, tuple[list[Any], tuple[Any, Mapping[str, Any]]]] = {}
@@ -53,6 +55,7 @@ class StepPlans:
             return self._all_options
         options = [self._group_options(optimizer, index, group) for index, group in enumerate(groups)]
         self.reduces = any(map(reduces_gradients, groups))
+        self.lost_updates.consider(groups)
         is_known = len(self._known) == len(groups)
         self._all_values = list(chain.from_iterable(map(dict.values, groups))) if is_known else []
         self._all_options = options if is_known else []

@@ -81,6 +81,11 @@ def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
                 f'nonfinite="{values["nonfinite"]}" reads the norm of the gradients on the host, so no CUDA graph can '
                 "capture the step; received capturable=True too. Help: capturable=False, or torch.amp.GradScaler."
             )
+        if values.get("differentiable") and values.get("precision", "plain") != "plain":
+            raise InvalidValue(
+                'differentiable=True records a step of 16-bit parameters as autograd knows it, with precision="plain"; '
+                f'received precision="{values["precision"]}". Help: leave one of the two out.'
+            )
         _check_decay(values)
     except (InvalidType, InvalidValue) as error:
         raise type(error)(f"{error}{where}") from None

@@ -24,6 +24,10 @@ def numba(precision: str) -> Dialect:
     }
     words |= {op: f"{{0}} {op} {{1}}" for op in INFIX}
     words |= {word: call.format(function=f"math.{word}", operands="{0}") for word in ("sqrt", "exp", "log", "log1p")}
+    for dtype in ("bfloat16", "float16"):
+        words[dtype] = f"from_{dtype}(to_{dtype}({{0}}))"
+        words[f"{dtype}_at_random"] = f"{dtype}_at_random({{0}}, {{1}})"
+    words["noise"] = "noise({0}, {1}, {2})"
     for word, beyond in (("maximum", ">"), ("minimum", "<")):
         # A comparison with NaN is false, so NaN falls through to the result.
         words[word] = (f"{{0}} if {{0}} {beyond} {{1}} else {{1}}", "{0} if {0} != {0} else {last}")

@@ -72,9 +72,13 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int]:
     prepare.lines += [f"row[{slot}] = {prepare.name(value)}" for slot, value in enumerate(hoisted.scalars)]
     lines = [
         *_prepare(program, layout, prepare.lines, width),
-        *_body(step.columns, layout, body.lines, results, width),
+        *_body(step.columns, layout, [*_position(program, layout), *body.lines], results, width),
     ]
     return "\n".join(lines), width
+
+
+def _position(program: StepSpec, layout: Layout) -> list[str]:
+    return [f"position_ = {'n - run' if layout.dims else 'start'} + k"] * program.uses_position
 
 
 def _store(letter: str, value: str, layout: Layout) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..layout import positions
 from ..specs import ParamState, StepSpec
 
 _COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -33,11 +34,14 @@ def step(
     """
     numbers = {name: _plain(value, differentiable) for name, value in numbers.items()}
     for slot in slots:
-        scalars = program.scalars(*_counted(program, slot, numbers, on_device or differentiable))
+        spec = program.of(slot.p.dtype)
+        scalars = spec.scalars(*_counted(spec, slot, numbers, on_device or differentiable))
+        if spec.uses_position:
+            scalars["position"] = positions([slot.p, *(() if slot.g.is_sparse else (slot.g,)), *slot.buffers])
         if slot.g.is_sparse:
-            _sparse_step(program, slot, scalars)
+            _sparse_step(spec, slot, scalars)
         else:
-            _apply(program, slot.p, slot.g, slot.buffers, scalars, differentiable)
+            _apply(spec, slot.p, slot.g, slot.buffers, scalars, differentiable)
 
 
 def _plain(value: Any, differentiable: bool) -> Any:
@@ -90,6 +94,8 @@ def _sparse_step(program: StepSpec, slot: ParamState, scalars: Mapping[str, Any]
     index = tuple(g.indices())
     whole = [slot.p, *slot.buffers]
     part = [x[index] for x in whole]
+    if program.uses_position:
+        scalars = {**scalars, "position": scalars["position"][index]}
     _apply(program, part[0], g.values(), part[1:], scalars, clone=False)
     for x, values in zip(whole, part, strict=True):
         x[index] = values

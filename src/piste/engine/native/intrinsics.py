@@ -17,9 +17,11 @@ from numba.extending import lower_builtin, models, register_model, typeof_impl
 
 __all__ = [
     "address_of",
+    "bfloat16_at_random",
     "call_address",
     "column",
     "fetch_add",
+    "float16_at_random",
     "float32",
     "float64",
     "from_bfloat16",
@@ -28,6 +30,7 @@ __all__ = [
     "int64",
     "intrinsic",
     "math",
+    "noise",
     "pointer",
     "stack_alloc",
     "to_bfloat16",
@@ -274,3 +277,39 @@ def to_float16(typingctx: Any, x: Any) -> Any:
         return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
 
     return types.uint16(types.float32), codegen
+
+
+# --- rounding at random, as in formula/rounding.py ------------------------------------------------------------
+
+
+@inline
+def _mixed(x):
+    x = uint32(uint32(x ^ (x >> uint32(16))) * uint32(0x85EBCA6B))
+    x = uint32(uint32(x ^ (x >> uint32(13))) * uint32(0xC2B2AE35))
+    return uint32(x ^ (x >> uint32(16)))
+
+
+@inline
+def noise(key, step, position):
+    """A whole number in [0, 65536) as a float32: a hash of a key, a step and a position."""
+    first = _mixed(uint32(_mixed(uint32(uint32(int64(key)) + uint32(0x9E3779B9))) ^ uint32(int64(step))))
+    second = _mixed(uint32(first + uint32(0x9E3779B9)))
+    mixed = _mixed(uint32(_mixed(uint32(uint32(position) ^ first)) + second))
+    return float32(mixed >> uint32(16))
+
+
+@inline
+def bfloat16_at_random(x, r):
+    """One of the two bfloat16 nearest to x, by a whole number r in [0, 65536)."""
+    rounded = _bits(uint32(uint32(_bits(x) + uint32(int64(r))) & uint32(0xFFFF0000)))
+    return x if x != x else rounded
+
+
+@inline
+def float16_at_random(x, r):
+    """One of the two float16 nearest to x, by a whole number r in [0, 65536)."""
+    rounded = _bits(uint32(uint32(_bits(x) + (uint32(int64(r)) >> uint32(3))) & uint32(0xFFFFE000)))
+    steps = float32(math.floor(float32(abs(x) * float32(2.0**24) + r * float32(2.0**-16))))
+    small = float32(math.copysign(float32(steps * float32(2.0**-24)), x))
+    chosen = small if abs(x) < float32(2.0**-14) else rounded
+    return x if x != x else chosen

@@ -1,0 +1,69 @@
+"""Rounding to 16-bit floats, to the nearest or at random, and the random numbers for it.
+
+The numbers are a hash of a key, a step and a position: they depend on no thread, device or call before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["noise", "on_float", "to_nearest", "to_neighbour"]
+
+_WORD = 0xFFFFFFFF
+_SALT = 0x9E3779B9
+_LOST_BITS = {torch.bfloat16: 16, torch.float16: 13}  # of a float32, where the result is a normal number
+_FLOAT16_TINY, _FLOAT16_STEP = 2.0**-14, 2.0**-24  # the smallest normal number, and the distance of smaller ones
+
+
+def to_nearest(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Return a function that rounds to the nearest number of a dtype, and keeps the dtype of its argument."""
+    return lambda x: x.to(dtype).to(x.dtype)
+
+
+def to_neighbour(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function that rounds float32 to one of the two nearest numbers of a dtype.
+
+    The second argument is a whole number in [0, 65536). If it is uniform, the mean of the result is the argument.
+    """
+    lost = _LOST_BITS[dtype]
+
+    def rounded(x: Tensor, r: Tensor) -> Tensor:
+        bits = x.view(torch.int32) + (r.to(torch.int32) >> (16 - lost))
+        result = (bits & -(1 << lost)).view(torch.float32)
+        if dtype == torch.float16:
+            steps = torch.floor(x.abs() * (1 / _FLOAT16_STEP) + r * 2.0**-16)
+            result = torch.where(x.abs() < _FLOAT16_TINY, torch.copysign(steps * _FLOAT16_STEP, x), result)
+        return torch.where(x != x, x, result)
+
+    return rounded
+
+
+def noise(key: Any, step: Any, position: Any) -> Tensor:
+    """Return whole numbers in [0, 65536) as float32: a hash of three whole numbers.
+
+    Args:
+        key: The key, in [0, 2^24).
+        step: The step, in [0, 2^24).
+        position: The places of the elements.
+    """
+    key, step, position = (torch.as_tensor(x).to(torch.int64) for x in (key, step, position))
+    first = _mixed(_mixed(key + _SALT) ^ step)
+    second = _mixed(first + _SALT)
+    return (_mixed(_mixed((position & _WORD) ^ first) + second) >> 16).to(torch.float32)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """Return the finalizer of MurmurHash3 of the low 32 bits, a bijection of 32-bit words."""
+    x = x & _WORD
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _WORD
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _WORD
+    return x ^ (x >> 16)
+
+
+def on_float(function: Callable[..., Tensor]) -> Callable[..., float]:
+    """Return a function of tensors as one of Python's floats, which are rounded to float32 first."""
+    return lambda *args: float(function(*(torch.tensor(x, dtype=torch.float32) for x in args)))

@@ -1,0 +1,85 @@
+"""Whether the updates of 16-bit parameters are rounded away: a sample of values before and after some early steps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..torch_internals import PLAIN_TYPES
+from .precision import NARROW
+
+__all__ = ["LostUpdates"]
+
+LAST_STEP = 512
+"""Steps 1, 2, 4, ... up to this one are checked, since a warmup begins with updates that are meant to be tiny."""
+MOST_LOST = 0.9
+_TENSORS, _VALUES = 16, 64  # in a sample: of a group, and of a tensor
+
+
+class LostUpdates:
+    """Counts steps, and warns once if most updates of a checked step leave the parameters as they are."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        """Whether the options that were asked for last may lose updates, and a step is left to check."""
+        self._is_done = False
+        self._step = 0
+        self._sample: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def consider(self, groups: list[dict[str, Any]]) -> None:
+        """Turn on where a group may lose updates."""
+        self.is_on = not self._is_done and any(
+            p.dtype in NARROW
+            for group in groups
+            if group["precision"] == "plain" and not group["capturable"]
+            for p in group["params"]
+        )
+
+    def before(self, groups: list[dict[str, Any]]) -> None:
+        """Count the step, and sample the parameters if it is checked."""
+        self._step += 1
+        if self._step & (self._step - 1) == 0:
+            self._sample = [sampled for group in groups for sampled in _sampled(group)]
+
+    def after(self, name: str) -> None:
+        """Warn if most of the sampled values that have a gradient did not change.
+
+        Args:
+            name: The name of the optimizer.
+        """
+        self._is_done = self._step >= LAST_STEP
+        sample, self._sample = self._sample, []
+        updates = sum(int(has_update.sum()) for _, _, has_update in sample)
+        lost = sum(int(((_values(p) == old) & has_update).sum()) for p, old, has_update in sample)
+        self._is_done |= lost > MOST_LOST * updates
+        self.is_on = not self._is_done
+        if lost <= MOST_LOST * updates:
+            return
+        kinds = " and ".join(sorted({NARROW[p.dtype] for p, _, _ in sample}))
+        warnings.warn(
+            f"{name}.step() rounded {lost / updates:.0%} of its updates of {kinds} parameters away: they are less than "
+            f"half the distance to the next number. Help: precision=\"kahan\", \"master\" or \"stochastic\" keeps them; "
+            "so do float32 parameters under torch.autocast.",
+            stacklevel=4,
+        )
+
+
+def _sampled(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    if group["precision"] != "plain" or group["capturable"] or float(group["lr"]) == 0:
+        return []
+    params = [p for p in group["params"] if p.dtype in NARROW and type(p) in PLAIN_TYPES and _has_dense_gradient(p)]
+    some = params[:: max(1, len(params) // _TENSORS)]
+    return [(p, _values(p).clone(), _values(p.grad) != 0) for p in some]
+
+
+def _has_dense_gradient(p: Tensor) -> bool:
+    return p.grad is not None and not p.grad.is_sparse
+
+
+def _values(x: Tensor | None) -> Tensor:
+    assert x is not None
+    flat = x.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // _VALUES)]

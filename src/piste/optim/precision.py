@@ -1,0 +1,96 @@
+"""The precision of 16-bit parameters: how a step keeps what a 16-bit number loses.
+
+A rule computes in float32. The step of a bfloat16 parameter of size 1 rounds an update of 0.001 away, because the next
+number is 0.0078 further. Each mode composes the step of the rule with the rounding, so that kernels contain it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import chain, count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine import StepSpec
+from ..formula.expression import where
+from ..formula.operations import apply
+
+__all__ = ["COUNTERS", "STATE_KEYS", "TENSORS", "is_narrow", "start_of", "state_dtype", "with_precision"]
+
+NARROW = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+"""The dtypes that `precision` is for, with the word that rounds to them."""
+
+TENSORS = {"kahan": "compensation", "master": "master"}
+"""The state tensor of a mode: its checkpoint key, which is its name in formulas too."""
+COUNTERS = {"stochastic": ("rounding_key", "rounding_step")}
+"""The 0-d state tensors of a mode."""
+STATE_KEYS = (*TENSORS.values(), *chain(*COUNTERS.values()))
+
+_KEYS = 1 << 24  # counters are float32, which holds the whole numbers below this
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def is_narrow(p: Tensor, group: Mapping[str, Any]) -> bool:
+    """Return whether the precision of a group changes the step of a parameter."""
+    return group["precision"] != "plain" and p.dtype in NARROW
+
+
+def with_precision(spec: StepSpec, precision: str) -> StepSpec:
+    """Return a step with the steps of 16-bit parameters in a precision."""
+    if precision == "plain":
+        return spec
+    return replace(spec, by_dtype={dtype: _composed(spec, precision, word) for dtype, word in NARROW.items()})
+
+
+def _composed(spec: StepSpec, precision: str, word: str) -> StepSpec:
+    def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+        if precision == "stochastic":
+            new, after = spec.element(p, g, buffers, scalars)
+            bits = apply("noise", scalars["rounding_key"], scalars["rounding_step"], scalars["position"])
+            return apply(f"{word}_at_random", new, bits), after
+        *own, kept = buffers
+        if precision == "kahan":
+            wide, after = spec.element(p + kept, g, own, scalars)
+            new = apply(word, wide)
+            return new, [*after, wide - new]
+        # A parameter that was changed between steps takes precedence over its copy.
+        wide, after = spec.element(where(apply(word, kept) == p, kept, p), g, own, scalars)
+        return wide, [*after, wide]
+
+    element.__qualname__ = spec.element.__qualname__
+    counters = COUNTERS.get(precision, ())
+    return replace(
+        spec,
+        element=element,
+        buffers=(*spec.buffers, *([TENSORS[precision]] if precision in TENSORS else [])),
+        counters=(*spec.counters, *counters),
+        per_step={**spec.per_step, **({"rounding_step": _counted} if counters else {})},
+        uses_position=bool(counters),
+    )
+
+
+def _counted(rounding_step: Any) -> Any:
+    return rounding_step + 1
+
+
+def start_of(key: str, optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor | float:
+    """Return the initial value of an entry of the state that belongs to a precision."""
+    if key == "master":
+        return p.detach().to(torch.float32)
+    if key == "compensation":
+        return torch.zeros_like(p, memory_format=torch.preserve_format)
+    if key == "rounding_step":
+        return 0.0
+    params = chain.from_iterable(each["params"] for each in (*optimizer.param_groups, group))
+    index = next(i for i, other in zip(count(), params, strict=False) if other is p)
+    return float((group["rounding_seed"] * 0x9E3779B1 + index * 0x85EBCA77) % (1 << 32) * _KEYS >> 32)
+
+
+def state_dtype(p: Tensor, group: Mapping[str, Any]) -> torch.dtype:
+    """Return the dtype of the state of a parameter."""
+    if group["state_dtype"] is not None:
+        return _DTYPES[group["state_dtype"]]
+    return torch.float32 if is_narrow(p, group) and group["precision"] == "master" else p.dtype
