@@ -21,6 +21,8 @@ from piste.formula.expression import Expr, FormulaError
 from piste.formula.operations import OPERATIONS, Operation, apply, divide, power
 from piste.formula.printing import render
 
+from .test_rounding import ROUNDINGS
+
 REAL = [-2.5, -1.0, -0.3, 0.2, 0.75, 1.0, 1.5, 3.0, 20.0]
 POSITIVE = [1e-3, 0.25, 1.0, 2.5, 40.0]
 
@@ -74,7 +76,7 @@ def points(first: list[Any], second: list[Any] | None) -> list[tuple[Any, ...]]:
 
 
 def test_every_operation_has_an_independent_statement_here() -> None:
-    assert {*ELEMENTWISE, *CONDITIONS, *ROWS, "where"} == set(OPERATIONS)
+    assert {*ELEMENTWISE, *CONDITIONS, *ROWS, *ROUNDINGS, "where"} == set(OPERATIONS)
     assert all(operation.name == name for name, operation in OPERATIONS.items())
 
 
@@ -233,6 +235,11 @@ PRINTED = {
     "log_softmax": "a - log(sum(exp(a)))",
     "hinges": "sum(max(0, 1 - a[j] + a[i]) for j in b, i not in b)",
     "hinge_slopes": "hinge_slopes(a, b)",
+    "bfloat16": "bfloat16(a)",
+    "float16": "float16(a)",
+    "bfloat16_at_random": "bfloat16_at_random(a, b)",
+    "float16_at_random": "float16_at_random(a, b)",
+    "noise": "noise(a, b, c)",
 }
 
 

@@ -62,3 +62,19 @@ def test_steps_equal_those_of_the_eager_backend(name, on_device):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_steps_of_other_dtypes_equal_those_of_the_eager_backend(name, dtype):
     compare(name, fullest(name), dtype, False)
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        ("kahan", torch.float16),
+        ("master", torch.float16),
+        ("stochastic", torch.float16),
+        ("stochastic", torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_steps_in_a_precision_equal_those_of_the_eager_backend(precision, dtype, on_device):
+    compare("NAdam", {"precision": precision, "rounding_seed": 3}, dtype, on_device)
+    compare("SGD", {"precision": precision, "state_dtype": "float32", "momentum": 0.5}, dtype, on_device)

@@ -10,7 +10,6 @@ from typing import Any
 from ..formula.expression import Expr, is_condition, topological_order, trace
 from .specs import StepSpec
 
-
 POSITION = Expr("input", "position_")
 """The place of an element in its tensor: in memory where all columns lie alike, and otherwise in row-major order."""
 

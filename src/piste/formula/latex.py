@@ -257,6 +257,11 @@ _FORMS: dict[str, Callable[[LatexPrinter, Expr, str], tuple[str, int]]] = {
         _PRODUCT,
     ),
     "hinge_slopes": _around(r"\operatorname{slopes}\left(", r"\right)"),
+    "bfloat16": _around(r"\operatorname{bfloat16}\left(", r"\right)"),
+    "float16": _around(r"\operatorname{float16}\left(", r"\right)"),
+    "bfloat16_at_random": _around(r"\operatorname{bfloat16}\left(", r"\right)"),
+    "float16_at_random": _around(r"\operatorname{float16}\left(", r"\right)"),
+    "noise": _around(r"\operatorname{noise}\left(", r"\right)"),
 }
 """How each operation is written: its text, and how tightly that binds. `each` is its operand."""
 

@@ -14,7 +14,7 @@ from .precision import NARROW
 __all__ = ["LostUpdates"]
 
 LAST_STEP = 512
-"""Steps 1, 2, 4, ... up to this one are checked, since a warmup begins with updates that are meant to be tiny."""
+"""Steps 2, 4, 8, ... up to this one are checked: some rules have no first step, and a warmup begins with tiny ones."""
 MOST_LOST = 0.9
 _TENSORS, _VALUES = 16, 64  # in a sample: of a group, and of a tensor
 
@@ -41,7 +41,7 @@ class LostUpdates:
     def before(self, groups: list[dict[str, Any]]) -> None:
         """Count the step, and sample the parameters if it is checked."""
         self._step += 1
-        if self._step & (self._step - 1) == 0:
+        if self._step > 1 and self._step & (self._step - 1) == 0:
             self._sample = [sampled for group in groups for sampled in _sampled(group)]
 
     def after(self, name: str) -> None:
@@ -61,14 +61,14 @@ class LostUpdates:
         kinds = " and ".join(sorted({NARROW[p.dtype] for p, _, _ in sample}))
         warnings.warn(
             f"{name}.step() rounded {lost / updates:.0%} of its updates of {kinds} parameters away: they are less than "
-            f"half the distance to the next number. Help: precision=\"kahan\", \"master\" or \"stochastic\" keeps them; "
+            f'half the distance to the next number. Help: precision="kahan", "master" or "stochastic" keeps them; '
             "so do float32 parameters under torch.autocast.",
             stacklevel=4,
         )
 
 
 def _sampled(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    if group["precision"] != "plain" or group["capturable"] or float(group["lr"]) == 0:
+    if group["precision"] != "plain" or group["capturable"] or float(group.get("lr", 1)) == 0:
         return []
     params = [p for p in group["params"] if p.dtype in NARROW and type(p) in PLAIN_TYPES and _has_dense_gradient(p)]
     some = params[:: max(1, len(params) // _TENSORS)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain, count
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,7 +18,18 @@ from ..engine import StepSpec
 from ..formula.expression import where
 from ..formula.operations import apply
 
-__all__ = ["COUNTERS", "STATE_KEYS", "TENSORS", "is_narrow", "start_of", "state_dtype", "with_precision"]
+__all__ = [
+    "NARROW",
+    "STATE_KEYS",
+    "TENSORS",
+    "counters_of",
+    "first_count",
+    "first_tensor",
+    "is_narrow",
+    "state_dtype",
+    "tensors_of",
+    "with_precision",
+]
 
 NARROW = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 """The dtypes that `precision` is for, with the word that rounds to them."""
@@ -61,12 +72,12 @@ def _composed(spec: StepSpec, precision: str, word: str) -> StepSpec:
         return wide, [*after, wide]
 
     element.__qualname__ = spec.element.__qualname__
-    counters = COUNTERS.get(precision, ())
+    counters = counters_of(precision)
     return replace(
         spec,
         element=element,
-        buffers=(*spec.buffers, *([TENSORS[precision]] if precision in TENSORS else [])),
-        counters=(*spec.counters, *counters),
+        buffers=(*spec.buffers, *tensors_of(precision)),
+        counters=(*spec.counters[:1], *counters[:1], *spec.counters[1:], *counters[1:]),  # restated ones last
         per_step={**spec.per_step, **({"rounding_step": _counted} if counters else {})},
         uses_position=bool(counters),
     )
@@ -76,16 +87,29 @@ def _counted(rounding_step: Any) -> Any:
     return rounding_step + 1
 
 
-def start_of(key: str, optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor | float:
-    """Return the initial value of an entry of the state that belongs to a precision."""
+def tensors_of(precision: str) -> tuple[str, ...]:
+    """Return the keys of the state tensors of a mode."""
+    return (TENSORS[precision],) if precision in TENSORS else ()
+
+
+def counters_of(precision: str) -> tuple[str, ...]:
+    """Return the keys of the 0-d state tensors of a mode."""
+    return COUNTERS.get(precision, ())
+
+
+def first_tensor(key: str, p: Tensor) -> Tensor:
+    """Return the initial value of a state tensor: a float32 copy of the parameter, or no compensation."""
     if key == "master":
         return p.detach().to(torch.float32)
-    if key == "compensation":
-        return torch.zeros_like(p, memory_format=torch.preserve_format)
+    return torch.zeros_like(p, memory_format=torch.preserve_format)
+
+
+def first_count(key: str, optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> float:
+    """Return the initial value of a 0-d state tensor: step 0, or a key made of the seed and the parameter's place."""
     if key == "rounding_step":
         return 0.0
     params = chain.from_iterable(each["params"] for each in (*optimizer.param_groups, group))
-    index = next(i for i, other in zip(count(), params, strict=False) if other is p)
+    index = next(i for i, other in enumerate(params) if other is p)
     return float((group["rounding_seed"] * 0x9E3779B1 + index * 0x85EBCA77) % (1 << 32) * _KEYS >> 32)
 
 

@@ -75,12 +75,11 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
     ]
     if not optimizer.counts_steps:  # t isn't saved; it only has to be 1 at the first step alone
         counters.insert(0, like.clone() if is_first else torch.ones_like(like))
-    if mode in precision.TENSORS:
-        key = precision.TENSORS[mode]
-        buffers.append(_entry(state, key, partial(precision.start_of, key, optimizer, p, group)))
-    for key in precision.COUNTERS.get(mode, ()):
-        make = partial(precision.start_of, key, optimizer, p, group)
-        counters.append(_entry(state, key, lambda make=make: torch.full_like(like, make())))
+    for key in precision.tensors_of(mode):
+        buffers.append(_entry(state, key, partial(precision.first_tensor, key, p)))
+    for place, key in zip((1, len(counters) + 1), precision.counters_of(mode), strict=False):
+        start = partial(precision.first_count, key, optimizer, p, group)
+        counters.insert(place, _entry(state, key, partial(_counter_from, like, start)))
     return buffers, counters
 
 
@@ -136,3 +135,7 @@ def _filled_like(p: Tensor, start: float, dtype: torch.dtype) -> Tensor:
     if start:
         (torch.view_as_real(buffer) if buffer.is_complex() else buffer).fill_(start)
     return buffer
+
+
+def _counter_from(like: Tensor, start: Callable[[], float]) -> Tensor:
+    return torch.full_like(like, start())

@@ -29,6 +29,41 @@ def power(a, b):
     return tl.where(b == 0.0, 1.0, tl.where(a == 1.0, 1.0, result))
 '''
 
+RANDOM_ROUNDING = '''
+@triton.jit
+def mixed(x):
+    x = (x ^ (x >> 16)) * 0x85EBCA6B
+    x = (x ^ (x >> 13)) * 0xC2B2AE35
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def noise(key, step, position):
+    """A whole number in [0, 65536) as a float: a hash of a key, a step and a position."""
+    salt = tl.full((), 0x9E3779B9, tl.uint32)
+    first = mixed(mixed(key.to(tl.int64).to(tl.uint32) + salt) ^ step.to(tl.int64).to(tl.uint32))
+    second = mixed(first + salt)
+    return (mixed(mixed(position.to(tl.uint32) ^ first) + second) >> 16).to(tl.float32)
+
+
+@triton.jit
+def bfloat16_at_random(x, r):
+    bits = x.to(tl.uint32, bitcast=True) + r.to(tl.int64).to(tl.uint32)
+    rounded = (bits & 0xFFFF0000).to(tl.uint32).to(tl.float32, bitcast=True)
+    return tl.where(x != x, x, rounded)
+
+
+@triton.jit
+def float16_at_random(x, r):
+    bits = x.to(tl.uint32, bitcast=True) + (r.to(tl.int64).to(tl.uint32) >> 3)
+    rounded = (bits & 0xFFFFE000).to(tl.uint32).to(tl.float32, bitcast=True)
+    steps = tl.floor(tl.abs(x) * 16777216.0 + r * 0.0000152587890625)
+    small = steps * 0.000000059604644775390625
+    rounded = tl.where(tl.abs(x) < 0.00006103515625, tl.where(x < 0.0, -small, small), rounded)
+    return tl.where(x != x, x, rounded)
+'''
+"""The functions of steps that round at random, as in formula/rounding.py."""
+
 
 @cache
 def triton(precision: str) -> Dialect:
@@ -52,6 +87,10 @@ def triton(precision: str) -> Dialect:
         "where": "tl.where({0}, {1}, {2})",
         "sign": "tl.where({0} > {zero}, {one}, tl.where({0} < {zero}, {minus_one}, {zero}))",
     }
+    for dtype in ("bfloat16", "float16"):
+        words[dtype] = f"tl.cast(tl.cast({{0}}, tl.{dtype}), tl.float32)"
+        words[f"{dtype}_at_random"] = f"{dtype}_at_random({{0}}, {{1}})"
+    words["noise"] = "noise({0}, {1}, {2})"
     words |= {op: f"{{0}} {op} {{1}}" for op in INFIX}
     # The interpreter keeps a comparison of floats as floats, which have no bitwise operations.
     words |= {"&": "tl.where({0}, {1}, {0})", "|": "tl.where({0}, {0}, {1})"}

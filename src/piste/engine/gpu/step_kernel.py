@@ -20,7 +20,7 @@ from ...formula.expression import is_condition
 from ..emit import Emitter
 from ..hoisting import Hoisted, given_inputs, trace_step
 from ..specs import StepSpec
-from .dialect import FUNCTIONS, triton
+from .dialect import FUNCTIONS, RANDOM_ROUNDING, triton
 
 BLOCK, ITERATIONS, WARPS = 1024, 4, 4
 CHUNK = BLOCK * ITERATIONS
@@ -83,7 +83,7 @@ def step_source(spec: StepSpec, layout: Layout, rows: bool) -> KernelSource:
     columns, width = parts.columns, len(parts.scalars)
     names = [f"h{k}" for k in range(width)]
     kept = [columns[0], *columns[2:]]
-    elements = [f"{name}_" for name in columns]
+    elements = [*(f"{name}_" for name in columns), *(["position_"] * spec.uses_position)]
     kinds = dict(zip(columns, layout.columns, strict=True))
     scalars = ["rows"] if rows else names
     load_scalars = []
@@ -97,6 +97,7 @@ def step_source(spec: StepSpec, layout: Layout, rows: bool) -> KernelSource:
         ]
     text = [
         FUNCTIONS.strip(),
+        *(("", "", RANDOM_ROUNDING.strip()) if spec.uses_position else ()),
         "",
         "",
         "@triton.jit",
@@ -155,6 +156,7 @@ def _block(
         lines.append(f"to_{name} = tl.multiple_of({place}, 16)" if is_whole else f"to_{name} = {place}")
     lines += [f"{name}_ = tl.load(to_{name}{mask}).to(tl.{compute})" for name in columns]
     lines += ["g_ = g_ * factor"] if rows else []
+    lines += [f"position_ = first + {start}"] if "position_" in elements else []
     new = [f"new_{name}" for name in kept]
     lines.append(f"{', '.join(new)}{',' if len(new) == 1 else ''} = element({', '.join([*elements, *scalars])})")
     lines += [f"tl.store(to_{name}, new_{name}.to(tl.{kinds[name]}){mask})" for name in kept]
