@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..engine import StepSpec
-from ..formula.expression import where
+from ..formula.words import where
 from ..formula.operations import apply
 
 __all__ = [
