@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..engine import StepSpec
-from ..formula.words import where
 from ..formula.operations import apply
+from ..formula.words import where
 
 __all__ = [
     "NARROW",
