@@ -14,7 +14,8 @@ from piste.optim.conventions import CONVENTIONS
 from piste.optim.options import rate
 from tests.optim.assertions import find_fault
 from tests.optim.cases import OPTIONS, fullest
-from tests.optim.test_conventions import RUNS, path_of
+from tests.optim.rejections import weights
+from tests.optim.test_conventions import LEARNING_RATES, RUNS, path_of, zero_gradient_step
 
 from .subject import Subject, stated
 
@@ -35,7 +36,20 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         f"AdaBelief.update: g - m -> {other}": "its square alone is used" for other in ("m - g", "-(g - m)")
     },
     "piste.optim.adan": {"Adan.update: g + beta2 * d -> -(g + beta2 * d)": "its square alone is used"},
-    "piste.optim.conventions": {},
+    "piste.optim.conventions": {
+        **dict.fromkeys(
+            (
+                "_rms: alpha * m + (1 - alpha) * g -> alpha * m - (1 - alpha) * g",
+                "_rms: (1 - alpha) * g -> -((1 - alpha) * g) (number 2)",
+                "_rms: 1 - alpha -> alpha - 1 (number 2)",
+                "_rms: 1 - alpha -> -(1 - alpha) (number 2)",
+            ),
+            "the square of m alone is used",
+        ),
+        "_rms: b -> m (number 2)": "a buffer that is not kept: the base drops it",
+        "CONVENTIONS: True -> False (number 9)": "AdamW decouples its weight decay by itself",
+        "CONVENTIONS: True -> False (number 10)": "AdamW decouples its weight decay by itself",
+    },
     "piste.optim.composition": {
         "compose: o.default if o.default is not None else 0 -> o.default": NAMES,
         "compose: 0 -> 1 (number 2)": NAMES,
@@ -67,14 +81,18 @@ def subjects() -> list[Subject]:
 
 
 def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:
-    """The first recorded trajectory of another framework that is missed, and defaults that no trajectory shows."""
+    """The first recorded trajectory of another framework that is missed, or a default that no trajectory shows."""
     optimizers = {name: getattr(modules[cls.__module__], name) for name, cls in OPTIMIZERS.items()}
     for framework, run in RUNS:
         expected = torch.tensor(run["path"], dtype=torch.float64)
-        found = path_of(framework, run, False, optimizers)
-        if not torch.allclose(found, expected, rtol=1e-12, atol=1e-12):
-            return f"{framework}, {run['name']}({run['options']}) moved to {found[-1].tolist()}"
-    return None
+        path = path_of(framework, run, False, optimizers)
+        if not torch.allclose(path, expected, rtol=1e-12, atol=1e-12):
+            return f"{framework}, {run['name']}({run['options']}) moved to {path[-1].tolist()}"
+    for name, default in LEARNING_RATES.items():
+        found = optimizers[name](weights(), convention="keras").param_groups[0]["lr"]
+        if found != default:
+            return f"the learning rate of Keras' {name} is {found}"
+    return None if zero_gradient_step(optimizers["Adagrad"]) == 2.0 else "a gradient of 0 moves optax's Adagrad"
 
 
 def _check(names: list[str], modules: Mapping[str, ModuleType]) -> str | None:

@@ -97,6 +97,29 @@ def test_defaults_are_those_of_the_framework():
     assert (group["lr"], group["weight_decay"], group["convention"]) == (0.1, 1e-4, "optax")
 
 
+LEARNING_RATES = {
+    "SGD": 0.01, "RMSprop": 0.001, "Adagrad": 0.001, "Adadelta": 0.001, "Adam": 0.001, "AdamW": 0.001, "Adamax": 0.001,
+}  # fmt: skip
+"""The defaults of `learning_rate` in the signatures of Keras 3."""
+
+
+@pytest.mark.parametrize(("name", "rate"), LEARNING_RATES.items())
+def test_learning_rates_default_to_those_of_keras(name, rate):
+    assert OPTIMIZERS[name](weights(), convention="keras").param_groups[0]["lr"] == rate
+
+
+def zero_gradient_step(adagrad):
+    """The parameter after a gradient of 0, by optax's Adagrad without epsilon and accumulator."""
+    p = torch.tensor([2.0], requires_grad=True)
+    p.grad = torch.zeros(1)
+    adagrad([p], lr=0.1, initial_accumulator_value=0.0, eps=0.0, convention="optax", fused=False).step()
+    return p.item()
+
+
+def test_a_gradient_of_zero_moves_nothing_in_optax_without_epsilon():
+    assert zero_gradient_step(OPTIMIZERS["Adagrad"]) == 2.0
+
+
 def test_optax_demands_a_learning_rate():
     for name, rules in CONVENTIONS.items():
         if "optax" in rules:
