@@ -39,6 +39,10 @@ KERAS = [
     ("AdamW", {}),
     ("Adamax", {}),
     ("Adamax", {"beta_1": 0.8, "epsilon": 1e-3, "weight_decay": 0.1}),
+    ("NAdam", {}),
+    ("NAdam", {"beta_1": 0.8, "epsilon": 1e-3, "weight_decay": 0.1}),
+    ("Lion", {}),
+    ("Lion", {"beta_1": 0.8, "beta_2": 0.95, "weight_decay": 0.1}),
 ]
 OPTAX = [
     ("SGD", "sgd", {}),
@@ -57,7 +61,13 @@ OPTAX = [
     ("AdamW", "adamw", {}),
     ("Adamax", "adamax", {}),
     ("Adamax", "adamax", {"b1": 0.8, "eps": 1e-3}),
+    ("NAdam", "nadam", {}),
+    ("NAdam", "nadam", {"b1": 0.8, "eps": 1e-3}),
+    ("Lion", "lion", {}),
+    ("Lion", "lion", {"b1": 0.8, "b2": 0.95, "weight_decay": 0.1}),
 ]
+TITLES = {"NAdam": "Nadam"}
+"""The names of Keras that differ."""
 
 
 def gradients(scale: float) -> list[list[float]]:
@@ -68,7 +78,7 @@ def gradients(scale: float) -> list[list[float]]:
 
 
 def run_keras(name: str, options: dict, lr: float, falls: bool, scale: float) -> list[list[float]]:
-    optimizer = getattr(keras.optimizers, name)(learning_rate=lr, **options)
+    optimizer = getattr(keras.optimizers, TITLES.get(name, name))(learning_rate=lr, **options)
     p = keras.Variable(jnp.array(START), dtype="float64")
     optimizer.build([p])
     path = []
@@ -92,8 +102,9 @@ def run_optax(name: str, options: dict, lr: float, falls: bool, scale: float) ->
     return path
 
 
-def record(framework: str, version: str, cases: list, run) -> None:
-    runs = [
+def recorded_runs(cases: list, run) -> list[dict]:
+    """Return the runs of a framework: every case at a constant and a falling rate, with large and small gradients."""
+    return [
         {"name": name, "options": options | ({"amsgrad": True} if called == "amsgrad" else {}), "lr": lr}
         | {
             "falls": falls,
@@ -106,6 +117,19 @@ def record(framework: str, version: str, cases: list, run) -> None:
         for falls in (False, True)
         for scale in (1.0, 1e-6)
     ]
+
+
+def keras_runs() -> list[dict]:
+    """Return the runs of the Keras that is installed."""
+    return recorded_runs([(name, name, options) for name, options in KERAS], run_keras)
+
+
+def optax_runs() -> list[dict]:
+    """Return the runs of the optax that is installed."""
+    return recorded_runs(OPTAX, run_optax)
+
+
+def record(framework: str, version: str, runs: list[dict]) -> None:
     versions = {framework: version, "jax": jax.__version__}
     text = ",\n".join(map(json.dumps, runs))
     (HERE / f"{framework}.json").write_text(
@@ -115,5 +139,5 @@ def record(framework: str, version: str, cases: list, run) -> None:
 
 if __name__ == "__main__":
     HERE.mkdir(exist_ok=True)
-    record("keras", keras.__version__, [(name, name, options) for name, options in KERAS], run_keras)
-    record("optax", optax.__version__, OPTAX, run_optax)
+    record("keras", keras.__version__, keras_runs())
+    record("optax", optax.__version__, optax_runs())

@@ -31,6 +31,15 @@ def run_label(value):
 def path_of(framework, run, fused, optimizers=OPTIMIZERS):
     """The parameters after every step, by Piste, in the framework's own names."""
     recorded = RECORDED[framework]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # the dtype of counters, such as the product of NAdam's momenta
+    try:
+        return steps_of(framework, run, fused, optimizers, recorded)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def steps_of(framework, run, fused, optimizers, recorded):
     p = torch.tensor(recorded["start"], dtype=torch.float64, requires_grad=True)
     optimizer = optimizers[run["name"]](
         [p], learning_rate=run["lr"], **run["options"], convention=framework, fused=fused

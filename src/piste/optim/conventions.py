@@ -87,6 +87,13 @@ def _keras_adamax(g: Any, m: Any, u: Any, *, t: Any, beta1: Any, beta2: Any, eps
     return m / (1 - beta1**t) / (u + eps), m, u
 
 
+def _optax_nadam(g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    ahead = beta1 / (1 - beta1 ** (t + 1)) * m + (1 - beta1) / (1 - beta1**t) * g
+    return ahead / (sqrt(v / (1 - beta2**t)) + eps), m, v
+
+
 _KERAS = {"learning_rate": "lr", "epsilon": "eps"}
 _KERAS_BETAS = {**_KERAS, "beta_1": "betas[0]", "beta_2": "betas[1]"}
 _OPTAX = {"learning_rate": "lr"}
@@ -141,6 +148,25 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
     "Adamax": {
         "keras": Convention({"lr": 0.001, "eps": 1e-7}, _KERAS_BETAS, _keras_adamax, decoupled=True),
         "optax": Convention({"lr": None}, _OPTAX_BETAS, absent=("weight_decay",)),
+    },
+    "NAdam": {
+        # The momentum of Keras rises as PyTorch's does with momentum_decay=1.
+        "keras": Convention(
+            {"lr": 0.001, "eps": 1e-7, "momentum_decay": 1.0},
+            _KERAS_BETAS,
+            decoupled=True,
+            absent=("decoupled_weight_decay",),
+        ),
+        "optax": Convention(
+            {"lr": None},
+            _OPTAX_BETAS,
+            _optax_nadam,
+            absent=("weight_decay", "decoupled_weight_decay", "momentum_decay"),
+        ),
+    },
+    "Lion": {
+        "keras": Convention({"lr": 0.001}, _KERAS_BETAS),
+        "optax": Convention({"lr": None, "weight_decay": 1e-3}, _OPTAX_BETAS),
     },
 }
 """The conventions of each optimizer, by the name of its class."""

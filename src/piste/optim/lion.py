@@ -1,6 +1,7 @@
 from typing import Any
 
 from ..formula.words import sign
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import betas, rate, weight_decay
 
@@ -25,6 +26,7 @@ class Lion(Optimizer):
     """
 
     options = {"lr": rate(1e-4), "betas": betas(0.9, 0.99), "weight_decay": weight_decay()}
+    conventions = CONVENTIONS["Lion"]
     buffers = {"exp_avg": "m"}
     group_constants = {"decoupled_weight_decay": True}
 

@@ -2,6 +2,7 @@ from typing import Any
 
 from ..formula.words import sqrt
 from .adam import _DECOUPLED
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import Number, betas, eps, rate, weight_decay
 from .state import Buffer
@@ -32,6 +33,7 @@ class NAdam(Optimizer):
         "momentum_decay": Number(4e-3, "how fast the momentum rises to beta1", "psi"),
         "decoupled_weight_decay": _DECOUPLED,
     }
+    conventions = CONVENTIONS["NAdam"]
     buffers = {"exp_avg": "m", "exp_avg_sq": "v"}
     counters = {"mu_product": Buffer("P", start=1.0)}
     per_step = {
