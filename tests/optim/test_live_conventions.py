@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-for package in ("jax", "keras", "optax"):
-    pytest.importorskip(
-        package, reason=f"{package} is not installed: conventions are compared with recorded steps alone"
-    )
-from .record_trajectories import keras_runs, optax_runs
 from .test_conventions import path_of
 
 
-@pytest.mark.parametrize(("framework", "runs"), [("keras", keras_runs), ("optax", optax_runs)])
-def test_steps_are_those_of_the_installed_framework(framework, runs):
-    for run in runs():
+@pytest.fixture
+def recorder(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    for package in ("jax", "keras", "optax"):
+        reason = f"{package} is not installed: conventions are compared with recorded steps alone"
+        pytest.importorskip(package, reason=reason)
+    from . import record_trajectories
+
+    return record_trajectories
+
+
+@pytest.mark.parametrize("framework", ["keras", "optax"])
+def test_steps_are_those_of_the_installed_framework(framework, recorder):
+    for run in {"keras": recorder.keras_runs, "optax": recorder.optax_runs}[framework]():
         expected = torch.tensor(run["path"], dtype=torch.float64)
         found = path_of(framework, run, fused=False)
         torch.testing.assert_close(
