@@ -92,7 +92,9 @@ def check_group(optimizer: Any, group: Any) -> None:
     )
     if isinstance(group["params"], torch.Tensor):
         group["params"] = [group["params"]]
-    group["params"] = list_params(cls, group["params"])
+    if not (isinstance(group["params"], (list, tuple)) and not group["params"]):  # a group may be empty, as in torch
+        group["params"] = list_params(cls, group["params"])
+    group["params"] = list(group["params"])
     _check_tensors(optimizer, group["params"], index, group.get("state_dtype", optimizer.defaults["state_dtype"]))
 
 

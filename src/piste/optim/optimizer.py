@@ -16,7 +16,8 @@ from .composition import step_spec
 from .conventions import Convention
 from .model_groups import compare_with_model
 from .options import Option
-from .state import as_buffer, existing_state, state_of
+from .shards import existing_part
+from .state import as_buffer, state_of
 from .step_plans import StepPlans, step_traced_group, warn_unchanged
 
 
@@ -236,7 +237,7 @@ class Optimizer(torch.optim.Optimizer):
             f"{type(self).__name__}, group {index}: {line}"
             for index, group in enumerate(self.param_groups)
             for line in describe_backends(
-                step_spec(type(self), group), [existing_state(self, p) for p in group["params"]], group
+                step_spec(type(self), group), [existing_part(self, p) for p in group["params"]], group
             )
         )
 

@@ -17,6 +17,7 @@ from . import validation
 from .clipping import reduces_gradients, with_clip_factor
 from .composition import numbers_of, step_spec
 from .lost_updates import LostUpdates
+from .shards import address, is_sharded, local_parts, part_state
 from .state import gradient, param_state
 
 __all__ = ["StepPlans", "step_traced_group", "warn_unchanged"]
@@ -36,6 +37,7 @@ class StepPlans:
         """Whether the options that were asked for last need the norm of all gradients."""
         self.lost_updates = LostUpdates()
         self._plans: dict[int, list[tuple[Any, StepPlan]]] = {}
+        self._sharded: set[int] = set()  # groups with parameters of which this process holds a part
         self._pointers: list[int] = []
         self._known: dict[int, tuple[list[Any], tuple[Any, Mapping[str, Any]]]] = {}
         self._all_values: list[Any] = []  # those of every group, if none can change in place
@@ -75,6 +77,9 @@ class StepPlans:
         key = (step_spec(cls, group), group["differentiable"], group["capturable"], group["fused"])
         options = (key, numbers_of(cls, group))
         self._known.pop(index, None)
+        self._sharded.discard(index)
+        if not group["differentiable"] and any(map(is_sharded, group["params"])):
+            self._sharded.add(index)
         if all(name == "params" or _is_immutable(value) for name, value in group.items()):
             self._known[index] = (list(group.values()), options)
         return options
@@ -83,17 +88,24 @@ class StepPlans:
         self, optimizer: Any, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]
     ) -> bool:
         """Step a group by its latest plan if that fits, or else by another; return whether it has gradients."""
+        if index not in self._sharded:
+            return self._step_params(optimizer, index, group, key, numbers, group["params"])
+        with local_parts(group["params"]) as parts:
+            return self._step_params(optimizer, index, group, key, numbers, parts)
+
+    def _step_params(
+        self, optimizer: Any, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any], params: Any
+    ) -> bool:
         plans = self._plans.get(index)
-        if plans and plans[0][0] == key and plans[0][1].step(group["params"], numbers):
+        if plans and plans[0][0] == key and plans[0][1].step(params, numbers):
             return plans[0][1].steps_anything
         with torch.set_grad_enabled(group["differentiable"]):
-            return self._make_plan(optimizer, index, group, key, numbers).steps_anything
+            return self._make_plan(optimizer, index, group, key, numbers, params).steps_anything
 
     def _make_plan(
-        self, optimizer: Any, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]
+        self, optimizer: Any, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any], params: Any
     ) -> StepPlan:
         """Step a group by an older plan for the same parameters with gradients, or by a new plan."""
-        params = group["params"]
         plans = [(known, plan) for known, plan in self._plans.get(index, []) if known == key]
         has = [p.grad is not None for p in params]
         plan = next((plan for _, plan in plans[1:] if plan.has_grad == has), None)
@@ -101,7 +113,9 @@ class StepPlans:
             plan = StepPlan(
                 key[0],
                 params,
-                partial(param_state, optimizer, group=group),
+                partial(param_state, optimizer, group=group)
+                if params is group["params"]
+                else partial(part_state, optimizer, group=group, parts=params),
                 partial(gradient, type(optimizer), group=group),
                 group,
             )
@@ -138,6 +152,8 @@ def step_traced_group(optimizer: Any, group: dict[str, Any], norm: Tensor | None
 def warn_unchanged(optimizer: Any) -> None:
     """Warn that a step changed no parameter, with the reason."""
     params: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+    if not params:  # ZeroRedundancyOptimizer may leave a process none
+        return
     if any(p.requires_grad for p in params):
         why = "no parameter has a gradient. Help: call loss.backward() before step(), and zero_grad() after it."
     else:
@@ -151,7 +167,7 @@ def warn_unchanged(optimizer: Any) -> None:
 def _state_pointers(optimizer: Any) -> list[int]:
     """Return the identities and addresses of the state tensors."""
     values = list(chain.from_iterable(map(dict.values, optimizer._state.values())))
-    where = (v.data_ptr() for v in values if isinstance(v, Tensor) and v.layout == torch.strided)
+    where = (address(v) for v in values if isinstance(v, Tensor) and v.layout == torch.strided)
     return [*map(id, values), *where]
 
 

@@ -1,0 +1,75 @@
+"""Parameters spread over processes (DTensor, FSDP2): each process steps the part that it holds, by the usual kernels.
+
+A rule is elementwise, so the parts of parameter, gradient and state, which are spread alike, are all that a step takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine import ParamState
+from .state import existing_state, gradient, state_of
+
+__all__ = ["address", "existing_part", "is_sharded", "local_parts", "part_state"]
+
+
+def is_sharded(p: Any) -> bool:
+    """Return whether a tensor is a DTensor."""
+    return hasattr(p, "to_local")
+
+
+@contextmanager
+def local_parts(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Give the parts of the parameters that this process holds, with the parts of their gradients as `grad`."""
+    parts = [_part(p) if is_sharded(p) else p for p in params]
+    borrowed = [(p, part) for p, part in zip(params, parts, strict=True) if part is not p]
+    try:
+        for p, part in borrowed:
+            part.grad = None if p.grad is None else _spread_like(p, p.grad)
+        yield parts
+    finally:
+        for _, part in borrowed:
+            part.grad = None
+
+
+def part_state(optimizer: Any, part: Tensor, group: Mapping[str, Any], parts: Sequence[Tensor]) -> ParamState:
+    """Return a part with its gradient and state; missing state is created, as a DTensor where the parameter is one."""
+    p = next(p for p, other in zip(group["params"], parts, strict=True) if other is part)
+    buffers, counters = state_of(optimizer, p, group)
+    if is_sharded(p):
+        buffers = [_spread_like(p, b) for b in buffers]
+    return ParamState(part, gradient(type(optimizer), part, group), buffers, counters)
+
+
+def existing_part(optimizer: Any, p: Tensor) -> ParamState:
+    """Return the part of a parameter with its existing gradient and state; nothing is created."""
+    state = existing_state(optimizer, p)
+    if not is_sharded(p):
+        return state
+    return ParamState(
+        _part(p), _part(p) if p.grad is None else _spread_like(p, p.grad), [_spread_like(p, b) for b in state.buffers],
+        state.counters,
+    )  # fmt: skip
+
+
+def address(x: Any) -> int:
+    """Return the address of a tensor, or of the part of it that this process holds."""
+    return (_part(x) if is_sharded(x) else x).data_ptr()  # type: ignore[no-any-return]
+
+
+def _spread_like(p: Any, x: Any) -> Tensor:
+    """Return the part of a tensor that belongs to the part of a parameter."""
+    if not is_sharded(x):
+        return x  # type: ignore[no-any-return]
+    return _part(x if x.placements == p.placements else x.redistribute(placements=p.placements))
+
+
+def _part(x: Any) -> Tensor:
+    with torch.no_grad():
+        part = x.to_local()
+    return part.wait() if hasattr(part, "wait") else part  # type: ignore[no-any-return]

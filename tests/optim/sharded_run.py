@@ -1,0 +1,169 @@
+"""Runs of sharded models, started by test_sharded_steps.py: `sharded_run.py MODE FOLDER`, with or without torchrun."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
+
+import piste
+
+BAD_STEP = 2
+
+
+def model(is_sharded, dtype=torch.float32):
+    """A network with a frozen bias; its first dimension is odd, so that the parts differ in size."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 3)).to(dtype)
+    net[0].bias.requires_grad_(False)
+    return fully_shard(net, mesh=init_device_mesh("cpu", (dist.get_world_size(),))) if is_sharded else net
+
+
+def step(net, optimizer, t):
+    torch.manual_seed(t)
+    x = 5 * torch.randn(4, 6).to(next(net.parameters()).dtype)
+    optimizer.zero_grad()
+    (net(x * float("inf") if t == BAD_STEP else x) ** 2).sum().backward()
+    optimizer.step()
+
+
+def whole(x):
+    return (x.detach().full_tensor() if hasattr(x, "full_tensor") else x.detach()).clone()
+
+
+def values(net, optimizer):
+    """Every parameter and state tensor, whole."""
+    found = {}
+    for name, p in net.named_parameters():
+        found[name] = whole(p)
+        found |= {f"{name}/{key}": whole(value) for key, value in optimizer.state.get(p, {}).items()}
+    return found
+
+
+def steps_equal_those_of_one_process():
+    for name, dtype, options in (
+        ("Adam", torch.float32, {"nonfinite": "skip"}),
+        ("Adam", torch.float32, {"nonfinite": "skip", "max_norm": 1.0}),
+        ("SGD", torch.bfloat16, {"nonfinite": "skip", "max_value": 0.5, "momentum": 0.9, "precision": "kahan"}),
+        ("AdamW", torch.bfloat16, {"nonfinite": "skip", "max_norm": 1.0, "precision": "master"}),
+    ):
+        runs = []
+        for is_sharded in (False, True):
+            net = model(is_sharded, dtype)
+            optimizer = getattr(piste.optim, name)(net.parameters(), lr=0.05, **options)
+            for t in range(5):
+                step(net, optimizer, t)
+            assert optimizer.skipped == 1
+            runs.append((values(net, optimizer), optimizer))
+        assert "4 of 4 parameters by the fused CPU kernel" in runs[1][1].explain()
+        tensors = [x for state in runs[1][1].state.values() for x in state.values() if x.dim()]
+        assert tensors and all(hasattr(x, "full_tensor") for x in tensors)
+        assert all(p.grad is None or hasattr(p.grad, "full_tensor") for p in runs[1][1].param_groups[0]["params"])
+        alone, together = runs[0][0], runs[1][0]
+        assert alone.keys() == together.keys()
+        for key in alone:
+            torch.testing.assert_close(together[key], alone[key], rtol=2e-6, atol=1e-7)
+
+
+def replaced_state_takes_effect():
+    net = model(True)
+    optimizer = piste.optim.SGD(net.parameters(), lr=0.5, momentum=0.5)
+    step(net, optimizer, 0)
+    p = net[2].bias
+    optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    before, gradient = whole(p), whole(p.grad)
+    optimizer.step()
+    torch.testing.assert_close(before - whole(p), 0.5 * gradient)
+
+
+def checkpointed():
+    net = model(dist.is_initialized(), torch.bfloat16)
+    weights, others = ([p for p in net.parameters() if (p.dim() == 2) is flag] for flag in (True, False))
+    groups = [{"params": weights}, {"params": others, "lr": 0.01}]
+    return net, piste.optim.Adam(groups, lr=0.05, precision="kahan", state_dtype="float32")
+
+
+def save(folder):
+    net, optimizer = checkpointed()
+    for t in range(2):
+        step(net, optimizer, t)
+    of_model, of_optimizer = get_state_dict(net, optimizer)
+    dcp.save({"model": of_model, "optimizer": of_optimizer}, checkpoint_id=folder / "checkpoint")
+    saved = values(net, optimizer)
+    step(net, optimizer, 3)
+    after = values(net, optimizer)
+    if dist.get_rank() == 0:
+        torch.save((saved, after), folder / "values.pt")
+
+
+def load(folder):
+    net, optimizer = checkpointed()
+    optimizer.param_groups[0]["lr"] = 0.9
+    of_model, of_optimizer = get_state_dict(net, optimizer)
+    dcp.load({"model": of_model, "optimizer": of_optimizer}, checkpoint_id=folder / "checkpoint")
+    set_state_dict(net, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.01]
+    saved, after = torch.load(folder / "values.pt")
+    for expected in (saved, after):
+        found = values(net, optimizer)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert found[key].dtype == value.dtype and torch.equal(found[key], value), key
+        step(net, optimizer, 3)
+
+
+def redundancy_is_removed():
+    """ZeroRedundancyOptimizer gives each process some of the parameters; one of them may get none."""
+
+    def make(has_bias, is_zero):
+        torch.manual_seed(0)
+        net = nn.Linear(6, 3, bias=has_bias)
+        if is_zero:
+            return net, ZeroRedundancyOptimizer(net.parameters(), optimizer_class=piste.optim.Adam, lr=0.1)
+        return net, piste.optim.Adam(net.parameters(), lr=0.1)
+
+    for has_bias in (True, False):
+        runs = [make(has_bias, is_zero) for is_zero in (False, True)]
+        for t in (0, 1):
+            for net, optimizer in runs:
+                step(net, optimizer, t)
+        runs[1][1].consolidate_state_dict(0)
+        box = [runs[1][1].state_dict() if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(box, 0)
+        for is_zero in (False, True):
+            net, optimizer = make(has_bias, is_zero)
+            net.load_state_dict(runs[0][0].state_dict())
+            optimizer.load_state_dict(copy.deepcopy(box[0]))
+            runs.append((net, optimizer))
+        for net, optimizer in runs:
+            step(net, optimizer, 3)
+        for net, _ in runs[1:]:
+            for p, q in zip(runs[0][0].parameters(), net.parameters(), strict=True):
+                assert torch.equal(p, q)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    if "RANK" not in os.environ:
+        load(folder)
+    else:
+        dist.init_process_group("gloo")
+        steps_equal_those_of_one_process()
+        replaced_state_takes_effect()
+        save(folder)
+        dist.barrier()
+        load(folder)
+        redundancy_is_removed()
+        dist.destroy_process_group()
+    print("done", flush=True)
