@@ -20,6 +20,7 @@ from torch.optim import optimizer as optimizer_module
 __all__ = [
     "LOAD_HOOKS",
     "PLAIN_TYPES",
+    "STEP_CALLED",
     "apply_of",
     "direct_backward",
     "has_step_hooks",
@@ -158,6 +159,9 @@ profile_hook: Callable[[Callable[..., Any]], Callable[..., Any]] | None = getatt
 
 LOAD_HOOKS = "_optimizer_load_state_dict_pre_hooks"
 """The attribute of an optimizer that holds the hooks which run before a checkpoint is loaded."""
+
+STEP_CALLED = "_opt_called"
+"""The attribute of an optimizer by which schedulers know that it has stepped; without it they warn of their order."""
 
 
 # --- devices ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..engine import StepSpec, describe_backends, raise_reported
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
 from . import checkpoint, declaration, group_checks, validation
+from .backward_steps import stepping_in_backward
 from .clipping import norm_of_step, reduces_gradients, with_clip_factor
 from .composition import step_spec
 from .conventions import Convention
@@ -279,6 +281,31 @@ class Optimizer(torch.optim.Optimizer):
     if profile_hook is not None:
         step.hooked = True  # type: ignore[attr-defined]  # the wrapper of PyTorch takes longer than a small step
 
+    def step_in_backward(self) -> AbstractContextManager[None]:
+        """Step each parameter within a backward pass, as soon as its gradient is complete, and free the gradient.
+
+        At no time do all gradients take memory. Run one backward pass in the context; gradients that earlier passes
+        accumulated are part of the step. There is no `step()` and no `zero_grad()` then.
+
+        Returns:
+            The context in which to call `loss.backward()`.
+
+        Raises:
+            Unsupported: An option needs all gradients at once (`max_norm`, `nonfinite`, `differentiable`), parameters
+                are sharded, or hooks are registered for steps; and, from the backward pass, if a parameter receives a
+                second gradient.
+
+        Example:
+            >>> import torch, piste
+            >>> model = torch.nn.Linear(2, 1)
+            >>> optimizer = piste.optim.Adam(model.parameters())
+            >>> with optimizer.step_in_backward():
+            ...     model(torch.ones(1, 2)).sum().backward()
+            >>> print(model.weight.grad)
+            None
+        """
+        return stepping_in_backward(self)
+
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
@@ -310,7 +337,7 @@ class Optimizer(torch.optim.Optimizer):
                 watch.after(type(self).__name__)
         if not moved and not self._has_warned:
             self._has_warned = True
-            warn_unchanged(self)
+            warn_unchanged(self, f"{type(self).__name__}.step()")
         return loss
 
 

@@ -36,7 +36,7 @@ class StepPlans:
         self.reduces = False
         """Whether the options that were asked for last need the norm of all gradients."""
         self.lost_updates = LostUpdates()
-        self._plans: dict[int, list[tuple[Any, StepPlan]]] = {}
+        self._plans: dict[Any, list[tuple[Any, StepPlan]]] = {}
         self._sharded: set[int] = set()  # groups with parameters of which this process holds a part
         self._pointers: list[int] = []
         self._known: dict[int, tuple[list[Any], tuple[Any, Mapping[str, Any]]]] = {}
@@ -85,7 +85,7 @@ class StepPlans:
         return options
 
     def step_group(
-        self, optimizer: Any, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]
+        self, optimizer: Any, index: Any, group: dict[str, Any], key: Any, numbers: Mapping[str, Any]
     ) -> bool:
         """Step a group by its latest plan if that fits, or else by another; return whether it has gradients."""
         if index not in self._sharded:
@@ -94,7 +94,7 @@ class StepPlans:
             return self._step_params(optimizer, index, group, key, numbers, parts)
 
     def _step_params(
-        self, optimizer: Any, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any], params: Any
+        self, optimizer: Any, index: Any, group: dict[str, Any], key: Any, numbers: Mapping[str, Any], params: Any
     ) -> bool:
         plans = self._plans.get(index)
         if plans and plans[0][0] == key and plans[0][1].step(params, numbers):
@@ -103,7 +103,7 @@ class StepPlans:
             return self._make_plan(optimizer, index, group, key, numbers, params).steps_anything
 
     def _make_plan(
-        self, optimizer: Any, index: int, group: dict[str, Any], key: Any, numbers: Mapping[str, Any], params: Any
+        self, optimizer: Any, index: Any, group: dict[str, Any], key: Any, numbers: Mapping[str, Any], params: Any
     ) -> StepPlan:
         """Step a group by an older plan for the same parameters with gradients, or by a new plan."""
         plans = [(known, plan) for known, plan in self._plans.get(index, []) if known == key]
@@ -149,8 +149,8 @@ def step_traced_group(optimizer: Any, group: dict[str, Any], norm: Tensor | None
     return len(slots) > 0  # torch 2.9 to 2.11 can't trace `bool` of a list
 
 
-def warn_unchanged(optimizer: Any) -> None:
-    """Warn that a step changed no parameter, with the reason."""
+def warn_unchanged(optimizer: Any, call: str, stacklevel: int = 4) -> None:
+    """Warn that a call changed no parameter, with the reason."""
     params: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
     if not params:  # ZeroRedundancyOptimizer may leave a process none
         return
@@ -161,7 +161,7 @@ def warn_unchanged(optimizer: Any) -> None:
             f"all of its {len(params)} parameters are frozen (requires_grad=False). "
             "Help: unfreeze some with p.requires_grad_()."
         )
-    warnings.warn(f"{type(optimizer).__name__}.step() changed no parameter: {why}", stacklevel=4)
+    warnings.warn(f"{call} changed no parameter: {why}", stacklevel=stacklevel)
 
 
 def _state_pointers(optimizer: Any) -> list[int]:
