@@ -86,6 +86,7 @@ def optim_stub() -> str:
         "",
         "from .files import load as load",
         "from .files import save as save",
+        "from .matrix_groups import matrix_groups as matrix_groups",
         "from .optimizer import Optimizer as Optimizer",
         "from .model_groups import param_groups as param_groups",
         "from .ports import port as port",

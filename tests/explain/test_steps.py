@@ -11,13 +11,12 @@ import piste
 from piste.errors import InvalidType, InvalidValue
 from piste.explain import explain
 from piste.formula import sign
-from piste.optim import OPTIMIZERS
 from piste.optim.options import rate
-from tests.optim.cases import OPTIONS
+from tests.optim.cases import ELEMENTWISE, OPTIONS
 from tests.oracle.optim import step as oracle_step
 from tests.oracle.rounding import DOUBLE
 
-CASES = [(name, options) for name in OPTIMIZERS for options in OPTIONS[name]]
+CASES = [(name, options) for name in ELEMENTWISE for options in OPTIONS[name]]
 
 
 def reference(name: str, options: dict, param: float, grad: float, steps: int) -> list[float]:

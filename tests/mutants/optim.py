@@ -13,7 +13,7 @@ from piste.optim import OPTIMIZERS
 from piste.optim.conventions import CONVENTIONS
 from piste.optim.options import rate
 from tests.optim.assertions import find_fault
-from tests.optim.cases import OPTIONS, fullest
+from tests.optim.cases import ELEMENTWISE, OPTIONS, fullest
 from tests.optim.rejections import weights
 from tests.optim.test_conventions import LEARNING_RATES, RUNS, path_of, zero_gradient_step
 
@@ -60,29 +60,75 @@ EQUIVALENT: dict[str, dict[str, str]] = {
 ATTRIBUTES = ("update", "per_step", "buffers", "counters")
 BASE, PLANS = "piste.optim.optimizer", "piste.optim.step_plans"
 CONVENTION = "piste.optim.conventions"
+MUON = "piste.optim.muon"
+TALL = (
+    "x.shape[1] > x.shape[2] -> x.shape[1] >= x.shape[2]",
+    "x.shape[1] > x.shape[2] -> x.shape[1] < x.shape[2]",
+    "1 -> 0",
+    "1 -> 2",
+    "2 -> 1",
+)
 STEP, STATE = "piste.optim.composition", "piste.optim.state"
 
 
 def subjects() -> list[Subject]:
     """Every rule's file, and the base's own part of the step."""
-    files = list(dict.fromkeys(cls.__module__ for cls in OPTIMIZERS.values()))
+    files = list(dict.fromkeys(cls.__module__ for cls in ELEMENTWISE.values()))
     found = []
     for file in files:
-        names = [name for name, cls in OPTIMIZERS.items() if cls.__module__ == file]
+        names = [name for name, cls in ELEMENTWISE.items() if cls.__module__ == file]
         formulas = stated(file, [f"{name}.{key}" for name in names for key in ATTRIBUTES])
         found.append(Subject(file, formulas, partial(_check, names), equivalent=EQUIVALENT.get(file, {})))
-    for module, parts in ((STEP, ("compose",)), (STATE, ("_start", "_filled_like"))):
+    for module, parts in ((STEP, ("compose", "_rule")), (STATE, ("_start", "_filled_like"))):
         equivalent = EQUIVALENT.get(module, {})
-        found.append(Subject(module, parts, partial(_check, list(OPTIMIZERS)), (PLANS, BASE, *files), equivalent))
+        found.append(Subject(module, parts, partial(_check, list(ELEMENTWISE)), (PLANS, BASE, *files), equivalent))
     formulas = [rules.update for known in CONVENTIONS.values() for rules in known.values() if rules.update is not None]
     names = tuple(dict.fromkeys([*(formula.__name__ for formula in formulas), "CONVENTIONS"]))
     found.append(Subject(CONVENTION, names, _check_conventions, (STEP, PLANS, BASE, *files), EQUIVALENT[CONVENTION]))
+    equivalent = {f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL}
+    found.append(Subject(MUON, ("Muon.before", "Muon.matrix", "orthogonalize"), _check_muon, equivalent=equivalent))
     return found
+
+
+def _check_muon(modules: Mapping[str, ModuleType]) -> str | None:
+    """The first difference of Muon from torch.optim.Muon; without iterations in float64, with them in bfloat16."""
+    for options in (
+        {"ns_steps": 0},
+        {"ns_steps": 0, "nesterov": False, "eps": 2.0},
+        {"ns_steps": 0, "adjust_lr_fn": "match_rms_adamw"},
+        {"ns_steps": 3},
+    ):
+        make = torch.Generator().manual_seed(0)
+        ours = [torch.randn(6, 2, generator=make, dtype=torch.float64), torch.randn(3, 4, generator=make).double()]
+        theirs = [p.clone() for p in ours]
+        a = modules[MUON].Muon(ours, lr=0.5, momentum=0.7, fused=False, **options)
+        b = torch.optim.Muon(theirs, lr=0.5, momentum=0.7, **options)
+        for _ in range(3):
+            for p, q in zip(ours, theirs, strict=True):
+                p.grad = torch.randn(p.shape, generator=make, dtype=p.dtype)
+                q.grad = p.grad.clone()
+            a.step()
+            b.step()
+        tolerance = 0.02 if options["ns_steps"] else 1e-12
+        if not all(torch.allclose(p, q, rtol=0, atol=tolerance) for p, q in zip(ours, theirs, strict=True)):
+            return f"Muon({options}) differs from PyTorch's"
+    exact = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]])
+    found = modules[MUON].orthogonalize(exact, (1.875, -1.25, 0.375), 20, 1e-7, "float32")
+    if found.dtype != torch.float32 or not torch.allclose(found, torch.eye(2), atol=1e-6):
+        return f"float32 iterations give {found.tolist()}"
+    p = torch.arange(8.0).reshape(4, 2) + 1
+    q = [part.clone() for part in p.split(2)]
+    p.grad, grads = p.clone() ** 2, (p**2).split(2)
+    modules[MUON].Muon([p], split=2, fused=False).step()
+    for part, g in zip(q, grads, strict=True):
+        part.grad = g.clone()
+    torch.optim.Muon(q).step()
+    return None if torch.allclose(p, torch.cat(q), atol=1e-4) else "split matrices are not stepped apart"
 
 
 def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:
     """The first recorded trajectory of another framework that is missed, or a default that no trajectory shows."""
-    optimizers = {name: getattr(modules[cls.__module__], name) for name, cls in OPTIMIZERS.items()}
+    optimizers = {name: getattr(modules[cls.__module__], name) for name, cls in ELEMENTWISE.items()}
     for framework, run in RUNS:
         expected = torch.tensor(run["path"], dtype=torch.float64)
         path = path_of(framework, run, False, optimizers)

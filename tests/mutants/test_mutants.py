@@ -148,7 +148,7 @@ def test_the_command_fails_for_survivors_stale_entries_and_broken_checks(module,
 
 def test_every_optimizer_is_a_subject():
     formulas = {formula for subject in optim.subjects() for formula in subject.formulas}
-    assert {f"{name}.update" for name in optim.OPTIMIZERS if name != "AdamW"} <= formulas
+    assert {f"{name}.update" for name in optim.ELEMENTWISE if name != "AdamW"} <= formulas
 
 
 def test_every_loss_with_a_formula_is_a_subject():

@@ -6,6 +6,11 @@ from typing import Any
 
 import torch
 
+from piste.optim import OPTIMIZERS
+
+ELEMENTWISE = {name: cls for name, cls in OPTIMIZERS.items() if cls.elementwise}
+"""The optimizers whose step is a formula of one element, by name."""
+
 DECAYS: list[dict[str, Any]] = [
     {},
     {"weight_decay": 0.3},

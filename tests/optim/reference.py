@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from piste.optim import OPTIMIZERS
+from .cases import ELEMENTWISE
 
 PAIRS: dict[str, tuple[type, type]] = {
-    name: (cls, getattr(torch.optim, name)) for name, cls in OPTIMIZERS.items() if hasattr(torch.optim, name)
+    name: (cls, getattr(torch.optim, name)) for name, cls in ELEMENTWISE.items() if hasattr(torch.optim, name)
 }
 """The class of Piste and that of PyTorch, by name; PyTorch has no Lion."""
 

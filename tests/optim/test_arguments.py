@@ -13,10 +13,11 @@ from piste.errors import InvalidType, InvalidValue
 from piste.optim import OPTIMIZERS
 from piste.optim.options import REDUCED
 
+from .cases import ELEMENTWISE
 from .reference import PAIRS
 from .rejections import assert_rejected, weights
 
-every = pytest.mark.parametrize("name", OPTIMIZERS)
+every = pytest.mark.parametrize("name", ELEMENTWISE)
 
 
 SHARED = {"maximize", "foreach", "capturable", "differentiable", "fused", *REDUCED}
@@ -80,7 +81,7 @@ OUTSIDE = {POSITIVE: [-1e-9, -1.0, math.inf], INSIDE: [-0.1, 1.0, 1.5, 2, math.i
 
 
 def bad_numbers():
-    for name, cls in OPTIMIZERS.items():
+    for name, cls in ELEMENTWISE.items():
         for key in (key for key in cls.options if key in RANGES):
             wanted = POSITIVE if key == "alpha" and name in ("ASGD", "AdEMAMix") else RANGES[key]
             for value in [*OUTSIDE[wanted], math.nan, -math.inf]:
@@ -106,7 +107,7 @@ def test_a_number_outside_its_range_is_rejected(name, key, value, wanted):
 @every
 def test_the_table_of_ranges_covers_every_number(name):
     pairs = {"betas", "etas", "step_sizes"}
-    flags = {key for key, option in OPTIMIZERS[name].options.items() if isinstance(option.default, bool)}
+    flags = {key for key, option in ELEMENTWISE[name].options.items() if isinstance(option.default, bool)}
     assert OPTIMIZERS[name].options.keys() <= RANGES.keys() | pairs | flags
 
 
@@ -136,7 +137,7 @@ def test_a_rate_of_two_elements_is_rejected(name):
     )
 
 
-BETAS = [n for n, cls in OPTIMIZERS.items() if "betas" in cls.options]
+BETAS = [n for n, cls in ELEMENTWISE.items() if "betas" in cls.options]
 
 
 @pytest.mark.parametrize("name", BETAS)
@@ -198,7 +199,7 @@ def test_pairs_of_rprop_outside_their_ranges_are_rejected(options, words):
     assert_rejected((InvalidValue, InvalidType), lambda: OPTIMIZERS["Rprop"](weights(), **options), words)
 
 
-DECAYED = [n for n, cls in OPTIMIZERS.items() if "weight_decay" in cls.options]
+DECAYED = [n for n, cls in ELEMENTWISE.items() if "weight_decay" in cls.options]
 
 
 @pytest.mark.parametrize("name", DECAYED)

@@ -13,13 +13,13 @@ from piste.errors import PisteError
 from piste.optim import OPTIMIZERS
 
 from .backends import BackendPair, assert_close, states
-from .cases import fullest, kernels, label
+from .cases import ELEMENTWISE, fullest, kernels, label
 from .reference import backward, batch
 
 pytestmark = pytest.mark.usefixtures("double_scalars")  # a kernel is made for each dtype of the counters
 
 
-every = pytest.mark.parametrize("name", OPTIMIZERS)
+every = pytest.mark.parametrize("name", ELEMENTWISE)
 
 
 @pytest.mark.sample(2, per="name")
@@ -53,7 +53,7 @@ def test_kernel_and_eager_backend_agree(name, options, dtype):
             eager.param_groups[0]["fused"] = False
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_twenty_steps_of_a_network_match_the_eager_backend(name):
     both = BackendPair(name, **fullest(name))
     for t in range(20):

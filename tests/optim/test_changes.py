@@ -7,10 +7,8 @@ import copy
 import pytest
 import torch
 
-from piste.optim import OPTIMIZERS
-
 from .backends import BackendPair
-from .cases import label
+from .cases import ELEMENTWISE, label
 
 pytestmark = pytest.mark.usefixtures("double_scalars")  # a kernel is made for each dtype of the counters
 
@@ -119,7 +117,7 @@ EVENTS = [
 NEW_LAYOUTS = (turned_state, turned_parameters)  # a new layout compiles a kernel, so two rules stand for all
 
 
-HAPPENINGS = [(n, e) for n in OPTIMIZERS for e in EVENTS if e not in NEW_LAYOUTS or n in ("SGD", "Adam")]
+HAPPENINGS = [(n, e) for n in ELEMENTWISE for e in EVENTS if e not in NEW_LAYOUTS or n in ("SGD", "Adam")]
 
 
 @pytest.mark.sample(4, per="name")

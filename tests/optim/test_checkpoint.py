@@ -13,12 +13,12 @@ from piste.errors import InvalidValue
 from piste.optim import OPTIMIZERS
 from piste.optim.options import REDUCED
 
-from .cases import cases, label
+from .cases import ELEMENTWISE, cases, label
 from .reference import PAIRS, assert_same, assert_same_state, copies, model, train
 
 pytestmark = pytest.mark.usefixtures("double_scalars")
 TORCHS = [case for case in cases() if case[0] in PAIRS]
-every = pytest.mark.parametrize("name", OPTIMIZERS)
+every = pytest.mark.parametrize("name", ELEMENTWISE)
 
 
 def started(cls, options, steps=3):
@@ -197,7 +197,7 @@ def refused(optimizer, saved, *words):
         assert all(torch.equal(value, after["state"][index][key]) for key, value in state.items())
 
 
-@pytest.mark.parametrize("other", OPTIMIZERS)
+@pytest.mark.parametrize("other", ELEMENTWISE)
 @every
 def test_the_checkpoint_of_another_optimizer_is_rejected(name, other):
     if {name, other} <= {"Adam", "AdamW"} or name == other:

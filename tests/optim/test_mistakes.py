@@ -13,10 +13,11 @@ from torch import nn
 from piste.errors import InvalidType, InvalidValue
 from piste.optim import OPTIMIZERS
 
+from .cases import ELEMENTWISE
 from .reference import model
 from .rejections import assert_rejected, weights
 
-every = pytest.mark.parametrize("name", OPTIMIZERS)
+every = pytest.mark.parametrize("name", ELEMENTWISE)
 
 
 WORDS = [

@@ -11,7 +11,7 @@ from piste.optim import OPTIMIZERS
 from tests.oracle.optim import DEFAULTS, RULES
 
 from .assertions import find_fault
-from .cases import OPTIONS, cases, kernels, label
+from .cases import ELEMENTWISE, OPTIONS, cases, kernels, label
 
 pytestmark = pytest.mark.usefixtures("double_scalars")
 TORCHS = [case for case in cases() if hasattr(torch.optim, case[0])]
@@ -41,10 +41,10 @@ def test_the_kernel_matches_the_oracle(name, options, dtype):
 
 
 def test_every_optimizer_has_an_oracle_and_cases():
-    assert OPTIMIZERS.keys() == RULES.keys() == OPTIONS.keys() == DEFAULTS.keys()
+    assert ELEMENTWISE.keys() == RULES.keys() == OPTIONS.keys() == DEFAULTS.keys()
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_the_cases_use_every_option_of_the_rule(name):
     """Some case gives each option of a rule a value other than its default."""
     declared = OPTIMIZERS[name].options

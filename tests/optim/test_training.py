@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from piste.optim import OPTIMIZERS
 
+from .cases import ELEMENTWISE
 from .reference import (
     PAIRS,
     assert_agree,
@@ -27,7 +28,7 @@ from .reference import (
 pytestmark = pytest.mark.usefixtures("double_scalars")
 
 
-every = pytest.mark.parametrize("name", OPTIMIZERS)
+every = pytest.mark.parametrize("name", ELEMENTWISE)
 
 
 paired = pytest.mark.parametrize("name", PAIRS)

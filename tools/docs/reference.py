@@ -53,11 +53,11 @@ def _index() -> str:
 
 def _optimizer_page(cls: type[Optimizer]) -> str:
     text = _sections(cls)
-    variants = optimizer_variants(cls)
-    example = cls([torch.zeros(2, requires_grad=True)])
-    lines = [f"# {cls.__name__}", "", *_paragraphs(text["summary"]), "", "## Formula", ""]
-    lines += _formulas(variants.pop(""))
-    lines += ["", _symbols(cls), ""]
+    variants = optimizer_variants(cls) if cls.elementwise else {}
+    example = cls([torch.zeros(2, 2, requires_grad=True)])
+    lines = [f"# {cls.__name__}", "", *_paragraphs(text["summary"]), ""]
+    if variants:
+        lines += ["## Formula", "", *_formulas(variants.pop("")), "", _symbols(cls), ""]
     for name, equations in variants.items():
         lines += [f'??? note "{_plain(name)}"', "", *(f"    {line}" for line in _formulas(equations)), ""]
     lines += ["## Arguments", "", *_arguments({**cls.options, **_own_shared()}), ""]
@@ -67,9 +67,12 @@ def _optimizer_page(cls: type[Optimizer]) -> str:
     lines += ["## State of a parameter", "", *_state(cls, example), ""]
     lines += ["## Backend", "", "Of float32 parameters on the CPU:", ""]
     lines += [f"``` text\n{example.explain_backend()}\n```", ""]
-    lines += [*_speed(cls.__name__), "## Path", ""]
-    lines += ["Down a valley that is 25 times steeper in one direction than in the other, from the same start:", ""]
-    lines += [placeholder(draw_path(cls)), "", *_example(text)]
+    lines += _speed(cls.__name__)
+    if cls.elementwise:
+        lines += ["## Path", ""]
+        lines += ["Down a valley that is 25 times steeper in one direction than in the other, from the same start:", ""]
+        lines += [placeholder(draw_path(cls)), ""]
+    lines += _example(text)
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ from .eager.step import step as step_eagerly
 from .gpu.backend import GpuBackend
 from .gpu.reports import raise_reported
 from .loss_dispatch import LossDispatcher, as_divisor, decline, dispatcher_of, explain
+from .matrix_step import MatrixPlan, MatrixSpec, describe_matrix_backends, step_matrices_eagerly
 from .specs import NO_IGNORE_INDEX, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, parameters
 from .step_dispatch import StepPlan, describe_backends
 from .violations import ValueCheck, Violation
@@ -18,6 +19,8 @@ __all__ = [
     "LossArguments",
     "LossDispatcher",
     "LossSpec",
+    "MatrixPlan",
+    "MatrixSpec",
     "ParamState",
     "StepPlan",
     "StepSpec",
@@ -28,12 +31,14 @@ __all__ = [
     "compute_dtype",
     "decline",
     "describe_backends",
+    "describe_matrix_backends",
     "dispatcher_of",
     "explain",
     "parameters",
     "raise_reported",
     "register",
     "step_eagerly",
+    "step_matrices_eagerly",
     "values",
 ]
 

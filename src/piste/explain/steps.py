@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -53,11 +53,16 @@ def explain_steps(
         )
     if param.is_complex() or grad.is_complex():
         raise InvalidValue("`param` and `grad` must be real; received complex numbers.")
+    if not optimizer.elementwise:
+        raise InvalidValue(
+            f"explain works steps of single elements in numbers; received {optimizer.__name__}, whose step is of whole "
+            "tensors. Help: docs/optimizers.md describes it."
+        )
     p = param.detach().double().clone().requires_grad_()
     p.grad = grad.detach().double().clone()
     instance = optimizer([p], **options)
     group = instance.param_groups[0]
-    rule = TracedRule(optimizer, step_spec(optimizer, group))
+    rule = TracedRule(optimizer, cast(StepSpec, step_spec(optimizer, group)))
     numbers = {name: float(value) for name, value in numbers_of(optimizer, group).items()}
     if group["max_norm"] is not None:
         numbers["clip"] = clip_factor(group["max_norm"], total_norm([p.grad]), on_device=False)

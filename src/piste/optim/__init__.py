@@ -10,6 +10,7 @@ import pkgutil
 
 from . import lr_scheduler, swa_utils
 from .files import load, save
+from .matrix_groups import matrix_groups
 from .model_groups import param_groups
 from .optimizer import Optimizer
 from .ports import port
@@ -34,6 +35,7 @@ __all__ = [
     "Optimizer",
     "load",
     "lr_scheduler",
+    "matrix_groups",
     "param_groups",
     "port",
     "save",

@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from .files import load as load
 from .files import save as save
+from .matrix_groups import matrix_groups as matrix_groups
 from .optimizer import Optimizer as Optimizer
 from .model_groups import param_groups as param_groups
 from .ports import port as port
@@ -50,6 +51,9 @@ class Adan(Optimizer):
 
 class Lion(Optimizer):
     def __init__(self, params: ParamsT, lr: float | Tensor = 0.0001, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float | Tensor = 0.0, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore', convention: Literal["torch", "keras", "optax"] = 'torch', precision: Literal["plain", "stochastic", "kahan", "master"] = 'plain', rounding_seed: int = 0, state_dtype: Literal[None, "float32", "bfloat16"] = None) -> None: ...
+
+class Muon(Optimizer):
+    def __init__(self, params: ParamsT, lr: float | Tensor = 0.001, weight_decay: float | Tensor = 0.1, momentum: float | Tensor = 0.95, nesterov: bool = True, ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315), eps: float | Tensor = 1e-07, ns_steps: int = 5, adjust_lr_fn: Literal[None, "original", "match_rms_adamw"] = None, adamw: bool = False, split: int = 1, ns_dtype: Literal["bfloat16", "float32"] = 'bfloat16', *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore', convention: Literal["torch", "keras", "optax"] = 'torch', precision: Literal["plain", "stochastic", "kahan", "master"] = 'plain', rounding_seed: int = 0, state_dtype: Literal[None, "float32", "bfloat16"] = None) -> None: ...
 
 class NAdam(Optimizer):
     def __init__(self, params: ParamsT, lr: float | Tensor = 0.002, betas: tuple[float, float] = (0.9, 0.999), eps: float | Tensor = 1e-08, weight_decay: float | Tensor = 0.0, momentum_decay: float | Tensor = 0.004, decoupled_weight_decay: bool = False, *, maximize: bool = False, foreach: bool | None = None, capturable: bool = False, differentiable: bool = False, fused: bool | None = None, max_norm: float | Tensor | None = None, max_value: float | Tensor | None = None, nonfinite: Literal["ignore", "skip", "raise"] = 'ignore', convention: Literal["torch", "keras", "optax"] = 'torch', precision: Literal["plain", "stochastic", "kahan", "master"] = 'plain', rounding_seed: int = 0, state_dtype: Literal[None, "float32", "bfloat16"] = None) -> None: ...

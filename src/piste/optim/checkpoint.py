@@ -83,7 +83,7 @@ def match_checkpoint(
     state_dict = {
         **state_dict,
         "param_groups": [
-            {**{name: ours[name] for name in REDUCED}, **_match_names(theirs, ours, i)}
+            {**{name: ours[name] for name in (*REDUCED, *cls.extensions)}, **_match_names(theirs, ours, i)}
             for i, (theirs, ours) in enumerate(zip(saved, groups, strict=True))
         ],
     }
@@ -92,11 +92,13 @@ def match_checkpoint(
             {**ours, "params": theirs["params"]}
             for theirs, ours in zip(state_dict["param_groups"], groups, strict=True)
         ]
+    rules = {index: cls.rule_of(group) for group in state_dict["param_groups"] for index in group["params"]}
     for index, p, state in _pairs(optimizer, state_dict):
-        _check_state(optimizer, index, p, state)
+        _check_state(rules[index], index, p, state)
     for i, group in enumerate(state_dict["param_groups"]):
-        options = {k: v for k, v in group.items() if k in cls.options or k in REDUCED}
-        validation.check_values(cls, options, f" In the checkpoint's param group {i}.")
+        rule = cls.rule_of(group)
+        options = {k: v for k, v in group.items() if k in rule.options or k in REDUCED}
+        validation.check_values(rule, options, f" In the checkpoint's param group {i}.")
     _check_shapes(optimizer, described)
     return state_dict
 
@@ -200,7 +202,7 @@ def _name_owner(cls: Any, group: Mapping[str, Any], state: Mapping[Any, Any]) ->
     owners = [
         name
         for name, rule in OPTIMIZERS.items()
-        if set(rule.options) - set(rule.optional_in_checkpoint)
+        if set(rule.options) - set(rule.optional_in_checkpoint) - set(rule.extensions)
         <= saved
         <= {*rule.options, *rule.group_constants, *rule.optional_in_checkpoint}
     ]
@@ -211,8 +213,9 @@ def _name_owner(cls: Any, group: Mapping[str, Any], state: Mapping[Any, Any]) ->
 
 
 def _check_options(cls: Any, group: Mapping[str, Any], index: int, state: Mapping[Any, Any]) -> None:
-    missing = [name for name in cls.options if name not in group and name not in cls.optional_in_checkpoint]
-    ours = {*cls.options, *cls.group_constants, *cls.optional_in_checkpoint}
+    optional = {*cls.optional_in_checkpoint, *cls.extensions}
+    missing = [name for name in cls.options if name not in group and name not in optional]
+    ours = {*cls.options, *cls.group_constants, *optional, *cls.rule_of(group).options}
     others = [name for name in group if name in cls.options_of_all and name not in ours]
     if missing or others:
         odd = f"has no {_join_names(missing)}" if missing else f"has {_join_names(others)}"
@@ -249,8 +252,7 @@ def _different_names(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     )
 
 
-def _check_state(optimizer: Any, index: Any, p: Tensor, state: Any) -> None:
-    cls = type(optimizer)
+def _check_state(cls: Any, index: Any, p: Tensor, state: Any) -> None:
     known = [*cls.state_keys(), *STATE_KEYS]
     unknown = [key for key in state if key not in known]
     if unknown:

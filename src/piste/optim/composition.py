@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..engine import StepSpec, parameters
+from ..engine import MatrixSpec, ParamState, StepSpec, describe_backends, describe_matrix_backends, parameters
 from ..formula.expression import FormulaError
 from ..formula.words import maximum, minimum
 from .conventions import Convention
@@ -13,7 +13,7 @@ from .options import SHARED, Flag
 from .precision import with_precision
 
 
-def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec:
+def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
     """Return the specification of the step of a group, cached by its flags and buffers."""
     flags = {name: bool(group[name]) for name, option in cls.options.items() if isinstance(option, Flag)}
     kept = tuple(b.letter for b in cls.buffers.values() if b.when is None or group[b.when])
@@ -24,15 +24,29 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec:
     key = (kept, decay, clips, bool(group["maximize"]), group["convention"], group["precision"], *flags.values())
     spec = cls._specs.get(key)
     if spec is None:
-        plain = compose(cls, kept, decay, bool(group["maximize"]), flags, clips, rules)
-        spec = cls._specs[key] = with_precision(plain, group["precision"])
+        spec = compose(cls, kept, decay, bool(group["maximize"]), flags, clips, rules)
+        if isinstance(spec, StepSpec):
+            spec = with_precision(spec, group["precision"])
+        cls._specs[key] = spec
     return spec
 
 
 def numbers_of(cls: Any, group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numeric options by their names in the formula."""
+    """Return the numeric options by their names in the formula, and the options of the matrix stage by theirs."""
     options = {**cls.options, "max_value": SHARED["max_value"]}
-    return {letter: value for name, option in options.items() for letter, value in option.letters(name, group[name])}
+    of_matrices = parameters(cls.matrix)[1:] if cls.matrix is not None else ()
+    return {
+        **{letter: value for name, option in options.items() for letter, value in option.letters(name, group[name])},
+        **{name: group[name] for name in of_matrices},
+    }
+
+
+def describe_group(cls: Any, group: Mapping[str, Any], states: Sequence[ParamState]) -> list[str]:
+    """Return a line for each backend that steps parameters of a group."""
+    spec = step_spec(cls, group)
+    if isinstance(spec, MatrixSpec):
+        return describe_matrix_backends(spec, states, group)
+    return describe_backends(spec, states, group)
 
 
 def compose(
@@ -43,11 +57,11 @@ def compose(
     flags: Mapping[str, bool],
     clips: tuple[str, ...] = (),
     rules: Convention | None = None,
-) -> StepSpec:
-    """Compose the step of one element.
+) -> StepSpec | MatrixSpec:
+    """Compose the step of one element, or of matrices.
 
     Args:
-        cls: The optimizer, whose `update` is the rule.
+        cls: The optimizer, whose `update` is the rule; or its `before`, `matrix` and `after`.
         kept: The letters of the buffers that exist.
         decay: "l2" adds `weight_decay * p` to the gradient, "decoupled" shrinks `p` by `1 - lr * weight_decay`, and
             "" does neither.
@@ -62,28 +76,76 @@ def compose(
     Raises:
         FormulaError: Tracing the formula raises it if `update` returns another number of buffers than declared.
     """
-    update = cls.update if rules is None or rules.update is None else rules.update
     has_rate = rules is not None and rules.has_rate
-    asked = parameters(update)
     letters = [b.letter for b in cls.buffers.values()]
-    reads_p = asked[0] == "p"
     decays = [name for name in (cls.decay_option, "weight_decay" if decay == "decoupled" else "") if name]
-    by_name = asked[reads_p + 1 + len(letters) :]
+    numbers = tuple(
+        letter for n, o in cls.options.items() for letter, _ in o.letters(n, o.default if o.default is not None else 0)
+    )
+    counters = ("t", *(c.letter for c in cls.counters.values()))
 
-    def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
-        lr = scalars["lr"]
+    def descent(p: Any, g: Any, scalars: Mapping[str, Any]) -> Any:
         if "clip" in clips:
             g = g * scalars["clip"]
         if "max_value" in clips:
             g = maximum(minimum(g, scalars["max_value"]), -scalars["max_value"])
         if maximize:
             g = -g
-        if decay == "l2":
-            g = g + scalars["weight_decay"] * p
+        return g + scalars["weight_decay"] * p if decay == "l2" else g
+
+    def shrink(p: Any, scalars: Mapping[str, Any]) -> Any:
         for name in decays:
-            p = p * (1 - lr * scalars[name])
-        state = dict(zip(kept, buffers, strict=True))
-        result = update(
+            p = p * (1 - scalars["lr"] * scalars[name])
+        return p
+
+    def spec(
+        formula: str, element: Any, kept: tuple[str, ...], counters: tuple[str, ...], per_step: Mapping[str, Any]
+    ) -> StepSpec:
+        element.__qualname__ = f"{cls.__name__}.{formula}"  # shown in error messages
+        return StepSpec(cls.__name__, element, (*numbers, *clips), kept, counters, per_step)
+
+    if cls.matrix is not None:
+        before = _rule(f"{cls.__name__}.before", cls.before, letters, flags)
+        after = _rule(f"{cls.__name__}.after", cls.after, [], flags)
+
+        def first(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+            state = dict(zip(kept, buffers, strict=False))
+            u, new = before(p, descent(p, g, scalars), state, scalars)
+            return p, [*(new[x] for x in kept), u]
+
+        def last(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+            p = shrink(p, scalars)
+            d, _ = after(p, buffers[0], {}, scalars)
+            return p - scalars["lr"] * d, buffers
+
+        start = spec("before", first, (*kept, "u"), counters, cls.per_step)
+        return MatrixSpec(start, cls.matrix, spec("after", last, ("u",), ("t",), {}))
+
+    formula = cls.update if rules is None or rules.update is None else rules.update
+    update = _rule(f"{cls.__name__}.update", formula, letters, flags)
+
+    def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+        g, p = descent(p, g, scalars), shrink(p, scalars)
+        d, after = update(p, g, dict(zip(kept, buffers, strict=True)), scalars)
+        return p - (d if has_rate else scalars["lr"] * d), [after[x] for x in kept]
+
+    return spec("update", element, kept, counters, cls.per_step)
+
+
+def _rule(
+    name: str, formula: Callable[..., Any], letters: list[str], flags: Mapping[str, bool]
+) -> Callable[[Any, Any, Mapping[str, Any], Mapping[str, Any]], tuple[Any, dict[str, Any]]]:
+    """Return a formula as a function of p, g, the buffers and the scalars by letter; it returns d and the buffers.
+
+    Raises:
+        FormulaError: The function raises it if the formula returns another number of buffers than declared.
+    """
+    asked = parameters(formula)
+    reads_p = asked[0] == "p"
+    by_name = asked[reads_p + 1 + len(letters) :]
+
+    def call(p: Any, g: Any, state: Mapping[str, Any], scalars: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        result = formula(
             *([p] * reads_p),
             g,
             *(state.get(x) for x in letters),
@@ -92,14 +154,9 @@ def compose(
         d, *after = result if isinstance(result, tuple) else (result,)
         if len(after) != len(letters):
             raise FormulaError(
-                f"{cls.__name__}.update must return the step and {len(letters)} buffers "
-                f"({', '.join(letters) or 'none'}); it returned {len(after)}."
+                f"{name} must return the step and {len(letters)} buffers ({', '.join(letters) or 'none'}); it returned "
+                f"{len(after)}."
             )
-        return p - (d if has_rate else lr * d), [new for x, new in zip(letters, after, strict=True) if x in kept]
+        return d, dict(zip(letters, after, strict=True))
 
-    element.__qualname__ = f"{cls.__name__}.update"  # shown in error messages
-    numbers = tuple(
-        letter for n, o in cls.options.items() for letter, _ in o.letters(n, o.default if o.default is not None else 0)
-    )
-    counters = ("t", *(c.letter for c in cls.counters.values()))
-    return StepSpec(cls.__name__, element, (*numbers, *clips), kept, counters, cls.per_step)
+    return call

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from ..errors import InvalidType, InvalidValue, nearest
+from ..errors import InvalidType, InvalidValue, Unsupported, nearest
 from .declaration import all_options
 from .option_names import FOREIGN_NAMES, help_with_name
+from .shards import is_sharded
 from .validation import check_values
 
 _SCHEDULER_KEYS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"}
@@ -71,31 +72,35 @@ def check_group(optimizer: Any, group: Any) -> None:
         InvalidType: The group is not a dict, or a value or parameter is of the wrong type.
         InvalidValue: A name is misspelled, a value is out of its range, or a parameter is in a group already.
     """
-    cls, index = type(optimizer), len(optimizer.param_groups)
+    index = len(optimizer.param_groups)
     if not isinstance(group, dict):
         raise InvalidType(f"param_group must be a dict, but got {type(group)}; received {group!r:.60}.")
     if "params" not in group:
         raise InvalidValue(
             f"param group {index} has no `params`; its keys are {', '.join(map(repr, group)) or 'none'}."
         )
+    cls = type(optimizer).rule_of(optimizer.defaults | group)
     known = all_options(cls)
+    others = {*optimizer.defaults, *cls.group_constants, *_SCHEDULER_KEYS, "params", "param_names"}
     for key in group:
-        if key in known or key in cls.group_constants or key in _SCHEDULER_KEYS or key in {"params", "param_names"}:
+        if key in known or key in others:
             continue
         if key in FOREIGN_NAMES or any(nearest(key, [name], cutoff=0.8) for name in known):
             raise InvalidValue(f"Unknown option `{key}` in param group {index}; {help_with_name(cls, key)}")
     grouped = len(group) > 1 + ("param_names" in group) or index > 0
-    check_values(
-        cls,
-        optimizer.defaults | {k: v for k, v in group.items() if k in known},
-        f" In param group {index}." * grouped,
-    )
+    values = optimizer.defaults | {k: v for k, v in group.items() if k in known}
+    check_values(cls, values, f" In param group {index}." * grouped)
     if isinstance(group["params"], torch.Tensor):
         group["params"] = [group["params"]]
     if not (isinstance(group["params"], (list, tuple)) and not group["params"]):  # a group may be empty, as in torch
         group["params"] = list_params(cls, group["params"])
     group["params"] = list(group["params"])
     _check_tensors(optimizer, group["params"], index, group.get("state_dtype", optimizer.defaults["state_dtype"]))
+    if cls.matrix is not None:
+        _check_matrices(cls, group["params"], index, values.get("split", 1))
+    for name, option in cls.options.items():
+        if name not in optimizer.defaults:  # those of a rule that is not that of the optimizer
+            group.setdefault(name, option.default)
 
 
 def _check_tensors(optimizer: Any, params: list[Any], group: int, state_dtype: str | None) -> None:
@@ -134,3 +139,25 @@ def _check_tensors(optimizer: Any, params: list[Any], group: int, state_dtype: s
                 f"already in param group {taken[id(p)]}. List each parameter once."
             )
         seen[id(p)] = i
+
+
+def _check_matrices(cls: Any, params: list[Any], group: int, split: int) -> None:
+    """Raise unless every parameter is real, and a matrix or a stack of `split` matrices."""
+    for i, entry in enumerate(params):
+        p = entry[1] if isinstance(entry, tuple) else entry
+        if p.dim() < 2 or p.is_complex():
+            raise InvalidValue(
+                f"{cls.__name__} only supports 2D parameters, and real ones of more dimensions as matrices; received "
+                f"parameter {i} of param group {group} with shape {tuple(p.shape)} and dtype {p.dtype}. Help: "
+                f"{cls.__name__}(piste.optim.matrix_groups(model)) has other parameters stepped by AdamW."
+            )
+        if is_sharded(p) and not all(place.is_replicate() for place in p.placements):
+            raise Unsupported(
+                f"{cls.__name__} steps whole matrices; received parameter {i} of param group {group}, which is "
+                "sharded. Help: step sharded parameters by AdamW, or replicate the matrices."
+            )
+        if p.shape[0] % split:
+            raise InvalidValue(
+                f"`split` must divide the rows of a parameter; received split={split} for parameter {i} of param group "
+                f"{group} with shape {tuple(p.shape)}. Help: put parameters of fused matrices in a group of their own."
+            )

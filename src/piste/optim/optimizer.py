@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import StepSpec, describe_backends, raise_reported
+from ..engine import MatrixSpec, StepSpec, raise_reported
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
 from . import checkpoint, declaration, group_checks, validation
 from .backward_steps import stepping_in_backward
 from .clipping import norm_of_step, reduces_gradients, with_clip_factor
-from .composition import step_spec
+from .composition import describe_group
 from .conventions import Convention
 from .model_groups import compare_with_model
 from .options import Option
@@ -36,6 +36,12 @@ class Optimizer(torch.optim.Optimizer):
     - `per_step`: numbers that depend on the step count `t` and the options alone, as formulas by name, in order.
       A number with the name of an option (`lr`) replaces that option in this step;
     - `counters`: 0-d state tensors other than the step count, declared like `buffers`.
+
+    A rule of whole matrices declares in place of `update`
+
+    - `before(g, *buffers, *, ...)`: a formula that returns the input of the matrix stage and the new buffers;
+    - `matrix(u, *, ...)`: torch operations on matrices (count, rows, columns); options by their public names;
+    - `after(u, *, ...)`: a formula of the step from the result of the matrix stage; by default that result.
 
     The base adds the sign, weight decay, the last subtraction, dtypes, checkpoints and backends; no rule mentions
     them.
@@ -77,8 +83,13 @@ class Optimizer(torch.optim.Optimizer):
     counts_steps: ClassVar[bool] = True  # whether checkpoints have a "step"
     state_from_start: ClassVar[bool] = False  # create state at construction, not at the first step
     sparse_safe: ClassVar[bool] = False  # entries without a gradient don't change: allows sparse gradients
+    elementwise: ClassVar[bool] = True  # whether `update` alone states the step, so that it can be shown in numbers
+    refused: ClassVar[Mapping[str, str]] = {}  # shared options that it can't have, with the reason
+    extensions: ClassVar[tuple[str, ...]] = ()  # options that the class of torch.optim lacks
     update: Callable[..., Any]
-    _specs: ClassVar[dict[Any, StepSpec]] = {}  # by flags and buffers
+    before: Callable[..., Any]
+    matrix: ClassVar[Callable[..., Tensor] | None] = None
+    _specs: ClassVar[dict[Any, StepSpec | MatrixSpec]] = {}  # by flags and buffers
     options_of_all: ClassVar[set[str]] = set()  # detects the checkpoint of another optimizer
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -101,6 +112,19 @@ class Optimizer(torch.optim.Optimizer):
         """The number of steps that were skipped because a gradient was not finite."""
         self.grad_norm: Tensor | None = None
         """The norm of all gradients before clipping, a tensor on their device, of the last step that needed it."""
+
+    def after(u: Any) -> Any:  # type: ignore[misc]
+        """Return the step of one element from the result of the matrix stage."""
+        return u
+
+    @classmethod
+    def rule_of(cls, group: Mapping[str, Any]) -> Any:
+        """Return the class whose rule steps a group.
+
+        Args:
+            group: The options of the group.
+        """
+        return cls
 
     @classmethod
     def validate_options(cls, values: Mapping[str, Any]) -> None:
@@ -238,8 +262,8 @@ class Optimizer(torch.optim.Optimizer):
         return "\n".join(
             f"{type(self).__name__}, group {index}: {line}"
             for index, group in enumerate(self.param_groups)
-            for line in describe_backends(
-                step_spec(type(self), group), [existing_part(self, p) for p in group["params"]], group
+            for line in describe_group(
+                type(self).rule_of(group), group, [existing_part(self, p, group) for p in group["params"]]
             )
         )
 

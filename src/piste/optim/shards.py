@@ -43,12 +43,12 @@ def part_state(optimizer: Any, part: Tensor, group: Mapping[str, Any], parts: Se
     buffers, counters = state_of(optimizer, p, group)
     if is_sharded(p):
         buffers = [_spread_like(p, b) for b in buffers]
-    return ParamState(part, gradient(type(optimizer), part, group), buffers, counters)
+    return ParamState(part, gradient(optimizer.rule_of(group), part, group), buffers, counters)
 
 
-def existing_part(optimizer: Any, p: Tensor) -> ParamState:
+def existing_part(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamState:
     """Return the part of a parameter with its existing gradient and state; nothing is created."""
-    state = existing_state(optimizer, p)
+    state = existing_state(optimizer, p, group)
     if not is_sharded(p):
         return state
     return ParamState(

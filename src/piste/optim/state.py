@@ -43,37 +43,38 @@ def as_buffer(declared: str | Buffer) -> Buffer:
 
 def param_state(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamState:
     """Return a parameter with its gradient and state; missing state is created."""
-    return ParamState(p, gradient(type(optimizer), p, group), *state_of(optimizer, p, group))
+    return ParamState(p, gradient(optimizer.rule_of(group), p, group), *state_of(optimizer, p, group))
 
 
-def existing_state(optimizer: Any, p: Tensor) -> ParamState:
+def existing_state(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamState:
     """Return a parameter with its existing gradient and state; nothing is created."""
-    state = optimizer._state.get(p, {})
+    state, rule = optimizer._state.get(p, {}), optimizer.rule_of(group)
     buffers, counters = (
         [state[key] for key in keys if key in state]
-        for keys in ((*optimizer.buffers, *precision.TENSORS.values()), optimizer.counters)
+        for keys in ((*rule.buffers, *precision.TENSORS.values()), rule.counters)
     )
     return ParamState(p, p if p.grad is None else p.grad, buffers, counters)
 
 
 def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the buffers and counters of a parameter, in the order of the rule."""
-    kept = {key: b for key, b in optimizer.buffers.items() if b.when is None or group[b.when]}
+    rule = optimizer.rule_of(group)
+    kept = {key: b for key, b in rule.buffers.items() if b.when is None or group[b.when]}
     mode = group["precision"] if precision.is_narrow(p, group) else "plain"
-    state = optimizer._state[p] if optimizer.counts_steps or kept or mode != "plain" else {}
+    state = optimizer._state[p] if rule.counts_steps or kept or mode != "plain" else {}
     device = p.device if _counts_on_device(group) else "cpu"
     like = torch.zeros((), dtype=torch.get_default_dtype(), device=device)
     counters = []
-    if optimizer.counts_steps:
+    if rule.counts_steps:
         counters.append(_entry(state, "step", lambda: like.clone()))
-    for key, counter in optimizer.counters.items():
+    for key, counter in rule.counters.items():
         counters.append(_entry(state, key, partial(torch.full_like, like, _start(counter, group))))
     is_first = any(state.get(key) is None for key in kept)
     dtype = precision.state_dtype(p, group)
     buffers = [
         _entry(state, key, partial(_filled_like, p, _start(buffer, group), dtype)) for key, buffer in kept.items()
     ]
-    if not optimizer.counts_steps:  # t isn't saved; it only has to be 1 at the first step alone
+    if not rule.counts_steps:  # t isn't saved; it only has to be 1 at the first step alone
         counters.insert(0, like.clone() if is_first else torch.ones_like(like))
     for key in precision.tensors_of(mode):
         buffers.append(_entry(state, key, partial(precision.first_tensor, key, p)))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import StepPlan, step_eagerly
+from ..engine import MatrixPlan, MatrixSpec, StepPlan, step_eagerly, step_matrices_eagerly
 from . import validation
 from .clipping import reduces_gradients, with_clip_factor
 from .composition import numbers_of, step_spec
@@ -73,7 +73,7 @@ class StepPlans:
         if known is not None and all(map(is_, known[0], group.values())):
             return known[1]
         validation.check_changed(optimizer, index, known and known[0])
-        cls = type(optimizer)
+        cls = type(optimizer).rule_of(group)
         key = (step_spec(cls, group), group["differentiable"], group["capturable"], group["fused"])
         options = (key, numbers_of(cls, group))
         self._known.pop(index, None)
@@ -110,13 +110,14 @@ class StepPlans:
         has = [p.grad is not None for p in params]
         plan = next((plan for _, plan in plans[1:] if plan.has_grad == has), None)
         if plan is None or not plan.step(params, numbers):
-            plan = StepPlan(
+            kind: Any = MatrixPlan if isinstance(key[0], MatrixSpec) else StepPlan
+            plan = kind(
                 key[0],
                 params,
                 partial(param_state, optimizer, group=group)
                 if params is group["params"]
                 else partial(part_state, optimizer, group=group, parts=params),
-                partial(gradient, type(optimizer), group=group),
+                partial(gradient, type(optimizer).rule_of(group), group=group),
                 group,
             )
             self._pointers = _state_pointers(optimizer)
@@ -136,16 +137,14 @@ class StepPlans:
 
 def step_traced_group(optimizer: Any, group: dict[str, Any], norm: Tensor | None) -> bool:
     """Step a group by torch operations, which torch.compile traces; return whether it has gradients."""
-    cls = type(optimizer)
+    cls = type(optimizer).rule_of(group)
     slots = [param_state(optimizer, p, group) for p in group["params"] if p.grad is not None]
+    spec, numbers = step_spec(cls, group), with_clip_factor(numbers_of(cls, group), group, norm)
     with torch.set_grad_enabled(group["differentiable"]):
-        step_eagerly(
-            step_spec(cls, group),
-            slots,
-            with_clip_factor(numbers_of(cls, group), group, norm),
-            differentiable=group["differentiable"],
-            on_device=True,
-        )
+        if isinstance(spec, MatrixSpec):
+            step_matrices_eagerly(spec, slots, numbers, on_device=True)
+        else:
+            step_eagerly(spec, slots, numbers, differentiable=group["differentiable"], on_device=True)
     return len(slots) > 0  # torch 2.9 to 2.11 can't trace `bool` of a list
 
 

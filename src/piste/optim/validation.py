@@ -74,6 +74,7 @@ def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
                 option.check(name, values[name])
         check_convention(cls, values)
         cls.validate_options(values)
+        _check_refused(cls, values)
         if values.get("foreach") and values.get("fused"):
             raise InvalidValue("`fused` and `foreach` cannot be `True` together. Help: leave both at None.")
         if values.get("capturable") and values.get("nonfinite", "ignore") != "ignore":
@@ -89,6 +90,22 @@ def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
         _check_decay(values)
     except (InvalidType, InvalidValue) as error:
         raise type(error)(f"{error}{where}") from None
+
+
+def _check_refused(cls: Any, values: Mapping[str, Any]) -> None:
+    """Raise for an option that the optimizer does not have, with the reason."""
+    for name, why in {**(_REFUSED_BY_MATRICES if cls.matrix is not None else {}), **cls.refused}.items():
+        allowed = SHARED[name].default
+        if values.get(name, allowed) not in (allowed, False):
+            raise InvalidValue(
+                f"`{name}` must be {allowed!r} for {cls.__name__}, because {why}; received {name}={values[name]!r}."
+            )
+
+
+_REFUSED_BY_MATRICES = {
+    "differentiable": "its matrix stage works in place",
+    "precision": "a matrix stage takes no compensation",
+}
 
 
 def _check_decay(values: Mapping[str, Any]) -> None:
@@ -111,7 +128,8 @@ def check_changed(optimizer: Any, index: int, known: list[Any] | None) -> None:
     Raises:
         InvalidType, InvalidValue: An option is out of its range, as a schedule may have set it.
     """
-    group, options = optimizer.param_groups[index], all_options(type(optimizer))
+    group = optimizer.param_groups[index]
+    options = all_options(type(optimizer).rule_of(group))
     unchanged = known if known is not None and len(known) == len(group) else [_UNKNOWN] * len(group)
     for (name, value), old in zip(group.items(), unchanged, strict=True):
         option = options.get(name)
