@@ -60,7 +60,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
 ATTRIBUTES = ("update", "per_step", "buffers", "counters")
 BASE, PLANS = "piste.optim.optimizer", "piste.optim.step_plans"
 CONVENTION = "piste.optim.conventions"
-MUON = "piste.optim.muon"
+MUON, SPARSE = "piste.optim.muon", "piste.optim.sparse_adam"
 TALL = (
     "x.shape[1] > x.shape[2] -> x.shape[1] >= x.shape[2]",
     "x.shape[1] > x.shape[2] -> x.shape[1] < x.shape[2]",
@@ -87,7 +87,26 @@ def subjects() -> list[Subject]:
     found.append(Subject(CONVENTION, names, _check_conventions, (STEP, PLANS, BASE, *files), EQUIVALENT[CONVENTION]))
     equivalent = {f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL}
     found.append(Subject(MUON, ("Muon.before", "Muon.matrix", "orthogonalize"), _check_muon, equivalent=equivalent))
+    found.append(Subject(SPARSE, ("SparseAdam.update", "SparseAdam.buffers"), _check_sparse_adam))
     return found
+
+
+def _check_sparse_adam(modules: Mapping[str, ModuleType]) -> str | None:
+    """The first difference of SparseAdam from torch.optim.SparseAdam."""
+    ours = torch.ones(3, 2, dtype=torch.float64)
+    theirs = ours.clone()
+    options = {"lr": 0.25, "betas": (0.5, 0.75), "eps": 0.125}
+    a, b = modules[SPARSE].SparseAdam([ours], **options), torch.optim.SparseAdam([theirs], **options)
+    for row in (0, 1, 0):
+        for p in (ours, theirs):
+            g = torch.zeros_like(p)
+            g[row] = torch.tensor([0.5, -2.0]) * (1 + row)
+            p.grad = g.to_sparse(1)
+        a.step()
+        b.step()
+        if not torch.allclose(ours, theirs, rtol=0, atol=1e-13):
+            return f"row {row} is {ours[row].tolist()}, PyTorch's {theirs[row].tolist()}"
+    return None if a.state[ours].keys() == b.state[theirs].keys() else "the state has other keys than PyTorch's"
 
 
 def _check_muon(modules: Mapping[str, ModuleType]) -> str | None:

@@ -96,6 +96,8 @@ def check_group(optimizer: Any, group: Any) -> None:
         group["params"] = list_params(cls, group["params"])
     group["params"] = list(group["params"])
     _check_tensors(optimizer, group["params"], index, group.get("state_dtype", optimizer.defaults["state_dtype"]))
+    if cls.sparse_only:
+        _check_dense(cls, group["params"], index)
     if cls.matrix is not None:
         _check_matrices(cls, group["params"], index, values.get("split", 1))
     for name, option in cls.options.items():
@@ -160,4 +162,15 @@ def _check_matrices(cls: Any, params: list[Any], group: int, split: int) -> None
             raise InvalidValue(
                 f"`split` must divide the rows of a parameter; received split={split} for parameter {i} of param group "
                 f"{group} with shape {tuple(p.shape)}. Help: put parameters of fused matrices in a group of their own."
+            )
+
+
+def _check_dense(cls: Any, params: list[Any], group: int) -> None:
+    """Raise unless every parameter is a real tensor that is not sparse: only its gradients are."""
+    for i, entry in enumerate(params):
+        p = entry[1] if isinstance(entry, tuple) else entry
+        if p.is_sparse or p.is_complex():
+            raise InvalidValue(
+                f"{cls.__name__} requires dense parameter tensors of real numbers, with sparse gradients; received "
+                f"parameter {i} of param group {group} with layout {p.layout} and dtype {p.dtype}."
             )

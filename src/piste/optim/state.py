@@ -90,15 +90,21 @@ def gradient(cls: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor:
     Takes the class, not the optimizer: plans keep this function, and a reference to the optimizer would be a cycle.
 
     Raises:
-        Unsupported: The gradient is sparse, and the rule or weight decay moves entries without a gradient.
+        Unsupported: The gradient is sparse, and the rule or weight decay moves entries without a gradient; or it is
+            dense, and the rule takes sparse ones only.
     """
     g: Any = p.grad
     if not g.is_sparse:
+        if cls.sparse_only:
+            raise Unsupported(
+                f"{cls.__name__} does not support dense gradients; received one of shape {tuple(g.shape)}. Help: use "
+                "Adam, or make the layer sparse (nn.Embedding(..., sparse=True))."
+            )
         return g
     if not cls.sparse_safe:
         raise Unsupported(
-            f"{cls.__name__} does not support sparse gradients. Help: use SGD or Adagrad, or make the layer dense "
-            "(nn.Embedding(..., sparse=False))."
+            f"{cls.__name__} does not support sparse gradients. Help: use SGD, Adagrad or SparseAdam, or make the "
+            "layer dense (nn.Embedding(..., sparse=False))."
         )
     if group.get("weight_decay"):
         raise Unsupported(
