@@ -76,6 +76,9 @@ class InterpretedDevice:
         self.launches: list[tuple[str, int]] = []
         self.capturing = False
 
+    def local(self, value: Any) -> Any:
+        return value
+
     def upload(self, values: Any) -> torch.Tensor:
         return torch.tensor(list(values) or [0], dtype=torch.int64)
 

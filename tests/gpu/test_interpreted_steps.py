@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import piste
+from piste.optim import clipping
+from piste.optim import optimizer as optimizer_module
 from tests.optim.cases import OPTIONS, fullest
 
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
@@ -78,3 +80,33 @@ def test_steps_of_other_dtypes_equal_those_of_the_eager_backend(name, dtype):
 def test_steps_in_a_precision_equal_those_of_the_eager_backend(precision, dtype, on_device):
     compare("NAdam", {"precision": precision, "rounding_seed": 3}, dtype, on_device)
     compare("SGD", {"precision": precision, "state_dtype": "float32", "momentum": 0.5}, dtype, on_device)
+
+
+def scaled(name: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
+    """Three steps with a GradScaler, of which the second has an infinite gradient."""
+    for module in (clipping, optimizer_module):
+        monkeypatch.setattr(module, "steps_on_gpu", lambda optimizer: True)
+    weights = params(torch.float32)
+    optimizer = getattr(piste.optim, name)(weights, capturable=True, **options)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=100)
+    for k in range(3):
+        optimizer.zero_grad()
+        scaler.scale(sum((w * w).sum() for w in weights)).backward()  # type: ignore[arg-type]
+        if k == 1:
+            weights[0].grad[0, 0] = torch.inf  # type: ignore[index]
+        scaler.step(optimizer)
+        scaler.update()
+    return weights, optimizer
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam"])
+def test_a_gradient_scaler_is_served_by_the_kernel(name, on_device, monkeypatch):
+    with interpreting(on_device) as backend:
+        ours, optimizer = scaled(name, monkeypatch, max_norm=2.0)
+    theirs, reference = scaled(name, monkeypatch, max_norm=2.0, fused=False)
+    assert len(backend.device.launches) == (6 if on_device else 2)
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6)
+        for key, wanted in reference.state[q].items():
+            torch.testing.assert_close(optimizer.state[p][key], wanted, rtol=2e-6, atol=2e-6)

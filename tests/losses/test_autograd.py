@@ -11,8 +11,7 @@ import sympy
 import torch
 
 import piste
-from piste.formula import evaluate
-from piste.formula import expression as formula
+from piste.formula import evaluate, words
 from tests.engine.process import python
 from tests.losses.cases import CASES, MODULES, Case, seeded
 
@@ -242,7 +241,7 @@ class _Mathematics:
 )
 def test_derivatives_match_those_of_sympy(name: str, options: dict, monkeypatch) -> None:
     own = evaluate.apply
-    monkeypatch.setattr(formula, "apply", lambda name, *values: getattr(_Mathematics, name)(*values))
+    monkeypatch.setattr(words, "apply", lambda name, *values: getattr(_Mathematics, name)(*values))
     monkeypatch.setattr(evaluate, "apply", lambda op, *v: getattr(_Mathematics, op, functools.partial(own, op))(*v))
     loss = piste.losses.named(name)
     x, y = sympy.symbols("x y", real=True)

@@ -189,9 +189,9 @@ def test_copies_count_their_own_skipped_steps():
         ({"max_value": -1.0}, r"`max_value` must be in \(0, inf\); received max_value=-1.0."),
         ({"nonfinite": "skp"}, '`nonfinite` must be one of "ignore", "skip", "raise"; received \'skp\'. Did you mean'),
         (
-            {"nonfinite": "skip", "capturable": True},
-            'nonfinite="skip" reads the norm of the gradients on the host, so no CUDA graph can capture the step; '
-            "received capturable=True too. Help: capturable=False, or torch.amp.GradScaler.",
+            {"nonfinite": "raise", "capturable": True},
+            'nonfinite="raise" reads the gradients on the host, so no CUDA graph can capture the step; received '
+            'capturable=True too. Help: nonfinite="skip" leaves bad steps out on the device.',
         ),
     ],
 )

@@ -44,11 +44,11 @@ class MatrixSpec:
 class _Stacks:
     """The matrices of some parameters, one tensor for each shape, dtype and device."""
 
-    def __init__(self, spec: MatrixSpec, params: Iterable[Tensor]) -> None:
+    def __init__(self, spec: MatrixSpec, params: Iterable[Tensor], on_device: bool) -> None:
         alike: dict[Any, list[Tensor]] = {}
         for p in params:
             alike.setdefault((p.shape, p.dtype, p.device), []).append(p)
-        self._spec = spec
+        self._spec, self._on_device = spec, on_device
         self._stacks: list[Tensor] = []
         self._of: dict[int, Tensor] = {}
         for (shape, dtype, device), matrices in alike.items():
@@ -62,7 +62,7 @@ class _Stacks:
 
     def after(self, p: Tensor, g: Tensor) -> ParamState:
         """Return the state of a parameter for the step after the matrix stage."""
-        return ParamState(p, g, [self._of[id(p)]], [torch.zeros(())])
+        return ParamState(p, g, [self._of[id(p)]], [torch.zeros((), device=p.device if self._on_device else None)])
 
     def run(self, numbers: Mapping[str, Any]) -> None:
         """Replace each matrix by the result of the matrix stage."""
@@ -92,7 +92,7 @@ class MatrixPlan:
         gradient: Callable[[Tensor], Tensor],
         options: Mapping[str, Any],
     ) -> None:
-        self._stacks = stacks = _Stacks(spec, [p for p in params if p.grad is not None])
+        self._stacks = stacks = _Stacks(spec, [p for p in params if p.grad is not None], options["capturable"])
         self._before = StepPlan(spec.before, params, lambda p: stacks.before(make_state(p)), gradient, options)
         self._after = StepPlan(spec.after, params, lambda p: stacks.after(p, gradient(p)), gradient, options)
         self.has_grad = self._before.has_grad
@@ -117,7 +117,7 @@ def step_matrices_eagerly(
         numbers: The numbers of the group by name.
         on_device: Keep the step count in its tensor.
     """
-    stacks = _Stacks(spec, [state.p for state in states])
+    stacks = _Stacks(spec, [state.p for state in states], on_device)
     step_eagerly(spec.before, [stacks.before(state) for state in states], numbers, on_device=on_device)
     stacks.run(numbers)
     step_eagerly(spec.after, [stacks.after(state.p, state.g) for state in states], numbers, on_device=on_device)

@@ -6,6 +6,7 @@ The gradients are only read. The factor of the clipping is a number of the step,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,15 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 
-__all__ = ["clip_factor", "norm_of_step", "raise_nonfinite", "reduces_gradients", "total_norm", "with_clip_factor"]
+__all__ = [
+    "Scaling",
+    "clip_factor",
+    "raise_nonfinite",
+    "reduces_gradients",
+    "scaling_of_step",
+    "steps_on_gpu",
+    "total_norm",
+]
 
 EPSILON = 1e-6
 """Added to the norm, as in torch.nn.utils.clip_grad_norm_."""
@@ -26,14 +35,14 @@ def reduces_gradients(group: Mapping[str, Any]) -> bool:
 
 
 @torch.no_grad()
-def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the 2-norm of all gradients as one vector, a 0-d tensor on the device of the first.
+def total_norm(gradients: Sequence[Tensor], order: float = 2.0) -> Tensor:
+    """Return a norm of all gradients as one vector, a 0-d tensor on the device of the first.
 
     16-bit gradients are reduced in float32. The norm of sharded gradients is that of all shards.
     """
     values = [*map(_values, gradients)]
-    narrow = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in values if g.dtype in _NARROW]
-    norm = torch.nn.utils.get_total_norm([*(g for g in values if g.dtype not in _NARROW), *narrow])
+    narrow = [torch.linalg.vector_norm(g, order, dtype=torch.float32) for g in values if g.dtype in _NARROW]
+    norm = torch.nn.utils.get_total_norm([*(g for g in values if g.dtype not in _NARROW), *narrow], order)
     return _whole(norm)
 
 
@@ -49,31 +58,63 @@ def clip_factor(max_norm: Any, norm: Tensor, on_device: bool) -> Any:
     return factor if on_device else factor.item()
 
 
-def with_clip_factor(numbers: Mapping[str, Any], group: Mapping[str, Any], norm: Tensor | None) -> Mapping[str, Any]:
-    """Return the numbers of a group with the factor of its clipping, if it has `max_norm`."""
-    if norm is None or group["max_norm"] is None:
-        return numbers
-    on_device = group["capturable"] or torch.compiler.is_compiling()
-    return {**numbers, "clip": clip_factor(group["max_norm"], norm, on_device)}
+@dataclass(frozen=True)
+class Scaling:
+    """What one step does to all gradients, or whether it is skipped.
+
+    Attributes:
+        norm: The norm of all gradients, if a group needs it.
+        grad_scale: The factor that a GradScaler has put on the loss, on the device; None for 1.
+        found_inf: A number on the device, other than 0 for a step that leaves parameters and state as they are; None
+            for a step that is taken.
+    """
+
+    norm: Tensor | None
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
+    def numbers(self, numbers: Mapping[str, Any], group: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the numbers of a group with those of the step."""
+        found: dict[str, Any] = {"grad_scale": self.grad_scale, "found_inf": self.found_inf}
+        if self.norm is not None and group["max_norm"] is not None:
+            on_device = group["capturable"] or torch.compiler.is_compiling()
+            found["clip"] = clip_factor(group["max_norm"], self.norm, on_device)
+        return {**numbers, **{name: value for name, value in found.items() if value is not None}}
 
 
-def norm_of_step(optimizer: Any) -> Tensor | None:
-    """Return the norm of all gradients, which becomes `optimizer.grad_norm`; or None if the step is skipped.
+def scaling_of_step(optimizer: Any) -> Scaling | None:
+    """Return what the step does to all gradients; or None if it is skipped.
+
+    The norm becomes `optimizer.grad_norm`. A GradScaler leaves `grad_scale` and `found_inf` in the optimizer.
 
     Raises:
         InvalidValue: A gradient is not finite, and a group has nonfinite="raise".
     """
     groups = optimizer.param_groups
+    grad_scale, found_inf = (vars(optimizer).get(name) for name in ("grad_scale", "found_inf"))
+    if not any(map(reduces_gradients, groups)):
+        return Scaling(None, grad_scale, found_inf)
     gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-    optimizer.grad_norm = norm = total_norm(gradients)
+    norm = total_norm(gradients)
+    optimizer.grad_norm = norm = norm if grad_scale is None else norm / grad_scale.to(norm.device)
     modes = {group["nonfinite"] for group in groups}
-    # The norm of large finite gradients may overflow, so the values decide.
-    if modes == {"ignore"} or norm.isfinite() or all(map(is_finite, gradients)):
-        return norm
-    if "raise" in modes:
-        raise_nonfinite(optimizer, groups)
-    optimizer.skipped += 1
-    return None
+    if modes != {"ignore"} and steps_on_gpu(optimizer):
+        largest = total_norm(gradients, torch.inf)  # the norm of large finite gradients may overflow
+        is_bad = largest.isfinite().logical_not().to(torch.float32)
+        found_inf = is_bad if found_inf is None else torch.maximum(is_bad, found_inf.to(is_bad.device))
+        optimizer.count_skipped(found_inf)
+    elif modes != {"ignore"} and not norm.isfinite() and not all(map(is_finite, gradients)):
+        if "raise" in modes:
+            raise_nonfinite(optimizer, groups)
+        optimizer.count_skipped(1)
+        return None
+    return Scaling(norm, grad_scale, found_inf)
+
+
+def steps_on_gpu(optimizer: Any) -> bool:
+    """Return whether all parameters and step counts are on GPUs, so that a step can be skipped without waiting."""
+    groups = optimizer.param_groups
+    return all(group["capturable"] for group in groups) and all(p.is_cuda for group in groups for p in group["params"])
 
 
 def raise_nonfinite(optimizer: Any, groups: Iterable[Mapping[str, Any]]) -> None:

@@ -27,10 +27,15 @@ class LostUpdates:
         """Whether the options that were asked for last may lose updates, and a step is left to check."""
         self._is_done = False
         self._step = 0
+        self._considered: list[tuple[Any, ...]] = []
         self._sample: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def consider(self, groups: list[dict[str, Any]]) -> None:
         """Turn on where a group may lose updates."""
+        facts = [(len(group["params"]), group["precision"], group["capturable"]) for group in groups]
+        if facts == self._considered:
+            return
+        self._considered = facts
         self.is_on = not self._is_done and any(
             p.dtype in NARROW
             for group in groups

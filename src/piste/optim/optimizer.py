@@ -13,7 +13,7 @@ from ..engine import MatrixSpec, StepSpec, raise_reported
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
 from . import checkpoint, declaration, group_checks, validation
 from .backward_steps import stepping_in_backward
-from .clipping import norm_of_step, reduces_gradients, with_clip_factor
+from .clipping import scaling_of_step, steps_on_gpu
 from .composition import describe_group
 from .conventions import Convention
 from .model_groups import compare_with_model
@@ -109,8 +109,8 @@ class Optimizer(torch.optim.Optimizer):
         defaults = validation.bind(type(self), args, kwargs, has_params=params is not declaration.MISSING)
         super().__init__(group_checks.list_params(type(self), params), defaults)
         self._state_exposed = self._has_warned = False
-        self.skipped: int = 0
-        """The number of steps that were skipped because a gradient was not finite."""
+        self._skipped = 0
+        self._skipped_on_device: Tensor | None = None
         self.grad_norm: Tensor | None = None
         """The norm of all gradients before clipping, a tensor on their device, of the last step that needed it."""
 
@@ -181,7 +181,12 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(name, default)
             group.update(self.group_constants)
         self._step_plans = StepPlans()
-        for name, value in {"_has_warned": False, "skipped": 0, "grad_norm": None}.items():
+        for name, value in {
+            "_has_warned": False,
+            "_skipped": 0,
+            "_skipped_on_device": None,
+            "grad_norm": None,
+        }.items():
             self.__dict__.setdefault(name, value)
 
     def state_dict(self) -> dict[str, Any]:
@@ -284,6 +289,30 @@ class Optimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 p.grad = None
 
+    @property
+    def skipped(self) -> int:
+        """The number of steps that `nonfinite="skip"` left out; waits for a GPU that counts them."""
+        on_device = self._skipped_on_device
+        return self._skipped + (0 if on_device is None else int(on_device.item()))
+
+    def count_skipped(self, found: Tensor | int) -> None:
+        """Count a step as skipped.
+
+        Args:
+            found: 1, or a tensor on a device that is other than 0 if the step is skipped.
+        """
+        if not isinstance(found, Tensor):
+            self._skipped += found
+        elif self._skipped_on_device is None:
+            self._skipped_on_device = (found != 0).to(torch.float64)
+        else:
+            self._skipped_on_device += found != 0
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a `torch.amp.GradScaler` leaves the division of gradients and bad steps to `step`."""
+        return steps_on_gpu(self)
+
     # --- the step -------------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -338,21 +367,23 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         moved = False
         if torch.compiler.is_compiling():
-            norm = norm_of_step(self) if any(map(reduces_gradients, self.param_groups)) else None
+            scaling = scaling_of_step(self)
+            if scaling is None:
+                return loss
             for group in self.param_groups:
-                moved = step_traced_group(self, group, norm) or moved
+                moved = step_traced_group(self, group, scaling) or moved
         else:
             raise_reported()
             plans = self._step_plans
             if self._state_exposed:
                 plans.forget_other_state(self)
             options = plans.options(self)
-            if plans.reduces:
-                norm = norm_of_step(self)
-                if norm is None:
+            if plans.scales or "found_inf" in self.__dict__:
+                scaling = scaling_of_step(self)
+                if scaling is None:
                     return loss
                 groups = zip(options, self.param_groups, strict=True)
-                options = [(key, with_clip_factor(numbers, group, norm)) for (key, numbers), group in groups]
+                options = [(key, scaling.numbers(numbers, group)) for (key, numbers), group in groups]
             watch = plans.lost_updates
             if watch.is_on:
                 watch.before(self.param_groups)

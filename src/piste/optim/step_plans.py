@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..engine import MatrixPlan, MatrixSpec, StepPlan, step_eagerly, step_matrices_eagerly
 from . import validation
-from .clipping import reduces_gradients, with_clip_factor
+from .clipping import Scaling, reduces_gradients
 from .composition import numbers_of, step_spec
 from .lost_updates import LostUpdates
 from .shards import address, is_sharded, local_parts, part_state
@@ -33,8 +33,8 @@ class StepPlans:
     """
 
     def __init__(self) -> None:
-        self.reduces = False
-        """Whether the options that were asked for last need the norm of all gradients."""
+        self.scales = False
+        """Whether the options that were asked for last scale gradients or skip steps."""
         self.lost_updates = LostUpdates()
         self._plans: dict[Any, list[tuple[Any, StepPlan]]] = {}
         self._sharded: set[int] = set()  # groups with parameters of which this process holds a part
@@ -56,7 +56,7 @@ class StepPlans:
         if len(self._all_options) == len(groups) and all(map(is_, self._all_values, values)):
             return self._all_options
         options = [self._group_options(optimizer, index, group) for index, group in enumerate(groups)]
-        self.reduces = any(map(reduces_gradients, groups))
+        self.scales = any(map(reduces_gradients, groups))
         self.lost_updates.consider(groups)
         is_known = len(self._known) == len(groups)
         self._all_values = list(chain.from_iterable(map(dict.values, groups))) if is_known else []
@@ -135,11 +135,11 @@ class StepPlans:
             self._plans.clear()
 
 
-def step_traced_group(optimizer: Any, group: dict[str, Any], norm: Tensor | None) -> bool:
+def step_traced_group(optimizer: Any, group: dict[str, Any], scaling: Scaling) -> bool:
     """Step a group by torch operations, which torch.compile traces; return whether it has gradients."""
     cls = type(optimizer).rule_of(group)
     slots = [param_state(optimizer, p, group) for p in group["params"] if p.grad is not None]
-    spec, numbers = step_spec(cls, group), with_clip_factor(numbers_of(cls, group), group, norm)
+    spec, numbers = step_spec(cls, group), scaling.numbers(numbers_of(cls, group), group)
     with torch.set_grad_enabled(group["differentiable"]):
         if isinstance(spec, MatrixSpec):
             step_matrices_eagerly(spec, slots, numbers, on_device=True)

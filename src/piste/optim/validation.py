@@ -77,10 +77,10 @@ def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
         _check_refused(cls, values)
         if values.get("foreach") and values.get("fused"):
             raise InvalidValue("`fused` and `foreach` cannot be `True` together. Help: leave both at None.")
-        if values.get("capturable") and values.get("nonfinite", "ignore") != "ignore":
+        if values.get("capturable") and values.get("nonfinite") == "raise":
             raise InvalidValue(
-                f'nonfinite="{values["nonfinite"]}" reads the norm of the gradients on the host, so no CUDA graph can '
-                "capture the step; received capturable=True too. Help: capturable=False, or torch.amp.GradScaler."
+                'nonfinite="raise" reads the gradients on the host, so no CUDA graph can capture the step; received '
+                'capturable=True too. Help: nonfinite="skip" leaves bad steps out on the device.'
             )
         if values.get("differentiable") and values.get("precision", "plain") != "plain":
             raise InvalidValue(

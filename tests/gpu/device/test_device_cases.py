@@ -106,3 +106,42 @@ def test_a_grad_scaler_skips_the_step_of_an_infinite_gradient():
         scaler.step(optimizer)
         scaler.update()
         assert p.tolist() == [expected] * 10
+
+
+def test_a_grad_scaler_leaves_bad_steps_to_the_kernel_without_waiting():
+    def run(capturable):
+        weights = [torch.linspace(-1, 1, size, device="cuda").requires_grad_() for size in (5, 70_001)]
+        optimizer = piste.optim.Adam(weights, lr=0.1, max_norm=1.0, capturable=capturable)
+        scaler = torch.amp.GradScaler("cuda", init_scale=8.0, growth_interval=100)
+        for k in range(4):
+            optimizer.zero_grad()
+            scaler.scale(sum((w * (w + k)).sum() for w in weights)).backward()
+            if k == 2:
+                weights[0].grad[0] = float("inf")
+            scaler.step(optimizer)
+            scaler.update()
+        return weights, [optimizer.state[w]["step"].item() for w in weights]
+
+    (ours, counts), (expected, _) = run(True), run(False)
+    assert counts == [3, 3]
+    for p, q in zip(ours, expected, strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6)
+
+
+def test_bad_steps_are_left_out_while_a_graph_is_replayed():
+    p = torch.ones(10, device="cuda", requires_grad=True)
+    p.grad = torch.ones(10, device="cuda")
+    optimizer = piste.optim.SGD([p], lr=0.5, capturable=True, nonfinite="skip")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        optimizer.step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    for gradient in (float("nan"), 1.0):
+        p.grad.fill_(gradient)
+        graph.replay()
+    assert p.tolist() == [0.0] * 10
+    assert optimizer.skipped == 1

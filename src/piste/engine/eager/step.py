@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..layout import positions
 from ..specs import ParamState, StepSpec
 
+_AMP = ("found_inf", "grad_scale")
 _COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
@@ -31,10 +33,18 @@ def step(
         differentiable: Leave the values that autograd has saved unchanged.
         on_device: Keep the step count in its tensor, for graph capture and tracing, which would make a Python number
             a constant of the graph.
+
+    `found_inf` and `grad_scale` among the numbers are those of a GradScaler: a tensor that is not 0 leaves parameters
+    and state as they are, and the factor by which gradients are too large.
     """
-    numbers = {name: _plain(value, differentiable) for name, value in numbers.items()}
+    found_inf: Any = numbers.get("found_inf")
+    grad_scale: Any = numbers.get("grad_scale")
+    numbers = {n: _plain(x, differentiable, on_device) for n, x in numbers.items() if n not in _AMP}
     for slot in slots:
         spec = program.of(slot.p.dtype)
+        if grad_scale is not None:
+            slot = replace(slot, g=slot.g.to(_COMPUTE.get(slot.g.dtype, slot.g.dtype)) / grad_scale.to(slot.g.device))
+        before = [] if found_inf is None else [(x, x.clone()) for x in (slot.p, *slot.buffers, *slot.counters)]
         scalars = spec.scalars(*_counted(spec, slot, numbers, on_device or differentiable))
         if spec.uses_position:
             scalars["position"] = positions([slot.p, *(() if slot.g.is_sparse else (slot.g,)), *slot.buffers])
@@ -42,13 +52,16 @@ def step(
             _sparse_step(spec, slot, scalars)
         else:
             _apply(spec, slot.p, slot.g, slot.buffers, scalars, differentiable)
+        for x, old in before:
+            x.copy_(torch.where(found_inf.to(x.device) != 0, old, x))
 
 
-def _plain(value: Any, differentiable: bool) -> Any:
-    """Return an option as a number, or as a 0-d tensor if autograd or a tracer must record it."""
+def _plain(value: Any, differentiable: bool, on_device: bool) -> Any:
+    """Return an option as a number, or as a 0-d tensor if it must be recorded, or stay on its device."""
     if not isinstance(value, Tensor):
         return value
-    return value.reshape(()) if differentiable or torch.compiler.is_compiling() else value.item()
+    stays = differentiable or torch.compiler.is_compiling() or (on_device and value.device.type != "cpu")
+    return value.reshape(()) if stays else value.item()
 
 
 def _counted(program: StepSpec, slot: ParamState, numbers: Mapping[str, Any], on_device: bool) -> tuple[Any, Any, Any]:

@@ -39,6 +39,11 @@ class Cuda:
         self.index = index
         self._device = torch.device("cuda", index)
 
+    def local(self, value: Any) -> Any:
+        """Return a tensor of another GPU on this one, without waiting; other values as they are."""
+        is_elsewhere = isinstance(value, Tensor) and value.is_cuda and value.get_device() != self.index
+        return value.to(self._device, non_blocking=True) if is_elsewhere else value
+
     def upload(self, values: array[int]) -> Tensor:
         """Copy words to the device, without waiting for it."""
         host = torch.frombuffer(values, dtype=torch.int64) if values else torch.zeros(1, dtype=torch.int64)

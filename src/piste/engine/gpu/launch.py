@@ -75,6 +75,9 @@ class GpuStepKernel:
 
     def _launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         stream, is_capturing = self._device.stream(), self._device.is_capturing()
+        found_inf = numbers.get("found_inf")
+        if self._counters is not None and not is_capturing and found_inf is not None and found_inf.item():
+            return
         if stream not in self._streams:
             self._streams.add(stream)
             self._device.keep(self._on_device, stream)
@@ -108,12 +111,14 @@ class GpuStepKernel:
                 "every replay would repeat the same count. Help: pass capturable=True."
             )
         values = plain_numbers(self._spec, numbers)
-        if self._counters.advance():
+        grad_scale = numbers.get("grad_scale")
+        factor = 1.0 if grad_scale is None else 1.0 / grad_scale.item()
+        if self._counters.advance() and factor == 1.0:
             kept, scalars = self._scalars(*values, *self._counters.read(0))
             if kept:
                 self._counters.store(self._first_kept, kept)
             return scalars, False
-        rows = array("d", [0.0, 1.0])
+        rows = array("d", [0.0, factor])
         known: dict[tuple[float, ...], Any] = {}
         for tensor in range(self._count):
             counters = self._counters.read(tensor)
@@ -129,14 +134,14 @@ class GpuStepKernel:
     def _prepare_on_device(self, numbers: Mapping[str, Any], stream: int) -> int:
         """Advance the counters and compute the rows on the device; return the address of the rows."""
         assert isinstance(self._rows, Tensor)
-        values = [numbers[name] for name in self._spec.numbers]
+        values = [self._device.local(numbers[name]) for name in self._spec.numbers]
         on_device = [isinstance(x, Tensor) and x.device.type != "cpu" for x in values]
         kinds = tuple(
             str(x.dtype).removeprefix("torch.") if is_tensor else "value"
             for x, is_tensor in zip(values, on_device, strict=True)
         )
         given = [x.data_ptr() if is_tensor else float(x) for x, is_tensor in zip(values, on_device, strict=True)]
-        amp = [numbers.get("found_inf"), numbers.get("grad_scale")]
+        amp = [self._device.local(numbers.get(name)) for name in ("found_inf", "grad_scale")]
         source = prepare_source(self._spec, self._layout, kinds, amp[0] is not None, amp[1] is not None)
         rows: int = self._rows.data_ptr()
         self._device.launcher(source)(
