@@ -228,3 +228,17 @@ def test_torch_compile_clips_too():
         step()
         b.step()
     torch.testing.assert_close(ours, theirs)
+
+
+def test_a_compiled_step_with_a_gradient_that_is_not_finite_is_skipped():
+    made = params()
+    optimizer = piste.optim.Adam(made, nonfinite="skip")
+    step = torch.compile(optimizer.step, backend="eager")
+    for bad in (False, True, False):
+        set_gradients(made, 0)
+        if bad:
+            made[0].grad[0, 0] = float("nan")
+        before = made[0].detach().clone()
+        step()
+        assert torch.equal(made[0], before) is bad
+    assert optimizer.skipped == 1
