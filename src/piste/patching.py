@@ -37,7 +37,7 @@ def patch() -> Patch:
 
     Code that looks the names up afterwards, as `torch.optim.Adam(...)` or `nn.CrossEntropyLoss()` does, gets Piste's.
     A name that was imported earlier (`from torch.optim import Adam`) stays PyTorch's: call `patch` before that import.
-    Objects that exist already are not changed, and names that Piste lacks (`torch.optim.LBFGS`) stay PyTorch's.
+    Objects that exist already are not changed, and names that Piste lacks stay PyTorch's.
 
     Returns:
         A `Patch`: `undo()` takes the replacements back, and so does the end of a `with` block.

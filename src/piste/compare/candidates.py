@@ -101,7 +101,7 @@ def find_optimizers(wanted: Any) -> dict[str, Callable[..., torch.optim.Optimize
         raise InvalidValue(f"unknown optimizer `{text}`. {did_you_mean(text, OPTIMIZERS)}")
 
     if wanted in ("all", ["all"]):
-        wanted = dict(OPTIMIZERS)
+        wanted = {name: cls for name, cls in OPTIMIZERS.items() if cls.elementwise}  # those for every model
     makers = _find(list(DEFAULT_OPTIMIZERS) if wanted is None else wanted, "optimizer", by_name)
     for name, make in makers.items():
         if isinstance(make, torch.optim.Optimizer):

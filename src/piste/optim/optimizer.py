@@ -397,4 +397,8 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
 
-_profiled_step = Optimizer._step if profile_hook is None else profile_hook(Optimizer._step)
+def _call_step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+    return optimizer._step(closure)
+
+
+_profiled_step = _call_step if profile_hook is None else profile_hook(_call_step)
