@@ -29,7 +29,7 @@ def program_of(optimizer):
 
 def functions(optimizer, kind: str = "float32", dims: int = 0) -> tuple[ast.FunctionDef, ast.FunctionDef]:
     program = program_of(optimizer)
-    text, _ = cpu.source(program, Layout((kind,) * (2 + len(program.buffers)), "float32", dims))
+    text, *_ = cpu.source(program, Layout((kind,) * (2 + len(program.buffers)), "float32", dims))
     prepare, body = ast.parse(text).body
     return prepare, body
 

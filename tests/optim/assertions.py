@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.oracle.optim import step
+from tests.oracle.optim import step_tensor
 from tests.oracle.rounding import BRAIN, DOUBLE, HALF, SINGLE
 
 # dtype -> unit roundoff of the arithmetic, further rounding of the store, half the smallest number
@@ -54,8 +54,8 @@ def find_fault(
         optimizer.step()
         after, state = p.detach().double().tolist(), optimizer.state[p]
         now = [{k: _at(v, i) for k, v in state.items() if v is not None} for i in range(len(START))]
-        for i in range(len(START)):
-            expected_p, expected = step(name, start[i].item(), g[i].item(), before[i], t, options, unit)
+        new, states = step_tensor(name, start.tolist(), g.tolist(), before, t, options, unit)
+        for i, (expected_p, expected) in enumerate(zip(new, states, strict=True)):
             if not expected_p.holds(after[i], storage, floor):
                 return f"step {t}, element {i}: the parameter is {after[i]!r}, expected {expected_p}"
             if now[i].keys() != expected.keys():

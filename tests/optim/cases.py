@@ -125,6 +125,19 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.25, "betas": (0.5, 0.75), "eps": 0.125, "clip": False},
         *DECOUPLED,
     ],
+    "LAMB": [
+        *MOMENTS,
+        {"bias_correction": False},
+        {"lr": 0.25, "betas": (0.5, 0.75), "eps": 0.125, "weight_decay": 0.3, "bias_correction": False},
+    ],
+    "LARS": [
+        *DECAYS,
+        {"momentum": 0.0},
+        {"lr": 0.25, "momentum": 0.5, "trust_coefficient": 0.75, "weight_decay": 0.3},
+        {"lr": 0.25, "momentum": 0.5, "trust_coefficient": 0.75, "weight_decay": 0.3, "nesterov": True},
+        {"lr": 0.25, "momentum": 0.5, "trust_coefficient": 0.75, "weight_decay": 0.3, "adapt": False},
+    ],
+    "StableAdamW": MOMENTS,
     "Adan": [
         *DECAYS,
         {"lr": 0.25, "betas": (0.5, 0.75, 0.6), "eps": 0.125, "weight_decay": 0.3},

@@ -2,13 +2,14 @@
 
 Each rule is a function `(p, g, s, t, o)`: the parameter and its gradient, the state by torch's checkpoint
 keys (empty before the first step), the number of this step from 1, and the options by their public names. It
-returns the parameter after the step and the state. Written for reading against the paper, not for speed, and
+returns the parameter after the step and the state. A rule in `WHOLE_RULES` takes lists of parameters, gradients and
+states, which are those of one tensor, and returns lists. Written for reading against the paper, not for speed, and
 sharing nothing with the library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -221,6 +222,63 @@ def ademamix(p, g, s, t, o):
     return p - o.lr * o.weight_decay * p - o.lr * d, new
 
 
+def two_norm(xs: Sequence[Number]) -> Number:
+    """The root of the sum of squares."""
+    return sum((x * x for x in xs), Number(0)).sqrt()
+
+
+def lamb(ps, gs, ss, t, o):
+    """You et al. 2020, algorithm 2, with phi(z) = z; the decay is part of the update whose norm counts."""
+    beta1, beta2 = o.betas
+    updates, after = [], []
+    for p, g, s in zip(ps, gs, ss, strict=True):
+        g = -g if o.maximize else g
+        m = beta1 * s.get("exp_avg", 0) + (1 - beta1) * g
+        v = beta2 * s.get("exp_avg_sq", 0) + (1 - beta2) * g**2
+        after.append({"step": Number(t), "exp_avg": m, "exp_avg_sq": v})
+        if o.bias_correction:
+            m, v = m / (1 - beta1**t), v / (1 - beta2**t)
+        updates.append(m / (v.sqrt() + o.eps) + o.weight_decay * p)
+    size, length = two_norm(ps), two_norm(updates)
+    ratio = size / length if size and length else Number(1)
+    return [p - o.lr * ratio * u for p, u in zip(ps, updates, strict=True)], after
+
+
+def lars(ps, gs, ss, t, o):
+    """You, Gitman and Ginsburg 2017, algorithm 1, with the rate outside the buffer."""
+    gs = [-g for g in gs] if o.maximize else gs
+    updates = [g + o.weight_decay * p for p, g in zip(ps, gs, strict=True)]
+    if o.adapt:
+        size = two_norm(ps)
+        length = two_norm(gs) + o.weight_decay * size
+        ratio = o.trust_coefficient * size / length if size and length else Number(1)
+        updates = [ratio * u for u in updates]
+    if not o.momentum:
+        return [p - o.lr * u for p, u in zip(ps, updates, strict=True)], [{} for _ in ps]
+    buffers = [o.momentum * s.get("momentum_buffer", 0) + u for s, u in zip(ss, updates, strict=True)]
+    steps = [u + o.momentum * b for u, b in zip(updates, buffers, strict=True)] if o.nesterov else buffers
+    return [p - o.lr * d for p, d in zip(ps, steps, strict=True)], [{"momentum_buffer": b} for b in buffers]
+
+
+def stableadamw(ps, gs, ss, t, o):
+    """Wortsman et al. 2023, algorithm 2; the rate that is divided by the RMS also multiplies the decay."""
+    beta1, beta2 = (beta * (1 - beta ** (t - 1)) / (1 - beta**t) for beta in o.betas)
+    after, squares = [], Number(0)
+    for g, s in zip(gs, ss, strict=True):
+        g = -g if o.maximize else g
+        m = beta1 * s.get("exp_avg", 0) + (1 - beta1) * g
+        v = beta2 * s.get("exp_avg_sq", 0) + (1 - beta2) * g**2
+        after.append({"step": Number(t), "exp_avg": m, "exp_avg_sq": v})
+        squares = squares + g**2 / max(v, o.eps**2)
+    rate = o.lr / max(Number(1), (squares / len(gs)).sqrt())
+    new = []
+    for p, s in zip(ps, after, strict=True):
+        new.append(p - rate * o.weight_decay * p - rate * s["exp_avg"] / (s["exp_avg_sq"].sqrt() + o.eps))
+    return new, after
+
+
+WHOLE_RULES: dict[str, Callable[..., Any]] = {"LAMB": lamb, "LARS": lars, "StableAdamW": stableadamw}
+
 RULES: dict[str, Rule] = {
     "SGD": sgd,
     "RMSprop": rmsprop,
@@ -295,6 +353,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         decoupled_weight_decay=False,
     ),
     "Adan": dict(lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, weight_decay=0, maximize=False),
+    "LAMB": dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0, bias_correction=True, maximize=False),
+    "LARS": dict(
+        lr=1e-3, momentum=0.9, weight_decay=0, trust_coefficient=1e-3, nesterov=False, adapt=True, maximize=False
+    ),
+    "StableAdamW": dict(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=1e-2, maximize=False),
     "AdEMAMix": dict(lr=1e-3, betas=(0.9, 0.999, 0.9999), eps=1e-8, weight_decay=0, alpha=5, warmup=0, maximize=False),
 }
 """The public options of each, with the defaults of torch.optim or of the authors."""
@@ -315,5 +378,23 @@ def step(
     name: str, p: float, g: float, state: Mapping[str, float], t: int, given: Mapping[str, Any], unit: float
 ) -> tuple[Number, State]:
     """One step of a rule on floats, in arithmetic of this unit roundoff: parameter and state after it."""
-    s = {key: Number(value, unit) for key, value in state.items()}
-    return RULES[name](Number(p, unit), Number(g, unit), s, t, options(name, given))
+    new, states = step_tensor(name, [p], [g], [state], t, given, unit)
+    return new[0], states[0]
+
+
+def step_tensor(
+    name: str,
+    p: Sequence[float],
+    g: Sequence[float],
+    states: Sequence[Mapping[str, float]],
+    t: int,
+    given: Mapping[str, Any],
+    unit: float,
+) -> tuple[list[Number], list[State]]:
+    """One step of a rule on the elements of a tensor."""
+    ps, gs = ([Number(x, unit) for x in values] for values in (p, g))
+    ss = [{key: Number(value, unit) for key, value in state.items()} for state in states]
+    if name in WHOLE_RULES:
+        return WHOLE_RULES[name](ps, gs, ss, t, options(name, given))
+    each = [RULES[name](*element, t, options(name, given)) for element in zip(ps, gs, ss, strict=True)]
+    return [new for new, _ in each], [state for _, state in each]

@@ -1,13 +1,18 @@
-"""Split a step into the scalars of a tensor, computed once in double precision, and the work of each element."""
+"""Split a step into the scalars of a tensor, computed once in double precision, and the work of each element.
+
+A step that reduces over its tensors has levels. Level 0 depends on no reduction; a reduction has the level after that
+of its operand, and the scalars and the work that depend on it have its level.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-from ..formula.expression import Expr, is_condition, topological_order, trace
+from ..formula.expression import Expr, FormulaError, is_condition, topological_order, trace
+from ..formula.operations import OPERATIONS
 from .specs import StepSpec
 
 POSITION = Expr("input", "position_")
@@ -46,6 +51,21 @@ def trace_step(program: StepSpec) -> TracedStep:
     return TracedStep(columns, counters, tuple(map(hoisted.with_reciprocals, (new_p, *new_buffers))))
 
 
+def is_reduction(node: Expr) -> bool:
+    """Return whether a node is a value that is reduced over a tensor."""
+    return node.op in OPERATIONS and OPERATIONS[node.op].kind == "reduction"
+
+
+@cache
+def count_passes(program: StepSpec) -> int:
+    """Return how many passes over its tensors a program takes: one, and one for each level of its reductions."""
+    try:
+        step = trace_step(program)
+    except FormulaError:  # no kernel can be made of it
+        return 1
+    return 1 + max(map(Hoisted(step.columns).level, step.results))
+
+
 @dataclass
 class Hoisted:
     """The scalars of a tensor, named `h0`, `h1`, ... in the order of their first use in a kernel."""
@@ -53,6 +73,8 @@ class Hoisted:
     columns: tuple[str, ...]
     scalars: list[Any] = field(default_factory=list)
     _varies: dict[Expr, bool] = field(default_factory=dict)
+    _levels: dict[Expr, int] = field(default_factory=dict)
+    _places: dict[Expr, int] = field(default_factory=dict)
 
     def varies(self, value: Any) -> bool:
         """Return whether a value differs from element to element."""
@@ -62,26 +84,40 @@ class Hoisted:
             if node.op == "input":
                 self._varies[node] = node is POSITION or node.args[0] in {f"{name}_" for name in self.columns}
             else:
-                self._varies[node] = any(self._varies[x] for x in node.operands)
+                self._varies[node] = not is_reduction(node) and any(self._varies[x] for x in node.operands)
         return self._varies[value]
 
+    def level(self, value: Any) -> int:
+        """Return how many reductions follow each other before a value is known."""
+        if not isinstance(value, Expr):
+            return 0
+        for node in topological_order(value, stop=self._levels.__contains__):
+            self._levels[node] = max((self._levels[x] for x in node.operands), default=0) + is_reduction(node)
+        return self._levels[value]
+
+    def place(self, value: Expr) -> int:
+        """Return the place of a scalar among the scalars, to which it is added if necessary."""
+        if value not in self._places:
+            self._places[value] = len(self.scalars)
+            self.scalars.append(value)
+        return self._places[value]
+
     def given(self, value: Expr) -> str | None:
-        """Return the name of an input or a scalar; None for other expressions. An emitter calls it once per node."""
+        """Return the name of an input or a scalar; None for other expressions."""
         if self.varies(value):
             return str(value.args[0]) if value.op == "input" else None
-        self.scalars.append(value)
-        name = f"h{len(self.scalars) - 1}"
+        name = f"h{self.place(value)}"
         return f"({name} != 0)" if is_condition(value) else name
 
     def with_reciprocals(self, value: Any) -> Any:
         """Replace x / c by x * (1 / c), where c is a scalar."""
         found: dict[Expr, Expr] = {}
         for node in topological_order(value):
-            if not self.varies(node) or node.op == "input":
+            if node.op == "input" or not (self.varies(node) or self.level(node)):
                 found[node] = node
                 continue
             a, *rest = (found[x] if isinstance(x, Expr) else x for x in node.args)
-            if node.op == "/" and not self.varies(rest[0]):
+            if node.op == "/" and self.varies(node) and not self.varies(rest[0]):
                 found[node] = Expr("*", a, Expr("/", 1.0, rest[0]))
             else:
                 found[node] = Expr(node.op, a, *rest)

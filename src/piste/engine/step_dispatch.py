@@ -17,6 +17,7 @@ from ..errors import Unsupported
 from ..torch_internals import PLAIN_TYPES
 from .backend import Backend, FastStep, StepKernel, backends_of, forced_backend, warn_fallback
 from .eager import step as eager
+from .hoisting import count_passes
 from .specs import ParamState, StepSpec
 
 __all__ = ["StepPlan", "choose_backend", "describe_backends"]
@@ -56,7 +57,9 @@ def describe_backends(spec: StepSpec, states: Sequence[ParamState], options: Map
     count: dict[str, int] = {}
     for state in states:
         backend, why = choose_backend(spec, state, options)
-        line = f"by the eager backend: {why}" if backend is None else f"by {backend.describe()}, all in one pass"
+        passes = count_passes(spec.of(state.p.dtype))
+        how = "all in one pass" if passes == 1 else f"all together, in {passes} passes"
+        line = f"by the eager backend: {why}" if backend is None else f"by {backend.describe()}, {how}"
         count[line] = count.get(line, 0) + 1
     return [f"{n} of {len(states)} parameters {line}" for line, n in count.items()]
 

@@ -6,6 +6,7 @@ give the reference, floats give a number, and `Expr`s give the graph that become
 
 from .expression import Expr, FormulaError, trace
 from .operations import OPERATIONS
+from .reductions import mean, norm, total
 from .words import exp, log, log1p, maximum, minimum, sign, sqrt, where
 
 __all__ = [
@@ -16,9 +17,12 @@ __all__ = [
     "log",
     "log1p",
     "maximum",
+    "mean",
     "minimum",
+    "norm",
     "sign",
     "sqrt",
+    "total",
     "trace",
     "where",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import PisteError
-from . import operations, words
+from . import operations, reductions, words
 from .operations import OPERATIONS
 
 __all__ = [
@@ -254,7 +254,7 @@ class _ExprWords:
 Expr.__words__ = _ExprWords()
 
 
-_OWN_FILES = (__file__, operations.__file__, words.__file__)
+_OWN_FILES = (__file__, operations.__file__, reductions.__file__, words.__file__)
 
 
 def trace(formula: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

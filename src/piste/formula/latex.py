@@ -245,6 +245,8 @@ _FORMS: dict[str, Callable[[LatexPrinter, Expr, str], tuple[str, int]]] = {
     "maximum": _around(r"\max\left(", r"\right)"),
     "minimum": _around(r"\min\left(", r"\right)"),
     "where": LatexPrinter._cases,
+    "tensor_total": _around(r"\operatorname{sum}\left(", r"\right)"),
+    "tensor_mean": _around(r"\operatorname{mean}\left(", r"\right)"),
     "total": lambda p, n, i: (p._sum_over_row(n.args[0], i, r"\sum"), _PRODUCT),
     "top": lambda p, n, i: (p._sum_over_row(n.args[0], i, r"\max"), _PRODUCT),
     "norm": lambda p, n, i: (rf"\left\lVert {p(n.args[0])} \right\rVert_{{{p(n.args[1])}}}", _ATOM),

@@ -19,7 +19,7 @@ from .rounding import noise, on_float, to_nearest, to_neighbour
 
 __all__ = ["OPERATIONS", "Operation", "apply", "divide", "power"]
 
-Kind = Literal["elementwise", "condition", "scalar", "row"]
+Kind = Literal["elementwise", "condition", "scalar", "row", "reduction"]
 Function = Callable[..., Any]
 
 
@@ -37,7 +37,7 @@ class Operation:
         derivatives: By each operand, a function of the result and the operands that returns the partial derivative.
             Empty where the derivative is 0. None where `differentiate` has a rule instead of a factor.
         kind: "elementwise" works on each entry; "condition" does so and gives true or false; "scalar" gives one value
-            for a row; "row" gives a value for each class.
+            for a row; "row" gives a value for each class; "reduction" gives one value for a tensor.
         registers: An estimate of the registers that machine code takes in between.
     """
 
@@ -146,6 +146,15 @@ def _each(v: Tensor) -> Tensor:
     return v.unsqueeze(-1)
 
 
+def _tensor_total(x: Tensor) -> Tensor:
+    # Kernels also add in double precision; MPS has none.
+    return x.sum() if x.device.type == "mps" else x.sum(dtype=torch.float64).to(x.dtype)
+
+
+def _tensor_mean(x: Tensor) -> Tensor:
+    return x.mean() if x.device.type == "mps" else x.mean(dtype=torch.float64).to(x.dtype)
+
+
 def _total(x: Tensor) -> Tensor:
     return x.sum(-1)
 
@@ -240,6 +249,10 @@ def _of_row(name: str, kind: Kind, on_tensors: Function, text: str, **more: Any)
     return Operation(name, on_tensors, more.pop("on_floats", None), text, kind=kind, **more)
 
 
+def _of_tensor(name: str, on_tensors: Function, text: str) -> Operation:
+    return Operation(name, on_tensors, lambda x: x, text, kind="reduction")
+
+
 def _rounding(name: str, on_tensors: Function, operands: str = "{0}") -> Operation:
     return _function(name, on_tensors, on_float(on_tensors), text=f"{name}({operands})", registers=2)
 
@@ -290,6 +303,8 @@ OPERATIONS: dict[str, Operation] = {
         _rounding("bfloat16_at_random", to_neighbour(torch.bfloat16), "{0}, {1}"),
         _rounding("float16_at_random", to_neighbour(torch.float16), "{0}, {1}"),
         _rounding("noise", noise, "{0}, {1}, {2}"),
+        _of_tensor("tensor_total", _tensor_total, "sum({0})"),
+        _of_tensor("tensor_mean", _tensor_mean, "mean({0})"),
         _of_row("each", "row", _each, "{0}", on_floats=lambda v: v),
         _of_row("total", "scalar", _total, "sum({0})"),
         _of_row("top", "scalar", _top, "max({0})"),

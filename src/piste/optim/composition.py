@@ -78,6 +78,8 @@ def compose(
     """
     has_rate = rules is not None and rules.has_rate
     letters = [b.letter for b in cls.buffers.values()]
+    if cls.matrix is None and "weight_decay" in parameters(cls.update):  # the rule decays the weights itself
+        decay = ""
     decays = [name for name in (cls.decay_option, "weight_decay" if decay == "decoupled" else "") if name]
     numbers = tuple(
         letter for n, o in cls.options.items() for letter, _ in o.letters(n, o.default if o.default is not None else 0)

@@ -24,13 +24,14 @@ class FastStep:
     ) -> None:
         self._launches = launches  # an object that is kept keeps its address
         self._numbers: Mapping[str, Any] | None = None
-        records = (LaunchRecord * len(launches))()
-        for record, (launch, _) in zip(records, launches, strict=True):
+        stages = [(launch, stage, indices) for launch, indices in launches for stage in launch.stages]
+        records = (LaunchRecord * len(stages))()
+        for record, (launch, (serial, parallel), _) in zip(records, stages, strict=True):
             entries = launch.kernel.addresses
-            record.prepare, record.body, record.table = entries["prepare"], entries["body"], launch.at
+            record.prepare, record.body, record.table = entries[serial], entries[parallel], launch.at
             record.gradients = launch.gradients.buffer_info()[0]
             record.max_shares = launch.shares if launch.elements > PARALLEL_MIN_ELEMENTS else 0
-        self._step = native_step(params, slots, records, [indices for _, indices in launches])
+        self._step = native_step(params, slots, records, [indices for *_, indices in stages])
 
     def __call__(self, params: list[Any], numbers: Mapping[str, Any]) -> bool:
         """Step and return True; or return False, with nothing changed, where something has moved."""

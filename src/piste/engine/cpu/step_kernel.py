@@ -2,7 +2,8 @@
 
 The source has two entries. `prepare` counts the steps and computes the scalars of each tensor in double precision.
 `body` takes blocks of elements until none is left; every thread of the pool calls it. A launch is a kernel with the
-addresses of its tensors; a step rewrites the addresses of the gradients alone.
+addresses of its tensors; a step rewrites the addresses of the gradients alone. A step that reduces over its tensors has
+more entries between the two (see step_reductions.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from ..native.tables import columns_from, word
 from ..specs import ParamState, StepSpec
 from .dialect import numba
 from .formula_comments import step_formula
+from .step_reductions import finish_entry, first_items, plan_levels, stages
 from .tables import StepTable, step_table
 from .work_sharing import make_counters, shared_lines, work
 
@@ -34,6 +37,7 @@ _COUNTERS = {torch.float32, torch.float64}
 MIN_CHUNK, MAX_CHUNK = 1 << 14, 1 << 18  # elements per item, for small and for large totals
 CHUNKS_PER_THREAD = 32  # items per thread, so that other threads take over those of a delayed thread
 ITEM_OVERHEAD = 64  # the cost of starting an item, in elements
+SHARES_OF_SUMS = 8  # threads for which the items of a step with sums are made, whatever their number is
 PARALLEL_MIN_ELEMENTS = 1 << 17  # up to this number of elements one thread is faster than the thread pool
 
 # The fields of a kernel's table.
@@ -58,23 +62,34 @@ class Layout:
 
 
 @cache
-def source(program: StepSpec, layout: Layout) -> tuple[str, int]:
-    """Return the kernel as Python that Numba compiles, and how many scalars `prepare` leaves for a tensor."""
+def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]]:
+    """Return the kernel as Python that Numba compiles, the number of scalars of a tensor, and the sums of each level."""
     step = trace_step(program)
     hoisted = Hoisted(step.columns)
     body = Emitter(numba(layout.compute), "x", hoisted.given)
     results = [body.name(value) for value in step.results]
+    levels = plan_levels(step, hoisted, layout.compute)
     width = len(hoisted.scalars)
 
     prepare = Emitter(numba("float64"), "s", given_inputs)
     for letter, value in step.counters.items():
         prepare.lines += _store(letter, prepare.name(value), layout)
-    prepare.lines += [f"row[{slot}] = {prepare.name(value)}" for slot, value in enumerate(hoisted.scalars)]
-    lines = [
-        *_prepare(program, layout, prepare.lines, width),
-        *_body(step.columns, layout, [*_position(program, layout), *body.lines], results, width),
+    prepare.lines += [
+        f"row[{slot}] = {prepare.name(value)}"
+        for slot, value in enumerate(hoisted.scalars)
+        if not hoisted.level(value)
     ]
-    return "\n".join(lines), width
+    lines = _prepare(program, layout, prepare.lines, width)
+    place = COLUMNS + len(step.columns) + len(program.counters)
+    for number, level in enumerate(levels):
+        lines += _pass(
+            f"reduce{number}", step.columns, layout, level.added(), width, level.before(place), level.after()
+        )
+        lines += finish_entry(number, level, place, width)
+    kept = zip(_without_gradient(step.columns), _without_gradient(layout.columns), results, strict=True)
+    stores = [f"a_{n}[{_place(layout, n)}] = {_stored(kind, result)}" for n, kind, result in kept]
+    lines += _pass("body", step.columns, layout, [*_position(program, layout), *body.lines, *stores], width)
+    return "\n".join(lines), width, tuple(len(level.operands) for level in levels)
 
 
 def _position(program: StepSpec, layout: Layout) -> list[str]:
@@ -108,21 +123,27 @@ def _prepare(program: StepSpec, layout: Layout, lines: list[str], width: int) ->
     ]
 
 
-def _body(columns: Sequence[str], layout: Layout, lines: list[str], results: list[str], width: int) -> list[str]:
-    kept = [
-        (name, kind, result)
-        for name, kind, result in zip(
-            _without_gradient(columns), _without_gradient(layout.columns), results, strict=True
-        )
-    ]
+def _place(layout: Layout, column: str) -> str:
+    """Return the place of an element in a column."""
+    return f"o_{column}" if layout.dims else "k"
+
+
+def _pass(
+    name: str,
+    columns: Sequence[str],
+    layout: Layout,
+    lines: Sequence[str],
+    width: int,
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+) -> list[str]:
+    """Write an entry that runs some lines for each element, and others before and after those of an item."""
     start = "" if layout.dims else " + start * {size}"
-    place = (lambda name: f"o_{name}") if layout.dims else (lambda name: "k")
     walk, indent = (_strided(columns, layout.dims), 12) if layout.dims else (["for k in range(stop - start):"], 8)
     loads = [
-        f"{n}_ = {_load(kind, f'a_{n}[{place(n)}]', layout.compute)}"
+        f"{n}_ = {_load(kind, f'a_{n}[{_place(layout, n)}]', layout.compute)}"
         for n, kind in zip(columns, layout.columns, strict=True)
     ]
-    stores = [f"a_{n}[{place(n)}] = {_stored(kind, result)}" for n, kind, result in kept]
     block = [
         "for item in range(ends[block], ends[block + 1]):",
         "    i, start, stop = items[3 * item], items[3 * item + 1], items[3 * item + 2]",
@@ -132,11 +153,12 @@ def _body(columns: Sequence[str], layout: Layout, lines: list[str], results: lis
             f"    a_{n} = pointer(col_{n}[i]{start.format(size=_SIZE[kind])}, {_STORAGE[kind]})"
             for n, kind in zip(columns, layout.columns, strict=True)
         ),
-        *(f"    {line}" for line in walk),
-        *(f"{' ' * indent}{line}" for line in (*loads, *lines, *stores)),
+        *(f"    {line}" for line in (*before, *walk)),
+        *(f"{' ' * indent}{line}" for line in (*loads, *lines)),
+        *(f"    {line}" for line in after),
     ]
     return [
-        "def body(table):",
+        f"def {name}(table):",
         f"    ends = pointer(table[{BLOCK_ENDS}], int64)",
         f"    items = pointer(table[{ITEMS}], int64)",
         *(f"    col_{n} = pointer(table[{COLUMNS + k}], int64)" for k, n in enumerate(columns)),
@@ -263,13 +285,14 @@ class StepKernel:
     """A kernel with the tables of its tensors."""
 
     def __init__(self, program: StepSpec, layout: Layout, slots: Sequence[ParamState]) -> None:
-        text, width = source(program, layout)
-        self.kernel = load(text, ("prepare", "body"), lambda: step_formula(program))
+        text, width, sums = source(program, layout)
+        self.stages = stages(len(sums))
+        self.kernel = load(text, tuple(chain(*self.stages)), lambda: step_formula(program))
         self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters)]
         sizes = [real_size(slot.p) for slot in slots]
         self.elements = sum(sizes)
         self._names = program.numbers
-        items, ends = _shared_out(sizes, torch.get_num_threads())
+        items, ends = _shared_out(sizes, SHARES_OF_SUMS if sums else torch.get_num_threads())
         self.gradients = array("q", bytes(8 * len(slots)))
         self.numbers = array("d", bytes(8 * len(program.numbers)))
         scalars = array("d", bytes(8 * width * len(slots)))
@@ -277,6 +300,9 @@ class StepKernel:
         columns = [array("q", [slot.p.data_ptr() for slot in slots]), self.gradients]
         kept = zip(*((*slot.buffers, *slot.counters) for slot in slots), strict=True)
         columns += [array("q", [x.data_ptr() for x in column]) for column in kept]
+        if sums:
+            columns += [array("q", bytes(8 * max(sums) * (len(items) // 3)))]  # the partial sums, in float64
+            columns += [array("q", first_items(items[::3], len(slots))), array("q", sizes)]
         # One share per possible thread, because the number of threads may change.
         self.shares = max(torch.get_num_threads(), os.cpu_count() or 1)
         self._counters = make_counters(self.shares)
@@ -303,5 +329,6 @@ class StepKernel:
         self.set_numbers(numbers)
         threads = torch.get_num_threads() if self.elements > PARALLEL_MIN_ELEMENTS else 1
         self._table.shares = min(threads, self.shares)
-        self.kernel.call["prepare"](self.at)
-        self.kernel.parallel("body", self.at, threads)
+        for serial, parallel in self.stages:
+            self.kernel.call[serial](self.at)
+            self.kernel.parallel(parallel, self.at, threads)
