@@ -14,7 +14,7 @@ import torch
 
 from piste.engine.cpu.dialect import numba
 from piste.engine.gpu.dialect import triton
-from piste.formula import row_functions, words
+from piste.formula import reductions, row_functions, words
 from piste.formula.differentiate import differentiate
 from piste.formula.evaluate import Evaluator, evaluate_gradient
 from piste.formula.expression import Expr, FormulaError
@@ -71,12 +71,18 @@ ROWS: dict[str, Callable[[np.ndarray, int], Any]] = {
 }  # fmt: skip
 
 
+REDUCTIONS: dict[str, Callable[[np.ndarray], float]] = {
+    "tensor_total": lambda x: math.fsum(x.flat),
+    "tensor_mean": lambda x: math.fsum(x.flat) / x.size,
+}
+
+
 def points(first: list[Any], second: list[Any] | None) -> list[tuple[Any, ...]]:
     return [(a,) for a in first] if second is None else list(itertools.product(first, second))
 
 
 def test_every_operation_has_an_independent_statement_here() -> None:
-    assert {*ELEMENTWISE, *CONDITIONS, *ROWS, *ROUNDINGS, "where"} == set(OPERATIONS)
+    assert {*ELEMENTWISE, *CONDITIONS, *ROWS, *REDUCTIONS, *ROUNDINGS, "where"} == set(OPERATIONS)
     assert all(operation.name == name for name, operation in OPERATIONS.items())
 
 
@@ -124,6 +130,27 @@ def test_an_operation_on_rows_agrees_with_plain_python(name: str) -> None:
     operands["each"] = (x[:, 0],)
     found = apply(name, *operands.get(name, (x,)))
     np.testing.assert_allclose(np.asarray(found), ROWS[name](x.numpy(), k), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_a_reduction_agrees_with_plain_python_and_leaves_a_float_as_it_is(name: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 5, dtype=torch.float64)
+    assert apply(name, x).shape == ()
+    assert apply(name, x).item() == pytest.approx(REDUCTIONS[name](x.numpy()), rel=1e-14)
+    assert apply(name, 3.0) == 3.0
+
+
+def test_a_reduction_of_many_float32_numbers_has_the_accuracy_of_one() -> None:
+    x = torch.full((1 << 20,), 0.1)
+    assert reductions.mean(x).item() == pytest.approx(x[0].item(), rel=1e-7)
+    assert reductions.mean(x).dtype == torch.float32
+
+
+def test_a_norm_is_the_root_of_the_sum_of_squares() -> None:
+    x = Expr("input", "x")
+    assert reductions.norm(x) is words.sqrt(reductions.total(x * x))
+    assert reductions.norm(torch.tensor([[3.0], [4.0]])).item() == 5.0
 
 
 def test_operations_on_rows_reject_floats() -> None:
@@ -185,8 +212,8 @@ def test_an_operation_without_factors_has_a_rule_or_is_rejected(name: str) -> No
         "hinges": lambda: row_functions.hinges(x, Expr("input", "l")),
         "log_softmax": lambda: row_functions.pick(row_functions.log_softmax(x), k),
     }.get(name, lambda: Expr(name, x))()
-    if name == "top":
-        with pytest.raises(FormulaError, match="no derivative of the word `top` is known"):
+    if name == "top" or name in REDUCTIONS:
+        with pytest.raises(FormulaError, match=f"no derivative of the word `{name}` is known"):
             differentiate(value, [x], {"x"})
         return
     torch.manual_seed(0)
@@ -225,6 +252,8 @@ PRINTED = {
     "maximum": "max(a, b)",
     "minimum": "min(a, b)",
     "where": "(b if a else c)",
+    "tensor_total": "sum(a)",
+    "tensor_mean": "mean(a)",
     "each": "a",
     "total": "sum(a)",
     "top": "max(a)",

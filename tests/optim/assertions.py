@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.oracle.optim import step_tensor
+from tests.oracle.optim import WHOLE_RULES, step_tensor
 from tests.oracle.rounding import BRAIN, DOUBLE, HALF, SINGLE
 
 # dtype -> unit roundoff of the arithmetic, further rounding of the store, half the smallest number
@@ -22,6 +22,9 @@ PRECISION: dict[torch.dtype, tuple[float, float, float]] = {
 # Zeros show the update itself, to its last bit; the others show weight decay and the own part of p.
 START = [0.0, 0.0, 0.0, 0.0, -0.7, 1.5, 1e-3]
 STEPS = 7
+
+# Further starts of rules that reduce over the tensor: norms of 0, and below 1.
+WHOLE_STARTS = [([0.0] * 7, 1.0), ([0.1, -0.05, 0.2, 0.0, 0.1, -0.2, 0.3], 0.01)]
 
 
 def gradients(dtype: torch.dtype) -> Tensor:
@@ -42,18 +45,36 @@ def find_fault(
     Each step starts from the same parameters and the optimizer's own state, so that no error is carried
     along.
     """
+    for values, size in [(START, 1.0), *(WHOLE_STARTS if name in WHOLE_RULES else [])]:
+        g = gradients(dtype) * size
+        if size != 1:
+            g[0] = 0
+        fault = _fault_from(values, g, make, name, options, dtype)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _fault_from(
+    values: list[float],
+    gradients: Tensor,
+    make: Callable[..., torch.optim.Optimizer],
+    name: str,
+    options: dict[str, Any],
+    dtype: torch.dtype,
+) -> str | None:
     unit, storage, floor = PRECISION[dtype]
-    start = torch.tensor(START, dtype=torch.float64).to(dtype)
+    start = torch.tensor(values, dtype=torch.float64).to(dtype)
     p = start.clone().requires_grad_()
     optimizer = make([p], **options)
-    before: list[dict[str, float]] = [{} for _ in START]
-    for t, g in enumerate(gradients(dtype), start=1):
+    before: list[dict[str, float]] = [{} for _ in values]
+    for t, g in enumerate(gradients, start=1):
         with torch.no_grad():
             p.copy_(start)
         p.grad = g.clone()
         optimizer.step()
         after, state = p.detach().double().tolist(), optimizer.state[p]
-        now = [{k: _at(v, i) for k, v in state.items() if v is not None} for i in range(len(START))]
+        now = [{k: _at(v, i) for k, v in state.items() if v is not None} for i in range(len(values))]
         new, states = step_tensor(name, start.tolist(), g.tolist(), before, t, options, unit)
         for i, (expected_p, expected) in enumerate(zip(new, states, strict=True)):
             if not expected_p.holds(after[i], storage, floor):

@@ -30,6 +30,22 @@ RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"lr": 0.1, "betas": (0.5, 0.75, 0.6), "weight_decay": 0.3, "weight_decouple": True},
         ),
     ],
+    "LAMB": [
+        (
+            {"eps": 0.0, "bias_correction": False},
+            {"eps": 0.0, "adam_debias": True},
+        ),
+        (
+            {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.3, "bias_correction": False},
+            {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.3, "weight_decouple": False, "adam_debias": True},
+        ),
+    ],
+    "LARS": [
+        ({}, {}),
+        ({"lr": 0.1, "momentum": 0.5, "weight_decay": 0.3, "trust_coefficient": 0.75},) * 2,
+        ({"lr": 0.1, "momentum": 0.5, "weight_decay": 0.3, "trust_coefficient": 0.75, "nesterov": True},) * 2,
+    ],
+    "StableAdamW": [({}, {}), ({"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.3},) * 2],
     "AdEMAMix": [
         ({}, {}),
         (
@@ -44,20 +60,25 @@ RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
 """By optimizer: options of Piste, and those of the reference that mean the same."""
 
 
+NAMES = {"LAMB": "Lamb"}
+"""The name of an optimizer in pytorch_optimizer, where it has another one."""
+
+
 def gradient(step: int) -> torch.Tensor:
     """Return the gradient of a step, which depends on nothing else."""
-    return torch.linspace(-1.5, 2.0, 6, dtype=torch.float64) * (1 + 0.25 * step) - 0.3 * (step % 3)
+    g = torch.linspace(-1.5, 2.0, 6, dtype=torch.float64) * (1 + 0.25 * step) - 0.3 * (step % 3)
+    return g.reshape(2, 3)
 
 
 def trajectory(make: Any, options: dict[str, Any]) -> list[list[float]]:
     """Return the parameter after each step."""
-    p = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).requires_grad_()
+    p = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3).requires_grad_()
     optimizer = make([p], **options)
     found = []
     for step in range(STEPS):
         p.grad = gradient(step)
         optimizer.step()
-        found.append(p.tolist())
+        found.append(p.flatten().tolist())
     return found
 
 
@@ -72,7 +93,9 @@ if __name__ == "__main__":
         {
             "optimizer": name,
             "options": ours,
-            "trajectory": trajectory(getattr(adopt if name == "ADOPT" else pytorch_optimizer, name), theirs),
+            "trajectory": trajectory(
+                getattr(adopt if name == "ADOPT" else pytorch_optimizer, NAMES.get(name, name)), theirs
+            ),
         }
         for name, pairs in RUNS.items()
         for ours, theirs in pairs

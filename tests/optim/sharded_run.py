@@ -75,6 +75,21 @@ def steps_equal_those_of_one_process():
             torch.testing.assert_close(together[key], alone[key], rtol=2e-6, atol=1e-7)
 
 
+def reductions_cover_all_parts():
+    for name in ("LAMB", "LARS", "StableAdamW"):
+        runs = []
+        for is_sharded in (False, True):
+            net = model(is_sharded)
+            optimizer = getattr(piste.optim, name)(net.parameters(), lr=0.05, weight_decay=0.1)
+            for t in (0, 1, 3):
+                step(net, optimizer, t)
+            runs.append(values(net, optimizer))
+            explanation = optimizer.explain_backend()
+            assert ("eager" in explanation) == is_sharded, explanation
+        for key in runs[0]:
+            torch.testing.assert_close(runs[1][key], runs[0][key], rtol=2e-6, atol=1e-7)
+
+
 def replaced_state_takes_effect():
     net = model(True)
     optimizer = piste.optim.SGD(net.parameters(), lr=0.5, momentum=0.5)
@@ -160,6 +175,7 @@ if __name__ == "__main__":
     else:
         dist.init_process_group("gloo")
         steps_equal_those_of_one_process()
+        reductions_cover_all_parts()
         replaced_state_takes_effect()
         save(folder)
         dist.barrier()

@@ -262,7 +262,7 @@ def lars(ps, gs, ss, t, o):
 
 def stableadamw(ps, gs, ss, t, o):
     """Wortsman et al. 2023, algorithm 2; the rate that is divided by the RMS also multiplies the decay."""
-    beta1, beta2 = (beta * (1 - beta ** (t - 1)) / (1 - beta**t) for beta in o.betas)
+    beta1, beta2 = (beta * (1 - beta ** (t - 1)) / (1 - beta**t) if t > 1 else Number(0) for beta in o.betas)
     after, squares = [], Number(0)
     for g, s in zip(gs, ss, strict=True):
         g = -g if o.maximize else g

@@ -6,6 +6,7 @@ from .eager.loss import cast_result, compute_dtype, values
 from .eager.step import step as step_eagerly
 from .gpu.backend import GpuBackend
 from .gpu.reports import raise_reported
+from .hoisting import count_passes
 from .loss_dispatch import LossDispatcher, as_divisor, decline, dispatcher_of, explain
 from .matrix_step import MatrixPlan, MatrixSpec, describe_matrix_backends, step_matrices_eagerly
 from .specs import NO_IGNORE_INDEX, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, parameters
@@ -29,6 +30,7 @@ __all__ = [
     "as_divisor",
     "cast_result",
     "compute_dtype",
+    "count_passes",
     "decline",
     "describe_backends",
     "describe_matrix_backends",

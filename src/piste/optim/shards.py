@@ -1,6 +1,7 @@
 """Parameters spread over processes (DTensor, FSDP2): each process steps the part that it holds, by the usual kernels.
 
-A rule is elementwise, so the parts of parameter, gradient and state, which are spread alike, are all that a step takes.
+An elementwise rule takes the parts of parameter, gradient and state, which are spread alike. A rule that reduces over the
+tensor takes the whole DTensors by torch operations, which communicate.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import ParamState
+from ..engine import ParamState, StepSpec, count_passes
+from .composition import step_spec
 from .state import existing_state, gradient, state_of
 
-__all__ = ["address", "existing_part", "is_sharded", "local_parts", "part_state"]
+__all__ = ["address", "existing_part", "is_sharded", "local_parts", "part_state", "takes_parts"]
 
 
 def is_sharded(p: Any) -> bool:
     """Return whether a tensor is a DTensor."""
     return hasattr(p, "to_local")
+
+
+def takes_parts(spec: Any) -> bool:
+    """Return whether a step of the part of a tensor is that part of the step of the tensor."""
+    return not isinstance(spec, StepSpec) or count_passes(spec) == 1
 
 
 @contextmanager
@@ -49,7 +56,7 @@ def part_state(optimizer: Any, part: Tensor, group: Mapping[str, Any], parts: Se
 def existing_part(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamState:
     """Return the part of a parameter with its existing gradient and state; nothing is created."""
     state = existing_state(optimizer, p, group)
-    if not is_sharded(p):
+    if not is_sharded(p) or not takes_parts(step_spec(optimizer.rule_of(group), group)):
         return state
     return ParamState(
         _part(p), _part(p) if p.grad is None else _spread_like(p, p.grad), [_spread_like(p, b) for b in state.buffers],

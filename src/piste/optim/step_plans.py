@@ -17,7 +17,7 @@ from . import validation
 from .clipping import Scaling, reduces_gradients
 from .composition import numbers_of, step_spec
 from .lost_updates import LostUpdates
-from .shards import address, is_sharded, local_parts, part_state
+from .shards import address, is_sharded, local_parts, part_state, takes_parts
 from .state import gradient, param_state
 
 __all__ = ["StepPlans", "step_traced_group", "warn_unchanged"]
@@ -78,7 +78,7 @@ class StepPlans:
         options = (key, numbers_of(cls, group))
         self._known.pop(index, None)
         self._sharded.discard(index)
-        if not group["differentiable"] and any(map(is_sharded, group["params"])):
+        if not group["differentiable"] and any(map(is_sharded, group["params"])) and takes_parts(key[0]):
             self._sharded.add(index)
         if all(name == "params" or _is_immutable(value) for name, value in group.items()):
             self._known[index] = (list(group.values()), options)
