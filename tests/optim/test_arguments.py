@@ -69,6 +69,7 @@ RANGES = {
     "momentum_decay": POSITIVE,
     "lambd": POSITIVE,
     "t0": POSITIVE,
+    "trust_coefficient": POSITIVE,
     "momentum": INSIDE,
     "alpha": INSIDE,
     "rho": INSIDE,
