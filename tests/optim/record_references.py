@@ -37,7 +37,8 @@ RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
         (
             {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.3, "bias_correction": False},
-            {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.3, "weight_decouple": False, "adam_debias": True},
+            {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.3, "weight_decouple": False,
+             "adam_debias": True},
         ),
     ],
     "LARS": [

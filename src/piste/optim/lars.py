@@ -1,7 +1,7 @@
 from typing import Any
 
-from ..formula.reductions import norm
 from ..errors import InvalidValue
+from ..formula.reductions import norm
 from ..formula.words import where
 from .optimizer import Optimizer
 from .options import Flag, Number, decay, rate, weight_decay

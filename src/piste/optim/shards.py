@@ -1,7 +1,7 @@
 """Parameters spread over processes (DTensor, FSDP2): each process steps the part that it holds, by the usual kernels.
 
-An elementwise rule takes the parts of parameter, gradient and state, which are spread alike. A rule that reduces over the
-tensor takes the whole DTensors by torch operations, which communicate.
+An elementwise rule takes the parts of parameter, gradient and state, which are spread alike. A rule that reduces over
+the tensor takes the whole DTensors by torch operations, which communicate.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Layout:
 
 @cache
 def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]]:
-    """Return the kernel as Python that Numba compiles, the number of scalars of a tensor, and the sums of each level."""
+    """Return the kernel as Python that Numba compiles, and the numbers of scalars and of each level's sums."""
     step = trace_step(program)
     hoisted = Hoisted(step.columns)
     body = Emitter(numba(layout.compute), "x", hoisted.given)
@@ -75,9 +75,7 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
     for letter, value in step.counters.items():
         prepare.lines += _store(letter, prepare.name(value), layout)
     prepare.lines += [
-        f"row[{slot}] = {prepare.name(value)}"
-        for slot, value in enumerate(hoisted.scalars)
-        if not hoisted.level(value)
+        f"row[{slot}] = {prepare.name(value)}" for slot, value in enumerate(hoisted.scalars) if not hoisted.level(value)
     ]
     lines = _prepare(program, layout, prepare.lines, width)
     place = COLUMNS + len(step.columns) + len(program.counters)
