@@ -80,7 +80,7 @@ def optim_stub() -> str:
     lines = [
         HEADER,
         IMPORTS,
-        "from torch.optim import lr_scheduler as lr_scheduler",
+        "from . import lr_scheduler as lr_scheduler",
         "from torch.optim import swa_utils as swa_utils",
         "from torch.optim.optimizer import ParamsT",
         "",

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from torch.optim import lr_scheduler as lr_scheduler
+from . import lr_scheduler as lr_scheduler
 from torch.optim import swa_utils as swa_utils
 from torch.optim.optimizer import ParamsT
 
