@@ -7,20 +7,20 @@ from piste.formula.row_functions import log_softmax, pick
 from piste.losses.class_loss import ClassLoss
 
 
-class FocalLoss(ClassLoss):
-    """The focal loss, -(1 - p)^2 log p, of the probability p of the row's class (Lin et al. 2017)."""
+class PolyLoss(ClassLoss):
+    """The Poly-1 loss, -log p + 2 (1 - p), of the probability p of the row's class (Leng et al. 2022)."""
 
-    name, functional_name = "focal", "focal_loss"
+    name, functional_name = "poly", "poly_loss"
     denominator = "count"
 
     def formula(x, k, w=None):
         log_p = pick(log_softmax(x), k)
-        loss = -((1 - exp(log_p)) ** 2) * log_p
+        loss = -log_p + 2 * (1 - exp(log_p))
         return loss if w is None else pick(w, k) * loss
 
 
 if __name__ == "__main__":
     x = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]], requires_grad=True)
-    loss = FocalLoss()(x, torch.tensor([0, 2]))
+    loss = PolyLoss()(x, torch.tensor([0, 2]))
     loss.backward()
     print(loss.item(), x.grad)

@@ -23,6 +23,7 @@ __all__ = [
     "Function",
     "Integer",
     "Number",
+    "NumberOrTensor",
     "Numbers",
     "Option",
     "TensorOption",
@@ -140,6 +141,23 @@ class Limit(Number):
     def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Yield the numbers of the option by their names in a formula."""
         return iter(()) if value is None else super().letters(name, value)
+
+
+@dataclass(frozen=True)
+class NumberOrTensor(Limit):
+    """A number, a tensor of numbers, or None. The values of a tensor are checked where it is used."""
+
+    annotation = "float | Tensor | None"
+
+    @property
+    def range(self) -> str:
+        """The valid values in words."""
+        return f"{super().range}, a torch.Tensor or None"
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
+        if not isinstance(value, torch.Tensor):
+            super().check(name, value)
 
 
 @dataclass(frozen=True)

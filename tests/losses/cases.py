@@ -198,6 +198,21 @@ CASES += [
     Case("expectile", real),
     Case("expectile", real, {"expectile": 0.1, "weight": C3}, ((4, 3),)),
 ]
+CASES += [
+    Case("sigmoid_focal", logits),
+    Case("sigmoid_focal", logits, {"alpha": None, "gamma": 0.5}),
+    Case("sigmoid_focal", logits, {"gamma": 0.0}),
+    Case("sigmoid_focal", logits, {"alpha": C3 / 4, "gamma": 1.5}, ((4, 3), (2, 1, 3))),
+    Case("sigmoid_focal", logits, {"alpha": 0.5, "weight": C3}, ((4, 3),)),
+    Case("asymmetric", logits),
+    Case("asymmetric", logits, {"margin": 0.0, "gamma_negative": 2.0, "gamma_positive": 0.5}),
+    Case("asymmetric", logits, {"gamma_negative": 0.0, "gamma_positive": 0.0, "weight": C3}, ((4, 3),)),
+    Case("focal", indices, shapes=ROWS),
+    Case("focal", indices, {"gamma": 0.5, "weight": C3}, ((4, 3), (2, 3, 4))),
+    Case("focal", indices, {"gamma": 0.0, "ignore_index": 1}, ROWS),
+    Case("focal", soft_rows, {}, ROWS),
+    Case("focal", soft_rows, {"gamma": 1.5, "weight": C3}, ((4, 3),)),
+]
 MODULES = [c for c in CASES if not c.function_only]
 
 

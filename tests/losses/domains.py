@@ -108,6 +108,16 @@ DOMAINS = [
     Domain("charbonnier", "eps", (0.5, 1.0), (1e-9, 2), (0, -1e-9, INF, NAN), always=True),
     Domain("general_robust", "alpha", (0.5, 1.0), (-4.0, 0, 2, 3.5), (INF, -INF, NAN), always=True),
     Domain("general_robust", "scale", (0.5, 1.0), (1e-9, 2), (0, -1e-9, INF, NAN), always=True),
+    Domain("sigmoid_focal", "target", (0.5, None), **SOFT),
+    Domain("sigmoid_focal", "alpha", (0.5, 1.0), (0.0, 1.0, 0.5), (-1e-9, 1 + 1e-9, INF, NAN)),
+    Domain("sigmoid_focal", "gamma", (0.5, 1.0), (0, 2.5), (-1e-9, INF, NAN), always=True),
+    Domain("asymmetric", "target", (0.5, None), **SOFT),
+    Domain("asymmetric", "margin", (0.5, 1.0), (0, 0.5), (-1e-9, 1, NAN), always=True),
+    Domain("asymmetric", "gamma_negative", (0.5, 1.0), (0, 2.5), (-1e-9, INF, NAN), always=True),
+    Domain("focal", "target", (ROW, None), (0, 2, -100), (3, -1)),
+    Domain("focal", "target", (ROW, None), (HALVES, [0.0, 0.0, 0.0]), ([0.5, 0.5011, 0.0], [0.5, 0.5 + 1e-9, -1e-9])),
+    Domain("focal", "gamma", (ROW, 1), (0, 2.5), (-1e-9, INF, NAN), always=True),
+    Domain("focal", "weight", (ROW, 1), **CLASS_WEIGHTS),
     Domain("multi_margin", "target", (ROW, None), (0, 2), (3, -1, -100)),
     Domain("multi_margin", "p", (ROW, 1), (1, 2), (0, 3), always=True),
     Domain("multi_margin", "input", (None, 1), ([0.5, NAN, 2.0],), ()),
@@ -248,7 +258,9 @@ def _placed(domain: Domain, values: list[Any]) -> tuple[list[torch.Tensor], dict
     if None not in domain.operands:
         value = values[len(values) // 2]
         options[domain.argument] = (
-            _tensor(value, domain.dtype) if domain.argument.endswith(("weight", "quantiles")) else value
+            _tensor(value, domain.dtype)
+            if domain.argument.endswith(("weight", "quantiles", "alpha")) and domain.name != "general_robust"
+            else value
         )
     columns = [values if o is None else [o] * len(values) for o in domain.operands]
     return [_tensor(c if len(values) > 1 else c[0], domain.dtype) for c in columns], options
@@ -315,6 +327,11 @@ def find_mean_mismatch(function: Function) -> str | None:
         ("cross_entropy", (deep, places.clamp_min(1)), {"weight": w, "ignore_index": 2}, 10, 10, 5),
         ("cross_entropy", (deep, soft), {}, 8, 8, 8),
         ("cross_entropy", (deep, soft), {"weight": w}, 8, rows, 8),
+        ("sigmoid_focal", (x, y), {"weight": w, "alpha": w / 4}, 7, 7, 6),
+        ("asymmetric", (x, y), {"weight": w}, 7, 7, 6),
+        ("focal", (x, k), {"weight": w}, 2, 3, 2),
+        ("focal", (deep, places), {"weight": w, "ignore_index": -100}, 7, 8, 7),
+        ("focal", (deep, soft), {"weight": w}, 8, rows, 8),
         ("multi_margin", (x, k), {"weight": w}, 2, 3, 2),
         ("multi_margin", (x[0], k[0]), {}, 1, 1, 1),
         ("multilabel_margin", (x, lists), {}, 2, 2, 2),

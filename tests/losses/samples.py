@@ -83,6 +83,14 @@ ELEMENTS = [
     Points("quantile", [(x, y, q) for (x, y), q in zip(LINE, SHARES, strict=True)], last="quantiles"),
     Points("expectile", LINE, {"expectile": 0.9}),
     Points("expectile", LINE),
+    Points("sigmoid_focal", LOGIT),
+    Points("sigmoid_focal", LOGIT, {"alpha": None, "gamma": 0.5}),
+    Points("sigmoid_focal", LOGIT, {"alpha": 0.75, "gamma": 0.0}),
+    Points("sigmoid_focal", [(x, y, p / 4) for x, y, p in WEIGHED], {"gamma": 1.5}, last="alpha"),
+    Points("asymmetric", LOGIT),
+    Points("asymmetric", LOGIT, {"gamma_negative": 2.0, "gamma_positive": 0.5, "margin": 0.125}),
+    Points("asymmetric", LOGIT, {"gamma_negative": 0.5, "gamma_positive": 2.0, "margin": 0.0}),
+    Points("asymmetric", LOGIT, {"gamma_negative": 0.0, "gamma_positive": 0.0}),
 ]
 
 AT_CORNERS = [  # (2.0, 2.0) is the corner of |x - y|, (1.0, 0.0) that of a width of 1, and so on
@@ -104,6 +112,8 @@ AT_CORNERS = [  # (2.0, 2.0) is the corner of |x - y|, (1.0, 0.0) that of a widt
     Points("quantile", [(2.0, 2.0)], {"quantile": 0.9}),
     Points("expectile", [(2.0, 2.0)], {"expectile": 0.9}, order=1),
     Points("general_robust", [(2.0, 2.0)], {"alpha": 0.5}),
+    Points("sigmoid_focal", [(0.0, 0.0), (0.0, 1.0), (2.0, 1.0), (-2.0, 0.0), (-2.0, 1.0)]),
+    Points("asymmetric", [(0.0, 0.0), (0.0, 1.0), (2.0, 0.0), (-2.0, 1.0)]),
 ]
 
 A, B, C = [0.5, -1.0, 2.0, 0.25], [0.25, 0.75, -0.5, 1.5], [1.0, -0.5, 0.125, -2.0]
@@ -136,6 +146,11 @@ ROWS = [
     Points("cross_entropy", SPREAD, {"label_smoothing": 0.2}),
     Points("cross_entropy", SPREAD, {"label_smoothing": 1.0}),
     Points("cross_entropy", SPREAD, {"weight": W, "label_smoothing": 0.3}),
+    Points("focal", INDEXED),
+    Points("focal", INDEXED, {"gamma": 0.5, "weight": W}),
+    Points("focal", INDEXED, {"gamma": 0.0}),
+    Points("focal", SPREAD, {"gamma": 3.0}),
+    Points("focal", SPREAD, {"weight": W}),
     Points("multi_margin", INDEXED),
     Points("multi_margin", INDEXED, {"p": 2, "margin": 0.5}),
     Points("multi_margin", INDEXED, {"p": 2, "weight": W}),
@@ -234,6 +249,36 @@ EXTREMES = [
     Extreme("quantile", (INF, 0.0), INF, 0.25, {"quantile": 0.75}),
     Extreme("quantile", (-INF, 0.0), INF, -0.75, {"quantile": 0.75}),
     Extreme("expectile", (-1e15, 0.0), 0.75e30, -1.5e15, {"expectile": 0.75}),
+    *(
+        Extreme("sigmoid_focal", (x, y), INF if (x > 0) != y else 0.0, (0.25, 0.75)[x > 0] * ((x > 0) - y))
+        for x in (INF, -INF)
+        for y in (0, 1.0)
+    ),
+    *(
+        Extreme("sigmoid_focal", (1e4 * s, y), 1e4 * (s != 2 * y - 1), (s > 0) - y, {"alpha": None, "gamma": g})
+        for s in (1, -1)
+        for y in (0.0, 1.0)
+        for g in (0.0, 0.5, 2.0)
+    ),
+    *(
+        Extreme("asymmetric", (1e4 * s, y), 1e4 * (s != 2 * y - 1), (s > 0) - y, {"margin": 0.0, **g})
+        for s in (1, -1)
+        for y in (0.0, 1.0)
+        for g in ({}, {"gamma_negative": 0.5, "gamma_positive": 0.5}, {"gamma_negative": 0.0, "gamma_positive": 0.0})
+    ),
+    Extreme("asymmetric", (INF, 0.0), -math.log(0.05) * 0.95**4, 0.0),
+    Extreme("asymmetric", (-INF, 0.0), 0.0, 0.0),
+    Extreme("asymmetric", (-INF, 1.0), INF, -1.0),
+    Extreme("asymmetric", (INF, 1.0), 0.0, 0.0),
+    Extreme("focal", ([1e4, 0.0, -1e4], 0), 0.0, [0.0, 0.0, 0.0], {"gamma": 0.5}),
+    Extreme("focal", ([1e4, 0.0, -1e4], 2), 2e4, [1.0, 0.0, -1.0]),
+    Extreme(
+        "focal",
+        ([-INF, 0.0, 0.0], [0.0, 1.0, 0.0]),
+        math.log(2) / 4,
+        [0.0, -0.25 * (0.5 + math.log(2)), 0.25 * (0.5 + math.log(2))],
+    ),
+    Extreme("focal", ([NAN, 1.0, INF], -100), 0.0, [0.0, 0.0, 0.0]),
     Extreme("nll", ([-INF, 0.0], 0), INF, [-1.0, 0.0]),
     Extreme("cross_entropy", ([1e4, 0.0, -1e4], 0), 0.0, [0.0, 0.0, 0.0]),
     Extreme("cross_entropy", ([1e4, 0.0, -1e4], 2), 2e4, [1.0, 0.0, -1.0]),

@@ -46,6 +46,7 @@ FILES = (
     "distributions",
     "margins",
     "class_loss",
+    "focal",
     "classification",
     "multilabel",
     "embeddings",
@@ -54,6 +55,7 @@ FILES = (
 ROW_FILES = FILES[FILES.index("margins") + 1 :]
 FORMULAS = ("formula", "soft_formula", "derivatives", "value_checks")
 FURTHER = {
+    "focal": ("sides", "mix"),
     "class_loss": ("ClassLoss.rows", "ClassLoss.check_values", "ClassLoss.prepared"),
     "classification": ("NLLLoss.check_input",),
     "multilabel": ("MultiLabelMarginLoss.check_values",),

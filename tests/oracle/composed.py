@@ -60,3 +60,50 @@ def quantile_loss(input: Tensor, target: Tensor, quantile: float = 0.5, quantile
 @_elementwise
 def expectile_loss(input: Tensor, target: Tensor, expectile: float = 0.5) -> Tensor:
     return (expectile - (target < input).to(input.dtype)).abs() * (target - input) ** 2
+
+
+@_elementwise
+def sigmoid_focal_loss(
+    input: Tensor, target: Tensor, alpha: float | Tensor | None = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Lin et al. 2017, section 3, as torchvision.ops composes it."""
+    p = input.sigmoid()
+    focus = (1 - (p * target + (1 - p) * (1 - target))) ** gamma
+    loss = focus * torch.nn.functional.binary_cross_entropy_with_logits(input, target, reduction="none")
+    return loss if alpha is None else (alpha * target + (1 - alpha) * (1 - target)) * loss
+
+
+@_elementwise
+def asymmetric_loss(
+    input: Tensor, target: Tensor, gamma_negative: float = 4.0, gamma_positive: float = 1.0, margin: float = 0.05
+) -> Tensor:
+    """Ridnik et al. 2021, eq. 4 to 7."""
+    p = input.sigmoid()
+    q = (p - margin).relu()
+    positive = (1 - p) ** gamma_positive * p.log()
+    return -target * positive - (1 - target) * q**gamma_negative * (1 - q).log()
+
+
+def focal_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 2.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """Lin et al. 2017, section 3, of the softmax; the mean divides by the number of rows."""
+    dim = min(1, input.dim() - 1)
+    logs = torch.log_softmax(input, dim).movedim(dim, -1)
+    weights = torch.ones_like(logs[..., 0, None]) if weight is None else weight.to(logs.dtype)
+    terms = -weights * (1 - logs.exp()) ** gamma * logs
+    if target.is_floating_point():
+        values, count = (target.movedim(dim, -1) * terms).sum(-1), logs[..., 0].numel()
+    else:
+        keep = target != ignore_index
+        values = terms.gather(-1, torch.where(keep, target, 0).unsqueeze(-1)).squeeze(-1) * keep
+        count = int(keep.sum())
+    if reduction == "none":
+        return values
+    return values.sum() / count if reduction == "mean" else values.sum()

@@ -86,6 +86,25 @@ def bce_with_logits(x: Any, y: Any, pos_weight: Any = 1) -> mpf:
     return -(mpf(pos_weight) * y * positive + (1 - y) * negative)
 
 
+def sigmoid_focal(x: Any, y: Any, alpha: Any = 0.25, gamma: float = 2.0) -> mpf:
+    """Lin et al. 2017, eq. 5, with a probability as the label."""
+    x, y, g = mpf(x), mpf(y), mpf(gamma)
+    p = 1 / (1 + mpmath.exp(-x))
+    q = 1 - (y * p + (1 - y) * (1 - p))
+    a = 1 if alpha is None else mpf(alpha) * y + (1 - mpf(alpha)) * (1 - y)
+    return a * q**g * bce_with_logits(x, y)
+
+
+def asymmetric(x: Any, y: Any, gamma_negative: float = 4.0, gamma_positive: float = 1.0, margin: float = 0.05) -> mpf:
+    """Ridnik et al. 2021, eq. 4 to 7."""
+    y, p = mpf(y), 1 / (1 + mpmath.exp(-mpf(x)))
+    shifted = max(p - mpf(margin), mpf(0))
+    positive = (1 - p) ** mpf(gamma_positive) * mpmath.log(p)
+    rest = min(1 / (1 + mpmath.exp(mpf(x))) + mpf(margin), mpf(1))  # 1 - shifted
+    negative = shifted ** mpf(gamma_negative) * mpmath.log(rest)
+    return -y * positive - (1 - y) * negative
+
+
 def kl_div(x: Any, y: Any, log_target: bool = False) -> mpf:
     """q log(q / p) of p = e^x."""
     q = mpmath.exp(y) if log_target else mpf(y)
@@ -141,6 +160,19 @@ def cross_entropy(
     q = [(1 - e) * t + e / classes for t in q]
     w = [mpf(v) for v in weight] if weight is not None else [mpf(1)] * classes
     return -mpmath.fsum(w[c] * q[c] * p for c, p in enumerate(log_probabilities(row)))
+
+
+def focal(
+    row: Sequence[Any], target: int | Sequence[Any], weight: Sequence[Any] | None = None, gamma: float = 2.0
+) -> mpf:
+    """Lin et al. 2017, eq. 5, of the softmax, with the weights of the classes as alpha."""
+    shares = [mpf(c == target) for c in range(len(row))] if isinstance(target, int) else [mpf(t) for t in target]
+    weights = [mpf(v) for v in weight] if weight is not None else [mpf(1)] * len(row)
+    terms = (
+        w * y * (1 - mpmath.exp(log_p)) ** mpf(gamma) * log_p
+        for w, y, log_p in zip(weights, shares, log_probabilities(row), strict=True)
+    )
+    return -mpmath.fsum(terms)
 
 
 def multi_margin(

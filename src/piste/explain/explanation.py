@@ -15,7 +15,7 @@ from ..losses import get_loss
 from ..losses.loss import Loss
 from ..losses.multilabel import MultiLabelMarginLoss
 from ..optim import OPTIMIZERS, Optimizer
-from ..options import TensorOption
+from ..options import NumberOrTensor, TensorOption
 from .steps import explain_steps
 from .text import format_explanation
 
@@ -228,7 +228,8 @@ def _module(loss: Loss | type[Loss], options: dict[str, Any]) -> Loss:
     declared = type(loss).options if isinstance(loss, Loss) else loss.options
     for name, value in options.items():
         is_tensor = name == "weight" or isinstance(declared.get(name), TensorOption)
-        if is_tensor and isinstance(value, (int, float, list, tuple)):
+        is_row = isinstance(declared.get(name), NumberOrTensor) and isinstance(value, (list, tuple))
+        if is_row or (is_tensor and isinstance(value, (int, float, list, tuple))):
             options[name] = torch.tensor(value, dtype=torch.get_default_dtype())
     if isinstance(loss, Loss):
         if not options:

@@ -142,9 +142,11 @@ class ElementwiseLoss(Loss):
         operands = tuple(o.to(working) for o in operands)
         first = operands[0]
         for extra in cls.extras:
-            tensor = options.pop(extra, None)
-            if tensor is not None:
-                operands += (broadcast_weight(name, extra, tensor, first).expand(first.shape),)
+            value = options.pop(extra, None)
+            if isinstance(value, Tensor):
+                operands += (broadcast_weight(name, extra, value, first).expand(first.shape),)
+            elif value is not None:  # one number for all elements
+                options[extra] = value
         if weight is not None:
             weight = broadcast_weight(name, "weight", weight, first)
 
