@@ -74,7 +74,7 @@ def find_extreme_mismatch(
     columns = _columns(Points(extreme.name, [extreme.operands], by=(extreme.by,)))
     operands = [o[0].detach().to(dtype if o.is_floating_point() else o.dtype) for o in columns]
     operands[extreme.by].requires_grad_()
-    last = "pos_weight" if extreme.name == "bce_with_logits" and len(operands) == 3 else None
+    last = {"bce_with_logits": "pos_weight", "sigmoid_focal": "alpha"}.get(extreme.name) if len(operands) == 3 else None
     result = _call(loss, operands, Points(extreme.name, [], extreme.options, last=last), reduction)
     (slope,) = torch.autograd.grad(result, operands[extreme.by])
     for found, expected in ((result.detach(), extreme.value), (slope, extreme.slope)):

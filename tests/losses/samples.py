@@ -88,7 +88,7 @@ ELEMENTS = [
     Points("sigmoid_focal", LOGIT, {"alpha": 0.75, "gamma": 0.0}),
     Points("sigmoid_focal", [(x, y, p / 4) for x, y, p in WEIGHED], {"gamma": 1.5}, last="alpha"),
     Points("asymmetric", LOGIT),
-    Points("asymmetric", LOGIT, {"gamma_negative": 2.0, "gamma_positive": 0.5, "margin": 0.125}),
+    Points("asymmetric", LOGIT, {"gamma_negative": 2.5, "gamma_positive": 0.5, "margin": 0.125}),
     Points("asymmetric", LOGIT, {"gamma_negative": 0.5, "gamma_positive": 2.0, "margin": 0.0}),
     Points("asymmetric", LOGIT, {"gamma_negative": 0.0, "gamma_positive": 0.0}),
 ]
@@ -266,6 +266,13 @@ EXTREMES = [
         for y in (0.0, 1.0)
         for g in ({}, {"gamma_negative": 0.5, "gamma_positive": 0.5}, {"gamma_negative": 0.0, "gamma_positive": 0.0})
     ),
+    *(Extreme("sigmoid_focal", (x, y, 0.5), 0.0, 0.0, by=2) for x, y in ((INF, 1.0), (-INF, 0.0))),
+    *(Extreme("asymmetric", (x, float(x > 0)), 0.0, 0.0, {"margin": 0.0}) for x in (INF, -INF)),
+    *(Extreme("asymmetric", (x, float(x < 0)), INF, 1.0 if x > 0 else -1.0, {"margin": 0.0}) for x in (INF, -INF)),
+    *(
+        Extreme("sigmoid_focal", (1e4, 1.0), 0.0, -1e4 * (g == 0), {"alpha": None, "gamma": g}, by=1)
+        for g in (0.0, 0.5, 2.0)
+    ),
     Extreme("asymmetric", (INF, 0.0), -math.log(0.05) * 0.95**4, 0.0),
     Extreme("asymmetric", (-INF, 0.0), 0.0, 0.0),
     Extreme("asymmetric", (-INF, 1.0), INF, -1.0),
@@ -278,6 +285,9 @@ EXTREMES = [
         math.log(2) / 4,
         [0.0, -0.25 * (0.5 + math.log(2)), 0.25 * (0.5 + math.log(2))],
     ),
+    Extreme("focal", ([-INF, 0.0], 0), INF, [-1.0, 1.0]),
+    Extreme("focal", ([-INF, 0.0, 0.0], [1.0, 0.0, 0.0]), INF, [-1.0, 0.5, 0.5]),
+    Extreme("focal", ([1e4, 0.0, -1e4], [1.0, 0.0, 0.0]), 0.0, [0.0, 0.0, 0.0], {"gamma": 0.5}),
     Extreme("focal", ([NAN, 1.0, INF], -100), 0.0, [0.0, 0.0, 0.0]),
     Extreme("nll", ([-INF, 0.0], 0), INF, [-1.0, 0.0]),
     Extreme("cross_entropy", ([1e4, 0.0, -1e4], 0), 0.0, [0.0, 0.0, 0.0]),

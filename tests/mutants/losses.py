@@ -55,7 +55,7 @@ FILES = (
 ROW_FILES = FILES[FILES.index("margins") + 1 :]
 FORMULAS = ("formula", "soft_formula", "derivatives", "value_checks")
 FURTHER = {
-    "focal": ("sides", "mix"),
+    "focal": ("sides", "mix", "focus"),
     "class_loss": ("ClassLoss.rows", "ClassLoss.check_values", "ClassLoss.prepared"),
     "classification": ("NLLLoss.check_input",),
     "multilabel": ("MultiLabelMarginLoss.check_values",),
@@ -113,6 +113,19 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "GeneralRobustLoss.formula: abs(u) < 0.5 -> abs(u) <= 0.5": BORDER,
         "GeneralRobustLoss.formula: 0.5 -> 1.0 (number 3)": ROUNDING,
         "ExpectileLoss.formula: d >= 0 -> d > 0": BORDER,
+    },
+    "piste.losses.focal": {
+        "SigmoidFocalLoss.derivatives: 1 -> 2 (number 2)": "it multiplies a loss of 0",
+        "AsymmetricLoss.formula: 1 -> 0": "it multiplies a loss of 0",
+        "AsymmetricLoss.formula: 1 -> 2": "it multiplies a loss of 0",
+        "AsymmetricLoss.derivatives: 1 -> 2": "it multiplies a loss of 0",
+        "AsymmetricLoss.derivatives: p > margin -> p >= margin (number 3)": BORDER,
+        "FocalLoss.soft_formula: 0 -> 1 (number 2)": MASKED,
+        **{
+            f"AsymmetricLoss.{part}: p > margin -> p >= margin{nth}": BORDER
+            for part in ("formula", "derivatives")
+            for nth in ("", " (number 2)")
+        },
     },
     "piste.losses.binary": {
         f"BCEWithLogitsLoss.formula: 0 -> 1 (number {k})": "a label of 0 multiplies it, and so does 1 - y of 1"

@@ -28,8 +28,8 @@ def sides(x: Any) -> tuple[Any, Any, Any, Any]:
 
 def mix(x: Any, y: Any, positive: Any, negative: Any) -> Any:
     """Return y positive + (1 - y) negative, where an infinite logit with its own label costs 0, not 0 * inf."""
-    of_positive = y * where((y == 0) & (x == -math.inf), 0, positive)
-    return of_positive + (1 - y) * where((y == 1) & (x == math.inf), 0, negative)
+    of_positive = where((y == 0) & (x == -math.inf), 0, y * positive)
+    return of_positive + where((y == 1) & (x == math.inf), 0, (1 - y) * negative)
 
 
 class SigmoidFocalLoss(ElementwiseLoss):
@@ -89,23 +89,18 @@ class SigmoidFocalLoss(ElementwiseLoss):
 
     def formula(x, y, a=None, *, gamma, alpha=None):
         p, u, miss, false_alarm = sides(x)
-        loss = mix(x, y, miss, false_alarm)
-        if gamma != 0:
-            loss = (y * u + (1 - y) * p) ** gamma * loss
+        loss = (y * u + (1 - y) * p) ** gamma * mix(x, y, miss, false_alarm)
         w = alpha if a is None else a
         return loss if w is None else (w * y + (1 - w) * (1 - y)) * loss
 
     def derivatives(x, y, a=None, *, gamma, alpha=None):
         p, u, miss, false_alarm = sides(x)
-        loss = mix(x, y, miss, false_alarm)
-        by_x, by_y, focus = (1 - y) * p - y * u, miss - false_alarm, 1
-        if gamma != 0:
-            q = y * u + (1 - y) * p
-            focus = q**gamma
-            # The loss goes to 0 faster than q, and a slope of a power below 1 would be infinite there.
-            steep = where(q == 0, 0, gamma * q ** (gamma - 1))
-            by_x = focus * by_x + steep * (1 - 2 * y) * where(abs(x) == math.inf, 0, p * u * loss)
-            by_y = focus * by_y + steep * (u - p) * loss
+        loss, q = mix(x, y, miss, false_alarm), y * u + (1 - y) * p
+        base = where(q == 0, 1, q)  # the loss is 0 there, and the slope of a power below 1 would be infinite
+        focus, steep = where(q == 0, 0**gamma, base**gamma), gamma * base ** (gamma - 1)
+        bend = where(abs(x) == math.inf, 0, p * u * loss)
+        by_x = focus * ((1 - y) * p - y * u) + steep * (1 - 2 * y) * bend
+        by_y = focus * (miss - false_alarm) + steep * (u - p) * loss
         w = alpha if a is None else a
         if w is None:
             return by_x, by_y
@@ -155,31 +150,21 @@ class AsymmetricLoss(ElementwiseLoss):
 
     def formula(x, y, *, gamma_negative, gamma_positive, margin):
         p, u, miss, false_alarm = sides(x)
-        q = p
+        q = where(p > margin, p - margin, 1)  # there the loss is 0 either way, and flat with 1
         if margin != 0:
-            q = where(p > margin, p - margin, 0)
             false_alarm = where(p > margin, -log(u + margin), 0)  # 1 - q, without cancellation
-        positive = miss if gamma_positive == 0 else u**gamma_positive * miss
-        negative = false_alarm if gamma_negative == 0 else q**gamma_negative * false_alarm
-        return mix(x, y, positive, negative)
+        return mix(x, y, u**gamma_positive * miss, q**gamma_negative * false_alarm)
 
     def derivatives(x, y, *, gamma_negative, gamma_positive, margin):
         p, u, miss, false_alarm = sides(x)
-        q, share = p, 1
+        q, share = where(p > margin, p - margin, 1), 1
         if margin != 0:
-            q = where(p > margin, p - margin, 0)
             false_alarm, share = where(p > margin, -log(u + margin), 0), u / (u + margin)
-        positive, by_positive = miss, -u
-        if gamma_positive != 0:
-            positive = u**gamma_positive * miss
-            by_positive = -(u**gamma_positive) * (u + gamma_positive * where(p == 0, 0, p * miss))
-        negative, by_negative = false_alarm, where(q == 0, 0, share * p)
-        if gamma_negative != 0:
-            negative = q**gamma_negative * false_alarm
-            # The slope of a power below 1 would be infinite where q is 0; that of the loss is 0.
-            steep = gamma_negative * q ** (gamma_negative - 1) * where(u == 0, 0, u * false_alarm)
-            by_negative = where(q == 0, 0, p * (steep + q**gamma_negative * share))
-        return y * by_positive + (1 - y) * by_negative, positive - negative
+        positive, negative = u**gamma_positive, q**gamma_negative
+        by_positive = -positive * (u + gamma_positive * where(p == 0, 0, p * miss))
+        steep = gamma_negative * where(u == 0, 0, u * false_alarm) / q
+        by_negative = where(p > margin, p * negative * (steep + share), 0)
+        return y * by_positive + (1 - y) * by_negative, positive * miss - negative * false_alarm
 
 
 class FocalLoss(ClassLoss):
@@ -226,19 +211,22 @@ class FocalLoss(ClassLoss):
 
     def formula(x, k, w=None, *, gamma):
         p = pick(log_softmax(x), k)
-        loss = -p
-        if gamma != 0:
-            q = 1 - exp(p)
-            # The loss is 0 where q is 0; the slope of a power below 1 would be infinite there.
-            loss = where(q == 0, 1, q) ** gamma * loss
+        loss = -focus(p, gamma) * p
         return loss if w is None else pick(w, k) * loss
 
     def soft_formula(x, y, w=None, *, gamma):
         """Return the focal loss of a row with probabilities as targets."""
         z = log_softmax(x)
         p = where((y == 0) & (z == -math.inf), 0, z)  # an impossible class of probability 0 costs 0, not 0 * inf
-        loss = -y * p
-        if gamma != 0:
-            q = 1 - exp(p)
-            loss = where(q == 0, 1, q) ** gamma * loss
+        loss = -y * focus(p, gamma) * p
         return total(loss if w is None else w * loss)
+
+
+def focus(p: Any, gamma: Any) -> Any:
+    """Return (1 - e^p)^gamma of a log-probability p.
+
+    It is flat at both ends, where its product with p is 0 or as steep as p: the slope of a power below 1 is infinite at
+    0, and e^p times an infinite p is NaN.
+    """
+    q = 1 - exp(p)
+    return where((q == 0) | (q == 1), 1, q) ** gamma
