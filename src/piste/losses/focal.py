@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from ..engine import BoundKind
-from ..formula.expression import exp, log, log1p, where
 from ..formula.row_functions import log_softmax, pick, total
+from ..formula.words import exp, log, log1p, where
 from ..options import Number, NumberOrTensor
 from .binary import LABEL
 from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss
@@ -98,7 +98,7 @@ class SigmoidFocalLoss(ElementwiseLoss):
         loss, q = mix(x, y, miss, false_alarm), y * u + (1 - y) * p
         base = where(q == 0, 1, q)  # the loss is 0 there, and the slope of a power below 1 would be infinite
         focus, steep = where(q == 0, 0**gamma, base**gamma), gamma * base ** (gamma - 1)
-        bend = where(abs(x) == math.inf, 0, p * u * loss)
+        bend = where(p * u == 0, 0, p * u * loss)
         by_x = focus * ((1 - y) * p - y * u) + steep * (1 - 2 * y) * bend
         by_y = focus * (miss - false_alarm) + steep * (u - p) * loss
         w = alpha if a is None else a
