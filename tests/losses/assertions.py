@@ -88,9 +88,7 @@ def _columns(points: Points) -> list[Tensor]:
     by = range(len(points.operands[0])) if points.by is None else points.by
     columns = []
     for i, column in enumerate(zip(*points.operands, strict=True)):
-        is_floating = any(
-            isinstance(x, float) for entry in column for x in (entry if isinstance(entry, list) else [entry])
-        )
+        is_floating = torch.tensor(column).is_floating_point()
         tensor = torch.tensor(column, dtype=torch.float64 if is_floating else torch.int64)
         columns.append(tensor.requires_grad_(is_floating and i in by))
     return columns

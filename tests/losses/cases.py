@@ -115,6 +115,14 @@ def pair_and_labels(shape, dtype=torch.float64):
     return *real(shape, dtype), 2 * torch.randint(2, shape[:-1]) - 1
 
 
+def regions(shape, dtype=torch.float64):
+    return torch.rand(shape, dtype=dtype).clamp(0.02, 0.98), torch.randint(2, shape).to(dtype)
+
+
+def region_classes(shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype) * 3, torch.randint(shape[1], shape[:1] + shape[2:])
+
+
 def triplets(shape, dtype=torch.float64):
     return *real(shape, dtype), torch.randn(shape, dtype=dtype)
 
@@ -124,6 +132,7 @@ def city_blocks(a, b):
 
 
 ROWS = ((4, 3), (5,), (2, 3, 4), (2, 3, 2, 2))
+IMAGES = ((2, 3, 4), (1, 2, 3, 2))
 C3 = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
 
 CASES = [
@@ -212,6 +221,17 @@ CASES += [
     Case("focal", indices, {"gamma": 0.0, "ignore_index": 1}, ROWS),
     Case("focal", soft_rows, {}, ROWS),
     Case("focal", soft_rows, {"gamma": 1.5, "weight": C3}, ((4, 3),)),
+]
+CASES += [
+    Case("dice", regions, {}, IMAGES),
+    Case("dice", regions, {"squared": True, "smooth": 0.5, "batch": True}, IMAGES),
+    Case("dice", region_classes, {"activation": "softmax"}, IMAGES),
+    Case("dice", region_classes, {"activation": "softmax", "absent": "skip"}, IMAGES),
+    Case("jaccard", regions, {}, IMAGES),
+    Case("jaccard", region_classes, {"activation": "sigmoid", "smooth": 0.0}, IMAGES),
+    Case("tversky", regions, {"alpha": 0.3, "beta": 0.7}, IMAGES),
+    Case("focal_tversky", regions, {}, IMAGES),
+    Case("focal_tversky", region_classes, {"activation": "softmax", "gamma": 2.0, "batch": True}, IMAGES),
 ]
 MODULES = [c for c in CASES if not c.function_only]
 

@@ -172,9 +172,22 @@ ROWS = [
 
 ZERO, E, N = [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]
 INF, NAN = math.inf, math.nan
+REGIONS = [([[0.25, 0.5, 0.75]], [[0.0, 1.0, 1.0]]), ([[0.5, 0.125, 0.0]], [[0.0, 0.0, 0.0]])]
 ROWS_AT_CORNERS = [
     Points("nll", [([-0.5, -INF], 1), ([-INF, 0.0], 1)]),
     Points("cross_entropy", [([0.0, -INF], 0), ([-INF, 3.0], 1), ([1e4, 0.0], 0), ([1e4, 0.0], 1)]),
+    *(
+        Points(name, REGIONS, o)
+        for name in ("dice", "jaccard", "tversky", "focal_tversky")
+        for o in ({}, {"smooth": 0.25})
+    ),
+    Points("dice", REGIONS, {"squared": True}),
+    Points("dice", REGIONS, {"absent": "skip"}),
+    Points("tversky", REGIONS, {"alpha": 0.25, "beta": 0.75, "batch": True}),
+    Points("focal_tversky", REGIONS, {"alpha": 0.25, "beta": 0.75, "gamma": 1.5}),
+    Points("focal_tversky", [([[0.0, 1.0]], [[0.0, 1.0]])], {"gamma": 2.0}),
+    Points("dice", [([[0.5, -2.0, 0.0]], [[1.0, 0.0, 0.25]])], {"activation": "sigmoid"}),
+    Points("jaccard", [([[0.5, -2.0], [1.0, 3.0]], [1, 0])], {"activation": "softmax", "smooth": 0.0}),
     Points("multi_margin", [([1.0, 0.0], 0), ([0.0, -1.0], 0), ([0.5, 0.5], 1)]),
     Points("multi_margin", [([1.0, 0.0], 0), ([0.5, 0.5], 1)], {"p": 2}),
     Points("multilabel_margin", [([1.0, 0.0], [0, -1]), ([0.0, 1.0], [0, -1]), ([0.5, 0.0], [1, 0])]),
@@ -289,6 +302,12 @@ EXTREMES = [
     Extreme("focal", ([-INF, 0.0, 0.0], [1.0, 0.0, 0.0]), INF, [-1.0, 0.5, 0.5]),
     Extreme("focal", ([1e4, 0.0, -1e4], [1.0, 0.0, 0.0]), 0.0, [0.0, 0.0, 0.0], {"gamma": 0.5}),
     Extreme("focal", ([NAN, 1.0, INF], -100), 0.0, [0.0, 0.0, 0.0]),
+    *(
+        Extreme(name, ([[[0.0, 0.0]]], [[[0.0, 0.0]]]), 0.0, [[[0.0, 0.0]]], {"smooth": 0.0})
+        for name in ("dice", "jaccard", "tversky", "focal_tversky")
+    ),
+    Extreme("focal_tversky", ([[[0.0, 1.0]]], [[[0.0, 1.0]]]), 0.0, [[[0.0, 0.0]]], {"gamma": 0.5}),
+    Extreme("dice", ([[[INF, -INF]]], [[[1.0, 0.0]]]), 0.0, [[[0.0, 0.0]]], {"activation": "sigmoid"}),
     Extreme("nll", ([-INF, 0.0], 0), INF, [-1.0, 0.0]),
     Extreme("cross_entropy", ([1e4, 0.0, -1e4], 0), 0.0, [0.0, 0.0, 0.0]),
     Extreme("cross_entropy", ([1e4, 0.0, -1e4], 2), 2e4, [1.0, 0.0, -1.0]),

@@ -305,7 +305,9 @@ def test_the_gradient_of_a_nan_is_nan(name: str, reduction: str) -> None:
 
 
 @pytest.mark.sample(1, per="case.name")
-@pytest.mark.parametrize("case", [c for c in CASES if c.loss.functional_name != "nll_loss"], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.loss.functional_name != "nll_loss" and "absent" not in c.options], ids=str
+)
 def test_a_nan_affects_its_own_element_alone(case: Case) -> None:
     operands = seeded(case)
     for a, operand in enumerate(operands):
@@ -315,12 +317,14 @@ def test_a_nan_affects_its_own_element_alone(case: Case) -> None:
             values = case.function(*spoilt, **case.options, reduction="none")
             is_ignored = "ignore_index" in case.options and operands[1][i // 3] == case.options["ignore_index"]
             shared = values.shape[-1] if values.numel() > operand.numel() else 1  # one variance for a whole row
+            if case.options.get("activation") == "softmax":
+                shared = operand.shape[1]  # a region of each class
             assert int(values.isnan().sum()) == (0 if is_ignored else shared)
             assert case.function(*spoilt, **case.options).isnan() == (not is_ignored)
 
 
 @pytest.mark.sample(1, per="case.name")
-@pytest.mark.parametrize("case", [c for c in CASES if len(c.shapes) > 1], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if len(c.shapes) > 1 and "batch" not in c.options], ids=str)
 def test_empty_operands_give_empty_losses(case: Case) -> None:
     shape = case.shapes[0]
     operands = [o[:0] for o in seeded(case, shape)]

@@ -47,6 +47,7 @@ FILES = (
     "margins",
     "class_loss",
     "focal",
+    "regions",
     "classification",
     "multilabel",
     "embeddings",
@@ -56,6 +57,7 @@ ROW_FILES = FILES[FILES.index("margins") + 1 :]
 FORMULAS = ("formula", "soft_formula", "derivatives", "value_checks")
 FURTHER = {
     "focal": ("sides", "mix", "focus"),
+    "regions": ("probability", "share", "tversky", "RegionLoss.rows", "RegionLoss.prepared"),
     "class_loss": ("ClassLoss.rows", "ClassLoss.check_values", "ClassLoss.prepared"),
     "classification": ("NLLLoss.check_input",),
     "multilabel": ("MultiLabelMarginLoss.check_values",),
@@ -116,6 +118,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "piste.losses.focal": {
         "SigmoidFocalLoss.derivatives: 1 -> 2 (number 2)": "it multiplies a loss of 0",
+        "SigmoidFocalLoss.derivatives: p * u -> -(p * u)": "both are 0 at once",
         "AsymmetricLoss.formula: 1 -> 0": "it multiplies a loss of 0",
         "AsymmetricLoss.formula: 1 -> 2": "it multiplies a loss of 0",
         "AsymmetricLoss.derivatives: 1 -> 2": "it multiplies a loss of 0",
