@@ -40,7 +40,6 @@ SIGN = {"right": (1.0, -1.0, NAN), "wrong": (0.0, 0.5, 2.0, -2.0, INF)}
 LOG = {"right": (0.05, 0.0, -1.0, -INF, NAN), "wrong": (0.0501, 1.0, INF)}
 POSITIVE = {"right": (0.0, 2.5, NAN), "wrong": (-1e-9, -1.0)}
 ROW, LOGS = [0.5, -1.0, 2.0], [-0.5, -1.0, -2.0]
-REGION, REGIONS = [[0.25, 0.75]], [[0.25, -0.75], [0.5, 1.0]]
 HALVES = [0.25, 0.5, 0.25]
 CLASS_WEIGHTS = {
     "right": ([0.5, 1.5, 2.0], [0.0, 1.0, 2.0]),
@@ -119,22 +118,6 @@ DOMAINS = [
     Domain("focal", "target", (ROW, None), (HALVES, [0.0, 0.0, 0.0]), ([0.5, 0.5011, 0.0], [0.5, 0.5 + 1e-9, -1e-9])),
     Domain("focal", "gamma", (ROW, 1), (0, 2.5), (-1e-9, INF, NAN), always=True),
     Domain("focal", "weight", (ROW, 1), **CLASS_WEIGHTS),
-    *(
-        Domain(
-            name,
-            "input",
-            (None, REGION),
-            ([[0.0, 1.0]], [[-0.01, 1.01]], [[NAN, 0.5]]),
-            ([[0.5, -0.0101]], [[0.5, 1.0101]]),
-        )
-        for name in ("dice", "jaccard", "tversky", "focal_tversky")
-    ),
-    Domain("dice", "target", (REGION, None), ([[0.0, 1.01]], [[0, 1]]), ([[0.5, 1.0101]], [[0, 2]])),
-    Domain("dice", "target", (REGIONS, None), ([0, 1], [1, 1]), ([0, 2], [0, -1]), {"activation": "softmax"}),
-    Domain("dice", "smooth", ([REGION], [REGION]), (0, 2.5), (-1e-9, INF, NAN), always=True),
-    Domain("dice", "activation", ([REGION], [REGION]), (None, "sigmoid", "softmax"), ("relu", True), always=True),
-    Domain("tversky", "alpha", ([REGION], [REGION]), (0, 2.5), (-1e-9, INF, NAN), always=True),
-    Domain("focal_tversky", "gamma", ([REGION], [REGION]), (1e-9, 2.5), (0, INF, NAN), always=True),
     Domain("multi_margin", "target", (ROW, None), (0, 2), (3, -1, -100)),
     Domain("multi_margin", "p", (ROW, 1), (1, 2), (0, 3), always=True),
     Domain("multi_margin", "input", (None, 1), ([0.5, NAN, 2.0],), ()),
@@ -276,8 +259,7 @@ def _placed(domain: Domain, values: list[Any]) -> tuple[list[torch.Tensor], dict
         value = values[len(values) // 2]
         options[domain.argument] = (
             _tensor(value, domain.dtype)
-            if domain.argument.endswith(("weight", "quantiles", "alpha"))
-            and domain.name not in ("general_robust", "tversky")
+            if domain.argument.endswith(("weight", "quantiles", "alpha")) and domain.name != "general_robust"
             else value
         )
     columns = [values if o is None else [o] * len(values) for o in domain.operands]

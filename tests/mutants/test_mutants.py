@@ -167,10 +167,12 @@ def test_every_loss_with_a_formula_is_a_subject():
             "log_cosh",
             "triplet_margin",
             "triplet_margin_with_distance",
+            *REGIONS,  # of which test_regions.py states the domains
         ):
             assert any(domain.name == loss.name for domain in DOMAINS)  # of values, which these take all
 
 
+REGIONS = ("dice", "jaccard", "tversky", "focal_tversky")
 SUBJECTS = {subject.module.rpartition(".")[2]: subject for subject in subjects()}
 MANY = {"margins": 200, "adamax": 50}
 

@@ -1,0 +1,86 @@
+"""The losses of regions reject probabilities, labels and shapes that do not fit, and say what they count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import piste
+from piste.errors import PisteError
+from piste.explain import explain
+
+F = piste.losses.functional
+FUNCTIONS = (F.dice_loss, F.jaccard_loss, F.tversky_loss, F.focal_tversky_loss)
+X, Y = torch.tensor([[[0.25, 0.75], [1.0, 0.0]]]), torch.tensor([[[0, 1], [1, 0]]])
+LOGITS, CLASSES = torch.tensor([[[3.0, -2.0], [0.5, 1.0]]]), torch.tensor([[0, 1]])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_probabilities_and_labels_from_the_bound_on_are_rejected(function) -> None:
+    for value in (-0.01, 1.01, float("nan")):
+        function(X.double().clamp(value, 2) if value < 1 else X * value, Y)
+    off = X.clone()
+    off[0, 0, 1] = 1.0102
+    with pytest.raises(PisteError) as refusal:
+        function(off, Y)
+    assert "`input` must be in [0, 1]; received 1.01" in str(refusal.value)
+    assert 'at (0, 0, 1). Help: give logits with activation="sigmoid"' in str(refusal.value)
+    function(off, Y, check="off")
+    function(LOGITS, Y, activation="sigmoid")
+    with pytest.raises(PisteError, match=r"`target` must be in \[0, 1\]; received 2 at \(0, 0, 1\)"):
+        function(X, Y * 2)
+    with pytest.raises(PisteError, match="`target` must be in"):
+        function(LOGITS, Y * 2, activation="sigmoid")
+
+
+def test_class_indices_out_of_range_are_rejected() -> None:
+    with pytest.raises(
+        PisteError, match=r"class indices in \[0, 1\] for 2 classes; received 2 at \(0, 1\). Help: labels"
+    ):
+        F.dice_loss(LOGITS, CLASSES * 2, activation="softmax")
+    with pytest.raises(PisteError, match="received -1"):
+        F.dice_loss(LOGITS, CLASSES - 1, activation="softmax")
+    one_hot = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    assert F.dice_loss(X, CLASSES) == F.dice_loss(X, one_hot)
+
+
+def test_shapes_and_dtypes_that_do_not_fit_are_rejected() -> None:
+    for operands, words in (
+        ((X[0], Y[0]), r"must be \(N, C, d1, ...\); received \(2, 2\). Help: input.unsqueeze\(1\)"),
+        ((X, Y[..., :1]), r"hold class indices of shape \(1, 2\); received torch.int64 of shape \(1, 2, 1\)"),
+        ((X[:, :1], CLASSES), "must have the shape of `input`"),
+        ((Y, X), "received torch.int64. Help: the arguments look exchanged"),
+        ((Y, Y), "Help: input.float()"),
+    ):
+        with pytest.raises(PisteError, match=words):
+            F.dice_loss(*operands)
+    with pytest.raises(PisteError, match=r"`gamma` must be in \(0, inf\); received gamma=0"):
+        F.focal_tversky_loss(X, Y, gamma=0)
+    with pytest.raises(PisteError, match="`activation` must be None or"):
+        F.dice_loss(X, Y, activation="relu")
+
+
+def test_skipped_regions_do_not_count_in_the_mean() -> None:
+    target = torch.tensor([[[0, 0], [1, 0]]])
+    each = F.dice_loss(X, target, absent="skip", reduction="none")
+    assert each.tolist() == [[0.0, pytest.approx(0.0)]] and F.dice_loss(X, target, absent="skip") == each[0, 1]
+    assert F.dice_loss(X, target) == F.dice_loss(X, target, reduction="none").sum() / 2
+    assert F.dice_loss(X, target * 0, absent="skip").isnan()
+    assert F.dice_loss(X, target * 0, absent="skip", empty="zero") == 0
+    said = piste.losses.DiceLoss(absent="skip").explain_backend(X, target)
+    assert said == "DiceLoss: by the eager backend: regions without target are counted by torch operations"
+    assert "ignored: 1 of 2" in str(explain("dice", X, target, absent="skip"))
+
+
+def test_samples_of_a_batch_are_one_region_for_each_class() -> None:
+    x, y = torch.rand(3, 2, 4, 5), torch.randint(2, (3, 2, 4, 5))
+    together = F.jaccard_loss(x, y, batch=True, reduction="none")
+    assert together.shape == (2,)
+    for c in range(2):
+        p, t = x[:, c], y[:, c]
+        overlap = (p * t).sum()
+        torch.testing.assert_close(together[c], 1 - (overlap + 1) / (p.sum() + t.sum() - overlap + 1))
+
+
+def test_the_worked_region_has_its_value_by_hand() -> None:
+    assert "= 0.111111" in str(explain("dice", [[[0.5, 1.0, 0.0]]], [[[1, 1, 0]]]))  # 1 - (2 * 1.5 + 1) / (1.5 + 2 + 1)
