@@ -34,9 +34,7 @@ def test_probabilities_and_labels_from_the_bound_on_are_rejected(function) -> No
 
 
 def test_class_indices_out_of_range_are_rejected() -> None:
-    with pytest.raises(
-        PisteError, match=r"class indices in \[0, 1\] for 2 classes; received 2 at \(0, 1\)"
-    ):
+    with pytest.raises(PisteError, match=r"class indices in \[0, 1\] for 2 classes; received 2 at \(0, 1\)"):
         F.dice_loss(LOGITS, CLASSES * 2, activation="softmax")
     with pytest.raises(PisteError, match="received -1"):
         F.dice_loss(LOGITS, CLASSES - 1, activation="softmax")
