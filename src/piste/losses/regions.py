@@ -11,7 +11,7 @@ from ..engine import Bound, cast_result, compute_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import total
 from ..formula.words import exp, where
-from ..options import Choice, Flag, Number
+from ..options import Choice, Flag, Number, Option
 from .binary import GUARD, LABEL
 from .call import PreparedCall
 from .reduction import Reduction
@@ -27,7 +27,7 @@ PROBABILITY = Check(
     'give logits with activation="sigmoid" (labels that may overlap) or "softmax" (one class at each place)',
     GUARD,
 )
-COMMON = {
+COMMON: dict[str, Option] = {
     "activation": Choice(None, (None, "sigmoid", "softmax"), "the function that makes probabilities of the input"),
     "smooth": Number(1.0, "added to numerator and denominator"),
     "batch": Flag(False, "whether the samples of a batch are one region for each class"),
@@ -220,7 +220,7 @@ class JaccardLoss(RegionLoss):
         return 1 - share(overlap + smooth, total(p) + total(y) - overlap + smooth)
 
 
-TVERSKY = {
+TVERSKY: dict[str, Option] = {
     **COMMON,
     "alpha": Number(0.5, "the weight of false positives"),
     "beta": Number(0.5, "the weight of false negatives"),
