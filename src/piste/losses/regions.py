@@ -59,7 +59,14 @@ class RegionLoss(RowwiseLoss):
 
     @classmethod
     def rows(
-        cls, operands: tuple[Any, ...], check: str, *, activation: str | None, batch: bool, absent: str, **options: Any
+        cls,
+        operands: tuple[Any, ...],
+        check: str,
+        *,
+        activation: str | None = None,
+        batch: bool = False,
+        absent: str = "count",
+        **options: Any,
     ) -> Rows:
         """Return the places of each region as a row."""
         name = cls.__name__
