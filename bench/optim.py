@@ -258,7 +258,7 @@ def training_table(found: list[dict[str, Any]]) -> Iterator[str]:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m bench optim", description=__doc__)
-    everything = list(piste.optim.OPTIMIZERS)
+    everything = [name for name, cls in piste.optim.OPTIMIZERS.items() if cls.elementwise]  # of tensors of any shape
     parser.add_argument("--optimizers", type=listed, default=everything, help="names, separated by commas")
     parser.add_argument(
         "--workloads", type=lambda t: [w for w in WORKLOADS if any(x in w for x in listed(t))], default=list(WORKLOADS)

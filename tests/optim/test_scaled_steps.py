@@ -84,11 +84,10 @@ def test_a_bad_step_on_the_device_changes_no_bit_and_is_counted(name, as_on_gpu)
 
 def test_finite_gradients_with_an_infinite_norm_are_no_bad_step(as_on_gpu):
     weights, optimizer = make("SGD", nonfinite="skip", lr=1e-39)
-    for w in weights:
-        w.grad = torch.full_like(w, 3e38)
+    weights[0].grad = torch.full_like(weights[0], 3e38)
     before = weights[0].detach().clone()
     optimizer.step()
-    assert optimizer.grad_norm.isinf() or weights[0].dtype == torch.float64
+    assert optimizer.grad_norm.isinf()
     assert optimizer.skipped == 0 and not torch.equal(weights[0], before)
 
 

@@ -2,6 +2,7 @@
 
 from .backend import register
 from .cpu.backend import CpuBackend
+from .cpu.sum_of_squares import sum_of_squares
 from .eager.loss import cast_result, compute_dtype, values
 from .eager.step import step as step_eagerly
 from .gpu.backend import GpuBackend
@@ -41,6 +42,7 @@ __all__ = [
     "register",
     "step_eagerly",
     "step_matrices_eagerly",
+    "sum_of_squares",
     "values",
 ]
 

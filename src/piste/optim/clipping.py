@@ -5,6 +5,7 @@ The gradients are only read. The factor of the clipping is a number of the step,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine import sum_of_squares
 from ..errors import InvalidValue
 
 __all__ = [
@@ -38,9 +40,15 @@ def reduces_gradients(group: Mapping[str, Any]) -> bool:
 def total_norm(gradients: Sequence[Tensor], order: float = 2.0) -> Tensor:
     """Return a norm of all gradients as one vector, a 0-d tensor on the device of the first.
 
-    16-bit gradients are reduced in float32. The norm of sharded gradients is that of all shards.
+    Dense gradients on the CPU are read once, by a kernel that adds in float64; other 16-bit gradients are reduced in
+    float32. The norm of sharded gradients is that of all shards.
     """
     values = [*map(_values, gradients)]
+    squares, rest = sum_of_squares(values) if order == 2.0 else (0.0, values)
+    if len(rest) < len(values):
+        wide = torch.float64 if any(g.dtype == torch.float64 for g in values) else torch.float32
+        others = total_norm(rest).item() if rest else 0.0
+        return torch.tensor(math.hypot(math.sqrt(squares), others), dtype=wide)
     narrow = [torch.linalg.vector_norm(g, order, dtype=torch.float32) for g in values if g.dtype in _NARROW]
     norm = torch.nn.utils.get_total_norm([*(g for g in values if g.dtype not in _NARROW), *narrow], order)
     return _whole(norm)

@@ -14,6 +14,7 @@ __all__ = [
     "IsOneBlock",
     "LossNumbers",
     "LossTable",
+    "SquaresTable",
     "StepTable",
     "loss_table",
     "step_table",
@@ -90,6 +91,19 @@ class ImageTable(WorkTable):
     is_mean: int
     faults: int  # targets out of range
     count: int  # targets that are not ignored
+
+
+@words
+class SquaresTable(WorkTable):
+    """The table of the sum of squares."""
+
+    tensors: int  # address of the tensor of each block
+    starts: int  # address of the first element of each block
+    sizes: int  # address of the number of elements of each tensor
+    addresses: int  # address of the address of each tensor
+    kinds: int  # address of the dtype of each tensor, as numbered in the kernel
+    sums: int  # address of the sum of each block
+    total: float
 
 
 @words

@@ -1,0 +1,150 @@
+"""The options that every optimizer shares: what they add to a step, and the same done with PyTorch.
+
+A ratio is the other's time over Piste's: above 1, Piste is faster. PyTorch clips with `clip_grad_norm_` or
+`clip_grad_value_` before the best of its steps, and finds a bad step by the norm. `clip_grad_norm_`
+writes the gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import piste
+
+from .optim import FUSED, LR, WORKLOADS, parameters
+from .timing import in_turns, listed, machine, numbers, shown
+
+CLIPPING: dict[str, dict[str, Any]] = {
+    "max_norm": {"max_norm": 1.0},
+    "max_value": {"max_value": 0.5},
+    'nonfinite="skip"': {"nonfinite": "skip"},
+    "both": {"max_norm": 1.0, "nonfinite": "skip"},
+}
+PRECISIONS = ("plain", "kahan", "master", "stochastic")
+
+
+def torch_steps(name: str, params: list[Tensor], option: str) -> dict[str, Callable[[], object]]:
+    """The steps of torch.optim with the same done to the gradients by torch.nn.utils."""
+
+    def done(step: Callable[[], object]) -> Callable[[], object]:
+        def clipped() -> None:
+            if option == "max_value":
+                torch.nn.utils.clip_grad_value_(params, 0.5)
+            elif option == 'nonfinite="skip"':
+                norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+                if not math.isfinite(norm.item()):
+                    return
+            else:
+                torch.nn.utils.clip_grad_norm_(params, 1.0)
+            step()
+
+        return clipped
+
+    make = getattr(torch.optim, name)
+    found = {"foreach": done(make(params, lr=LR, foreach=True).step)}
+    if name in FUSED:
+        found["fused"] = done(make(params, lr=LR, fused=True).step)
+    return found
+
+
+def clipping_rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Each option against the same step without it, the norm alone, and PyTorch."""
+    for workload in arguments.workloads:
+        params = parameters(WORKLOADS[workload]())
+        gradients = [p.grad for p in params if p.grad is not None]
+        for name in arguments.optimizers:
+            make = piste.optim.OPTIMIZERS[name]
+            for option, options in CLIPPING.items():
+                sides: dict[str, Callable[[], object]] = {
+                    "piste": make(params, lr=LR, **options).step,
+                    "without": make(params, lr=LR).step,
+                    "norm": partial(torch.nn.utils.get_total_norm, gradients),
+                    **torch_steps(name, params, option),
+                }
+                for threads in arguments.threads:
+                    torch.set_num_threads(threads)
+                    seconds = in_turns(sides, rounds=arguments.rounds, budget=arguments.budget)
+                    yield {
+                        "workload": workload,
+                        "optimizer": name,
+                        "option": option,
+                        "threads": threads,
+                        "seconds": seconds,
+                    }
+
+
+def clipping_table(found: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of the table of clipping."""
+    yield "| tensors | optimizer | option | threads | Piste | over no option | best of torch | ratio |"
+    yield f"|{'---|' * 8}"
+    for row in found:
+        s = row["seconds"]
+        theirs = min(s[side] for side in ("foreach", "fused") if side in s)
+        yield (
+            f"| {row['workload']} | {row['optimizer']} | {row['option']} | {row['threads']} | {shown(s['piste'])} "
+            f"| {s['piste'] / s['without']:.2f} | {shown(theirs)} | {theirs / s['piste']:.2f} |"
+        )
+
+
+def precision_rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A step of bfloat16 parameters in each precision, and torch's on the same."""
+    for workload in arguments.workloads:
+        params = [p.detach().to(torch.bfloat16).requires_grad_() for p in parameters(WORKLOADS[workload]())]
+        for p in params:
+            p.grad = torch.randn_like(p)
+        for name in arguments.optimizers:
+            make = piste.optim.OPTIMIZERS[name]
+            sides: dict[str, Callable[[], object]] = {
+                precision: make(params, lr=LR, precision=precision).step for precision in PRECISIONS
+            }
+            sides["torch"] = getattr(torch.optim, name)(params, lr=LR, foreach=True).step
+            for threads in arguments.threads:
+                torch.set_num_threads(threads)
+                seconds = in_turns(sides, rounds=arguments.rounds, budget=arguments.budget)
+                yield {"workload": workload, "optimizer": name, "threads": threads, "seconds": seconds}
+
+
+def precision_table(found: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of the table of precisions."""
+    yield f"| tensors | optimizer | threads | {' | '.join(PRECISIONS)} | torch, plain | ratio of plain |"
+    yield f"|{'---|' * (5 + len(PRECISIONS))}"
+    for row in found:
+        s = row["seconds"]
+        times = " | ".join(shown(s[precision]) for precision in PRECISIONS)
+        yield (
+            f"| {row['workload']} | {row['optimizer']} | {row['threads']} | {times} | {shown(s['torch'])} "
+            f"| {s['torch'] / s['plain']:.2f} |"
+        )
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("python -m bench options", description=__doc__)
+    parser.add_argument("--optimizers", type=listed, default=["SGD", "AdamW", "RMSprop"])
+    parser.add_argument(
+        "--workloads",
+        type=lambda t: [w for w in WORKLOADS if any(x in w for x in listed(t))],
+        default=["1 x 25M", "100 x (64,64)", "2000 x 32", "ResNet-18"],
+    )
+    parser.add_argument("--threads", type=numbers, default=sorted({1, torch.get_num_threads()}))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--budget", type=float, default=8.0, help="seconds a row may take")
+    parser.add_argument("--json", type=Path, help="write every measurement here")
+    arguments = parser.parse_args(argv)
+    head = f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}."
+    print(head, "", sep="\n", flush=True)
+    clipping = list(clipping_rows(arguments))
+    print("\n".join(clipping_table(clipping)), "", sep="\n", flush=True)
+    precision = list(precision_rows(arguments))
+    print("\n".join(precision_table(precision)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": head, "clipping": clipping, "precision": precision}, indent=1))
