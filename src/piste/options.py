@@ -232,7 +232,7 @@ class Numbers:
     @property
     def annotation(self) -> str:
         """The type in a stub."""
-        return f"tuple[{', '.join(['float'] * len(self.parts))}]"
+        return f"tuple[{', '.join(part.annotation for part in self.parts)}]"
 
     @property
     def range(self) -> str:
@@ -246,7 +246,7 @@ class Numbers:
     def check(self, name: str, value: Any) -> None:
         """Raise unless `value` is in the range."""
         if not isinstance(value, (tuple, list)) or len(value) != len(self.parts):
-            example = ", ".join(f"{part.default:g}" for part in self.parts)
+            example = ", ".join("None" if part.default is None else f"{part.default:g}" for part in self.parts)
             raise InvalidType(f"`{name}` must be {self.range}; received {name}={value!r}. Write {name}=({example}).")
         for i, part in enumerate(self.parts):
             part.check(f"{name}[{i}]", value[i])

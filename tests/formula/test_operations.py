@@ -14,6 +14,7 @@ import torch
 
 from piste.engine.cpu.dialect import numba
 from piste.engine.gpu.dialect import triton
+from piste.errors import InvalidValue
 from piste.formula import reductions, row_functions, words
 from piste.formula.differentiate import differentiate
 from piste.formula.evaluate import Evaluator, evaluate_gradient
@@ -71,6 +72,12 @@ ROWS: dict[str, Callable[[np.ndarray, int], Any]] = {
 }  # fmt: skip
 
 
+LINES: dict[str, Callable[[np.ndarray], Any]] = {
+    "row_total": lambda x: [[math.fsum(row)] for row in x],
+    "row_mean": lambda x: [[math.fsum(row) / len(row)] for row in x],
+    "column_total": lambda x: [[math.fsum(column) for column in x.T]],
+    "column_mean": lambda x: [[math.fsum(column) / len(column) for column in x.T]],
+}
 REDUCTIONS: dict[str, Callable[[np.ndarray], float]] = {
     "tensor_total": lambda x: math.fsum(x.flat),
     "tensor_mean": lambda x: math.fsum(x.flat) / x.size,
@@ -82,7 +89,7 @@ def points(first: list[Any], second: list[Any] | None) -> list[tuple[Any, ...]]:
 
 
 def test_every_operation_has_an_independent_statement_here() -> None:
-    assert {*ELEMENTWISE, *CONDITIONS, *ROWS, *REDUCTIONS, *ROUNDINGS, "where"} == set(OPERATIONS)
+    assert {*ELEMENTWISE, *CONDITIONS, *ROWS, *REDUCTIONS, *LINES, *ROUNDINGS, "where"} == set(OPERATIONS)
     assert all(operation.name == name for name, operation in OPERATIONS.items())
 
 
@@ -139,6 +146,22 @@ def test_a_reduction_agrees_with_plain_python_and_leaves_a_float_as_it_is(name: 
     assert apply(name, x).shape == ()
     assert apply(name, x).item() == pytest.approx(REDUCTIONS[name](x.numpy()), rel=1e-14)
     assert apply(name, 3.0) == 3.0
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_reduction_over_lines_agrees_with_plain_python_and_keeps_the_dimensions(name: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 5, dtype=torch.float64)
+    np.testing.assert_allclose(apply(name, x).numpy(), LINES[name](x.numpy()), rtol=1e-14)
+    assert apply(name, x.float()).dtype == torch.float32
+    assert apply(name, 3.0) == 3.0
+    line, word = name.split("_")
+    assert getattr(reductions, word)(Expr("input", "x"), over=line) is Expr(name, Expr("input", "x"))
+
+
+def test_reductions_reject_another_word_for_over() -> None:
+    with pytest.raises(InvalidValue, match='`over` must be "tensor", "row" or "column"; received over=\'rows\''):
+        reductions.mean(1.0, over="rows")
 
 
 def test_a_reduction_of_many_float32_numbers_has_the_accuracy_of_one() -> None:
@@ -212,7 +235,7 @@ def test_an_operation_without_factors_has_a_rule_or_is_rejected(name: str) -> No
         "hinges": lambda: row_functions.hinges(x, Expr("input", "l")),
         "log_softmax": lambda: row_functions.pick(row_functions.log_softmax(x), k),
     }.get(name, lambda: Expr(name, x))()
-    if name == "top" or name in REDUCTIONS:
+    if name == "top" or name in (*REDUCTIONS, *LINES):
         with pytest.raises(FormulaError, match=f"no derivative of the word `{name}` is known"):
             differentiate(value, [x], {"x"})
         return
@@ -254,6 +277,10 @@ PRINTED = {
     "where": "(b if a else c)",
     "tensor_total": "sum(a)",
     "tensor_mean": "mean(a)",
+    "row_total": "row sum(a)",
+    "row_mean": "row mean(a)",
+    "column_total": "column sum(a)",
+    "column_mean": "column mean(a)",
     "each": "a",
     "total": "sum(a)",
     "top": "max(a)",

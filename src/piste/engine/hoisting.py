@@ -57,6 +57,16 @@ def is_reduction(node: Expr) -> bool:
 
 
 @cache
+def reduces_over_lines(program: StepSpec) -> bool:
+    """Return whether a program reduces over rows or columns."""
+    try:
+        nodes = topological_order(*trace_step(program).results)
+    except FormulaError:  # no kernel can be made of it
+        return False
+    return any(node.op in OPERATIONS and OPERATIONS[node.op].kind == "line" for node in nodes)
+
+
+@cache
 def count_passes(program: StepSpec) -> int:
     """Return how many passes over its tensors a program takes: one, and one for each level of its reductions."""
     try:

@@ -39,7 +39,8 @@ class StepSpec:
     `element(p, g, buffers, scalars)` returns the new p and the new buffers of one element; `per_step` restates or
     adds scalars, in order, from the group's numbers and the counters (the step count `t` first), in double precision,
     once for a tensor. A per-step formula named like a counter is the counter's next value. Where `uses_position` is
-    True, the scalars of `element` include "position", the place of the element.
+    True, the scalars of `element` include "position", the place of the element. The number "epsilon" is the machine
+    epsilon of the parameter's dtype.
     """
 
     name: str
@@ -50,10 +51,12 @@ class StepSpec:
     per_step: Mapping[str, Callable[..., Any]]
     by_dtype: Mapping[torch.dtype, StepSpec] = field(default_factory=dict)  # of parameters that step in another way
     uses_position: bool = False
+    of_vectors: StepSpec | None = None  # the step of parameters of fewer than two dimensions, if it is another one
 
-    def of(self, dtype: torch.dtype) -> StepSpec:
-        """Return the step of parameters of a dtype."""
-        return self.by_dtype.get(dtype, self)
+    def of(self, p: torch.Tensor) -> StepSpec:
+        """Return the step of a parameter, which may depend on its dtype and on its dimensions."""
+        spec = self if self.of_vectors is None or p.dim() > 1 else self.of_vectors
+        return spec.by_dtype.get(p.dtype, spec)
 
     def scalars(
         self, numbers: Mapping[str, Any], counters: Mapping[str, Any], store: Callable[[str, Any], Any]

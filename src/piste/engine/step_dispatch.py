@@ -17,7 +17,7 @@ from ..errors import Unsupported
 from ..torch_internals import PLAIN_TYPES
 from .backend import Backend, FastStep, StepKernel, backends_of, forced_backend, warn_fallback
 from .eager import step as eager
-from .hoisting import count_passes
+from .hoisting import count_passes, reduces_over_lines
 from .specs import ParamState, StepSpec
 
 __all__ = ["StepPlan", "choose_backend", "describe_backends"]
@@ -41,7 +41,9 @@ def choose_backend(spec: StepSpec, state: ParamState, options: Mapping[str, Any]
         return None, "PISTE_BACKEND=eager asks for it"
     if spec in _failed:
         return None, _failed[spec]
-    spec = spec.of(state.p.dtype)
+    spec = spec.of(state.p)
+    if reduces_over_lines(spec):
+        return None, "its rule reduces over rows and columns, for which there is no kernel"
     reason = f"it is on {state.p.device.type}"
     for backend in backends_of(state.p.device.type):
         if forced is None or backend.name == forced:
@@ -57,7 +59,7 @@ def describe_backends(spec: StepSpec, states: Sequence[ParamState], options: Map
     count: dict[str, int] = {}
     for state in states:
         backend, why = choose_backend(spec, state, options)
-        passes = count_passes(spec.of(state.p.dtype))
+        passes = count_passes(spec.of(state.p))
         how = "all in one pass" if passes == 1 else f"all together, in {passes} passes"
         line = f"by the eager backend: {why}" if backend is None else f"by {backend.describe()}, {how}"
         count[line] = count.get(line, 0) + 1
@@ -116,7 +118,7 @@ class StepPlan:
         for i, state in states.items():
             backend, why = choose_backend(self.spec, state, self._options)
             if backend is not None:
-                key = backend.name, self.spec.of(state.p.dtype), backend.step_layout(state)
+                key = backend.name, self.spec.of(state.p), backend.step_layout(state)
                 groups.setdefault(key, (backend, []))[1].append(i)
             else:
                 self._accept_fallback(i, state, why)

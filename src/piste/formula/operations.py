@@ -19,7 +19,7 @@ from .rounding import noise, on_float, to_nearest, to_neighbour
 
 __all__ = ["OPERATIONS", "Operation", "apply", "divide", "power"]
 
-Kind = Literal["elementwise", "condition", "scalar", "row", "reduction"]
+Kind = Literal["elementwise", "condition", "scalar", "row", "reduction", "line"]
 Function = Callable[..., Any]
 
 
@@ -37,7 +37,8 @@ class Operation:
         derivatives: By each operand, a function of the result and the operands that returns the partial derivative.
             Empty where the derivative is 0. None where `differentiate` has a rule instead of a factor.
         kind: "elementwise" works on each entry; "condition" does so and gives true or false; "scalar" gives one value
-            for a row; "row" gives a value for each class; "reduction" gives one value for a tensor.
+            for a row; "row" gives a value for each class; "reduction" gives one value for a tensor;
+            "line" gives one for each of its rows or columns.
         registers: An estimate of the registers that machine code takes in between.
     """
 
@@ -155,6 +156,18 @@ def _tensor_mean(x: Tensor) -> Tensor:
     return x.mean() if x.device.type == "mps" else x.mean(dtype=torch.float64).to(x.dtype)
 
 
+def _line_total(dim: int) -> Function:
+    def on_tensors(x: Tensor) -> Tensor:
+        wide = x if x.device.type == "mps" else x.double()
+        return wide.sum(dim, keepdim=True).to(x.dtype)
+
+    return on_tensors
+
+
+def _line_mean(dim: int) -> Function:
+    return lambda x: _line_total(dim)(x) / x.shape[dim]
+
+
 def _total(x: Tensor) -> Tensor:
     return x.sum(-1)
 
@@ -249,8 +262,8 @@ def _of_row(name: str, kind: Kind, on_tensors: Function, text: str, **more: Any)
     return Operation(name, on_tensors, more.pop("on_floats", None), text, kind=kind, **more)
 
 
-def _of_tensor(name: str, on_tensors: Function, text: str) -> Operation:
-    return Operation(name, on_tensors, lambda x: x, text, kind="reduction")
+def _of_tensor(name: str, on_tensors: Function, text: str, kind: Kind = "reduction") -> Operation:
+    return Operation(name, on_tensors, lambda x: x, text, kind=kind)
 
 
 def _rounding(name: str, on_tensors: Function, operands: str = "{0}") -> Operation:
@@ -305,6 +318,10 @@ OPERATIONS: dict[str, Operation] = {
         _rounding("noise", noise, "{0}, {1}, {2}"),
         _of_tensor("tensor_total", _tensor_total, "sum({0})"),
         _of_tensor("tensor_mean", _tensor_mean, "mean({0})"),
+        _of_tensor("row_total", _line_total(-1), "row sum({0})", "line"),
+        _of_tensor("row_mean", _line_mean(-1), "row mean({0})", "line"),
+        _of_tensor("column_total", _line_total(-2), "column sum({0})", "line"),
+        _of_tensor("column_mean", _line_mean(-2), "column mean({0})", "line"),
         _of_row("each", "row", _each, "{0}", on_floats=lambda v: v),
         _of_row("total", "scalar", _total, "sum({0})"),
         _of_row("top", "scalar", _top, "max({0})"),

@@ -1,26 +1,32 @@
-"""The words of formulas that reduce over a tensor: the value is the same number for every element.
+"""The words of formulas that reduce: over a tensor, or over each of its rows or columns.
 
-A step that holds them runs in passes. Kernels reduce first, then compute what follows from the results, then step the
-elements. A formula only says the words.
+A step that reduces over a tensor runs in passes. Kernels reduce first, then compute the scalars that follow, then step
+the elements. Rows lie along the last dimension, columns along the one before it; a reduced dimension keeps size 1. The
+eager backend runs steps that reduce over rows or columns.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from ..errors import InvalidValue
 from .operations import apply
 
 __all__ = ["mean", "norm", "total"]
 
 
-def total(x: Any) -> Any:
-    """Return the sum over all elements of a tensor.
+def total(x: Any, over: str = "tensor") -> Any:
+    """Return the sum over all elements of a tensor, or of each of its rows or columns.
 
     Args:
         x: A number, which is a tensor of one element; a tensor; or an expression.
+        over: "tensor", "row" or "column".
 
     Returns:
-        A number, a 0-d tensor or an expression.
+        A number, a tensor or an expression.
+
+    Raises:
+        InvalidValue: `over` is another word.
 
     Example:
         >>> import torch
@@ -28,17 +34,21 @@ def total(x: Any) -> Any:
         >>> total(torch.tensor([1.0, 2.0]))
         tensor(3.)
     """
-    return apply("tensor_total", x)
+    return apply(f"{_checked(over)}_total", x)
 
 
-def mean(x: Any) -> Any:
-    """Return the mean over all elements of a tensor.
+def mean(x: Any, over: str = "tensor") -> Any:
+    """Return the mean over all elements of a tensor, or of each of its rows or columns.
 
     Args:
         x: A number, which is a tensor of one element; a tensor; or an expression.
+        over: "tensor", "row" or "column".
 
     Returns:
-        A number, a 0-d tensor or an expression.
+        A number, a tensor or an expression.
+
+    Raises:
+        InvalidValue: `over` is another word.
 
     Example:
         >>> import torch
@@ -46,17 +56,21 @@ def mean(x: Any) -> Any:
         >>> mean(torch.tensor([1.0, 2.0]))
         tensor(1.5000)
     """
-    return apply("tensor_mean", x)
+    return apply(f"{_checked(over)}_mean", x)
 
 
-def norm(x: Any) -> Any:
-    """Return the 2-norm of a tensor.
+def norm(x: Any, over: str = "tensor") -> Any:
+    """Return the 2-norm of a tensor, or of each of its rows or columns.
 
     Args:
         x: A number, which is a tensor of one element; a tensor; or an expression.
+        over: "tensor", "row" or "column".
 
     Returns:
-        A number, a 0-d tensor or an expression.
+        A number, a tensor or an expression.
+
+    Raises:
+        InvalidValue: `over` is another word.
 
     Example:
         >>> import torch
@@ -64,4 +78,10 @@ def norm(x: Any) -> Any:
         >>> norm(torch.tensor([3.0, 4.0]))
         tensor(5.)
     """
-    return apply("sqrt", total(x * x))
+    return apply("sqrt", total(x * x, over))
+
+
+def _checked(over: str) -> str:
+    if over not in ("tensor", "row", "column"):
+        raise InvalidValue(f'`over` must be "tensor", "row" or "column"; received over={over!r}.')
+    return over

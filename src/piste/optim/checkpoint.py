@@ -260,7 +260,7 @@ def _check_state(cls: Any, index: Any, p: Tensor, state: Any) -> None:
             f"this checkpoint is not one of {cls.__name__}: parameter {index} has {_join_names(state)}, "
             f"where {cls.__name__} keeps {_join_names(known) or 'nothing'}."
         )
-    always = [key for key, buffer in cls.buffers.items() if buffer.when is None]
+    always = [key for key, buffer in cls.buffers.items() if buffer.when is None and buffer.exists(p.dim(), {})]
     missing = [key for key in always if state and state.get(key) is None]
     if missing:
         raise InvalidValue(
@@ -269,10 +269,11 @@ def _check_state(cls: Any, index: Any, p: Tensor, state: Any) -> None:
         )
     for key in (*cls.buffers, *TENSORS.values()):
         value = state.get(key)
-        if isinstance(value, Tensor) and value.shape != p.shape:
+        expected = cls.buffers[key].shape_for(p) if key in cls.buffers else p.shape
+        if isinstance(value, Tensor) and value.shape != expected:
             raise InvalidValue(
                 f"`{key}` of parameter {index} has shape {tuple(value.shape)} in the checkpoint; the parameter has "
-                f"{tuple(p.shape)}. {OTHER_ORDER}"
+                f"{tuple(expected)}. {OTHER_ORDER}"
             )
 
 

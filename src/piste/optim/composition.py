@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from ..engine import MatrixSpec, ParamState, StepSpec, describe_backends, describe_matrix_backends, parameters
@@ -24,8 +26,11 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
     key = (kept, decay, clips, bool(group["maximize"]), group["convention"], group["precision"], *flags.values())
     spec = cls._specs.get(key)
     if spec is None:
-        spec = compose(cls, kept, decay, bool(group["maximize"]), flags, clips, rules)
+        of_dims = [tuple(b.letter for b in cls.buffers.values() if b.exists(dims, group)) for dims in (2, 1)]
+        spec, vectors = (compose(cls, x, decay, bool(group["maximize"]), flags, clips, rules) for x in of_dims)
         if isinstance(spec, StepSpec):
+            if isinstance(vectors, StepSpec) and of_dims[0] != of_dims[1]:
+                spec = replace(spec, of_vectors=vectors)
             spec = with_precision(spec, group["precision"])
         cls._specs[key] = spec
     return spec
@@ -76,7 +81,7 @@ def compose(
     Raises:
         FormulaError: Tracing the formula raises it if `update` returns another number of buffers than declared.
     """
-    has_rate = rules is not None and rules.has_rate
+    has_rate = cls.has_rate or (rules is not None and rules.has_rate)
     letters = [b.letter for b in cls.buffers.values()]
     if cls.matrix is None and "weight_decay" in parameters(cls.update):  # the rule decays the weights itself
         decay = ""
@@ -84,6 +89,8 @@ def compose(
     numbers = tuple(
         letter for n, o in cls.options.items() for letter, _ in o.letters(n, o.default if o.default is not None else 0)
     )
+    if "epsilon" in chain.from_iterable(map(parameters, cls.per_step.values())):
+        numbers += ("epsilon",)
     counters = ("t", *(c.letter for c in cls.counters.values()))
 
     def descent(p: Any, g: Any, scalars: Mapping[str, Any]) -> Any:

@@ -80,6 +80,7 @@ class Optimizer(torch.optim.Optimizer):
     group_constants: ClassVar[Mapping[str, Any]] = {}  # entries of a param group that are no arguments
     optional_in_checkpoint: ClassVar[tuple[str, ...]] = ("decoupled_weight_decay",)  # missing in old ones
     decay_option: ClassVar[str] = ""  # an option that decays the weights, like decoupled weight decay
+    has_rate: ClassVar[bool] = False  # whether the step of the rule contains the learning rate
     counts_steps: ClassVar[bool] = True  # whether checkpoints have a "step"
     state_from_start: ClassVar[bool] = False  # create state at construction, not at the first step
     sparse_safe: ClassVar[bool] = False  # entries without a gradient don't change: allows sparse gradients

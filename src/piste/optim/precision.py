@@ -53,7 +53,9 @@ def with_precision(spec: StepSpec, precision: str) -> StepSpec:
     """Return a step with the steps of 16-bit parameters in a precision."""
     if precision == "plain":
         return spec
-    return replace(spec, by_dtype={dtype: _composed(spec, precision, word) for dtype, word in NARROW.items()})
+    by_dtype = {dtype: _composed(spec, precision, word) for dtype, word in NARROW.items()}
+    of_vectors = None if spec.of_vectors is None else with_precision(spec.of_vectors, precision)
+    return replace(spec, by_dtype=by_dtype, of_vectors=of_vectors)
 
 
 def _composed(spec: StepSpec, precision: str, word: str) -> StepSpec:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,16 +24,32 @@ class Buffer:
         letter: The name in the formula.
         when: The option that must be on for the buffer to exist; None for a buffer that always exists.
         start: The initial value: a number, or the name of an option.
+        shape: "all" for the shape of the parameter. "rows" or "columns" for a number per row or column of a parameter
+            with two or more dimensions, and "vectors" for the shape of a parameter with fewer; others lack the buffer.
 
     Example:
         >>> from piste.optim import Buffer
         >>> Buffer("b", when="momentum")
-        Buffer(letter='b', when='momentum', start=0.0)
+        Buffer(letter='b', when='momentum', start=0.0, shape='all')
     """
 
     letter: str
     when: str | None = None
     start: float | str = 0.0
+    shape: Literal["all", "rows", "columns", "vectors"] = "all"
+
+    def exists(self, dims: int, group: Mapping[str, Any]) -> bool:
+        """Return whether a parameter of a number of dimensions has the buffer."""
+        return (self.when is None or bool(group[self.when])) and (
+            self.shape == "all" or (dims > 1) != (self.shape == "vectors")
+        )
+
+    def shape_for(self, p: Tensor) -> tuple[int, ...]:
+        """Return the shape of the buffer of a parameter."""
+        shape = list(p.shape)
+        if self.shape in ("rows", "columns") and p.dim() > 1:
+            shape[-1 if self.shape == "rows" else -2] = 1
+        return tuple(shape)
 
 
 def as_buffer(declared: str | Buffer) -> Buffer:
@@ -59,7 +75,7 @@ def existing_state(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> Param
 def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the buffers and counters of a parameter, in the order of the rule."""
     rule = optimizer.rule_of(group)
-    kept = {key: b for key, b in rule.buffers.items() if b.when is None or group[b.when]}
+    kept = {key: b for key, b in rule.buffers.items() if b.exists(p.dim(), group)}
     mode = group["precision"] if precision.is_narrow(p, group) else "plain"
     state = optimizer._state[p] if rule.counts_steps or kept or mode != "plain" else {}
     device = p.device if _counts_on_device(group) else "cpu"
@@ -71,9 +87,7 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
         counters.append(_entry(state, key, partial(torch.full_like, like, _start(counter, group))))
     is_first = any(state.get(key) is None for key in kept)
     dtype = precision.state_dtype(p, group)
-    buffers = [
-        _entry(state, key, partial(_filled_like, p, _start(buffer, group), dtype)) for key, buffer in kept.items()
-    ]
+    buffers = [_entry(state, key, partial(_first_value, buffer, p, group, dtype)) for key, buffer in kept.items()]
     if not rule.counts_steps:  # t isn't saved; it only has to be 1 at the first step alone
         counters.insert(0, like.clone() if is_first else torch.ones_like(like))
     for key in precision.tensors_of(mode):
@@ -94,6 +108,11 @@ def gradient(cls: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor:
             dense, and the rule takes sparse ones only.
     """
     g: Any = p.grad
+    if p.is_complex() and any(b.shape != "all" for b in cls.buffers.values()):
+        raise Unsupported(
+            f"{cls.__name__} does not support complex parameters; received one of shape {tuple(p.shape)}. Help: "
+            "optimize its real and imaginary parts as two parameters."
+        )
     if not g.is_sparse:
         if cls.sparse_only:
             raise Unsupported(
@@ -135,6 +154,13 @@ def _entry(state: dict[str, Any], key: str, make: Callable[[], Tensor]) -> Tenso
     elif value.is_sparse:  # in torch.optim, SGD keeps the momentum of a sparse gradient sparse
         value = state[key] = value.to_dense()
     return value
+
+
+def _first_value(buffer: Buffer, p: Tensor, group: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
+    start = _start(buffer, group)
+    if buffer.shape in ("rows", "columns"):
+        return torch.full_like(p.sum(-1 if buffer.shape == "rows" else -2, keepdim=True), start, dtype=dtype)
+    return _filled_like(p, start, dtype)
 
 
 def _filled_like(p: Tensor, start: float, dtype: torch.dtype) -> Tensor:

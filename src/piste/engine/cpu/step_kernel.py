@@ -290,6 +290,7 @@ class StepKernel:
         sizes = [real_size(slot.p) for slot in slots]
         self.elements = sum(sizes)
         self._names = program.numbers
+        self._epsilon = torch.finfo(getattr(torch, layout.columns[0])).eps
         items, ends = _shared_out(sizes, SHARES_OF_SUMS if sums else torch.get_num_threads())
         self.gradients = array("q", bytes(8 * len(slots)))
         self.numbers = array("d", bytes(8 * len(program.numbers)))
@@ -319,7 +320,7 @@ class StepKernel:
 
     def set_numbers(self, numbers: Mapping[str, Any]) -> None:
         """Write the numbers of the group, such as lr, where the kernel reads them."""
-        self.numbers[:] = array("d", [numbers[name] for name in self._names])
+        self.numbers[:] = array("d", [self._epsilon if name == "epsilon" else numbers[name] for name in self._names])
 
     def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         """Step the tensors, given the addresses of their gradients and the numbers of the group."""

@@ -41,11 +41,12 @@ def step(
     grad_scale: Any = numbers.get("grad_scale")
     numbers = {n: _plain(x, differentiable, on_device) for n, x in numbers.items() if n not in _AMP}
     for slot in slots:
-        spec = program.of(slot.p.dtype)
+        spec = program.of(slot.p)
+        known = {**numbers, "epsilon": torch.finfo(slot.p.dtype).eps} if "epsilon" in spec.numbers else numbers
         if grad_scale is not None:
             slot = replace(slot, g=slot.g.to(_COMPUTE.get(slot.g.dtype, slot.g.dtype)) / grad_scale.to(slot.g.device))
         before = [] if found_inf is None else [(x, x.clone()) for x in (slot.p, *slot.buffers, *slot.counters)]
-        scalars = spec.scalars(*_counted(spec, slot, numbers, on_device or differentiable))
+        scalars = spec.scalars(*_counted(spec, slot, known, on_device or differentiable))
         if spec.uses_position:
             scalars["position"] = positions([slot.p, *(() if slot.g.is_sparse else (slot.g,)), *slot.buffers])
         if slot.g.is_sparse:
