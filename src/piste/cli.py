@@ -82,6 +82,10 @@ def compare(
     validation: Annotated[
         str | None, typer.Option(help="A file with the columns of data.csv whose rows judge, instead of a split.")
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="seeds: every seed draws its own split of a table or a built-in task; fixed: all use one."),
+    ] = None,
     drop: Annotated[
         list[str] | None, typer.Option(help="A column of data.csv to leave out; may be given again for others.")
     ] = None,
@@ -193,7 +197,7 @@ def compare(
                 made, optimizers=read_names(optimizers), losses=read_names(losses), epochs=epochs, steps=steps,
                 seed=seed, seeds=seeds, lr=read_rates(lr), trials=trials, search=read_search(search), out=out,
                 fresh=fresh, budget=budget, tuned=tuned, storage=storage, jobs=jobs, ray=ray, track=read_names(track),
-                practical=practical, progress=True,
+                practical=practical, split=split, progress=True,
             )  # fmt: skip
         except UnsavedReport as unsaved:
             _show(unsaved.comparison)

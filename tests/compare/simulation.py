@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from piste.compare.analysis.differences import Evidence, compare_with_best
+from piste.compare.analysis.differences import compare_with_best
+from piste.compare.analysis.evidence import Evidence
 from piste.compare.results import LEVEL
 
 KINDS = (

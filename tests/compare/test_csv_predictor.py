@@ -51,6 +51,7 @@ def test_the_median_run_of_the_recommended_candidate_is_repeated(fitted, target)
     assert comparison.verdict.recommendation.startswith(f"Recommended: {training['optimizer']};")
     runs = {r.seed: r.metrics[-1] for r in comparison.results if r.candidate == training["optimizer"]}
     assert training["value"] == runs[training["seed"]] == sorted(runs.values())[1]
+    task = task.of_seed(training["seed"])
     with torch.no_grad():
         assert task.metric.value(predictor.model(task.validation[0]), task.validation[1]) == training["value"]
 

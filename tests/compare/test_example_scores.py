@@ -40,15 +40,15 @@ def noisy_logits(count, seed):
 
 def test_a_mean_over_examples_keeps_the_score_of_each():
     logits, target = noisy_logits(200, 0)
-    assert example_scores(METRICS["accuracy"], logits, target) == (logits.argmax(1) == target).double().tolist()
+    assert example_scores(METRICS["accuracy"], logits, target) == ((logits.argmax(1) == target).double().tolist(), [])
 
 
 def test_a_large_validation_set_keeps_a_fixed_sample():
     logits, target = noisy_logits(MAX_SCORES + 5000, 0)
     hits = Metric("index", lambda output, target: torch.arange(len(target)), "max")
-    kept = example_scores(hits, logits, target)
+    kept, _ = example_scores(hits, logits, target)
     assert len(kept) == MAX_SCORES == len(set(kept))
-    assert kept == example_scores(hits, logits, target) == sorted(kept)
+    assert kept == example_scores(hits, logits, target)[0] == sorted(kept)
     assert max(kept) > MAX_SCORES
 
 
@@ -58,7 +58,7 @@ def test_pseudo_values_vary_as_the_metric_does_over_new_examples(function):
     values, errors = [], []
     for seed in range(300):
         output, target = noisy_logits(250, seed)
-        pseudo = example_scores(metric, output, target)
+        pseudo, _ = example_scores(metric, output, target)
         assert len(pseudo) == JACKKNIFE_GROUPS
         values.append(metric.value(output, target))
         errors.append(np.std(pseudo, ddof=1) / JACKKNIFE_GROUPS**0.5)
@@ -69,8 +69,8 @@ def test_pseudo_values_vary_as_the_metric_does_over_new_examples(function):
 def test_a_metric_that_fails_without_a_group_keeps_nothing():
     output, target = noisy_logits(4, 1)
     target = torch.tensor([1, 0, 0, 0])
-    assert example_scores(Metric("auc", auc, "max"), output, target) == []
-    assert example_scores(Metric("f1", f1, "max"), output[:1], target[:1]) == []
+    assert example_scores(Metric("auc", auc, "max"), output, target) == ([], [])
+    assert example_scores(Metric("f1", f1, "max"), output[:1], target[:1]) == ([], [])
 
 
 def test_packing_keeps_every_float32():

@@ -8,7 +8,7 @@ import torch
 
 import piste
 from piste.compare import compare_task
-from piste.compare.analysis.differences import Evidence
+from piste.compare.analysis.evidence import Evidence
 from piste.compare.analysis.recommendation import code_to_paste, recommend
 from piste.compare.analysis.summary import _judged_rate
 from piste.compare.analysis.verdict import decide

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from piste.compare.analysis.differences import Evidence, compare_with_best
+from piste.compare.analysis.differences import compare_with_best
+from piste.compare.analysis.evidence import Evidence
 from piste.compare.analysis.verdict import decide
 
 

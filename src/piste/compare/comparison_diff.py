@@ -17,7 +17,7 @@ from .metrics import METRICS
 from .report.files import RESULTS_FILE, to_json_data
 from .report.tables import format_bytes, format_change, format_number, format_seconds, markdown_lines
 from .results import LEVEL, Result, Summary
-from .training.example_scores import pack_scores, unpack_scores
+from .training.example_scores import pack_scores, unpack_examples, unpack_scores
 
 OUTCOMES = ("better", "worse", "equal", "undecided", "identical")
 HASHED = ("one hash", "another hash")
@@ -179,7 +179,9 @@ def _result(record: Mapping[str, Any]) -> Result:
     values = {key: value for key, value in record.items() if key in names}
     for key in ("losses", "metrics"):
         values[key] = [math.nan if value is None else value for value in values[key]]
-    return Result(**{**values, "scores": unpack_scores(record.get("scores") or NO_SCORES)})
+    values["scores"] = unpack_scores(record.get("scores") or NO_SCORES)
+    values["examples"] = unpack_examples(record.get("examples") or NO_SCORES)
+    return Result(**values)
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -41,7 +41,8 @@ class Data:
     Batches made here are all full: the examples left over at the end of an epoch are skipped, because a full step on
     three examples shows as a jump in every curve. The order changes with each epoch, so every example is used. A
     DataLoader keeps its last batch, unless it holds a single example and the model has batch normalization
-    (`skips_single`), which needs two.
+    (`skips_single`), which needs two. `examples` are the numbers of the validation examples, where seeds have splits of
+    their own.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Data:
         device: torch.device,
         objective: Objective | None = None,
         skips_single: bool = False,
+        examples: Any = None,
     ) -> None:
         self._objective = objective = objective or Objective()
         self._train = _open_source(train, "training", batch_size, device, objective)
@@ -61,7 +63,9 @@ class Data:
         held_out = _open_source(validation, "validation", max(batch_size, TRAINING_SAMPLE_SIZE), device, objective)
         self.validation = list(held_out.in_order())
         self.validation_size = sum(map(count_examples, self.validation))
+        self.examples = None if examples is None else _check_numbers(examples, self.validation_size)
         self.quick_validation = _random_subset(self.validation, QUICK_VALIDATION_SIZE)
+        self.evaluated_examples = sum(map(count_examples, (*self.training_sample, *self.quick_validation)))
         self.device = device
 
     @functools.cached_property
@@ -89,8 +93,7 @@ class Data:
 
     def evaluation_steps(self, steps: int) -> list[int]:
         """Return the steps at which a run of `steps` steps is evaluated, including the start and the end."""
-        examples = sum(map(count_examples, (*self.training_sample, *self.quick_validation)))
-        affordable = int(EVALUATION_SHARE * 3 * steps * self._train.examples_per_step() / examples)
+        affordable = int(EVALUATION_SHARE * 3 * steps * self._train.examples_per_step() / self.evaluated_examples)
         count = min(max(affordable, MIN_EVALUATIONS), MAX_EVALUATIONS)
         return sorted({round(i * steps / count) for i in range(count + 1)})
 
@@ -119,6 +122,16 @@ def _random_subset(batches: list[Batch], count: int) -> list[Batch]:
     sizes = itertools.accumulate(count_examples(batches[at]) for at in order)
     chosen = [at for at, so_far in zip(order, sizes, strict=True) if so_far <= count] or order[:1]
     return [batches[at] for at in sorted(chosen)]
+
+
+def _check_numbers(examples: Any, count: int) -> torch.Tensor:
+    numbers = torch.as_tensor(examples)
+    if numbers.is_floating_point() or numbers.shape != (count,):
+        raise InvalidValue(
+            f"`examples` must hold the number of each of the {count} validation examples; received "
+            f"{numbers.dtype} of shape {tuple(numbers.shape)}."
+        )
+    return numbers.long()
 
 
 def _open_source(

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from ..errors import InvalidValue
 from .candidates import Candidate, make_candidates
 from .data import Data
 from .identity import digest
 from .metrics import Metric, as_metrics
+from .splits import Part, choose_split, open_data
 from .task import Task, check_whole_number
 from .training.first_batch import check_on_first_batch
 from .training.random_state import RandomState
@@ -58,11 +57,44 @@ class Plan:
     also: Sequence[Metric] = ()
     tuned: bool = False
     extends: bool = False
+    _parts: dict[int, Part] = field(default_factory=dict, repr=False)
 
     @property
     def searches(self) -> bool:
         """Whether learning rates are searched."""
         return self.trials > 1
+
+    @property
+    def splits(self) -> bool:
+        """Whether every seed has its own split into training and validation data."""
+        return self.task.resplit is not None
+
+    def part(self, seed: int) -> Part:
+        """Return the task, the data and the metrics of the runs with this seed.
+
+        Raises:
+            InvalidValue: If the rows can't be split with this seed.
+        """
+        first = Part(self.task, self.data, self.metric, self.also)
+        if not self.splits or seed == self.seeds[0]:
+            return first
+        if seed not in self._parts:
+            self._parts[seed] = first.of_seed(seed)
+        return self._parts[seed]
+
+    def check_splits(self) -> None:
+        """Split the data with every seed, of the searches as well.
+
+        Raises:
+            InvalidValue: If one of the splits is not possible.
+        """
+        for number, seed in enumerate(self.seeds if self.splits else ()):
+            self.part(seed)
+            if self.searches:
+                self.part(self.seed_of_search(number))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_parts": {}}  # another process makes those that it needs
 
     def seed_of_search(self, number: int) -> int:
         """Return the seed of the search for the seed with index `number`; never used for a final run."""
@@ -98,6 +130,7 @@ class Plan:
                 for c in self.candidates
             ],
             "fingerprint": dict(self.fingerprint),
+            **({"split": "seeds"} if self.splits else {}),
             **({} if self.task.device is None else {"device": str(self.task.device)}),
             **({} if self.budget is None else {"budget": self.budget}),
             **({"search": {name: list(values) for name, values in self.search.items()}} if self.search else {}),
@@ -119,6 +152,7 @@ class Plan:
             f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {self.steps} steps each"
             f"{f', each after its own search over {self.trials} {varied}' * self.searches}; "
             f"ranked by {self.metric.name} on {self.data.validation_size} validation examples"
+            f"{', which every seed draws' * self.splits}"
         )
 
 
@@ -136,6 +170,7 @@ def make_plan(
     budget: float | None = None,
     search: Any = None,
     loop: Any = None,
+    split: Any = None,
 ) -> Plan:
     """Resolve every name and check the model, losses, metric and optimizers on one batch.
 
@@ -157,6 +192,7 @@ def make_plan(
         raise InvalidValue(
             "`search` requires --trials (trials=): the number of configurations to try for each candidate."
         )
+    task = choose_split(task, split, seed)
     losses = task.loss if losses is None else losses
     optimizers = task.optimizers if optimizers is None else optimizers
     loop = task.loop if loop is None else loop
@@ -165,11 +201,7 @@ def make_plan(
     candidates = None
     if losses is not None or own_loss is not None:
         candidates = make_candidates(optimizers, losses, lr, search, own_loss, loop)
-    model = task.new_model(seed)
-    data = Data(
-        task.train, task.validation, task.batch_size, next(model.parameters()).device, task.objective,
-        skips_single=any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()),
-    )  # fmt: skip
+    data = open_data(task, task.new_model(seed))
     task.initialize_with(data.training_sample[0])
     if candidates is None:
         target = data.training_sample[0][1]
@@ -193,6 +225,7 @@ def _fingerprint(task: Task, data: Data, metrics: Sequence[Metric]) -> dict[str,
         "model": digest(start, None if task.fixed_weights else task.model),
         "training data": digest(task.train, data.training_sample),
         "validation data": digest(data.validation),
+        **({} if task.resplit is None else {"split": digest(task.resplit)}),
         "metric": digest(*((metric.function, metric.finish) for metric in metrics)),
         "training step": digest(task.training_step),
         "validation step": digest(task.validation_step),

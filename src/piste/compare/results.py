@@ -24,6 +24,7 @@ class Result:
         metrics: Validation metric.
         scores: The metric's score of each validation example at the end of a final run (a fixed sample of a large
             validation set), or the jackknife pseudo-values of a metric that is a single number; see `example_scores`.
+        examples: The number of the example behind each score, where seeds have splits of their own; else empty.
         step_seconds: Median time of a training step.
         seconds: Time of the whole run.
         path: The weights at every evaluation, for models with at most two.
@@ -43,6 +44,7 @@ class Result:
     losses: list[float] = field(default_factory=list)
     metrics: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+    examples: list[int] = field(default_factory=list)
     step_seconds: float = math.nan
     seconds: float = math.nan
     state_bytes: int = 0

@@ -47,6 +47,7 @@ def compare_task(
     ray: str | None = None,
     track: Any = None,
     practical: float | None = None,
+    split: Any = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Compare optimizers and losses on a `Task`.
@@ -72,6 +73,8 @@ def compare_task(
         ray: The address of a Ray cluster.
         track: The trackers.
         practical: The largest difference without practical meaning.
+        split: "seeds" if every seed draws its own split into training and validation data, or "fixed" for one split.
+            None splits by seeds where Piste makes the split (tables and built-in tasks), or a task has `resplit`.
         progress: Show the progress; None shows it on a terminal.
 
     Returns:
@@ -102,7 +105,7 @@ def compare_task(
             plan = make_plan(
                 task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials, epochs=epochs,
                 steps=steps, budget=None if budget is None else parse_duration(budget), search=search,
-                loop=loop,
+                loop=loop, split=split,
             )  # fmt: skip
             plan.tuned, plan.extends = tuned, by_default
             store = held.enter_context(open_store(folder, storage, task.name, fresh))
@@ -113,6 +116,7 @@ def compare_task(
             ):
                 if plan.undecided or listener.is_visible:
                     estimate(plan, executor.workers)
+                plan.check_splits()
                 store.bind(plan)
                 runs, interrupted, left_out = run_plan(plan, store, listener, executor, interrupts, began)
             comparison = Comparison.of(summarize(plan, runs, interrupted, left_out, practical))

@@ -18,6 +18,12 @@ from .frameworks import is_loaded, objective_of
 from .objective import CustomObjective, Objective
 from .training.random_state import RandomState
 
+KEPT_OVER_SPLITS = (
+    "metric", "epochs", "batch_size", "target", "optimizers", "training_step", "validation_step", "device", "loop",
+    "resplit", "name", "about", "picture",
+)  # fmt: skip
+"""The attributes that do not depend on the split, which a caller may have set."""
+
 
 @dataclass
 class Task:
@@ -47,6 +53,10 @@ class Task:
             are.
         loop: A `Loop` with a schedule, clipping and other options of the training loop, or a dict of loops to compare.
         own_metrics: Metrics that a name means in this task, before the known ones.
+        resplit: A function of a seed that returns the task with the split into training and validation data that the
+            seed draws; see `of_seed`. None uses the given data with every seed.
+        examples: The number of each validation example, the same in every split that holds the example. None if there
+            is one split.
         name: The name in the report.
         about: A description in the report.
         picture: A function of the finished comparison that draws an additional figure (matplotlib), or None.
@@ -74,6 +84,8 @@ class Task:
     device: str | torch.device | None = None
     loop: Any = None
     own_metrics: Mapping[str, Any] = field(default_factory=dict)
+    resplit: Callable[[int], Task] | None = None
+    examples: Any = None
     name: str = "task"
     about: str = ""
     picture: Callable[[Any], Any] | None = None
@@ -88,6 +100,7 @@ class Task:
                 raise InvalidType(
                     f"`{step}` must be a function (model, batch, loss); received {getattr(self, step)!r}."
                 )
+        self._made = {name: getattr(self, name) for name in ("model", "loss", "train", "validation")}
         self._example: Batch | None = None  # a batch that gives lazy modules their shapes
         self._skip_copy = False  # set for a model that can't be copied, if its function makes a new one each time
         if self.device is not None:
@@ -116,6 +129,37 @@ class Task:
             return None
         with RandomState(0):
             return type(self._make_model())
+
+    def of_seed(self, seed: int) -> Task:
+        """Return the task with the split that `seed` draws.
+
+        Its data and own metrics are those of the split, and so are its model and losses unless they were replaced. All
+        else is as here.
+
+        Raises:
+            InvalidValue: If the data was replaced.
+        """
+        if self.resplit is None:
+            return self
+        for role in ("train", "validation"):
+            if getattr(self, role) is not self._made[role]:
+                raise InvalidValue(
+                    f"`{role}` of the task {self.name} was replaced, and every seed would replace it by its own split. "
+                    f"Help: set `resplit` of the task to None."
+                )
+        drawn = copy.copy(self.resplit(seed))
+        replaced = [name for name in ("model", "loss") if getattr(self, name) is not self._made[name]]
+        for name in (*KEPT_OVER_SPLITS, *replaced):
+            setattr(drawn, name, getattr(self, name))
+        several = isinstance(self.metric, list)
+        metrics = [self.metric_in(drawn, metric) for metric in (self.metric if several else [self.metric])]
+        drawn.metric = metrics if several else metrics[0]
+        return drawn
+
+    def metric_in(self, drawn: Task, metric: Any) -> Any:
+        """Return the metric in another split of the task: the one of the same name if it is the task's own."""
+        names = [name for name, own in self.own_metrics.items() if own is metric]
+        return drawn.own_metrics[names[0]] if names else metric
 
     def initialize_with(self, example: Batch) -> None:
         """Set the training batch that gives lazy modules their shapes."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..results import LEVEL, Result
-from .differences import Evidence
-from .statistics import Array, Spread, contributions, moderate
+from .evidence import Evidence, scores_of
+from .statistics import Array, Spread, moderate
 
 SCORE_ERRORS, SCORE_TOLERANCE = 4.0, 1e-3
 """Scores are used where their mean gives the metric to within this number of standard errors and this share of it."""
@@ -114,8 +114,8 @@ def _paired(before: Side, after: Side, name: str, seeds: Sequence[int]) -> tuple
         for key, side in (("before", before), ("after", after))
     }
     values = {key: np.array(_ends(own)) for key, own in runs.items()}
-    scores = {key: _scores(own, after.finish) for key, own in runs.items()}
-    evidence = Evidence(values, _known(scores), count=after.count)
+    scores, examples = _scores(runs, after.finish)
+    evidence = Evidence(values, scores, examples, after.count)
     return float((values["after"] - values["before"]).mean()), evidence.spread_of_differences("after", ["before"])
 
 
@@ -132,8 +132,8 @@ def _independent(before: Side, after: Side, change: Change) -> tuple[float, Spre
 
 def _spread_of_mean(side: Side, name: str) -> Spread:
     runs = side.runs[name]
-    scores = _known({name: _scores(runs, side.finish)})
-    return Evidence({name: np.array(_ends(runs))}, scores, count=side.count).spread_of_means()
+    scores, examples = _scores({name: runs}, side.finish)
+    return Evidence({name: np.array(_ends(runs))}, scores, examples, side.count).spread_of_means()
 
 
 def _join(spreads: Sequence[Spread]) -> Spread:
@@ -142,21 +142,18 @@ def _join(spreads: Sequence[Spread]) -> Spread:
     return Spread(seeds, df, examples, np.array([float(s.example_df) for s in spreads]))
 
 
-def _scores(runs: Sequence[Result], finish: Callable[[float], float]) -> Array | None:
-    """Return the contributions (J, n) of examples to the metrics of runs; None where scores do not give the metric."""
-    counts = {len(r.scores) for r in runs}
-    if len(counts) != 1 or max(counts) < 2:
-        return None
-    parts = contributions(np.array([r.scores for r in runs]), finish)
-    errors = parts.std(1, ddof=1) / np.sqrt(parts.shape[1])
-    off = np.abs(parts.mean(1) - _ends(runs))
-    return parts if (off <= SCORE_ERRORS * errors + SCORE_TOLERANCE * np.abs(_ends(runs))).all() else None
-
-
-def _known(scores: Mapping[str, Array | None]) -> dict[str, Array]:
-    """Return the scores, or none if one side has none or another number of them."""
-    known = {key: part for key, part in scores.items() if part is not None}
-    return known if len(known) == len(scores) and len({part.shape for part in known.values()}) == 1 else {}
+def _scores(
+    runs: Mapping[str, Sequence[Result]], finish: Callable[[float], float]
+) -> tuple[dict[str, Array], Array | None]:
+    """Return the scores of runs and the numbers of their examples; none where scores do not give the metric."""
+    scores, examples = scores_of(runs, finish)
+    for name, parts in scores.items():
+        ends = _ends(runs[name])
+        errors = np.nanstd(parts, 1, ddof=1) / np.sqrt((~np.isnan(parts)).sum(1))
+        off = np.abs(np.nanmean(parts, 1) - ends)
+        if not (off <= SCORE_ERRORS * errors + SCORE_TOLERANCE * np.abs(ends)).all():
+            return {}, None
+    return scores, examples
 
 
 def _shared_seeds(before: Side, after: Side, names: Sequence[str]) -> list[int]:

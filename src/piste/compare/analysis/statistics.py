@@ -73,7 +73,8 @@ def estimate_spread(values: Array, scores: Array | None, examples: Array | None 
         scores: The contribution of each example to each result, (m, J, n); None if unknown, and then `examples` of the
             spread is zero.
         examples: The number of the example that each score belongs to, (J, n), where seeds have different validation
-            sets; None if score i is of the same example in every seed.
+            sets; None if score i is of the same example in every seed. A seed with fewer than n examples is filled up
+            with scores of NaN.
     """
     m, seeds = values.shape
     over_seeds = values.var(1, ddof=1) / seeds
@@ -81,21 +82,36 @@ def estimate_spread(values: Array, scores: Array | None, examples: Array | None 
     if scores is None or scores.shape[2] < 2:
         return Spread(over_seeds, df, np.zeros(m), 1.0)
     n = scores.shape[2]
-    centred = scores - scores.mean(2, keepdims=True)
-    squares = np.square(centred).sum((1, 2))
     if examples is None:
-        totals, counts = centred.sum(1), np.full(n, seeds)
-    else:
-        _, index = np.unique(examples, return_inverse=True)
-        index = index.reshape(-1)
-        counts = np.bincount(index)
-        totals = np.stack([np.bincount(index, c.reshape(-1), len(counts)) for c in centred])
+        centred = scores - scores.mean(2, keepdims=True)
+        products = np.square(centred.sum(1)).sum(1) - np.square(centred).sum((1, 2))
+        shared = np.maximum(products, 0.0) / (seeds * (seeds - 1)) / (n * (n - 1))
+        return Spread(over_seeds, df, shared, float(n - 1))
+    return Spread(over_seeds, df, *_shared_by_splits(scores, examples))
+
+
+def _shared_by_splits(scores: Array, examples: Array) -> tuple[Array, float]:
+    """Return the covariance of the results of two seeds with splits of their own, and its degrees of freedom.
+
+    The covariance of two scores of one example is estimated from all pairs of seeds that share an example. Two seeds
+    with n examples each, of which s are shared, have the covariance of a shared example times s / n^2.
+    """
+    known = ~np.isnan(scores[0])
+    sizes = known.sum(1)
+    centred = np.where(known, scores - np.nanmean(scores, 2, keepdims=True), 0.0)
+    _, index = np.unique(np.where(known, examples, -1), return_inverse=True)
+    index = index.reshape(-1)
+    counts = np.bincount(index, known.reshape(-1))
     pairs = float((counts * (counts - 1)).sum())
     if not pairs:  # no two seeds share an example, so the variance over seeds contains all of it
-        return Spread(over_seeds, df, np.zeros(m), 1.0)
-    covariance = np.maximum(np.square(totals).sum(1) - squares, 0.0) / pairs * n / (n - 1)
-    shared = pairs / (seeds * (seeds - 1))  # the mean number of examples that two seeds share
-    return Spread(over_seeds, df, covariance * shared / n**2, float((counts > 1).sum() - 1))
+        return np.zeros(len(scores)), 1.0
+    totals = np.stack([np.bincount(index, c.reshape(-1), len(counts)) for c in centred])
+    products = np.square(totals).sum(1) - np.square(centred).sum((1, 2))
+    seeds, n = len(sizes), float(sizes.mean())
+    weights = np.bincount(index, np.where(known, 1 / sizes[:, None], 0.0).reshape(-1), len(counts))
+    shares = (float(np.square(weights).sum()) - float((1 / sizes).sum())) / (seeds * (seeds - 1))
+    covariances = np.maximum(products, 0.0) / pairs * n / (n - 1) * shares
+    return covariances, max(float((counts > 1).sum() - 1), 1.0)
 
 
 def moderate(spread: Spread) -> Spread:

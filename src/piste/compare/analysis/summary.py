@@ -5,24 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from ...optim import OPTIMIZERS
 from ..candidates import Candidate
-from ..metrics import Metric
 from ..plan import Plan
 from ..results import LEVEL, Result, Row, Runs, Summary
 from ..search_space import format_options
 from ..training.smoothness import steps_to_target
 from .baseline import find_baseline
-from .differences import Evidence
+from .evidence import Evidence, evidence_of
 from .learning_rates import good_lr_decades
 from .recommendation import code_to_paste, recommend
-from .statistics import Array, contributions
 from .verdict import decide
 
 TARGET_SHARE = 0.9
@@ -59,8 +56,9 @@ def summarize(
     verdict = decide(
         _evidence(plan, finished, [r for r in results if r.seed in complete]), plan.metric.name, higher_is_better,
         practical, fixed_weights=plan.task.fixed_weights, searched=plan.searches, at_defaults=at_defaults,
+        splits=plan.splits,
     )  # fmt: skip
-    baseline, baseline_meaning = find_baseline(plan.metric, plan.data.targets)
+    baseline, baseline_meaning = _baseline(plan, complete)
     if verdict.best is not None and len(plan.candidates) > 1:
         sign = 1 if higher_is_better else -1
         chosen, reason = recommend(rows, verdict, lambda row: not sign * row.metric <= sign * baseline)
@@ -77,34 +75,30 @@ def summarize(
     return Summary(
         plan.task.name, plan.task.about, plan.metric.name, higher_is_better, target, meaning, plan.settings(), rows,
         results, verdict, interrupted, left_out, baseline, baseline_meaning, runs.defaults, runs.tries,
-        _identify(plan.data.targets), plan.task.picture,
+        _identify(plan), plan.task.picture,
     )  # fmt: skip
 
 
-def _identify(targets: torch.Tensor) -> dict[str, Any]:
+def _baseline(plan: Plan, seeds: Sequence[int]) -> tuple[float, str]:
+    """Return the metric of the best constant prediction, the mean over the splits of the seeds, and its name."""
+    parts = [plan.part(seed) for seed in (seeds if plan.splits and seeds else plan.seeds[:1])]
+    found = [find_baseline(part.metric, part.data.targets) for part in parts]
+    return statistics.fmean(value for value, _ in found), found[0][1]
+
+
+def _identify(plan: Plan) -> dict[str, Any]:
     """Return the number of validation examples, and a hash of their targets; no hash if the targets are unknown."""
+    targets = plan.data.targets
     if targets.is_floating_point() and bool(targets.isnan().all()):
         return {"examples": len(targets), "targets": ""}
-    found = hashlib.sha256(f"{tuple(targets.shape)} {targets.dtype}".encode())
+    found = hashlib.sha256(f"{tuple(targets.shape)} {targets.dtype}{' by seeds' * plan.splits}".encode())
     found.update(targets.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return {"examples": len(targets), "targets": found.hexdigest()[:16]}
 
 
 def _evidence(plan: Plan, names: Sequence[str], results: Sequence[Result]) -> Evidence:
     by_name = {n: sorted((r for r in results if r.candidate == n), key=lambda r: r.seed) for n in names}
-    return Evidence(
-        {n: np.array(_ends(runs)) for n, runs in by_name.items()},
-        _contributions(by_name, plan.metric),
-        count=len(plan.data.targets),
-    )
-
-
-def _contributions(by_name: Mapping[str, Sequence[Result]], metric: Metric) -> dict[str, Array]:
-    """Return the contribution of every example to the metric; empty unless all runs have the same number of scores."""
-    counts = {len(r.scores) for runs in by_name.values() for r in runs}
-    if len(counts) != 1 or counts == {0}:
-        return {}
-    return {n: contributions(np.array([r.scores for r in runs]), metric.finish) for n, runs in by_name.items()}
+    return evidence_of(by_name, plan.metric.finish, plan.data.validation_size)
 
 
 def _judged_with(row: Row, results: Sequence[Result], plan: Plan) -> str:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from ..results import LEVEL, Difference, Verdict
-from .differences import MAX_SEEDS, Evidence, compare_with_best
+from .differences import MAX_SEEDS, compare_with_best
+from .evidence import Evidence
 
 RECOMMENDED_SEEDS = 5
 """With fewer seeds only large differences can be shown, and the verdict says so."""
@@ -21,6 +22,7 @@ def decide(
     fixed_weights: bool = False,
     searched: bool = False,
     at_defaults: bool = False,
+    splits: bool = False,
 ) -> Verdict:
     """Return the verdict over the candidates that finished with every seed.
 
@@ -33,6 +35,7 @@ def decide(
         fixed_weights: Whether all seeds start from the same weights.
         searched: Whether learning rates were searched.
         at_defaults: Whether every candidate ran at its default learning rate, without a search.
+        splits: Whether every seed drew its own split into training and validation data.
     """
     if not evidence.values:
         return Verdict("No candidate finished, so there is no verdict.")
@@ -51,7 +54,7 @@ def decide(
     else:
         sentence = _sentence(best, metric, equal, undecided, worse)
         test = f"({_sample(evidence)}. {_margin(margin, practical is None)})"
-    limits = _limits(evidence, differences, fixed_weights, searched, at_defaults)
+    limits = _limits(evidence, differences, fixed_weights, searched, at_defaults, splits)
     return Verdict(
         sentence, best, [best, *equal, *undecided], differences, margin, test=test, limits=" ".join(limits)
     )  # fmt: skip
@@ -107,7 +110,12 @@ def _margin(margin: float, is_default: bool) -> str:
 
 
 def _limits(
-    evidence: Evidence, differences: Sequence[Difference], fixed_weights: bool, searched: bool, at_defaults: bool
+    evidence: Evidence,
+    differences: Sequence[Difference],
+    fixed_weights: bool,
+    searched: bool,
+    at_defaults: bool,
+    splits: bool,
 ) -> list[str]:
     if evidence.seeds == 1:
         limits = [
@@ -122,6 +130,8 @@ def _limits(
             limits.append(
                 f"With {evidence.seeds} seeds only large differences can be detected; use {RECOMMENDED_SEEDS} or more."
             )
+    if splits and evidence.seeds > 1:
+        limits.append("Every seed drew its own training and validation data from the same examples.")
     if fixed_weights and evidence.seeds > 1:
         limits.append("Every seed started from the weights of the given model and changed only the order of batches.")
     if searched and not evidence.seeds_change_nothing and evidence.seeds > 1:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -90,7 +90,9 @@ class Predictor:
             raise InvalidType("`task.model` must be the model that `table` made; save another model with torch.save.")
         run = _median_run(comparison)
         steps = comparison.settings["steps"]
-        plan = make_plan(task, optimizers=optimizers, losses=losses, seed=run.seed, seeds=1, steps=steps)
+        split = "seeds" if "split" in comparison.settings else "fixed"
+        plan = make_plan(task, optimizers=optimizers, losses=losses, seed=run.seed, seeds=1, steps=steps, split=split)
+        task = cast(TableTask, plan.task)  # with the split of the seed
         candidate = next((c for c in plan.candidates if c.name == run.candidate), None)
         if candidate is None:
             raise InvalidValue(
@@ -110,12 +112,13 @@ class Predictor:
         if not fitted:
             raise InvalidValue(f"{run.candidate} with seed {run.seed} {result.status} this time: {result.note}.")
         target = task.table_target
+        assert target is not None
         training = {
             "optimizer": run.optimizer, "loss": run.loss, "lr": run.lr, "options": dict(run.options), "seed": run.seed,
             "steps": steps, "metric": comparison.metric, "value": result.metrics[-1],
         }  # fmt: skip
         predictor = cls(
-            fitted[0].eval(), task.model.args, task.encoders, target.name, target.labels, target.mean, target.deviation,
+            fitted[0].eval(), cast("functools.partial[Any]", task.model).args, task.encoders, target.name, target.labels, target.mean, target.deviation,
             training,
         )  # fmt: skip
         x, y = task.validation

@@ -26,14 +26,17 @@ class Split:
     said: str = ""
 
 
-def split_rows(table: Table, target: Target, group: str | None = None, time: str | None = None) -> Split:
-    """Choose a quarter of the rows for validation, always the same ones.
+def split_rows(
+    table: Table, target: Target, group: str | None = None, time: str | None = None, seed: int = 0
+) -> Split:  # fmt: skip
+    """Choose a quarter of the rows for validation, at random unless they are given or the latest.
 
     Args:
         table: The table; the rows of its validation file, if it has one, are the validation rows.
         target: The rows with a target.
         group: A column whose equal values stay in the same part.
         time: A column of dates or numbers; the latest rows are the validation rows.
+        seed: The seed of the choice.
 
     Raises:
         InvalidValue: A part would be empty or lack a class.
@@ -43,7 +46,7 @@ def split_rows(table: Table, target: Target, group: str | None = None, time: str
     if len(used) > 1:
         raise InvalidValue(f"give one of {', '.join(given)}; received {' and '.join(used)}.")
     if group is not None:
-        split = _by_group(table, target, find_column(table, group, "group"))
+        split = _by_group(table, target, find_column(table, group, "group"), seed)
     elif time is not None:
         split = _by_time(table, target, find_column(table, time, "time"))
     elif table.n_train is not None:
@@ -52,19 +55,19 @@ def split_rows(table: Table, target: Target, group: str | None = None, time: str
             np.flatnonzero(~below), np.flatnonzero(below), f"The validation rows are those of {table.validation_path}."
         )
     else:
-        split = _at_random(target)
+        split = _at_random(target, seed)
     return _with_known_classes(table, target, split)
 
 
-def _at_random(target: Target) -> Split:
+def _at_random(target: Target, seed: int) -> Split:
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(target.y))
     stratify = target.y if target.labels else None
-    return Split(*train_test_split(rows, test_size=VALIDATION_SHARE, random_state=0, stratify=stratify))
+    return Split(*train_test_split(rows, test_size=VALIDATION_SHARE, random_state=seed, stratify=stratify))
 
 
-def _by_group(table: Table, target: Target, at: int) -> Split:
+def _by_group(table: Table, target: Target, at: int, seed: int) -> Split:
     from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
     name, cells = table.names[at], table.columns[at]
@@ -78,9 +81,9 @@ def _by_group(table: Table, target: Target, at: int) -> Split:
         )
     rows = np.arange(len(groups))
     if target.labels:
-        folds = StratifiedGroupKFold(round(1 / VALIDATION_SHARE), shuffle=True, random_state=0)
+        folds = StratifiedGroupKFold(round(1 / VALIDATION_SHARE), shuffle=True, random_state=seed)
     else:
-        folds = GroupShuffleSplit(1, test_size=VALIDATION_SHARE, random_state=0)
+        folds = GroupShuffleSplit(1, test_size=VALIDATION_SHARE, random_state=seed)
     train, validation = next(folds.split(rows, target.y, groups))
     n_validation = len(np.unique(groups[validation]))
     said = (

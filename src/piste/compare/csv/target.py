@@ -215,20 +215,24 @@ def make_objective(
     y = torch.as_tensor((target.y - target.mean) / target.deviation).float().unsqueeze(1)
     deviation = target.deviation
     metrics = {
-        "rmse": Metric("rmse", squared_error, "min", functools.partial(_root_in_units, deviation=deviation)),
-        "mae": Metric("mae", absolute_error, "min", functools.partial(_in_units, deviation=deviation)),
+        "rmse": Metric("rmse", functools.partial(_squared_error_in_units, deviation=deviation), "min", _root),
+        "mae": Metric("mae", functools.partial(_absolute_error_in_units, deviation=deviation), "min"),
     }
     error = float(np.sqrt(np.square(target.y[validation] - target.mean).mean()))
     guess = f"Predicting the mean gives an rmse of {_short(error)}."
     return Objective(y, 1, "mse", metrics, f"`{target.name}` as a number", guess)
 
 
-def _root_in_units(mean: float, deviation: float) -> float:
-    return max(mean, 0.0) ** 0.5 * deviation
+def _squared_error_in_units(output: torch.Tensor, target: torch.Tensor, deviation: float) -> torch.Tensor:
+    return squared_error(output, target) * deviation**2  # in units that all splits share
 
 
-def _in_units(mean: float, deviation: float) -> float:
-    return mean * deviation
+def _absolute_error_in_units(output: torch.Tensor, target: torch.Tensor, deviation: float) -> torch.Tensor:
+    return absolute_error(output, target) * deviation
+
+
+def _root(mean: float) -> float:
+    return max(mean, 0.0) ** 0.5
 
 
 def _short(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Collection, Sequence
@@ -66,7 +67,8 @@ def table(
 
     The first line holds the names. Text, or a few different whole numbers, are classes, judged by accuracy; other
     numbers are predicted by regression, judged by the root mean square error in their own units. A quarter of the
-    rows, always the same, is kept for validation; medians, frequent values and scales come from the others alone.
+    rows is kept for validation; medians, frequent values and scales come from the others alone. In a comparison every
+    seed draws its own quarter, unless `time` or `validation` gives it; the split here is that of seed 0.
     `about` states every decision about the table, and what was left out of it.
 
     Args:
@@ -110,41 +112,71 @@ def table(
         found = found.with_validation(read_table(Path(validation), decimal, encoding))
     at = find_column(found, column)
     target = read_target(found, at, kind)
-    split = split_rows(found, target, group, time)
     left_out = {name: "as asked" for name in dropped}
     if group is not None:
         left_out[group.strip()] = "groups the rows"
-    columns = _fit_columns(found, target, split, left_out)
-    encoders = [column.encoder for column in columns.values() if column.encoder]
-    if not encoders:
-        reasons = _left_out(columns)
-        raise InvalidValue(
-            f"{found.path} has no column to predict `{target.name}` from"
-            f"{f': {reasons}' if reasons else ', as it has no other'}."
+    source = _Source(found, target, left_out, group, time, batch_size, class_weights)
+    task, split = source.fit(0)
+    task.about = " ".join([task.about, *check_data(found, target, split, task.encoders)])
+    if time is None and validation is None:
+        task.resplit, task.examples = source.of_seed, split.validation
+    return task
+
+
+@dataclass
+class _Source:
+    """A table that every seed splits and fits again."""
+
+    table: Table
+    target: Target
+    left_out: dict[str, str]
+    group: str | None
+    time: str | None
+    batch_size: int | None
+    class_weights: str | None
+
+    def of_seed(self, seed: int) -> TableTask:
+        """Return the task with the split of a seed."""
+        task, split = self.fit(seed)
+        task.examples = split.validation
+        return task
+
+    def fit(self, seed: int) -> tuple[TableTask, Split]:
+        """Fit the columns and the scale of the target to the training rows of a seed."""
+        found, target = self.table, dataclasses.replace(self.target)
+        split = split_rows(found, target, self.group, self.time, seed)
+        columns = _fit_columns(found, target, split, self.left_out)
+        encoders = [column.encoder for column in columns.values() if column.encoder]
+        if not encoders:
+            reasons = _left_out(columns)
+            raise InvalidValue(
+                f"{found.path} has no column to predict `{target.name}` from"
+                f"{f': {reasons}' if reasons else ', as it has no other'}."
+            )
+        x = torch.as_tensor(encode(found, encoders)[target.rows]).float()
+        objective = make_objective(target, split.train, split.validation, self.class_weights)
+        train, held_out = torch.as_tensor(split.train), torch.as_tensor(split.validation)
+        batch = self.batch_size or int(np.clip(2 ** round(math.log2(len(train) / 30)), 8, 256))
+        source = f"`{encoders[0].name}`" if len(encoders) == 1 else f"{len(encoders)} columns"
+        parts = f"{plural(len(train), 'training row')}, {plural(len(held_out), 'validation row')}"
+        about = [f"{objective.kind}, from {source}: {parts}.", objective.guess, *[split.said] * bool(split.said)]
+        about += [*found.said, *_readings(found, self.left_out), *target.said, *_descriptions(columns)]
+        task = TableTask(
+            functools.partial(make_model, x.shape[1], objective.outputs, len(train)),
+            (x[train], objective.y[train]),
+            (x[held_out], objective.y[held_out]),
+            loss=objective.loss,
+            metric=next(iter(objective.metrics.values())),
+            epochs=int(np.clip(1000 // max(len(train) // batch, 1), 3, 60)),
+            batch_size=batch,
+            name=found.path.stem,
+            about=" ".join(about),
+            encoders=encoders,
+            own_metrics=objective.metrics,
+            table_target=target,
+            validation_lines=[found.place(row) for row in target.rows[split.validation]],
         )
-    x = torch.as_tensor(encode(found, encoders)[target.rows]).float()
-    objective = make_objective(target, split.train, split.validation, class_weights)
-    train, held_out = torch.as_tensor(split.train), torch.as_tensor(split.validation)
-    batch = batch_size or int(np.clip(2 ** round(math.log2(len(train) / 30)), 8, 256))
-    source = f"`{encoders[0].name}`" if len(encoders) == 1 else f"{len(encoders)} columns"
-    parts = f"{plural(len(train), 'training row')}, {plural(len(held_out), 'validation row')}"
-    about = [f"{objective.kind}, from {source}: {parts}.", objective.guess, *[split.said] * bool(split.said)]
-    about += [*found.said, *_readings(found, left_out), *target.said, *_descriptions(columns)]
-    return TableTask(
-        functools.partial(make_model, x.shape[1], objective.outputs, len(train)),
-        (x[train], objective.y[train]),
-        (x[held_out], objective.y[held_out]),
-        loss=objective.loss,
-        metric=next(iter(objective.metrics.values())),
-        epochs=int(np.clip(1000 // max(len(train) // batch, 1), 3, 60)),
-        batch_size=batch,
-        name=found.path.stem,
-        about=" ".join([*about, *check_data(found, target, split, encoders)]),
-        encoders=encoders,
-        own_metrics=objective.metrics,
-        table_target=target,
-        validation_lines=[found.place(row) for row in target.rows[split.validation]],
-    )
+        return task, split
 
 
 def make_model(inputs: int, outputs: int, rows: int) -> nn.Module:

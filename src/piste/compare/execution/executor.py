@@ -59,11 +59,12 @@ class Job:
 
 def run_job(plan: Plan, job: Job, on_evaluate: ProgressCallback | None = None) -> Result:
     """Run the trial in this process."""
-    default = next(c for c in plan.candidates if c.name == job.candidate)
+    part = plan.part(job.seed)
+    default = part.candidate(next(c for c in plan.candidates if c.name == job.candidate), plan.task)
     candidate = dataclasses.replace(default, lr=job.lr, options=job.options)
     started = time.perf_counter()
     result = run_trial(
-        plan.task, plan.data, plan.metric, candidate, seed=job.seed, steps=plan.steps, role=job.role, also=plan.also,
+        part.task, part.data, part.metric, candidate, seed=job.seed, steps=plan.steps, role=job.role, also=part.also,
         on_evaluate=_evaluation_callback(plan, job, candidate, on_evaluate),
     )  # fmt: skip
     result.seconds = time.perf_counter() - started

@@ -13,7 +13,7 @@ from ...errors import InvalidType, InvalidValue, PisteError, Unsupported
 from ..plan import MAX_TRIALS, Plan
 from ..results import Result
 from ..search_space import format_options
-from ..training.example_scores import pack_scores, unpack_scores
+from ..training.example_scores import pack_examples, pack_scores, unpack_examples, unpack_scores
 from .executor import Job
 from .lock import FolderLock
 from .settings import describe_difference, extended_settings
@@ -250,7 +250,7 @@ _DRIVER = "For PostgreSQL: pip install 'piste[postgresql]'."
 
 
 def _to_json(result: Result) -> str:
-    fields = {**vars(result), "scores": pack_scores(result.scores)}
+    fields = {**vars(result), "scores": pack_scores(result.scores), "examples": pack_examples(result.examples)}
     return json.dumps(fields)  # with NaN, which Python's JSON reads
 
 
@@ -258,6 +258,8 @@ def _from_json(text: str) -> Result:
     fields = json.loads(text)
     if isinstance(fields["scores"], str):  # written before scores were packed
         fields["scores"] = unpack_scores(fields["scores"])
+    if "examples" in fields:
+        fields["examples"] = unpack_examples(fields["examples"])
     options = fields.pop("options", {}).items()
     return Result(**fields, options={name: tuple(v) if isinstance(v, list) else v for name, v in options})
 

@@ -19,7 +19,7 @@ import torch
 from ...errors import InvalidValue, PisteError
 from ...version import __version__
 from ..results import Result, Summary
-from ..training.example_scores import pack_scores
+from ..training.example_scores import pack_examples, pack_scores
 from .figures import curve_figure, learning_rate_figure, save_figure
 from .html import render_html
 from .runs import runs_csv
@@ -140,8 +140,8 @@ def to_json_data(comparison: Summary) -> dict[str, Any]:
 
 
 def _packed(result: Result) -> dict[str, Any]:
-    """Return the fields of a run, with its scores as text."""
-    return {**vars(result), "scores": pack_scores(result.scores)}
+    """Return the fields of a run, with its scores and their examples as text."""
+    return {**vars(result), "scores": pack_scores(result.scores), "examples": pack_examples(result.examples)}
 
 
 def command_line() -> str:

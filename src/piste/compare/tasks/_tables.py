@@ -1,21 +1,50 @@
-"""Tables as tensors, with a fixed split into training and validation data."""
+"""Tables as tensors, split into training and validation data by a seed."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ..task import Task
+
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-def split(x: np.ndarray, y: np.ndarray, stratify: bool = False) -> tuple[Pair, Pair]:
-    """Split into three quarters for training and one for validation, with a fixed seed; numbers become float32."""
+@dataclass(frozen=True)
+class Split:
+    """Training data, validation data, and the numbers of the validation examples."""
+
+    train: Pair
+    validation: Pair
+    examples: torch.Tensor
+
+
+def split(x: np.ndarray, y: np.ndarray, seed: int, stratify: bool = False) -> Split:
+    """Split into three quarters for training and one for validation; numbers become float32."""
     from sklearn.model_selection import train_test_split
 
-    x_train, x_validation, y_train, y_validation = train_test_split(
-        x, y, test_size=0.25, random_state=0, stratify=y if stratify else None
+    train, validation = train_test_split(
+        np.arange(len(y)), test_size=0.25, random_state=seed, stratify=y if stratify else None
     )
-    return (_tensor(x_train), _tensor(y_train)), (_tensor(x_validation), _tensor(y_validation))
+
+    def part(rows: np.ndarray) -> Pair:
+        return _tensor(x[rows]), _tensor(y[rows])
+
+    return Split(part(train), part(validation), torch.as_tensor(validation))
+
+
+def with_splits(make: Callable[[int], Task]) -> Task:
+    """Return the task with the split of seed 0, which every other seed splits again.
+
+    Args:
+        make: Returns the task with the split of a seed.
+    """
+    task = make(0)
+    task.resplit = make
+    return task
 
 
 def standardize(train: torch.Tensor, validation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,12 +53,12 @@ def standardize(train: torch.Tensor, validation: torch.Tensor) -> tuple[torch.Te
     return (train - mean) / deviation, (validation - mean) / deviation
 
 
-def digits() -> tuple[Pair, Pair]:
+def digits(seed: int) -> Split:
     """1797 handwritten digits, as 64 pixels in [0, 1] each, and their classes."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
-    return split(x / 16.0, y, stratify=True)
+    return split(x / 16.0, y, seed, stratify=True)
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

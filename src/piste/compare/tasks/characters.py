@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from ..metrics import Metric
 from ..task import Task
-from ._tables import Pair
+from ._tables import Pair, with_splits
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz0123456789.,:;()'-"
 LENGTH, WIDTH, HEADS = 32, 48, 4
@@ -28,9 +29,16 @@ def text() -> list[str]:
     return [re.sub(r"([^a-z0-9])\1+", r"\1", page) for page in pages]
 
 
-def windows(words: str) -> Pair:
-    """Non-overlapping windows of `LENGTH` characters, and the next character for each position."""
-    codes = torch.tensor([LETTERS.index(letter) for letter in words])
+@functools.cache
+def windows() -> tuple[Pair, torch.Tensor]:
+    """Non-overlapping windows of `LENGTH` characters, the next character for each position, and each window's page."""
+    parts = [_windows(page) for page in text() if len(page) > LENGTH]
+    page = torch.cat([torch.full((len(x),), i) for i, (x, _) in enumerate(parts)])
+    return (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), page
+
+
+def _windows(page: str) -> Pair:
+    codes = torch.tensor([LETTERS.index(letter) for letter in page])
     count = (len(codes) - 1) // LENGTH
     return tuple(codes[at : at + count * LENGTH].reshape(count, LENGTH) for at in (0, 1))  # type: ignore[return-value]
 
@@ -70,16 +78,28 @@ def bits(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(output, target, reduction="none").mean(1) / torch.log(torch.tensor(2.0))
 
 
-def make() -> Task:
-    # Every fifth page is reserved for validation, so that no validation window overlaps with training text.
-    pages = text()
-    train, validation = windows("".join(p for i, p in enumerate(pages) if i % 5)), windows("".join(pages[::5]))
+def of_seed(seed: int) -> Task:
+    """Return the task with a fifth of the pages for validation, drawn by the seed, so that no text is in both parts."""
+    (x, y), page = windows()
+    generator = torch.Generator().manual_seed(seed)
+    pages = int(page[-1]) + 1
+    held_out = torch.isin(page, torch.randperm(pages, generator=generator)[: pages // 5])
+    train, validation = (
+        rows[torch.randperm(len(rows), generator=generator)]
+        for rows in ((~held_out).nonzero().flatten(), held_out.nonzero().flatten())
+    )
+    train, validation = train[:TRAIN], validation[:VALIDATION]
     return Task(
         Writer,
-        tuple(part[:TRAIN] for part in train),
-        tuple(part[:VALIDATION] for part in validation),
+        (x[train], y[train]),
+        (x[validation], y[validation]),
+        examples=validation,
         loss="cross_entropy",
         metric=Metric("bits per letter", bits, "min"),
         epochs=4,
         batch_size=32,
     )
+
+
+def make() -> Task:
+    return with_splits(of_seed)

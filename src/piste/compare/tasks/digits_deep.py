@@ -7,15 +7,29 @@ import itertools
 from torch import nn
 
 from ..task import Task
-from ._tables import digits
+from ._tables import digits, with_splits
+
+
+def model() -> nn.Module:
+    widths = [64, *[32] * 9]
+    layers = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), nn.Tanh())]
+    return nn.Sequential(*layers, nn.Linear(32, 10))
+
+
+def of_seed(seed: int) -> Task:
+    """Return the task with the split of a seed."""
+    data = digits(seed)
+    return Task(
+        model,
+        data.train,
+        data.validation,
+        examples=data.examples,
+        loss="cross_entropy",
+        metric="accuracy",
+        target=0.9,
+        epochs=20,
+    )
 
 
 def make() -> Task:
-    train, validation = digits()
-
-    def model() -> nn.Module:
-        widths = [64, *[32] * 9]
-        layers = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), nn.Tanh())]
-        return nn.Sequential(*layers, nn.Linear(32, 10))
-
-    return Task(model, train, validation, loss="cross_entropy", metric="accuracy", target=0.9, epochs=20)
+    return with_splits(of_seed)

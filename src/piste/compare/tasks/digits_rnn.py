@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..task import Task
-from ._tables import digits
+from ._tables import digits, with_splits
 
 
 class Reader(nn.Module):
@@ -21,6 +21,20 @@ class Reader(nn.Module):
         return self.out(hidden[:, -1])
 
 
+def of_seed(seed: int) -> Task:
+    """Return the task with the split of a seed."""
+    data = digits(seed)
+    return Task(
+        Reader,
+        data.train,
+        data.validation,
+        examples=data.examples,
+        loss="cross_entropy",
+        metric="accuracy",
+        target=0.9,
+        epochs=15,
+    )
+
+
 def make() -> Task:
-    train, validation = digits()
-    return Task(Reader, train, validation, loss="cross_entropy", metric="accuracy", target=0.9, epochs=15)
+    return with_splits(of_seed)

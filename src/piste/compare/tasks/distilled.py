@@ -12,7 +12,7 @@ from ..metrics import Metric
 from ..task import Task
 from ..training.random_state import RandomState
 from ..training.threads import one_thread
-from ._tables import Pair, digits
+from ._tables import Pair, digits, with_splits
 
 TEMPERATURE = 4.0
 
@@ -49,9 +49,10 @@ def student_accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     return accuracy(output, target[:, -1].long())
 
 
-def make() -> Task:
-    train, validation = digits()
-    trained = train_teacher(*train)
+def of_seed(seed: int) -> Task:
+    """Return the task with the split of a seed, and a teacher that was trained on its training part."""
+    split = digits(seed)
+    trained = train_teacher(*split.train)
 
     def with_probabilities(data: Pair) -> Pair:
         x, y = data
@@ -61,9 +62,14 @@ def make() -> Task:
 
     return Task(
         student,
-        with_probabilities(train),
-        with_probabilities(validation),
+        with_probabilities(split.train),
+        with_probabilities(split.validation),
+        examples=split.examples,
         loss={"labels": labels, "teacher": teacher},
         metric=Metric("accuracy", student_accuracy, "max"),
         epochs=40,
     )
+
+
+def make() -> Task:
+    return with_splits(of_seed)

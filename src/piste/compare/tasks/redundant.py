@@ -10,7 +10,7 @@ from torch import nn
 
 from ...optim import SGD, Adam
 from ..task import Task
-from ._tables import digits
+from ._tables import digits, with_splits
 
 
 class TwoBatches:
@@ -45,12 +45,15 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
 
 
-def make() -> Task:
-    (x, y), validation = digits()  # only the training part is repeated, so nothing leaks
+def of_seed(seed: int) -> Task:
+    """Return the task with the split of a seed."""
+    data = digits(seed)
+    x, y = data.train  # only the training part is repeated, so nothing leaks
     return Task(
         model,
         (torch.cat([x, x]), torch.cat([y, y])),
-        validation,
+        data.validation,
+        examples=data.examples,
         loss="cross_entropy",
         metric="accuracy",
         target=0.9,
@@ -63,3 +66,7 @@ def make() -> Task:
             "Adam-full-batch": functools.partial(FullBatchAdam, lr=0.003),
         },
     )
+
+
+def make() -> Task:
+    return with_splits(of_seed)

@@ -196,7 +196,7 @@ class TrainingRun:
             predictions = self.predict(batches)
             scores, kept = self.scores(self.metric, batches, predictions)
             if last and result.role != "search":
-                result.scores = kept()
+                result.scores, result.examples = kept()
                 for metric in self.also:
                     mean = float(self.scores(metric, batches, predictions)[0].mean())
                     result.also[metric.name] = metric.finish(mean)
@@ -235,16 +235,18 @@ class TrainingRun:
 
     def scores(
         self, metric: Metric, batches: list[Batch], predictions: list[Prediction]
-    ) -> tuple[torch.Tensor, Callable[[], list[float]]]:
-        """Return the scores on validation batches, and a function that returns those to keep in the result."""
+    ) -> tuple[torch.Tensor, Callable[[], tuple[list[float], list[int]]]]:
+        """Return the scores on validation batches, and a function that returns those to keep and their examples."""
         if metric.measured:
             mean = self.mean(batches, lambda b: self.objective.measure(metric.name, self.judged, b, self.loss))
-            return torch.tensor(mean, dtype=torch.float64), list
+            return torch.tensor(mean, dtype=torch.float64), lambda: ([], [])
         joined = predictions[0] if len(predictions) == 1 else concatenate(predictions)
         if joined is None:
             scores = metric.scores_of_parts(predictions)
-            return scores, functools.partial(sampled_scores, scores)
-        return metric.scores(*joined), functools.partial(example_scores, metric, *joined)
+            return scores, functools.partial(sampled_scores, scores, self.data.examples)
+        return metric.scores(*joined), functools.partial(
+            example_scores, metric, joined[0], joined[1], self.data.examples
+        )
 
 
 def typical_step(seconds: list[float], accumulate: int) -> float:
