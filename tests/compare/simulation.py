@@ -18,7 +18,7 @@ from piste.compare.results import LEVEL
 
 KINDS = (
     "normal", "accuracy", "seeds alone", "seeds change nothing", "heavy tails", "correlated", "one noisy",
-    "one far worse",
+    "one far worse", "own splits", "own splits, accuracy",
 )  # fmt: skip
 CANDIDATES, SEEDS, EXAMPLES = (2, 3, 7, 12), (3, 5, 10), (30, 300, 10_000)
 
@@ -41,6 +41,12 @@ class Scenario:
         A score is the sum of effects of the seed, of the candidate with this seed, of the example, of the candidate on
         this example, and of all three.
         """
+        return self.draw_with_examples(rng, gap)[0]
+
+    def draw_with_examples(self, rng: np.random.Generator, gap: float = 0.0) -> tuple[np.ndarray, np.ndarray | None]:
+        """Scores, and the numbers (seeds, examples) of their examples where every seed draws a quarter of a pool."""
+        if self.kind.startswith("own splits"):
+            return self._draw_splits(rng, gap)
         k, j, n = self.candidates, self.seeds, self.examples
         normal = rng.standard_normal
         noise: Callable[..., np.ndarray] = normal
@@ -66,7 +72,18 @@ class Scenario:
         if self.kind == "seeds change nothing":
             scores = np.repeat(scores[:, :1], j, axis=1)
         scores[-1] -= (gap if self.kind != "one far worse" else 50.0) * scale
-        return (scores > -2.5).astype(np.float32) if self.kind == "accuracy" else scores
+        return (scores > -2.5).astype(np.float32) if self.kind == "accuracy" else scores, None
+
+    def _draw_splits(self, rng: np.random.Generator, gap: float) -> tuple[np.ndarray, np.ndarray]:
+        k, j, n = self.candidates, self.seeds, self.examples
+        pool = 4 * n
+        picked = np.stack([rng.permutation(pool)[:n] for _ in range(j)])
+        over_examples = (rng.standard_normal((k, pool)) + 2 * rng.standard_normal(pool))[:, picked]
+        scale = 1 / np.sqrt(n)
+        over_seeds = scale * (rng.standard_normal((k, j, 1)) + rng.standard_normal((1, j, 1)))
+        scores = over_examples + over_seeds + rng.standard_normal((k, j, n), np.float32)
+        scores[-1] -= gap * scale
+        return (scores > -2.5).astype(np.float32) if self.kind.endswith("accuracy") else scores, picked
 
     @property
     def equals(self) -> int:
@@ -78,18 +95,18 @@ def scenarios() -> Iterator[Scenario]:
         yield Scenario(kind, candidates, seeds, examples)
 
 
-def shown_worse(scores: np.ndarray) -> set[int]:
+def shown_worse(scores: np.ndarray, examples: np.ndarray | None = None) -> set[int]:
     """The candidates that Piste's verdict calls worse than the best."""
     names = [str(i) for i in range(len(scores))]
     evidence = Evidence(
-        dict(zip(names, scores.mean(2, dtype=float), strict=True)), dict(zip(names, scores, strict=True)),
+        dict(zip(names, scores.mean(2, dtype=float), strict=True)), dict(zip(names, scores, strict=True)), examples,
         count=scores.shape[2],
     )  # fmt: skip
     _, differences = compare_with_best(evidence, True, 0.0)
     return {int(d.name) for d in differences if d.outcome == "worse"}
 
 
-def shown_worse_over_seeds(scores: np.ndarray) -> set[int]:
+def shown_worse_over_seeds(scores: np.ndarray, examples: np.ndarray | None = None) -> set[int]:
     """The test that was used before: paired t-tests over seeds, Bonferroni, doubled, and Friedman's test in front."""
     values = scores.mean(2)
     best = int(values.mean(1).argmax())
@@ -106,14 +123,14 @@ def shown_worse_over_seeds(scores: np.ndarray) -> set[int]:
 def wrong_verdicts(scenario: Scenario, comparisons: int, seed: int = 0, test: Callable = shown_worse) -> int:
     """The number of comparisons that tell equal candidates apart."""
     rng = np.random.default_rng([seed, *map(ord, str(scenario))])
-    return sum(bool(test(scenario.draw(rng)) & set(range(scenario.equals))) for _ in range(comparisons))
+    return sum(bool(test(*scenario.draw_with_examples(rng)) & set(range(scenario.equals))) for _ in range(comparisons))
 
 
 def power(scenario: Scenario, gap: float, comparisons: int, test: Callable = shown_worse) -> float:
     """The share of comparisons that show the last candidate, `gap` standard deviations behind, to be worse."""
     rng = np.random.default_rng([1, *map(ord, str(scenario))])
     last = scenario.candidates - 1
-    return sum(last in test(scenario.draw(rng, gap)) for _ in range(comparisons)) / comparisons
+    return sum(last in test(*scenario.draw_with_examples(rng, gap)) for _ in range(comparisons)) / comparisons
 
 
 def main(comparisons: int = 400) -> None:

@@ -340,10 +340,20 @@ def test_of_endless_data_only_what_is_needed_is_read():
 
 
 def test_endless_data_without_a_number_of_steps_is_rejected(monkeypatch):
-    monkeypatch.setattr(data_module, "MAX_BATCHES", 50)
+    monkeypatch.setattr(data_module, "MAX_SECONDS", 0.0)
     with pytest.raises(InvalidValue) as caught:
         found_by(train=Endless())
     assert str(caught.value) == (
-        "the training data is endless: it has more than 50 batches. Help: give the length of a run with --steps "
-        "(steps=)."
+        "the training data has no length, and no end within 0 seconds (1 batch). Help: give the length of a run with "
+        "--steps (steps=), or a dataset with a length."
+    )
+
+
+def test_endless_validation_data_is_rejected(monkeypatch):
+    monkeypatch.setattr(data_module, "MAX_SECONDS", 0.0)
+    with pytest.raises(InvalidValue) as caught:
+        found_by(train=Endless(), validation=Endless(), steps=20)
+    assert str(caught.value) == (
+        "the validation data has no length, and no end within 0 seconds (1 batch). Help: give validation data with "
+        "an end, such as itertools.islice of it, or with a length."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,8 +27,8 @@ MIN_EVALUATIONS, MAX_EVALUATIONS = 16, 48
 EVALUATION_SHARE = 0.04
 """Between these limits, evaluation takes this share of the work of training; a training step costs three evaluations of
 the same examples."""
-MAX_BATCHES = 100_000
-"""A data loader without a length that gives more batches than this number in one pass is taken as endless."""
+MAX_SECONDS = 10.0
+"""Data without a length that does not end within this time is taken as endless."""
 
 
 class Data:
@@ -238,11 +239,7 @@ class _LoaderSource:
             yield map_tensors(lambda tensor: tensor.detach().to(self.device, copy=True), batch)
 
     def has_length(self) -> bool:
-        try:
-            len(self._open(RandomState(0)))
-        except TypeError:
-            return False
-        return True
+        return _has_length(self._open(RandomState(0)))
 
     def steps_per_epoch(self) -> int:
         loader = self._open(RandomState(0))
@@ -280,18 +277,27 @@ class _LoaderSource:
 
     def _limited(self, loader: DataLoader[Any], state: RandomState) -> Iterator[Batch]:
         """Yield the batches of one pass; raises for a pass that gives none, or does not end."""
-        count = 0
+        count, began, has_length = 0, time.perf_counter(), _has_length(loader)
         for count, batch in enumerate(self._read(loader, state), 1):
-            if count > MAX_BATCHES:
-                way_out = "give the length of a run with --steps (steps=)"
+            if not has_length and time.perf_counter() - began > MAX_SECONDS:
+                way_out = "give the length of a run with --steps (steps=), or a dataset with a length"
                 if self.role == "validation":
-                    way_out = "give validation data with an end, such as itertools.islice of it"
+                    way_out = "give validation data with an end, such as itertools.islice of it, or with a length"
                 raise InvalidValue(
-                    f"the {self.role} data is endless: it has more than {MAX_BATCHES:,} batches. Help: {way_out}."
+                    f"the {self.role} data has no length, and no end within {MAX_SECONDS:g} seconds "
+                    f"({count:,} batch{'es' * (count > 1)}). Help: {way_out}."
                 )
             yield batch
         if not count:
             raise InvalidValue(f"the {self.role} data gives no batch: the dataset is empty or exhausted.")
+
+
+def _has_length(loader: DataLoader[Any]) -> bool:
+    try:
+        len(loader)
+    except TypeError:
+        return False
+    return True
 
 
 def _copy(data: Any, role: str) -> Any:

@@ -103,6 +103,13 @@ def absolute_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return _error(output, target).abs().mean(1)
 
 
+def scaled(
+    output: torch.Tensor, target: torch.Tensor, error: Callable[..., torch.Tensor], factor: float
+) -> torch.Tensor:  # fmt: skip
+    """Return an error in other units than those of the outputs and targets."""
+    return error(output, target) * factor
+
+
 def r2(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """1 - (prediction - target)^2 / variance of the targets; the mean over the examples is R^2."""
     variance = target.double().var(unbiased=False)

@@ -130,7 +130,7 @@ class Plan:
                 for c in self.candidates
             ],
             "fingerprint": dict(self.fingerprint),
-            **({"split": "seeds"} if self.splits else {}),
+            "split": "seeds" if self.splits else "fixed",
             **({} if self.task.device is None else {"device": str(self.task.device)}),
             **({} if self.budget is None else {"budget": self.budget}),
             **({"search": {name: list(values) for name, values in self.search.items()}} if self.search else {}),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
 import torch
 
-from ..metrics import METRICS, Metric
+from ..metrics import METRICS, Metric, scaled
 
 
 def find_baseline(metric: Metric, targets: torch.Tensor) -> tuple[float, str]:
@@ -22,7 +23,10 @@ def find_baseline(metric: Metric, targets: torch.Tensor) -> tuple[float, str]:
     Returns:
         The metric and a description of the prediction; NaN and an empty string if there is none.
     """
-    if metric.function not in {known.function for known in METRICS.values()}:
+    function = metric.function
+    if isinstance(function, functools.partial) and function.func is scaled:
+        function = function.keywords["error"]
+    if function not in {known.function for known in METRICS.values()}:
         return math.nan, ""
     found = []
     for constant, meaning in _constants(targets):

@@ -90,7 +90,7 @@ class Predictor:
             raise InvalidType("`task.model` must be the model that `table` made; save another model with torch.save.")
         run = _median_run(comparison)
         steps = comparison.settings["steps"]
-        split = "seeds" if "split" in comparison.settings else "fixed"
+        split = comparison.settings["split"]
         plan = make_plan(task, optimizers=optimizers, losses=losses, seed=run.seed, seeds=1, steps=steps, split=split)
         task = cast(TableTask, plan.task)  # with the split of the seed
         candidate = next((c for c in plan.candidates if c.name == run.candidate), None)
@@ -117,10 +117,10 @@ class Predictor:
             "optimizer": run.optimizer, "loss": run.loss, "lr": run.lr, "options": dict(run.options), "seed": run.seed,
             "steps": steps, "metric": comparison.metric, "value": result.metrics[-1],
         }  # fmt: skip
+        shape = cast("functools.partial[Any]", task.model).args
         predictor = cls(
-            fitted[0].eval(), cast("functools.partial[Any]", task.model).args, task.encoders, target.name, target.labels, target.mean, target.deviation,
-            training,
-        )  # fmt: skip
+            fitted[0].eval(), shape, task.encoders, target.name, target.labels, target.mean, target.deviation, training
+        )
         x, y = task.validation
         truth = [target.labels[i] for i in y] if target.labels else predictor._numbers(y)
         predictor.validation = list(zip(task.validation_lines, truth, predictor._predict(x), strict=True))

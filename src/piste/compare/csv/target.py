@@ -13,7 +13,7 @@ import torch
 
 from ...errors import InvalidType, InvalidValue, did_you_mean
 from ...losses import CrossEntropyLoss
-from ..metrics import METRICS, Metric, absolute_error, squared_error
+from ..metrics import METRICS, Metric, absolute_error, scaled, squared_error
 from .columns import find_sentinels, sentinel_note
 from .dates import find_date_formats
 from .number_cells import PLAIN_NUMBER
@@ -213,22 +213,14 @@ def make_objective(
         )
     target.mean, target.deviation = float(target.y[train].mean()), float(target.y[train].std())
     y = torch.as_tensor((target.y - target.mean) / target.deviation).float().unsqueeze(1)
-    deviation = target.deviation
+    deviation = target.deviation  # scores are in units that all splits share
     metrics = {
-        "rmse": Metric("rmse", functools.partial(_squared_error_in_units, deviation=deviation), "min", _root),
-        "mae": Metric("mae", functools.partial(_absolute_error_in_units, deviation=deviation), "min"),
+        "rmse": Metric("rmse", functools.partial(scaled, error=squared_error, factor=deviation**2), "min", _root),
+        "mae": Metric("mae", functools.partial(scaled, error=absolute_error, factor=deviation), "min"),
     }
     error = float(np.sqrt(np.square(target.y[validation] - target.mean).mean()))
     guess = f"Predicting the mean gives an rmse of {_short(error)}."
     return Objective(y, 1, "mse", metrics, f"`{target.name}` as a number", guess)
-
-
-def _squared_error_in_units(output: torch.Tensor, target: torch.Tensor, deviation: float) -> torch.Tensor:
-    return squared_error(output, target) * deviation**2  # in units that all splits share
-
-
-def _absolute_error_in_units(output: torch.Tensor, target: torch.Tensor, deviation: float) -> torch.Tensor:
-    return absolute_error(output, target) * deviation
 
 
 def _root(mean: float) -> float:

@@ -11,6 +11,7 @@ _EXTENSIBLE = ("seeds", "trials", "candidates", "fingerprint", "epochs")
 
 def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Describe the differences of two comparisons; empty if the second one uses or extends the runs of the first."""
+    before = {"split": "fixed", **before}  # without an entry before every seed drew its own
     parts = [
         f"{key} was {before.get(key)}, now {now.get(key)}"
         for key in dict.fromkeys([*before, *now])
