@@ -41,7 +41,7 @@ LAYERS: list[list[str]] = [
     ["piste.compare.objective", "piste.compare.class_metrics"],
     ["piste.compare.frameworks"],
     ["piste.compare.candidates", "piste.compare.data", "piste.compare.metrics", "piste.compare.task"],
-    ["piste.compare.training", "piste.compare.task_file"],
+    ["piste.compare.training", "piste.compare.task_file", "piste.compare.splits"],
     ["piste.compare.plan"],
     ["piste.compare.training.timing", "piste.compare.listener"],
     ["piste.compare.budget"],

@@ -30,15 +30,16 @@ def text() -> list[str]:
 
 
 @functools.cache
-def windows() -> tuple[Pair, torch.Tensor]:
-    """Non-overlapping windows of `LENGTH` characters, the next character for each position, and each window's page."""
-    parts = [_windows(page) for page in text() if len(page) > LENGTH]
+def windows_by_page() -> tuple[Pair, torch.Tensor]:
+    """Return the windows of all pages, none of which covers two pages, and the number of the page of each."""
+    parts = [windows(page) for page in text() if len(page) > LENGTH]
     page = torch.cat([torch.full((len(x),), i) for i, (x, _) in enumerate(parts)])
     return (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), page
 
 
-def _windows(page: str) -> Pair:
-    codes = torch.tensor([LETTERS.index(letter) for letter in page])
+def windows(words: str) -> Pair:
+    """Return non-overlapping windows of `LENGTH` characters, and the next character for each position."""
+    codes = torch.tensor([LETTERS.index(letter) for letter in words])
     count = (len(codes) - 1) // LENGTH
     return tuple(codes[at : at + count * LENGTH].reshape(count, LENGTH) for at in (0, 1))  # type: ignore[return-value]
 
@@ -80,7 +81,7 @@ def bits(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def of_seed(seed: int) -> Task:
     """Return the task with a fifth of the pages for validation, drawn by the seed, so that no text is in both parts."""
-    (x, y), page = windows()
+    (x, y), page = windows_by_page()
     generator = torch.Generator().manual_seed(seed)
     pages = int(page[-1]) + 1
     held_out = torch.isin(page, torch.randperm(pages, generator=generator)[: pages // 5])
