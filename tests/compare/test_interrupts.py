@@ -1,6 +1,7 @@
 """Ctrl-C, wherever it arrives: what is finished is kept and told, and nothing is torn."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -116,6 +117,17 @@ def test_sigterm_ends_a_comparison_as_ctrl_c_does(tmp_path):
     assert (ran.returncode, ran.stderr) == (0, "")
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
     assert kept["interrupted"] == "Interrupted after 1 of 100 runs; finished runs are kept."
+
+
+def test_during_the_import_it_ends_the_command_in_a_sentence(tmp_path):
+    (tmp_path / "torch.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    variables = environment()
+    variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path), variables["PYTHONPATH"]])
+    ran = subprocess.run(
+        [sys.executable, "-c", "from _piste_command import main; main()", "tasks"], env=variables,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "piste: interrupted.\n")
 
 
 def test_ctrl_c_raises_once():

@@ -123,4 +123,3 @@ def compare(
         trials=trials, search=search, budget=budget, tuned=tuned, out=out, fresh=fresh, storage=storage, jobs=jobs,
         ray=ray, track=track, practical=practical, progress=progress,
     )  # fmt: skip
-
