@@ -55,6 +55,7 @@ LAYERS: list[list[str]] = [
     ["piste.cli_arguments"],
     ["piste.cli"],
     ["piste.__main__"],
+    ["_piste_command"],
 ]
 """Packages and modules from low to high. A module belongs to its longest prefix; it may import from its own entry and
 from lower layers, but not from another entry of its layer. `piste`, `piste.compare` and `piste.engine` mean the
