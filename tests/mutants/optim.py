@@ -12,6 +12,7 @@ import torch
 from piste.optim import OPTIMIZERS
 from piste.optim.conventions import CONVENTIONS
 from piste.optim.options import rate
+from tests.optim import test_adafactor as adafactor
 from tests.optim.assertions import find_fault
 from tests.optim.cases import ELEMENTWISE, OPTIONS, fullest
 from tests.optim.rejections import weights
@@ -61,6 +62,7 @@ ATTRIBUTES = ("update", "per_step", "buffers", "counters")
 BASE, PLANS = "piste.optim.optimizer", "piste.optim.step_plans"
 CONVENTION = "piste.optim.conventions"
 MUON, SPARSE = "piste.optim.muon", "piste.optim.sparse_adam"
+ADAFACTOR = "piste.optim.adafactor"
 TALL = (
     "x.shape[1] > x.shape[2] -> x.shape[1] >= x.shape[2]",
     "x.shape[1] > x.shape[2] -> x.shape[1] < x.shape[2]",
@@ -88,7 +90,24 @@ def subjects() -> list[Subject]:
     equivalent = {f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL}
     found.append(Subject(MUON, ("Muon.before", "Muon.matrix", "orthogonalize"), _check_muon, equivalent=equivalent))
     found.append(Subject(SPARSE, ("SparseAdam.update", "SparseAdam.buffers"), _check_sparse_adam))
+    parts = ("Adafactor.update", "Adafactor.per_step", "Adafactor.buffers")
+    found.append(Subject(ADAFACTOR, parts, _check_adafactor))
     return found
+
+
+def _check_adafactor(modules: Mapping[str, ModuleType]) -> str | None:
+    """The first difference of Adafactor from torch.optim.Adafactor, for matrices and vectors."""
+    for options in adafactor.OPTIONS:
+        ours, theirs = adafactor.params(torch.float64), adafactor.params(torch.float64)
+        a, b = modules[ADAFACTOR].Adafactor(ours, fused=False, **options), torch.optim.Adafactor(theirs, **options)
+        for seed in range(4):
+            adafactor.step(a, seed)
+            adafactor.step(b, seed)
+            for p, q in zip(ours, theirs, strict=True):
+                pairs = [(p, q), *((a.state[p].get(key), value) for key, value in b.state[q].items())]
+                if any(x is None or not torch.allclose(x, y, rtol=1e-12, atol=1e-14) for x, y in pairs):
+                    return f"Adafactor({options}): {p.tolist()} at step {seed + 1}"
+    return None
 
 
 def _check_sparse_adam(modules: Mapping[str, ModuleType]) -> str | None:

@@ -17,6 +17,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"maximize": True, "weight_decay": 0.1},
     {"lr": 0.5, "beta2_decay": -0.5, "eps": (1e-3, 0.5), "d": 1.5, "weight_decay": 0.1},
     {"eps": (0.75, 2.0), "lr": 0.25},
+    {"eps": (0.0, 1e-3), "lr": 2.0},
 ]
 
 
@@ -27,8 +28,9 @@ def params(dtype: torch.dtype) -> list[torch.Tensor]:
 
 def step(optimizer: torch.optim.Optimizer, seed: int) -> None:
     torch.manual_seed(seed)
+    size = 10.0 ** (seed - 2) if seed else 5e-9  # whose square is below the machine epsilon
     for p in optimizer.param_groups[0]["params"]:
-        p.grad = (torch.randn(p.shape, dtype=torch.float64) * 10 ** (seed - 2)).to(p.dtype)
+        p.grad = (torch.randn(p.shape, dtype=torch.float64) * size).to(p.dtype)
     optimizer.step()
 
 
