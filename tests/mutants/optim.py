@@ -61,6 +61,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
 ATTRIBUTES = ("update", "per_step", "buffers", "counters")
 BASE, PLANS = "piste.optim.optimizer", "piste.optim.step_plans"
 CONVENTION = "piste.optim.conventions"
+SHARED_FORMULAS = {"piste.optim.schedule_free": ("_PER_STEP", "_moved")}
+"""By module: functions and numbers that several formulas share."""
 MUON, SPARSE = "piste.optim.muon", "piste.optim.sparse_adam"
 ADAFACTOR = "piste.optim.adafactor"
 TALL = (
@@ -80,8 +82,9 @@ def subjects() -> list[Subject]:
     for file in files:
         names = [name for name, cls in ELEMENTWISE.items() if cls.__module__ == file]
         formulas = stated(file, [f"{name}.{key}" for name in names for key in ATTRIBUTES])
+        formulas += SHARED_FORMULAS.get(file, ())
         found.append(Subject(file, formulas, partial(_check, names), equivalent=EQUIVALENT.get(file, {})))
-    for module, parts in ((STEP, ("compose", "_rule")), (STATE, ("_start", "_filled_like"))):
+    for module, parts in ((STEP, ("compose", "_rule")), (STATE, ("_start", "_first_value", "_filled_like"))):
         equivalent = EQUIVALENT.get(module, {})
         found.append(Subject(module, parts, partial(_check, list(ELEMENTWISE)), (PLANS, BASE, *files), equivalent))
     formulas = [rules.update for known in CONVENTIONS.values() for rules in known.values() if rules.update is not None]

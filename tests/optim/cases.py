@@ -143,6 +143,15 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.25, "betas": (0.5, 0.75, 0.6), "eps": 0.125, "weight_decay": 0.3},
         {"lr": 0.25, "betas": (0.0, 0.0, 0.0), "eps": 0.125},
     ],
+    "ScheduleFreeSGD": [
+        *DECAYS,
+        {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.3, "r": 2.0, "weight_lr_power": 1.0, "warmup_steps": 3},
+    ],
+    "ScheduleFreeAdamW": [
+        *DECAYS,
+        {"lr": 0.25, "betas": (0.5, 0.75), "eps": 0.125, "weight_decay": 0.3, "r": 2.0, "weight_lr_power": 1.0},
+        {"lr": 0.25, "betas": (0.5, 0.75), "eps": 0.125, "warmup_steps": 3},
+    ],
     "AdEMAMix": [
         *DECAYS,
         {"lr": 0.25, "betas": (0.5, 0.75, 0.875), "eps": 0.125, "weight_decay": 0.3, "alpha": 2.0},

@@ -47,6 +47,14 @@ RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"lr": 0.1, "momentum": 0.5, "weight_decay": 0.3, "trust_coefficient": 0.75, "nesterov": True},) * 2,
     ],
     "StableAdamW": [({}, {}), ({"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.3},) * 2],
+    "ScheduleFreeSGD": [
+        ({}, {}),
+        ({"lr": 0.1, "momentum": 0.6, "weight_decay": 0.3, "r": 1.0, "weight_lr_power": 1.0, "warmup_steps": 4},) * 2,
+    ],
+    "ScheduleFreeAdamW": [
+        ({}, {}),
+        ({"lr": 0.1, "betas": (0.6, 0.75), "weight_decay": 0.3, "r": 1.0, "warmup_steps": 4},) * 2,
+    ],
     "AdEMAMix": [
         ({}, {}),
         (

@@ -75,6 +75,9 @@ RANGES = {
     "rho": INSIDE,
     "dampening": "[0, 1]",
     "warmup": POSITIVE,
+    "warmup_steps": POSITIVE,
+    "r": POSITIVE,
+    "weight_lr_power": POSITIVE,
 }
 
 

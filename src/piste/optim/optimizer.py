@@ -87,6 +87,7 @@ class Optimizer(torch.optim.Optimizer):
     elementwise: ClassVar[bool] = True  # whether `update` alone states the step, so that it can be shown in numbers
     refused: ClassVar[Mapping[str, str]] = {}  # shared options that it can't have, with the reason
     extensions: ClassVar[tuple[str, ...]] = ()  # options that the class of torch.optim lacks
+    own_decay: ClassVar[bool] = False  # whether `update` decays the weights
     sparse_only: ClassVar[bool] = False  # takes sparse gradients and no dense ones
     update: Callable[..., Any]
     before: Callable[..., Any]

@@ -23,7 +23,7 @@ class Buffer:
     Args:
         letter: The name in the formula.
         when: The option that must be on for the buffer to exist; None for a buffer that always exists.
-        start: The initial value: a number, or the name of an option.
+        start: The initial value: a number, the name of an option, or "p" for the parameter.
         shape: "all" for the shape of the parameter. "rows" or "columns" for a number per row or column of a parameter
             with two or more dimensions, and "vectors" for the shape of a parameter with fewer; others lack the buffer.
 
@@ -157,6 +157,8 @@ def _entry(state: dict[str, Any], key: str, make: Callable[[], Tensor]) -> Tenso
 
 
 def _first_value(buffer: Buffer, p: Tensor, group: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
+    if buffer.start == "p":
+        return (p if group["differentiable"] else p.detach()).to(dtype, copy=True)
     start = _start(buffer, group)
     if buffer.shape in ("rows", "columns"):
         return torch.full_like(p.sum(-1 if buffer.shape == "rows" else -2, keepdim=True), start, dtype=dtype)

@@ -1,0 +1,134 @@
+"""Schedule-Free optimizers: averaged weights put in place and taken back, checkpoints of both, batch normalization."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from piste import optim
+from piste.errors import InvalidValue, Unsupported
+
+from .reference import assert_same, model, train
+from .rejections import assert_rejected
+
+CLASSES = {
+    optim.ScheduleFreeSGD: {"lr": 0.1, "momentum": 0.6},
+    optim.ScheduleFreeAdamW: {"lr": 0.1, "betas": (0.6, 0.9)},
+}
+pytestmark = pytest.mark.usefixtures("double_scalars")
+every = pytest.mark.parametrize("cls", CLASSES)
+
+
+def trained(cls, steps=4):
+    net = model()
+    optimizer = cls(net.parameters(), **CLASSES[cls])
+    zs = []
+    for t in range(steps):
+        train(net, optimizer, [t])
+        zs.append([optimizer.state[p]["z"].clone() for p in net.parameters()])
+    return net, optimizer, zs
+
+
+@every
+def test_in_the_context_the_weights_are_the_mean_of_z_and_after_it_every_bit_is_back(cls):
+    net, optimizer, zs = trained(cls)
+    before = [p.detach().clone() for p in net.parameters()]
+    with optimizer.averaged():
+        assert_same(net.parameters(), [torch.stack(z).mean(0) for z in zip(*zs, strict=True)])
+        assert not any(map(torch.equal, before, net.parameters()))
+    assert all(map(torch.equal, before, net.parameters()))
+
+
+@every
+def test_an_error_in_the_context_takes_the_averaged_weights_back(cls):
+    net, optimizer, _ = trained(cls)
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(ZeroDivisionError), optimizer.averaged():
+        _ = 1 / 0
+    assert all(map(torch.equal, before, net.parameters()))
+    train(net, optimizer, [5])
+
+
+@every
+def test_before_the_first_step_both_weights_are_the_same(cls):
+    net = model()
+    before = [p.detach().clone() for p in net.parameters()]
+    with cls(net.parameters()).averaged():
+        assert all(map(torch.equal, before, net.parameters()))
+
+
+@every
+def test_a_checkpoint_says_which_weights_it_was_saved_with_and_resumes_from_both(cls):
+    net, optimizer, _ = trained(cls)
+    plain = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
+    with optimizer.averaged():
+        averaged = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
+    assert plain[1]["piste"]["weights"] == "training" and averaged[1]["piste"]["weights"] == "averaged"
+    train(net, optimizer, range(4, 7))
+    for weights, state in (plain, averaged):
+        other = model()
+        other.load_state_dict(weights)
+        resumed = cls(other.parameters(), **CLASSES[cls])
+        resumed.load_state_dict(state)
+        train(other, resumed, range(4, 7))
+        assert_same(other.parameters(), net.parameters())
+
+
+def test_batch_normalization_has_statistics_of_the_averaged_weights_in_the_context():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    optimizer = optim.ScheduleFreeSGD(net.parameters(), lr=0.5)
+    batches = [torch.randn(8, 3) for _ in range(3)]
+    for x in batches:
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+        optimizer.step()
+    before = [b.clone() for b in net.buffers()]
+    with optimizer.averaged(net, batches):
+        outputs = torch.stack([net[0](x).mean(0) for x in batches]).mean(0)
+        torch.testing.assert_close(net[1].running_mean, outputs)
+        assert not torch.equal(net[1].running_mean, before[0])
+    assert all(map(torch.equal, before, net.buffers()))
+    assert net.training
+
+
+@every
+def test_the_averaged_side_refuses_steps_checkpoints_and_a_second_context(cls):
+    net, optimizer, _ = trained(cls)
+    name = cls.__name__
+    with optimizer.averaged():
+        refused = f"{name}.step() trains other weights than the averaged ones, which are in place."
+        assert_rejected(Unsupported, optimizer.step, refused)
+        assert_rejected(
+            Unsupported,
+            lambda: optimizer.load_state_dict(optimizer.state_dict()),
+            f"{name}.load_state_dict() replaces the weights that are trained, and the averaged ones are in place.",
+        )
+        assert_rejected(
+            Unsupported,
+            lambda: optimizer.averaged().__enter__(),
+            f"{name}.averaged() is entered already. Help: end its context first.",
+        )
+    for arguments, given in (((net,), "model"), ((None, []), "batches")):
+        assert_rejected(
+            InvalidValue,
+            lambda arguments=arguments: optimizer.averaged(*arguments).__enter__(),
+            f"{name}.averaged takes `model` and `batches` together",
+            f"received `{given}` alone.",
+        )
+
+
+def test_an_average_without_weight_in_the_trained_weights_is_refused():
+    p = torch.zeros(1, requires_grad=True)
+    p.grad = torch.ones(1)
+    optimizer = optim.ScheduleFreeSGD([p], momentum=0)
+    optimizer.step()
+    assert_rejected(
+        InvalidValue,
+        lambda: optimizer.averaged().__enter__(),
+        "ScheduleFreeSGD.averaged needs a weight of the average above 0",
+        "received 0. Help: momentum=0.9",
+    )
