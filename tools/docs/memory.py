@@ -16,8 +16,10 @@ OPTIMIZERS = {"SGD": {}, "SGD, momentum": {"momentum": 0.9}, "Lion": {}, "Adam":
 ROWS: list[tuple[torch.dtype, dict[str, Any]]] = [
     (torch.float32, {}),
     (torch.float32, {"state_dtype": "bfloat16"}),
+    (torch.float32, {"state_dtype": "int8"}),
     (torch.bfloat16, {}),
     (torch.bfloat16, {"precision": "stochastic"}),
+    (torch.bfloat16, {"precision": "stochastic", "state_dtype": "int8"}),
     (torch.bfloat16, {"precision": "kahan"}),
     (torch.bfloat16, {"precision": "kahan", "state_dtype": "float32"}),
     (torch.bfloat16, {"precision": "master", "state_dtype": "bfloat16"}),
@@ -42,7 +44,7 @@ def table() -> str:
     for dtype, options in ROWS:
         sizes = (bytes_per_parameter(name.split(",")[0], dtype, **more, **options) for name, more in OPTIMIZERS.items())
         shown = ", ".join(f'{key}="{value}"' for key, value in options.items())
-        cells = [str(dtype).removeprefix("torch."), f"`{shown}`" if shown else "", *(f"{size:g}" for size in sizes)]
+        cells = [str(dtype).removeprefix("torch."), f"`{shown}`" if shown else "", *(f"{size:.3g}" for size in sizes)]
         lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
     return "\n".join(lines)
 

@@ -5,9 +5,12 @@ from .cpu.backend import CpuBackend
 from .cpu.sum_of_squares import sum_of_squares
 from .eager.loss import cast_result, compute_dtype, values
 from .eager.step import step as step_eagerly
+from .eight_bits import SCALE, blocks_of
+from .eight_bits import decode as decode_eight_bits
 from .gpu.backend import GpuBackend
 from .gpu.reports import raise_reported
 from .hoisting import count_passes
+from .layout import positions
 from .loss_dispatch import LossDispatcher, as_divisor, decline, dispatcher_of, explain
 from .matrix_step import MatrixPlan, MatrixSpec, describe_matrix_backends, step_matrices_eagerly
 from .specs import NO_IGNORE_INDEX, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, parameters
@@ -16,6 +19,7 @@ from .violations import ValueCheck, Violation
 
 __all__ = [
     "NO_IGNORE_INDEX",
+    "SCALE",
     "Bound",
     "BoundKind",
     "LossArguments",
@@ -29,15 +33,18 @@ __all__ = [
     "ValueCheck",
     "Violation",
     "as_divisor",
+    "blocks_of",
     "cast_result",
     "compute_dtype",
     "count_passes",
     "decline",
+    "decode_eight_bits",
     "describe_backends",
     "describe_matrix_backends",
     "dispatcher_of",
     "explain",
     "parameters",
+    "positions",
     "raise_reported",
     "register",
     "step_eagerly",

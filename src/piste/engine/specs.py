@@ -71,12 +71,13 @@ class StepSpec:
 
 @dataclass(frozen=True, eq=False)
 class ParamState:
-    """One parameter with its gradient, buffers and counters."""
+    """One parameter with its gradient, buffers and counters, and the scales of the buffers that are int8."""
 
     p: Any
     g: Any
     buffers: list[Any]
     counters: list[Any]
+    scales: Sequence[Any] = ()
 
 
 BoundKind = Literal["from 0 to", "up to", "of size"]

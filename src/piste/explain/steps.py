@@ -62,6 +62,11 @@ def explain_steps(
     p.grad = grad.detach().double().clone()
     instance = optimizer([p], **options)
     group = instance.param_groups[0]
+    if group["state_dtype"] is not None:
+        raise InvalidValue(
+            f'the steps are worked through in float64; received state_dtype="{group["state_dtype"]}". '
+            "Help: leave it out."
+        )
     rule = TracedRule(optimizer, cast(StepSpec, step_spec(optimizer, group)))
     numbers = {name: float(value) for name, value in numbers_of(optimizer, group).items()}
     if group["max_norm"] is not None:

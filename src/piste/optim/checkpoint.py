@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine import SCALE, blocks_of
 from ..errors import InvalidValue
 from ..version import __version__
 from . import validation
@@ -253,7 +254,7 @@ def _different_names(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 
 def _check_state(cls: Any, index: Any, p: Tensor, state: Any) -> None:
-    known = [*cls.state_keys(), *STATE_KEYS]
+    known = [*cls.state_keys(), *STATE_KEYS, *(key + SCALE for key in cls.buffers)]
     unknown = [key for key in state if key not in known]
     if unknown:
         raise InvalidValue(
@@ -267,6 +268,15 @@ def _check_state(cls: Any, index: Any, p: Tensor, state: Any) -> None:
             f"this checkpoint is not one of {cls.__name__}, or incomplete: parameter {index} has no "
             f"{_join_names(missing)}."
         )
+    for key in cls.buffers:
+        codes, scale = state.get(key), state.get(key + SCALE)
+        if isinstance(codes, Tensor) and codes.dtype == torch.int8:
+            shape = None if scale is None else tuple(scale.shape)
+            if shape != (blocks_of(p.numel()),):
+                raise InvalidValue(
+                    f"`{key}` of parameter {index} has 8 bits, so the checkpoint must hold `{key}{SCALE}` of shape "
+                    f"{(blocks_of(p.numel()),)}; received {shape}. Help: save the optimizer again."
+                )
     for key in (*cls.buffers, *TENSORS.values()):
         value = state.get(key)
         expected = cls.buffers[key].shape_for(p) if key in cls.buffers else p.shape

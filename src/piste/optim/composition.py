@@ -12,7 +12,7 @@ from ..formula.expression import FormulaError
 from ..formula.words import maximum, minimum
 from .conventions import Convention
 from .options import SHARED, Flag
-from .precision import with_precision
+from .precision import with_storage
 
 
 def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
@@ -23,7 +23,8 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
     is_decoupled = group.get("decoupled_weight_decay") or (rules is not None and rules.decoupled)
     decay = ("decoupled" if is_decoupled else "l2") if group.get("weight_decay") and not cls.own_decay else ""
     clips = ("clip",) * (group["max_norm"] is not None) + ("max_value",) * (group["max_value"] is not None)
-    key = (kept, decay, clips, bool(group["maximize"]), group["convention"], group["precision"], *flags.values())
+    storage = (group["precision"], group["state_dtype"] == "int8" and bool(kept))
+    key = (kept, decay, clips, bool(group["maximize"]), group["convention"], storage, *flags.values())
     spec = cls._specs.get(key)
     if spec is None:
         of_dims = [tuple(b.letter for b in cls.buffers.values() if b.exists(dims, group)) for dims in (2, 1)]
@@ -31,7 +32,7 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
         if isinstance(spec, StepSpec):
             if isinstance(vectors, StepSpec) and of_dims[0] != of_dims[1]:
                 spec = replace(spec, of_vectors=vectors)
-            spec = with_precision(spec, group["precision"])
+            spec = with_storage(spec, *storage)
         cls._specs[key] = spec
     return spec
 

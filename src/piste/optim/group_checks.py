@@ -125,6 +125,11 @@ def _check_tensors(optimizer: Any, params: list[Any], group: int, state_dtype: s
                 f"`state_dtype` is for real parameters; received parameter {i} of param group {group} with dtype "
                 f"{p.dtype}. Help: give complex parameters to an optimizer without state_dtype."
             )
+        if state_dtype == "int8" and hasattr(p, "to_local"):
+            raise Unsupported(
+                'state_dtype="int8" keeps blocks of numbers that a sharded parameter would cut; received parameter '
+                f'{i} of param group {group}, a DTensor. Help: state_dtype="bfloat16".'
+            )
         if not optimizer.defaults["differentiable"] and not (p.is_leaf or p.retains_grad):
             raise InvalidValue(
                 f"can't optimize a non-leaf Tensor: parameter {i} of param group {group} was computed from other "

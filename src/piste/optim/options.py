@@ -137,7 +137,9 @@ SHARED: dict[str, Option] = {
     ),
     "rounding_seed": Integer(0, 'the seed of precision="stochastic"', low=0, high=2**32 - 1),
     "state_dtype": Choice(
-        None, (None, "float32", "bfloat16"), "the dtype of new state; None for that of the parameter, or of its copy"
+        None,
+        (None, "float32", "bfloat16", "int8"),
+        "the dtype of new state, int8 in blocks with a scale; None for that of the parameter, or of its copy",
     ),
 }
 """The keyword options of every optimizer."""

@@ -20,15 +20,15 @@ from ..formula.words import where
 
 __all__ = [
     "NARROW",
+    "RANDOM",
     "STATE_KEYS",
     "TENSORS",
-    "counters_of",
     "first_count",
     "first_tensor",
     "is_narrow",
     "state_dtype",
     "tensors_of",
-    "with_precision",
+    "with_storage",
 ]
 
 NARROW = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -36,12 +36,12 @@ NARROW = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 TENSORS = {"kahan": "compensation", "master": "master"}
 """The state tensor of a mode: its checkpoint key, which is its name in formulas too."""
-COUNTERS = {"stochastic": ("rounding_key", "rounding_step")}
-"""The 0-d state tensors of a mode."""
-STATE_KEYS = (*TENSORS.values(), *chain(*COUNTERS.values()))
+RANDOM = ("rounding_key", "rounding_step")
+"""The 0-d state tensors of a step with random numbers."""
+STATE_KEYS = (*TENSORS.values(), *RANDOM)
 
 _KEYS = 1 << 24  # counters are float32, which holds the whole numbers below this
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 def is_narrow(p: Tensor, group: Mapping[str, Any]) -> bool:
@@ -49,16 +49,17 @@ def is_narrow(p: Tensor, group: Mapping[str, Any]) -> bool:
     return group["precision"] != "plain" and p.dtype in NARROW
 
 
-def with_precision(spec: StepSpec, precision: str) -> StepSpec:
-    """Return a step with the steps of 16-bit parameters in a precision."""
+def with_storage(spec: StepSpec, precision: str, has_8_bits: bool) -> StepSpec:
+    """Return a step with the steps of 16-bit parameters in a precision, and the random numbers of state in 8 bits."""
+    plain = _with_random_numbers(spec) if has_8_bits else spec
     if precision == "plain":
-        return spec
-    by_dtype = {dtype: _composed(spec, precision, word) for dtype, word in NARROW.items()}
-    of_vectors = None if spec.of_vectors is None else with_precision(spec.of_vectors, precision)
-    return replace(spec, by_dtype=by_dtype, of_vectors=of_vectors)
+        return plain
+    by_dtype = {dtype: _composed(spec, precision, word, has_8_bits) for dtype, word in NARROW.items()}
+    of_vectors = None if spec.of_vectors is None else with_storage(spec.of_vectors, precision, has_8_bits)
+    return replace(plain, by_dtype=by_dtype, of_vectors=of_vectors)
 
 
-def _composed(spec: StepSpec, precision: str, word: str) -> StepSpec:
+def _composed(spec: StepSpec, precision: str, word: str, has_8_bits: bool) -> StepSpec:
     def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         if precision == "stochastic":
             new, after = spec.element(p, g, buffers, scalars)
@@ -74,15 +75,15 @@ def _composed(spec: StepSpec, precision: str, word: str) -> StepSpec:
         return wide, [*after, wide]
 
     element.__qualname__ = spec.element.__qualname__
-    counters = counters_of(precision)
-    return replace(
-        spec,
-        element=element,
-        buffers=(*spec.buffers, *tensors_of(precision)),
-        counters=(*spec.counters[:1], *counters[:1], *spec.counters[1:], *counters[1:]),  # restated ones last
-        per_step={**spec.per_step, **({"rounding_step": _counted} if counters else {})},
-        uses_position=bool(counters),
-    )
+    is_random = precision == "stochastic"
+    composed = replace(spec, element=element, buffers=(*spec.buffers, *tensors_of(precision)), uses_position=is_random)
+    return _with_random_numbers(composed) if is_random or has_8_bits else composed
+
+
+def _with_random_numbers(spec: StepSpec) -> StepSpec:
+    key, step = RANDOM
+    counters = (*spec.counters[:1], key, *spec.counters[1:], step)  # restated ones last
+    return replace(spec, counters=counters, per_step={**spec.per_step, step: _counted})
 
 
 def _counted(rounding_step: Any) -> Any:
@@ -92,11 +93,6 @@ def _counted(rounding_step: Any) -> Any:
 def tensors_of(precision: str) -> tuple[str, ...]:
     """Return the keys of the state tensors of a mode."""
     return (TENSORS[precision],) if precision in TENSORS else ()
-
-
-def counters_of(precision: str) -> tuple[str, ...]:
-    """Return the keys of the 0-d state tensors of a mode."""
-    return COUNTERS.get(precision, ())
 
 
 def first_tensor(key: str, p: Tensor) -> Tensor:

@@ -47,10 +47,10 @@ def local_parts(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 def part_state(optimizer: Any, part: Tensor, group: Mapping[str, Any], parts: Sequence[Tensor]) -> ParamState:
     """Return a part with its gradient and state; missing state is created, as a DTensor where the parameter is one."""
     p = next(p for p, other in zip(group["params"], parts, strict=True) if other is part)
-    buffers, counters = state_of(optimizer, p, group)
+    buffers, counters, scales = state_of(optimizer, p, group)
     if is_sharded(p):
         buffers = [_spread_like(p, b) for b in buffers]
-    return ParamState(part, gradient(optimizer.rule_of(group), part, group), buffers, counters)
+    return ParamState(part, gradient(optimizer.rule_of(group), part, group), buffers, counters, scales)
 
 
 def existing_part(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamState:

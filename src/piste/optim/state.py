@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..engine import ParamState
+from ..engine import SCALE, ParamState, blocks_of, decode_eight_bits, positions
 from ..errors import Unsupported
 from . import checkpoint, precision
 
@@ -69,11 +70,12 @@ def existing_state(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> Param
         [state[key] for key in keys if key in state]
         for keys in ((*rule.buffers, *precision.TENSORS.values()), rule.counters)
     )
-    return ParamState(p, p if p.grad is None else p.grad, buffers, counters)
+    scales = [state[key + SCALE] for key in rule.buffers if key + SCALE in state]
+    return ParamState(p, p if p.grad is None else p.grad, buffers, counters, scales)
 
 
-def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the buffers and counters of a parameter, in the order of the rule."""
+def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return the buffers and counters of a parameter, in the order of the rule, and the scales of buffers of 8 bits."""
     rule = optimizer.rule_of(group)
     kept = {key: b for key, b in rule.buffers.items() if b.exists(p.dim(), group)}
     mode = group["precision"] if precision.is_narrow(p, group) else "plain"
@@ -87,15 +89,26 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
         counters.append(_entry(state, key, partial(torch.full_like, like, _start(counter, group))))
     is_first = any(state.get(key) is None for key in kept)
     dtype = precision.state_dtype(p, group)
-    buffers = [_entry(state, key, partial(_first_value, buffer, p, group, dtype)) for key, buffer in kept.items()]
+    has_8_bits = dtype == torch.int8 and bool(kept)
+    buffers, scales = [], []
+    for key, buffer in kept.items():
+        if has_8_bits and state.get(key) is None:
+            state[key], state[key + SCALE] = _first_codes(p, _start(buffer, group))
+        buffers.append(_entry(state, key, partial(_first_value, buffer, p, group, dtype)))
+        if buffers[-1].dtype == torch.int8 and has_8_bits:
+            scales.append(state[key + SCALE])
+        elif buffers[-1].dtype == torch.int8:  # the option has changed
+            codes, scale = buffers[-1], state.pop(key + SCALE)
+            buffers[-1] = state[key] = decode_eight_bits(codes, scale, positions([p])).to(dtype)
     if not rule.counts_steps:  # t isn't saved; it only has to be 1 at the first step alone
         counters.insert(0, like.clone() if is_first else torch.ones_like(like))
     for key in precision.tensors_of(mode):
         buffers.append(_entry(state, key, partial(precision.first_tensor, key, p)))
-    for place, key in zip((1, len(counters) + 1), precision.counters_of(mode), strict=False):
-        start = partial(precision.first_count, key, optimizer, p, group)
-        counters.insert(place, _entry(state, key, partial(_counter_from, like, start)))
-    return buffers, counters
+    if mode == "stochastic" or has_8_bits:
+        for place, key in zip((1, len(counters) + 1), precision.RANDOM, strict=True):
+            first = partial(precision.first_count, key, optimizer, p, group)
+            counters.insert(place, _entry(state, key, partial(_counter_from, like, first)))
+    return buffers, counters, scales
 
 
 def gradient(cls: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor:
@@ -124,6 +137,11 @@ def gradient(cls: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor:
         raise Unsupported(
             f"{cls.__name__} does not support sparse gradients. Help: use SGD, Adagrad or SparseAdam, or make the "
             "layer dense (nn.Embedding(..., sparse=False))."
+        )
+    if group["state_dtype"] == "int8":
+        raise Unsupported(
+            'state_dtype="int8" is not compatible with sparse gradients, because the numbers of a block share a scale. '
+            'Help: state_dtype="bfloat16".'
         )
     if group.get("weight_decay"):
         raise Unsupported(
@@ -170,6 +188,12 @@ def _filled_like(p: Tensor, start: float, dtype: torch.dtype) -> Tensor:
     if start:
         (torch.view_as_real(buffer) if buffer.is_complex() else buffer).fill_(start)
     return buffer
+
+
+def _first_codes(p: Tensor, start: float) -> tuple[Tensor, Tensor]:
+    """Return the codes and scales of a buffer that holds one number everywhere."""
+    codes = torch.full_like(p, int(math.copysign(127, start)) if start else 0, dtype=torch.int8)
+    return codes, torch.full((blocks_of(p.numel()),), abs(start), device=p.device, dtype=torch.float32)
 
 
 def _counter_from(like: Tensor, start: Callable[[], float]) -> Tensor:

@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 
+from ...formula.expression import Expr
 from ...torch_internals import PLAIN_TYPES
+from ..eight_bits import BLOCK, NOISE_SEEDS
 from ..emit import Emitter
 from ..hoisting import Hoisted, given_inputs, trace_step
 from ..layout import alike, overlapping, real_dtype, real_size
@@ -27,6 +29,7 @@ from ..native.compiler import load
 from ..native.tables import columns_from, word
 from ..specs import ParamState, StepSpec
 from .dialect import numba
+from .eight_bit_lines import eight_bit_columns, in_blocks, in_entry
 from .formula_comments import step_formula
 from .step_reductions import finish_entry, first_items, plan_levels, stages
 from .tables import StepTable, step_table
@@ -69,6 +72,8 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
     body = Emitter(numba(layout.compute), "x", hoisted.given)
     results = [body.name(value) for value in step.results]
     levels = plan_levels(step, hoisted, layout.compute)
+    eight = eight_bit_columns(step.columns, layout.columns)
+    seeds = [str(hoisted.given(Expr("input", name))) for name in NOISE_SEEDS] if eight else []
     width = len(hoisted.scalars)
 
     prepare = Emitter(numba("float64"), "s", given_inputs)
@@ -78,15 +83,19 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
         f"row[{slot}] = {prepare.name(value)}" for slot, value in enumerate(hoisted.scalars) if not hoisted.level(value)
     ]
     lines = _prepare(program, layout, prepare.lines, width)
-    place = COLUMNS + len(step.columns) + len(program.counters)
+    scales_at = COLUMNS + len(step.columns) + len(program.counters)
+    place = scales_at + len(eight)
+    entry = in_entry(eight, scales_at)
     for number, level in enumerate(levels):
         lines += _pass(
-            f"reduce{number}", step.columns, layout, level.added(), width, level.before(place), level.after()
+            f"reduce{number}", step.columns, layout, level.added(), width, level.before(place), level.after(), entry
         )
         lines += finish_entry(number, level, place, width)
-    kept = zip(_without_gradient(step.columns), _without_gradient(layout.columns), results, strict=True)
-    stores = [f"a_{n}[{_place(layout, n)}] = {_stored(kind, result)}" for n, kind, result in kept]
-    lines += _pass("body", step.columns, layout, [*_position(program, layout), *body.lines, *stores], width)
+    kept = list(zip(_without_gradient(step.columns), _without_gradient(layout.columns), results, strict=True))
+    stores = [f"a_{n}[{_place(layout, n)}] = {_stored(kind, result)}" for n, kind, result in kept if kind != "int8"]
+    new = [result for _, kind, result in kept if kind == "int8"]
+    element = [*_position(program, layout), *body.lines, *stores]
+    lines += _pass("body", step.columns, layout, element, width, entry=entry, new=new, seeds=seeds)
     return "\n".join(lines), width, tuple(len(level.operands) for level in levels)
 
 
@@ -134,14 +143,24 @@ def _pass(
     width: int,
     before: Sequence[str] = (),
     after: Sequence[str] = (),
+    entry: Sequence[str] = (),
+    new: Sequence[str] = (),
+    seeds: Sequence[str] = (),
 ) -> list[str]:
-    """Write an entry that runs some lines for each element, and others before and after those of an item."""
+    """Write an entry that runs some lines for each element, and others before and after those of an item.
+
+    `entry` are lines at its start; `new` and `seeds` are the new values of columns of 8 bits, and their random seeds.
+    """
     start = "" if layout.dims else " + start * {size}"
     walk, indent = (_strided(columns, layout.dims), 12) if layout.dims else (["for k in range(stop - start):"], 8)
     loads = [
-        f"{n}_ = {_load(kind, f'a_{n}[{_place(layout, n)}]', layout.compute)}"
+        f"{n}_ = {_load(n, kind, _place(layout, n), layout.compute, f's_{n}' if new else f'e_{n}[k // {BLOCK}]')}"
         for n, kind in zip(columns, layout.columns, strict=True)
     ]
+    inner = [f"{' ' * (indent - 4)}{line}" for line in (*loads, *lines)]
+    eight = eight_bit_columns(columns, layout.columns)
+    walk = in_blocks(eight, (*loads, *lines), new, seeds) if new else [*walk, *inner]
+    before = [*(f"e_{n} = pointer(scales_{n}[i] + start // {BLOCK} * 4, float32)" for n in eight), *before]
     block = [
         "for item in range(ends[block], ends[block + 1]):",
         "    i, start, stop = items[3 * item], items[3 * item + 1], items[3 * item + 2]",
@@ -151,15 +170,14 @@ def _pass(
             f"    a_{n} = pointer(col_{n}[i]{start.format(size=_SIZE[kind])}, {_STORAGE[kind]})"
             for n, kind in zip(columns, layout.columns, strict=True)
         ),
-        *(f"    {line}" for line in (*before, *walk)),
-        *(f"{' ' * indent}{line}" for line in (*loads, *lines)),
-        *(f"    {line}" for line in after),
+        *(f"    {line}" for line in (*before, *walk, *after)),
     ]
     return [
         f"def {name}(table):",
         f"    ends = pointer(table[{BLOCK_ENDS}], int64)",
         f"    items = pointer(table[{ITEMS}], int64)",
         *(f"    col_{n} = pointer(table[{COLUMNS + k}], int64)" for k, n in enumerate(columns)),
+        *entry,
         *shared_lines(block),
         "",
     ]
@@ -169,11 +187,14 @@ def _without_gradient(columns: Sequence[str]) -> Sequence[str]:
     return [columns[0], *columns[2:]]
 
 
-_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-_STORAGE = {"float64": "float64", "float32": "float32", "bfloat16": "uint16", "float16": "uint16"}
+_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+_STORAGE = {"float64": "float64", "float32": "float32", "bfloat16": "uint16", "float16": "uint16", "int8": "int8"}
 
 
-def _load(kind: str, place: str, compute: str) -> str:
+def _load(name: str, kind: str, index: str, compute: str, scale: str) -> str:
+    place = f"a_{name}[{index}]"
+    if kind == "int8":
+        return f"{compute}(from_eight_bits({place}, {scale}))"
     value = f"from_{kind}({place})" if _SIZE[kind] == 2 else place
     return value if kind == compute else f"{compute}({value})"
 
@@ -218,7 +239,7 @@ def layout_of(slot: ParamState) -> Layout:
     """Return the layout of a slot that `why_not_step` accepts."""
     columns = [slot.p, slot.g, *slot.buffers]
     counter = DTYPES[slot.counters[0].dtype] if slot.counters else "float32"
-    kinds = tuple(DTYPES[real_dtype(x)] for x in columns)
+    kinds = tuple("int8" if x.dtype == torch.int8 else DTYPES[real_dtype(x)] for x in columns)
     return Layout(kinds, counter, 0 if alike(columns) else slot.p.dim() + slot.p.is_complex())
 
 
@@ -233,7 +254,7 @@ def why_not_step(slot: ParamState) -> str | None:
             return f"it is on {x.device.type}"
         if x.layout != torch.strided:
             return "its gradient is sparse" if x.is_sparse else f"its layout is {x.layout}"
-        if real_dtype(x) not in DTYPES:
+        if real_dtype(x) not in DTYPES and not (x.dtype == torch.int8 and slot.scales):
             return f"its dtype is {x.dtype}"
         if x.is_conj() or x.is_neg():
             return "it is a lazy conjugate or negative"
@@ -242,6 +263,8 @@ def why_not_step(slot: ParamState) -> str | None:
             return "its gradient or its state has another shape or kind than it has"
         if x is not slot.g and overlapping(x):
             return "elements of it or of its state overlap in memory"
+    if slot.scales and not alike([slot.p, slot.g, *slot.buffers]):
+        return "its state has 8 bits, and it has gaps in memory or other strides than its gradient"
     if any(x.numel() != 1 for x in slot.counters) or len({x.dtype for x in slot.counters} - _COUNTERS) > 0:
         return "its step count is not one floating-point number"
     if len({x.dtype for x in slot.counters}) > 1:
@@ -264,7 +287,7 @@ def _shared_out(sizes: Sequence[int], threads: int) -> tuple[array[int], array[i
 
     Large items give long sequential reads, which limit the speed of a step of many elements.
     """
-    chunk = min(max(MIN_CHUNK, sum(sizes) // (CHUNKS_PER_THREAD * threads)), MAX_CHUNK)
+    chunk = min(max(MIN_CHUNK, sum(sizes) // (CHUNKS_PER_THREAD * threads)), MAX_CHUNK) // BLOCK * BLOCK
     items, ends, filled = array("q"), array("q", [0]), 0
     for tensor, size in enumerate(sizes):
         for start in range(0, size, chunk):
@@ -286,7 +309,7 @@ class StepKernel:
         text, width, sums = source(program, layout)
         self.stages = stages(len(sums))
         self.kernel = load(text, tuple(chain(*self.stages)), lambda: step_formula(program))
-        self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters)]
+        self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters, *slot.scales)]
         sizes = [real_size(slot.p) for slot in slots]
         self.elements = sum(sizes)
         self._names = program.numbers
@@ -297,7 +320,7 @@ class StepKernel:
         scalars = array("d", bytes(8 * width * len(slots)))
         shapes = array("q", [n for slot in slots for n in _walk(slot, layout.dims)])
         columns = [array("q", [slot.p.data_ptr() for slot in slots]), self.gradients]
-        kept = zip(*((*slot.buffers, *slot.counters) for slot in slots), strict=True)
+        kept = zip(*((*slot.buffers, *slot.counters, *slot.scales) for slot in slots), strict=True)
         columns += [array("q", [x.data_ptr() for x in column]) for column in kept]
         if sums:
             columns += [array("q", bytes(8 * max(sums) * (len(items) // 3)))]  # the partial sums, in float64

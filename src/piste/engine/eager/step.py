@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..eight_bits import decode, encode
 from ..layout import positions
 from ..specs import ParamState, StepSpec
 
@@ -45,11 +46,14 @@ def step(
         known = {**numbers, "epsilon": torch.finfo(slot.p.dtype).eps} if "epsilon" in spec.numbers else numbers
         if grad_scale is not None:
             slot = replace(slot, g=slot.g.to(_COMPUTE.get(slot.g.dtype, slot.g.dtype)) / grad_scale.to(slot.g.device))
-        before = [] if found_inf is None else [(x, x.clone()) for x in (slot.p, *slot.buffers, *slot.counters)]
+        kept = (slot.p, *slot.buffers, *slot.counters, *slot.scales)
+        before = [] if found_inf is None else [(x, x.clone()) for x in kept]
         scalars = spec.scalars(*_counted(spec, slot, known, on_device or differentiable))
-        if spec.uses_position:
+        if spec.uses_position or slot.scales:
             scalars["position"] = positions([slot.p, *(() if slot.g.is_sparse else (slot.g,)), *slot.buffers])
-        if slot.g.is_sparse:
+        if slot.scales:
+            _step_in_8_bits(spec, slot, scalars)
+        elif slot.g.is_sparse:
             _sparse_step(spec, slot, scalars)
         else:
             _apply(spec, slot.p, slot.g, slot.buffers, scalars, differentiable)
@@ -100,6 +104,20 @@ def _apply(
     p.copy_(after_p)
     for buffer, value in zip(buffers, after, strict=True):
         buffer.copy_(value)
+
+
+def _step_in_8_bits(program: StepSpec, slot: ParamState, scalars: Mapping[str, Any]) -> None:
+    """Step with buffers whose numbers are in blocks of 8 bits."""
+    places, key, step = (scalars[name] for name in ("position", "rounding_key", "rounding_step"))
+    eight = [k for k, buffer in enumerate(slot.buffers) if buffer.dtype == torch.int8]
+    wide = list(slot.buffers)
+    for k, scales in zip(eight, slot.scales, strict=True):
+        wide[k] = decode(slot.buffers[k], scales, places)
+    _apply(program, slot.p, slot.g, wide, scalars, clone=False)
+    for j, (k, scales) in enumerate(zip(eight, slot.scales, strict=True), 1):
+        codes, largest = encode(wide[k], places, key + j, step)
+        slot.buffers[k].copy_(codes)
+        scales.copy_(largest)
 
 
 def _sparse_step(program: StepSpec, slot: ParamState, scalars: Mapping[str, Any]) -> None:

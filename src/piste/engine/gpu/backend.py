@@ -88,6 +88,8 @@ def why_not(state: ParamState) -> str | None:
     columns = (state.p, state.g, *state.buffers)
     if state.g is not state.p.grad and state.p.grad is not None:
         return "its gradient is sparse"  # the state holds a dense copy
+    if state.scales:
+        return "its state has 8 bits, which the kernels of the CPU alone take"
     for x in (*columns, *state.counters):
         if type(x) not in PLAIN_TYPES:
             return f"it is a {type(x).__name__}, a tensor subclass with operations of its own"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numba.extending
 from llvmlite import ir
-from numba import float32, float64, int64, njit, types, uint16, uint32
+from numba import float32, float64, int8, int64, njit, types, uint16, uint32
 from numba.core import cgutils
 from numba.core.imputils import lower_constant, lower_getattr_generic, lower_setattr_generic
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
@@ -20,15 +20,19 @@ __all__ = [
     "bfloat16_at_random",
     "call_address",
     "column",
+    "eight_bits",
     "fetch_add",
     "float16_at_random",
     "float32",
     "float64",
     "from_bfloat16",
+    "from_eight_bits",
     "from_float16",
     "inline",
+    "int8",
     "int64",
     "intrinsic",
+    "larger_size",
     "math",
     "noise",
     "pointer",
@@ -313,3 +317,45 @@ def float16_at_random(x, r):
     small = float32(math.copysign(float32(steps * float32(2.0**-24)), x))
     chosen = small if abs(x) < float32(2.0**-14) else rounded
     return x if x != x else chosen
+
+
+# --- state in 8 bits, as in engine/eight_bits.py --------------------------------------------------------------
+
+
+@inline
+def from_eight_bits(code, scale):
+    """The number that a code stands for."""
+    y = float32(float32(code) * float32(1 / 127))
+    return float32(scale * float32(y * y * y * float32(abs(y))))
+
+
+@inline
+def larger_size(top, x):
+    """The larger of a float32 and the magnitude of a number; integers are compared, which vectorizes."""
+    a, b = _bits(top), _bits(float32(abs(x)))
+    return _bits(a if a > b else b)
+
+
+@inline
+def _fourth(code):
+    y = float32(code * float32(1 / 127))
+    return float32(float32(y * y) * float32(y * y))
+
+
+_whole: Any = int64
+_byte: Any = int8
+
+
+@inline
+def eight_bits(x, scale, r):
+    """The code of a number, by a whole number r in [0, 65536)."""
+    size = float32(abs(x))
+    below = float32(math.floor(float32(float32(127.0) * math.sqrt(float32(math.sqrt(float32(size / scale)))))))
+    below = below if below < float32(127.0) else float32(127.0)
+    low, high = float32(_fourth(below) * scale), float32(_fourth(float32(below + float32(1.0))) * scale)
+    is_up = float32(size - low) > float32(float32(r * float32(2.0**-16)) * float32(high - low))
+    code = float32(below + (float32(1.0) if is_up else float32(0.0)))
+    code = code if code < float32(127.0) else float32(127.0)
+    code = code if code > float32(1.0) else float32(1.0)
+    code = -code if x < float32(0.0) else code
+    return _byte(_whole(code)) if (size > float32(0.0)) & (scale < float32(math.inf)) else _byte(0)
