@@ -15,6 +15,7 @@ import typer
 from .cli_arguments import read_loops, read_names, read_numbers, read_options, read_rates, read_search
 from .errors import InvalidValue, PisteError
 from .text_encoding import ASCII_FALLBACK
+from .translation import translate
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -40,7 +41,23 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a log under cp1252 or GBK lacks some characters of a table
             stream.reconfigure(errors=ASCII_FALLBACK)
-    app()
+    command = typer.main.get_command(app)
+    _translate_help(command)
+    command(prog_name="piste")
+
+
+def _translate_help(command: Any) -> None:
+    """Put the help of a command, of its options and of its subcommands into the language of the user."""
+    for described in (command, *command.params):
+        if getattr(described, "help", None):
+            described.help = "\n\n".join(translate(" ".join(p.split())) for p in described.help.split("\n\n"))
+    for subcommand in getattr(command, "commands", {}).values():
+        _translate_help(subcommand)
+
+
+def _say(text: str, err: bool = False) -> None:
+    """Print a text of Piste in the language of the user."""
+    typer.echo(translate(text), err=err)
 
 
 @contextlib.contextmanager
@@ -51,17 +68,17 @@ def _in_a_sentence(debug: bool) -> Iterator[None]:
     except PisteError as error:
         if debug:
             raise
-        typer.echo(f"piste: {error}", err=True)
+        _say(f"piste: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("piste: interrupted.", err=True)
+        _say("piste: interrupted.", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
 @app.callback(invoke_without_command=True)
 def _options(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if version:
-        typer.echo(f"piste {__version__}")
+        _say(f"piste {__version__}")
         raise typer.Exit
 
 
@@ -169,7 +186,7 @@ def compare(
 
     The exit status is 0 if every run ended, 1 if a run failed or all diverged, 2 after an error, and 130 after Ctrl-C.
     """
-    typer.echo(f"piste compare {task}: preparing data and candidates ...")
+    _say(f"piste compare {task}: preparing data and candidates ...")
     with _in_a_sentence(debug):
         from .compare import compare_task
         from .compare.comparison import UnsavedReport
@@ -204,9 +221,7 @@ def compare(
             raise
         _show(comparison)
         if comparison.rows:
-            typer.echo(
-                f"\nReport, curves and numbers are in {out}{'/' * (str(out) != '.')}: open {out / 'report.html'}."
-            )
+            _say(f"\nReport, curves and numbers are in {out}{'/' * (str(out) != '.')}: open {out / 'report.html'}.")
         if save_model is not None:
             _save_model(made, comparison, optimizers, losses, save_model)
     if comparison.interrupted:
@@ -229,7 +244,7 @@ def diff(
     with _in_a_sentence(debug):
         from .compare import diff as set_side_by_side
 
-        typer.echo(str(set_side_by_side(before, after, practical=practical)))
+        _say(str(set_side_by_side(before, after, practical=practical)))
 
 
 @app.command()
@@ -240,8 +255,8 @@ def tasks(debug: Debug = False) -> None:
 
         width = max(map(len, built_in.names()))
         for name in built_in.names():
-            typer.echo(f"{name:<{width}}  {built_in.about(name)}")
-        typer.echo("Also: a table (piste compare data.csv --target COLUMN), or your own (my_task.py:make).")
+            _say(f"{name:<{width}}  {built_in.about(name)}")
+        _say("Also: a table (piste compare data.csv --target COLUMN), or your own (my_task.py:make).")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -282,7 +297,7 @@ def explain(
         named = {"grad": grad, "param": param}
         options |= {option: read_numbers(f"--{option}", text) for option, text in named.items() if text is not None}
         options |= {option: v for option, v in {"steps": steps, "check": check}.items() if v is not None}
-        typer.echo(str(explained(name, *operands, **options)))
+        _say(str(explained(name, *operands, **options)))
 
 
 def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[str, Any]) -> Task:
@@ -294,7 +309,7 @@ def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[
 
     if csv_task.is_table(text):
         loaded = csv_task.table(text, column, batch_size=batch_size, **of_table)
-        typer.echo(loaded.about)
+        _say(loaded.about)
         return loaded
     if column is not None:
         raise InvalidValue(f"--target names a column of a table, such as data.csv; `{text}` isn't one. Help: omit it.")
@@ -324,7 +339,7 @@ def _save_model(task: Any, comparison: Comparison, optimizers: str | None, losse
     predictor = Predictor.fit(task, comparison, optimizers=read_names(optimizers), losses=read_names(losses))
     predictor.save(folder)
     fitted = predictor.training
-    typer.echo(
+    _say(
         f"\nThe model of {fitted['optimizer']} with seed {fitted['seed']} ({fitted['metric']} {fitted['value']:.4g}) "
         f"and its predictions are in {folder}:\n\n    from piste.compare import Predictor\n\n"
         f'    Predictor.load("{folder}").predict("new.csv")'
@@ -345,24 +360,23 @@ def _show(comparison: Comparison) -> None:
     from .compare.report.tables import rich_tables
 
     if not comparison.rows:
-        typer.echo(comparison.interrupted)
+        _say(comparison.interrupted)
         return
     verdict = comparison.verdict
     if sys.stdout.isatty():
         console = Console(highlight=False)
         for table in rich_tables(comparison, console.width):
             console.print(table, "")
-        console.print(verdict.sentence, style="bold", markup=False)
-        console.print(f"{verdict.test} {verdict.limits}", verdict.recommendation, markup=False, sep="\n")
+        console.print(translate(verdict.sentence), style="bold", markup=False)
+        explained = translate(f"{verdict.test} {verdict.limits}\n{verdict.recommendation}")
+        console.print(explained, markup=False)
     else:
-        typer.echo(
-            f"\n{comparison.table()}\n{verdict.sentence}\n{verdict.test} {verdict.limits}\n{verdict.recommendation}"
-        )
+        _say(f"\n{comparison.table()}\n{verdict.sentence}\n{verdict.test} {verdict.limits}\n{verdict.recommendation}")
     if verdict.code:
-        typer.echo(f"\n{textwrap.indent(verdict.code, '    ')}")
+        _say(f"\n{textwrap.indent(verdict.code, '    ')}")
     for said in (comparison.interrupted, comparison.left_out):
         if said:
-            typer.echo(said)
+            _say(said)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from .translation import translate
+
 
 class PisteError(Exception):
-    """Any refusal of Piste's own; its text is written for the user, and no traceback is needed to read it."""
+    """Any refusal of Piste's own; its text is written for the user, and no traceback is needed to read it.
+
+    Its arguments hold the English text; it is shown in the language of the user.
+    """
+
+    def __str__(self) -> str:
+        return translate(super().__str__())
 
 
 class InvalidValue(PisteError, ValueError):

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..errors import InvalidValue, did_you_mean
+from ..translation import translate
 from .specs import LossArguments, LossKernelSpec, ParamState, StepSpec
 
 __all__ = [
@@ -205,8 +206,10 @@ def warn_fallback(cause: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("piste", "torch"):
         frame, level = frame.f_back, level + 1
     warnings.warn(
-        f"Piste falls back to the eager backend, several times slower: {cause}. Help: PISTE_BACKEND=eager silences "
-        "this warning.",
+        translate(
+            f"Piste falls back to the eager backend, several times slower: {cause}. Help: PISTE_BACKEND=eager silences "
+            "this warning."
+        ),
         RuntimeWarning,
         stacklevel=level,
     )

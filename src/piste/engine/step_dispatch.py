@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..torch_internals import PLAIN_TYPES
+from ..translation import translate
 from .backend import Backend, FastStep, StepKernel, backends_of, forced_backend, warn_fallback
 from .eager import step as eager
 from .hoisting import count_passes, reduces_over_lines
@@ -133,8 +134,10 @@ class StepPlan:
                 raise
             _failed[self.spec] = f"its kernel could not be made ({error})"
             warnings.warn(
-                f"{self.spec.name} falls back to the eager backend, several times slower: {error}. "
-                "Help: fused=False silences this warning; fused=True makes it an error.",
+                translate(
+                    f"{self.spec.name} falls back to the eager backend, several times slower: {error}. "
+                    "Help: fused=False silences this warning; fused=True makes it an error."
+                ),
                 RuntimeWarning,
                 stacklevel=7,
             )

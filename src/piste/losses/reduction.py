@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ..errors import InvalidValue, PisteError
 from ..options import Choice, Flag, Option
+from ..translation import translate
 from .value_checks import is_readable
 
 __all__ = ["LEGACY", "SETTINGS", "Reduction", "make_reduction", "reduction_of_flags", "reduction_option"]
@@ -150,5 +151,5 @@ def reduction_of_flags(size_average: Any, reduce: Any, stacklevel: int) -> str:
     """Return the reduction that torch's old pair of flags stands for, with a warning at the caller's line."""
     mode = "none" if reduce is False else "sum" if size_average is False else "mean"
     message = f'size_average and reduce are deprecated in torch; write reduction="{mode}"'
-    warnings.warn(message, stacklevel=stacklevel)
+    warnings.warn(translate(message), stacklevel=stacklevel)
     return mode

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..torch_internals import PLAIN_TYPES
+from ..translation import translate
 from .precision import NARROW
 
 __all__ = ["LostUpdates"]
@@ -65,9 +66,11 @@ class LostUpdates:
             return
         kinds = " and ".join(sorted({NARROW[p.dtype] for p, _, _ in sample}))
         warnings.warn(
-            f"{name}.step() rounded {lost / updates:.0%} of its updates of {kinds} parameters away: they are less than "
-            f'half the distance to the next number. Help: precision="kahan", "master" or "stochastic" keeps them; '
-            "so do float32 parameters under torch.autocast.",
+            translate(
+                f"{name}.step() rounded {lost / updates:.0%} of its updates of {kinds} parameters away: they are less than "
+                f'half the distance to the next number. Help: precision="kahan", "master" or "stochastic" keeps them; '
+                "so do float32 parameters under torch.autocast."
+            ),
             stacklevel=4,
         )
 

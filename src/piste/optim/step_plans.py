@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..engine import MatrixPlan, MatrixSpec, StepPlan, step_eagerly, step_matrices_eagerly
+from ..translation import translate
 from . import validation
 from .clipping import Scaling, reduces_gradients
 from .composition import numbers_of, step_spec
@@ -160,7 +161,7 @@ def warn_unchanged(optimizer: Any, call: str, stacklevel: int = 4) -> None:
             f"all of its {len(params)} parameters are frozen (requires_grad=False). "
             "Help: unfreeze some with p.requires_grad_()."
         )
-    warnings.warn(f"{call} changed no parameter: {why}", stacklevel=stacklevel)
+    warnings.warn(translate(f"{call} changed no parameter: {why}"), stacklevel=stacklevel)
 
 
 def _state_pointers(optimizer: Any) -> list[int]:

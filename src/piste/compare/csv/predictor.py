@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ...errors import InvalidType, InvalidValue
+from ...translation import translate
 from ..comparison import Comparison
 from ..plan import make_plan
 from ..report.files import make_output_folder
@@ -213,8 +214,10 @@ class Predictor:
             rows = np.flatnonzero(encoder.strays(cells)[cells.codes])
             if rows.size:
                 warnings.warn(
-                    f"{plural(rows.size, 'cell')} of `{encoder.name}` without a {encoder.kind}, such as "
-                    f"{cells[rows[0]]!r} in {found.place(rows[0])}: counted as missing.",
+                    translate(
+                        f"{plural(rows.size, 'cell')} of `{encoder.name}` without a {encoder.kind}, such as "
+                        f"{cells[rows[0]]!r} in {found.place(rows[0])}: counted as missing."
+                    ),
                     stacklevel=3,
                 )
 

@@ -7,6 +7,7 @@ import time
 from typing import Any, TextIO
 
 from ...text_encoding import encodable
+from ...translation import translate
 from ..budget import format_duration
 from ..candidates import Candidate
 from ..listener import Listener
@@ -67,7 +68,7 @@ class LogProgress(Listener):
         )
 
     def _write(self, line: str) -> None:
-        print(encodable(line, self.stream), file=self.stream, flush=True)
+        print(encodable(translate(line), self.stream), file=self.stream, flush=True)
 
 
 class LiveProgress(Listener):

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from ...translation import translate
 from ..results import Row, Summary
 from ..search_space import format_options
 
@@ -102,7 +103,8 @@ def rich_tables(comparison: Summary, width: int) -> list[Any]:
     """Return the table for a terminal with `width` columns, split into several tables if it is too wide for one."""
     from rich.console import Console
 
-    titles, lines = table_titles(comparison), table_lines(comparison)
+    titles = list(map(translate, table_titles(comparison)))
+    lines = [[name, *map(translate, cells)] for name, *cells in table_lines(comparison)]
 
     def fits(columns: list[int]) -> bool:
         table = _rich_table(comparison, titles, lines, columns)
@@ -111,7 +113,7 @@ def rich_tables(comparison: Summary, width: int) -> list[Any]:
     if fits(list(range(len(titles)))):
         return [_rich_table(comparison, titles, lines, list(range(len(titles))))]
     if len(lines) > len(comparison.rows):
-        lines[-1][0] = "(baseline)"
+        lines[-1][0] = translate("(baseline)")
     for i, title in enumerate(titles):  # as narrow as its column
         least = max(map(len, [*title.split(), *(line[i] for line in lines)]))
         titles[i] = "\n".join(textwrap.wrap(title, least))

@@ -1,0 +1,152 @@
+"""The catalogue of messages: `python -m tools.messages` brings it up to date with the sources.
+
+A message is a string of the sources that a user reads. `{0}` stands for the first value of an f-string. The command
+adds new messages to each piste.po without a translation, and drops those that no longer exist. A string that is the
+same in both languages, such as code, has itself as its translation.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from piste.translation import FIELD, LOCALE, read_catalogue
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "piste"
+CATALOGUES = sorted(LOCALE.glob("*/LC_MESSAGES/piste.po"))
+
+ERRORS = {"InvalidValue", "InvalidType", "Unsupported", "PisteError", "MissingPackage", "FormulaError", "warn"}
+"""Calls of these names make an error or a warning."""
+ERRORS_ALONE = ("engine/", "formula/")
+"""Folders whose other strings are the text of kernels."""
+NOT_SHOWN = (
+    *("compare/report/html.py", "compare/report/plots.py", "compare/report/figures.py", "compare/report/fonts.py"),
+    *("compare/report/search_plots.py", "compare/tasks/", "compare/training/smoothness.py", "losses/robust_regression"),
+    *("optim/options.py", "optim/ports.py", "losses/function_form.py", "translation.py"),
+)
+"""Files whose other strings are reports, pictures, built-in tasks, and the meaning of options in docstrings."""
+TABLES = ("compare/report/tables.py", "compare/analysis/verdict.py")
+"""Files whose single words are messages too."""
+DOCUMENTED = {"rate", "decay", "Number", "Limit", "Integer", "Numbers", "Flag", "Choice", "TensorOption", "Function"}
+"""Calls of these names take the meaning of an option, which is shown in docstrings only."""
+
+_WORD = re.compile(r"(?<![\w.])[A-Za-z][a-z]{2,}(?![\w(=])")
+_PROSE = re.compile(f"(?=.*[ {{}}]).*{_WORD.pattern}")
+_SIGNATURE = re.compile(r"(?=.*\breduction\b)[\w*]+(, [\w*]+)*")
+_CODE = re.compile(r'\w+ = |def |return |import |#|<|\{"|(torch|piste)\.[a-z_.{0}]+\(|\w+(\[.*\])? \| |.*\(\?P|\S*\(\S*\)$|\S+$')
+
+
+def template(node: ast.AST) -> str | None:
+    """Return a string, an f-string, or a sum of strings, with values numbered in order; None for other nodes."""
+    parts = _parts(node)
+    if parts is None:
+        return None
+    count = iter(range(len(parts)))
+    return "".join(f"{{{next(count)}}}" if part is None else part for part in parts)
+
+
+def _parts(node: ast.AST) -> list[str | None] | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value]
+    if isinstance(node, ast.JoinedStr):
+        return [part.value if isinstance(part, ast.Constant) else None for part in node.values]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        sides = [_parts(node.left), _parts(node.right)]
+        if sides != [None, None]:
+            return [part for side in sides for part in (side if side is not None else [None])]
+    return None
+
+
+def is_message(text: str, words: bool = False) -> bool:
+    """Return whether a string is prose, not a name, code or a signature; with `words`, single words are messages."""
+    is_code = _SIGNATURE.fullmatch(text) or _CODE.match(text)
+    return bool((_WORD if words else _PROSE).search(text)) and (words or not is_code)
+
+
+def _strings(node: ast.AST, in_error: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield each string below a node, and whether it is part of an error."""
+    text = template(node)
+    if text is not None:
+        yield text, in_error
+        for part in ast.walk(node):  # strings inside the values
+            if isinstance(part, ast.FormattedValue):
+                yield from _strings(part.value, in_error)
+        return
+    for child in ast.iter_child_nodes(node):
+        is_docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+        name = None
+        if isinstance(child, ast.Call):
+            name = child.func.id if isinstance(child.func, ast.Name) else getattr(child.func, "attr", None)
+        if not is_docstring and name not in DOCUMENTED:
+            yield from _strings(child, in_error or name in ERRORS)
+
+
+def _makes_command(decorator: ast.AST) -> bool:
+    return isinstance(decorator, ast.Call) and getattr(decorator.func, "attr", None) in ("command", "callback")
+
+
+def _help_of_commands(tree: ast.AST) -> Iterator[str]:
+    """Yield each paragraph of the docstrings that are the help of a command."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.FunctionDef)
+            and any(map(_makes_command, node.decorator_list))
+            and (text := ast.get_docstring(node))
+        ):
+            yield from (" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
+
+
+def _numbered(line: str) -> str:
+    """Return a line of a message without spaces around it, and with its values numbered from 0."""
+    parts = FIELD.split(line.strip())
+    parts[1::2] = [f"{{{i}}}" for i in range(len(parts) // 2)]
+    return "".join(parts)
+
+
+def collect() -> dict[str, str]:
+    """Return every message with the first file that contains it."""
+    found: dict[str, str] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE).as_posix()
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        is_shown = not name.startswith((*ERRORS_ALONE, *NOT_SHOWN))
+        for text, in_error in _strings(tree):
+            for line in map(_numbered, text.split("\n")):
+                if is_message(line, name in TABLES) and (in_error or is_shown):
+                    found.setdefault(line, name)
+        if name == "cli.py":
+            found |= {text: name for text in _help_of_commands(tree)}
+    return found
+
+
+def written(messages: dict[str, str], translations: dict[str, str], code: str) -> str:
+    """Return the text of a catalogue."""
+    header = f"Language: {code}\nMIME-Version: 1.0\nContent-Type: text/plain; charset=UTF-8\n"
+    entries = [f'msgid ""\nmsgstr {_quoted(header)}\n']
+    for message, file in messages.items():
+        entries.append(f"#: {file}\nmsgid {_quoted(message)}\nmsgstr {_quoted(translations.get(message, ''))}\n")
+    return "\n".join(entries)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def main() -> None:
+    """Bring every catalogue up to date, and print the messages without a translation."""
+    messages = collect()
+    for path in CATALOGUES:
+        translations = read_catalogue(path)
+        path.write_text(written(messages, translations, path.parts[-3]), encoding="utf-8")
+        for message in messages:
+            if not translations.get(message):
+                print(f"{messages[message]}: {message}")
+
+
+if __name__ == "__main__":
+    main()
