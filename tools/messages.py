@@ -32,13 +32,15 @@ NOT_SHOWN = (
 """Files whose other strings are reports, pictures, built-in tasks, and the meaning of options in docstrings."""
 TABLES = ("compare/report/tables.py", "compare/analysis/verdict.py")
 """Files whose single words are messages too."""
+WORDS = ("training", "validation", "optimizer", "loss", "metric", "two", "three", "median", "diverged", "failed")
+"""Words that sentences are made of, other than those of the files of TABLES."""
 DOCUMENTED = {"rate", "decay", "Number", "Limit", "Integer", "Numbers", "Flag", "Choice", "TensorOption", "Function"}
 """Calls of these names take the meaning of an option, which is shown in docstrings only."""
 
-_WORD = re.compile(r"(?<![\w.])[A-Za-z][a-z]{2,}(?![\w(=])")
+_WORD = re.compile(r"(?<![\w.])[A-Za-z][a-z]+(?![\w(=])")
 _PROSE = re.compile(f"(?=.*[ {{}}]).*{_WORD.pattern}")
 _SIGNATURE = re.compile(r"(?=.*\breduction\b)[\w*]+(, [\w*]+)*")
-_CODE = re.compile(r'\w+ = |def |return |import |#|<|\{"|(torch|piste)\.[a-z_.{0}]+\(|\w+(\[.*\])? \| |.*\(\?P|\S*\(\S*\)$|\S+$')
+_CODE = re.compile(r'\w+ = |def |return |import |#|<|\{"|\w+(\[.*\])? \| |.*\(\?P|\S*\(\S*\)$|\S+$')
 
 
 def template(node: ast.AST) -> str | None:
@@ -86,6 +88,15 @@ def _strings(node: ast.AST, in_error: bool = False) -> Iterator[tuple[str, bool]
             yield from _strings(child, in_error or name in ERRORS)
 
 
+def _counted(tree: ast.AST) -> Iterator[str]:
+    """Yield the messages of each call `plural(count, noun)`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "plural":
+            noun = template(node.args[1])
+            if noun is not None:
+                yield from (f"{{0}} {noun}", f"{{0}} {noun}s")
+
+
 def _makes_command(decorator: ast.AST) -> bool:
     return isinstance(decorator, ast.Call) and getattr(decorator.func, "attr", None) in ("command", "callback")
 
@@ -110,7 +121,7 @@ def _numbered(line: str) -> str:
 
 def collect() -> dict[str, str]:
     """Return every message with the first file that contains it."""
-    found: dict[str, str] = {}
+    found = dict.fromkeys(WORDS, "several")
     for path in sorted(SOURCE.rglob("*.py")):
         name = path.relative_to(SOURCE).as_posix()
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -119,6 +130,7 @@ def collect() -> dict[str, str]:
             for line in map(_numbered, text.split("\n")):
                 if is_message(line, name in TABLES) and (in_error or is_shown):
                     found.setdefault(line, name)
+        found |= {text: name for text in _counted(tree) if text not in found}
         if name == "cli.py":
             found |= {text: name for text in _help_of_commands(tree)}
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 LOCALE = Path(__file__).parent / "locale"
@@ -19,9 +19,12 @@ FIELD = re.compile(r"\{(\w+)(?::[^{}]*)?\}")
 """A value in a pattern, as in an f-string: `{0}`."""
 
 _ENTRY = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"(?:\n|\Z))+)', re.MULTILINE)
-_PROSE = re.compile(r"[a-z]{2,} [a-z]{2,}")
-_SENTENCE_END = re.compile(r"(?<=[.?!;:]) +|(?<=[。；？！：]) *(?=.)")
-_CHOICE = re.compile(r"(`[^`]*`|\"[^\"]*\"|[\d.]+)( or (`[^`]*`|\"[^\"]*\"|[\d.]+))+")
+_PROSE = re.compile(r"[A-Za-z]{2,}[.,;:]? [A-Za-z]{2,}")
+_SENTENCE_END = re.compile(r"(?<=[.?!;:]) +|(?<=[。；？！：]) *(?=.)|(?=, )")
+_CHOICE = re.compile(r"(`[^`]*`|\"[^\"]*\"|-?[\d.]+)( or (`[^`]*`|\"[^\"]*\"|-?[\d.]+))+")
+_RANGE = re.compile(r"in ([\[(][^\[\]()]*[\])])")
+_DATA = re.compile(r"[\d`\"']")
+_IDEOGRAPH = "[\u3400-\u9fff]"
 _WIDE = "[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
 
 
@@ -57,7 +60,7 @@ def translate(text: str) -> str:
     if code is None:
         return text
     catalogue = _catalogue(code)
-    return "\n".join(catalogue.line(line) for line in text.split("\n"))
+    return "\n".join(map(catalogue.translate, text.split("\n")))
 
 
 def read_catalogue(path: Path) -> dict[str, str]:
@@ -79,26 +82,28 @@ class _Pattern:
     """A message with values in it.
 
     Attributes:
-        weight: The number of letters outside of the values; patterns with more are preferred.
         pieces: The text around the values.
+        weight: The number of letters in it; patterns with more are preferred.
+        key: The longest piece, in lower case.
+        names: The names of the values, in order.
+        translated: The translation: text and names of values in turn.
     """
 
     def __init__(self, message: str, translated: str) -> None:
         parts = FIELD.split(message)
         self.pieces, self.names = parts[::2], parts[1::2]
-        self.translated = FIELD.split(translated)
         self.weight = sum(map(str.isalpha, "".join(self.pieces)))
+        self.key = max(self.pieces, key=len).lower()
+        self.translated = FIELD.split(translated)
 
     def match(self, text: str) -> list[str] | None:
         """Return the values, each as short as possible; None if the text is another message."""
-        first, *middle, last = self.pieces if len(self.pieces) > 1 else (*self.pieces, "")
+        first, *middle, last = self.pieces
         if not text.startswith(first) or not text.endswith(last):
             return None
-        if not self.names:
-            return [] if text == first else None
         values, at, end = [], len(first), len(text) - len(last)
-        for piece in middle:
-            found = text.find(piece, at, end)
+        for i, piece in enumerate(middle):
+            found = text.find(piece, at, end) if piece else self._end_of_value(text, at, end, middle[i + 1 :])
             if found < 0:
                 return None
             values.append(text[at:found])
@@ -106,36 +111,59 @@ class _Pattern:
         if at > end:
             return None
         values.append(text[at:end])
-        is_weak = self.weight < 6
-        return None if is_weak and any(map(_PROSE.search, values)) else values
+        return values if self.weight > 4 or all(map(_DATA.search, values)) else None
+
+    @staticmethod
+    def _end_of_value(text: str, at: int, end: int, later: list[str]) -> int:
+        """Return the end of a value that another one follows: that of a number, or of all text up to the next piece."""
+        number = re.compile(r"\d+").match(text, at, end)
+        if number:
+            return number.end()
+        piece = next(filter(None, later), "")
+        return text.find(piece, at, end) if piece else end
 
 
 class _Catalogue:
-    """Translates lines: whole messages, their values where these are messages themselves, and several in a row."""
+    """The translations of messages without values, and the patterns of the others."""
 
     def __init__(self, translations: dict[str, str]) -> None:
-        translations = {m.strip(): t.strip() for m, t in translations.items() if t and t != m}
+        translations = {message: text for message, text in translations.items() if text and text != message}
         self.exact = {m: t for m, t in translations.items() if not FIELD.search(m)}
-        self.patterns = [_Pattern(m, t) for m, t in translations.items() if FIELD.search(m)]
-        self.patterns.sort(key=lambda pattern: -pattern.weight)
-        self.line = lru_cache(maxsize=4096)(self._line)
-        self._message = lru_cache(maxsize=4096)(self._find_message)
+        patterns = [_Pattern(m, t) for m, t in translations.items() if FIELD.search(m)]
+        self.patterns = sorted(patterns, key=lambda pattern: -pattern.weight)
 
-    def _line(self, text: str) -> str:
+    def translate(self, line: str) -> str:
+        """Return the translation of a line of text."""
+        if line.startswith("| ") and line.endswith(" |"):  # a row of a table
+            return " | ".join(map(self.translate, line.split(" | ")))
+        folded = line.lower()
+        return _Line(self.exact, [pattern for pattern in self.patterns if pattern.key in folded]).translate(line)
+
+
+class _Line:
+    """Translates a line and its parts: whole messages, values that are messages themselves, and several in a row.
+
+    Args:
+        exact: The translations of messages without values.
+        patterns: The patterns whose text is in the line.
+    """
+
+    def __init__(self, exact: dict[str, str], patterns: list[_Pattern]) -> None:
+        self.exact, self.patterns = exact, patterns
+        self.translate = cache(self._translate)
+        self.find_message = cache(self._find_message)
+
+    def _translate(self, text: str) -> str:
         """Return the translation with the least English left."""
         core = text.strip()
         if not core:
             return text
-        if core.startswith("| ") and core.endswith(" |"):  # a row of a table
-            return " | ".join(map(self.line, text.split(" | ")))
-        found = [self._message(core)]
-        ends = list(_SENTENCE_END.finditer(core))
-        for end in ends:
-            head = self._message(core[: end.start()])
-            if head is not None:
-                found.append(_join(head, self.line(core[end.end() :])))
-        if ends and not any(found):
-            found = [_join(core[: ends[0].start()], self.line(core[ends[0].end() :]))]
+        found = [self.find_message(core)]
+        for end in _SENTENCE_END.finditer(core):
+            head, tail = core[: end.start()], core[end.end() :]
+            count = bool(self.find_message(head)) + bool(self.find_message(tail.strip())) if head and tail else 0
+            if count:
+                found.insert(0 if count == 2 else len(found), _join(self.translate(head), self.translate(tail)))
         best = min(filter(None, found), key=lambda t: len(_PROSE.findall(t)), default=core)
         if best == core:
             return text
@@ -149,24 +177,38 @@ class _Catalogue:
         if text in self.exact:
             return self.exact[text]
         if _CHOICE.fullmatch(text):
-            return re.sub(r"(?<=[`\"\d]) or (?=[`\"\d])", " 或 ", text)
+            return re.sub(r"(?<=[`\"\d]) or (?=[`\"\d-])", " 或 ", text)
+        if _RANGE.fullmatch(text):
+            return f"{text[3:]} 之内的值"
         found = []
         for pattern in self.patterns:
             values = pattern.match(text)
             if values is not None:
                 found.append(self._fill(pattern, values))
-                if len(found) == 6:
-                    break
+        if not found and text[0].islower():  # a sentence that ends another one
+            return self.find_message(text[0].upper() + text[1:])
         return min(found, key=lambda t: len(_PROSE.findall(t)), default=None)
 
     def _fill(self, pattern: _Pattern, values: list[str]) -> str:
-        shown = {}
-        for piece, name, value in zip(pattern.pieces, pattern.names, values, strict=False):
-            is_quoted = piece.endswith(("`", '"', "'"))
-            shown[name] = value if is_quoted else self.line(value)
-        parts = [shown[part] if i % 2 else part for i, part in enumerate(pattern.translated)]
-        return "".join(parts)
+        """Return the translation of a pattern with the values in it; quoted values stay as they are."""
+        shown = {
+            name: value if piece.endswith(("`", '"', "'")) else self.translate(value)
+            for piece, name, value in zip(pattern.pieces, pattern.names, values, strict=False)
+        }
+        text = ""
+        for i, part in enumerate(pattern.translated):
+            text = _join(text, shown[part] if i % 2 else part, "")
+        return text
 
 
-def _join(head: str, rest: str) -> str:
-    return head + ("" if re.search(f"{_WIDE}$", head) else " ") + rest
+def _join(left: str, right: str, between: str = " ") -> str:
+    """Return two parts of a text as one, with a space between Chinese and Latin letters and none within Chinese."""
+    if re.search(f"{_WIDE}$", left):
+        if re.match(f" {_WIDE}", right):
+            return left + right[1:]
+        needs_space = re.search(f"{_IDEOGRAPH}$", left) and re.match(r"[\w`\"'(\[-]", right, re.ASCII)
+        return f"{left}{' ' if needs_space else ''}{right}"
+    if re.search(f"{_WIDE} $", left) and re.match(_WIDE, right):
+        return left[:-1] + right
+    needs_space = re.search(r"[\w`\"')\]]$", left, re.ASCII) and re.match(_IDEOGRAPH, right)
+    return f"{left}{' ' if needs_space else between if right else ''}{right}"

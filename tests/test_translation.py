@@ -1,0 +1,152 @@
+"""Messages in Chinese: complete, with the same values, and only where the environment asks for them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import piste
+from piste import losses, optim
+from piste.cli import app
+from piste.errors import InvalidValue, MissingPackage
+from piste.translation import FIELD, VARIABLES, language, read_catalogue, translate
+from tools.messages import CATALOGUES, collect, written
+
+CHINESE = read_catalogue(CATALOGUES[0])
+IS_CHINESE = re.compile("[\u4e00-\u9fff]")
+
+
+@pytest.fixture(autouse=True)
+def in_chinese(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PISTE_LANG", "zh")
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=str)
+def test_the_catalogue_has_the_messages_of_the_sources(path):
+    """`python -m tools.messages` adds what is new; a translator fills it in."""
+    translations = read_catalogue(path)
+    missing = [message for message in collect() if not translations.get(message)]
+    assert not missing
+    assert path.read_text(encoding="utf-8") == written(collect(), translations, path.parts[-3])
+
+
+@pytest.mark.parametrize("message", CHINESE)
+def test_a_translation_has_the_values_and_the_names_of_its_message(message):
+    translated = CHINESE[message]
+    assert set(FIELD.findall(translated)) <= set(FIELD.findall(message))
+    for name in re.findall(r"`[\w.()\[\]]+`", message):
+        assert name in translated
+    numbers = r"(?<![\w{])\d+(?![\w}])"
+    assert sorted(re.findall(numbers, translated)) == sorted(re.findall(numbers, message))
+
+
+@pytest.mark.parametrize("message", [m for m, t in CHINESE.items() if t != m and len(m) > 40])
+def test_a_message_is_recognized_with_values_in_it(message):
+    def fill(text: str) -> str:
+        return FIELD.sub(lambda field: f"V{field[1]}V", text)
+
+    shown, expected = translate(fill(message)), fill(CHINESE[message])
+    assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", expected)
+
+
+def message_of(call, *args, **kwargs) -> str:
+    with pytest.raises(piste.errors.PisteError) as caught:
+        call(*args, **kwargs)
+    return str(caught.value)
+
+
+P = [torch.zeros(2, requires_grad=True)]
+
+
+def test_an_error_has_its_names_and_numbers_and_no_english():
+    assert message_of(optim.SGD, P, lr=-1.0) == "`lr` 必须在 [0, inf) 之内；收到 lr=-1.0。"
+    assert message_of(optim.Adam, [{"params": P, "lr": -1}]).endswith("收到 lr=-1.0。在参数组 0 中。")
+    assert message_of(losses.MSELoss(), torch.zeros(4, 1), torch.zeros(4)) == (
+        "MSELoss：`input` 和 `target` 的形状必须相同；收到 (4, 1) 和 (4,)。"
+        "帮助：input.squeeze(1) 或 target.unsqueeze(1)。"
+    )
+    assert message_of(losses.BCELoss(), torch.tensor([0.5, -1.0]), torch.ones(2)) == (
+        "BCELoss：`input` 必须是 [0, 1] 之内的值；收到 (1,) 处的 -1.0。"
+        "帮助：先应用 torch.sigmoid，或把 logits 交给更精确的 BCEWithLogitsLoss。"
+    )
+    assert message_of(optim.Adam, P, weight_deacy=0.1).endswith("您要找的是 `weight_decay` 或 `decoupled_weight_decay` 吗？")
+
+
+def test_values_of_the_user_are_not_translated():
+    column = message_of(piste.compare, torch.nn.Linear(1, 1), (1, 2), loss="mse", optimizers=["the targets"])
+    assert "the targets" not in CHINESE or "目标" not in column
+    assert translate("`the targets` must be in [0, 1); received the targets=2.").startswith("`the targets` 必须")
+    assert translate("some text of another origin") == "some text of another origin"
+
+
+def test_the_arguments_of_an_error_are_english():
+    error = InvalidValue("`lr` must be in [0, 1); received lr=2.")
+    assert error.args == ("`lr` must be in [0, 1); received lr=2.",)
+    assert IS_CHINESE.search(str(error))
+    assert IS_CHINESE.search(str(MissingPackage("no Ray cluster runs here")))
+
+
+def test_a_warning_is_translated():
+    layer = torch.nn.Linear(1, 1)
+    with pytest.warns(UserWarning, match=r"没有改变任何参数：没有参数有梯度。帮助：在 step\(\) 之前调用 loss.backward\(\)"):
+        optim.SGD(layer.parameters()).step()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LANG": "C.UTF-8"}, None),
+        ({"LANG": "fr_FR.UTF-8"}, None),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "en_US.UTF-8"}, None),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "zh_CN.GBK"}, "zh"),
+        ({"LANGUAGE": "fr:zh_CN:en"}, "zh"),
+        ({"LANGUAGE": "en:zh"}, None),
+        ({"LANG": "zh_CN.UTF-8", "PISTE_LANG": "en"}, None),
+        ({"LANG": "C", "PISTE_LANG": "zh"}, "zh"),
+    ],
+)
+def test_the_first_variable_that_is_set_chooses_the_language(variables, expected, monkeypatch):
+    monkeypatch.delenv("PISTE_LANG")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert language() == expected
+
+
+@pytest.mark.parametrize("message", ["", "x\n\n  y", "`lr` must be in [0, 1); received lr=2.", "Did you mean `a`?"])
+def test_english_is_unchanged(message, monkeypatch):
+    monkeypatch.setenv("PISTE_LANG", "en")
+    assert translate(message) == message
+
+
+def test_the_command_speaks_chinese():
+    done = subprocess.run(
+        [sys.executable, "-m", "piste", "explain", "--help"], capture_output=True, encoding="utf-8", check=True
+    )
+    assert "显示损失或优化器各步的算术" in done.stdout and "--target" in done.stdout
+    assert not re.search(r"[a-z]{3,} [a-z]{3,} [a-z]{3,}", done.stdout)
+    refused = CliRunner().invoke(app, ["explain", "mse", "--target", "[1]"])
+    assert refused.exit_code == 2
+    assert "piste：--target 需要与 --input 一起使用。帮助：piste explain mse --input ... --target ..." in refused.output
+    shown = CliRunner().invoke(app, ["explain", "mse", "--input", "[1, 2]", "--target", "[0, 0]"])
+    assert "归约：mean" in shown.output
+
+
+def test_a_comparison_is_reported_in_chinese(tmp_path):
+    words = ["compare", "line", "--optimizers", "sgd,adam", "--lr", "0.01", "--seeds", "2", "--epochs", "1"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "| 候选 | lr |" in done.output and "与最佳者的差距" in done.output
+    verdict = done.output[done.output.index("| 候选 |") :]
+    assert not re.search(r"[a-z]{3,} [a-z]{3,} [a-z]{3,}", verdict), verdict
+    assert "candidate" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
