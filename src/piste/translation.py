@@ -20,10 +20,11 @@ FIELD = re.compile(r"\{(\w+)(?::[^{}]*)?\}")
 
 _ENTRY = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"(?:\n|\Z))+)', re.MULTILINE)
 _PROSE = re.compile(r"[A-Za-z]{2,}[.,;:]? [A-Za-z]{2,}")
-_SENTENCE_END = re.compile(r"(?<=[.?!;:]) +|(?<=[。；？！：]) *(?=.)|(?=, )")
+_SENTENCE_END = re.compile(r"(?<=[.?!;:]) +|(?<=[.?!]\)) +| (?=\()|(?<=[。；？！：]) *(?=.)|(?=, )")
 _CHOICE = re.compile(r"(`[^`]*`|\"[^\"]*\"|-?[\d.]+)( or (`[^`]*`|\"[^\"]*\"|-?[\d.]+))+")
 _RANGE = re.compile(r"in ([\[(][^\[\]()]*[\])])")
 _DATA = re.compile(r"[\d`\"']")
+_COMMON = {"and", "or", "of", "at", "in", "to", "by", "is", "from", "with", "for", "has", "row", "line"}
 _IDEOGRAPH = "[\u3400-\u9fff]"
 _WIDE = "[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
 
@@ -84,6 +85,7 @@ class _Pattern:
     Attributes:
         pieces: The text around the values.
         weight: The number of letters in it; patterns with more are preferred.
+        is_weak: Whether it consists of words that any text may contain.
         key: The longest piece, in lower case.
         names: The names of the values, in order.
         translated: The translation: text and names of values in turn.
@@ -93,6 +95,7 @@ class _Pattern:
         parts = FIELD.split(message)
         self.pieces, self.names = parts[::2], parts[1::2]
         self.weight = sum(map(str.isalpha, "".join(self.pieces)))
+        self.is_weak = set(re.findall("[A-Za-z]+", "".join(self.pieces))) <= _COMMON
         self.key = max(self.pieces, key=len).lower()
         self.translated = FIELD.split(translated)
 
@@ -111,7 +114,7 @@ class _Pattern:
         if at > end:
             return None
         values.append(text[at:end])
-        return values if self.weight > 4 or all(map(_DATA.search, values)) else None
+        return values
 
     @staticmethod
     def _end_of_value(text: str, at: int, end: int, later: list[str]) -> int:
@@ -135,7 +138,7 @@ class _Catalogue:
     def translate(self, line: str) -> str:
         """Return the translation of a line of text."""
         if line.startswith("| ") and line.endswith(" |"):  # a row of a table
-            return " | ".join(map(self.translate, line.split(" | ")))
+            return f"| {' | '.join(map(self.translate, line[2:-2].split(' | ')))} |"
         folded = line.lower()
         return _Line(self.exact, [pattern for pattern in self.patterns if pattern.key in folded]).translate(line)
 
@@ -159,6 +162,9 @@ class _Line:
         if not core:
             return text
         found = [self.find_message(core)]
+        is_open = found[0] is None or (found[0].endswith(".") and not found[0].endswith(".."))
+        if is_open and core.endswith(".") and (message := self.find_message(core[:-1])):
+            found.insert(0, f"{message}。")
         for end in _SENTENCE_END.finditer(core):
             head, tail = core[: end.start()], core[end.end() :]
             count = bool(self.find_message(head)) + bool(self.find_message(tail.strip())) if head and tail else 0
@@ -180,14 +186,20 @@ class _Line:
             return re.sub(r"(?<=[`\"\d]) or (?=[`\"\d-])", " 或 ", text)
         if _RANGE.fullmatch(text):
             return f"{text[3:]} 之内的值"
+        if text[0] == "(" and text[-1] == ")" and (inner := self.translate(text[1:-1])) != text[1:-1]:
+            return f"（{inner}）"
         found = []
         for pattern in self.patterns:
             values = pattern.match(text)
-            if values is not None:
+            if values is not None and (not pattern.is_weak or all(map(self._is_plain, values))):
                 found.append(self._fill(pattern, values))
         if not found and text[0].islower():  # a sentence that ends another one
             return self.find_message(text[0].upper() + text[1:])
         return min(found, key=lambda t: len(_PROSE.findall(t)), default=None)
+
+    def _is_plain(self, value: str) -> bool:
+        """Return whether a value is a number, a quotation or a message, so that a pattern of few letters may hold."""
+        return value in self.exact or bool(_DATA.search(value) and not _PROSE.search(value) and "  " not in value)
 
     def _fill(self, pattern: _Pattern, values: list[str]) -> str:
         """Return the translation of a pattern with the values in it; quoted values stay as they are."""
@@ -210,5 +222,7 @@ def _join(left: str, right: str, between: str = " ") -> str:
         return f"{left}{' ' if needs_space else ''}{right}"
     if re.search(f"{_WIDE} $", left) and re.match(_WIDE, right):
         return left[:-1] + right
+    if re.match("[\u3000-\u303f\uff00-\uffef]", right):  # punctuation
+        return left.rstrip(" ") + right
     needs_space = re.search(r"[\w`\"')\]]$", left, re.ASCII) and re.match(_IDEOGRAPH, right)
     return f"{left}{' ' if needs_space else between if right else ''}{right}"
