@@ -68,8 +68,8 @@ class LostUpdates:
         warnings.warn(
             translate(
                 f"{name}.step() rounded {lost / updates:.0%} of its updates of {kinds} parameters away: they are less "
-                f'than half the distance to the next number. Help: precision="kahan", "master" or "stochastic" keeps them; '
-                "so do float32 parameters under torch.autocast."
+                f'than half the distance to the next number. Help: precision="kahan", "master" or "stochastic" keeps '
+                "them; so do float32 parameters under torch.autocast."
             ),
             stacklevel=4,
         )
