@@ -180,8 +180,8 @@ class _Line:
 
     def _find_message(self, text: str) -> str | None:
         """Return the translation of a text that is one message, or None."""
-        if text in self.exact:
-            return self.exact[text]
+        if not text or text in self.exact:
+            return self.exact.get(text)
         if _CHOICE.fullmatch(text):
             return re.sub(r"(?<=[`\"\d]) or (?=[`\"\d-])", " 或 ", text)
         if _RANGE.fullmatch(text):
