@@ -96,6 +96,12 @@ def _state(cls: type[Optimizer], example: Optimizer) -> list[str]:
         for key, b in table.items():
             start = f"`{b.start}`" if isinstance(b.start, str) else f"{b.start:g}"
             rows.append(f"| `{key}` | `{b.letter}` | {f'with `{b.when}`' if b.when else 'always'} | {start} | {size} |")
+    listed = "".join(rows)
+    rows += [
+        f"| `{key}` | | after a step, of all parameters together | | |"
+        for key in cls.state_keys()
+        if f"| `{key}` |" not in listed
+    ]
     return rows if len(rows) > 2 else ["None."]
 
 
