@@ -17,7 +17,7 @@ from piste.optim import OPTIMIZERS
 from ..formula.test_rounding import noise
 from .cases import fullest
 
-OTHERS = {"Adafactor", "LBFGS", "Muon", "SparseAdam"}
+OTHERS = {"Adafactor", "LBFGS", "Muon", "ScheduleFreeAdamW", "ScheduleFreeSGD", "SparseAdam"}
 WITH_STATE = [name for name, cls in OPTIMIZERS.items() if cls.buffers and name not in OTHERS]
 
 
@@ -265,6 +265,11 @@ def test_what_is_refused():
         InvalidValue, match=r'`state_dtype` of Muon must be None, "float32" or "bfloat16", because .*int8'
     ):
         piste.optim.Muon([torch.ones(3, 3, requires_grad=True)], state_dtype="int8")
+    for name in ("Adafactor", "ScheduleFreeSGD"):
+        with pytest.raises(
+            InvalidValue, match=rf"`state_dtype` of {name} must be .* that of matrices, or weights; rec"
+        ):
+            getattr(piste.optim, name)([p], state_dtype="int8")
     net = nn.Embedding(5, 3, sparse=True)
     optimizer = piste.optim.Adagrad(net.parameters(), state_dtype="int8")
     net(torch.tensor([1])).sum().backward()

@@ -92,11 +92,11 @@ def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
                 'differentiable=True can\'t be combined with state_dtype="int8", whose rounding has no derivative. '
                 "Help: leave one of the two out."
             )
-        is_whole = cls.matrix is None and all(buffer.shape == "all" for buffer in cls.buffers.values())
-        if not is_whole and values.get("state_dtype") == "int8":
+        is_numbers = all(buffer.shape == "all" and buffer.start != "p" for buffer in cls.buffers.values())
+        if not (cls.matrix is None and is_numbers) and values.get("state_dtype") == "int8":
             raise InvalidValue(
-                f'`state_dtype` of {cls.__name__} must be None, "float32" or "bfloat16", because its state is that of '
-                'matrices, not of elements; received "int8".'
+                f'`state_dtype` of {cls.__name__} must be None, "float32" or "bfloat16", because its state is '
+                'that of matrices, or weights; received "int8".'
             )
         _check_decay(values)
     except (InvalidType, InvalidValue) as error:
