@@ -258,6 +258,6 @@ def _fault_of_a_convention(make: Any) -> str | None:
 def _fault_of_a_complex_start(state: Any) -> str | None:
     """A buffer of a complex parameter starts alike in both parts, as torch's."""
     p = torch.zeros(2, dtype=torch.complex128, requires_grad=True)
-    made = state._filled_like(p.detach(), 0.5)
+    made = state._filled_like(p.detach(), 0.5, p.dtype)
     torchs = torch.optim.Adagrad([p], initial_accumulator_value=0.5).state[p]["sum"]
     return None if torch.equal(made, torchs) else f"a complex buffer starts at {made.tolist()}"
