@@ -2,25 +2,19 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from torch import nn
 
 import piste
+from tests.torchrun import torchrun
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "sharded.py"
 
 
-def torchrun(folder):
-    ran = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", EXAMPLE, folder],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+def run(folder):
+    torchrun(EXAMPLE, folder)
     return json.loads((folder / "rank0" / "results.json").read_text())
 
 
@@ -36,11 +30,11 @@ def test_a_sharded_model_gives_the_table_of_a_whole_one(tmp_path):
         whole, (sharded.data(1024, 0), sharded.data(512, 1)), optimizers=["SGD", "Adam"],
         lr={"SGD": 0.1, "Adam": 0.01}, seeds=3, epochs=5, progress=False,
     )  # fmt: skip
-    spread = torchrun(tmp_path)
+    spread = run(tmp_path)
     for mine, theirs in zip(found.results, spread["results"], strict=True):
         assert (theirs["candidate"], theirs["seed"], theirs["steps"]) == (mine.candidate, mine.seed, mine.steps)
         assert theirs["losses"] == pytest.approx(mine.losses, rel=1e-3)
         assert theirs["metrics"] == pytest.approx(mine.metrics, abs=0.01)
     (tmp_path / "rank1" / "runs.db").unlink()  # the one that fell behind goes on from the other's runs
-    again = torchrun(tmp_path)
+    again = run(tmp_path)
     assert [r["seconds"] for r in again["results"]] == [r["seconds"] for r in spread["results"]]

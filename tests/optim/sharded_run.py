@@ -172,6 +172,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "RANK" not in os.environ:
         load(folder)
+        print("done", flush=True)
     else:
         dist.init_process_group("gloo")
         steps_equal_those_of_one_process()
@@ -181,5 +182,6 @@ if __name__ == "__main__":
         dist.barrier()
         load(folder)
         redundancy_is_removed()
+        print("done", flush=True)
+        dist.barrier()
         dist.destroy_process_group()
-    print("done", flush=True)

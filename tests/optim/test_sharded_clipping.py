@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from tests.torchrun import torchrun
 
 RUN = """
 import torch
@@ -43,17 +41,13 @@ for row in (0, 5):  # in the shard of either rank
     message, after = stepped(bad, nonfinite="raise")
     assert "received nan and 0 more among the 18 values of the gradient of parameter 0 in param group 0" in message
     assert torch.equal(after, start)
-dist.destroy_process_group()
 print("agreed", flush=True)
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
 def test_ranks_clip_by_the_norm_of_all_shards_and_agree_on_a_bad_step(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(RUN, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("agreed") == 2
+    assert torchrun(script).count("agreed") == 2

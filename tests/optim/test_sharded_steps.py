@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import piste
+from tests.torchrun import torchrun
 
 SCRIPT = Path(__file__).with_name("sharded_run.py")
 
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "train_sharded.py"
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def run(*command):
@@ -32,13 +32,13 @@ def run(*command):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch has no distributed package here")
 def test_two_processes_step_and_save_as_one(tmp_path):
-    assert run(*TORCHRUN, SCRIPT, tmp_path).count("done") == 2
+    assert torchrun(SCRIPT, tmp_path).count("done") == 2
     assert run(SCRIPT, tmp_path).count("done") == 1
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch has no distributed package here")
 def test_the_example_of_the_docs_trains_and_goes_on(tmp_path):
-    outputs = [run(*TORCHRUN, EXAMPLE, tmp_path / "checkpoint") for _ in range(2)]
+    outputs = [torchrun(EXAMPLE, tmp_path / "checkpoint") for _ in range(2)]
     found = [re.search(r"step (\d+): loss ([\d.]+), norm [\d.]+, 0 skipped", text).groups() for text in outputs]
     assert [int(step) for step, _ in found] == [100, 200]
     assert float(found[1][1]) < float(found[0][1]) < 0.3

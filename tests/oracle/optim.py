@@ -270,7 +270,7 @@ def stableadamw(ps, gs, ss, t, o):
         v = beta2 * s.get("exp_avg_sq", 0) + (1 - beta2) * g**2
         after.append({"step": Number(t), "exp_avg": m, "exp_avg_sq": v})
         squares = squares + g**2 / max(v, o.eps**2)
-    rate = o.lr / max(Number(1), (squares / len(gs)).sqrt())
+    rate = o.lr / max(Number(1), (squares / max(len(gs), 1)).sqrt())  # a tensor without elements has no update
     new = []
     for p, s in zip(ps, after, strict=True):
         new.append(p - rate * o.weight_decay * p - rate * s["exp_avg"] / (s["exp_avg_sq"].sqrt() + o.eps))

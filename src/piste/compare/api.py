@@ -52,7 +52,8 @@ def compare(
         loss: A name ("cross_entropy"), a module, a function (output, target) -> scalar, or a list or dict of these.
             None selects cross entropy for class indices and MSE for numbers.
         optimizers: Names, classes, or a dict of name -> class or function of the parameters. None selects SGD, RMSprop,
-            Adagrad, Adadelta, Adam, AdamW and Adamax; "all" every optimizer of Piste.
+            Adagrad, Adadelta, Adam, AdamW and Adamax; "all" every optimizer of Piste but
+            LBFGS, Muon and SparseAdam, which are not for every model.
         metric: "accuracy", "balanced_accuracy", "f1", "auc", "log_loss", "rmse", "mae", "r2", a `Metric`, or (function,
             "max" or "min"); None infers it from the targets. Candidates are ranked by the metric alone, never by the
             value of their loss. Of a list the first metric decides, and the others are reported.

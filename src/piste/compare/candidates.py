@@ -71,6 +71,10 @@ class Candidate:
         )
 
 
+NOT_FOR_EVERY_MODEL = ("LBFGS", "Muon", "SparseAdam")
+"""Optimizers with several evaluations in a step, for matrices alone, and for sparse gradients alone."""
+
+
 def make_candidates(
     optimizers: Any, losses: Any, lr: Any, search: Any = None, own_loss: str | None = None, loop: Any = None
 ) -> list[Candidate]:
@@ -101,7 +105,7 @@ def find_optimizers(wanted: Any) -> dict[str, Callable[..., torch.optim.Optimize
         raise InvalidValue(f"unknown optimizer `{text}`. {did_you_mean(text, OPTIMIZERS)}")
 
     if wanted in ("all", ["all"]):
-        wanted = {name: cls for name, cls in OPTIMIZERS.items() if cls.elementwise}  # those for every model
+        wanted = {name: cls for name, cls in OPTIMIZERS.items() if name not in NOT_FOR_EVERY_MODEL}
     makers = _find(list(DEFAULT_OPTIMIZERS) if wanted is None else wanted, "optimizer", by_name)
     for name, make in makers.items():
         if isinstance(make, torch.optim.Optimizer):

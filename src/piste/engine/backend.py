@@ -32,6 +32,7 @@ __all__ = [
     "LossKernel",
     "StepKernel",
     "backends_of",
+    "caller_level",
     "forced_backend",
     "register",
     "warn_fallback",
@@ -202,14 +203,19 @@ def warn_fallback(cause: str) -> None:
     if cause in _warned:
         return
     _warned.add(cause)
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("piste", "torch"):
-        frame, level = frame.f_back, level + 1
     warnings.warn(
         translate(
             f"Piste falls back to the eager backend, several times slower: {cause}. Help: PISTE_BACKEND=eager silences "
             "this warning."
         ),
         RuntimeWarning,
-        stacklevel=level,
+        stacklevel=caller_level(),
     )
+
+
+def caller_level() -> int:
+    """Return the `stacklevel` of the first line outside Piste and PyTorch, for a warning of the calling function."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("piste", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..torch_internals import PLAIN_TYPES
 from ..translation import translate
-from .backend import Backend, FastStep, StepKernel, backends_of, forced_backend, warn_fallback
+from .backend import Backend, FastStep, StepKernel, backends_of, caller_level, forced_backend, warn_fallback
 from .eager import step as eager
 from .hoisting import count_passes, reduces_over_lines
 from .specs import ParamState, StepSpec
@@ -139,7 +139,7 @@ class StepPlan:
                     "Help: fused=False silences this warning; fused=True makes it an error."
                 ),
                 RuntimeWarning,
-                stacklevel=7,
+                stacklevel=caller_level(),
             )
             return []
         backends = {backend.name: backend for backend, *_ in made}

@@ -194,7 +194,7 @@ class FocalLoss(ClassLoss):
     Example:
         >>> import torch, piste
         >>> piste.losses.FocalLoss()(torch.tensor([[2., 0., 0.], [0., 0., 1.]]), torch.tensor([0, 2]))
-        tensor(0.0553)
+        tensor(0.0550)
     """
 
     name, functional_name = "focal", "focal_loss"

@@ -37,8 +37,8 @@ class LBFGS(Optimizer):
         ...     return loss
         >>> print(f"{optimizer.step(closure):g}")
         37
-        >>> w
-        tensor([ 2., -1.], requires_grad=True)
+        >>> w.round(decimals=3).tolist()
+        [2.0, -1.0]
     """
 
     options = {
