@@ -38,9 +38,10 @@ def found():
 
 def test_an_option_is_tried_where_it_is_taken_the_default_first(found):
     tries = [r for r in found.tries if r.candidate == "picky"]
-    assert [(r.lr, r.options) for r in tries[::8]] == 2 * [(1e-3, {"momentum": 0.0})]
+    first = [next(r for r in tries if r.seed == seed) for seed in (2**31, 2**31 + 1)]
+    assert [(r.lr, r.options) for r in first] == 2 * [(1e-3, {"momentum": 0.0})]
     assert {r.options["momentum"] for r in tries} == {0.0, 0.8, 0.9}
-    assert len(tries) == 16
+    assert len(tries) >= 16
     assert all(r.options == {} for r in found.tries if r.candidate == "plain")
 
 

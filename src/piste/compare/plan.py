@@ -12,6 +12,7 @@ from .candidates import Candidate, make_candidates
 from .data import Data
 from .identity import digest
 from .metrics import Metric, as_metrics
+from .results import Result
 from .splits import Part, choose_split, open_data
 from .task import Task, check_whole_number
 from .training.first_batch import check_on_first_batch
@@ -100,9 +101,18 @@ class Plan:
         """Return the seed of the search for the seed with index `number`; never used for a final run."""
         return (self.seeds[number] + SEARCH_SEED_OFFSET) % (MAX_SEED + 1)
 
+    def share_of_run(self, result: Result) -> float:
+        """Return the part of a whole run that a result took: the share of the steps for a trial of a search."""
+        if result.role != "search" or result.failed or not result.steps:
+            return 1.0
+        taken = result.steps[-1]
+        if result.diverged:  # between two evaluations
+            taken = next((s for s in self.data.evaluation_steps(self.steps) if s > taken), self.steps)
+        return min(taken / self.steps, 1.0)
+
     @property
     def runs(self) -> int:
-        """The number of runs; after a search, the best and the default configuration each get a final run."""
+        """The number of whole runs; after a search, the best and the default configuration each get a final run."""
         return len(self.candidates) * len(self.seeds) * (self.trials + 2 if self.searches else 1)
 
     def settings(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class _Scheduler:
         self.plan, self.store, self.listener, self.executor = plan, store, listener, executor
         self.interrupts = interrupts
         self.running: dict[Job, Chain] = {}
-        self.count = 0
+        self.count, self.done = 0, 0.0  # of runs, and of whole runs
         self.failed: dict[str, str] | None = {}  # what failed, by candidate, while no run has finished
 
     def start(self, chain: Chain) -> None:
@@ -83,6 +83,7 @@ class _Scheduler:
                 self.executor.submit(job)
                 return
             self.count += 1
+            self.done += self.plan.share_of_run(result)
             self.listener.on_run_end(self.plan, result)
             try:
                 job, result = chain.send(result), None
@@ -130,7 +131,7 @@ def run_plan(
     except KeyboardInterrupt:
         if not scheduler.count:
             raise
-        interrupted = f"Interrupted after {scheduler.count} of {plan.runs} runs; finished runs are kept."
+        interrupted = f"Interrupted after {scheduler.done:.0f} of {plan.runs} runs; finished runs are kept."
     finally:
         interrupts.defer()
         listener.on_end()

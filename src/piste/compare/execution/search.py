@@ -19,7 +19,8 @@ LR_DECADES = 3
 MIN_TRIALS_BEFORE_PRUNING = 3
 """The number of trials that must have finished before another is pruned."""
 
-
+MAX_TRIALS_FACTOR = 2
+"""The largest number of trials of a search, as a multiple of the planned number, where many are pruned."""
 STARTUP_TRIALS = 3
 """The number of trials at the default and at random before the search learns. Not a share of all trials, so that a
 search with more trials goes on from one with fewer."""
@@ -28,8 +29,9 @@ search with more trials goes on from one with fewer."""
 def search(plan: Plan, candidate: Candidate, number: int, trials: list[Result]) -> Generator[Job, Result, Candidate]:
     """Yield a job for each trial, take its result, and return the candidate with the best configuration.
 
-    A trial is pruned when its best metric falls below the median of the earlier trials at the same step; no candidate
-    gets more than `plan.trials` trials of `plan.steps` steps. The best configuration is chosen among finished trials;
+    A trial is pruned when its best metric falls below the median of the earlier trials at the same step. The others
+    share the steps that it leaves: trials go on until another whole one would exceed `plan.trials` times `plan.steps`
+    steps, the same for every candidate. The best configuration is chosen among finished trials;
     without one the default stays.
 
     Args:
@@ -42,10 +44,14 @@ def search(plan: Plan, candidate: Candidate, number: int, trials: list[Result]) 
     if default is None and not candidate.search_space:
         return candidate
     seed = plan.seed_of_search(number)
-    for index in range(plan.trials):
+    spent = 0.0
+    for index in range(min(MAX_TRIALS_FACTOR * plan.trials, MAX_TRIALS)):
+        if index >= plan.trials and spent + 1 > plan.trials:
+            break
         lr, options = _suggest(plan, candidate, default, trials, seed)
         thresholds = pruning_thresholds(plan.steps, trials)
         trials.append((yield Job("search", candidate.name, number * MAX_TRIALS + index, seed, lr, options, thresholds)))
+        spent += plan.share_of_run(trials[-1])
     finished = [r for r in trials if r.status == "done"]
     if not finished:
         return candidate

@@ -40,17 +40,17 @@ class LogProgress(Listener):
     is_visible = True
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream, self.count = stream, 0
+        self.stream, self.count = stream, 0.0
 
     def on_start(self, plan: Plan, kept: int) -> None:
         self._write(
-            f"{plan}. {'at most ' * plan.searches}{plan.runs} runs{f', {kept} of them already finished' * bool(kept)}"
+            f"{plan}. {plan.runs} runs{f', {kept} of them already finished' * bool(kept)}"
             f"{_expected_duration(plan, kept)}."
         )
         self.started = time.perf_counter()
 
     def on_run_end(self, plan: Plan, result: Result) -> None:
-        self.count += 1
+        self.count += plan.share_of_run(result)
         width = max(len(c.name) for c in plan.candidates)
         if result.status == "done":
             outcome = f"loss {result.losses[-1]:.4g}  {plan.metric.name} {result.metrics[-1]:.4g}"
@@ -63,7 +63,7 @@ class LogProgress(Listener):
         role = "" if result.role == "judged" else f"{result.role} {', '.join(configuration)}  "
         spent = time.perf_counter() - self.started
         self._write(
-            f"[{self.count:>{len(str(plan.runs))}}/{plan.runs}] {spent:5.1f} s  seed {result.seed}  "
+            f"[{self.count:>{len(str(plan.runs))}.0f}/{plan.runs}] {spent:5.1f} s  seed {result.seed}  "
             f"{result.candidate:<{width}}  {role}{outcome}"
         )
 
@@ -83,7 +83,7 @@ class LiveProgress(Listener):
         self.curves: dict[str, tuple[int, list[float]]] = {}  # seed and metrics of each candidate's latest run
         self.results: dict[str, list[Result]] = {}
         self.running: dict[tuple[str, int], int] = {}  # the step of every running trial
-        self.count = 0
+        self.count = 0.0
 
     def on_start(self, plan: Plan, kept: int) -> None:
         from rich.live import Live
@@ -100,7 +100,7 @@ class LiveProgress(Listener):
         self.running[candidate.name, seed] = step
 
     def on_run_end(self, plan: Plan, result: Result) -> None:
-        self.count += 1
+        self.count += plan.share_of_run(result)
         self.running.pop((result.candidate, result.seed), None)
         if result.role == "judged":
             self.results.setdefault(result.candidate, []).append(result)
