@@ -7,16 +7,18 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 from piste.optim import OPTIMIZERS
 from piste.optim.conventions import CONVENTIONS
-from piste.optim.options import rate
+from piste.optim.options import Flag, Number, rate, weight_decay
 from tests.optim import test_adafactor as adafactor
 from tests.optim.assertions import find_fault
 from tests.optim.cases import ELEMENTWISE, OPTIONS, fullest
 from tests.optim.rejections import weights
 from tests.optim.test_conventions import LEARNING_RATES, RUNS, path_of, zero_gradient_step
+from tests.optim.test_schedule_free import FALLING, path_of_falling_rates
 
 from .subject import Subject, stated
 
@@ -51,9 +53,27 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "CONVENTIONS: True -> False (number 9)": "AdamW decouples its weight decay by itself",
         "CONVENTIONS: True -> False (number 10)": "AdamW decouples its weight decay by itself",
     },
+    "piste.optim.state": {
+        "_first_value: p if group['differentiable'] else p.detach() -> p": "without autograd both are copied alike",
+        "_filled_like: start -> dtype": "a state of 0 is filled with 0 again",
+    },
+    "piste.optim.schedule_free": dict.fromkeys(
+        (
+            "_PER_STEP: where(W > 0, w / where(W > 0, W, 1), 0) -> w / where(W > 0, W, 1)",
+            "_PER_STEP: W > 0 -> W >= 0",
+            "_PER_STEP: W -> w (number 2)",
+            "_PER_STEP: where(W > 0, W, 1) -> W",
+            "_PER_STEP: W > 0 -> W >= 0 (number 2)",
+            "_PER_STEP: W -> w (number 3)",
+            "_PER_STEP: 1 -> 0 (number 3)",
+            "_PER_STEP: 1 -> 2 (number 3)",
+            "_PER_STEP: 0 -> 1 (number 3)",
+        ),
+        "W is 0 only while every rate was 0: w is 0 too, and p is z; the guard is for autograd",
+    ),
     "piste.optim.composition": {
         "compose: o.default if o.default is not None else 0 -> o.default": NAMES,
-        "compose: 0 -> 1 (number 2)": NAMES,
+        "compose: 0 -> 1": NAMES,
     },
 }
 """By module: changes that change nothing, and why."""
@@ -86,7 +106,7 @@ def subjects() -> list[Subject]:
         found.append(Subject(file, formulas, partial(_check, names), equivalent=EQUIVALENT.get(file, {})))
     for module, parts in ((STEP, ("compose", "_rule")), (STATE, ("_start", "_first_value", "_filled_like"))):
         equivalent = EQUIVALENT.get(module, {})
-        found.append(Subject(module, parts, partial(_check, list(ELEMENTWISE)), (PLANS, BASE, *files), equivalent))
+        found.append(Subject(module, parts, _check_all, (PLANS, BASE, *files, MUON, ADAFACTOR), equivalent))
     formulas = [rules.update for known in CONVENTIONS.values() for rules in known.values() if rules.update is not None]
     names = tuple(dict.fromkeys([*(formula.__name__ for formula in formulas), "CONVENTIONS"]))
     found.append(Subject(CONVENTION, names, _check_conventions, (STEP, PLANS, BASE, *files), EQUIVALENT[CONVENTION]))
@@ -96,6 +116,23 @@ def subjects() -> list[Subject]:
     parts = ("Adafactor.update", "Adafactor.per_step", "Adafactor.buffers")
     found.append(Subject(ADAFACTOR, parts, _check_adafactor))
     return found
+
+
+def _check_all(modules: Mapping[str, ModuleType]) -> str | None:
+    """The first fault of any optimizer."""
+    fault = _check(list(ELEMENTWISE), modules)
+    return fault or _check_muon(modules) or _check_adafactor(modules) or _fault_of_a_copied_start(modules[ADAFACTOR])
+
+
+def _fault_of_a_copied_start(adafactor_module: Any) -> str | None:
+    """The shapes and dtypes of a state whose shape is not that of the parameter."""
+    p = torch.ones(2, 3, 5, dtype=torch.bfloat16)
+    p.grad = torch.ones_like(p)
+    optimizer = adafactor_module.Adafactor([p], fused=False)
+    optimizer.step()
+    found = {key: (tuple(x.shape), x.dtype) for key, x in optimizer.state[p].items() if key != "step"}
+    expected = {"row_var": ((2, 3, 1), p.dtype), "col_var": ((2, 1, 5), p.dtype)}
+    return None if found == expected else f"the state of Adafactor is {found}"
 
 
 def _check_adafactor(modules: Mapping[str, ModuleType]) -> str | None:
@@ -197,10 +234,22 @@ def _check(names: list[str], modules: Mapping[str, ModuleType]) -> str | None:
                 return f"{name}, the kernel: {fault}"
             if not _differentiable(make):
                 return f"{name}: a gradient through the step is not finite"
+        if "ScheduleFreeSGD" in names:
+            found = path_of_falling_rates(modules[OPTIMIZERS["ScheduleFreeSGD"].__module__].ScheduleFreeSGD)
+            if found != pytest.approx(FALLING):
+                return f"falling rates lead to {found}"
+            if not _has_the_gradient_of_its_start(modules[OPTIMIZERS["ScheduleFreeSGD"].__module__].ScheduleFreeSGD):
+                return "the iterates lose the gradient of the first parameter"
         if BASE not in modules:
             return None
         sgd = modules[OPTIMIZERS["SGD"].__module__].SGD
-        fault = _fault_of_an_own_rule(modules[BASE].Optimizer) or _fault_of_clipping(sgd) or _fault_of_a_convention(sgd)
+        base = modules[BASE].Optimizer
+        fault = (
+            _fault_of_an_own_rule(base)
+            or _fault_of_a_matrix_rule(base)
+            or _fault_of_clipping(sgd)
+            or _fault_of_a_convention(sgd)
+        )
         return fault or (_fault_of_a_complex_start(modules[STATE]) if STATE in modules else None)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -216,6 +265,20 @@ def _differentiable(make: Callable[..., Any]) -> bool:
     return bool(torch.autograd.grad(p.sum(), start)[0].isfinite().all())
 
 
+def _has_the_gradient_of_its_start(make: Callable[..., Any]) -> bool:
+    """Whether the state that starts as the parameter has its gradient, by finite differences."""
+
+    def stepped(start: torch.Tensor) -> torch.Tensor:
+        p = start.clone()
+        optimizer = make([p], lr=0.5, differentiable=True)
+        for _ in range(3):
+            p.grad = start * start
+            optimizer.step()
+        return p
+
+    return torch.autograd.gradcheck(stepped, torch.tensor([0.5, -2.0], requires_grad=True), raise_exception=False)
+
+
 def _fault_of_an_own_rule(base: Any) -> str | None:
     """A rule without buffers may return its step alone."""
 
@@ -229,6 +292,33 @@ def _fault_of_an_own_rule(base: Any) -> str | None:
     p.grad = torch.tensor([3.0, 4.0])
     Plain([p], fused=False).step()
     return None if p.tolist() == [-3.5, -6.0] else f"a rule without buffers moved to {p.tolist()}"
+
+
+def _fault_of_a_matrix_rule(base: Any) -> str | None:
+    """Both formulas of a rule of matrices read the parameter, numbers and flags."""
+
+    class Whole(base):
+        options = {"lr": rate(0.5), "weight_decay": weight_decay(0.0), "scale": Number(1.0), "squared": Flag(False)}
+        buffers = {"sum": "s"}
+
+        def before(p: Any, g: Any, s: Any, *, scale: Any, squared: bool) -> Any:
+            s = s + g
+            return scale * p * (s * s if squared else s), s
+
+        def matrix(u: Any) -> Any:
+            return 2 * u
+
+        def after(p: Any, u: Any, *, scale: Any, squared: bool) -> Any:
+            return scale * p * u if squared else u
+
+    for fused in (False, True):
+        p = torch.tensor([[1.0, 2.0]], requires_grad=True)
+        p.grad = torch.tensor([[3.0, 5.0]])
+        Whole([p], weight_decay=0.5, scale=0.25, squared=True, maximize=True, fused=fused).step()
+        # s = -g + 0.5 p = (-2.5, -4); u = 2 * 0.25 p s^2 = (3.125, 16); d = 0.25 p u = (0.78125, 8)
+        if p.tolist() != [[1 - 0.390625, 2 - 4.0]]:
+            return f"a rule of matrices moved to {p.tolist()}"
+    return None
 
 
 def _fault_of_clipping(make: Any) -> str | None:

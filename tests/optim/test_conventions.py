@@ -108,6 +108,7 @@ def test_defaults_are_those_of_the_framework():
 
 LEARNING_RATES = {
     "SGD": 0.01, "RMSprop": 0.001, "Adagrad": 0.001, "Adadelta": 0.001, "Adam": 0.001, "AdamW": 0.001, "Adamax": 0.001,
+    "NAdam": 0.001, "Lion": 0.001,
 }  # fmt: skip
 """The defaults of `learning_rate` in the signatures of Keras 3."""
 
