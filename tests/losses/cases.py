@@ -36,6 +36,8 @@ class Case:
     def torchs(self) -> Callable[..., torch.Tensor]:
         """Torch's function, or the composition of its operations for a loss that it lacks."""
         name = self.loss.functional_name
+        if {"z_loss", "softcap"} & self.options.keys():
+            return composed.cross_entropy
         return getattr(torch.nn.functional, name, None) or getattr(composed, name)
 
     def __str__(self) -> str:
@@ -208,6 +210,9 @@ CASES += [
     Case("expectile", real, {"expectile": 0.1, "weight": C3}, ((4, 3),)),
 ]
 CASES += [
+    Case("cross_entropy", indices, {"z_loss": 0.1}, ROWS),
+    Case("cross_entropy", indices, {"z_loss": 0.1, "softcap": 3.0, "label_smoothing": 0.2}, ROWS),
+    Case("cross_entropy", soft_rows, {"z_loss": 0.1, "softcap": 3.0}, ROWS),
     Case("sigmoid_focal", logits),
     Case("sigmoid_focal", logits, {"alpha": None, "gamma": 0.5}),
     Case("sigmoid_focal", logits, {"gamma": 0.0}),

@@ -82,6 +82,8 @@ DOMAINS = [
     Domain("cross_entropy", "input", (None, 1), ([0.5, NAN, 2.0], [1.0, 2.0, INF]), ()),
     Domain("cross_entropy", "ignore_index", (ROW, HALVES), (-1, -100), (0, 1), always=True),
     Domain("cross_entropy", "label_smoothing", (ROW, 1), (0, 1, 0.5), (-1e-9, 1 + 1e-9, NAN), always=True),
+    Domain("cross_entropy", "z_loss", (ROW, 1), (0, 1e-4, 2), (-1e-9, INF, NAN), always=True),
+    Domain("cross_entropy", "softcap", (ROW, 1), (0, 30.0), (-1e-9, INF, NAN), always=True),
     Domain("smooth_l1", "beta", (0.5, 1.0), (0, 1e-300, 1e300), (-1e-300, INF, NAN, "1"), always=True),
     Domain("huber", "delta", (0.5, 1.0), (1e-300, 1e300), (0, -1.0, INF, NAN, None), always=True),
     Domain("triplet_margin", "p", (ROW, LOGS, ROW), (0.5, INF), (0, -1.0, NAN), always=True),

@@ -146,6 +146,11 @@ ROWS = [
     Points("cross_entropy", SPREAD, {"label_smoothing": 0.2}),
     Points("cross_entropy", SPREAD, {"label_smoothing": 1.0}),
     Points("cross_entropy", SPREAD, {"weight": W, "label_smoothing": 0.3}),
+    Points("cross_entropy", INDEXED, {"z_loss": 0.25}),
+    Points("cross_entropy", INDEXED, {"softcap": 2.5}),
+    Points("cross_entropy", INDEXED, {"weight": W, "z_loss": 0.25, "softcap": 2.5, "label_smoothing": 0.25}),
+    Points("cross_entropy", SPREAD, {"z_loss": 0.25}),
+    Points("cross_entropy", SPREAD, {"weight": W, "z_loss": 0.25, "softcap": 2.5}),
     Points("focal", INDEXED),
     Points("focal", INDEXED, {"gamma": 0.5, "weight": W}),
     Points("focal", INDEXED, {"gamma": 0.0}),
@@ -315,6 +320,16 @@ EXTREMES = [
     Extreme("cross_entropy", ([-INF, 0.0, 0.0], [0.0, 0.5, 0.5]), math.log(2), [0.0, 0.0, 0.0]),
     Extreme("cross_entropy", ([1e4, 0.0, -1e4], [0.25, 0.5, 0.25]), 1e4, [0.75, -0.5, -0.25]),
     Extreme("cross_entropy", ([-INF, 0.0, 0.0], [0.5, 0.5, 0.0]), INF, [-0.5, 0.0, 0.5]),
+    Extreme(
+        "cross_entropy", ([INF, 0.0, -INF], 0), math.log(1 + math.exp(-1) + math.exp(-2)), [0.0] * 3, {"softcap": 1.0}
+    ),
+    Extreme(
+        "cross_entropy",
+        ([-INF, 0.0, 0.0], [0.0, 0.5, 0.5]),
+        math.log(2) + math.log(2) ** 2,
+        [0.0] + [math.log(2)] * 2,
+        {"z_loss": 1.0},
+    ),
     Extreme("cross_entropy", ([NAN, 1.0, INF], -100), 0.0, [0.0, 0.0, 0.0]),
     Extreme("nll", ([NAN, 1.0, INF], 1), 0.0, [0.0, 0.0, 0.0], {"ignore_index": 1}),
     Extreme("multi_margin", ([1e4, 0.0, -INF], 0), 0.0, [0.0, 0.0, 0.0]),

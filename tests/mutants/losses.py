@@ -59,7 +59,11 @@ FURTHER = {
     "focal": ("sides", "mix", "focus"),
     "regions": ("probability", "share", "tversky", "RegionLoss.rows", "RegionLoss.prepared"),
     "class_loss": ("ClassLoss.rows", "ClassLoss.check_values", "ClassLoss.prepared"),
-    "classification": ("NLLLoss.check_input",),
+    "classification": (
+        "CrossEntropyLoss.rows",
+        "capped",
+        "NLLLoss.check_input",
+    ),
     "multilabel": ("MultiLabelMarginLoss.check_values",),
     "embeddings": ("CosineEmbeddingLoss.rows", "TripletLoss.rows", "distance"),
 }

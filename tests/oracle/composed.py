@@ -30,6 +30,16 @@ def _elementwise(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return function
 
 
+def cross_entropy(input: Tensor, target: Tensor, z_loss: float = 0.0, softcap: float = 0.0, **options: Any) -> Tensor:
+    """torch's, of bounded logits, with the square of their log-sum-exp; of rows without weights and ignored ones."""
+    dim, reduction = min(1, input.dim() - 1), options.pop("reduction", "mean")
+    if softcap:
+        input = softcap * torch.tanh(input / softcap)
+    values = torch.nn.functional.cross_entropy(input, target, reduction="none", **options)
+    values = values + z_loss * input.logsumexp(dim) ** 2
+    return values if reduction == "none" else getattr(values, reduction)()
+
+
 @_elementwise
 def log_cosh_loss(input: Tensor, target: Tensor) -> Tensor:
     return torch.log(torch.cosh(input - target))

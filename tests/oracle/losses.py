@@ -153,13 +153,21 @@ def cross_entropy(
     target: int | Sequence[Any],
     weight: Sequence[Any] | None = None,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
 ) -> mpf:
-    """-sum over the classes of w_c q_c log p_c, with q the target smoothed towards 1 / C."""
+    """-sum over the classes of w_c q_c log p_c, with q the target smoothed towards 1 / C.
+
+    `softcap` bounds the logits first (Gemma 2, section 2), and `z_loss` adds log(sum exp)^2 (PaLM, section 5).
+    """
     classes, e = len(row), mpf(label_smoothing)
+    if softcap:
+        row = [softcap * mpmath.tanh(mpf(x) / softcap) for x in row]
+    z = mpmath.log(mpmath.fsum(mpmath.exp(mpf(x)) for x in row))
     q = [mpf(c == target) for c in range(classes)] if isinstance(target, int) else [mpf(t) for t in target]
     q = [(1 - e) * t + e / classes for t in q]
     w = [mpf(v) for v in weight] if weight is not None else [mpf(1)] * classes
-    return -mpmath.fsum(w[c] * q[c] * p for c, p in enumerate(log_probabilities(row)))
+    return -mpmath.fsum(w[c] * q[c] * p for c, p in enumerate(log_probabilities(row))) + z_loss * z**2
 
 
 def focal(

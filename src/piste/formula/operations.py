@@ -192,7 +192,9 @@ def _log_softmax(x: Tensor) -> Tensor:
     return torch.log_softmax(x, -1)
 
 
-def _pick(x: Tensor, k: Tensor) -> Tensor:
+def _pick(x: Any, k: Tensor) -> Any:
+    if not isinstance(x, Tensor):  # a number for every class
+        return x
     return x[k] if x.dim() == 1 and k.dim() else x.gather(-1, k.unsqueeze(-1)).squeeze(-1)
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from ..engine import ValueCheck, Violation
 from ..errors import InvalidValue
 from ..formula.row_functions import log_softmax, pick, size, total
-from ..formula.words import where
+from ..formula.words import exp, where
 from ..options import Number
 from .class_checks import line_to_copy
 from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss
-from .rowwise import rows_of_violation
+from .rowwise import Rows, rows_of_violation
 from .value_checks import describe_violation, find_violation, shape_of
 
 __all__ = ["CrossEntropyLoss", "NLLLoss", "NLLLoss2d"]
@@ -144,6 +144,10 @@ class CrossEntropyLoss(ClassLoss):
     divides by the sum of the weights of the targets other than `ignore_index`; for probabilities, by the number of
     rows.
 
+    With `softcap` c, x becomes c tanh(x / c) (Gemma 2, https://arxiv.org/abs/2408.00118). With `z_loss` z, each row
+    adds z log(sum_c e^(x_c))^2, without the weight of its class (PaLM, https://arxiv.org/abs/2204.02311). Both run in
+    the same kernel.
+
     Shape:
         input: (C), (N, C) or (N, C, d1, ...), floating. 16-bit floats are computed in float32 and rounded once. With
             `class_dim` the classes are another dimension: -1 for (N, L, C).
@@ -171,22 +175,49 @@ class CrossEntropyLoss(ClassLoss):
         "ignore_index": IGNORE_INDEX,
         "label_smoothing": Number(0.0, "the share of a target spread evenly over the classes", high=1.0, closed=True),
         "class_dim": CLASS_DIM,
+        "z_loss": Number(0.0, "the weight of the squared logarithm of the sum of exponentials"),
+        "softcap": Number(0.0, "the bound of the logits, which a tanh keeps; 0 for none"),
     }
-    signature = "weight, size_average, ignore_index, reduce, reduction, label_smoothing, *, class_dim"
+    signature = "weight, size_average, ignore_index, reduce, reduction, label_smoothing, *, class_dim, z_loss, softcap"
     expects = "logits (N, C), or (N, C, d1, ...), and class indices (N), or (N, d1, ...), of dtype int64"
     example = "torch.randn(3, 5), torch.tensor([1, 0, 4])"
 
-    def formula(x, k, w=None, *, label_smoothing=0.0):
-        p = log_softmax(x)
-        sharp = -pick(p, k) if w is None else -pick(w, k) * pick(p, k)
-        if label_smoothing == 0:
-            return sharp
-        even = -total(p if w is None else w * p) / size(x)
-        return (1 - label_smoothing) * sharp + label_smoothing * even
+    @classmethod
+    def rows(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Rows:
+        """Return rows of classes; an option that is off is no part of the kernel."""
+        used = {name: value for name, value in options.items() if name not in ("z_loss", "softcap") or value != 0}
+        return super().rows(operands, check, **used)
 
-    def soft_formula(x, y, w=None, *, label_smoothing=0.0):
+    def formula(x, k, w=None, *, label_smoothing=0.0, z_loss=0.0, softcap=0.0):
+        if softcap != 0:
+            x = capped(x, softcap)
+        p = log_softmax(x)
+        loss = -pick(p, k) if w is None else -pick(w, k) * pick(p, k)
+        if label_smoothing != 0:
+            even = -total(p if w is None else w * p) / size(x)
+            loss = (1 - label_smoothing) * loss + label_smoothing * even
+        if z_loss == 0:
+            return loss
+        z = pick(x, k) - pick(p, k)  # the logarithm of the sum of the exponentials
+        return loss + z_loss * z * z
+
+    def soft_formula(x, y, w=None, *, label_smoothing=0.0, z_loss=0.0, softcap=0.0):
         """Return the cross entropy of a row with probabilities as targets."""
+        if softcap != 0:
+            x = capped(x, softcap)
         q = y if label_smoothing == 0 else (1 - label_smoothing) * y + label_smoothing / size(x)
         z = log_softmax(x)
         p = where((q == 0) & (z == -math.inf), 0, z)  # an impossible class of probability 0 costs 0, not 0 * inf
-        return -total(q * p if w is None else w * q * p)
+        loss = -total(q * p if w is None else w * q * p)
+        if z_loss == 0:
+            return loss
+        # The logarithm of the sum of the exponentials, as a mean of x - z, which is the same for every class.
+        s = total(where(z == -math.inf, 0, exp(z) * (x - z)))
+        return loss + z_loss * s * s
+
+
+def capped(x: Any, c: Any) -> Any:
+    """Return c tanh(x / c)."""
+    e = exp(where(x > 0, x, -x) * (-2 / c))
+    t = c * (1 - e) / (1 + e)
+    return where(x > 0, t, -t)
