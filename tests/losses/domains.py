@@ -120,6 +120,28 @@ DOMAINS = [
     Domain("focal", "target", (ROW, None), (HALVES, [0.0, 0.0, 0.0]), ([0.5, 0.5011, 0.0], [0.5, 0.5 + 1e-9, -1e-9])),
     Domain("focal", "gamma", (ROW, 1), (0, 2.5), (-1e-9, INF, NAN), always=True),
     Domain("focal", "weight", (ROW, 1), **CLASS_WEIGHTS),
+    Domain("discriminator", "kind", (0.5, 1.0), ("logistic", "hinge"), ("minimax", 1), always=True),
+    Domain("generator", "kind", (0.5,), ("minimax", "hinge"), ("logistic", None), always=True),
+    *(
+        Domain("dpo", name, (-1.0,) * i + (None,) + (-1.0,) * (3 - i), (0.05, -2.5, -INF, NAN), (0.0501, 1.0))
+        for i, name in enumerate(("chosen", "rejected", "reference_chosen", "reference_rejected"))
+    ),
+    Domain("dpo", "beta", (-1.0,) * 4, (1e-9, 2), (0, -1.0, INF, NAN), always=True),
+    Domain("dpo", "label_smoothing", (-1.0,) * 4, (0, 0.25), (-1e-9, 0.5, NAN), always=True),
+    Domain("distillation", "temperature", (ROW, LOGS), (1e-3, 4), (0, -1.0, INF, NAN), always=True),
+    Domain("distillation", "divergence", (ROW, LOGS), ("reverse", "jsd"), ("kl", None), always=True),
+    Domain("distillation", "beta", (ROW, LOGS), (0.25, 1), (0, 1.01, NAN), always=True),
+    Domain(
+        "arcface", "input", (None, 1), ([5.0, 1.01, 0.0], [0.0, -1.01, 9.0]), ([0.0, 1.0101, 0.0], [0.0, -1.0101, 0.0])
+    ),
+    Domain("arcface", "margin", (HALVES, 1), (0, 1.5), (-1e-9, 1.6, NAN), always=True),
+    Domain("arcface", "target", (HALVES, None), (0, 2, -100), (3, -1)),
+    Domain(
+        "cosface", "input", (None, 1), ([5.0, 1.01, 0.0], [0.0, NAN, 9.0]), ([0.0, 1.0101, 0.0], [0.0, -1.0101, 0.0])
+    ),
+    Domain("cosface", "scale", (HALVES, 1), (1e-9, 64), (0, INF, NAN), always=True),
+    Domain("coral", "target", (ROW, None), (0, 3), (4, -1)),
+    Domain("corn", "target", (ROW, None), (0, 3), (4, -1)),
     Domain("multi_margin", "target", (ROW, None), (0, 2), (3, -1, -100)),
     Domain("multi_margin", "p", (ROW, 1), (1, 2), (0, 3), always=True),
     Domain("multi_margin", "input", (None, 1), ([0.5, NAN, 2.0],), ()),
@@ -332,6 +354,10 @@ def find_mean_mismatch(function: Function) -> str | None:
         ("dice", (deep.sigmoid(), deep.softmax(2)), {}, 6, 6, 6),
         ("dice", (deep.sigmoid(), deep.softmax(2)), {"batch": True}, 3, 3, 3),
         ("jaccard", (deep.sigmoid(), torch.tensor([[0, 2, 2, 0], [2, 2, 2, 2]])), {"absent": "skip"}, 3, 3, 3),
+        ("cosface", (y, k), {"ignore_index": 1}, 1, 1, 1),
+        ("coral", (x, k), {}, 2, 2, 2),
+        ("corn", (x, torch.tensor([0, 3])), {}, 4, 4, 2),
+        ("distillation", (deep, deep + 1), {}, 6, 6, 6),
         ("sigmoid_focal", (x, y), {"weight": w, "alpha": w / 4}, 7, 7, 6),
         ("asymmetric", (x, y), {"weight": w}, 7, 7, 6),
         ("focal", (x, k), {"weight": w}, 2, 3, 2),

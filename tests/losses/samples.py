@@ -42,6 +42,7 @@ NORMAL = [(0.5, 0.25, 1.5), (-3.0, 2.5, 0.75), (2.0, 4.0, 8.0), (0.0, 1.5, 1.0)]
 SIGNED = [(0.3, 1), (0.3, -1), (2.0, -1), (-2.0, 1), (-2.0, -1), (30.0, -1), (30.0, 1)]
 RANKED = [(0.3, 0.1, 1.0), (0.3, 0.1, -1.0), (2.0, -1.0, 1.0), (-2.0, 1.0, 1.0), (5.0, 4.75, -1.0)]
 SHARES = [0.1, 0.25, 0.5, 0.9, 0.75, 0.0, 1.0]
+ANSWERS = [(-1.0, -2.5, -0.5, -0.25), (-3.0, -0.5, -2.0, -4.0), (-9.0, -1.0, -2.0, -2.5), (-1.0, -9.0, -2.0, -2.5)]
 
 ELEMENTS = [
     Points("l1", LINE),
@@ -87,6 +88,16 @@ ELEMENTS = [
     Points("sigmoid_focal", LOGIT, {"alpha": None, "gamma": 0.5}),
     Points("sigmoid_focal", LOGIT, {"alpha": 0.75, "gamma": 0.0}),
     Points("sigmoid_focal", [(x, y, p / 4) for x, y, p in WEIGHED], {"gamma": 1.5}, last="alpha"),
+    *(
+        Points("discriminator", [(r + 0.0625, f) for r, f in LINE], {"kind": k})
+        for k in ("logistic", "least_squares", "wasserstein", "hinge", "relativistic")
+    ),
+    *(
+        Points("generator", [(x,) for x, _ in LINE if x], {"kind": k})
+        for k in ("non_saturating", "minimax", "least_squares", "wasserstein", "hinge")
+    ),
+    *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.5}) for v in ("sigmoid", "hinge", "ipo")),
+    *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.5, "label_smoothing": 0.25}) for v in ("sigmoid", "robust")),
     Points("asymmetric", LOGIT),
     Points("asymmetric", LOGIT, {"gamma_negative": 2.5, "gamma_positive": 0.5, "margin": 0.125}),
     Points("asymmetric", LOGIT, {"gamma_negative": 0.5, "gamma_positive": 2.0, "margin": 0.0}),
@@ -133,6 +144,9 @@ def city_blocks(a: Any, b: Any) -> Any:
     return (a - b).abs().sum(-1) if isinstance(a, torch.Tensor) else sum(abs(u - v) for u, v in zip(a, b, strict=True))
 
 
+STUDENTS = [(A, B), (B, C), (TALL, A), (FLAT, TALL), (A, FLAT)]
+COSINES = [([0.5, -0.75, 0.25, -0.9375], k) for k in range(4)]
+
 ROWS = [
     Points("nll", [([-0.5, -1.5, -2.5, -0.25], k) for k in range(4)]),
     Points("nll", [([-0.5, -1.5, -2.5, -0.25], k) for k in range(4)], {"weight": W}),
@@ -151,6 +165,13 @@ ROWS = [
     Points("cross_entropy", INDEXED, {"weight": W, "z_loss": 0.25, "softcap": 2.5, "label_smoothing": 0.25}),
     Points("cross_entropy", SPREAD, {"z_loss": 0.25}),
     Points("cross_entropy", SPREAD, {"weight": W, "z_loss": 0.25, "softcap": 2.5}),
+    *(Points("distillation", STUDENTS, {"divergence": d, "temperature": 1.5}) for d in ("forward", "reverse", "jsd")),
+    Points("distillation", STUDENTS, {"divergence": "jsd", "beta": 0.25, "scale": False}),
+    Points("arcface", COSINES, {"scale": 4.0}),
+    Points("arcface", COSINES, {"scale": 2.0, "margin": 0.25}),
+    Points("cosface", COSINES, {"scale": 4.0}),
+    Points("coral", [(A, k) for k in range(5)]),
+    Points("corn", [(A, k) for k in range(5)]),
     Points("focal", INDEXED),
     Points("focal", INDEXED, {"gamma": 0.5, "weight": W}),
     Points("focal", INDEXED, {"gamma": 0.0}),
@@ -295,6 +316,17 @@ EXTREMES = [
     Extreme("asymmetric", (-INF, 0.0), 0.0, 0.0),
     Extreme("asymmetric", (-INF, 1.0), INF, -1.0),
     Extreme("asymmetric", (INF, 1.0), 0.0, 0.0),
+    Extreme("discriminator", (1e4, 1e4), 1e4, 0.0),
+    Extreme("discriminator", (-INF, 0.0), INF, -1.0),
+    Extreme("discriminator", (INF, 0.0), 1.0, 0.0, {"kind": "hinge"}),
+    Extreme("generator", (-1e4,), 1e4, -1.0),
+    Extreme("generator", (1e4,), -1e4, -1.0, {"kind": "minimax"}),
+    Extreme("dpo", (-1e4, -1.0, -1.0, -1.0), 4999.5, -0.5, {"beta": 0.5}),
+    Extreme("distillation", ([-INF, 0.0, 0.0], [-INF, 0.0, 0.0]), 0.0, [0.0, 0.0, 0.0]),
+    Extreme("distillation", ([1e4, 0.0], [1e4, 0.0]), 0.0, [0.0, 0.0]),
+    Extreme("cosface", ([1.0, 0.0], 0), math.log(2), [-0.5, 0.5], {"scale": 1.0, "margin": 1.0}),
+    Extreme("coral", ([1e4, -1e4], 1), 0.0, [0.0, 0.0]),
+    Extreme("corn", ([-1e4, 1e4], 0), 0.0, [0.0, 0.0]),
     Extreme("focal", ([1e4, 0.0, -1e4], 0), 0.0, [0.0, 0.0, 0.0], {"gamma": 0.5}),
     Extreme("focal", ([1e4, 0.0, -1e4], 2), 2e4, [1.0, 0.0, -1.0]),
     Extreme(

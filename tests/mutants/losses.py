@@ -43,6 +43,8 @@ FILES = (
     "regression",
     "robust_regression",
     "binary",
+    "adversarial",
+    "preferences",
     "distributions",
     "margins",
     "class_loss",
@@ -51,11 +53,18 @@ FILES = (
     "classification",
     "multilabel",
     "embeddings",
+    "distillation",
+    "angular",
+    "ordinal",
 )
 """In the order of import."""
 ROW_FILES = FILES[FILES.index("margins") + 1 :]
 FORMULAS = ("formula", "soft_formula", "derivatives", "value_checks")
 FURTHER = {
+    "adversarial": ("softplus",),
+    "distillation": ("DistillationLoss.rows", "divergence_from"),
+    "angular": ("with_target", "AngularLoss.check_input"),
+    "ordinal": ("OrdinalLoss.steps", "CORNLoss.steps", "CORNLoss.compute"),
     "focal": ("sides", "mix", "focus"),
     "regions": ("probability", "share", "tversky", "RegionLoss.rows", "RegionLoss.prepared"),
     "class_loss": ("ClassLoss.rows", "ClassLoss.check_values", "ClassLoss.prepared"),

@@ -158,7 +158,7 @@ def test_every_loss_with_a_formula_is_a_subject():
         if issubclass(loss, ElementwiseLoss):  # derived derivatives have no text to change
             is_derived = hasattr(loss.derivatives, "is_derived")
             assert (f"{loss.__name__}.derivatives" in formulas) != is_derived
-            assert is_derived == (loss.name in ("l1", "mse", "charbonnier", "quantile", "expectile"))
+            assert is_derived == (loss.name in DERIVED)
         if loss.name not in (
             "l1",
             "mse",
@@ -172,6 +172,7 @@ def test_every_loss_with_a_formula_is_a_subject():
             assert any(domain.name == loss.name for domain in DOMAINS)  # of values, which these take all
 
 
+DERIVED = ("l1", "mse", "charbonnier", "quantile", "expectile", "discriminator", "generator", "dpo")
 REGIONS = ("dice", "jaccard", "tversky", "focal_tversky")
 SUBJECTS = {subject.module.rpartition(".")[2]: subject for subject in subjects()}
 MANY = {"margins": 200, "adamax": 50}

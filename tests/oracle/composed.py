@@ -5,6 +5,7 @@ They stand where tests compare with torch's function of the same name: values, g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -179,3 +180,128 @@ def focal_tversky_loss(
 ) -> Tensor:
     """Abraham and Khan 2019, eq. 4, with the power itself as gamma."""
     return (1 - _tversky_index(p, y, smooth, alpha, beta)) ** gamma
+
+
+def _sum_of(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a formula of elements or rows as a function with a reduction; the mean divides by their number."""
+
+    @wraps(formula)
+    def function(*operands: Tensor, reduction: str = "mean", **options: Any) -> Tensor:
+        values = formula(*operands, **options)
+        return values if reduction == "none" else getattr(values, reduction)()
+
+    return function
+
+
+@_sum_of
+def discriminator_loss(real: Tensor, fake: Tensor, kind: str = "logistic") -> Tensor:
+    labelled = torch.nn.functional.binary_cross_entropy_with_logits
+    ones, zeros = torch.ones_like(real), torch.zeros_like(real)
+    return {
+        "logistic": lambda: labelled(real, ones, reduction="none") + labelled(fake, zeros, reduction="none"),
+        "least_squares": lambda: ((real - 1) ** 2 + fake**2) / 2,
+        "wasserstein": lambda: fake - real,
+        "hinge": lambda: (1 - real).relu() + (1 + fake).relu(),
+        "relativistic": lambda: labelled(real - fake, ones, reduction="none"),
+    }[kind]()
+
+
+@_sum_of
+def generator_loss(fake: Tensor, kind: str = "non_saturating") -> Tensor:
+    return {
+        "non_saturating": lambda: -fake.sigmoid().log(),
+        "minimax": lambda: (1 - fake.sigmoid()).log(),
+        "least_squares": lambda: (fake - 1) ** 2 / 2,
+    }.get(kind, lambda: -fake)()
+
+
+@_sum_of
+def dpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    chosen0: Tensor,
+    rejected0: Tensor,
+    *,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    variant: str = "sigmoid",
+) -> Tensor:
+    h, e = (chosen - rejected) - (chosen0 - rejected0), label_smoothing
+    yes, no = -(beta * h).sigmoid().log(), -(-beta * h).sigmoid().log()
+    return {
+        "sigmoid": lambda: (1 - e) * yes + e * no,
+        "robust": lambda: ((1 - e) * yes - e * no) / (1 - 2 * e),
+        "hinge": lambda: (1 - beta * h).relu(),
+        "ipo": lambda: (h - 1 / (2 * beta)) ** 2,
+    }[variant]()
+
+
+@_sum_of
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 1.0,
+    divergence: str = "forward",
+    beta: float = 0.5,
+    scale: bool = True,
+) -> Tensor:
+    q, p = ((x / temperature).softmax(-1) for x in (student, teacher))
+    m = beta * p + (1 - beta) * q
+
+    def kl(a: Tensor, b: Tensor) -> Tensor:
+        return (a * (a / b).log()).sum(-1)
+
+    loss = {"forward": lambda: kl(p, q), "reverse": lambda: kl(q, p)}.get(
+        divergence, lambda: beta * kl(p, m) + (1 - beta) * kl(q, m)
+    )()
+    return loss * temperature**2 if scale else loss
+
+
+def _with_margin(turn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return cross entropy of scaled cosines, of which that of the target is turned."""
+
+    @wraps(turn)
+    def function(
+        input: Tensor, target: Tensor, *, margin: float, scale: float, reduction: str = "mean", **options: Any
+    ) -> Tensor:
+        dim = min(1, input.dim() - 1)
+        k = target.unsqueeze(dim)
+        turned = input.scatter(dim, k, turn(input.gather(dim, k), margin))
+        return torch.nn.functional.cross_entropy(scale * turned, target, reduction=reduction, **options)
+
+    return function
+
+
+@_with_margin
+def arcface_loss(cosine: Tensor, margin: float) -> Tensor:
+    angle = cosine.acos() + margin
+    return torch.where(angle < math.pi, angle.cos(), cosine - margin * math.sin(margin))
+
+
+@_with_margin
+def cosface_loss(cosine: Tensor, margin: float) -> Tensor:
+    return cosine - margin
+
+
+def _of_steps(reaches: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return binary cross entropy of the steps below each rank, of the steps that a rank reaches."""
+
+    def function(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+        step = torch.arange(input.shape[-1])
+        labels = (target.unsqueeze(-1) > step).to(input.dtype)
+        terms = torch.nn.functional.binary_cross_entropy_with_logits(input, labels, reduction="none")
+        values = (terms * reaches(target.unsqueeze(-1), step)).sum(-1)
+        if reduction != "mean":
+            return values if reduction == "none" else values.sum()
+        rows = torch.ones_like(target) if reaches is _all else reaches(target.unsqueeze(-1), step).sum(-1)
+        return values.sum() / rows.sum()
+
+    return function
+
+
+def _all(rank: Tensor, step: Tensor) -> Tensor:
+    return rank >= 0
+
+
+coral_loss = _of_steps(_all)
+corn_loss = _of_steps(lambda rank, step: rank >= step)

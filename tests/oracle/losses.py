@@ -105,6 +105,100 @@ def asymmetric(x: Any, y: Any, gamma_negative: float = 4.0, gamma_positive: floa
     return -y * positive - (1 - y) * negative
 
 
+def discriminator(r: Any, f: Any, kind: str = "logistic") -> mpf:
+    """Goodfellow et al. 2014, eq. 1; Mao et al. 2017; Arjovsky et al. 2017; Lim and Ye 2017."""
+    r, f = mpf(r), mpf(f)
+
+    def p(z: mpf) -> mpf:
+        return 1 / (1 + mpmath.exp(-z))
+
+    return {
+        "logistic": lambda: -mpmath.log(p(r)) - mpmath.log(1 - p(f)),
+        "least_squares": lambda: (r - 1) ** 2 / 2 + f**2 / 2,
+        "wasserstein": lambda: f - r,
+        "hinge": lambda: max(mpf(0), 1 - r) + max(mpf(0), 1 + f),
+        "relativistic": lambda: -mpmath.log(p(r - f)),
+    }[kind]()
+
+
+def generator(f: Any, kind: str = "non_saturating") -> mpf:
+    """The same, of the generator."""
+    f = mpf(f)
+    p = 1 / (1 + mpmath.exp(-f))
+    return {
+        "non_saturating": lambda: -mpmath.log(p),
+        "minimax": lambda: mpmath.log(1 - p),
+        "least_squares": lambda: (f - 1) ** 2 / 2,
+    }.get(kind, lambda: -f)()
+
+
+def dpo(
+    chosen: Any,
+    rejected: Any,
+    chosen0: Any,
+    rejected0: Any,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    variant: str = "sigmoid",
+) -> mpf:
+    """Rafailov et al. 2023, eq. 7; Chowdhury et al. 2024, eq. 10; Zhao et al. 2023; Azar et al. 2023, eq. 17."""
+    b, e = mpf(beta), mpf(label_smoothing)
+    h = (mpf(chosen) - mpf(rejected)) - (mpf(chosen0) - mpf(rejected0))
+    if variant == "hinge":
+        return max(mpf(0), 1 - b * h)
+    if variant == "ipo":
+        return (h - 1 / (2 * b)) ** 2
+    yes, no = -mpmath.log(1 / (1 + mpmath.exp(-b * h))), -mpmath.log(1 / (1 + mpmath.exp(b * h)))
+    return (1 - e) * yes + e * no if variant == "sigmoid" else ((1 - e) * yes - e * no) / (1 - 2 * e)
+
+
+def distillation(
+    student: Sequence[Any],
+    teacher: Sequence[Any],
+    temperature: float = 1.0,
+    divergence: str = "forward",
+    beta: float = 0.5,
+    scale: bool = True,
+) -> mpf:
+    """Hinton et al. 2015, eq. 2; Agarwal et al. 2024, eq. 1."""
+    q, p = (
+        [mpmath.exp(v) for v in log_probabilities([mpf(x) / mpf(temperature) for x in row])]
+        for row in (student, teacher)
+    )
+    b = mpf(beta)
+    m = [b * u + (1 - b) * v for u, v in zip(p, q, strict=True)]
+
+    def kl(a: list[mpf], c: list[mpf]) -> mpf:
+        return mpmath.fsum(u * mpmath.log(u / v) for u, v in zip(a, c, strict=True))
+
+    loss = {"forward": lambda: kl(p, q), "reverse": lambda: kl(q, p)}.get(
+        divergence, lambda: b * kl(p, m) + (1 - b) * kl(q, m)
+    )()
+    return mpf(temperature) ** 2 * loss if scale else loss
+
+
+def arcface(row: Sequence[Any], k: int, margin: float = 0.5, scale: float = 64.0) -> mpf:
+    """Deng et al. 2019, eq. 3; beyond pi the line of the authors' code."""
+    angle, m = mpmath.acos(mpf(row[k])), mpf(margin)
+    target = mpmath.cos(angle + m) if angle + m < mpmath.pi else mpf(row[k]) - m * mpmath.sin(m)
+    return -log_probabilities([mpf(scale) * (target if c == k else mpf(x)) for c, x in enumerate(row)])[k]
+
+
+def cosface(row: Sequence[Any], k: int, margin: float = 0.35, scale: float = 64.0) -> mpf:
+    """Wang et al. 2018, eq. 4."""
+    return -log_probabilities([mpf(scale) * (mpf(x) - mpf(margin) * (c == k)) for c, x in enumerate(row)])[k]
+
+
+def coral(row: Sequence[Any], k: int) -> mpf:
+    """Cao et al. 2020, eq. 4."""
+    return mpmath.fsum(bce_with_logits(x, int(k > j)) for j, x in enumerate(row))
+
+
+def corn(row: Sequence[Any], k: int) -> mpf:
+    """Shi et al. 2021, eq. 5: task j is trained on the samples whose rank is above j - 1."""
+    return mpmath.fsum(bce_with_logits(x, int(k > j)) for j, x in enumerate(row) if k > j - 1)
+
+
 def kl_div(x: Any, y: Any, log_target: bool = False) -> mpf:
     """q log(q / p) of p = e^x."""
     q = mpmath.exp(y) if log_target else mpf(y)

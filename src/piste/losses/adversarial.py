@@ -1,4 +1,4 @@
-"""Losses of generators and discriminators, from the scores of samples; and penalties of the discriminator's gradient."""
+"""Losses of generators and discriminators, from the scores of samples."""
 
 from __future__ import annotations
 
