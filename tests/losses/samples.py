@@ -42,7 +42,6 @@ NORMAL = [(0.5, 0.25, 1.5), (-3.0, 2.5, 0.75), (2.0, 4.0, 8.0), (0.0, 1.5, 1.0)]
 SIGNED = [(0.3, 1), (0.3, -1), (2.0, -1), (-2.0, 1), (-2.0, -1), (30.0, -1), (30.0, 1)]
 RANKED = [(0.3, 0.1, 1.0), (0.3, 0.1, -1.0), (2.0, -1.0, 1.0), (-2.0, 1.0, 1.0), (5.0, 4.75, -1.0)]
 SHARES = [0.1, 0.25, 0.5, 0.9, 0.75, 0.0, 1.0]
-ANSWERS = [(-1.0, -2.5, -0.5, -0.25), (-3.0, -0.5, -2.0, -4.0), (-9.0, -1.0, -2.0, -2.5), (-1.0, -9.0, -2.0, -2.5)]
 
 ELEMENTS = [
     Points("l1", LINE),
@@ -88,16 +87,6 @@ ELEMENTS = [
     Points("sigmoid_focal", LOGIT, {"alpha": None, "gamma": 0.5}),
     Points("sigmoid_focal", LOGIT, {"alpha": 0.75, "gamma": 0.0}),
     Points("sigmoid_focal", [(x, y, p / 4) for x, y, p in WEIGHED], {"gamma": 1.5}, last="alpha"),
-    *(
-        Points("discriminator", [(r + 0.0625, f) for r, f in LINE], {"kind": k})
-        for k in ("logistic", "least_squares", "wasserstein", "hinge", "relativistic")
-    ),
-    *(
-        Points("generator", [(x,) for x, _ in LINE if x], {"kind": k})
-        for k in ("non_saturating", "minimax", "least_squares", "wasserstein", "hinge")
-    ),
-    *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.5}) for v in ("sigmoid", "hinge", "ipo")),
-    *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.5, "label_smoothing": 0.25}) for v in ("sigmoid", "robust")),
     Points("asymmetric", LOGIT),
     Points("asymmetric", LOGIT, {"gamma_negative": 2.5, "gamma_positive": 0.5, "margin": 0.125}),
     Points("asymmetric", LOGIT, {"gamma_negative": 0.5, "gamma_positive": 2.0, "margin": 0.0}),
@@ -316,12 +305,6 @@ EXTREMES = [
     Extreme("asymmetric", (-INF, 0.0), 0.0, 0.0),
     Extreme("asymmetric", (-INF, 1.0), INF, -1.0),
     Extreme("asymmetric", (INF, 1.0), 0.0, 0.0),
-    Extreme("discriminator", (1e4, 1e4), 1e4, 0.0),
-    Extreme("discriminator", (-INF, 0.0), INF, -1.0),
-    Extreme("discriminator", (INF, 0.0), 1.0, 0.0, {"kind": "hinge"}),
-    Extreme("generator", (-1e4,), 1e4, -1.0),
-    Extreme("generator", (1e4,), -1e4, -1.0, {"kind": "minimax"}),
-    Extreme("dpo", (-1e4, -1.0, -1.0, -1.0), 4999.5, -0.5, {"beta": 0.5}),
     Extreme("distillation", ([-INF, 0.0, 0.0], [-INF, 0.0, 0.0]), 0.0, [0.0, 0.0, 0.0]),
     Extreme("distillation", ([1e4, 0.0], [1e4, 0.0]), 0.0, [0.0, 0.0]),
     Extreme("cosface", ([1.0, 0.0], 0), math.log(2), [-0.5, 0.5], {"scale": 1.0, "margin": 1.0}),

@@ -316,6 +316,7 @@ def test_a_nan_affects_its_own_element_alone(case: Case) -> None:
             spoilt[a].reshape(-1)[i] = torch.nan
             values = case.function(*spoilt, **case.options, reduction="none")
             is_ignored = "ignore_index" in case.options and operands[1][i // 3] == case.options["ignore_index"]
+            is_ignored |= case.name == "corn" and i % 3 > operands[1][i // 3]  # a step that does not count
             shared = values.shape[-1] if values.numel() > operand.numel() else 1  # one variance for a whole row
             if case.options.get("activation") == "softmax":
                 shared = operand.shape[1]  # a region of each class

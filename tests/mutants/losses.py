@@ -43,8 +43,6 @@ FILES = (
     "regression",
     "robust_regression",
     "binary",
-    "adversarial",
-    "preferences",
     "distributions",
     "margins",
     "class_loss",
@@ -61,7 +59,6 @@ FILES = (
 ROW_FILES = FILES[FILES.index("margins") + 1 :]
 FORMULAS = ("formula", "soft_formula", "derivatives", "value_checks")
 FURTHER = {
-    "adversarial": ("softplus",),
     "distillation": ("DistillationLoss.rows", "divergence_from"),
     "angular": ("with_target", "AngularLoss.check_input"),
     "ordinal": ("OrdinalLoss.steps", "CORNLoss.steps", "CORNLoss.compute"),

@@ -172,7 +172,7 @@ def test_every_loss_with_a_formula_is_a_subject():
             assert any(domain.name == loss.name for domain in DOMAINS)  # of values, which these take all
 
 
-DERIVED = ("l1", "mse", "charbonnier", "quantile", "expectile", "discriminator", "generator", "dpo")
+DERIVED = ("l1", "mse", "charbonnier", "quantile", "expectile")
 REGIONS = ("dice", "jaccard", "tversky", "focal_tversky")
 SUBJECTS = {subject.module.rpartition(".")[2]: subject for subject in subjects()}
 MANY = {"margins": 200, "adamax": 50}

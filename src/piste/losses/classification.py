@@ -192,10 +192,12 @@ class CrossEntropyLoss(ClassLoss):
         if softcap != 0:
             x = capped(x, softcap)
         p = log_softmax(x)
-        loss = -pick(p, k) if w is None else -pick(w, k) * pick(p, k)
-        if label_smoothing != 0:
+        sharp = -pick(p, k) if w is None else -pick(w, k) * pick(p, k)
+        if label_smoothing == 0:
+            loss = sharp
+        else:
             even = -total(p if w is None else w * p) / size(x)
-            loss = (1 - label_smoothing) * loss + label_smoothing * even
+            loss = (1 - label_smoothing) * sharp + label_smoothing * even
         if z_loss == 0:
             return loss
         z = pick(x, k) - pick(p, k)  # the logarithm of the sum of the exponentials
