@@ -122,10 +122,11 @@ DOMAINS = [
     Domain("focal", "weight", (ROW, 1), **CLASS_WEIGHTS),
     Domain("distillation", "temperature", (ROW, LOGS), (1e-3, 4), (0, -1.0, INF, NAN), always=True),
     Domain("distillation", "divergence", (ROW, LOGS), ("reverse", "jsd"), ("kl", None), always=True),
-    Domain("distillation", "beta", (ROW, LOGS), (0.25, 1), (0, 1.01, NAN), always=True),
+    Domain("distillation", "beta", (ROW, LOGS), (0.25, 0.75), (0, 1, NAN), always=True),
     Domain(
         "arcface", "input", (None, 1), ([5.0, 1.01, 0.0], [0.0, -1.01, 9.0]), ([0.0, 1.0101, 0.0], [0.0, -1.0101, 0.0])
     ),
+    Domain("arcface", "input", (None, -100), ([0.0, 9.0, 0.0], [7.0, 0.0, -9.0]), ()),
     Domain("arcface", "margin", (HALVES, 1), (0, 1.5), (-1e-9, 1.6, NAN), always=True),
     Domain("arcface", "target", (HALVES, None), (0, 2, -100), (3, -1)),
     Domain(
@@ -177,6 +178,7 @@ SHAPES = [
     Shapes("mse", "43 43", "43 42", {"weight": torch.ones(3)}),
     Shapes("mse", "43 43; 243 243", "3 3; 34 34", {"weight": torch.ones(4, 1)}),
     Shapes("gaussian_nll", "43 43 43; 43 43 41; 43 43 4; 43 43 13", "43 43 3; 43 43 11; 43 43 42; 43 43 431; 43 43 ."),
+    Shapes("distillation", "43 43; 3 3; 42 42; 243 243; 03 03", "43 4; 41 41; . .; 1 1; 43 42"),
     Shapes("cross_entropy", "43 4; 3 .; 432 42; 43 43; 3 3; 03 0", "43 3; 43 41; 432 43; . .; 41 4; 41 41; 3 2"),
     Shapes("cross_entropy", "423 42; 43 4; 3 .", "432 42", {"class_dim": -1}),
     Shapes("cross_entropy", "34 4; 3 .", "43 4; . .", {"class_dim": 0}),

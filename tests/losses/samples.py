@@ -155,7 +155,7 @@ ROWS = [
     Points("cross_entropy", SPREAD, {"z_loss": 0.25}),
     Points("cross_entropy", SPREAD, {"weight": W, "z_loss": 0.25, "softcap": 2.5}),
     *(Points("distillation", STUDENTS, {"divergence": d, "temperature": 1.5}) for d in ("forward", "reverse", "jsd")),
-    Points("distillation", STUDENTS, {"divergence": "jsd", "beta": 0.25, "scale": False}),
+    Points("distillation", STUDENTS, {"divergence": "jsd", "beta": 0.25, "scale": False, "temperature": 1.5}),
     Points("arcface", COSINES, {"scale": 4.0}),
     Points("arcface", COSINES, {"scale": 2.0, "margin": 0.25}),
     Points("cosface", COSINES, {"scale": 4.0}),
@@ -307,6 +307,19 @@ EXTREMES = [
     Extreme("asymmetric", (INF, 1.0), 0.0, 0.0),
     Extreme("distillation", ([-INF, 0.0, 0.0], [-INF, 0.0, 0.0]), 0.0, [0.0, 0.0, 0.0]),
     Extreme("distillation", ([1e4, 0.0], [1e4, 0.0]), 0.0, [0.0, 0.0]),
+    Extreme("distillation", ([0.0, 0.0], [0.0, -INF]), math.log(2), [-0.5, 0.5]),
+    Extreme("distillation", ([0.0, -INF], [0.0, 0.0]), INF, [0.5, -0.5]),
+    Extreme("distillation", ([0.0, 0.0], [0.0, -INF]), math.log(2), [0.0, 0.0], by=1),
+    *(
+        Extreme(
+            "arcface",
+            ([c, 0.0], 0),
+            math.log1p(math.exp(-c * math.cos(0.5))),
+            [-math.cos(0.5) / (1 + math.exp(c * math.cos(0.5))), 1 / (1 + math.exp(c * math.cos(0.5)))],
+            {"scale": 1.0, "margin": 0.5},
+        )  # the slope of the sine is infinite at an angle of 0, and taken as 0; rounding may lead above 1
+        for c in (1.0, 1.0078125)
+    ),
     Extreme("cosface", ([1.0, 0.0], 0), math.log(2), [-0.5, 0.5], {"scale": 1.0, "margin": 1.0}),
     Extreme("coral", ([1e4, -1e4], 1), 0.0, [0.0, 0.0]),
     Extreme("corn", ([-1e4, 1e4], 0), 0.0, [0.0, 0.0]),
@@ -336,7 +349,11 @@ EXTREMES = [
     Extreme("cross_entropy", ([1e4, 0.0, -1e4], [0.25, 0.5, 0.25]), 1e4, [0.75, -0.5, -0.25]),
     Extreme("cross_entropy", ([-INF, 0.0, 0.0], [0.5, 0.5, 0.0]), INF, [-0.5, 0.0, 0.5]),
     Extreme(
-        "cross_entropy", ([INF, 0.0, -INF], 0), math.log(1 + math.exp(-1) + math.exp(-2)), [0.0] * 3, {"softcap": 1.0}
+        "cross_entropy",
+        ([INF, 0.0, -INF], 0),
+        math.log(1 + math.exp(-1) + math.exp(-2)),
+        [0.0, 1 / (math.e + 1 + 1 / math.e), 0.0],
+        {"softcap": 1.0},
     ),
     Extreme(
         "cross_entropy",

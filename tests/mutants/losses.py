@@ -96,12 +96,34 @@ UNUSED = "it stands in where the result is not used"
 MASKED = "it is multiplied by 0"
 DTYPE = "it gives the constant its dtype"
 ALIKE = "both have the same shape and dtype"
+GUARDED = "where(z == -math.inf, 0, x - z)"
+SUMMAND = f"exp(z) * {GUARDED}"
+OBSTACLE = "None if student.dtype == teacher.dtype else 'the kernel takes logits of one dtype'"
+
 EQUIVALENT: dict[str, dict[str, str]] = {
     "piste.losses.regression": {
         **{f"{name}.formula: x - y -> {other}": EVEN for name in REGRESSION for other in ("y - x", "-(x - y)")},
         "SmoothL1Loss.formula: d < beta -> d <= beta": BORDER,
         "HuberLoss.formula: d <= delta -> d < delta": BORDER,
         "HuberLoss.derivatives: delta * sign(d) -> delta / sign(d)": "the sign is 1 or -1 on that side",
+    },
+    "piste.losses.distillation": {
+        "divergence_from: 0 -> 1 (number 2)": "it is not used, and keeps infinity out of the derivative",
+        **{
+            f"DistillationLoss.rows: {change}": "the eager backend has the same values"
+            for change in (
+                f"{OBSTACLE} -> 'the kernel takes logits of one dtype' if student.dtype == teacher.dtype else None",
+                f"{OBSTACLE} -> None",
+                f"{OBSTACLE} -> 'the kernel takes logits of one dtype'",
+                "student.dtype == teacher.dtype -> student.dtype != teacher.dtype",
+            )
+        },
+    },
+    "piste.losses.angular": {
+        "ArcFaceLoss.formula: 1 -> 0 (number 2)": "it stands in at an angle of 0, and what is made of it is not used",
+        "ArcFaceLoss.formula: 1 -> 2 (number 2)": "it stands in at an angle of 0, and what is made of it is not used",
+        "ArcFaceLoss.formula: c > -math.cos(margin) -> c >= -math.cos(margin)": BORDER,
+        "AngularLoss.check_input: pick(x, k) -> -pick(x, k)": EVEN,
     },
     "piste.losses.robust_regression": {
         **{
@@ -174,8 +196,18 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "piste.losses.classification": {
         f"CrossEntropyLoss.soft_formula: y if label_smoothing == 0 else {SMOOTHED} -> {SMOOTHED}": "by 0 it is y",
-        "CrossEntropyLoss.soft_formula: x -> y": ALIKE,
-        "CrossEntropyLoss.soft_formula: 0 -> 1 (number 3)": MASKED,
+        "CrossEntropyLoss.soft_formula: x -> y (number 2)": ALIKE,
+        "CrossEntropyLoss.soft_formula: 0 -> 1 (number 4)": MASKED,
+        "CrossEntropyLoss.soft_formula: 0 -> 1 (number 6)": MASKED,
+        "CrossEntropyLoss.formula: 0 -> 1 (number 3)": "without z_loss 0 z^2 is added",
+        "CrossEntropyLoss.formula: pick(x, k) - pick(p, k) -> pick(p, k) - pick(x, k)": EVEN,
+        "CrossEntropyLoss.formula: pick(x, k) - pick(p, k) -> -(pick(x, k) - pick(p, k))": EVEN,
+        f"CrossEntropyLoss.soft_formula: total({SUMMAND}) -> -total({SUMMAND})": EVEN,
+        f"CrossEntropyLoss.soft_formula: {SUMMAND} -> -({SUMMAND})": EVEN,
+        "CrossEntropyLoss.soft_formula: exp(z) -> -exp(z)": EVEN,
+        f"CrossEntropyLoss.soft_formula: {GUARDED} -> -{GUARDED}": EVEN,
+        "CrossEntropyLoss.soft_formula: x - z -> z - x": EVEN,
+        "CrossEntropyLoss.soft_formula: x - z -> -(x - z)": EVEN,
     },
     "piste.losses.multilabel": {
         "MultiLabelMarginLoss.formula: x -> k (number 2)": ALIKE,

@@ -214,7 +214,7 @@ class CrossEntropyLoss(ClassLoss):
         if z_loss == 0:
             return loss
         # The logarithm of the sum of the exponentials, as a mean of x - z, which is the same for every class.
-        s = total(where(z == -math.inf, 0, exp(z) * (x - z)))
+        s = total(exp(z) * where(z == -math.inf, 0, x - z))
         return loss + z_loss * s * s
 
 
