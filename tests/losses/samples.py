@@ -202,6 +202,10 @@ ROWS_AT_CORNERS = [
     Points("focal_tversky", REGIONS, {"alpha": 0.25, "beta": 0.75, "gamma": 1.5}),
     Points("focal_tversky", [([[0.0, 1.0]], [[0.0, 1.0]])], {"gamma": 2.0}),
     Points("dice", [([[0.5, -2.0, 0.0]], [[1.0, 0.0, 0.25]])], {"activation": "sigmoid"}),
+    *(
+        Points(name, [([[0.5, -2.0, 0.0]], [[1.0, 0.0, 0.25]])], {"activation": "sigmoid", "smooth": 0.5})
+        for name in ("jaccard", "tversky", "focal_tversky")
+    ),
     Points("jaccard", [([[0.5, -2.0], [1.0, 3.0]], [1, 0])], {"activation": "softmax", "smooth": 0.0}),
     Points("multi_margin", [([1.0, 0.0], 0), ([0.0, -1.0], 0), ([0.5, 0.5], 1)]),
     Points("multi_margin", [([1.0, 0.0], 0), ([0.5, 0.5], 1)], {"p": 2}),
@@ -339,6 +343,7 @@ EXTREMES = [
         Extreme(name, ([[[0.0, 0.0]]], [[[0.0, 0.0]]]), 0.0, [[[0.0, 0.0]]], {"smooth": 0.0})
         for name in ("dice", "jaccard", "tversky", "focal_tversky")
     ),
+    Extreme("dice", ([[[0.0, 0.0]]], [[[0.0, 0.0]]]), 0.0, [[[0.0, 0.0]]], {"smooth": 0.0}),
     Extreme("focal_tversky", ([[[0.0, 1.0]]], [[[0.0, 1.0]]]), 0.0, [[[0.0, 0.0]]], {"gamma": 0.5}),
     Extreme("dice", ([[[INF, -INF]]], [[[1.0, 0.0]]]), 0.0, [[[0.0, 0.0]]], {"activation": "sigmoid"}),
     Extreme("nll", ([-INF, 0.0], 0), INF, [-1.0, 0.0]),
