@@ -43,12 +43,12 @@ def total_norm(gradients: Sequence[Tensor], order: float = 2.0) -> Tensor:
     Dense gradients on the CPU are read once, by a kernel that adds in float64; other 16-bit gradients are reduced in
     float32. The norm of sharded gradients is that of all shards.
     """
-    values = [*map(_values, gradients)]
-    squares, rest = sum_of_squares(values) if order == 2.0 else (0.0, values)
-    if len(rest) < len(values):
-        wide = torch.float64 if any(g.dtype == torch.float64 for g in values) else torch.float32
+    squares, rest = sum_of_squares(gradients) if order == 2.0 else (0.0, gradients)
+    if len(rest) < len(gradients):
+        wide = torch.float64 if torch.float64 in {g.dtype for g in gradients} else torch.float32
         others = total_norm(rest).item() if rest else 0.0
         return torch.tensor(math.hypot(math.sqrt(squares), others), dtype=wide)
+    values = [*map(_values, gradients)]
     narrow = [torch.linalg.vector_norm(g, order, dtype=torch.float32) for g in values if g.dtype in _NARROW]
     norm = torch.nn.utils.get_total_norm([*(g for g in values if g.dtype not in _NARROW), *narrow], order)
     return _whole(norm)

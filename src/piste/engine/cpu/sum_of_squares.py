@@ -33,23 +33,27 @@ def sum_of_squares(tensors: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
     if module is None:
         return 0.0, list(tensors)
     taken, rest = list(tensors), []
-    if not _are_contiguous(taken):
+    kinds = [_KINDS.get(x.dtype, -1) for x in taken]
+    addresses = (
+        array("q", map(Tensor.data_ptr, taken)) if min(kinds, default=0) >= 0 and _are_contiguous(taken) else None
+    )
+    if addresses is None or 0 in addresses:  # a tensor without memory is empty, or on no device
         taken, rest = [x for x in tensors if _is_plain(x)], [x for x in tensors if not _is_plain(x)]
+        kinds, addresses = [_KINDS[x.dtype] for x in taken], array("q", map(Tensor.data_ptr, taken))
     sizes = tuple(map(Tensor.numel, taken))
     count, owners, starts = _blocks(sizes)
     if not count:
         return 0.0, rest
     threads = torch.get_num_threads() if sum(sizes) > PARALLEL_MIN_ELEMENTS else 1
-    addresses, elements = array("q", map(Tensor.data_ptr, taken)), array("q", sizes)
-    kinds, sums = array("q", [_KINDS[x.dtype] for x in taken]), array("d", bytes(8 * count))
-    counters = make_counters(threads)
+    elements, kinds_of = array("q", sizes), array("q", kinds)
+    sums, counters = array("d", bytes(8 * count)), make_counters(threads)
     table = SquaresTable(
         **work(counters, count),
         tensors=owners.buffer_info()[0],
         starts=starts.buffer_info()[0],
         sizes=elements.buffer_info()[0],
         addresses=addresses.buffer_info()[0],
-        kinds=kinds.buffer_info()[0],
+        kinds=kinds_of.buffer_info()[0],
         sums=sums.buffer_info()[0],
     )
     module.parallel("sum_blocks", ctypes.addressof(table), threads)
@@ -71,12 +75,12 @@ def _module() -> CompiledModule | None:
 
 def _are_contiguous(tensors: Sequence[Tensor]) -> bool:
     """Return whether the kernel takes all tensors, as it does nearly always; faster than to ask for each."""
-    return (
-        PLAIN_TYPES.issuperset(map(type, tensors))
-        and all(x.is_cpu and x.dtype in _KINDS for x in tensors)
-        and all(x.layout == torch.strided for x in tensors)
-        and all(map(Tensor.is_contiguous, tensors))
-    )
+    if not PLAIN_TYPES.issuperset(map(type, tensors)) or any(index >= 0 for index in map(Tensor.get_device, tensors)):
+        return False
+    try:
+        return all(map(Tensor.is_contiguous, tensors))
+    except RuntimeError:  # a sparse tensor has no such property
+        return False
 
 
 def _is_plain(x: Tensor) -> bool:
