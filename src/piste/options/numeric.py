@@ -1,80 +1,19 @@
-"""Options, each declared once: its default, its range and its meaning.
-
-An optimizer and a loss list their options; the signature, the validation, the documentation and the type stubs are
-derived from that list. `piste.compare` validates its arguments with the same classes.
-"""
+"""Options that are numbers."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import numbers
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from .errors import InvalidType, InvalidValue, did_you_mean, nearest
+from ..errors import InvalidType, InvalidValue
+from .option import NoLetters
 
-__all__ = [
-    "Choice",
-    "Flag",
-    "Function",
-    "Integer",
-    "Number",
-    "NumberOrTensor",
-    "Numbers",
-    "Option",
-    "TensorOption",
-    "as_float",
-    "document",
-    "make_signature",
-]
-
-
-class Option(Protocol):
-    """A declared option: `check` raises for a value outside `range`; `annotation` is its type in a stub."""
-
-    @property
-    def default(self) -> Any:
-        """The value of an argument that is not passed."""
-
-    @property
-    def doc(self) -> str:
-        """The meaning, as the end of a sentence."""
-
-    @property
-    def range(self) -> str:
-        """The valid values in words."""
-
-    @property
-    def annotation(self) -> str:
-        """The type in a stub."""
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise unless `value` is in the range.
-
-        Args:
-            name: The name of the argument, for the message.
-            value: The value passed.
-
-        Raises:
-            InvalidType: The value is of the wrong type.
-            InvalidValue: The value is out of the range.
-        """
-
-    def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
-        """Yield the numbers of the option by their names in a formula."""
-
-
-@dataclass(frozen=True)
-class _NoLetters:
-    """The base of options that are not numbers in the formula of an optimizer."""
-
-    def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
-        """Yield the numbers of the option by their names in a formula."""
-        return iter(())
+__all__ = ["Integer", "Limit", "Number", "NumberOrTensor", "Numbers", "as_float"]
 
 
 @dataclass(frozen=True)
@@ -161,7 +100,7 @@ class NumberOrTensor(Limit):
 
 
 @dataclass(frozen=True)
-class Integer(_NoLetters):
+class Integer(NoLetters):
     """A whole number between `low` and `high`, both included; also None if that is the default.
 
     Args:
@@ -259,129 +198,6 @@ class Numbers:
             yield part.letter, number
 
 
-@dataclass(frozen=True)
-class Flag(_NoLetters):
-    """True or False; also None if that is the default.
-
-    Args:
-        default: The default.
-        doc: The meaning, as the end of a sentence.
-
-    Example:
-        >>> from piste.optim.options import Flag
-        >>> Flag(None).range
-        'True, False or None'
-    """
-
-    default: bool | None = False
-    doc: str = ""
-
-    @property
-    def annotation(self) -> str:
-        """The type in a stub."""
-        return "bool" if self.default is not None else "bool | None"
-
-    @property
-    def range(self) -> str:
-        """The valid values in words."""
-        return "True or False" if self.default is not None else "True, False or None"
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise unless `value` is in the range."""
-        if not isinstance(value, bool) and not (value is None and self.default is None):
-            raise InvalidType(f"`{name}` must be {self.range}; received {name}={value!r}.")
-
-
-@dataclass(frozen=True)
-class Choice(_NoLetters):
-    """One of a few words or numbers.
-
-    Args:
-        default: The default.
-        allowed: The valid values.
-        doc: The meaning, as the end of a sentence.
-
-    Example:
-        >>> from piste.optim.options import Choice
-        >>> Choice("mean", ("mean", "sum")).range
-        'one of "mean", "sum"'
-    """
-
-    default: Any
-    allowed: tuple[Any, ...]
-    doc: str = ""
-
-    @property
-    def annotation(self) -> str:
-        """The type in a stub."""
-        return f"Literal[{', '.join(map(_quoted, self.allowed))}]"
-
-    @property
-    def range(self) -> str:
-        """The valid values in words."""
-        if all(isinstance(word, str) for word in self.allowed):
-            return "one of " + ", ".join(map(_quoted, self.allowed))
-        return " or ".join(map(_quoted, self.allowed))
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise unless `value` is in the range."""
-        if value in self.allowed:
-            return
-        words = [word for word in self.allowed if isinstance(word, str)]
-        if not words:
-            raise InvalidValue(f"`{name}` must be {self.range}; received {name}={value!r}.")
-        hint = f" {did_you_mean(value, words)}" if isinstance(value, str) and nearest(value, words) else ""
-        raise InvalidValue(f"`{name}` must be {self.range}; received {value!r}.{hint}")
-
-
-@dataclass(frozen=True)
-class TensorOption(_NoLetters):
-    """A tensor, or None.
-
-    Args:
-        doc: The meaning, as the end of a sentence.
-
-    Example:
-        >>> from piste.optim.options import TensorOption
-        >>> TensorOption("the weight of each class").check("weight", None)
-    """
-
-    doc: str = ""
-    default: None = None
-    range = "a torch.Tensor or None"
-    annotation = "Tensor | None"
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise unless `value` is in the range."""
-        if value is not None and not isinstance(value, torch.Tensor):
-            is_numbers = isinstance(value, (int, float, list, tuple))
-            help = f" Help: torch.tensor({value!r})." if is_numbers else ""
-            raise InvalidType(f"`{name}` must be a torch.Tensor or None; received {type(value).__name__}.{help}")
-
-
-@dataclass(frozen=True)
-class Function(_NoLetters):
-    """A function of two tensors, or None.
-
-    Args:
-        doc: The meaning, as the end of a sentence.
-
-    Example:
-        >>> from piste.optim.options import Function
-        >>> Function("the distance").check("distance_function", max)
-    """
-
-    doc: str = ""
-    default: None = None
-    range = "a function of two tensors, or None"
-    annotation = "Callable[[Tensor, Tensor], Tensor] | None"
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise unless `value` is in the range."""
-        if value is not None and not callable(value):
-            raise InvalidType(f"`{name}` must be {self.range}; received {value!r}.")
-
-
 def as_float(name: str, value: Any, wanted: str) -> float:
     """Return an option as a float.
 
@@ -418,23 +234,3 @@ def as_float(name: str, value: Any, wanted: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidType(f"`{name}` must be {wanted}; received {name}={value!r} of type {type(value).__name__}.")
     return float(value)
-
-
-def make_signature(
-    leading: Iterable[str], positional: Mapping[str, Option], keyword_only: Mapping[str, Option]
-) -> inspect.Signature:
-    """Arguments without a default, then the options by position, then those by keyword."""
-    kinds = inspect.Parameter
-    parameters = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in leading]
-    parameters += [kinds(n, kinds.POSITIONAL_OR_KEYWORD, default=o.default) for n, o in positional.items()]
-    parameters += [kinds(n, kinds.KEYWORD_ONLY, default=o.default) for n, o in keyword_only.items()]
-    return inspect.Signature(parameters)
-
-
-def document(options: Mapping[str, Option]) -> list[str]:
-    """Return the lines of an Args section, one for each option."""
-    return [f"    {name} (default {o.default!r}, {o.range}): {o.doc}." for name, o in options.items()]
-
-
-def _quoted(word: Any) -> str:
-    return f'"{word}"' if isinstance(word, str) else repr(word)
