@@ -283,3 +283,12 @@ def test_names_are_found_in_any_spelling() -> None:
     assert {nn.get_loss(name) for name in spellings} == {nn.BCEWithLogitsLoss}
     assert nn.get_loss("mean_squared_error") is nn.MSELoss and nn.get_loss("smoothl1") is nn.SmoothL1Loss
     assert nn.get_loss("nll_loss2d") is nn.NLLLoss2d and nn.get_loss("nll_loss") is nn.NLLLoss
+
+
+def test_a_loss_without_a_formula_is_told_what_to_derive_from() -> None:
+    class Nothing(piste.losses.Loss):
+        name = "nothing"
+
+    expected = r"Nothing states neither `prepare` nor `compute`\. Help: derive a loss from ElementwiseLoss"
+    with pytest.raises(NotImplementedError, match=expected):
+        Nothing()(torch.ones(2), torch.ones(2))

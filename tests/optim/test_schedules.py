@@ -17,6 +17,7 @@ from piste.optim.lr_scheduler import (
     WarmupCosineLR,
     WarmupStableDecayLR,
 )
+from piste.optim.schedules import Schedule
 
 from .rejections import assert_rejected, weights
 
@@ -200,3 +201,11 @@ def sgd():
 )
 def test_wrong_arguments_are_refused_before_the_optimizer_changes(kind, call, words):
     assert_rejected(kind, call, words)
+
+
+def test_a_schedule_without_a_factor_cannot_be_made():
+    class Nothing(Schedule):
+        pass
+
+    with pytest.raises(TypeError, match="factor"):
+        Nothing(optim.SGD(weights()))

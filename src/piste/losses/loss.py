@@ -128,7 +128,10 @@ class Loss(TorchLoss):
     @classmethod
     def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> PreparedCall:
         """Validate the operands of a call and convert them to the form of the formula."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{cls.__name__} states neither `prepare` nor `compute`. Help: derive a loss from ElementwiseLoss or "
+            "RowwiseLoss, which need its formula alone."
+        )
 
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:

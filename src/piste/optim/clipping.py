@@ -18,6 +18,7 @@ from ..errors import InvalidValue
 
 __all__ = [
     "Scaling",
+    "SkippedSteps",
     "clip_factor",
     "raise_nonfinite",
     "reduces_gradients",
@@ -66,6 +67,27 @@ def clip_factor(max_norm: Any, norm: Tensor, on_device: bool) -> Any:
     return factor if on_device else factor.item()
 
 
+class SkippedSteps:
+    """Counts steps that are left out, on the device where it decides about them."""
+
+    def __init__(self) -> None:
+        self._host = 0
+        self._device: Tensor | None = None
+
+    def add(self, found: Tensor | int) -> None:
+        """Count a step: 1, or a tensor on a device that is other than 0 if the step is left out."""
+        if not isinstance(found, Tensor):
+            self._host += found
+        elif self._device is None:
+            self._device = (found != 0).to(torch.float64)
+        else:
+            self._device += found != 0
+
+    def total(self) -> int:
+        """Return the number of steps that were left out; waits for a device that counts them."""
+        return self._host + (0 if self._device is None else int(self._device.item()))
+
+
 @dataclass(frozen=True)
 class Scaling:
     """What one step does to all gradients, or whether it is skipped.
@@ -110,11 +132,11 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
         largest = total_norm(gradients, torch.inf)  # the norm of large finite gradients may overflow
         is_bad = largest.isfinite().logical_not().to(torch.float32)
         found_inf = is_bad if found_inf is None else torch.maximum(is_bad, found_inf.to(is_bad.device))
-        optimizer.count_skipped(found_inf)
+        optimizer._skipped_steps.add(found_inf)
     elif modes != {"ignore"} and not norm.isfinite() and not all(map(is_finite, gradients)):
         if "raise" in modes:
             raise_nonfinite(optimizer, groups)
-        optimizer.count_skipped(1)
+        optimizer._skipped_steps.add(1)
         return None
     return Scaling(norm, grad_scale, found_inf)
 

@@ -21,7 +21,7 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
     kept = tuple(b.letter for b in cls.buffers.values() if b.when is None or group[b.when])
     rules = cls.conventions.get(group["convention"])
     is_decoupled = group.get("decoupled_weight_decay") or (rules is not None and rules.decoupled)
-    decay = ("decoupled" if is_decoupled else "l2") if group.get("weight_decay") and not cls.own_decay else ""
+    decay = ("decoupled" if is_decoupled else "l2") if group.get("weight_decay") else ""
     clips = ("clip",) * (group["max_norm"] is not None) + ("max_value",) * (group["max_value"] is not None)
     storage = (group["precision"], group["state_dtype"] == "int8" and bool(kept))
     key = (kept, decay, clips, bool(group["maximize"]), group["convention"], storage, *flags.values())

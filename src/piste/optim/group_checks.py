@@ -125,7 +125,7 @@ def _check_tensors(optimizer: Any, params: list[Any], group: int, state_dtype: s
                 f"`state_dtype` is for real parameters; received parameter {i} of param group {group} with dtype "
                 f"{p.dtype}. Help: give complex parameters to an optimizer without state_dtype."
             )
-        if state_dtype == "int8" and hasattr(p, "to_local"):
+        if state_dtype == "int8" and is_sharded(p):
             raise Unsupported(
                 'state_dtype="int8" keeps blocks of numbers that a sharded parameter would cut; received parameter '
                 f'{i} of param group {group}, a DTensor. Help: state_dtype="bfloat16".'

@@ -64,7 +64,7 @@ def matrix_groups(
         hidden: A function of name and parameter that returns True for hidden matrices, in place of the rule above.
 
     Returns:
-        The groups that have parameters, with their names. Muon and NorMuon take them, and they print as a table.
+        The groups that have parameters, with their names. Muon takes them, and they print as a table.
 
     Raises:
         InvalidType: `model` is not a module.

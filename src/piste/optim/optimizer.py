@@ -13,7 +13,7 @@ from ..engine import MatrixSpec, StepSpec, raise_reported
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
 from . import checkpoint, declaration, group_checks, validation
 from .backward_steps import stepping_in_backward
-from .clipping import scaling_of_step, steps_on_gpu
+from .clipping import SkippedSteps, scaling_of_step, steps_on_gpu
 from .composition import describe_group
 from .conventions import Convention
 from .model_groups import compare_with_model
@@ -87,7 +87,6 @@ class Optimizer(torch.optim.Optimizer):
     elementwise: ClassVar[bool] = True  # whether `update` alone states the step, so that it can be shown in numbers
     refused: ClassVar[Mapping[str, str]] = {}  # shared options that it can't have, with the reason
     extensions: ClassVar[tuple[str, ...]] = ()  # options that the class of torch.optim lacks
-    own_decay: ClassVar[bool] = False  # whether `update` decays the weights
     sparse_only: ClassVar[bool] = False  # takes sparse gradients and no dense ones
     update: Callable[..., Any]
     before: Callable[..., Any]
@@ -111,8 +110,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults = validation.bind(type(self), args, kwargs, has_params=params is not declaration.MISSING)
         super().__init__(group_checks.list_params(type(self), params), defaults)
         self._state_exposed = self._has_warned = False
-        self._skipped = 0
-        self._skipped_on_device: Tensor | None = None
+        self._skipped_steps = SkippedSteps()
         self.grad_norm: Tensor | None = None
         """The norm of all gradients before clipping, a tensor on their device, of the last step that needed it."""
 
@@ -183,12 +181,7 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(name, default)
             group.update(self.group_constants)
         self._step_plans = StepPlans()
-        for name, value in {
-            "_has_warned": False,
-            "_skipped": 0,
-            "_skipped_on_device": None,
-            "grad_norm": None,
-        }.items():
+        for name, value in {"_has_warned": False, "_skipped_steps": SkippedSteps(), "grad_norm": None}.items():
             self.__dict__.setdefault(name, value)
 
     def state_dict(self) -> dict[str, Any]:
@@ -294,21 +287,7 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def skipped(self) -> int:
         """The number of steps that `nonfinite="skip"` left out; waits for a GPU that counts them."""
-        on_device = self._skipped_on_device
-        return self._skipped + (0 if on_device is None else int(on_device.item()))
-
-    def count_skipped(self, found: Tensor | int) -> None:
-        """Count a step as skipped.
-
-        Args:
-            found: 1, or a tensor on a device that is other than 0 if the step is skipped.
-        """
-        if not isinstance(found, Tensor):
-            self._skipped += found
-        elif self._skipped_on_device is None:
-            self._skipped_on_device = (found != 0).to(torch.float64)
-        else:
-            self._skipped_on_device += found != 0
+        return self._skipped_steps.total()
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

@@ -97,7 +97,7 @@ class ScheduleFreeAdamW(AveragedWeights, Optimizer):
     buffers = {"z": Buffer("z", start="p"), "exp_avg_sq": "v"}
     counters = _COUNTERS
     per_step = _PER_STEP
-    has_rate = own_decay = True
+    has_rate = True
 
     def update(
         p: Any, g: Any, z: Any, v: Any, *, lr: Any, c: Any, t: Any, beta1: Any, beta2: Any, eps: Any, weight_decay: Any

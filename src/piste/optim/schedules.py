@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from ..options import Choice, Integer, Number, Option
 __all__ = ["InverseSquareRootLR", "Schedule", "WarmupConstantLR", "WarmupCosineLR", "WarmupStableDecayLR"]
 
 
-class Schedule(LRScheduler):
+class Schedule(LRScheduler, ABC):
     """The base of schedules: the value of an option at a step is its initial value times `factor`.
 
     A schedule is an `LRScheduler` of torch.optim, for its optimizers and those of Piste. Call `step()` after each
@@ -61,13 +62,13 @@ class Schedule(LRScheduler):
         self.initial_values = [float(group[f"initial_{option}"]) for group in optimizer.param_groups]
         super().__init__(optimizer, last_epoch)
 
+    @abstractmethod
     def factor(self, step: int) -> float:
         """Return the factor of a step.
 
         Args:
             step: The number of steps done before, so that 0 is the first step.
         """
-        raise NotImplementedError
 
     def get_lr(self) -> list[Any]:
         """Return the learning rates of the next step; another option is set in the param groups."""

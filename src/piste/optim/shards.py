@@ -27,7 +27,7 @@ def is_sharded(p: Any) -> bool:
 
 def takes_parts(spec: Any) -> bool:
     """Return whether a step of the part of a tensor is that part of the step of the tensor."""
-    return not isinstance(spec, StepSpec) or count_passes(spec) == 1
+    return not isinstance(spec, StepSpec) or count_passes(spec) == 1  # matrices are accepted as replicas only
 
 
 @contextmanager

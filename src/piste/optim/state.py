@@ -179,7 +179,7 @@ def _first_value(buffer: Buffer, p: Tensor, group: Mapping[str, Any], dtype: tor
         return (p if group["differentiable"] else p.detach()).to(dtype, copy=True)
     start = _start(buffer, group)
     if buffer.shape in ("rows", "columns"):
-        return torch.full_like(p.sum(-1 if buffer.shape == "rows" else -2, keepdim=True), start, dtype=dtype)
+        return p.new_full(buffer.shape_for(p), start, dtype=dtype)
     return _filled_like(p, start, dtype)
 
 
