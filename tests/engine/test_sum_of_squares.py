@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from piste.engine import sum_of_squares
+from piste.engine import GradientSquares, sum_of_squares
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -83,3 +83,79 @@ def test_a_forced_eager_backend_leaves_everything_out(monkeypatch):
     monkeypatch.setenv("PISTE_BACKEND", "eager")
     x = torch.ones(2)
     assert sum_of_squares([x]) == (0.0, [x])
+
+
+# --- gradients that machine code finds ----------------------------------------------------------------------------
+
+
+def with_gradients(generator, dtype=torch.float32, sizes=(70_001, 5, 0)):
+    params = [torch.zeros(size, dtype=dtype, requires_grad=True) for size in sizes]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+    return params
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradients_have_the_sum_that_tensors_have_at_every_step(dtype, generator):
+    params = with_gradients(generator, dtype)
+    squares = GradientSquares.of(params)
+    assert squares.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    for _ in range(3):
+        assert squares(params) == sum_of_squares([p.grad for p in params])[0]
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+
+
+def test_parameters_without_a_gradient_are_passed_over(generator):
+    params = [torch.ones(3, requires_grad=True), *with_gradients(generator)]
+    assert GradientSquares.of(params)(params) == sum_of_squares([p.grad for p in params[1:]])[0]
+    assert GradientSquares.of(params[:1]) is None
+
+
+def test_a_sum_counts_no_version_of_the_parameters(generator):
+    params = with_gradients(generator)
+    GradientSquares.of(params)(params)
+    assert [p._version for p in params] == [0, 0, 0]
+
+
+def changes():
+    def drop(params):
+        params[0].grad = None
+
+    def transpose(params):
+        params[0].grad = torch.ones(3, 2).t()
+
+    def narrow(params):
+        params[0].grad = None
+        params[0].data = params[0].data.double()
+        params[0].grad = torch.ones(2, 3, dtype=torch.float64)
+
+    def replace(params):
+        params[0] = torch.ones(2, 3, requires_grad=True)
+        params[0].grad = torch.ones(2, 3)
+
+    def append(params):
+        params.append(torch.ones(1))
+
+    return {change.__name__: change for change in (drop, transpose, narrow, replace, append)}
+
+
+@pytest.mark.parametrize("name", changes())
+def test_a_change_of_a_gradient_other_than_in_its_values_gives_no_sum(name):
+    params = [torch.ones(2, 3, requires_grad=True), torch.ones(4, requires_grad=True)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    squares = GradientSquares.of(params)
+    assert squares(params) == 10.0
+    changes()[name](params)
+    assert squares(params) is None
+
+
+def test_gradients_that_the_kernel_cannot_read_are_left_to_python(monkeypatch):
+    p = torch.ones(4, 4, requires_grad=True)
+    p.grad = torch.ones(4, 4).to_sparse()
+    assert GradientSquares.of([p]) is None
+    p.grad = torch.ones(4, 4)
+    squares = GradientSquares.of([p])
+    monkeypatch.setenv("PISTE_BACKEND", "eager")
+    assert squares([p]) is None and GradientSquares.of([p]) is None

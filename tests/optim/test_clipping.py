@@ -153,6 +153,57 @@ def test_sparse_gradients_are_clipped_by_their_values():
     torch.testing.assert_close(weight.detach(), expected)
 
 
+def norm_of(given):
+    return torch.sqrt(sum((p.grad**2).sum() for p in given if p.grad is not None))
+
+
+def test_the_norm_follows_gradients_that_come_move_and_go():
+    made = params()
+    optimizer = piste.optim.SGD(made, lr=0.1, max_norm=0.5)
+
+    def assert_norm():
+        optimizer.step()
+        torch.testing.assert_close(optimizer.grad_norm, norm_of(made))
+
+    for step, trained in enumerate([(0, 1, 2), (0,), (1, 2), (0, 1, 2), (0,), (2,), (0, 2), (1,), (0, 1)]):
+        for p in made:
+            p.grad = None
+        set_gradients([made[i] for i in trained], step)
+        assert_norm()
+        made[trained[0]].grad *= 2  # in place
+        assert_norm()
+    made[0].grad = torch.ones(40, 300, dtype=torch.float64).t()
+    assert_norm()
+    made[0].data = made[0].data.clone()
+    assert_norm()
+    made.append(torch.ones(3, dtype=torch.float64, requires_grad=True))
+    optimizer.add_param_group({"params": made[-1:]})
+    set_gradients(made, 20)
+    assert_norm()
+
+
+def test_a_sparse_gradient_may_become_dense():
+    weight = torch.zeros(5, 2, requires_grad=True)
+    optimizer = piste.optim.SGD([weight], lr=0.1, max_norm=1.0)
+    for gradient in (torch.ones(5, 2).to_sparse(1), torch.ones(5, 2), 2 * torch.ones(5, 2), torch.ones(5, 2)):
+        weight.grad = None
+        weight.grad = gradient
+        optimizer.step()
+        torch.testing.assert_close(optimizer.grad_norm, gradient.to_dense().norm())
+
+
+def test_a_skipped_step_counts_no_version_of_a_parameter():
+    made = params()
+    optimizer = piste.optim.SGD(made, lr=0.1, nonfinite="skip")
+    for bad in (False, True):
+        set_gradients(made, 0)
+        if bad:
+            made[0].grad[0, 0] = float("nan")
+        before = [p._version for p in made]
+        optimizer.step()
+        assert ([p._version for p in made] == before) is bad
+
+
 @pytest.mark.parametrize("source", ["piste", "torch"])
 def test_a_checkpoint_without_these_options_leaves_them_as_they_are(source):
     made = params()

@@ -2,7 +2,7 @@
 
 from .backend import register
 from .cpu.backend import CpuBackend
-from .cpu.sum_of_squares import sum_of_squares
+from .cpu.sum_of_squares import GradientSquares, sum_of_squares
 from .eager.loss import cast_result, compute_dtype, values
 from .eager.step import step as step_eagerly
 from .eight_bits import SCALE, blocks_of
@@ -22,6 +22,7 @@ __all__ = [
     "SCALE",
     "Bound",
     "BoundKind",
+    "GradientSquares",
     "LossArguments",
     "LossDispatcher",
     "LossSpec",

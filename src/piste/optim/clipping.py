@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import sum_of_squares
+from ..engine import GradientSquares, sum_of_squares
 from ..errors import InvalidValue
 
 __all__ = [
+    "GradientNorm",
     "Scaling",
     "SkippedSteps",
     "clip_factor",
@@ -29,6 +30,7 @@ __all__ = [
 
 EPSILON = 1e-6
 """Added to the norm, as in torch.nn.utils.clip_grad_norm_."""
+_KEPT_SUMS = 4  # for models that train parts of their parameters in turns
 _NARROW = (torch.float16, torch.bfloat16)
 
 
@@ -53,6 +55,41 @@ def total_norm(gradients: Sequence[Tensor], order: float = 2.0) -> Tensor:
     narrow = [torch.linalg.vector_norm(g, order, dtype=torch.float32) for g in values if g.dtype in _NARROW]
     norm = torch.nn.utils.get_total_norm([*(g for g in values if g.dtype not in _NARROW), *narrow], order)
     return _whole(norm)
+
+
+class GradientNorm:
+    """The norm of all gradients, step after step.
+
+    It keeps the sums of the last sets of parameters with gradients, because finding gradients in Python takes longer
+    than to add their squares.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[bool, ...], GradientSquares | None] = {}
+        self._latest: GradientSquares | None = None
+
+    def __call__(self, params: list[Tensor]) -> Tensor:
+        """Return the norm, as `total_norm` does."""
+        squares = None if self._latest is None else self._latest(params)
+        if squares is None:
+            squares = self._of_another(params)
+        if self._latest is None or squares is None:
+            return total_norm(_gradients(params))
+        return torch.tensor(math.sqrt(squares), dtype=self._latest.dtype)
+
+    def _of_another(self, params: list[Tensor]) -> float | None:
+        """Return the sum of squares by an earlier sum for the same parameters with gradients, or by a new one."""
+        has_grad = tuple(p.grad is not None for p in params)
+        is_new = has_grad not in self._sums
+        self._latest = self._sums.pop(has_grad, None)
+        squares = None if self._latest is None else self._latest(params)
+        if squares is None and (is_new or self._latest is not None):  # None is kept where Python has to ask
+            self._latest = GradientSquares.of(params)
+            squares = None if self._latest is None else self._latest(params)
+        self._sums[has_grad] = self._latest
+        if len(self._sums) > _KEPT_SUMS:
+            del self._sums[next(iter(self._sums))]
+        return squares
 
 
 def clip_factor(max_norm: Any, norm: Tensor, on_device: bool) -> Any:
@@ -124,16 +161,16 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
     grad_scale, found_inf = (vars(optimizer).get(name) for name in ("grad_scale", "found_inf"))
     if not any(map(reduces_gradients, groups)):
         return Scaling(None, grad_scale, found_inf)
-    gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-    norm = total_norm(gradients)
+    params = groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
+    norm = _norm(optimizer, params)
     optimizer.grad_norm = norm = norm if grad_scale is None else norm / grad_scale.to(norm.device)
     modes = {group["nonfinite"] for group in groups}
     if modes != {"ignore"} and steps_on_gpu(optimizer):
-        largest = total_norm(gradients, torch.inf)  # the norm of large finite gradients may overflow
+        largest = total_norm(_gradients(params), torch.inf)  # the norm of large finite gradients may overflow
         is_bad = largest.isfinite().logical_not().to(torch.float32)
         found_inf = is_bad if found_inf is None else torch.maximum(is_bad, found_inf.to(is_bad.device))
         optimizer._skipped_steps.add(found_inf)
-    elif modes != {"ignore"} and not norm.isfinite() and not all(map(is_finite, gradients)):
+    elif modes != {"ignore"} and not norm.isfinite() and not all(map(is_finite, _gradients(params))):
         if "raise" in modes:
             raise_nonfinite(optimizer, groups)
         optimizer._skipped_steps.add(1)
@@ -172,6 +209,16 @@ def raise_nonfinite(optimizer: Any, groups: Iterable[Mapping[str, Any]]) -> None
 def is_finite(g: Tensor) -> bool:
     """Return whether every value of a gradient is finite; of a sharded one, every value on any rank."""
     return not _whole(_values(g).isfinite().logical_not().sum()).item()
+
+
+def _norm(optimizer: Any, params: list[Tensor]) -> Tensor:
+    return (
+        total_norm(_gradients(params)) if torch.compiler.is_compiling() else optimizer._step_plans.gradient_norm(params)
+    )
+
+
+def _gradients(params: Iterable[Tensor]) -> list[Tensor]:
+    return [p.grad for p in params if p.grad is not None]
 
 
 def _values(g: Tensor) -> Tensor:

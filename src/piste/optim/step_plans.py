@@ -15,7 +15,7 @@ from torch import Tensor
 from ..engine import MatrixPlan, MatrixSpec, StepPlan, step_eagerly, step_matrices_eagerly
 from ..translation import translate
 from . import validation
-from .clipping import Scaling, reduces_gradients
+from .clipping import GradientNorm, Scaling, reduces_gradients
 from .composition import numbers_of, step_spec
 from .lost_updates import LostUpdates
 from .shards import address, is_sharded, local_parts, part_state, takes_parts
@@ -37,6 +37,7 @@ class StepPlans:
         self.scales = False
         """Whether the options that were asked for last scale gradients or skip steps."""
         self.lost_updates = LostUpdates()
+        self.gradient_norm = GradientNorm()
         self._plans: dict[Any, list[tuple[Any, StepPlan]]] = {}
         self._sharded: set[int] = set()  # groups with parameters of which this process holds a part
         self._pointers: list[int] = []

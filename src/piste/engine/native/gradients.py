@@ -25,7 +25,11 @@ _OTHER_BACKEND, _NO_GRADIENT = -1, -2  # in place of the dtype of a gradient
 
 
 def native_step(
-    params: Sequence[Any], slots: Mapping[int, ParamState], records: Any, places: Sequence[Sequence[int]]
+    params: Sequence[Any],
+    slots: Mapping[int, ParamState],
+    records: Any,
+    places: Sequence[Sequence[int]],
+    writes: bool = True,
 ) -> Callable[[Any], bool]:
     """Return a function that checks a list of parameters and runs launches, all in one native call.
 
@@ -36,6 +40,7 @@ def native_step(
         slots: the states of those that have a gradient, by their index in the group.
         records: the launches, with their entries, their tables and the columns that receive the addresses of gradients.
         places: for each launch the indices of its parameters.
+        writes: whether the launches change the parameters, which counts up their versions.
     """
     lib = native_guard()
     assert lib is not None
@@ -68,6 +73,7 @@ def native_step(
         launches=len(records),
         records=ctypes.addressof(records),
         parallel=parallel_address_cell(),
+        writes=int(writes),
     )
     module = load_file("native/kernels/gradients", ("fast_step",), IMPL_OFFSET=impl_offset())
     step = make_fastcall(module, "fast_step", block, lib, parameters, dims, columns, records, impls, gradients, kept)

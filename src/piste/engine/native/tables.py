@@ -133,6 +133,7 @@ class FastStepBlock(ctypes.Structure):
     launches: int  # number of launches
     records: int  # address of their LaunchRecords
     parallel: int  # address of a word with the address of GOMP_parallel, or 0
+    writes: int  # whether the launches change the parameters
 
 
 @words

@@ -63,6 +63,8 @@ def fast_step(block, arguments) -> int:
             return 0  # a wrapper whose data is elsewhere
     for i in range(step.launches):
         _launch(lib, step, view(step.records + LAUNCH_BYTES * i, LaunchRecord), gradients)
+    if step.writes == 0:
+        return 1
     # As every in-place operation: autograd notices that a tensor it has saved has changed.
     for i in range(step.count):
         if view(step.parameters + PARAMETER_BYTES * i, ParameterRecord).grad_dtype >= 0:
