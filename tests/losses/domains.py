@@ -1,4 +1,4 @@
-"""The domain of each loss up to its bounds: values, shapes and denominators."""
+"""The domain of each loss up to its bounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from piste import losses
 from piste.errors import PisteError
 
 INF, NAN = math.inf, math.nan
@@ -160,42 +159,6 @@ DOMAINS = [
 ]
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """Shapes of operands that match, and shapes that do not: "43 4" is (4, 3) and (4,), "." is ()."""
-
-    name: str
-    right: str
-    wrong: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{self.name}{self.options or ''}"
-
-
-SHAPES = [
-    Shapes("l1", "43 43; . .; 0 0", "41 4; 43 3; 1 .; 4 41"),
-    Shapes("mse", "43 43", "43 42", {"weight": torch.ones(3)}),
-    Shapes("mse", "43 43; 243 243", "3 3; 34 34", {"weight": torch.ones(4, 1)}),
-    Shapes("gaussian_nll", "43 43 43; 43 43 41; 43 43 4; 43 43 13", "43 43 3; 43 43 11; 43 43 42; 43 43 431; 43 43 ."),
-    Shapes("distillation", "43 43; 3 3; 42 42; 243 243; 03 03", "43 4; 41 41; . .; 1 1; 43 42"),
-    Shapes("cross_entropy", "43 4; 3 .; 432 42; 43 43; 3 3; 03 0", "43 3; 43 41; 432 43; . .; 41 4; 41 41; 3 2"),
-    Shapes("cross_entropy", "423 42; 43 4; 3 .", "432 42", {"class_dim": -1}),
-    Shapes("cross_entropy", "34 4; 3 .", "43 4; . .", {"class_dim": 0}),
-    Shapes("cross_entropy", "423 42", "43 4; 3 .", {"class_dim": 2}),
-    Shapes("cross_entropy", "324 24", "43 4; 3 .", {"class_dim": -3}),
-    Shapes("cross_entropy", "43 4; 43 43", "42 4; 34 3", {"weight": torch.ones(3)}),
-    Shapes("cross_entropy", "41 4; 41 41; 1 .", "", {"check": "off"}),
-    Shapes("nll", "43 4; 3 .; 432 42", "43 43; 43 3"),
-    Shapes("nll2d", "2345 245", "234 24; 23 2; 2345 24"),
-    Shapes("multi_margin", "43 4; 3 .", "432 42; . ."),
-    Shapes("multilabel_margin", "43 43; 3 3; 03 03", ". .; 43 4"),
-    Shapes("multilabel_soft_margin", "43 43; 3 3; 243 243", ". .; 43 4"),
-    Shapes("cosine_embedding", "43 43 4; 3 3 .", "243 243 24; 43 43 .; . . .; 43 33 4"),
-    Shapes("triplet_margin", "43 43 43; 3 3 3; 243 243 243", ". . .; 43 43 13; 43 13 43"),
-]
-
-
 def find_domain_mismatch(function: Function, domain: Domain, reduction: str = "none") -> str | None:
     """Return the first value that is wrongly accepted or rejected, alone or as the second of three, or None."""
     loss = function(domain.name)
@@ -287,142 +250,3 @@ def _placed(domain: Domain, values: list[Any]) -> tuple[list[torch.Tensor], dict
 def _tensor(values: Any, dtype: torch.dtype) -> torch.Tensor:
     tensor = torch.tensor(values)
     return torch.tensor(values, dtype=dtype) if tensor.is_floating_point() else tensor
-
-
-def find_shape_mismatch(function: Function, shapes: Shapes) -> str | None:
-    """Return the first shapes that are wrongly accepted or rejected, or None."""
-    loss = function(shapes.name)
-    right, wrong = (text.split("; ") if text else [] for text in (shapes.right, shapes.wrong))
-    for text in (*right, *wrong):
-        is_right = text in right
-        sizes = [tuple(map(int, size.replace(".", ""))) for size in text.split()]
-        operands = [torch.full(size, -0.5) for size in sizes]
-        last = operands[-1].shape
-        if shapes.name in ("nll", "nll2d", "multi_margin") or (shapes.name == "cross_entropy" and sizes[0] != sizes[1]):
-            operands[-1] = torch.zeros(last, dtype=torch.int64)
-        elif shapes.name in ("multilabel_margin", "cosine_embedding"):
-            operands[-1] = torch.full(last, -1)  # no label, or a pair that differs
-        elif shapes.name != "triplet_margin":
-            operands[-1] = torch.full(last, 1 / max(last[min(1, len(last) - 1)], 1) if last else 1.0)
-        for reduction, device in (("none", "cpu"), ("sum", "cpu"), ("none", "meta")):
-            moved = [o.to(device) for o in operands]
-            options = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in shapes.options.items()}
-            try:
-                loss(*moved, **options, reduction=reduction)
-            except PisteError as refusal:
-                if is_right:
-                    return f"{shapes} refuses {text}: {refusal}"
-            else:
-                if not is_right:
-                    return f"{shapes} takes {text}"
-    return None
-
-
-def find_mean_mismatch(function: Function) -> str | None:
-    """Return the first mean that is not the sum over its denominator, computed here by hand, or None."""
-    x = torch.tensor([[0.5, -1.0, 2.0], [0.25, 0.75, 3.0]]).double()
-    y = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.25]]).double()
-    w, logs = torch.tensor([0.5, 2.0, 1.0]).double(), -x.abs()
-    k, lists, signs = torch.tensor([2, 1]), torch.tensor([[0, -1, 1], [2, 1, -1]]), torch.tensor([1, -1])
-    soft_rows = x.softmax(1)
-    deep = torch.stack([x, x + 1, x - 1, x * 2], -1)  # (2, 3, 4)
-    places = torch.tensor([[0, 1, 2, 1], [2, 2, 0, -100]])
-    soft = deep.softmax(1)
-    rows = (soft.sum((0, 2)) * w).sum()
-    cases = [  # the loss, its operands and options; what torch divides by, the sum of the weights, the count
-        ("mse", (x, y), {"weight": w}, 7, 7, 6),
-        ("l1", (x, y), {"weight": w.expand(2, 3)}, 7, 7, 6),
-        ("l1", (x, y), {}, 6, 6, 6),
-        ("huber", (x, y), {"weight": w}, 6, 7, 6),
-        ("bce", (y, y), {"weight": torch.tensor([[0.5], [0.25]]).double()}, 6, 2.25, 6),
-        ("bce_with_logits", (x, y), {"weight": w, "pos_weight": w}, 6, 7, 6),
-        ("kl_div", (logs, soft_rows), {}, 6, 6, 6),
-        ("nll", (logs, k), {"weight": w}, 3, 3, 2),
-        ("cross_entropy", (x, k), {"ignore_index": 1}, 1, 1, 1),
-        ("cross_entropy", (x, k), {"label_smoothing": 0.5, "weight": w}, 3, 3, 2),
-        ("cross_entropy", (deep, places), {}, 7, 7, 7),
-        ("cross_entropy", (deep, places), {"weight": w}, 0.5 * 2 + 2 * 2 + 1 * 3, 8, 7),
-        ("cross_entropy", (deep, places.clamp_min(1)), {"weight": w, "ignore_index": 2}, 10, 10, 5),
-        ("cross_entropy", (deep, soft), {}, 8, 8, 8),
-        ("cross_entropy", (deep, soft), {"weight": w}, 8, rows, 8),
-        ("dice", (deep.sigmoid(), deep.softmax(2)), {}, 6, 6, 6),
-        ("dice", (deep.sigmoid(), deep.softmax(2)), {"batch": True}, 3, 3, 3),
-        ("jaccard", (deep.sigmoid(), torch.tensor([[0, 2, 2, 0], [2, 2, 2, 2]])), {"absent": "skip"}, 3, 3, 3),
-        ("cosface", (y, k), {"ignore_index": 1}, 1, 1, 1),
-        ("coral", (x, k), {}, 2, 2, 2),
-        ("corn", (x, torch.tensor([0, 3])), {}, 4, 4, 2),
-        ("distillation", (deep, deep + 1), {}, 6, 6, 6),
-        ("sigmoid_focal", (x, y), {"weight": w, "alpha": w / 4}, 7, 7, 6),
-        ("asymmetric", (x, y), {"weight": w}, 7, 7, 6),
-        ("focal", (x, k), {"weight": w}, 2, 3, 2),
-        ("focal", (deep, places), {"weight": w, "ignore_index": -100}, 7, 8, 7),
-        ("focal", (deep, soft), {"weight": w}, 8, rows, 8),
-        ("multi_margin", (x, k), {"weight": w}, 2, 3, 2),
-        ("multi_margin", (x[0], k[0]), {}, 1, 1, 1),
-        ("multilabel_margin", (x, lists), {}, 2, 2, 2),
-        ("multilabel_margin", (deep, torch.tensor([2, 0, -1, 1]).expand(2, 3, 4)), {}, 6, 6, 6),
-        ("multilabel_soft_margin", (deep, deep.sigmoid()), {}, 6, 6, 6),
-        ("multilabel_soft_margin", (x[0], y[0]), {"weight": w}, 1, 1, 1),
-        ("cosine_embedding", (x, y, signs), {}, 2, 2, 2),
-        ("triplet_margin", (deep, deep + 2, deep - 1), {}, 6, 6, 6),
-        ("triplet_margin", (x[:, :0], x[:, :0], x[:, :0]), {}, 2, 2, 2),
-    ]
-    for name, operands, options, usual, weights, count in cases:
-        loss = function(name)
-        total = loss(*operands, **options, reduction="none").sum().item()
-        found = loss(*operands, **options, reduction="sum").item()
-        if not math.isclose(found, total, rel_tol=1e-14):
-            return f"{name}{options}: the sum is {found!r}, expected {total!r}"
-        for normalizer, divisor in (
-            (None, usual),
-            ("weights", weights),
-            ("count", count),
-            (5, 5),
-            (0.5, 0.5),
-            (torch.tensor(3.0), 3),
-        ):
-            for settings in ({}, {"empty": "zero"}, {"empty": "raise"}, {"check": "nan"}):
-                found = loss(*operands, **options, normalizer=normalizer, **settings).item()
-                if not math.isclose(found, total / float(divisor), rel_tol=1e-14):
-                    return f"{name}{options} with {normalizer}, {settings}: {found!r}, expected {total / divisor!r}"
-    if function("cross_entropy")(x.float(), y.softmax(1)).dtype != torch.float64:
-        return "cross_entropy of float32 logits and float64 probabilities is not float64"
-    return _find_batchmean_mismatch(function("kl_div"), logs, soft_rows) or _find_empty_mismatch(function)
-
-
-def _find_batchmean_mismatch(loss: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> str | None:
-    for operands, batch in (((x, y), 2), ((x[0], y[0]), 3), ((x[0, 0], y[0, 1]), 1), ((x[:0], y[:0]), 0)):
-        total = loss(*operands, reduction="sum").item()
-        found = loss(*operands, reduction="batchmean", empty="nan" if batch else "zero").item()
-        if found != total / max(batch, 1):
-            return f"kl_div with batchmean: {found!r}, expected {total!r} / {batch}"
-    return None
-
-
-def _find_empty_mismatch(function: Function) -> str | None:
-    x, ignored = torch.ones(2, 3).double(), torch.full((2,), -100)
-    for name, operands, options in [
-        ("mse", (x[:0], x[:0]), {}),
-        ("mse", (x, x), {"weight": torch.zeros(3)}),
-        ("bce", (x, x), {"weight": torch.zeros(3), "normalizer": "weights"}),
-        ("cross_entropy", (x, ignored), {}),
-        ("cross_entropy", (x, ignored), {"normalizer": "count"}),
-        ("cross_entropy", (x[:0], x[:0]), {}),
-        ("nll", (-x, ignored), {"weight": torch.ones(3).double()}),
-        ("multi_margin", (x[:0], ignored[:0]), {}),
-        ("multilabel_margin", (x[:0], ignored[:0, None].expand(0, 3)), {}),
-        ("multilabel_soft_margin", (x[:0], x[:0]), {}),
-        ("cosine_embedding", (x[:0], x[:0], ignored[:0]), {}),
-        ("triplet_margin", (x[:0], x[:0], x[:0]), {}),
-        ("kl_div", (x[:0], x[:0]), {"reduction": "batchmean"}),
-    ]:
-        loss = function(name)
-        found = [loss(*operands, **options).item(), loss(*operands, **options, empty="zero").item()]
-        try:
-            found.append(loss(*operands, **options, empty="raise").item())
-        except PisteError as refusal:
-            said = f"{losses.named(name).__name__}: there is nothing to take the mean of"
-            if said in str(refusal) and math.isnan(found[0]) and found[1] == 0:
-                continue
-        return f"{name} of nothing, {options}: {found}"
-    return None

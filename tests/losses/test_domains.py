@@ -8,16 +8,9 @@ import pytest
 import torch
 
 from piste import losses
-from tests.losses.domains import (
-    DOMAINS,
-    SHAPES,
-    Domain,
-    Shapes,
-    find_domain_mismatch,
-    find_guard_mismatch,
-    find_mean_mismatch,
-    find_shape_mismatch,
-)
+from tests.losses.denominators import find_mean_mismatch
+from tests.losses.domains import DOMAINS, Domain, find_domain_mismatch, find_guard_mismatch
+from tests.losses.shapes import SHAPES, Shapes, find_shape_mismatch
 
 
 def function(name: str) -> Callable[..., torch.Tensor]:

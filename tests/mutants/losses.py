@@ -25,15 +25,10 @@ from tests.losses.assertions import (
     find_rowwise_mismatch,
     find_torch_mismatch,
 )
-from tests.losses.domains import (
-    DOMAINS,
-    SHAPES,
-    find_domain_mismatch,
-    find_guard_mismatch,
-    find_mean_mismatch,
-    find_shape_mismatch,
-)
+from tests.losses.denominators import find_mean_mismatch
+from tests.losses.domains import DOMAINS, find_domain_mismatch, find_guard_mismatch
 from tests.losses.samples import AT_CORNERS, ELEMENTS, EXTREMES, ROWS, ROWS_AT_CORNERS
+from tests.losses.shapes import SHAPES, find_shape_mismatch
 from tests.oracle import composed
 
 from .subject import Subject, stated
