@@ -295,8 +295,9 @@ def test_lazy_modules_take_their_shapes_from_the_data():
     assert result(model=lazy, training_step=with_penalty(0.0), loss="cross_entropy").losses == found.losses
 
 
-def test_an_optimizer_that_needs_a_closure_gets_one():
-    found = result(optimizers=[torch.optim.LBFGS], lr=1.0, loss="cross_entropy", train=(X, Y), batch_size=48)
+@pytest.mark.parametrize("optimizer", [torch.optim.LBFGS, "LBFGS"])
+def test_an_optimizer_that_needs_a_closure_gets_one(optimizer):
+    found = result(optimizers=[optimizer], lr=1.0, loss="cross_entropy", train=(X, Y), batch_size=48)
     torch.manual_seed(0)
     net = model()
     optimizer = torch.optim.LBFGS(net.parameters(), lr=1.0)

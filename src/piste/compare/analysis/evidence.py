@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..results import Result
+from ..training.example_scores import MAX_SCORES
 from .statistics import Array, Spread, contributions, estimate_spread, moderate
 
 
@@ -53,8 +54,6 @@ class Evidence:
 
     def _size(self, kept: int) -> int:
         """Return the number of examples behind `kept` scores, more if they are a sample of a large validation set."""
-        from ..training.example_scores import MAX_SCORES
-
         return max(self.count, kept) if kept == MAX_SCORES else kept
 
     def spread_of_means(self) -> Spread:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from ...optim import OPTIMIZERS
+from ...optim.averaging import AveragedWeights
 from ..loop import PLAIN, Loop
 from ..results import Row, Verdict
 from ..search_space import format_options
@@ -119,6 +121,8 @@ def code_to_paste(
         parameters = f"[*{parameters}, {own}]"
     lines = [f"loop = Loop({loop.options})  # from piste.compare import Loop"] * (loop != PLAIN)
     lines.append(f"optimizer = {make}({parameters}{lr}{options})")
+    if row.optimizer in known and issubclass(OPTIMIZERS[row.optimizer], AveragedWeights):
+        lines.append("# with optimizer.averaged(): evaluate and save the model")
     result = "optimizer"
     if loop.schedule != "constant" or loop.warmup:
         meaning = "" if is_lightning else "  # the number of all updates"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..task import Task
 
@@ -59,6 +60,25 @@ def digits(seed: int) -> Split:
 
     x, y = load_digits(return_X_y=True)
     return split(x / 16.0, y, seed, stratify=True)
+
+
+def digits_task(model: Callable[[], nn.Module], *, target: float, epochs: int = 15) -> Task:
+    """Return the classification of the digits by a model, with a split for each seed.
+
+    Args:
+        model: Makes the model.
+        target: The accuracy that counts as learned.
+        epochs: The passes over the training data.
+    """
+
+    def of_seed(seed: int) -> Task:
+        data = digits(seed)
+        return Task(
+            model, data.train, data.validation, examples=data.examples, loss="cross_entropy", metric="accuracy",
+            target=target, epochs=epochs,
+        )  # fmt: skip
+
+    return with_splits(of_seed)
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

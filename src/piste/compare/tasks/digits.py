@@ -5,27 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from ..task import Task
-from ._tables import digits, with_splits
+from ._tables import digits_task
 
 
 def model() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
-def of_seed(seed: int) -> Task:
-    """Return the task with the split of a seed."""
-    data = digits(seed)
-    return Task(
-        model,
-        data.train,
-        data.validation,
-        examples=data.examples,
-        loss="cross_entropy",
-        metric="accuracy",
-        target=0.95,
-        epochs=15,
-    )
-
-
 def make() -> Task:
-    return with_splits(of_seed)
+    return digits_task(model, target=0.95)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..task import Task
-from ._tables import digits, with_splits
+from ._tables import digits_task
 
 
 def model() -> nn.Module:
@@ -17,20 +17,5 @@ def model() -> nn.Module:
     )  # fmt: skip
 
 
-def of_seed(seed: int) -> Task:
-    """Return the task with the split of a seed."""
-    data = digits(seed)
-    return Task(
-        model,
-        data.train,
-        data.validation,
-        examples=data.examples,
-        loss="cross_entropy",
-        metric="accuracy",
-        target=0.95,
-        epochs=15,
-    )
-
-
 def make() -> Task:
-    return with_splits(of_seed)
+    return digits_task(model, target=0.95)

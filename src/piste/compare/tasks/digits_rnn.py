@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..task import Task
-from ._tables import digits, with_splits
+from ._tables import digits_task
 
 
 class Reader(nn.Module):
@@ -21,20 +21,5 @@ class Reader(nn.Module):
         return self.out(hidden[:, -1])
 
 
-def of_seed(seed: int) -> Task:
-    """Return the task with the split of a seed."""
-    data = digits(seed)
-    return Task(
-        Reader,
-        data.train,
-        data.validation,
-        examples=data.examples,
-        loss="cross_entropy",
-        metric="accuracy",
-        target=0.9,
-        epochs=15,
-    )
-
-
 def make() -> Task:
-    return with_splits(of_seed)
+    return digits_task(Reader, target=0.9)

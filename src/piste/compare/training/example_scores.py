@@ -6,6 +6,7 @@ import base64
 import math
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,12 @@ def pack_scores(scores: Sequence[float]) -> str:
     >>> unpack_scores(pack_scores([1.0, 0.5]))
     [1.0, 0.5]
     """
-    return base64.b64encode(zlib.compress(np.asarray(scores, "<f4").tobytes(), 9)).decode()
+    return _pack(scores, "<f4")
+
+
+def unpack_scores(text: str) -> list[float]:
+    """Return the scores that `pack_scores` packed."""
+    return _unpack(text, "<f4")
 
 
 def pack_examples(examples: Sequence[int]) -> str:
@@ -102,16 +108,18 @@ def pack_examples(examples: Sequence[int]) -> str:
     >>> unpack_examples(pack_examples([7, 3]))
     [7, 3]
     """
-    return base64.b64encode(zlib.compress(np.asarray(examples, "<i4").tobytes(), 9)).decode()
+    return _pack(examples, "<i4")
 
 
 def unpack_examples(text: str) -> list[int]:
     """Return the numbers that `pack_examples` packed."""
-    examples: list[int] = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").tolist()
-    return examples
+    return _unpack(text, "<i4")
 
 
-def unpack_scores(text: str) -> list[float]:
-    """Return the scores that `pack_scores` packed."""
-    scores: list[float] = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4").tolist()
-    return scores
+def _pack(values: Sequence[float], dtype: str) -> str:
+    return base64.b64encode(zlib.compress(np.asarray(values, dtype).tobytes(), 9)).decode()
+
+
+def _unpack(text: str, dtype: str) -> list[Any]:
+    values: list[Any] = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype).tolist()
+    return values

@@ -19,7 +19,8 @@ from ..metrics import Metric
 from ..objective import Prediction
 from ..results import Result
 from ..task import Task
-from .early_stopping import EarlyStopping
+from .averaging import averaged_weights
+from .early_stopping import EarlyStopping, copy_weights, set_weights
 from .example_scores import example_scores, sampled_scores
 from .memory import peak_bytes_during, state_bytes
 from .random_state import RandomState
@@ -92,6 +93,7 @@ def run_trial(
     result.step_seconds = typical_step(run.seconds, candidate.loop.accumulate)
     if result.status == "done":
         if on_end:
+            run.keep_evaluated_weights()
             on_end(run.judged)
         result.descent_share = descent_share(result.losses)
         result.evenness = evenness(result.steps, run.trace.distances())
@@ -124,6 +126,8 @@ class TrainingRun:
         self.judged = self.model
         self.trace = WeightTrace([p for p in self.model.parameters() if p.requires_grad])
         self.seconds: list[float] = []
+        self.averages = False
+        """Whether the optimizer averages weights, which are evaluated in place of the trained ones."""
 
     def train(self) -> None:
         """Train for all steps, and evaluate at the evaluation steps."""
@@ -140,8 +144,7 @@ class TrainingRun:
             later.insert(0, len(warmup))
         early = None
         if loop.patience is not None:
-            modules = [part for part in (self.judged, self.loss) if isinstance(part, torch.nn.Module)]
-            early = EarlyStopping(1 if self.metric.higher_is_better else -1, loop.patience, modules)
+            early = EarlyStopping(1 if self.metric.higher_is_better else -1, loop.patience, self._modules())
         step = len(warmup)
         for at in later:
             while step < at:
@@ -152,8 +155,14 @@ class TrainingRun:
             last = at == steps
             if early is None or not last:
                 self.evaluate(at, last=last)
-            if early and (early.update(at, self.quick_value() if last else self.result.metrics[-1]) or last):
+            if early is None:
+                continue
+            value = self.quick_value() if last else self.result.metrics[-1]
+            with self._evaluation(at):
+                ends = early.update(at, value) or last
+            if ends:
                 early.restore()
+                self.averages = False  # the restored weights are those to evaluate
                 if early.step < at:
                     cut = "" if last else f"stopped at step {at}, "
                     self.result.note = f"{cut}with the weights of step {early.step}"
@@ -164,7 +173,7 @@ class TrainingRun:
     def start(self, batches: list[Batch]) -> None:
         """Make the optimizer and do the first steps."""
         self.updates = Updates(self.candidate, self.model, self.loss, self.steps)
-        self.judged = self.updates.judged
+        self.judged, self.averages = self.updates.judged, self.updates.averages
         if self.result.lr is None:  # the rate is the argument's default, even if some groups have their own
             self.result.lr = default_lr(self.candidate.make) or _first_lr(self.updates.optimizer)
         for step, batch in enumerate(batches, 1):
@@ -191,7 +200,7 @@ class TrainingRun:
         """Record the loss and the metric: on a part of a large validation set, and on all of it at the last step."""
         result, data = self.result, self.data
         batches = data.validation if last else data.quick_validation
-        with evaluation_mode(self.judged, self.loss):
+        with self._evaluation(step):
             loss = self.mean(data.training_sample, lambda b: self.compute_loss(self.judged, b, step).item())
             predictions = self.predict(batches)
             scores, kept = self.scores(self.metric, batches, predictions)
@@ -216,9 +225,35 @@ class TrainingRun:
     def quick_value(self) -> float:
         """Return the metric on the validation examples of an evaluation before the end."""
         batches = self.data.quick_validation
-        with evaluation_mode(self.judged, self.loss):
+        with self._evaluation(self.steps):
             scores, _ = self.scores(self.metric, batches, self.predict(batches))
         return self.metric.finish(float(scores.mean()))
+
+    @contextlib.contextmanager
+    def _evaluation(self, step: int) -> Iterator[None]:
+        """Put the weights to evaluate in place inside `with`, in evaluation mode."""
+
+        def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+            return self.compute_loss(model, batch, step)
+
+        with evaluation_mode(self.judged, self.loss), contextlib.ExitStack() as stack:
+            if self.averages:
+                sample = self.data.training_sample
+                stack.enter_context(averaged_weights(self.updates.optimizer, self.model, forward, sample))
+            yield
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return [part for part in (self.judged, self.loss) if isinstance(part, torch.nn.Module)]
+
+    @torch.no_grad()
+    def keep_evaluated_weights(self) -> None:
+        """Set the averaged weights for good, if the optimizer averages them."""
+        if not self.averages:
+            return
+        with self._evaluation(self.steps):
+            kept = copy_weights(self._modules())
+        set_weights(self._modules(), kept)
+        self.averages = False
 
     def mean(self, batches: list[Batch], value: Callable[[Batch], float]) -> float:
         """Return the mean of a value over the examples of the batches."""

@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ...optim import LBFGS
+from ...optim.averaging import AveragedWeights
 from ..candidates import Candidate
 from ..loop import PLAIN, PRECISIONS, Loop
 from ..objective import Loss
+from .averaging import averages_weights
 
 MIN_WARMUP_STEPS = 2
 """Steps whose memory is measured, and whose time is not."""
@@ -37,6 +40,9 @@ class Updates:
         self.scaler = torch.amp.GradScaler(device) if self.loop.autocast == "float16" else None  # type: ignore[attr-defined]
         self.average = new_average(model, self.loop.ema)
         self.needs_closure = needs_closure(self.optimizer)
+        self.averages = self.average is None and averages_weights(self.optimizer)
+        if self.averages and not isinstance(self.optimizer, AveragedWeights):
+            self.optimizer.train()  # type: ignore[attr-defined]
 
     @property
     def judged(self) -> torch.nn.Module:
@@ -131,5 +137,7 @@ def trained_parameters(model: torch.nn.Module, loss: Loss | None, loop: Loop = P
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether `step` can't be called without a function that computes the loss again, as for LBFGS."""
+    if isinstance(optimizer, LBFGS):
+        return True
     parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
     return parameter is not None and parameter.default is inspect.Parameter.empty
