@@ -103,6 +103,15 @@ def test_the_page_follows_the_color_scheme(page):
     assert colours(page, "dark") != colours(page, "light")
 
 
+def test_the_best_trials_stand_out_from_a_light_and_a_dark_page(page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    reverse = "return document.querySelector('#parallel').data[0].line.reversescale"  # the scale ends in yellow
+    for scheme, expected in (("dark", False), ("light", True)):
+        colours(page, scheme)
+        WebDriverWait(page, 10).until(lambda _, e=expected: page.execute_script(reverse) is e, f"{scheme} page")
+
+
 def test_a_printed_page_is_light_and_fits_the_paper(page):
     from selenium.webdriver.support.ui import WebDriverWait
 

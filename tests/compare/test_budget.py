@@ -164,7 +164,9 @@ def test_a_used_up_budget_leaves_out_whole_seeds_that_can_follow(tmp_path, monke
     assert found.rows[0].seeds == 3
     monkeypatch.undo()
     assert found.left_out in (tmp_path / "report.md").read_text()
-    assert found.left_out in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert found.left_out in page and "Mean of 3 seeds; the band is their range" in page
+    assert "mean and range of 3 seeds" in " ".join(found.plot()._suptitle.get_text().split())
     assert json.loads((tmp_path / "results.json").read_text())["left_out"] == found.left_out
     whole = compare_task(task(), **options, progress=False)
     assert whole.left_out == ""

@@ -19,6 +19,8 @@ from piste.compare.report.plots import page_plots
 from piste.errors import Unsupported
 from tests.compare.small import task
 
+AXES = {"loss": "training loss", "metric": "accuracy", "time": "accuracy"}
+
 
 @pytest.fixture(scope="module")
 def found():
@@ -57,6 +59,11 @@ def test_the_page_is_below_two_and_a_half_megabytes_and_holds_each_seed(found):
     page = render_html(found, to_json_data(found))
     assert len(page) < 2_500_000
     assert '"name": "Adam, seed 1"' in page
+
+
+def test_axes_are_named_by_their_quantity(found):
+    plots = {name: plot["figure"]["layout"]["yaxis"] for name, plot in page_plots(found) if name[:-1] in AXES}
+    assert {name[:-1]: axis["title"]["text"] for name, axis in plots.items()} == AXES
 
 
 def test_an_svg_has_colours_for_dark_pages_that_match_its_styles(tmp_path):

@@ -204,6 +204,11 @@ class Summary:
     picture: Callable[[Any], Any] | None = field(default=None, repr=False)
 
     @property
+    def seeds(self) -> int:
+        """The number of seeds with a final run, fewer than planned after an interruption or at the end of a budget."""
+        return len({result.seed for result in self.results})
+
+    @property
     def failed(self) -> bool:
         """Whether an exception ended a run."""
         return any(result.failed for result in (*self.results, *self.defaults, *self.tries))

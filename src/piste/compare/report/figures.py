@@ -152,7 +152,7 @@ def _title(comparison: Summary, width: float) -> str:
     import textwrap
 
     settings = comparison.settings
-    seeds = len(settings["seeds"])
+    seeds = comparison.seeds
     as_default = all(c["lr"] is None for c in settings["candidates"])
     rates = "default learning rates" if as_default else "learning rates as set"
     if comparison.tries:

@@ -16,7 +16,7 @@ from .traces import make_line, make_plot, style_of
 
 def page_plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the plots of a comparison for its page, with their names."""
-    seeds = len(comparison.settings["seeds"])
+    seeds = comparison.seeds
     shown = (
         f"Mean of {seeds} seeds; the band is their range, and a pointer on it shows each." if seeds > 1 else "One seed."
     )
@@ -24,14 +24,14 @@ def page_plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
     for i, loss in enumerate(losses):
         title = f"Training loss, {loss}"
         note = f"On fixed training examples. {shown} Click a name to hide it; double-click to show it alone."
-        yield f"loss{i}", _curves(comparison, loss, "losses", title, note)
+        yield f"loss{i}", _curves(comparison, loss, "losses", title, note, "training loss")
     for i, loss in enumerate(losses):
         title = f"Validation {comparison.metric}" + (f", trained with {loss}" if len(losses) > 1 else "")
-        yield f"metric{i}", _curves(comparison, loss, "metrics", title, shown)
+        yield f"metric{i}", _curves(comparison, loss, "metrics", title, shown, comparison.metric)
     for i, loss in enumerate(losses):
         title = f"Validation {comparison.metric} over training time" + (f", {loss}" if len(losses) > 1 else "")
         note = f"Steps times the median time of a step, without evaluation. {shown}"
-        yield f"time{i}", _curves(comparison, loss, "metrics", title, note, over_time=True)
+        yield f"time{i}", _curves(comparison, loss, "metrics", title, note, comparison.metric, over_time=True)
     if comparison.tries:
         yield from search_plots(comparison)
     yield "smoothness", _smoothness(comparison)
@@ -40,7 +40,7 @@ def page_plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _curves(
-    comparison: Summary, loss: str, attribute: str, title: str, note: str, *, over_time: bool = False
+    comparison: Summary, loss: str, attribute: str, title: str, note: str, label: str, *, over_time: bool = False
 ) -> dict[str, Any]:
     traces: list[dict[str, Any]] = []
     finished: list[float] = []
@@ -86,7 +86,7 @@ def _curves(
                 seed |= {"legendgroup": html.escape(name), "showlegend": False, "opacity": 0, "meta": "seed"}
                 traces.append(seed)
     logarithmic = attribute == "losses" and finished and min(finished) > 0 and max(finished) > 5 * min(finished)
-    axis: dict[str, Any] = {"title": {"text": html.escape(title)}, "type": "log" if logarithmic else "linear"}
+    axis: dict[str, Any] = {"title": {"text": html.escape(label)}, "type": "log" if logarithmic else "linear"}
     if finished:  # a diverged curve must not flatten the others
         ends = list(widened(min(finished), max(finished)))
         ends = [math.log10(end) for end in ends] if logarithmic else ends

@@ -111,8 +111,8 @@ def _parallel(comparison: Summary) -> dict[str, Any]:
         },
     }  # fmt: skip
     note = (
-        "Each line is a finished trial of the search; the lighter, the better. Drag along an axis to select trials, "
-        "and drag a title to move its axis."
+        "Each line is a finished trial of the search; the better its result, the more it stands out from the page. "
+        "Drag along an axis to select trials, and drag a title to move its axis."
     )
     margin = {"l": 110, "r": 60, "t": 48, "b": 24}
     return make_plot("All trials of the search", note, [trace], {}, {}, margin=margin)
@@ -134,7 +134,7 @@ def _logarithmic(label: str, values: Sequence[float]) -> dict[str, Any]:
     low, high = min(logs), max(logs)
     powers = [p for p in range(math.ceil(low), math.floor(high) + 1) if min(p - low, high - p) > 0.15 * (high - low)]
     ticks = [low, *powers, high] if high > low else [low]
-    return {"label": label, "values": logs, "tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
+    return {"label": label, "values": logs, "tickvals": ticks, "ticktext": [f"{10**tick:.3g}" for tick in ticks]}
 
 
 def _written(value: Any) -> str:
