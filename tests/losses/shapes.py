@@ -40,6 +40,7 @@ SHAPES = [
     Shapes("cross_entropy", "41 4; 41 41; 1 .", "", {"check": "off"}),
     Shapes("nll", "43 4; 3 .; 432 42", "43 43; 43 3"),
     Shapes("nll2d", "2345 245", "234 24; 23 2; 2345 24"),
+    Shapes("dice", "432 432; 432 42; 412 412; 2345 245; 2345 2345", "43 43; 43 3; 412 42; 432 43; 432 431; . ."),
     Shapes("multi_margin", "43 4; 3 .", "432 42; . ."),
     Shapes("multilabel_margin", "43 43; 3 3; 03 03", ". .; 43 4"),
     Shapes("multilabel_soft_margin", "43 43; 3 3; 243 243", ". .; 43 4"),
@@ -55,9 +56,11 @@ def find_shape_mismatch(function: Function, shapes: Shapes) -> str | None:
     for text in (*right, *wrong):
         is_right = text in right
         sizes = [tuple(map(int, size.replace(".", ""))) for size in text.split()]
-        operands = [torch.full(size, -0.5) for size in sizes]
+        operands = [torch.full(size, 0.5 if shapes.name == "dice" else -0.5) for size in sizes]
         last = operands[-1].shape
-        if shapes.name in ("nll", "nll2d", "multi_margin") or (shapes.name == "cross_entropy" and sizes[0] != sizes[1]):
+        if shapes.name in ("nll", "nll2d", "multi_margin") or (
+            shapes.name in ("cross_entropy", "dice") and sizes[0] != sizes[1]
+        ):
             operands[-1] = torch.zeros(last, dtype=torch.int64)
         elif shapes.name in ("multilabel_margin", "cosine_embedding"):
             operands[-1] = torch.full(last, -1)  # no label, or a pair that differs

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 import piste
+from piste import losses
 from piste.errors import PisteError
 from piste.explain import explain
+
+from .region_checks import find_region_mismatch
 
 F = piste.losses.functional
 FUNCTIONS = (F.dice_loss, F.jaccard_loss, F.tversky_loss, F.focal_tversky_loss)
@@ -82,3 +85,7 @@ def test_samples_of_a_batch_are_one_region_for_each_class() -> None:
 
 def test_the_worked_region_has_its_value_by_hand() -> None:
     assert "= 0.111111" in str(explain("dice", [[[0.5, 1.0, 0.0]]], [[[1, 1, 0]]]))  # 1 - (2 * 1.5 + 1) / (1.5 + 2 + 1)
+
+
+def test_indices_empty_regions_and_powers_at_0_are_as_stated() -> None:
+    assert find_region_mismatch(lambda name: getattr(F, losses.named(name).functional_name)) is None

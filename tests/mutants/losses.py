@@ -27,6 +27,7 @@ from tests.losses.assertions import (
 )
 from tests.losses.denominators import find_mean_mismatch
 from tests.losses.domains import DOMAINS, find_domain_mismatch, find_guard_mismatch
+from tests.losses.region_checks import find_region_mismatch
 from tests.losses.samples import AT_CORNERS, ELEMENTS, EXTREMES, ROWS, ROWS_AT_CORNERS
 from tests.losses.shapes import SHAPES, find_shape_mismatch
 from tests.oracle import composed
@@ -120,6 +121,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "ArcFaceLoss.formula: c > -math.cos(margin) -> c >= -math.cos(margin)": BORDER,
         "AngularLoss.check_input: pick(x, k) -> -pick(x, k)": EVEN,
     },
+    "piste.losses.regions": {"share: 1 -> 2 (number 2)": UNUSED, "FocalTverskyLoss.formula: 1 -> 2 (number 2)": UNUSED},
     "piste.losses.robust_regression": {
         **{
             f"{name}Loss.formula: x - y -> {other}": EVEN
@@ -304,6 +306,8 @@ def _faults(names: set[str]) -> Iterator[str | None]:
         if shapes.name in names:
             yield find_shape_mismatch(_function, shapes)
     yield find_mean_mismatch(_function)
+    if "dice" in names:
+        yield find_region_mismatch(_function)
     yield from _faults_of_words()
 
 
