@@ -121,7 +121,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "ArcFaceLoss.formula: c > -math.cos(margin) -> c >= -math.cos(margin)": BORDER,
         "AngularLoss.check_input: pick(x, k) -> -pick(x, k)": EVEN,
     },
-    "piste.losses.regions": {"share: 1 -> 2 (number 2)": UNUSED, "FocalTverskyLoss.formula: 1 -> 2 (number 2)": UNUSED},
+    "piste.losses.regions": {
+        "share: 1 -> 2 (number 2)": UNUSED,
+        "FocalTverskyLoss.formula: 1 -> 0 (number 2)": UNUSED,
+        "FocalTverskyLoss.formula: 1 -> 2 (number 2)": UNUSED,
+        "RegionLoss.rows: 0 -> 1 (number 2)": ALIKE,
+    },
     "piste.losses.robust_regression": {
         **{
             f"{name}Loss.formula: x - y -> {other}": EVEN

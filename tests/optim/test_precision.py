@@ -40,6 +40,7 @@ def walk(name, p, steps=200, **options):
 SLOW = sorted(set(OPTIMIZERS) - {"Rprop", "Adadelta"})
 
 
+@pytest.mark.sample(1, per="name")
 @pytest.mark.parametrize("precision", MODES)
 @pytest.mark.parametrize("name", SLOW)
 def test_200_small_steps_of_a_bfloat16_parameter_land_where_float32_does(name, precision):
