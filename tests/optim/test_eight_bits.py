@@ -11,13 +11,14 @@ from torch.nn.functional import cross_entropy
 
 import piste
 from piste.engine.eight_bits import decode, encode
+from piste.engine.layout import positions
 from piste.errors import InvalidValue, Unsupported
 from piste.optim import OPTIMIZERS
 
 from ..formula.test_rounding import noise
 from .cases import fullest
 
-OTHERS = {"Adafactor", "LBFGS", "Muon", "ScheduleFreeAdamW", "ScheduleFreeSGD", "SparseAdam"}
+OTHERS = {"Adafactor", "LBFGS", "Muon", "ScheduleFreeSGD", "SparseAdam"}
 WITH_STATE = [name for name, cls in OPTIMIZERS.items() if cls.buffers and name not in OTHERS]
 
 
@@ -96,6 +97,38 @@ def test_the_kernel_and_the_eager_backend_keep_the_same_codes(name):
             distance = (kept[key].int() - other[key].int()).abs()
             assert (distance > 1).float().mean() < 0.01 if p.numel() else True, key
             torch.testing.assert_close(kept[key + "_scale"], other[key + "_scale"], rtol=0.05, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_muon_keeps_the_momentum_of_matrices_in_8_bits(fused):
+    ps = [torch.linspace(-1, 1, 1200).reshape(40, 30).requires_grad_() for _ in range(2)]
+    optimizer = piste.optim.Muon(ps, lr=1.0, momentum=0.5, nesterov=False, ns_steps=0, state_dtype="int8", fused=fused)
+    momentum = torch.zeros(40, 30)
+    for t in range(3):
+        before = ps[0].detach().clone()
+        for p in ps:
+            p.grad = torch.cos(torch.arange(1200.0) + t).reshape(40, 30)
+        momentum = 0.5 * momentum + 0.5 * ps[0].grad
+        optimizer.step()
+        # ns_steps=0: the step is the momentum over its norm, in bfloat16; the kept momentum was rounded to 8 bits.
+        expected = before * (1 - 0.1) - (40 / 30) ** 0.5 * momentum / momentum.norm()
+        torch.testing.assert_close(ps[0].detach(), expected, rtol=0.02, atol=1e-3)
+        state = optimizer.state[ps[0]]
+        assert state["momentum_buffer"].dtype == torch.int8
+        momentum = decode(state["momentum_buffer"], state["momentum_buffer_scale"], positions([ps[0]]))
+    assert ("CPU kernel" in optimizer.explain()) is fused
+    assert optimizer.state[ps[1]]["momentum_buffer"].dtype == torch.int8
+
+
+def test_weights_in_the_state_stay_as_they_are():
+    p = torch.ones(300, requires_grad=True)
+    optimizer = piste.optim.ScheduleFreeAdamW([p], lr=0.1, state_dtype="int8")
+    p.grad = torch.ones(300)
+    optimizer.step()
+    assert {key: x.dtype for key, x in optimizer.state[p].items() if x.numel() == 300} == {
+        "z": torch.float32,
+        "exp_avg_sq": torch.int8,
+    }
 
 
 def test_codes_do_not_depend_on_the_number_of_threads():
@@ -261,14 +294,12 @@ def test_what_is_refused():
     p = torch.ones(3, requires_grad=True)
     with pytest.raises(InvalidValue, match=r"differentiable=True can't be combined with state_dtype=\"int8\""):
         piste.optim.Adam([p], state_dtype="int8", differentiable=True)
-    with pytest.raises(
-        InvalidValue, match=r'`state_dtype` of Muon must be None, "float32" or "bfloat16", because .*int8'
+    for name, kind in (
+        ("Adafactor", "a number for each row and column"),
+        ("ScheduleFreeSGD", "the weights before averaging"),
     ):
-        piste.optim.Muon([torch.ones(3, 3, requires_grad=True)], state_dtype="int8")
-    for name in ("Adafactor", "ScheduleFreeSGD"):
-        with pytest.raises(
-            InvalidValue, match=rf"`state_dtype` of {name} must be .* that of matrices, or weights; rec"
-        ):
+        words = rf'`state_dtype` of {name} must be None, "float32" or "bfloat16", because its state is {kind}; rec'
+        with pytest.raises(InvalidValue, match=words):
             getattr(piste.optim, name)([p], state_dtype="int8")
     net = nn.Embedding(5, 3, sparse=True)
     optimizer = piste.optim.Adagrad(net.parameters(), state_dtype="int8")

@@ -5,12 +5,12 @@ from .cpu.backend import CpuBackend
 from .cpu.sum_of_squares import GradientSquares, sum_of_squares
 from .eager.loss import cast_result, compute_dtype, values
 from .eager.step import step as step_eagerly
-from .eight_bits import SCALE, blocks_of
+from .eight_bits import BLOCK, SCALE, blocks_of
 from .eight_bits import decode as decode_eight_bits
 from .gpu.backend import GpuBackend
 from .gpu.reports import raise_reported
 from .hoisting import count_passes
-from .layout import positions
+from .layout import is_sharded, positions
 from .loss_dispatch import LossDispatcher, as_divisor, decline, dispatcher_of, explain
 from .matrix_step import MatrixPlan, MatrixSpec, describe_matrix_backends, step_matrices_eagerly
 from .specs import NO_IGNORE_INDEX, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, parameters
@@ -18,6 +18,7 @@ from .step_dispatch import StepPlan, describe_backends
 from .violations import ValueCheck, Violation
 
 __all__ = [
+    "BLOCK",
     "NO_IGNORE_INDEX",
     "SCALE",
     "Bound",
@@ -44,6 +45,7 @@ __all__ = [
     "describe_matrix_backends",
     "dispatcher_of",
     "explain",
+    "is_sharded",
     "parameters",
     "positions",
     "raise_reported",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,3 +60,8 @@ def positions(tensors: Sequence[Tensor]) -> Tensor:
     first = tensors[0]
     places = torch.arange(first.numel(), device=first.device)
     return places.as_strided(first.shape, first.stride()) if alike(tensors) else places.view(first.shape)
+
+
+def is_sharded(x: Any) -> bool:
+    """Return whether a tensor is a DTensor, of which this process holds a part."""
+    return hasattr(x, "to_local")

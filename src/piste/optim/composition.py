@@ -33,6 +33,8 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
             if isinstance(vectors, StepSpec) and of_dims[0] != of_dims[1]:
                 spec = replace(spec, of_vectors=vectors)
             spec = with_storage(spec, *storage)
+        elif storage[1]:
+            spec = replace(spec, before=with_storage(spec.before, *storage))
         cls._specs[key] = spec
     return spec
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
+from ..engine import BLOCK
 from ..errors import InvalidType, InvalidValue, Unsupported, nearest
-from .declaration import all_options
+from .composition import step_spec
+from .declaration import all_options, defaults
+from .eight_bit_state import lies_in_blocks
 from .option_names import FOREIGN_NAMES, help_with_name
-from .shards import is_sharded
+from .shards import is_sharded, takes_parts
 from .validation import check_values
 
 _SCHEDULER_KEYS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"}
@@ -95,7 +98,7 @@ def check_group(optimizer: Any, group: Any) -> None:
     if not (isinstance(group["params"], (list, tuple)) and not group["params"]):  # a group may be empty, as in torch
         group["params"] = list_params(cls, group["params"])
     group["params"] = list(group["params"])
-    _check_tensors(optimizer, group["params"], index, group.get("state_dtype", optimizer.defaults["state_dtype"]))
+    _check_tensors(optimizer, cls, group["params"], index, values)
     if cls.sparse_only:
         _check_dense(cls, group["params"], index)
     if cls.matrix is not None:
@@ -105,7 +108,8 @@ def check_group(optimizer: Any, group: Any) -> None:
             group.setdefault(name, option.default)
 
 
-def _check_tensors(optimizer: Any, params: list[Any], group: int, state_dtype: str | None) -> None:
+def _check_tensors(optimizer: Any, cls: Any, params: list[Any], group: int, values: Mapping[str, Any]) -> None:
+    state_dtype = values["state_dtype"]
     taken = {id(p): g for g, other in enumerate(optimizer.param_groups) for p in other["params"]}
     seen: dict[int, int] = {}
     for i, entry in enumerate(params):
@@ -126,10 +130,7 @@ def _check_tensors(optimizer: Any, params: list[Any], group: int, state_dtype: s
                 f"{p.dtype}. Help: give complex parameters to an optimizer without state_dtype."
             )
         if state_dtype == "int8" and is_sharded(p):
-            raise Unsupported(
-                'state_dtype="int8" keeps blocks of numbers that a sharded parameter would cut; received parameter '
-                f'{i} of param group {group}, a DTensor. Help: state_dtype="bfloat16".'
-            )
+            _check_parts(cls, p, i, group, values)
         if not optimizer.defaults["differentiable"] and not (p.is_leaf or p.retains_grad):
             raise InvalidValue(
                 f"can't optimize a non-leaf Tensor: parameter {i} of param group {group} was computed from other "
@@ -146,6 +147,22 @@ def _check_tensors(optimizer: Any, params: list[Any], group: int, state_dtype: s
                 f"already in param group {taken[id(p)]}. List each parameter once."
             )
         seen[id(p)] = i
+
+
+def _check_parts(cls: Any, p: Any, index: int, group: int, values: Mapping[str, Any]) -> None:
+    """Raise unless the parts of a sharded parameter can have state in 8 bits."""
+    if not takes_parts(step_spec(cls, {**defaults(cls), **values})):
+        raise Unsupported(
+            f"{cls.__name__} steps sharded parameters as a whole, by torch operations that communicate, which do not "
+            f'read state_dtype="int8"; received parameter {index} of param group {group}, a DTensor. Help: '
+            'state_dtype="bfloat16".'
+        )
+    if not lies_in_blocks(p):
+        raise InvalidValue(
+            f'state_dtype="int8" requires parts of whole blocks of {BLOCK} numbers, cut along the first dimension; '
+            f"received parameter {index} of param group {group} with shape {tuple(p.shape)} and placements "
+            f"{p.placements}. Help: put it in a param group with state_dtype=None."
+        )
 
 
 def _check_matrices(cls: Any, params: list[Any], group: int, split: int) -> None:

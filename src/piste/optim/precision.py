@@ -41,7 +41,7 @@ RANDOM = ("rounding_key", "rounding_step")
 STATE_KEYS = (*TENSORS.values(), *RANDOM)
 
 _KEYS = 1 << 24  # counters are float32, which holds the whole numbers below this
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def is_narrow(p: Tensor, group: Mapping[str, Any]) -> bool:
@@ -112,7 +112,7 @@ def first_count(key: str, optimizer: Any, p: Tensor, group: Mapping[str, Any]) -
 
 
 def state_dtype(p: Tensor, group: Mapping[str, Any]) -> torch.dtype:
-    """Return the dtype of the state of a parameter."""
-    if group["state_dtype"] is not None:
+    """Return the dtype of the state of a parameter, other than state in 8 bits."""
+    if group["state_dtype"] in _DTYPES:
         return _DTYPES[group["state_dtype"]]
     return torch.float32 if is_narrow(p, group) and group["precision"] == "master" else p.dtype

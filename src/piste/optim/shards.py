@@ -13,16 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import ParamState, StepSpec, count_passes
+from ..engine import ParamState, StepSpec, count_passes, is_sharded
 from .composition import step_spec
 from .state import existing_state, gradient, state_of
 
 __all__ = ["address", "existing_part", "is_sharded", "local_parts", "part_state", "takes_parts"]
-
-
-def is_sharded(p: Any) -> bool:
-    """Return whether a tensor is a DTensor."""
-    return hasattr(p, "to_local")
 
 
 def takes_parts(spec: Any) -> bool:
@@ -49,7 +44,7 @@ def part_state(optimizer: Any, part: Tensor, group: Mapping[str, Any], parts: Se
     p = next(p for p, other in zip(group["params"], parts, strict=True) if other is part)
     buffers, counters, scales = state_of(optimizer, p, group)
     if is_sharded(p):
-        buffers = [_spread_like(p, b) for b in buffers]
+        buffers, scales = ([_spread_like(p, x) for x in tensors] for tensors in (buffers, scales))
     return ParamState(part, gradient(optimizer.rule_of(group), part, group), buffers, counters, scales)
 
 
@@ -60,7 +55,7 @@ def existing_part(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamS
         return state
     return ParamState(
         _part(p), _part(p) if p.grad is None else _spread_like(p, p.grad), [_spread_like(p, b) for b in state.buffers],
-        state.counters,
+        state.counters, [_spread_like(p, s) for s in state.scales],
     )  # fmt: skip
 
 

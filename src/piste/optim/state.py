@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..engine import SCALE, ParamState, blocks_of, decode_eight_bits, positions
+from ..engine import SCALE, ParamState
 from ..errors import Unsupported
 from . import checkpoint, precision
+from .eight_bit_state import decode_codes, first_codes
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Buffer:
         return (self.when is None or bool(group[self.when])) and (
             self.shape == "all" or (dims > 1) != (self.shape == "vectors")
         )
+
+    @property
+    def may_have_8_bits(self) -> bool:
+        """Whether the buffer has a number for each of the parameter's, other than the weight itself."""
+        return self.shape == "all" and self.start != "p"
 
     def shape_for(self, p: Tensor) -> tuple[int, ...]:
         """Return the shape of the buffer of a parameter."""
@@ -89,17 +94,17 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
         counters.append(_entry(state, key, partial(torch.full_like, like, _start(counter, group))))
     is_first = any(state.get(key) is None for key in kept)
     dtype = precision.state_dtype(p, group)
-    has_8_bits = dtype == torch.int8 and bool(kept)
+    has_8_bits = group["state_dtype"] == "int8" and bool(kept)
     buffers, scales = [], []
     for key, buffer in kept.items():
-        if has_8_bits and state.get(key) is None:
-            state[key], state[key + SCALE] = _first_codes(p, _start(buffer, group))
+        if has_8_bits and buffer.may_have_8_bits and state.get(key) is None:
+            state[key], state[key + SCALE] = first_codes(p, _start(buffer, group))
         buffers.append(_entry(state, key, partial(_first_value, buffer, p, group, dtype)))
         if buffers[-1].dtype == torch.int8 and has_8_bits:
             scales.append(state[key + SCALE])
         elif buffers[-1].dtype == torch.int8:  # the option has changed
             codes, scale = buffers[-1], state.pop(key + SCALE)
-            buffers[-1] = state[key] = decode_eight_bits(codes, scale, positions([p])).to(dtype)
+            buffers[-1] = state[key] = decode_codes(p, codes, scale).to(dtype)
     if not rule.counts_steps:  # t isn't saved; it only has to be 1 at the first step alone
         counters.insert(0, like.clone() if is_first else torch.ones_like(like))
     for key in precision.tensors_of(mode):
@@ -188,12 +193,6 @@ def _filled_like(p: Tensor, start: float, dtype: torch.dtype) -> Tensor:
     if start:
         (torch.view_as_real(buffer) if buffer.is_complex() else buffer).fill_(start)
     return buffer
-
-
-def _first_codes(p: Tensor, start: float) -> tuple[Tensor, Tensor]:
-    """Return the codes and scales of a buffer that holds one number everywhere."""
-    codes = torch.full_like(p, int(math.copysign(127, start)) if start else 0, dtype=torch.int8)
-    return codes, torch.full((blocks_of(p.numel()),), abs(start), device=p.device, dtype=torch.float32)
 
 
 def _counter_from(like: Tensor, start: Callable[[], float]) -> Tensor:

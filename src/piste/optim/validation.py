@@ -92,15 +92,26 @@ def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
                 'differentiable=True can\'t be combined with state_dtype="int8", whose rounding has no derivative. '
                 "Help: leave one of the two out."
             )
-        is_numbers = all(buffer.shape == "all" and buffer.start != "p" for buffer in cls.buffers.values())
-        if not (cls.matrix is None and is_numbers) and values.get("state_dtype") == "int8":
-            raise InvalidValue(
-                f'`state_dtype` of {cls.__name__} must be None, "float32" or "bfloat16", because its state is '
-                'that of matrices, or weights; received "int8".'
-            )
+        _check_8_bits(cls, values)
         _check_decay(values)
     except (InvalidType, InvalidValue) as error:
         raise type(error)(f"{error}{where}") from None
+
+
+def _check_8_bits(cls: Any, values: Mapping[str, Any]) -> None:
+    """Raise if no state of the optimizer can have 8 bits."""
+    buffers = cls.buffers.values()
+    if values.get("state_dtype") != "int8" or not buffers or any(buffer.may_have_8_bits for buffer in buffers):
+        return
+    kind = (
+        "the weights before averaging"
+        if any(buffer.start == "p" for buffer in buffers)
+        else "a number for each row and column"
+    )
+    raise InvalidValue(
+        f'`state_dtype` of {cls.__name__} must be None, "float32" or "bfloat16", because its state is {kind}; received '
+        '"int8".'
+    )
 
 
 def _check_refused(cls: Any, values: Mapping[str, Any]) -> None:
