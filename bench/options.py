@@ -2,16 +2,20 @@
 
 A ratio is the other's time over Piste's: above 1, Piste is faster. PyTorch clips with `clip_grad_norm_` or
 `clip_grad_value_` before the best of its steps, and finds a bad step by the norm. `clip_grad_norm_`
-writes the gradients.
+writes the gradients. State in 8 bits and random rounding have torchao and bitsandbytes as rivals, where these are
+installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib
+import importlib.util
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,11 @@ CLIPPING: dict[str, dict[str, Any]] = {
     "both": {"max_norm": 1.0, "nonfinite": "skip"},
 }
 PRECISIONS = ("plain", "kahan", "master", "stochastic")
+OTHERS = {
+    "8 bits": {"torchao": "AdamW8bit", "bitsandbytes": "AdamW8bit"},
+    "random rounding": {"torchao": "adam._AdamW"},
+}
+"""The optimizers of other libraries, by their names in the module `optim`."""
 
 
 def torch_steps(name: str, params: list[Tensor], option: str) -> dict[str, Callable[[], object]]:
@@ -127,6 +136,76 @@ def precision_table(found: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
+def storage_rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """AdamW with state in 8 bits and with random rounding of bfloat16 parameters, and the same of other libraries."""
+    for workload in arguments.workloads:
+        for storage, rivals in OTHERS.items():
+            is_narrow = storage == "random rounding"
+            options = {"precision": "stochastic"} if is_narrow else {"state_dtype": "int8"}
+            params = [p.detach().to(torch.bfloat16 if is_narrow else p.dtype).requires_grad_()
+                      for p in parameters(WORKLOADS[workload]())]  # fmt: skip
+            for p in params:
+                p.grad = torch.randn_like(p)
+            made = {
+                "piste": piste.optim.AdamW(params, lr=LR, **options),
+                "piste, plain": piste.optim.AdamW(params, lr=LR),
+            }
+            for library, name in rivals.items():
+                if importlib.util.find_spec(library) is not None:
+                    module, _, cls = f"{library}.optim.{name}".rpartition(".")
+                    further = {"bf16_stochastic_round": True} if is_narrow else {}
+                    made[library] = getattr(importlib.import_module(module), cls)(params, lr=LR, **further)
+            elements = sum(p.numel() for p in params)
+            for threads in arguments.threads:
+                torch.set_num_threads(threads)
+                sides = {side: optimizer.step for side, optimizer in made.items()}
+                seconds = in_turns(sides, rounds=arguments.rounds, budget=arguments.budget)
+                sizes = {side: _bytes(optimizer.state.values()) / elements for side, optimizer in made.items()}
+                yield {
+                    "workload": workload, "storage": storage, "threads": threads, "seconds": seconds, "bytes": sizes,
+                }  # fmt: skip
+            del made, sides
+            gc.collect()
+
+
+def _bytes(states: Iterable[dict[str, Any]]) -> int:
+    """Return the bytes of the tensors of states, also of those that tensor subclasses wrap, each once."""
+
+    def parts(x: Any) -> Iterator[Tensor]:
+        if hasattr(x, "__tensor_flatten__"):
+            for name in x.__tensor_flatten__()[0]:
+                yield from parts(getattr(x, name))
+        elif isinstance(x, Tensor):
+            yield x
+
+    found = {part.data_ptr(): part for state in states for value in state.values() for part in parts(value)}
+    return sum(part.untyped_storage().nbytes() for part in found.values())
+
+
+def storage_table(found: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of the table of state in 8 bits and random rounding: time, and bytes of state per parameter."""
+    libraries = list(dict.fromkeys(library for rivals in OTHERS.values() for library in rivals))
+    yield f"| tensors | AdamW with | threads | Piste | Piste, plain | {' | '.join(f'{x} | ratio' for x in libraries)} |"
+    yield f"|{'---|' * (5 + 2 * len(libraries))}"
+    for row in found:
+        s, size = row["seconds"], row["bytes"]
+        cells = [f"{shown(s[side])}, {size[side]:.3g} B" if side in s else "" for side in ("piste", "piste, plain")]
+        for library in libraries:
+            cells += (
+                [f"{shown(s[library])}, {size[library]:.3g} B", f"{s[library] / s['piste']:.2f}"]
+                if library in s
+                else ["", ""]
+            )
+        yield f"| {row['workload']} | {row['storage']} | {row['threads']} | {' | '.join(cells)} |"
+
+
+TABLES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "clipping": (clipping_rows, clipping_table),
+    "precision": (precision_rows, precision_table),
+    "storage": (storage_rows, storage_table),
+}
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m bench options", description=__doc__)
     parser.add_argument("--optimizers", type=listed, default=["SGD", "AdamW", "RMSprop"])
@@ -138,13 +217,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--threads", type=numbers, default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--budget", type=float, default=8.0, help="seconds a row may take")
+    parser.add_argument("--tables", type=listed, default=list(TABLES), help=f"some of {', '.join(TABLES)}")
     parser.add_argument("--json", type=Path, help="write every measurement here")
     arguments = parser.parse_args(argv)
     head = f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}."
     print(head, "", sep="\n", flush=True)
-    clipping = list(clipping_rows(arguments))
-    print("\n".join(clipping_table(clipping)), "", sep="\n", flush=True)
-    precision = list(precision_rows(arguments))
-    print("\n".join(precision_table(precision)))
+    if set(arguments.tables) - set(TABLES):
+        parser.error(f"--tables takes {', '.join(TABLES)}; received {', '.join(arguments.tables)}")
+    found = {}
+    for name in arguments.tables:
+        rows, table = TABLES[name]
+        found[name] = list(rows(arguments))
+        print("\n".join(table(found[name])), "", sep="\n", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": head, "clipping": clipping, "precision": precision}, indent=1))
+        arguments.json.write_text(json.dumps({"machine": head, **found}, indent=1))
