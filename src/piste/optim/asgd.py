@@ -41,6 +41,7 @@ class ASGD(Optimizer):
         "lr": lambda rate: rate,
     }
     decay_option = "lambd"
+    refused = {"cautious": "its average takes the whole step"}
 
     def update(p: Any, g: Any, a: Any, *, lr: Any, weight: Any) -> Any:
         p = p - lr * g

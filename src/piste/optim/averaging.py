@@ -20,6 +20,10 @@ __all__ = ["AveragedWeights"]
 class AveragedWeights:
     """The side of averaged weights x of an optimizer whose parameters are y = (1 - beta) z + beta x, with state `z`."""
 
+    refused = {
+        "cautious": "its state and its weights move by the same step",
+        "decoupled_decay": "its weights are an average, which the decay would have to follow",
+    }
     _is_averaged = False
 
     @contextmanager

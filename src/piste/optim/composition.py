@@ -13,6 +13,7 @@ from ..formula.words import maximum, minimum
 from .conventions import Convention
 from .options import SHARED, Flag
 from .precision import with_storage
+from .shared_formulas import DECAYS, RATED, cautious_step, decay_kind, largest_rate
 
 
 def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
@@ -21,14 +22,17 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
     kept = tuple(b.letter for b in cls.buffers.values() if b.when is None or group[b.when])
     rules = cls.conventions.get(group["convention"])
     is_decoupled = group.get("decoupled_weight_decay") or (rules is not None and rules.decoupled)
-    decay = ("decoupled" if is_decoupled else "l2") if group.get("weight_decay") else ""
+    decay = decay_kind(cls, group, is_decoupled)
     clips = ("clip",) * (group["max_norm"] is not None) + ("max_value",) * (group["max_value"] is not None)
     storage = (group["precision"], group["state_dtype"] == "int8" and bool(kept))
-    key = (kept, decay, clips, bool(group["maximize"]), group["convention"], storage, *flags.values())
+    cautious = bool(group["cautious"])
+    key = (kept, decay, clips, bool(group["maximize"]), group["convention"], storage, cautious, *flags.values())
     spec = cls._specs.get(key)
     if spec is None:
         of_dims = [tuple(b.letter for b in cls.buffers.values() if b.exists(dims, group)) for dims in (2, 1)]
-        spec, vectors = (compose(cls, x, decay, bool(group["maximize"]), flags, clips, rules) for x in of_dims)
+        spec, vectors = (
+            compose(cls, x, decay, bool(group["maximize"]), flags, clips, rules, cautious) for x in of_dims
+        )
         if isinstance(spec, StepSpec):
             if isinstance(vectors, StepSpec) and of_dims[0] != of_dims[1]:
                 spec = replace(spec, of_vectors=vectors)
@@ -46,6 +50,7 @@ def numbers_of(cls: Any, group: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{letter: value for name, option in options.items() for letter, value in option.letters(name, group[name])},
         **{name: group[name] for name in of_matrices},
+        **({"lr_max": largest_rate(group)} if group["decoupled_decay"] in RATED and group["weight_decay"] else {}),
     }
 
 
@@ -65,18 +70,20 @@ def compose(
     flags: Mapping[str, bool],
     clips: tuple[str, ...] = (),
     rules: Convention | None = None,
+    cautious: bool = False,
 ) -> StepSpec | MatrixSpec:
     """Compose the step of one element, or of matrices.
 
     Args:
         cls: The optimizer, whose `update` is the rule; or its `before`, `matrix` and `after`.
         kept: The letters of the buffers that exist.
-        decay: "l2" adds `weight_decay * p` to the gradient, "decoupled" shrinks `p` by `1 - lr * weight_decay`, and
-            "" does neither.
+        decay: "l2" adds `weight_decay * p` to the gradient, a key of `DECAYS` shrinks `p` by that share, and "" does
+            neither.
         maximize: Whether the step ascends.
         flags: The options of the rule that are True or False.
         clips: The numbers that clip the gradient: "clip" (the factor of the norm), "max_value", or both.
         rules: The convention of another framework, whose formula takes the place of the rule.
+        cautious: Whether only elements step whose step has the sign of the gradient.
 
     Returns:
         The specification, whose formula is traced when a backend first runs it.
@@ -86,14 +93,16 @@ def compose(
     """
     has_rate = cls.has_rate or (rules is not None and rules.has_rate)
     letters = [b.letter for b in cls.buffers.values()]
-    if cls.matrix is None and "weight_decay" in parameters(cls.update):  # the rule decays the weights itself
-        decay = ""
-    decays = [name for name in (cls.decay_option, "weight_decay" if decay == "decoupled" else "") if name]
+    shares = [(f, parameters(f)) for f in ([DECAYS[decay]] if decay in DECAYS else [])]
+    if cls.decay_option:
+        shares.insert(0, (DECAYS["lr"], ("lr", cls.decay_option)))
     numbers = tuple(
         letter for n, o in cls.options.items() for letter, _ in o.letters(n, o.default if o.default is not None else 0)
     )
     if "epsilon" in chain.from_iterable(map(parameters, cls.per_step.values())):
         numbers += ("epsilon",)
+    if decay in RATED:
+        numbers += ("lr_max",)
     counters = ("t", *(c.letter for c in cls.counters.values()))
 
     def descent(p: Any, g: Any, scalars: Mapping[str, Any]) -> Any:
@@ -106,8 +115,8 @@ def compose(
         return g + scalars["weight_decay"] * p if decay == "l2" else g
 
     def shrink(p: Any, scalars: Mapping[str, Any]) -> Any:
-        for name in decays:
-            p = p * (1 - scalars["lr"] * scalars[name])
+        for share, names in shares:
+            p = p * (1 - share(*(scalars[name] for name in names)))
         return p
 
     def spec(
@@ -128,6 +137,7 @@ def compose(
         def last(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
             p = shrink(p, scalars)
             d, _ = after(p, buffers[0], {}, scalars)
+            d = cautious_step(d, descent(p, g, scalars)) if cautious else d
             return p - scalars["lr"] * d, buffers
 
         start = spec("before", first, (*kept, "u"), counters, cls.per_step)
@@ -138,7 +148,9 @@ def compose(
 
     def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         g, p = descent(p, g, scalars), shrink(p, scalars)
-        d, after = update(p, g, dict(zip(kept, buffers, strict=True)), scalars)
+        known = {**scalars, "weight_decay": 0} if decay and cls.own_decay else scalars
+        d, after = update(p, g, dict(zip(kept, buffers, strict=True)), known)
+        d = cautious_step(d, g) if cautious else d
         return p - (d if has_rate else scalars["lr"] * d), [after[x] for x in kept]
 
     return spec("update", element, kept, counters, cls.per_step)

@@ -60,6 +60,7 @@ class LBFGS(Optimizer):
         "fused": "it consists of products of vectors, for which torch has kernels",
         "precision": "its parameters are added to as they are",
         "state_dtype": "its state is in the dtype of the parameters",
+        "cautious": "its line search moves all parameters along one direction",
     }
 
     def __init__(self, params: Any = MISSING, *args: Any, **kwargs: Any) -> None:

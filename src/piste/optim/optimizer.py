@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import MatrixSpec, StepSpec, raise_reported
+from ..engine import MatrixSpec, StepSpec, parameters, raise_reported
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
 from . import checkpoint, declaration, group_checks, validation
 from .backward_steps import stepping_in_backward
@@ -19,6 +19,7 @@ from .conventions import Convention
 from .model_groups import compare_with_model
 from .options import Option
 from .shards import existing_part
+from .shared_formulas import fill_largest_rate
 from .state import as_buffer, state_of
 from .step_plans import StepPlans, step_traced_group, warn_unchanged
 
@@ -87,6 +88,7 @@ class Optimizer(torch.optim.Optimizer):
     elementwise: ClassVar[bool] = True  # whether `update` alone states the step, so that it can be shown in numbers
     refused: ClassVar[Mapping[str, str]] = {}  # shared options that it can't have, with the reason
     extensions: ClassVar[tuple[str, ...]] = ()  # options that the class of torch.optim lacks
+    own_decay: ClassVar[bool] = False  # whether `update` decays the weights, because it reads `weight_decay`
     sparse_only: ClassVar[bool] = False  # takes sparse gradients and no dense ones
     update: Callable[..., Any]
     before: Callable[..., Any]
@@ -101,6 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         cls._specs = {}
         if "update" in vars(cls):  # a convention replaces the formula, so a custom one has none
             cls.conventions = vars(cls).get("conventions", {})
+            cls.own_decay = "weight_decay" in parameters(cls.update)
         Optimizer.options_of_all |= set(cls.options)
         cls.__signature__ = declaration.signature(cls.options)  # type: ignore[attr-defined]
         cls.__doc__ = declaration.document_options(cls)
@@ -157,6 +160,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         group_checks.check_group(self, param_group)
         super().add_param_group(param_group)
+        fill_largest_rate(param_group)
         if self.state_from_start:
             for p in param_group["params"]:
                 state_of(self, p, param_group)

@@ -141,8 +141,18 @@ SHARED: dict[str, Option] = {
         (None, "float32", "bfloat16", "int8"),
         "the dtype of new state, int8 in blocks with a scale; None for that of the parameter, or of its copy",
     ),
+    "cautious": Flag(False, "step only the elements whose step has the sign of the gradient, and those further"),
+    "decoupled_decay": Choice(
+        None,
+        (None, "lr", "independent", "lr_squared"),
+        "shrink the weights by weight_decay times lr, lr / lr_max or lr^2 / lr_max; None for the decay of the rule",
+    ),
+    "lr_max": Limit(doc="the largest learning rate of the schedule; None for that of the new param group", above=True),
 }
 """The keyword options of every optimizer."""
 
-REDUCED = ("max_norm", "max_value", "nonfinite", "convention", "precision", "rounding_seed", "state_dtype")
+REDUCED = (
+    "max_norm", "max_value", "nonfinite", "convention", "precision", "rounding_seed", "state_dtype", "cautious",
+    "decoupled_decay", "lr_max",
+)  # fmt: skip
 """Those that torch.optim lacks: a checkpoint without them leaves them as they are."""

@@ -28,7 +28,10 @@ class SparseAdam(Optimizer):
     buffers = {"exp_avg": "m", "exp_avg_sq": "v"}
     sparse_safe = sparse_only = True
     elementwise = False
-    refused = {"differentiable": "autograd does not record changes of single rows"}
+    refused = {
+        "differentiable": "autograd does not record changes of single rows",
+        "cautious": "the elements that a sparse gradient lacks have no sign",
+    }
 
     def update(g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
         m = beta1 * m + (1 - beta1) * g

@@ -148,6 +148,11 @@ def gradient(cls: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor:
             'state_dtype="int8" is not compatible with sparse gradients, because the numbers of a block share a scale. '
             'Help: state_dtype="bfloat16".'
         )
+    if group["cautious"]:
+        raise Unsupported(
+            "cautious=True is not compatible with sparse gradients, whose missing elements have no sign. Help: set "
+            "cautious=False, or make the layer dense (nn.Embedding(..., sparse=False))."
+        )
     if group.get("weight_decay"):
         raise Unsupported(
             "weight_decay option is not compatible with sparse gradients, because it changes every entry; received "

@@ -13,6 +13,7 @@ from .conventions import check_convention, translate
 from .declaration import all_options, defaults
 from .option_names import help_with_name, misuse, offer_convention
 from .options import SHARED
+from .shared_formulas import RATED
 
 
 def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params: bool = True) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
                 "Help: leave one of the two out."
             )
         _check_8_bits(cls, values)
-        _check_decay(values)
+        _check_decay(cls, values)
     except (InvalidType, InvalidValue) as error:
         raise type(error)(f"{error}{where}") from None
 
@@ -130,9 +131,26 @@ _REFUSED_BY_MATRICES = {
 }
 
 
-def _check_decay(values: Mapping[str, Any]) -> None:
+def _check_decay(cls: Any, values: Mapping[str, Any]) -> None:
+    kind = values.get("decoupled_decay")
+    if kind is not None and "weight_decay" not in cls.options:
+        raise InvalidValue(
+            f"`decoupled_decay` must be None for {cls.__name__}, because it has no option `weight_decay`; received "
+            f'decoupled_decay="{kind}".'
+        )
+    if kind not in RATED and values.get("lr_max") is not None:
+        raise InvalidValue(
+            '`lr_max` is for decoupled_decay="independent" or "lr_squared"; received '
+            f"lr_max={values['lr_max']} and decoupled_decay={kind!r}. Help: leave lr_max out."
+        )
     lr, weight_decay = (as_float(n, values.get(n, 0.0), "a number") for n in ("lr", "weight_decay"))
-    if lr * weight_decay > 1:
+    if kind == "independent":
+        if weight_decay > 1:
+            raise InvalidValue(
+                'weight_decay must be in [0, 1] with decoupled_decay="independent", or the decay overshoots 0; received '
+                f"weight_decay={weight_decay:g}. Help: usual values are lr times those of AdamW, such as 1e-5."
+            )
+    elif lr * weight_decay > 1:
         raise InvalidValue(
             f"lr * weight_decay must be in [0, 1], or the decay overshoots 0; received {lr:g} * {weight_decay:g} = "
             f"{lr * weight_decay:g}. Help: usual values of `weight_decay` are in [0, 0.1]."
