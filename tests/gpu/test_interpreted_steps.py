@@ -82,6 +82,13 @@ def test_steps_in_a_precision_equal_those_of_the_eager_backend(precision, dtype,
     compare("SGD", {"precision": precision, "state_dtype": "float32", "momentum": 0.5}, dtype, on_device)
 
 
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("kind", ["lr", "independent", "lr_squared"])
+def test_steps_with_decoupled_decay_equal_those_of_the_eager_backend(kind, on_device):
+    compare("Adam", {"weight_decay": 0.3, "decoupled_decay": kind, "lr_max": None if kind == "lr" else 0.5},
+            torch.float32, on_device)  # fmt: skip
+
+
 def scaled(name: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     """Three steps with a GradScaler, of which the second has an infinite gradient."""
     for module in (clipping, optimizer_module):

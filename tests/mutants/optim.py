@@ -85,6 +85,7 @@ SHARED_FORMULAS = {"piste.optim.schedule_free": ("_PER_STEP", "_moved")}
 """By module: functions and numbers that several formulas share."""
 MUON, SPARSE = "piste.optim.muon", "piste.optim.sparse_adam"
 ADAFACTOR = "piste.optim.adafactor"
+SHARED = "piste.optim.shared_formulas"
 TALL = (
     "x.shape[1] > x.shape[2] -> x.shape[1] >= x.shape[2]",
     "x.shape[1] > x.shape[2] -> x.shape[1] < x.shape[2]",
@@ -112,6 +113,7 @@ def subjects() -> list[Subject]:
     found.append(Subject(CONVENTION, names, _check_conventions, (STEP, PLANS, BASE, *files), EQUIVALENT[CONVENTION]))
     equivalent = {f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL}
     found.append(Subject(MUON, ("Muon.before", "Muon.matrix", "orthogonalize"), _check_muon, equivalent=equivalent))
+    found.append(Subject(SHARED, ("DECAYS", "cautious_step"), _check_shared_formulas, (STEP, PLANS, BASE)))
     found.append(Subject(SPARSE, ("SparseAdam.update", "SparseAdam.buffers"), _check_sparse_adam))
     parts = ("Adafactor.update", "Adafactor.per_step", "Adafactor.buffers")
     found.append(Subject(ADAFACTOR, parts, _check_adafactor))
@@ -148,6 +150,37 @@ def _check_adafactor(modules: Mapping[str, ModuleType]) -> str | None:
                 if any(x is None or not torch.allclose(x, y, rtol=1e-12, atol=1e-14) for x, y in pairs):
                     return f"Adafactor({options}): {p.tolist()} at step {seed + 1}"
     return None
+
+
+def _check_shared_formulas(modules: Mapping[str, ModuleType]) -> str | None:
+    """The first step of a rule without state that is not the one computed by hand."""
+
+    class Plain(modules[BASE].Optimizer):  # type: ignore[name-defined, misc]
+        options = {"lr": rate(0.5), "weight_decay": weight_decay(0.0)}
+
+        def update(g: Any) -> Any:
+            return g - 1
+
+    for options, expected in (
+        ({"decoupled_decay": "lr"}, [1 - 0.1 - 1.0, 2 - 0.2 + 0.25]),
+        ({"decoupled_decay": "independent", "lr_max": 2.0}, [1 - 0.05 - 1.0, 2 - 0.1 + 0.25]),
+        ({"decoupled_decay": "lr_squared", "lr_max": 2.0}, [1 - 0.025 - 1.0, 2 - 0.05 + 0.25]),
+    ):
+        p = torch.tensor([1.0, 2.0], requires_grad=True)
+        p.grad = torch.tensor([3.0, 0.5])
+        Plain([p], weight_decay=0.2, fused=False, **options).step()
+        if not torch.allclose(p.detach(), torch.tensor(expected), rtol=0, atol=1e-6):
+            return f"{options} moved to {p.tolist()}"
+    p = torch.tensor([1.0, 2.0, 1.0, 1.0], requires_grad=True)
+    p.grad = torch.tensor([3.0, 0.5, 4.0, 0.0])  # steps 2, -0.5, 3 and -1: two agree, times 4 / 3
+    Plain([p], cautious=True, fused=False).step()
+    expected = [1 - 4 / 3, 2.0, 1 - 2.0, 1.0]
+    if p.tolist() != pytest.approx(expected, abs=1e-6):
+        return f"a cautious step moved to {p.tolist()}"
+    p = torch.tensor([1.0, 2.0, 1.0], requires_grad=True)
+    p.grad = torch.tensor([3.0, -1.0, 0.0])  # steps 2, -2 and -1: two agree, times 3 / 3
+    Plain([p], cautious=True, fused=False).step()
+    return None if p.tolist() == pytest.approx([0.0, 3.0, 1.0], abs=1e-6) else f"an odd one moved to {p.tolist()}"
 
 
 def _check_sparse_adam(modules: Mapping[str, ModuleType]) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 STEPS = 8
+RATES = [0.1, 0.08, 0.1, 0.05, 0.025, 0.01, 0.0, 0.02]
 RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "AdaBelief": [({}, {}), ({"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.3},) * 2],
     "ADOPT": [
@@ -39,6 +40,19 @@ RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.3, "bias_correction": False},
             {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.3, "weight_decouple": False,
              "adam_debias": True},
+        ),
+    ],
+    "AdamW": [
+        (
+            {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.3, "decoupled_decay": "lr_squared"},
+            {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.0, "weight_decay": 0.3, "normalized": True},
+        ),
+    ],
+    "Lion": [
+        ({"lr": 0.1, "cautious": True},) * 2,
+        (
+            {"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.3, "cautious": True, "decoupled_decay": "independent"},
+            {"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.3, "cautious": True, "fixed_decay": True},
         ),
     ],
     "LARS": [
@@ -69,7 +83,7 @@ RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
 """By optimizer: options of Piste, and those of the reference that mean the same."""
 
 
-NAMES = {"LAMB": "Lamb"}
+NAMES = {"LAMB": "Lamb", "AdamW": "AdamC"}
 """The name of an optimizer in pytorch_optimizer, where it has another one."""
 
 
@@ -79,16 +93,23 @@ def gradient(step: int) -> torch.Tensor:
     return g.reshape(2, 3)
 
 
-def trajectory(make: Any, options: dict[str, Any]) -> list[list[float]]:
-    """Return the parameter after each step."""
+def trajectory(make: Any, options: dict[str, Any], rates: list[float] | None = None) -> list[list[float]]:
+    """Return the parameter after each step, with the learning rate of each step."""
     p = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3).requires_grad_()
     optimizer = make([p], **options)
     found = []
     for step in range(STEPS):
         p.grad = gradient(step)
+        if rates is not None:
+            optimizer.param_groups[0]["lr"] = rates[step]
         optimizer.step()
         found.append(p.flatten().tolist())
     return found
+
+
+def rates_of(options: dict[str, Any]) -> list[float] | None:
+    """Return the learning rates of a run: several where the weight decay depends on the largest one."""
+    return RATES if options.get("decoupled_decay") == "lr_squared" else None
 
 
 if __name__ == "__main__":
@@ -102,8 +123,9 @@ if __name__ == "__main__":
         {
             "optimizer": name,
             "options": ours,
+            "rates": rates_of(ours),
             "trajectory": trajectory(
-                getattr(adopt if name == "ADOPT" else pytorch_optimizer, NAMES.get(name, name)), theirs
+                getattr(adopt if name == "ADOPT" else pytorch_optimizer, NAMES.get(name, name)), theirs, rates_of(ours)
             ),
         }
         for name, pairs in RUNS.items()

@@ -22,5 +22,5 @@ pytestmark = pytest.mark.usefixtures("double_scalars")
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run['optimizer']}-{len(run['options'])}")
 def test_the_trajectory_is_that_of_the_reference(run, fused):
     make = partial(OPTIMIZERS[run["optimizer"]], fused=fused)
-    ours = torch.tensor(trajectory(make, run["options"]))
+    ours = torch.tensor(trajectory(make, run["options"], run["rates"]))
     torch.testing.assert_close(ours, torch.tensor(run["trajectory"]), rtol=1e-12, atol=1e-12)
