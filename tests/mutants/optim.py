@@ -156,10 +156,10 @@ def _check_shared_formulas(modules: Mapping[str, ModuleType]) -> str | None:
     """The first step of a rule without state that is not the one computed by hand."""
 
     class Plain(modules[BASE].Optimizer):  # type: ignore[name-defined, misc]
-        options = {"lr": rate(0.5), "weight_decay": weight_decay(0.0)}
+        options = {"lr": rate(0.5), "weight_decay": weight_decay(0.0), "shift": Number(1.0, low=-1.0)}
 
-        def update(g: Any) -> Any:
-            return g - 1
+        def update(g: Any, *, shift: Any) -> Any:
+            return g - shift
 
     for options, expected in (
         ({"decoupled_decay": "lr"}, [1 - 0.1 - 1.0, 2 - 0.2 + 0.25]),
@@ -178,9 +178,9 @@ def _check_shared_formulas(modules: Mapping[str, ModuleType]) -> str | None:
     if p.tolist() != pytest.approx(expected, abs=1e-6):
         return f"a cautious step moved to {p.tolist()}"
     p = torch.tensor([1.0, 2.0, 1.0], requires_grad=True)
-    p.grad = torch.tensor([3.0, -1.0, 0.0])  # steps 2, -2 and -1: two agree, times 3 / 3
-    Plain([p], cautious=True, fused=False).step()
-    return None if p.tolist() == pytest.approx([0.0, 3.0, 1.0], abs=1e-6) else f"an odd one moved to {p.tolist()}"
+    p.grad = torch.tensor([-3.0, 0.25, 0.0])  # steps -2, 1.25 and 1: two agree, times 3 / 3
+    Plain([p], shift=-1.0, cautious=True, fused=False).step()
+    return None if p.tolist() == pytest.approx([2.0, 1.375, 1.0], abs=1e-6) else f"an odd one moved to {p.tolist()}"
 
 
 def _check_sparse_adam(modules: Mapping[str, ModuleType]) -> str | None:

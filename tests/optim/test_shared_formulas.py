@@ -193,8 +193,8 @@ REFUSED = [
      "along one direction; received cautious=True."),
     ("Rprop", {"decoupled_decay": "lr"}, "`decoupled_decay` must be None for Rprop, because it has no option "
      '`weight_decay`; received decoupled_decay="lr".'),
-    ("SGD", {"decoupled_decay": "both"}, '`decoupled_decay` must be None or "lr" or "independent" or "lr_squared"; received '
-     "'both'."),
+    ("SGD", {"decoupled_decay": "both"}, '`decoupled_decay` must be None or "lr" or "independent" or "lr_squared"; '
+     "received 'both'."),
     ("SGD", {"lr_max": 0.1}, '`lr_max` is for decoupled_decay="independent" or "lr_squared"; received lr_max=0.1 and '
      "decoupled_decay=None. Help: leave lr_max out."),
     ("SGD", {"lr_max": 0.0}, "`lr_max` must be in (0, inf); received lr_max=0.0."),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ __all__ = ["AveragedWeights"]
 class AveragedWeights:
     """The side of averaged weights x of an optimizer whose parameters are y = (1 - beta) z + beta x, with state `z`."""
 
-    refused = {
+    refused: ClassVar[Mapping[str, str]] = {
         "cautious": "its state and its weights move by the same step",
         "decoupled_decay": "its weights are an average, which the decay would have to follow",
     }

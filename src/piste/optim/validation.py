@@ -147,8 +147,8 @@ def _check_decay(cls: Any, values: Mapping[str, Any]) -> None:
     if kind == "independent":
         if weight_decay > 1:
             raise InvalidValue(
-                'weight_decay must be in [0, 1] with decoupled_decay="independent", or the decay overshoots 0; received '
-                f"weight_decay={weight_decay:g}. Help: usual values are lr times those of AdamW, such as 1e-5."
+                'weight_decay must be in [0, 1] with decoupled_decay="independent", or the decay overshoots 0; '
+                f"received weight_decay={weight_decay:g}. Help: usual values are lr times those of AdamW, such as 1e-5."
             )
     elif lr * weight_decay > 1:
         raise InvalidValue(
