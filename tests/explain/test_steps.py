@@ -161,6 +161,14 @@ def test_an_optimizer_is_given_by_name_class_or_instance() -> None:
     assert w.tolist() == [0, 0] and not built.state
 
 
+def test_the_shared_options_of_an_instance_are_in_the_explained_step() -> None:
+    options = {"lr": 0.5, "weight_decay": 0.1, "cautious": True, "decoupled_decay": "independent", "max_value": 1.0}
+    w = torch.zeros(2, requires_grad=True)
+    built = piste.optim.SGD([w], **options)
+    moved = explain(built, [1.0, 2.0], [0.5, 3.0]).value  # both agree: times 2 / 3; the second gradient is clipped
+    assert moved.tolist() == pytest.approx([0.9 - 0.5 * 0.5 * 2 / 3, 1.8 - 0.5 * 1.0 * 2 / 3])
+
+
 def test_a_custom_optimizer_is_explained_from_its_formula() -> None:
     class Signum(piste.optim.Optimizer):
         options = {"lr": rate(0.1)}

@@ -21,6 +21,8 @@ from .text import format_explanation
 
 __all__ = ["Explanation", "explain"]
 
+_IN_THE_FORMULA = ("max_norm", "max_value", "cautious", "decoupled_decay", "lr_max")  # shared options, if they are set
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -135,7 +137,8 @@ def _find_optimizer(subject: Any) -> tuple[type[Optimizer], dict[str, Any]] | No
         subject = by_name.get(subject.rpartition(".")[2].lower())
     if isinstance(subject, Optimizer):
         group = subject.param_groups[0]
-        return type(subject), {name: group[name] for name in (*subject.options, "maximize")}
+        options = {name: group[name] for name in (*subject.options, "maximize")}
+        return type(subject), options | {name: group[name] for name in _IN_THE_FORMULA if group[name]}
     is_class = isinstance(subject, type) and issubclass(subject, Optimizer) and subject is not Optimizer
     return (subject, {}) if is_class else None
 
