@@ -33,6 +33,7 @@ __all__ = [
     "profile_hook",
     "raw_stream",
     "record_allocations",
+    "storage_owners",
     "unwrap",
 ]
 
@@ -132,6 +133,20 @@ def direct_backward(function: type[torch.autograd.Function]) -> type[torch.autog
     if _is_verified and backward_class is not None:
         backward_class.apply = function.backward
     return function
+
+
+_storage_owners = _find("_C._storage_Use_Count", None)
+
+
+def storage_owners(x: Tensor) -> int | None:
+    """Return how many tensors, saved ones included, share the memory of a tensor; None if PyTorch can't tell.
+
+    A tensor that is saved as the operand of an operation, and not as its result, is not counted again.
+    """
+    if _storage_owners is None:
+        return None
+    storage = x.untyped_storage()  # an owner itself
+    return int(_storage_owners(storage._cdata)) - 1
 
 
 # --- optimizers -------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import Unsupported
 from ..formula.evaluate import evaluate_gradient
 from ..torch_internals import apply_of, direct_backward, in_transform, is_batched
 from .backend import Computed, LossKernel
@@ -34,7 +35,8 @@ class _Loss(torch.autograd.Function):
     def forward(ctx: Any, call: tuple[LossKernel, LossArguments, Sequence[Tensor], Computed], *by: Tensor) -> Tensor:
         kernel, arguments, operands, (out, gradients) = call
         ctx.of = [kernel, arguments, gradients]
-        ctx.save_for_backward(*operands)
+        if not arguments.in_place:
+            ctx.save_for_backward(*operands)
         return out
 
     @staticmethod
@@ -43,6 +45,8 @@ class _Loss(torch.autograd.Function):
         of[2] = None
         if gradients is not None and not _is_grad_enabled() and kernel.is_one(grad):
             return None, *gradients
+        if arguments.in_place:
+            return None, *kernel.multiply(_once(gradients, grad), grad)
         # Under vmap or with `is_grads_batched`, one tensor holds several gradients.
         if _is_grad_enabled() or in_transform() or is_batched(grad):
             grad = grad if kernel.is_sum or kernel.spec.derivatives is not None else grad.unsqueeze(-1)
@@ -50,6 +54,16 @@ class _Loss(torch.autograd.Function):
         if gradients is None:  # `retain_graph` allows a second backward
             _, gradients = kernel.compute(ctx.saved_tensors, arguments)
         return None, *kernel.scale(gradients, grad, lambda: ctx.saved_tensors, arguments)
+
+
+def _once(gradients: tuple[Tensor, ...] | None, grad: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradients that replaced an operand; raise where the operand is needed again."""
+    if gradients is None or _is_grad_enabled() or in_transform() or is_batched(grad):
+        raise Unsupported(
+            "`inplace=True` allows one backward pass, of a single gradient and without create_graph=True, since the "
+            "gradient has replaced `input`. Help: inplace=False."
+        )
+    return gradients
 
 
 record = apply_of(direct_backward(_Loss))

@@ -101,6 +101,21 @@ class LossKernel(ABC):
 
         `operands` returns the operands; it raises where one was changed in place since the call.
         """
+        return self.multiply(gradients, grad)
+
+    def compute_in_place(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
+        """Return the loss and its gradients, of which that by the first operand replaces it in memory.
+
+        Raises:
+            Declined: As `compute`, with nothing changed.
+        """
+        out, (gradient, *others) = self.compute(operands, arguments)
+        replaced = operands[0].detach()
+        replaced.copy_(gradient)  # counts as a change of the operand
+        return out, (replaced, *others)
+
+    def multiply(self, gradients: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, ...]:
+        """Multiply the gradients in place by the incoming one, without the operands; return them."""
         each = grad if self.is_sum or self.spec.derivatives is not None else grad.unsqueeze(-1)
         for gradient in gradients:
             gradient.mul_(each)

@@ -86,7 +86,7 @@ class LossDispatcher:
         first = operands[0]
         if type(first) not in PLAIN_TYPES or is_transforming():
             return decline("PyTorch traces or transforms the call, or `input` is a tensor subclass")
-        latest = self.latest[first.requires_grad]
+        latest = None if arguments.in_place else self.latest[first.requires_grad]
         if (
             latest is not None
             and first.numel() <= latest.max_fast_elements
@@ -97,22 +97,13 @@ class LossDispatcher:
                 if not computed[1]:
                     return computed[0]
                 return record((latest, arguments, operands, computed), *latest.select(operands))
-        if len(operands) != self.count or not PLAIN_TYPES.issuperset(map(type, operands)):
-            return decline("an operand is a tensor subclass, with operations of its own")
         if arguments.dims >= 0 and (first.dim() != arguments.dims or first.shape[-1] < 2):
             return None  # the operands are arranged first
-        wanted = map(_requires_grad, operands) if _is_grad_enabled() else ()
-        key = first.device, first.dtype, first.is_contiguous(), *wanted
-        try:
-            kernel = self.kernels[key]
-        except KeyError:
-            kernel = self.kernels[key] = self._make_kernel(operands)
+        kernel = self._kernel_of(operands)
         if kernel is None:
             return None
-        if kernel.is_narrow and _is_autocast_enabled(first.device.type):
-            return decline("autocast keeps results in float32")
         try:
-            computed = kernel.compute(operands, arguments)
+            computed = (kernel.compute_in_place if arguments.in_place else kernel.compute)(operands, arguments)
         except Declined as reason:
             if all([x.is_contiguous() for x in operands]):
                 return decline(str(reason))
@@ -122,6 +113,23 @@ class LossDispatcher:
         if not computed[1]:
             return computed[0]
         return record((kernel, arguments, operands, computed), *kernel.select(operands))
+
+    def _kernel_of(self, operands: Sequence[Tensor]) -> LossKernel | None:
+        """Return the kernel that computes a loss of operands, or None."""
+        first = operands[0]
+        if len(operands) != self.count or not PLAIN_TYPES.issuperset(map(type, operands)):
+            decline("an operand is a tensor subclass, with operations of its own")
+            return None
+        wanted = map(_requires_grad, operands) if _is_grad_enabled() else ()
+        key = first.device, first.dtype, first.is_contiguous(), *wanted
+        try:
+            kernel = self.kernels[key]
+        except KeyError:
+            kernel = self.kernels[key] = self._make_kernel(operands)
+        if kernel is not None and kernel.is_narrow and _is_autocast_enabled(first.device.type):
+            decline("autocast keeps results in float32")
+            return None
+        return kernel
 
     def _make_kernel(self, operands: Sequence[Tensor]) -> LossKernel | None:
         """Make the kernel of operands like these by the first backend that can, or return None."""

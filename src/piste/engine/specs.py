@@ -224,6 +224,7 @@ class LossArguments(NamedTuple):
         ignored: the class index of rows that are left out, or NO_IGNORE_INDEX.
         is_nothing_nan: whether the mean of no rows is NaN; otherwise the kernel declines it.
         dims: the number of dimensions that the first operand must have, with more than one class; negative: any.
+        in_place: whether the gradient by the first operand replaces it in memory.
     """
 
     packed: bytes
@@ -232,6 +233,7 @@ class LossArguments(NamedTuple):
     is_nothing_nan: bool
     dims: int
     divisor_tensor: torch.Tensor | None = None
+    in_place: bool = False
 
     @classmethod
     def of(

@@ -12,9 +12,12 @@ from ..engine import ValueCheck, Violation
 from ..errors import InvalidValue
 from ..formula.row_functions import log_softmax, pick, size, total
 from ..formula.words import exp, where
-from ..options import Number
+from ..options import Flag, Number
+from .call import ValidatedSettings
 from .class_checks import line_to_copy
 from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss
+from .in_place import InPlace, wants_gradient
+from .reduction import Reduction
 from .rowwise import Rows, rows_of_violation
 from .value_checks import describe_violation, find_violation, shape_of
 
@@ -136,7 +139,7 @@ class NLLLoss2d(NLLLoss):
             )
 
 
-class CrossEntropyLoss(ClassLoss):
+class CrossEntropyLoss(InPlace, ClassLoss):
     """Cross entropy, -w_k log softmax(x)_k, of logits x at the class index k, with class weights w.
 
     A floating `target` of the shape of `input` holds class probabilities y: -sum_c w_c y_c log softmax(x)_c. With
@@ -147,6 +150,12 @@ class CrossEntropyLoss(ClassLoss):
     With `softcap` c, x becomes c tanh(x / c) (Gemma 2, https://arxiv.org/abs/2408.00118). With `z_loss` z, each row
     adds z log(sum_c e^(x_c))^2, without the weight of its class (PaLM, https://arxiv.org/abs/2204.02311). Both run in
     the same kernel.
+
+    With `inplace` the gradient replaces `input` in memory, so the logits are lost. On a GPU no other memory of that
+    size is used; the CPU kernel uses such memory during the call alone. An `input` whose classes lie far apart in
+    memory may be copied first, and the gradient replaces the copy. One backward pass is possible. Calls that compute
+    no gradient leave `input` as it is. A float16 gradient is rounded before the factor of a GradScaler reaches it.
+    Other uses of `input` that autograd has not recorded, such as an accuracy computed after the loss, go unnoticed.
 
     Shape:
         input: (C), (N, C) or (N, C, d1, ...), floating. 16-bit floats are computed in float32 and rounded once. With
@@ -159,6 +168,8 @@ class CrossEntropyLoss(ClassLoss):
             probabilities are negative or do not sum to 1 (a row of zeros is left out), or a class weight is negative or
             not finite (all unless check="off"); or shapes or devices do not fit.
         InvalidType: The input is not floating, or the target is one-hot of integers or holds indices as floats.
+        Unsupported: `inplace` is set, and `input` is a leaf, another tensor shares its memory, or no kernel applies, as
+            under autocast and torch.compile.
 
     Differs from torch: torch.nn.CrossEntropyLoss checks indices alone. A row that is ignored has the gradient 0
     whatever it holds. A class of probability 0 costs 0 also where its logit is -inf.
@@ -177,16 +188,34 @@ class CrossEntropyLoss(ClassLoss):
         "class_dim": CLASS_DIM,
         "z_loss": Number(0.0, "the weight of the squared logarithm of the sum of exponentials"),
         "softcap": Number(0.0, "the bound of the logits, which a tanh keeps; 0 for none"),
+        "inplace": Flag(False, "whether the gradient replaces `input` in memory"),
     }
-    signature = "weight, size_average, ignore_index, reduce, reduction, label_smoothing, *, class_dim, z_loss, softcap"
+    signature = (
+        "weight, size_average, ignore_index, reduce, reduction, label_smoothing, *, class_dim, z_loss, softcap, inplace"
+    )
     expects = "logits (N, C), or (N, C, d1, ...), and class indices (N), or (N, d1, ...), of dtype int64"
     example = "torch.randn(3, 5), torch.tensor([1, 0, 4])"
 
     @classmethod
     def rows(cls, operands: tuple[Any, ...], check: str, **options: Any) -> Rows:
         """Return rows of classes; an option that is off is no part of the kernel."""
+        options.pop("inplace", None)
         used = {name: value for name, value in options.items() if name not in ("z_loss", "softcap") or value != 0}
         return super().rows(operands, check, **used)
+
+    @classmethod
+    def compute(
+        cls, operands: tuple[Any, ...], reduction: Reduction, check: str, *, inplace: bool = False, **options: Any
+    ) -> Tensor:
+        """Return the loss; with `inplace` and an input that requires a gradient, the gradient replaces the input."""
+        if inplace and wants_gradient(operands[0]):
+            return cls.compute_in_place(operands, reduction, check, **options)
+        return super().compute(operands, reduction, check, **options)
+
+    @classmethod
+    def _kernel_for(cls, operands: Any, settings: ValidatedSettings, tensors: Any) -> tuple[Any, ...]:
+        # Calls in place ask each time whether something else needs the input.
+        return () if settings.options["inplace"] else super()._kernel_for(operands, settings, tensors)
 
     def formula(x, k, w=None, *, label_smoothing=0.0, z_loss=0.0, softcap=0.0):
         if softcap != 0:

@@ -270,6 +270,8 @@ class Loss(TorchLoss):
         values = {**self.defaults, **{name: getattr(self, name) for name in (*self._options, "reduction", *SETTINGS)}}
         settings, tensors = validate_settings(type(self), values)
         options = {**settings.options, **tensors}
+        if options.get("inplace"):
+            operands = tuple(x.clone() if isinstance(x, Tensor) else x for x in operands)
         how = explain(lambda: self.compute(operands, settings.reduction, settings.check, **options))
         return f"{type(self).__name__}: {how}"
 

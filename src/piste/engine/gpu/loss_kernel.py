@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from ..layout import alike
 from ..specs import LossArguments, LossKernelSpec
 from .loss_divisor import divisor_source
 from .loss_elements import BLOCK, ITERATIONS, elements_source
+from .loss_factor import factor_source
 from .loss_lines import MOST_BLOCKS, workspace_words
 from .loss_rows import RowLayout, row_layout, rows_source
 from .reports import raise_reported, reports_of
@@ -47,6 +48,17 @@ class GpuLossKernel(LossKernel):
 
     def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
         """Return the loss and its gradients."""
+        return self._compute(operands, arguments, map(torch.empty_like, self.select(operands)))
+
+    def compute_in_place(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
+        """Return the loss and its gradients, of which that by the first operand replaces it in memory."""
+        _, *others = self.select(operands)
+        made = self._compute(operands, arguments, [operands[0].detach(), *map(torch.empty_like, others)])
+        torch.autograd.graph.increment_version(operands[0])
+        return made
+
+    def _compute(self, operands: Sequence[Tensor], arguments: LossArguments, memory: Iterable[Tensor]) -> Computed:
+        """Return the loss, and its gradients in some memory."""
         raise_reported()
         plan = self._planned(operands, arguments)
         first = operands[0]
@@ -55,7 +67,7 @@ class GpuLossKernel(LossKernel):
             out = torch.empty(shape, dtype=first.dtype, device=first.device)
         else:
             out = torch.empty_like(first)
-        gradients = _Gradients(map(torch.empty_like, self.select(operands)))
+        gradients = _Gradients(memory)
         gradients.plan = plan
         self._launch(plan, operands, gradients, out)
         return out, gradients
@@ -76,6 +88,17 @@ class GpuLossKernel(LossKernel):
             self._launch(gradients.plan, operands(), gradients, grad, again=True)
             return gradients
         return super().scale(gradients, grad, operands, arguments)
+
+    def multiply(self, gradients: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, ...]:
+        """Multiply the gradients in place; a kernel that finds a factor of 1 returns at once."""
+        if not self.is_sum:
+            return super().multiply(gradients, grad)
+        source = factor_source(self.spec.storage)
+        for gradient in gradients:
+            count = gradient.numel()
+            blocks = -(-count // (BLOCK * ITERATIONS))
+            self._device.launch(source, blocks, self._device.stream(), (gradient.data_ptr(), grad.data_ptr(), count))
+        return gradients
 
     # --- one launch ---------------------------------------------------------------------------------------------------
 
@@ -119,6 +142,7 @@ class GpuLossKernel(LossKernel):
         layout = row_layout(classes, self._unit(rows, groupings), classes_last)
         if layout is None:
             raise Declined("the classes of its rows are too many to be far apart in memory")
+        layout = layout._replace(in_place=arguments.in_place)
         tiles = groups * -(-inner // layout.rows)
         iterations = -(-tiles // MOST_BLOCKS)
         places = [stride // layout.unit for g in groupings for stride in g[3:]]  # type: ignore[index]

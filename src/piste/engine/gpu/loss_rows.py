@@ -47,6 +47,7 @@ class RowLayout(NamedTuple):
     unit: int  # of which the number of classes and the distances between rows are multiples
     classes_last: bool  # whether the classes lie side by side, or the rows
     warps: int
+    in_place: bool = False  # whether the gradient replaces the first operand in memory
 
 
 def row_layout(classes: int, unit: int, classes_last: bool) -> RowLayout | None:
@@ -152,7 +153,11 @@ def _tile(spec: LossKernelSpec, layout: RowLayout, again: bool) -> list[str]:
             tiles.lines.append("sums_here += result.to(tl.float64)")
     if gradients:
         singles = [tiles.number(at_index) if has_index else None for _, has_index, at_index in gradients]
-        tiles.loop([dense for dense, _, _ in gradients], lambda found: _stores(spec, layout, found, singles))
+        # Several threads read the entry of the target; in place, all of them have read it before one writes.
+        barrier = ["tl.debug_barrier()"] * layout.in_place
+        tiles.loop(
+            [dense for dense, _, _ in gradients], lambda found: [*barrier, *_stores(spec, layout, found, singles)]
+        )
     if bad:
         shown = [tiles.number(x) for x in numbers[1::2]]
         tiles.lines += _violations(spec, layout, tiles, [c.of_class for c in checks], shown)
