@@ -11,6 +11,7 @@ import torch
 from piste.engine.gpu.compiler import compiled
 from piste.engine.gpu.loss_divisor import divisor_source
 from piste.engine.gpu.loss_elements import elements_source
+from piste.engine.gpu.loss_factor import factor_source
 from piste.engine.gpu.loss_rows import row_layout, rows_source
 from tests.losses.cases import CASES, Case, seeded
 
@@ -69,6 +70,30 @@ def test_losses_compile_for_other_gpus_and_dtypes(case):
                 compiled(source, target)
             if spec.derivatives is not None:
                 break
+
+
+@pytest.mark.parametrize("classes", [1000, 128256])
+def test_kernels_whose_gradient_replaces_the_logits_have_a_barrier_before_they_write(classes):
+    case = next(case for case in CASES if case.name == "cross_entropy")
+    layout = row_layout(classes, 8, True)
+    assert layout is not None
+    spec = spec_of(case, torch.bfloat16)
+    source = rows_source(spec, layout._replace(in_place=True))
+    for target in (SM_80, SM_90):
+        ptx = compiled(source, target).asm["ptx"]
+        before, wide, _ = ptx.partition("st.global.v4")
+        assert wide
+        assert "bar.sync" in before.rpartition("ld.global")[2]
+    compiled(source, GFX942)
+
+
+@pytest.mark.parametrize("storage", WIDE)
+def test_factors_are_applied_16_bytes_at_a_time(storage):
+    for target in (SM_80, SM_90, GFX942):
+        kernel = compiled(factor_source(storage), target)
+        if target is not GFX942:
+            ptx = kernel.asm["ptx"]
+            assert accesses(ptx, "ld", storage) >= 1 and accesses(ptx, "st", storage) >= 1
 
 
 @pytest.mark.parametrize("kind", ["count", "weights"])
