@@ -14,6 +14,8 @@ import piste
 from piste import losses, optim
 from piste.cli import app
 from piste.errors import InvalidValue, MissingPackage
+from piste.losses import LOSSES
+from piste.optim import OPTIMIZERS
 from piste.translation import FIELD, VARIABLES, language, read_catalogue, translate
 from tools.messages import CATALOGUES, collect, written
 
@@ -80,6 +82,9 @@ def test_an_error_has_its_names_and_numbers_and_no_english():
         "BCELoss：`input` 必须是 [0, 1] 之内的值；收到 (1,) 处的 -1.0。"
         "帮助：先应用 torch.sigmoid，或把 logits 交给更精确的 BCEWithLogitsLoss。"
     )
+    assert "收到 (1, 0) 处的 2.0，2 处中的第一处；偏离最远的是 (1, 1) 处的 3.0。帮助：" in message_of(
+        losses.BCELoss(), torch.ones(2, 2), torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    )
     misspelled = message_of(optim.Adam, P, weight_deacy=0.1)
     assert misspelled.endswith("您要找的是 `weight_decay` 或 `decoupled_weight_decay` 吗？")
 
@@ -144,6 +149,38 @@ def test_the_command_speaks_chinese():
     assert "piste：--target 需要与 --input 一起使用。帮助：piste explain mse --input ... --target ..." in refused.output
     shown = CliRunner().invoke(app, ["explain", "mse", "--input", "[1, 2]", "--target", "[0, 0]"])
     assert "归约：mean" in shown.output
+    twice = CliRunner().invoke(app, ["explain", "bce", "--input", "[1, 1]", "--target", "[2, 3]"])
+    assert f"被拒绝\n  {message_of(losses.BCELoss(), torch.ones(2), torch.tensor([2.0, 3.0]))}\n" in twice.output
+
+
+def _prose(line: str) -> list[str]:
+    """Return the English words of a line that follow each other, without code and the words of expressions."""
+    code = r"`[^`]*`|torch\.\S+|piste\.\S+|[\w']+ = \S+|\b(if|else|and|or|not in|in|for)\b"
+    return re.findall(r"[A-Za-z]{3,}[,.:]? [A-Za-z]{2,}", re.sub(code, "#", line))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_arithmetic_of_a_loss_is_explained_without_english(name):
+    torch.manual_seed(0)
+    shown = str(piste.explain(name, *eval(f"({LOSSES[name].example},)", {"torch": torch})))
+    assert IS_CHINESE.search(shown)
+    assert not [line for line in shown.split("\n") if _prose(line)]
+    assert not re.search("^(Formula|Elements|Rows|Samples|Counts|Result|Gradient)$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [name for name, cls in OPTIMIZERS.items() if cls.elementwise])
+def test_the_arithmetic_of_a_step_is_explained_without_english(name):
+    shown = str(piste.explain(name, grad=[0.5] * 13))
+    assert "公式\n" in shown and "第 1 步\n" in shown and "其中 p = 参数, g = 它的梯度" in shown
+    assert not [line for line in shown.split("\n") if _prose(line)]
+
+
+def test_an_explanation_has_its_english_text_too():
+    worked = piste.explain("huber", [1.0, 5.0], [0.0, 0.0])
+    assert worked.text.startswith("HuberLoss()\n\nFormula\n")
+    assert "其中 x = input, y = target, delta = 1\n" in str(worked)
+    assert "二次，d <= delta：2 中的 1；线性：1" in str(worked)
+    assert "(二次，因为 1 <= 1 为 true)" in str(worked)
 
 
 def test_a_comparison_is_reported_in_chinese(tmp_path):

@@ -32,8 +32,12 @@ NOT_SHOWN = (
 """Files whose other strings are reports, pictures, built-in tasks, and the meaning of options in docstrings."""
 TABLES = ("compare/report/tables.py", "compare/analysis/verdict.py")
 """Files whose single words are messages too."""
-WORDS = ("training", "validation", "optimizer", "loss", "metric", "two", "three", "median", "diverged", "failed")
-"""Words that sentences are made of, other than those of the files of TABLES."""
+WORDS = (
+    *("training", "validation", "optimizer", "loss", "metric", "two", "three", "median", "diverged", "failed"),
+    *("Formula", "Elements", "Rows", "Samples", "Counts", "Result", "Gradient", "Refused", "element", "elements", "row", "rows"),
+    *("quadratic", "linear", "far", "step", "seconds", "the parameter", "its gradient", "the step"),
+)
+"""Words that sentences are made of, and headings, other than those of the files of TABLES."""
 DOCUMENTED = {"rate", "decay", "Number", "Limit", "Integer", "Numbers", "Flag", "Choice", "TensorOption", "Function"}
 """Calls of these names take the meaning of an option, which is shown in docstrings only."""
 

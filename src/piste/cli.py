@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_arguments import read_loops, read_names, read_numbers, read_options, read_rates, read_search
-from .errors import InvalidValue, PisteError
+from .errors import InvalidValue, PisteError, english
 from .text_encoding import ASCII_FALLBACK
 from .translation import translate
 from .version import __version__
@@ -68,7 +68,7 @@ def _in_a_sentence(debug: bool) -> Iterator[None]:
     except PisteError as error:
         if debug:
             raise
-        _say(f"piste: {error}", err=True)
+        _say(f"piste: {english(error)}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         _say("piste: interrupted.", err=True)
@@ -297,7 +297,7 @@ def explain(
         named = {"grad": grad, "param": param}
         options |= {option: read_numbers(f"--{option}", text) for option, text in named.items() if text is not None}
         options |= {option: v for option, v in {"steps": steps, "check": check}.items() if v is not None}
-        _say(str(explained(name, *operands, **options)))
+        _say(explained(name, *operands, **options).text)
 
 
 def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[str, Any]) -> Task:

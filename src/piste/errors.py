@@ -34,6 +34,11 @@ class MissingPackage(PisteError, ImportError):
     """A package that this feature needs is not installed."""
 
 
+def english(error: BaseException) -> str:
+    """Return the text of an error as the sources have it, for another message that is translated as a whole."""
+    return str(error.args[0]) if isinstance(error, PisteError) and error.args else str(error)
+
+
 def nearest(word: str, words: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
     """Return the known words most like `word`, best first; empty when none is alike."""
     by_folded = {w.lower(): w for w in words}

@@ -23,7 +23,9 @@ _PROSE = re.compile(r"[A-Za-z]{2,}[.,;:]? [A-Za-z]{2,}")
 _SENTENCE_END = re.compile(r"(?<=[.?!;:]) +|(?<=[.?!]\)) +| (?=\()|(?<=[。；？！：]) *(?=.)|(?=, )")
 _CHOICE = re.compile(r"(`[^`]*`|\"[^\"]*\"|-?[\d.]+)( or (`[^`]*`|\"[^\"]*\"|-?[\d.]+))+")
 _RANGE = re.compile(r"in ([\[(][^\[\]()]*[\])])")
-_DATA = re.compile(r"[\d`\"']")
+_DEFINITIONS = re.compile(r"(with )?[\w']+ = \S.*")
+"""A list of names and their meanings, such as the one below a formula."""
+_DATA = re.compile(r"[\d`\"'<>=]")
 _COMMON = {"and", "or", "of", "at", "in", "to", "by", "is", "from", "with", "for", "has", "row", "line"}
 _IDEOGRAPH = "[\u3400-\u9fff]"
 _WIDE = "[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
@@ -107,6 +109,8 @@ class _Pattern:
         values, at, end = [], len(first), len(text) - len(last)
         for i, piece in enumerate(middle):
             found = text.find(piece, at, end) if piece else self._end_of_value(text, at, end, middle[i + 1 :])
+            while piece.endswith(".") and text[found + len(piece) : found + len(piece) + 1].isdigit():  # 2.0
+                found = text.find(piece, found + 1, end)
             if found < 0:
                 return None
             values.append(text[at:found])
@@ -188,6 +192,10 @@ class _Line:
             return f"{text[3:]} 之内的值"
         if text[0] == "(" and text[-1] == ")" and (inner := self.translate(text[1:-1])) != text[1:-1]:
             return f"（{inner}）"
+        if text[0] == "(" and ")" not in text and (inner := self.exact.get(text[1:])):  # closed after another value
+            return f"({inner}"
+        if _DEFINITIONS.fullmatch(text):
+            return self._define(text)
         found = []
         for pattern in self.patterns:
             values = pattern.match(text)
@@ -196,6 +204,14 @@ class _Line:
         if not found and text[0].islower():  # a sentence that ends another one
             return self.find_message(text[0].upper() + text[1:])
         return min(found, key=lambda t: len(_PROSE.findall(t)), default=None)
+
+    def _define(self, text: str) -> str | None:
+        """Return a list of names with their meanings translated, or None if no meaning is a message."""
+        parts = re.split(r"((?:^with |, |^)[\w']+ = )", text)
+        shown = [part if i % 2 else self.translate(part) for i, part in enumerate(parts)]
+        if shown[1].startswith("with "):
+            shown[1] = f"其中 {shown[1][5:]}"
+        return "".join(shown) if shown != parts else None
 
     def _is_plain(self, value: str) -> bool:
         """Return whether a value is a number, a quotation or a message, so that a pattern of few letters may hold."""
@@ -220,6 +236,8 @@ def _join(left: str, right: str, between: str = " ") -> str:
             return left + right[1:]
         needs_space = re.search(f"{_IDEOGRAPH}$", left) and re.match(r"[\w`\"'(\[-]", right, re.ASCII)
         return f"{left}{' ' if needs_space else ''}{right}"
+    if right.startswith(","):
+        return left + right
     if re.search(f"{_WIDE} $", left) and re.match(_WIDE, right):
         return left[:-1] + right
     if re.match("[\u3000-\u303f\uff00-\uffef]", right):  # punctuation

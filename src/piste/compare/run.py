@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Any
 
-from ..errors import PisteError
+from ..errors import PisteError, english
 from ..options import Number
 from .analysis.summary import summarize
 from .budget import TUNED_BUDGET, estimate, parse_duration
@@ -123,6 +123,6 @@ def compare_task(
         try:
             files = [] if folder is None else comparison.save(folder)
         except PisteError as error:
-            raise UnsavedReport(str(error), comparison) from error
+            raise UnsavedReport(english(error), comparison) from error
         listener.on_report(comparison, files)
     return comparison

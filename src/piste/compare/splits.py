@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import InvalidValue
+from ..errors import InvalidValue, english
 from .candidates import Candidate
 from .data import Data
 from .metrics import Metric
@@ -53,7 +53,7 @@ class Part:
             data = open_data(task, task.new_model(seed))
         except InvalidValue as error:
             raise InvalidValue(
-                f"the split of seed {seed} is not possible: {str(error).rstrip('.')}. Help: keep one split with "
+                f"the split of seed {seed} is not possible: {english(error).rstrip('.')}. Help: keep one split with "
                 f"--split fixed (split=)."
             ) from error
         data.evaluated_examples = self.data.evaluated_examples  # so that all runs are evaluated at the same steps

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InvalidType, InvalidValue, PisteError, nearest
+from ..errors import InvalidType, InvalidValue, PisteError, english, nearest
 from ..formula.printing import format_number
 from ..losses import get_loss
 from ..losses.loss import Loss
 from ..losses.multilabel import MultiLabelMarginLoss
 from ..optim import OPTIMIZERS, Optimizer
 from ..options import NumberOrTensor, TensorOption
+from ..translation import translate
 from .steps import explain_steps
 from .text import format_explanation
 
@@ -29,7 +30,7 @@ class Explanation:
     """The result of `explain`.
 
     Attributes:
-        text: The computation in words and numbers; `str()` of the explanation.
+        text: The computation in words and numbers, in English; `str()` of the explanation is in the user's language.
         value: The value of the loss, or the parameter after the steps in float64; None where the call is rejected.
         refusal: The error of a rejected call of a loss, or None.
 
@@ -44,7 +45,7 @@ class Explanation:
     refusal: PisteError | None = None
 
     def __str__(self) -> str:
-        return self.text
+        return translate(self.text)
 
     __repr__ = __str__
 
@@ -199,7 +200,7 @@ def _with_layer(loss: Any, x: Tensor, y: Tensor, options: dict[str, Any]) -> Exp
     try:
         value = loss(x, y)
     except PisteError as refusal:
-        return Explanation(f"{loss!r}\n\nRefused\n  {refusal}", refusal=refusal)
+        return Explanation(f"{loss!r}\n\nRefused\n  {english(refusal)}", refusal=refusal)
     plain, x, y, sentence = loss.as_plain_loss(x, y)
     told = explain(plain, x.detach(), y)
     return Explanation(f"{loss!r}\n\n{sentence}\n\n{told.text}", value if isinstance(value, Tensor) else value.loss)
@@ -277,8 +278,8 @@ def _tensor(values: Any, may_be_whole: bool) -> Tensor:
 
 
 def _refused(module: Loss, operands: list[Tensor], refusal: PisteError) -> str:
-    lines = [repr(module), "", "Refused", f"  {refusal}"]
-    if "A line that works" not in str(refusal):
+    lines = [repr(module), "", "Refused", f"  {english(refusal)}"]
+    if "A line that works" not in english(refusal):
         lines += ["", "A line that works", f"  {module.line_that_works()}"]
     if module.check != "off":
         chosen = {name: getattr(module, name) for name in module._options}

@@ -81,7 +81,9 @@ def _units(module: Loss, evaluation: Evaluation) -> list[str]:
 
 def _unit(module: Loss, evaluation: Evaluation, i: int) -> str:
     place = unravel_index(i, evaluation.shape)
-    label = f"{place}  " if len(place) > 1 else f"{evaluation.noun} {i}:  " if place else ""
+    label = f"{place}  " if len(place) > 1 else ""
+    if len(place) == 1:
+        label = f"row {i}:  " if evaluation.is_row else f"element {i}:  "
     if evaluation.keep is not None and not bool(evaluation.keep[i]):
         return f"{label}ignored: 0"
     numbers = {id(leaf): _format_value(evaluation.value_at(leaf, i)) for leaf in evaluation.leaves()}
@@ -182,7 +184,7 @@ def _reduction(module: Loss, evaluation: Evaluation, value: Tensor) -> list[str]
     terms = [format_number(v) for v in evaluation.weighted.tolist()] if 0 < evaluation.count <= FEW else []
     lines = [
         f"Reduction: {how.mode}",
-        f"  {_format_sum(terms) or f'the sum of {evaluation.count} {evaluation.noun}s'} = {total}",
+        f"  {_format_sum(terms)} = {total}" if terms else f"  the sum of {evaluation.count} {evaluation.noun}s = {total}",
     ]
     if how.mode != "sum":
         divisor = format_number(_divisor(module, evaluation))
@@ -221,8 +223,11 @@ def _gradient(module: Loss, evaluation: Evaluation, operands: list[Tensor]) -> l
         steps = tuple(step for step in reading.steps if _is_part(step[1], whole))
         lines = spell_formula(TracedFormula((whole,), steps), f"d loss / d {letters[0]}")
         if "mean" in module.reduction:
-            divided = f"each divided by {format_number(_divisor(module, evaluation))}"
-            lines = [*lines, divided] if whole.op == "where" else [*lines[:-1], f"{lines[-1]}, {divided}"]
+            divisor = format_number(_divisor(module, evaluation))
+            if whole.op == "where":
+                lines.append(f"each divided by {divisor}")
+            else:
+                lines[-1] = f"{lines[-1]}, each divided by {divisor}"
     if slope.numel() <= 4 * FEW:
         lines.append(_format_nested(slope.tolist()))
     else:

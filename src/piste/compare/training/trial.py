@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ...errors import english
 from ..batches import Batch, concatenate, count_examples
 from ..candidates import Candidate, default_lr
 from ..data import Data
@@ -86,7 +87,7 @@ def run_trial(
     except Pruned as pruned:
         result.status, result.note = "stopped", str(pruned)
     except Exception as error:
-        text = str(error).strip().split("\n")[0]
+        text = english(error).strip().split("\n")[0]
         step = result.steps[-1] if result.steps else 0
         result.status, result.note = "failed", f"stopped after step {step}: {type(error).__name__}: {text}".rstrip(": ")
         return result
