@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 import piste
 from piste import losses, optim
 from piste.cli import app
+from piste.compare.report import fonts
 from piste.errors import InvalidValue, MissingPackage
 from piste.losses import LOSSES
 from piste.optim import OPTIMIZERS
@@ -155,7 +158,7 @@ def test_the_command_speaks_chinese():
 
 def _prose(line: str) -> list[str]:
     """Return the English words of a line that follow each other, without code and the words of expressions."""
-    code = r"`[^`]*`|torch\.\S+|piste\.\S+|[\w']+ = \S+|\b(if|else|and|or|not in|in|for)\b"
+    code = r"piste compare|`[^`]*`|torch\.\S+|piste\.\S+|[\w']+ = \S+|\b(if|else|and|or|not in|in|for)\b"
     return re.findall(r"[A-Za-z]{3,}[,.:]? [A-Za-z]{2,}", re.sub(code, "#", line))
 
 
@@ -190,4 +193,37 @@ def test_a_comparison_is_reported_in_chinese(tmp_path):
     assert "| 候选 | lr |" in done.output and "与最佳者的差距" in done.output
     verdict = done.output[done.output.index("| 候选 |") :]
     assert not re.search(r"[a-z]{3,} [a-z]{3,} [a-z]{3,}", verdict), verdict
-    assert "candidate" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_report_and_its_pictures_are_in_chinese(tmp_path):
+    words = ["compare", "line", "--optimizers", "sgd,adam", "--trials", "2", "--seeds", "2", "--epochs", "1"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "搜索 lr 0." in done.output
+    assert '<html lang="zh">' in page and "{{" not in page.partition("<script")[0]
+    shown = re.sub(r"<script.*?</script>|<style.*?</style>|<pre.*?</pre>", "", page, flags=re.DOTALL)
+    shown = re.sub(r"<[^>]*>", "\n", shown)
+    assert "训练损失，mse" in shown and "所有候选" in shown and "候选" in shown and "与最佳者的差距" in shown
+    assert not [line for line in html.unescape(shown).split("\n") if _prose(line)]
+    report = (tmp_path / "report.md").read_text(encoding="utf-8").partition("```")[0]
+    assert "| 候选 |" in report and "## 设置与版本" in report
+    assert not [line for line in report.split("\n") if _prose(line)]
+    plots = re.search(r"^const plots = (.*);$", page, re.MULTILINE)[1]
+    titles = re.findall(r'"title": \{"text": "([^"]*)"', json.dumps(json.loads(plots), ensure_ascii=False))
+    assert {"步", "秒", "学习率", "下降占比", "均匀度"} <= set(titles)
+    assert (tmp_path / "results.json").read_text(encoding="utf-8").count('"sentence": "') == 1
+    assert not IS_CHINESE.search((tmp_path / "runs.csv").read_text(encoding="utf-8"))
+
+
+def test_a_picture_is_in_chinese_where_a_font_has_the_characters(monkeypatch):
+    monkeypatch.setattr(fonts, "_is_drawn", lambda character: True)
+    assert fonts.translated("learning rate") == "学习率"
+    assert fonts.translated("true line") == "true line"
+    monkeypatch.setattr(fonts, "_is_drawn", lambda character: False)
+    assert fonts.translated("learning rate") == "learning rate"
+
+
+def test_lines_of_a_picture_break_between_chinese_characters():
+    text = "固定训练样本上的损失，验证集上的 accuracy；平均。"  # no line begins with the comma
+    assert fonts.wrap(text, 20) == ["固定训练样本上的损", "失，验证集上的", "accuracy；平均。"]

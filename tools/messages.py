@@ -22,20 +22,24 @@ CATALOGUES = sorted(LOCALE.glob("*/LC_MESSAGES/piste.po"))
 
 ERRORS = {"InvalidValue", "InvalidType", "Unsupported", "PisteError", "MissingPackage", "FormulaError", "warn"}
 """Calls of these names make an error or a warning."""
+SHOWN = {"translate", "translated"}
+"""Calls of these names take a message."""
 ERRORS_ALONE = ("engine/", "formula/")
 """Folders whose other strings are the text of kernels."""
 NOT_SHOWN = (
-    *("compare/report/html.py", "compare/report/plots.py", "compare/report/figures.py", "compare/report/fonts.py"),
-    *("compare/report/search_plots.py", "compare/tasks/", "compare/training/smoothness.py", "losses/robust_regression"),
+    *("compare/tasks/", "compare/training/smoothness.py", "losses/robust_regression"),
     *("optim/options.py", "optim/ports.py", "losses/function_form.py", "translation.py"),
 )
-"""Files whose other strings are reports, pictures, built-in tasks, and the meaning of options in docstrings."""
+"""Files whose other strings are the code of built-in tasks, and the meaning of options in docstrings."""
+PAGES = ("compare/report/page.html",)
+"""Pages whose text in double braces is shown."""
 TABLES = ("compare/report/tables.py", "compare/analysis/verdict.py")
 """Files whose single words are messages too."""
 WORDS = (
     *("training", "validation", "optimizer", "loss", "metric", "two", "three", "median", "diverged", "failed"),
-    *("Formula", "Elements", "Rows", "Samples", "Counts", "Result", "Gradient", "Refused", "element", "elements", "row", "rows"),
-    *("quadratic", "linear", "far", "step", "seconds", "the parameter", "its gradient", "the step"),
+    *("search", "default"),
+    *("Formula", "Elements", "Rows", "Samples", "Counts", "Result", "Gradient", "Refused"),
+    *("element", "elements", "row", "rows", "quadratic", "linear", "far", "the parameter", "its gradient", "the step"),
 )
 """Words that sentences are made of, and headings, other than those of the files of TABLES."""
 DOCUMENTED = {"rate", "decay", "Number", "Limit", "Integer", "Numbers", "Flag", "Choice", "TensorOption", "Function"}
@@ -44,7 +48,7 @@ DOCUMENTED = {"rate", "decay", "Number", "Limit", "Integer", "Numbers", "Flag", 
 _WORD = re.compile(r"(?<![\w.])[A-Za-z][a-z]+(?![\w(=])")
 _PROSE = re.compile(f"(?=.*[ {{}}]).*{_WORD.pattern}")
 _SIGNATURE = re.compile(r"(?=.*\breduction\b)[\w*]+(, [\w*]+)*")
-_CODE = re.compile(r'\w+ = |def |return |import |#|<|\{"|\w+(\[.*\])? \| |.*\(\?P|\S*\(\S*\)$|\S+$')
+_CODE = re.compile(r'\w+ = |def |return |import |#|<|@|\[\w+\W?=|text:|\{"|\w+(\[.*\])? \| |.*\(\?P|\S*\(\S*\)$|\S+$')
 
 
 def template(node: ast.AST) -> str | None:
@@ -74,22 +78,23 @@ def is_message(text: str, words: bool = False) -> bool:
     return bool((_WORD if words else _PROSE).search(text)) and (words or not is_code)
 
 
-def _strings(node: ast.AST, in_error: bool = False) -> Iterator[tuple[str, bool]]:
-    """Yield each string below a node, and whether it is part of an error."""
+def _strings(node: ast.AST, call: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each string below a node, with the name of the call in ERRORS or SHOWN that takes it, if any."""
+    if isinstance(node, ast.Call):
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        if name in DOCUMENTED:
+            return
+        call = name if name in ERRORS | SHOWN else call
     text = template(node)
     if text is not None:
-        yield text, in_error
+        yield text, call
         for part in ast.walk(node):  # strings inside the values
             if isinstance(part, ast.FormattedValue):
-                yield from _strings(part.value, in_error)
+                yield from _strings(part.value, call)
         return
     for child in ast.iter_child_nodes(node):
-        is_docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
-        name = None
-        if isinstance(child, ast.Call):
-            name = child.func.id if isinstance(child.func, ast.Name) else getattr(child.func, "attr", None)
-        if not is_docstring and name not in DOCUMENTED:
-            yield from _strings(child, in_error or name in ERRORS)
+        if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):  # a docstring
+            yield from _strings(child, call)
 
 
 def _counted(tree: ast.AST) -> Iterator[str]:
@@ -130,13 +135,18 @@ def collect() -> dict[str, str]:
         name = path.relative_to(SOURCE).as_posix()
         tree = ast.parse(path.read_text(encoding="utf-8"))
         is_shown = not name.startswith((*ERRORS_ALONE, *NOT_SHOWN))
-        for text, in_error in _strings(tree):
+        for text, call in _strings(tree):
             for line in map(_numbered, text.split("\n")):
-                if is_message(line, name in TABLES) and (in_error or is_shown):
+                if is_message(line, name in TABLES or call in SHOWN) and (call or is_shown):
                     found.setdefault(line, name)
         found |= {text: name for text in _counted(tree) if text not in found}
         if name == "cli.py":
             found |= {text: name for text in _help_of_commands(tree)}
+        if name.startswith("compare/tasks/") and not path.name.startswith("_"):  # the description of a task
+            found[(ast.get_docstring(tree) or "").split("\n")[0]] = name
+    for name in PAGES:
+        page = (SOURCE / name).read_text(encoding="utf-8")
+        found |= {text: name for text in re.findall(r"\{\{(.*?)\}\}", page) if text not in found}
     return found
 
 

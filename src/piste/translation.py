@@ -22,6 +22,7 @@ _ENTRY = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"(?:\n|\Z))+)', re.MULTI
 _PROSE = re.compile(r"[A-Za-z]{2,}[.,;:]? [A-Za-z]{2,}")
 _SENTENCE_END = re.compile(r"(?<=[.?!;:]) +|(?<=[.?!]\)) +| (?=\()|(?<=[。；？！：]) *(?=.)|(?=, )")
 _CHOICE = re.compile(r"(`[^`]*`|\"[^\"]*\"|-?[\d.]+)( or (`[^`]*`|\"[^\"]*\"|-?[\d.]+))+")
+_SPAN = re.compile(r"([-+]?[\d.]+(?:e[-+]\d+)?) to ([-+]?[\d.]+(?:e[-+]\d+)?)")
 _RANGE = re.compile(r"in ([\[(][^\[\]()]*[\])])")
 _DEFINITIONS = re.compile(r"(with )?[\w']+ = \S.*")
 """A list of names and their meanings, such as the one below a formula."""
@@ -188,6 +189,8 @@ class _Line:
             return self.exact.get(text)
         if _CHOICE.fullmatch(text):
             return re.sub(r"(?<=[`\"\d]) or (?=[`\"\d-])", " 或 ", text)
+        if span := _SPAN.fullmatch(text):
+            return f"{span[1]} 到 {span[2]}"
         if _RANGE.fullmatch(text):
             return f"{text[3:]} 之内的值"
         if text[0] == "(" and text[-1] == ")" and (inner := self.translate(text[1:-1])) != text[1:-1]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PisteError, Unsupported
+from ..translation import translate
 from .report.figures import curve_figure
 from .report.files import save_report
 from .report.runs import run_records
@@ -58,7 +59,7 @@ class Comparison(Summary):
         return f"<Comparison {self.name!r}: {counts}. {self.verdict.sentence}>"
 
     def __str__(self) -> str:
-        return f"{self.table()}\n{self.verdict}"
+        return translate(f"{self.table()}\n{self.verdict}")
 
     def _repr_markdown_(self) -> str:
         return markdown_summary(self)

@@ -184,7 +184,9 @@ def _reduction(module: Loss, evaluation: Evaluation, value: Tensor) -> list[str]
     terms = [format_number(v) for v in evaluation.weighted.tolist()] if 0 < evaluation.count <= FEW else []
     lines = [
         f"Reduction: {how.mode}",
-        f"  {_format_sum(terms)} = {total}" if terms else f"  the sum of {evaluation.count} {evaluation.noun}s = {total}",
+        f"  {_format_sum(terms)} = {total}"
+        if terms
+        else f"  the sum of {evaluation.count} {evaluation.noun}s = {total}",
     ]
     if how.mode != "sum":
         divisor = format_number(_divisor(module, evaluation))

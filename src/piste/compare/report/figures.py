@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..results import Result, Summary
-from .fonts import show_as_text, use_installed_fonts, write_as_code_points
+from .fonts import show_as_text, translated, use_installed_fonts, wrap, write_as_code_points
 
 # The palette of Okabe and Ito, with the yellow darkened for white paper; a second round of candidates is dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#9A8B00")
@@ -88,12 +88,12 @@ def curve_figure(comparison: Summary) -> Any:
         pairs = [(loss, grid[0][i], grid[1][i]) for i, loss in enumerate(losses)]
     for loss, above, below in pairs:
         results = [r for r in comparison.results if r.loss == loss]
-        _panel(comparison, above, results, "losses", f"{loss}, training")
-        _panel(comparison, below, results, "metrics", f"{comparison.metric}, validation")
+        _panel(comparison, above, results, "losses", translated(f"{loss}, training"))
+        _panel(comparison, below, results, "metrics", translated(f"{comparison.metric}, validation"))
         if len(losses) == 1:
             if defaults:
-                _panel(comparison, panels["defaults"], defaults, "metrics", "default learning rates")
-                below.set_ylabel(f"{comparison.metric}, searched learning rates", color=INK)
+                _panel(comparison, panels["defaults"], defaults, "metrics", translated("default learning rates"))
+                below.set_ylabel(translated(f"{comparison.metric}, searched learning rates"), color=INK)
                 _share_limits([below, panels["defaults"]])
             for panel in panels.values():
                 _label_ends(panel)
@@ -137,20 +137,18 @@ def learning_rate_figure(comparison: Summary) -> Any:
             if default:
                 axes.plot(*zip(*default, strict=True), "D", ms=7, mfc="none", mew=1.5, color=style[name]["color"])
         axes.set_xscale("log")
-        axes.set_xlabel("learning rate", color=INK)
+        axes.set_xlabel(translated("learning rate"), color=INK)
         axes.set_title(loss, fontsize=10, color=INK)
         _style_axes(axes)
-    figure.axes[0].set_ylabel(f"{comparison.metric}, validation, searches", color=INK)
+    figure.axes[0].set_ylabel(translated(f"{comparison.metric}, validation, searches"), color=INK)
     figure.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
-    title = f"{comparison.name}: result by learning rate. Diamond: default. Ticks below: pruned or diverged."
-    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+    title = translated("result by learning rate. Diamond: default. Ticks below: pruned or diverged.")
+    figure.suptitle(f"{comparison.name}: {title}", fontsize=11, color=INK, x=0.01, ha="left")
     show_as_text(figure)
     return figure
 
 
 def _title(comparison: Summary, width: float) -> str:
-    import textwrap
-
     settings = comparison.settings
     seeds = comparison.seeds
     as_default = all(c["lr"] is None for c in settings["candidates"])
@@ -159,8 +157,8 @@ def _title(comparison: Summary, width: float) -> str:
         rates = f"learning rates searched for each seed, and {rates}"
     shown = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
     about = f"Loss on fixed training examples, {comparison.metric} on the validation set; {shown}; {rates}."
-    sentences = f"{comparison.name}: {comparison.verdict.sentence}", about
-    return "\n".join(line for text in sentences for line in textwrap.wrap(text, int(width * CHARACTERS_PER_INCH)))
+    sentences = f"{comparison.name}: {translated(comparison.verdict.sentence)}", translated(about)
+    return "\n".join(line for text in sentences for line in wrap(text, int(width * CHARACTERS_PER_INCH)))
 
 
 def _panel(comparison: Summary, axes: Any, results: Sequence[Result], attribute: str, title: str) -> None:
@@ -171,7 +169,8 @@ def _panel(comparison: Summary, axes: Any, results: Sequence[Result], attribute:
         done = [r for r in runs if not r.diverged]
         for r in (r for r in runs if r.diverged):
             values = [v if math.isfinite(v) else math.nan for v in getattr(r, attribute)]
-            axes.plot(r.steps, values, **style[name], lw=1, alpha=0.7, label=None if done else f"{name} (diverged)")
+            label = None if done else f"{name} {translated('(diverged)')}"
+            axes.plot(r.steps, values, **style[name], lw=1, alpha=0.7, label=label)
             last = max((i for i, v in enumerate(values) if not math.isnan(v)), default=0)
             axes.plot(r.steps[last], values[last], marker="x", ms=8, mew=2, color=style[name]["color"], clip_on=True)
         if done:
@@ -186,7 +185,7 @@ def _panel(comparison: Summary, axes: Any, results: Sequence[Result], attribute:
         axes.set_yscale("log")
     if finished:  # a diverged curve must not flatten the others
         _limits(axes, min(finished), max(finished))
-    axes.set_xlabel("step", color=INK)
+    axes.set_xlabel(translated("step"), color=INK)
     axes.set_ylabel(title, color=INK)
     axes.margins(x=0)
     _style_axes(axes)

@@ -17,6 +17,7 @@ import numpy
 import torch
 
 from ...errors import InvalidValue, PisteError
+from ...translation import translate
 from ...version import __version__
 from ..results import Result, Summary
 from ..training.example_scores import pack_examples, pack_scores
@@ -101,11 +102,11 @@ def render_markdown(comparison: Summary, numbers: dict[str, Any]) -> str:
     )
     parts = [
         f"# piste compare {escape_markdown(comparison.name)}",
-        comparison.interrupted,
-        comparison.left_out,
+        translate(comparison.interrupted),
+        translate(comparison.left_out),
         markdown_summary(comparison),
         *(f"![{name}]({name}.svg)" for name in pictures),
-        "## Settings and versions",
+        f"## {translate('Settings and versions')}",
         f"```json\n{settings}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
+
+from ...translation import translate
 
 FONT = "DejaVu Sans"
 """Matplotlib's own font, always installed."""
 PLACEHOLDER = "Last Resort"
 """The family, shipped with matplotlib, that draws a box for every character."""
 NOTE = "Characters that no installed font has are written as \\uXXXX."
+
+
+_WIDE = "[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]"
+_TOKEN = re.compile(f"{_WIDE}[\u3001-\u3002\uff01-\uff1f]*|[^\\s\u2e80-\uffef]+|\\s+")
+
+
+def translated(text: str) -> str:
+    """Return a text of a figure in the user's language, or in English where no installed font has its characters."""
+    shown = translate(text)
+    return shown if all(map(_is_drawn, set(re.findall(_WIDE, shown)))) else text
+
+
+@cache
+def _is_drawn(character: str) -> bool:
+    return not fallback_fonts(character)[1]
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break a text into lines; a wide character, such as a Chinese one, has the width of two letters."""
+    if not re.search(_WIDE, text):
+        return textwrap.wrap(text, width)
+    lines = [""]
+    for token in _TOKEN.findall(text):
+        longer = lines[-1] + token
+        if lines[-1] and len(longer) + len(re.findall(_WIDE, longer)) > width:
+            lines.append("")
+        lines[-1] += token if lines[-1] else token.lstrip()
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 def show_as_text(figure: Any) -> None:
@@ -41,7 +74,7 @@ def write_as_code_points(figure: Any, missing: set[str]) -> None:
     for text in _texts(figure):
         text.set_text("".join(f"\\u{ord(c):04x}" if c in missing else c for c in text.get_text()))
     if missing:
-        figure.text(0.995, 0.005, NOTE, ha="right", va="bottom", fontsize=7)
+        figure.text(0.995, 0.005, translated(NOTE), ha="right", va="bottom", fontsize=7)
 
 
 def _texts(figure: Any) -> list[Any]:

@@ -7,10 +7,12 @@ import gzip
 import html
 import json
 import math
+import re
 from importlib import resources
 from string import Template
 from typing import Any
 
+from ...translation import language, translate
 from ..results import Row, Summary
 from .plots import page_plots
 from .tables import baseline_cells, table_cells, table_titles
@@ -25,16 +27,16 @@ def render_html(comparison: Summary, numbers: dict[str, Any]) -> str:
     settings = {"settings": numbers["settings"], "versions": numbers["versions"]}
     if numbers["command"]:
         settings = {"command": numbers["command"], **settings}
-    template = Template(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
-    return template.substitute(
+    return _template().substitute(
+        language=language() or "en",
         title=html.escape(f"piste compare {comparison.name}"),
-        sentence=html.escape(verdict.sentence),
-        test=html.escape(verdict.test),
-        limits=html.escape(verdict.limits),
-        interrupted=html.escape(f"{comparison.interrupted} {comparison.left_out}".strip()),
-        recommendation=html.escape(verdict.recommendation),
+        sentence=_shown(verdict.sentence),
+        test=_shown(verdict.test),
+        limits=_shown(verdict.limits),
+        interrupted=_shown(f"{comparison.interrupted} {comparison.left_out}".strip()),
+        recommendation=_shown(verdict.recommendation),
         code=html.escape(verdict.code),
-        about=html.escape(comparison.about),
+        about=_shown(comparison.about),
         plots="\n".join(_section(name, plot) for name, plot in plots.items()),
         table=_table(comparison),
         settings=html.escape(json.dumps(settings, indent=1, ensure_ascii=False)),
@@ -43,8 +45,18 @@ def render_html(comparison: Summary, numbers: dict[str, Any]) -> str:
     )
 
 
+def _template() -> Template:
+    """Return the page with its own text, in double braces, in the user's language."""
+    page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    return Template(re.sub(r"\{\{(.*?)\}\}", lambda text: _shown(text[1]).replace("$", "$$"), page))
+
+
+def _shown(text: str) -> str:
+    return html.escape(translate(text))
+
+
 def _section(name: str, plot: dict[str, Any]) -> str:
-    title, note = html.escape(plot["title"]), html.escape(plot["note"])
+    title, note = _shown(plot["title"]), _shown(plot["note"])
     drawn = f'<div class="plot" id="{name}"></div>'
     if plot["wide"]:
         drawn = f'<div class="scroll">{drawn}</div>'
@@ -52,9 +64,9 @@ def _section(name: str, plot: dict[str, Any]) -> str:
 
 
 def _table(comparison: Summary) -> str:
-    titles = "".join(f"<th><button>{html.escape(title)}</button></th>" for title in table_titles(comparison))
+    titles = "".join(f"<th><button>{_shown(title)}</button></th>" for title in table_titles(comparison))
     body = "".join(_row(comparison, row) for row in comparison.rows)
-    cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in baseline_cells(comparison) or [])
+    cells = "".join(f"<td>{_shown(cell)}</td>" for cell in baseline_cells(comparison) or [])
     body += f"<tr class=baseline>{cells}</tr>" * bool(cells)
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -70,7 +82,7 @@ def _row(comparison: Summary, row: Row) -> str:
     star = comparison.verdict.outcome(row.name) in ("best", "equal")
     kind = "diverged" if row.diverged else "best" if star else ""
     fields = "".join(
-        f'<td{" class=metric" * (i == 2)} data-value="{_value(value)}">{html.escape(text)}</td>'
+        f'<td{" class=metric" * (i == 2)} data-value="{_value(value)}">{_shown(text) if i else html.escape(text)}</td>'
         for i, (value, text) in enumerate(zip(values, table_cells(comparison, row), strict=True))
     )
     return f'<tr class="{kind}">{fields}</tr>'

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ...translation import translate
 from ..results import Row, Summary
 from .figures import widened
 from .search_plots import search_plots
@@ -52,10 +53,10 @@ def _curves(
         scale = 1 if not over_time else statistics.median(seconds) if seconds else 0.0
         for count, result in enumerate(r for r in runs if r.diverged):
             y = [v if math.isfinite(v) else None for v in getattr(result, attribute)]
-            hint = html.escape(result.note)
+            hint = html.escape(translate(result.note))
             traces.append(
                 make_line(
-                    f"{name} (diverged)",
+                    f"{name} {translate('(diverged)')}",
                     [step * scale for step in result.steps],
                     y,
                     style,
@@ -82,17 +83,21 @@ def _curves(
                 )
             traces.append(make_line(name, steps, [sum(c) / len(c) for c in columns], style))
             for result in (r for r in runs if not r.diverged and len(done) > 1):
-                seed = make_line(f"{name}, seed {result.seed}", steps, getattr(result, attribute), style)
+                label = f"{name}, {translate(f'seed {result.seed}')}"
+                seed = make_line(label, steps, getattr(result, attribute), style)
                 seed |= {"legendgroup": html.escape(name), "showlegend": False, "opacity": 0, "meta": "seed"}
                 traces.append(seed)
     logarithmic = attribute == "losses" and finished and min(finished) > 0 and max(finished) > 5 * min(finished)
-    axis: dict[str, Any] = {"title": {"text": html.escape(label)}, "type": "log" if logarithmic else "linear"}
+    axis: dict[str, Any] = {
+        "title": {"text": html.escape(translate(label))},
+        "type": "log" if logarithmic else "linear",
+    }
     if finished:  # a diverged curve must not flatten the others
         ends = list(widened(min(finished), max(finished)))
         ends = [math.log10(end) for end in ends] if logarithmic else ends
         margin = 0.04 * (ends[1] - ends[0])
         axis["range"] = [ends[0] - margin, ends[1] + margin]
-    return make_plot(title, note, traces, {"title": {"text": "seconds" if over_time else "step"}}, axis)
+    return make_plot(title, note, traces, {"title": {"text": translate("seconds" if over_time else "step")}}, axis)
 
 
 def _smoothness(comparison: Summary) -> dict[str, Any]:
@@ -115,8 +120,8 @@ def _smoothness(comparison: Summary) -> dict[str, Any]:
     )
     lowest = min([0.0, *(row.descent_share for row in comparison.rows if not math.isnan(row.descent_share))])
     x, y = (
-        {"title": {"text": "descent share"}, "range": [lowest - 0.05, 1.05]},
-        {"title": {"text": "evenness"}, "range": [-0.02, 1.05]},
+        {"title": {"text": translate("descent share")}, "range": [lowest - 0.05, 1.05]},
+        {"title": {"text": translate("evenness")}, "range": [-0.02, 1.05]},
     )
     return make_plot("Smoothness next to the result", note, traces, x, y)
 

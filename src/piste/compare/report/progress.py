@@ -43,10 +43,9 @@ class LogProgress(Listener):
         self.stream, self.count = stream, 0.0
 
     def on_start(self, plan: Plan, kept: int) -> None:
-        self._write(
-            f"{plan}. {plan.runs} runs{f', {kept} of them already finished' * bool(kept)}"
-            f"{_expected_duration(plan, kept)}."
-        )
+        finished = f", {kept} of them already finished" * bool(kept)
+        runs = f"{plan.runs} runs{finished}{_expected_duration(plan, kept)}."
+        self._write(f"{translate(f'{plan}.')} {translate(runs)}")
         self.started = time.perf_counter()
 
     def on_run_end(self, plan: Plan, result: Result) -> None:
@@ -60,11 +59,11 @@ class LogProgress(Listener):
             *([] if result.lr is None else [f"lr {result.lr:.3g}"]),
             *[format_options(result.options)] * bool(result.options),
         ]
-        role = "" if result.role == "judged" else f"{result.role} {', '.join(configuration)}  "
+        role = "" if result.role == "judged" else f"{translate(result.role)} {', '.join(configuration)}  "
         spent = time.perf_counter() - self.started
         self._write(
             f"[{self.count:>{len(str(plan.runs))}.0f}/{plan.runs}] {spent:5.1f} s  seed {result.seed}  "
-            f"{result.candidate:<{width}}  {role}{outcome}"
+            f"{result.candidate:<{width}}  {role}{translate(outcome)}"
         )
 
     def _write(self, line: str) -> None:

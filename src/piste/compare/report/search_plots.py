@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ...translation import translate
 from ..results import Result, Summary
 from ..search_space import format_options
 from .traces import make_line, make_plot, style_of
@@ -33,7 +34,7 @@ def _learning_rates(comparison: Summary) -> dict[str, Any]:
         trials = [r for r in comparison.tries if r.candidate == row.name]
         points = _points(trials)
         style = style_of(comparison, row.optimizer)
-        hints = [html.escape(f"seed {r.seed} {format_options(r.options)}") if r else "" for r in points]
+        hints = [html.escape(f"{translate(f'seed {r.seed}')} {format_options(r.options)}") if r else "" for r in points]
         results = [r.metrics[-1] if r else None for r in points]
         trace = make_line(row.name, [r.lr if r else None for r in points], results, style, text=hints)
         symbols = ["diamond-open" if r and r.lr == trials[0].lr else "circle" for r in points]
@@ -41,7 +42,7 @@ def _learning_rates(comparison: Summary) -> dict[str, Any]:
         mode = "markers" if any(r.options for r in trials) else "lines+markers"  # a line joins rates with equal options
         traces.append({**trace, "mode": mode, "marker": {"color": style["color"], "symbol": symbols, "size": sizes}})
         unfinished = [r for r in trials if r.status != "done"]
-        reasons = [html.escape(f"{r.note} {format_options(r.options)}") for r in unfinished]
+        reasons = [html.escape(f"{translate(r.note)} {format_options(r.options)}") for r in unfinished]
         rates = [r.lr for r in unfinished]
         ticks = make_line(row.name, rates, [bottom] * len(rates), style, text=reasons, showlegend=False)
         mark = {"color": style["color"], "symbol": "line-ns-open", "size": 10}
@@ -50,7 +51,7 @@ def _learning_rates(comparison: Summary) -> dict[str, Any]:
         "The learning rates of every trial; a line joins those of one seed's search. Diamond: the default. "
         "Ticks below: pruned or diverged."
     )
-    axis = {"title": {"text": "learning rate"}, "type": "log", "exponentformat": "power"}
+    axis = {"title": {"text": translate("learning rate")}, "type": "log", "exponentformat": "power"}
     return make_plot("Result by learning rate", note, traces, axis, {"title": {"text": html.escape(comparison.metric)}})
 
 
@@ -96,9 +97,9 @@ def _parallel(comparison: Summary) -> dict[str, Any]:
     """All finished trials in parallel coordinates, coloured by their result."""
     done = [r for r in comparison.tries if r.status == "done"]
     results = [r.metrics[-1] for r in done]
-    dimensions = [_categories("candidate", [r.candidate for r in done])]
+    dimensions = [_categories(translate("candidate"), [r.candidate for r in done])]
     if all(r.lr is not None and r.lr > 0 for r in done):
-        dimensions.append(_logarithmic("learning rate", [r.lr or 0.0 for r in done]))
+        dimensions.append(_logarithmic(translate("learning rate"), [r.lr or 0.0 for r in done]))
     for option in _options(comparison):
         dimensions.append(_categories(option, [r.options.get(option, NONE) for r in done]))
     dimensions.append({"label": html.escape(comparison.metric), "values": results})

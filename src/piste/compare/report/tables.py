@@ -90,13 +90,14 @@ def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_summary(comparison: Summary) -> str:
-    """Return the table, the verdict and the recommendation as Markdown."""
+    """Return the table, the verdict and the recommendation as Markdown, in the user's language."""
     verdict = comparison.verdict
-    sentence, test, limits, recommendation = map(
-        escape_markdown, (verdict.sentence, verdict.test, verdict.limits, verdict.recommendation)
+    sentence, explained, recommendation = (
+        escape_markdown(translate(text))
+        for text in (verdict.sentence, f"{verdict.test} {verdict.limits}", verdict.recommendation)
     )
     advice = f"\n\n{recommendation}\n\n{textwrap.indent(verdict.code, '    ')}" if verdict.code else ""
-    return f"{markdown_table(comparison)}\n**{sentence}** {test} {limits}{advice}"
+    return f"{translate(markdown_table(comparison))}\n**{sentence}** {explained}{advice}"
 
 
 def rich_tables(comparison: Summary, width: int) -> list[Any]:

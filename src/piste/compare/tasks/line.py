@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..report.figures import FAINT, INK, new_figure, styles
+from ..report.fonts import translated
 from ..results import Summary
 from ..task import Task
 
@@ -48,7 +49,7 @@ def picture(comparison: Summary) -> Any:
     left, right = figure.subplots(1, 2)
     ranked = [row.name for row in comparison.rows if row.name in paths]
     if not ranked:
-        left.set_title("every run diverged")
+        left.set_title(translated("every run diverged"))
         return figure
     shown = paths[ranked[0]]
     x, y = (part.squeeze(1).numpy() for part in points(48, 1))
@@ -62,20 +63,21 @@ def picture(comparison: Summary) -> Any:
         color="#D55E00",
         lw=1,
         alpha=0.8,
-        label="distance of prediction w1 to the truth: the loss",
+        label=translated("distance of prediction w1 to the truth: the loss"),
     )
-    left.plot(x, W * x + B, color=INK, lw=4, alpha=0.18, label=f"the true line, y = {W} x + {B}")
+    left.plot(x, W * x + B, color=INK, lw=4, alpha=0.18, label=translated(f"the true line, y = {W} x + {B}"))
     for i, (at, shade) in enumerate(zip(guesses, shades, strict=True)):
         w, b = shown.path[at]
         colour = (0.0 + shade * 0.7, 0.35 + shade * 0.45, 0.7 + shade * 0.22)
         left.plot(x, w * x + b, color=colour, lw=1.6)
+        step = translated(f"(step {shown.steps[at]})")
         left.annotate(
-            f"w{i + 1} (step {shown.steps[at]})", (1, w + b), (4, 0), "data", textcoords="offset points",
+            f"w{i + 1} {step}", (1, w + b), (4, 0), "data", textcoords="offset points",
             color=colour, fontsize=9, va="center", annotation_clip=False,
         )  # fmt: skip
-    left.scatter(x, y, s=14, color=INK, zorder=3, label="training data")
+    left.scatter(x, y, s=14, color=INK, zorder=3, label=translated("training data"))
     left.set(xlabel="x", ylabel="y")
-    left.set_title(f"{shown.optimizer}: the guesses approach the line", fontsize=10, color=INK, loc="left")
+    left.set_title(translated(f"{shown.optimizer}: the guesses approach the line"), fontsize=10, color=INK, loc="left")
     left.legend(frameon=False, fontsize=8, loc="upper left")
 
     _contours(right, x, y, list(paths.values()))
@@ -83,11 +85,13 @@ def picture(comparison: Summary) -> Any:
         path = np.array(paths[name].path)
         right.plot(path[:, 0], path[:, 1], **style[paths[name].optimizer], lw=1.5, marker=".", ms=3, label=name)
     right.plot(*shown.path[0], "o", color=INK, ms=6)
-    right.annotate("start", shown.path[0], (6, -10), textcoords="offset points", color=INK, fontsize=9)
+    right.annotate(translated("start"), shown.path[0], (6, -10), textcoords="offset points", color=INK, fontsize=9)
     right.plot(W, B, "*", color=INK, ms=12, zorder=4)
-    right.annotate("truth", (W, B), (6, 8), textcoords="offset points", color=INK, fontsize=9)
+    right.annotate(translated("truth"), (W, B), (6, 8), textcoords="offset points", color=INK, fontsize=9)
     right.set(xlabel="w", ylabel="b")
-    right.set_title(f"Path of the two weights, {shown.steps[-1]} steps each", fontsize=10, color=INK, loc="left")
+    right.set_title(
+        translated(f"Path of the two weights, {shown.steps[-1]} steps each"), fontsize=10, color=INK, loc="left"
+    )
     right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axes in (left, right):
         axes.tick_params(colors=INK, labelsize=9)
