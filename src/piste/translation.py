@@ -110,9 +110,7 @@ class _Pattern:
         values, at, end = [], len(first), len(text) - len(last)
         for i, piece in enumerate(middle):
             found = text.find(piece, at, end) if piece else self._end_of_value(text, at, end, middle[i + 1 :])
-            while (
-                found >= 0 and piece.endswith(".") and text[found + len(piece) : found + len(piece) + 1].isdigit()
-            ):  # 2.0
+            while found >= 0 and piece[-1:] == "." and text[found + len(piece) :][:1].isdigit():  # 2.0
                 found = text.find(piece, found + 1, end)
             if found < 0:
                 return None
