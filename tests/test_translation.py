@@ -19,7 +19,7 @@ from piste.compare.report import fonts
 from piste.errors import InvalidValue, MissingPackage
 from piste.losses import LOSSES
 from piste.optim import OPTIMIZERS
-from piste.translation import FIELD, VARIABLES, language, read_catalogue, translate
+from piste.translation import FIELD, VARIABLES, _Catalogue, language, read_catalogue, translate
 from tools.messages import CATALOGUES, collect, written
 
 CHINESE = read_catalogue(CATALOGUES[0])
@@ -211,9 +211,26 @@ def test_the_report_and_its_pictures_are_in_chinese(tmp_path):
     assert not [line for line in report.split("\n") if _prose(line)]
     plots = re.search(r"^const plots = (.*);$", page, re.MULTILINE)[1]
     titles = re.findall(r'"title": \{"text": "([^"]*)"', json.dumps(json.loads(plots), ensure_ascii=False))
-    assert {"步", "秒", "学习率", "下降占比", "均匀度"} <= set(titles)
+    assert {"训练损失", "rmse", "步", "秒", "学习率", "下降占比", "均匀度"} <= set(titles)
     assert (tmp_path / "results.json").read_text(encoding="utf-8").count('"sentence": "') == 1
     assert not IS_CHINESE.search((tmp_path / "runs.csv").read_text(encoding="utf-8"))
+
+
+def test_a_list_of_sentences_is_translated_to_its_end():
+    assert translate(
+        "To decide, if the differences are as observed: SGD takes about 14 seeds or 500 validation examples; Adam takes "
+        "about 8 seeds; Lion takes more than 100 seeds, or more of both."
+    ) == (
+        "若差异如所观察到的那样，要作出判定：SGD 大约需要 14 个随机种子或 500 个验证样本；Adam 大约需要 8 个随机种子；"
+        "Lion 需要多于 100 个随机种子，或两者都更多。"
+    )
+    assert translate("8 (1.77 ms, 2 of 3)") == "8（1.77 ms，3 中的 2）"
+
+
+def test_the_period_of_a_number_ends_no_part_of_a_message():
+    catalogue = _Catalogue({"took {0} s.{1}": "{1}用了 {0} 秒。"})
+    assert catalogue.translate("took 1 s.5") == "took 1 s.5"
+    assert catalogue.translate("took 1 s.`a`") == "`a`用了 1 秒。"
 
 
 def test_a_picture_is_in_chinese_where_a_font_has_the_characters(monkeypatch):

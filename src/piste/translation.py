@@ -27,6 +27,7 @@ _RANGE = re.compile(r"in ([\[(][^\[\]()]*[\])])")
 _DEFINITIONS = re.compile(r"(with )?[\w']+ = \S.*")
 """A list of names and their meanings, such as the one below a formula."""
 _DATA = re.compile(r"[\d`\"'<>=]")
+_STOPS = {".": "。", ";": "；"}
 _COMMON = {"and", "or", "of", "at", "in", "to", "by", "is", "from", "with", "for", "has", "row", "line"}
 _IDEOGRAPH = "[\u3400-\u9fff]"
 _WIDE = "[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
@@ -119,7 +120,8 @@ class _Pattern:
         if at > end:
             return None
         values.append(text[at:end])
-        return values
+        dropped = (v for n, v in zip(self.names, values, strict=True) if n not in self.translated[1::2])
+        return None if any(map(re.compile("[^a-z]").search, dropped)) else values
 
     @staticmethod
     def _end_of_value(text: str, at: int, end: int, later: list[str]) -> int:
@@ -167,9 +169,9 @@ class _Line:
         if not core:
             return text
         found = [self.find_message(core)]
-        is_open = found[0] is None or (found[0].endswith(".") and not found[0].endswith(".."))
-        if is_open and core.endswith(".") and (message := self.find_message(core[:-1])):
-            found.insert(0, f"{message}。")
+        is_open = found[0] is None or (found[0].endswith((".", ";")) and not found[0].endswith(".."))
+        if is_open and core[-1] in _STOPS and (message := self.find_message(core[:-1])):
+            found.insert(0, message + _STOPS[core[-1]])
         for end in _SENTENCE_END.finditer(core):
             head, tail = core[: end.start()], core[end.end() :]
             count = bool(self.find_message(head)) + bool(self.find_message(tail.strip())) if head and tail else 0

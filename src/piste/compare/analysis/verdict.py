@@ -149,10 +149,12 @@ def _needed(differences: Sequence[Difference]) -> str:
     """Return the seeds or examples that would decide each undecided difference, if it is as large as observed."""
     parts, without = [], []
     for d in (d for d in differences if d.outcome == "undecided"):
-        ways = [f"{d.seeds} seeds"] * (d.seeds is not None)
-        ways += [f"{_rounded(d.examples)} validation examples"] if d.examples is not None else []
-        if ways:
-            parts.append(f"{d.name} takes about {' or '.join(ways)}")
+        seeds = "" if d.seeds is None else f"{d.seeds} seeds"
+        examples = "" if d.examples is None else f"{_rounded(d.examples)} validation examples"
+        if seeds and examples:
+            parts.append(f"{d.name} takes about {seeds} or {examples}")
+        elif seeds or examples:
+            parts.append(f"{d.name} takes about {seeds or examples}")
         else:
             without.append(d.name)
     if without:

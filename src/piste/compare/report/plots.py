@@ -83,8 +83,8 @@ def _curves(
                 )
             traces.append(make_line(name, steps, [sum(c) / len(c) for c in columns], style))
             for result in (r for r in runs if not r.diverged and len(done) > 1):
-                label = f"{name}, {translate(f'seed {result.seed}')}"
-                seed = make_line(label, steps, getattr(result, attribute), style)
+                title_of_seed = f"{name}, {translate(f'seed {result.seed}')}"
+                seed = make_line(title_of_seed, steps, getattr(result, attribute), style)
                 seed |= {"legendgroup": html.escape(name), "showlegend": False, "opacity": 0, "meta": "seed"}
                 traces.append(seed)
     logarithmic = attribute == "losses" and finished and min(finished) > 0 and max(finished) > 5 * min(finished)

@@ -243,10 +243,11 @@ def _arrival(row: Row) -> str:
     if not row.reached:
         return "–"
     steps = "–" if row.steps_to_target is None else f"{row.steps_to_target:.0f}"
-    seconds = row.seconds_to_target
-    details = [] if seconds is None or math.isnan(seconds) else [format_seconds(seconds)]
-    details += [f"{row.reached} of {row.seeds}"] * (row.reached < row.seeds)
-    return f"{steps} ({', '.join(details)})" if details else steps
+    is_timed = row.seconds_to_target is not None and not math.isnan(row.seconds_to_target)
+    time = format_seconds(row.seconds_to_target) if is_timed else ""
+    if row.reached == row.seeds:
+        return f"{steps} ({time})" if time else steps
+    return f"{steps} ({time}, {row.reached} of {row.seeds})" if time else f"{steps} ({row.reached} of {row.seeds})"
 
 
 def _share(value: float) -> str:
