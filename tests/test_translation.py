@@ -218,8 +218,8 @@ def test_the_report_and_its_pictures_are_in_chinese(tmp_path):
 
 def test_a_list_of_sentences_is_translated_to_its_end():
     assert translate(
-        "To decide, if the differences are as observed: SGD takes about 14 seeds or 500 validation examples; Adam takes "
-        "about 8 seeds; Lion takes more than 100 seeds, or more of both."
+        "To decide, if the differences are as observed: SGD takes about 14 seeds or 500 validation examples; Adam "
+        "takes about 8 seeds; Lion takes more than 100 seeds, or more of both."
     ) == (
         "若差异如所观察到的那样，要作出判定：SGD 大约需要 14 个随机种子或 500 个验证样本；Adam 大约需要 8 个随机种子；"
         "Lion 需要多于 100 个随机种子，或两者都更多。"
