@@ -58,6 +58,9 @@ def test_a_message_is_recognized_with_values_in_it(message):
     for field in re.findall(r"(?<=\})\{\d+\}", message):  # a value that follows another one, such as a plural's "s"
         message, translated = message.replace(field, ""), translated.replace(field, "")
 
+    for name in set(FIELD.findall(message)) - set(FIELD.findall(translated)):  # the end of a plural
+        message = message.replace(f"{{{name}}}", "s")
+
     def fill(text: str) -> str:
         return FIELD.sub(lambda field: f"ab{field[1]}cd", text)
 
