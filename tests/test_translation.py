@@ -233,7 +233,7 @@ def test_a_list_of_sentences_is_translated_to_its_end():
 def test_the_period_of_a_number_ends_no_part_of_a_message():
     catalogue = _Catalogue({"took {0} s.{1}": "{1}用了 {0} 秒。"})
     assert catalogue.translate("took 1 s.5") == "took 1 s.5"
-    assert catalogue.translate("took 1 s.`a`") == "`a`用了 1 秒。"
+    assert catalogue.translate("took 1 s.`a`") == "`a` 用了 1 秒。"
 
 
 def test_a_picture_is_in_chinese_where_a_font_has_the_characters(monkeypatch):
