@@ -177,7 +177,7 @@ class _Line:
             count = bool(self.find_message(head)) + bool(self.find_message(tail.strip())) if head and tail else 0
             if count:
                 found.insert(0 if count == 2 else len(found), _join(self.translate(head), self.translate(tail)))
-        best = min(filter(None, found), key=lambda t: len(_PROSE.findall(t)), default=core)
+        best = min((t for t in found if t), key=lambda t: len(_PROSE.findall(t)), default=core)
         if best == core:
             return text
         before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
@@ -197,8 +197,8 @@ class _Line:
             return f"{text[3:]} 之内的值"
         if text[0] == "(" and text[-1] == ")" and (inner := self.translate(text[1:-1])) != text[1:-1]:
             return f"（{inner}）"
-        if text[0] == "(" and ")" not in text and (inner := self.exact.get(text[1:])):  # closed after another value
-            return f"({inner}"
+        if text[0] == "(" and ")" not in text and text[1:] in self.exact:  # closed after another value
+            return f"({self.exact[text[1:]]}"
         if _DEFINITIONS.fullmatch(text):
             return self._define(text)
         found = []

@@ -243,8 +243,8 @@ def _arrival(row: Row) -> str:
     if not row.reached:
         return "–"
     steps = "–" if row.steps_to_target is None else f"{row.steps_to_target:.0f}"
-    is_timed = row.seconds_to_target is not None and not math.isnan(row.seconds_to_target)
-    time = format_seconds(row.seconds_to_target) if is_timed else ""
+    seconds = row.seconds_to_target
+    time = "" if seconds is None or math.isnan(seconds) else format_seconds(seconds)
     if row.reached == row.seeds:
         return f"{steps} ({time})" if time else steps
     return f"{steps} ({time}, {row.reached} of {row.seeds})" if time else f"{steps} ({row.reached} of {row.seeds})"
