@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -164,10 +165,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--others", action="store_true", help="torch.compile too")
     parser.add_argument("--large", action="store_true", help="cross entropy at (4096, 32000) too, which takes 2 GB")
     parser.add_argument("--memory", action="store_true", help="only the peak memory of cross entropy at (4096, 32000)")
-    parser.add_argument("--out", type=Path, help="write the times as JSON")
+    parser.add_argument("--json", type=Path, help="write every measurement here")
     arguments = parser.parse_args(argv)
     keep_memory()
-    print(machine(), flush=True)
+    head = f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}."
+    print(head, flush=True)
     if arguments.memory:
         print("\n".join(peaks()))
         return
@@ -176,5 +178,5 @@ def main(argv: list[str]) -> None:
         lines = list(table([row]))
         print("\n".join(lines[2 if found else 0 :]), flush=True)
         found.append(row)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": head, "rows": found}, indent=1))

@@ -14,7 +14,7 @@ import torch
 
 import piste
 from piste.errors import PisteError
-from tools.docs.speed import steps_table
+from tools.docs.speed import README_TENSORS, steps_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -111,6 +111,6 @@ def test_piste_refuses_the_calls_of_the_table_which_pytorch_accepts(call):
 
 
 def test_the_table_of_speed_is_that_of_the_measurements():
-    table = steps_table("1 x 25M", "ResNet-18", "GPT-2 small", "2000 x 32")
+    table = steps_table(*README_TENSORS)
     assert table in README
     assert table in (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")

@@ -1,17 +1,29 @@
-"""The summary of `docs/performance.md`: tables and a chart, made from the measured rows of that page."""
+"""The measurements of `docs/performance.md`, and their summary: tables and a chart.
+
+`python -m tools.docs.speed build/steps.json` puts the JSON of a bench into the page and the READMEs.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from .blocks import FIGURE_STYLE, svg_of
 
-__all__ = ["draw_steps", "losses_table", "step_ratios", "steps_table"]
+__all__ = ["README_TENSORS", "draw_steps", "losses_table", "record", "step_ratios", "steps_table"]
 
-PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "performance.md"
+READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
+README_TENSORS = ("1 x 25M", "ResNet-18", "GPT-2 small", "2000 x 32")
+"""The columns of the table of the READMEs."""
 
 
 def _rows(title: str) -> list[list[str]]:
@@ -71,3 +83,51 @@ def draw_steps() -> str:
         axes.set(xlabel="time of the best other / time of Piste", title="a step on a CPU, two threads")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         return svg_of(figure)
+
+
+def record(measured: dict[str, Any]) -> None:
+    """Put the JSON of `python -m bench optim` or `python -m bench losses` into the page and the READMEs."""
+    from bench import losses, optim
+
+    text = PAGE.read_text(encoding="utf-8")
+    if "training" in measured:
+        tables = [optim.table(measured["rows"])]
+        if measured["training"]:
+            tables.append(optim.training_table(measured["training"]))
+        text = _with_tables(text, "The speed of a step", tables, measured["machine"])
+    else:
+        text = _with_tables(text, "The speed of a loss", [losses.table(measured["rows"])], measured["machine"])
+    PAGE.write_text(text, encoding="utf-8")
+    for file in READMES:
+        file.write_text(_with_table(file.read_text(encoding="utf-8"), steps_table(*README_TENSORS)), encoding="utf-8")
+
+
+def _with_tables(page: str, title: str, tables: Iterable[Iterable[str]], machine: str) -> str:
+    """Return a page with other tables, and the line of the machine, in the section of a title."""
+    before, heading, after = page.partition(f"\n## {title}\n")
+    section, next_heading, rest = after.partition("\n## ")
+    for table in tables:
+        section = _with_table(section, "\n".join(table))
+    section = re.sub("^Measured on .*$", lambda _: machine, section, count=1, flags=re.MULTILINE)
+    return before + heading + section + next_heading + rest
+
+
+def _with_table(text: str, table: str) -> str:
+    """Return a text with a table in place of its first one with the same head."""
+    head = re.escape(table.partition("\n")[0])
+    changed, count = re.subn(rf"^{head}(\n\|.*)*", lambda _: table, text, count=1, flags=re.MULTILINE)
+    if not count:
+        raise ValueError(f"no table begins with {table.partition(chr(10))[0]!r}")
+    return changed
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Record the files that the command names."""
+    parser = argparse.ArgumentParser("python -m tools.docs.speed", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, help="files that `--json` of a bench wrote")
+    for file in parser.parse_args(argv).files:
+        record(json.loads(file.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()
