@@ -13,7 +13,7 @@ from tests.losses.cases import CASES, Case, expand_weight, seeded
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
 from .interpreter import interpreting
 
-EAGER = {"multilabel_margin", "triplet_margin_with_distance"}  # losses without a GPU kernel
+EAGER = {"multilabel_margin", "triplet_margin_with_distance", "dice"}  # losses without a GPU kernel
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-12, torch.float16: 2e-3}
 CE = functional.cross_entropy
 

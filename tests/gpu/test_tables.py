@@ -94,8 +94,10 @@ def test_counters_advance_together_and_differences_are_noticed(native, monkeypat
     columns = [[torch.tensor(3.0), torch.tensor(3.0)], [torch.tensor(0.5), torch.tensor(0.5)]]
     counters = HostCounters(columns, "float32")
     assert counters.advance() and counters.read(1) == (4.0, 0.5)
-    counters.store(1, [0.25])
-    assert [x.item() for x in columns[1]] == [0.25, 0.25]
+    counters.store([1, 0], [0.25, 5.0])
+    assert counters.read(0) == counters.read(1) == (5.0, 0.25)
+    counters.store([1], [0.5], 0)
+    assert [x.item() for x in columns[1]] == [0.5, 0.25]
     columns[0][1].fill_(9.0)
     assert not counters.advance() and counters.read(1) == (10.0, 0.25)
 

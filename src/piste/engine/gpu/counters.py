@@ -41,9 +41,10 @@ class HostCounters:
         """Return the counters of one tensor."""
         return tuple(self._number.from_address(column[tensor]).value for column in self._addresses)
 
-    def store(self, first: int, values: Sequence[float], tensor: int | None = None) -> None:
-        """Store the counters from column `first` on, for one tensor or for all."""
-        for column, value in zip(self._addresses[first:], values, strict=True):
+    def store(self, columns: Sequence[int], values: Sequence[float], tensor: int | None = None) -> None:
+        """Store the counters of some columns, for one tensor or for all."""
+        for k, value in zip(columns, values, strict=True):
+            column = self._addresses[k]
             for address in column if tensor is None else [column[tensor]]:
                 self._number.from_address(address).value = value
 

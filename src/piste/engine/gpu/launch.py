@@ -53,7 +53,8 @@ class GpuStepKernel:
         self.gradients = array("q", bytes(8 * self._count))  # machine code leaves the addresses here
         self._gradients = TableRing(device, self._count)
         self._launches: dict[bool, Any] = {}  # the function that launches the kernel, without and with rows
-        self._first_kept = len(spec.counters) - len(split(spec, layout.compute).counters)
+        parts = split(spec, layout.compute)
+        self._kept = [spec.counters.index(letter) for letter, _ in parts.counters]  # that the rule restates
         columns = list(zip(*(s.counters for s in states), strict=True))
         self._counters: HostCounters | None = None
         self._rows: TableRing | Tensor
@@ -116,7 +117,7 @@ class GpuStepKernel:
         if self._counters.advance() and factor == 1.0:
             kept, scalars = self._scalars(*values, *self._counters.read(0))
             if kept:
-                self._counters.store(self._first_kept, kept)
+                self._counters.store(self._kept, kept)
             return scalars, False
         rows = array("d", [0.0, factor])
         known: dict[tuple[float, ...], Any] = {}
@@ -126,7 +127,7 @@ class GpuStepKernel:
                 known[counters] = self._scalars(*values, *counters)
             kept, scalars = known[counters]
             if kept:
-                self._counters.store(self._first_kept, kept, tensor)
+                self._counters.store(self._kept, kept, tensor)
             rows.extend(map(float, scalars))
         assert isinstance(self._rows, TableRing)
         return (self._rows.holding(rows, stream, is_capturing=False),), True
