@@ -12,7 +12,8 @@ import torch
 
 import piste
 from piste.engine.gpu.compiler import compiled
-from piste.engine.gpu.step_kernel import Layout, prepare_source, step_source
+from piste.engine.gpu.step_kernel import Layout, reduce_source, split, step_source
+from piste.engine.gpu.step_scalars import finish_source, prepare_source
 from piste.optim.composition import step_spec
 from tests.optim.cases import OPTIONS, fullest
 
@@ -44,28 +45,44 @@ def spilled_bytes(kernel: Any, folder: Path) -> int:
     return sum(map(int, re.findall(r"(\d+) bytes spill", report)))
 
 
+def passes(spec: Any, layout: Layout, rows: bool) -> list[tuple[Any, int, int]]:
+    """Return the kernels that walk the elements, each with the numbers of columns that it reads and writes."""
+    parts = split(spec, layout.compute)
+    found = []
+    for k, level in enumerate(parts.levels):
+        words = set(re.findall(r"\w+", " ".join([*level.lines, *level.operands])))
+        reads = words & {f"{name}_" for name in parts.columns}
+        found.append((reduce_source(spec, layout, rows, k), len(reads), 0))
+    return [*found, (step_source(spec, layout, rows), 2 + len(spec.buffers), 1 + len(spec.buffers))]
+
+
 @pytest.mark.parametrize("rows", [False, True], ids=["arguments", "rows"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_whole_chunks_are_read_and_written_16_bytes_at_a_time(name, rows, tmp_path):
     spec = spec_of(name)
     for dtype in ("float32", "bfloat16"):
-        kernel = compiled(step_source(spec, layout_of(spec, dtype), rows), SM_90)
-        ptx = kernel.asm["ptx"]
-        vectors = 2 if dtype == "float32" else 1  # a thread has eight elements of a block
-        loads, stores = (len(re.findall(rf"{word}\.global\.{WIDE[dtype]}", ptx)) for word in ("ld", "st"))
-        assert loads >= vectors * (2 + len(spec.buffers))
-        assert stores >= vectors * (1 + len(spec.buffers))
-        # The rare branch of a correctly rounded division or root is a call, which may save two registers.
-        assert spilled_bytes(kernel, tmp_path) <= 16
+        for source, reads, writes in passes(spec, layout_of(spec, dtype), rows):
+            kernel = compiled(source, SM_90)
+            ptx = kernel.asm["ptx"]
+            vectors = 2 if dtype == "float32" else 1  # a thread has eight elements of a block
+            loads, stores = (len(re.findall(rf"{word}\.global\.{WIDE[dtype]}", ptx)) for word in ("ld", "st"))
+            assert loads >= vectors * reads > 0
+            assert stores >= vectors * writes
+            # The rare branch of a correctly rounded division or root is a call, which may save two registers.
+            assert spilled_bytes(kernel, tmp_path) <= 16
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_kernels_compile_for_other_gpus_and_dtypes(name):
     spec = spec_of(name)
     for target, dtype in ((SM_80, "float64"), (SM_80, "float16"), (GFX942, "float32")):
-        kernel = compiled(step_source(spec, layout_of(spec, dtype), rows=False), target)
-        if target is SM_80:
-            assert f"ld.global.{WIDE[dtype]}" in kernel.asm["ptx"]
+        layout = layout_of(spec, dtype)
+        for source, _, _ in passes(spec, layout, rows=False):
+            kernel = compiled(source, target)
+            if target is SM_80:
+                assert f"ld.global.{WIDE[dtype]}" in kernel.asm["ptx"]
+        for k in range(len(split(spec, layout.compute).levels)):
+            compiled(finish_source(spec, layout, target is GFX942, k), target)
     numbers = ("float32", *("value" for _ in spec.numbers[1:]))
     for target in (SM_90, GFX942):
         compiled(prepare_source(spec, layout_of(spec, "float32"), numbers, True, True), target)

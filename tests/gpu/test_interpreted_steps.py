@@ -16,6 +16,7 @@ pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are n
 from .interpreter import interpreting
 
 SIZES = ((5, 3), (4096,), (1,), (4100,), (0,), (2, 2))
+REDUCING = ("LAMB", "LARS", "StableAdamW")
 ULPS = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-3, torch.float16: 2e-3, torch.complex64: 2e-6}
 
 
@@ -43,7 +44,8 @@ def compare(name: str, options: dict[str, Any], dtype: torch.dtype, on_device: b
         ours, optimizer = stepped(name, options, dtype, steps)
         assert "6 of 6 parameters by the fused GPU kernel" in optimizer.explain()
     theirs, reference = stepped(name, options, dtype, steps, fused=False)
-    assert [entry for entry, _ in backend.device.launches] == (["prepare", "step"] if on_device else ["step"]) * steps
+    reduced = ["reduce0", "finish0"] * (name in REDUCING)
+    assert [entry for entry, _ in backend.device.launches] == [*["prepare"] * on_device, *reduced, "step"] * steps
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=ULPS[dtype], atol=ULPS[dtype])
         mine, wanted = optimizer.state[p], reference.state[q]
@@ -107,12 +109,13 @@ def scaled(name: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
-@pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam"])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam", "LAMB"])
 def test_a_gradient_scaler_is_served_by_the_kernel(name, on_device, monkeypatch):
     with interpreting(on_device) as backend:
         ours, optimizer = scaled(name, monkeypatch, max_norm=2.0)
     theirs, reference = scaled(name, monkeypatch, max_norm=2.0, fused=False)
-    assert len(backend.device.launches) == (6 if on_device else 2)
+    launches = 3 if name in REDUCING else 1
+    assert len(backend.device.launches) == (3 * (1 + launches) if on_device else 2 * launches)
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6)
         for key, wanted in reference.state[q].items():

@@ -9,11 +9,8 @@ import torch
 
 import piste
 from piste.engine.cpu.step_reductions import first_items, stages
-from piste.engine.gpu.backend import GpuBackend
 from piste.formula import maximum, mean, norm, sqrt, total
-from piste.optim.composition import step_spec
 from piste.optim.options import rate
-from piste.optim.state import param_state
 
 LARGE = 300_000  # elements; more than one item of work
 
@@ -99,19 +96,6 @@ def test_explain_backend_states_the_passes() -> None:
     )
     assert Balanced([p]).explain_backend().endswith("in 3 passes")
     assert piste.optim.Adam([p]).explain_backend().endswith("all in one pass")
-
-
-def test_the_gpu_backend_states_that_it_has_no_reductions() -> None:
-    p = torch.randn(3).requires_grad_()
-    p.grad = torch.ones(3)
-    for cls, reason in (
-        (piste.optim.LAMB, "its rule reduces over the tensor, for which there is no GPU kernel"),
-        (piste.optim.Adam, None),
-    ):
-        optimizer = cls([p])
-        group = optimizer.param_groups[0]
-        spec = step_spec(cls, group)
-        assert GpuBackend().why_not_step(spec, param_state(optimizer, p, group), group) == reason
 
 
 @pytest.mark.parametrize("precision", ["stochastic", "kahan", "master"])

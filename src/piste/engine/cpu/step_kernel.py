@@ -28,10 +28,19 @@ from ..layout import alike, overlapping, real_dtype, real_size
 from ..native.compiler import load
 from ..native.tables import columns_from, word
 from ..specs import ParamState, StepSpec
+from ..step_levels import plan_levels
 from .dialect import numba
 from .eight_bit_lines import eight_bit_columns, in_blocks, in_entry
 from .formula_comments import step_formula
-from .step_reductions import finish_entry, first_items, plan_levels, stages
+from .step_reductions import (
+    cpu_words,
+    finish_entry,
+    first_items,
+    lines_after,
+    lines_before,
+    lines_of_element,
+    stages,
+)
 from .tables import StepTable, step_table
 from .work_sharing import make_counters, shared_lines, work
 
@@ -71,7 +80,7 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
     hoisted = Hoisted(step.columns)
     body = Emitter(numba(layout.compute), "x", hoisted.given)
     results = [body.name(value) for value in step.results]
-    levels = plan_levels(step, hoisted, layout.compute)
+    levels = plan_levels(step, hoisted, cpu_words(layout.compute))
     eight = eight_bit_columns(step.columns, layout.columns)
     seeds = [str(hoisted.given(Expr("input", name))) for name in NOISE_SEEDS] if eight else []
     width = len(hoisted.scalars)
@@ -87,9 +96,8 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
     place = scales_at + len(eight)
     entry = in_entry(eight, scales_at)
     for number, level in enumerate(levels):
-        lines += _pass(
-            f"reduce{number}", step.columns, layout, level.added(), width, level.before(place), level.after(), entry
-        )
+        before, element = lines_before(level, place), lines_of_element(level)
+        lines += _pass(f"reduce{number}", step.columns, layout, element, width, before, lines_after(level), entry)
         lines += finish_entry(number, level, place, width)
     kept = list(zip(_without_gradient(step.columns), _without_gradient(layout.columns), results, strict=True))
     stores = [f"a_{n}[{_place(layout, n)}] = {_stored(kind, result)}" for n, kind, result in kept if kind != "int8"]

@@ -8,47 +8,41 @@ precision. The items don't depend on the number of threads, and neither do the r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from ...formula.expression import Expr, is_condition, topological_order
-from ..emit import Emitter
-from ..hoisting import Hoisted, TracedStep, is_reduction
 from ..native.tables import word
+from ..step_levels import Level, Words
 from .dialect import numba
 from .tables import StepTable
 
-__all__ = ["Level", "finish_entry", "first_items", "plan_levels", "stages"]
+__all__ = ["cpu_words", "finish_entry", "first_items", "lines_after", "lines_before", "lines_of_element", "stages"]
 
 SCALARS, TENSORS = word(StepTable, "scalars"), word(StepTable, "tensors")
 
 
-class Level(NamedTuple):
-    """The reductions whose operands need the same number of passes before them.
+def cpu_words(compute: str) -> Words:
+    """Return the words of the kernel, for a dtype of the computation."""
+    return Words(
+        numba(compute),
+        numba("float64"),
+        lambda place: f"row[{place}]",
+        lambda place, value, name: f"row[{place}] = {name}",
+    )
 
-    Attributes:
-        is_mean: for each reduction, whether its sum is divided by the number of elements.
-        lines: the lines that compute the operands for an element.
-        operands: the operand of each reduction.
-        scalars: the lines that compute the scalars that follow, from the reductions `r0`, `r1`, ...
-    """
 
-    is_mean: list[bool]
-    lines: list[str]
-    operands: list[str]
-    scalars: list[str]
+def lines_before(level: Level, place: int) -> list[str]:
+    """Return the lines before the elements of an item; `place` is that of the partial sums in the table."""
+    return [f"partials = pointer(table[{place}], float64)", *(f"t{k} = 0.0" for k in range(len(level.operands)))]
 
-    def before(self, place: int) -> list[str]:
-        """Return the lines before the elements of an item; `place` is that of the partial sums in the table."""
-        return [f"partials = pointer(table[{place}], float64)", *(f"t{k} = 0.0" for k in range(len(self.operands)))]
 
-    def added(self) -> list[str]:
-        """Return the lines of an element."""
-        return [*self.lines, *(f"t{k} = fast_add(t{k}, float64({x}))" for k, x in enumerate(self.operands))]
+def lines_of_element(level: Level) -> list[str]:
+    """Return the lines of an element."""
+    return [*level.lines, *(f"t{k} = fast_add(t{k}, float64({x}))" for k, x in enumerate(level.operands))]
 
-    def after(self) -> list[str]:
-        """Return the lines after the elements of an item."""
-        count = len(self.operands)
-        return [f"partials[{count} * item + {k}] = t{k}" for k in range(count)]
+
+def lines_after(level: Level) -> list[str]:
+    """Return the lines after the elements of an item."""
+    count = len(level.operands)
+    return [f"partials[{count} * item + {k}] = t{k}" for k in range(count)]
 
 
 def stages(levels: int) -> list[tuple[str, str]]:
@@ -65,42 +59,6 @@ def first_items(tensors: Sequence[int], count: int) -> list[int]:
     for i in range(count):
         places[i + 1] += places[i]
     return places
-
-
-def plan_levels(step: TracedStep, hoisted: Hoisted, compute: str) -> list[Level]:
-    """Return the levels of a step, in order; scalars that they need are added to `hoisted`.
-
-    Args:
-        step: the step.
-        hoisted: the scalars that its last pass needs.
-        compute: the dtype of the computation.
-    """
-    known = [node for node in topological_order(*step.results) if is_reduction(node)]
-    levels: list[Level] = []
-    for level in reversed(range(max(map(hoisted.level, step.results)))):
-        found = [node for node in known if hoisted.level(node) == level + 1]
-        scalars = _scalars_after(level, found, hoisted)
-        body = Emitter(numba(compute), "x", hoisted.given)
-        operands = [body.name(node.args[0]) for node in found]
-        levels.insert(0, Level([node.op == "tensor_mean" for node in found], body.lines, operands, scalars))
-    return levels
-
-
-def _scalars_after(level: int, found: Sequence[Expr], hoisted: Hoisted) -> list[str]:
-    """Write the scalars that depend on these reductions and on no later ones."""
-    sums = {node: f"r{k}" for k, node in enumerate(found)}
-
-    def given(node: Expr) -> str | None:
-        if node in sums or hoisted.level(node) > level:
-            return sums.get(node)
-        at = f"row[{hoisted.place(node)}]"
-        return f"({at} != 0)" if is_condition(node) else at
-
-    emitter = Emitter(numba("float64"), "s", given)
-    for slot, value in enumerate(list(hoisted.scalars)):
-        if hoisted.level(value) == level + 1:
-            emitter.lines.append(f"row[{slot}] = {emitter.name(value)}")
-    return emitter.lines
 
 
 def finish_entry(number: int, level: Level, place: int, width: int) -> list[str]:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ...torch_internals import PLAIN_TYPES
 from ..backend import FastStep, LossKernel
-from ..hoisting import count_passes
 from ..layout import alike, overlapping, real_dtype
 from ..specs import LossKernelSpec, ParamState, StepSpec
 from .compiler import missing
@@ -42,8 +41,6 @@ class GpuBackend:
 
     def why_not_step(self, spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> str | None:
         """Return the property of a parameter that the kernel can't handle, or None."""
-        if count_passes(spec) > 1:
-            return "its rule reduces over the tensor, for which there is no GPU kernel"
         return why_not(state)
 
     def step_layout(self, state: ParamState) -> tuple[int, Layout]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...errors import Unsupported
 from ..layout import real_size
 from ..specs import ParamState, StepSpec
 from .counters import HostCounters
+from .driver import Launch
 from .host_scalars import host_scalars, plain_numbers
-from .step_kernel import CHUNK, HEAD, Layout, prepare_source, split, step_source
+from .step_kernel import CHUNK, HEAD, Layout, reduce_source, split, step_source
+from .step_scalars import finish_source, prepare_source
 from .table_ring import TableRing, keep_for_graphs
 
 
@@ -49,29 +53,40 @@ class GpuStepKernel:
         self._static = [device.upload(table) for table in (blocks, sizes, addresses)]
         self._static_addresses = [table.data_ptr() for table in self._static]
         self._streams: set[int] = set()
-        self._width = len(split(spec, layout.compute).scalars)
+        parts = split(spec, layout.compute)
+        width = len(parts.scalars)
         self.gradients = array("q", bytes(8 * self._count))  # machine code leaves the addresses here
         self._gradients = TableRing(device, self._count)
-        self._launches: dict[bool, Any] = {}  # the function that launches the kernel, without and with rows
-        parts = split(spec, layout.compute)
+        self._launches: dict[bool, list[tuple[Launch, int]]] = {}  # kernels and blocks, without and with rows
         self._kept = [spec.counters.index(letter) for letter, _ in parts.counters]  # that the rule restates
+        self._epsilon = torch.finfo(getattr(torch, layout.columns[0])).eps
         columns = list(zip(*(s.counters for s in states), strict=True))
         self._counters: HostCounters | None = None
         self._rows: TableRing | Tensor
         if layout.counts_on_device:
             self._counter_table = device.upload(array("q", [x.data_ptr() for column in columns for x in column]))
-            self._rows = device.doubles(HEAD + self._count * self._width)
+            self._rows = device.doubles(HEAD + self._count * width)
         else:
             self._counters = HostCounters(columns, layout.counter)
             self._scalars = host_scalars(spec, layout.compute, layout.counter)
-            self._rows = TableRing(device, HEAD + self._count * self._width)
+            self._rows = TableRing(device, HEAD + self._count * width)
         self._on_device = list(self._static)
+        self._levels = len(parts.levels)
+        self._sums: list[int] = []  # the addresses of `partials`, `firsts` and `found`
+        if self._levels:
+            firsts = array("q", accumulate((-(-size // CHUNK) for size in sizes), initial=0))
+            most = max(len(level.operands) for level in parts.levels)
+            made = [device.doubles(self._blocks * most), device.upload(firsts)]
+            self._on_device += [*made, device.doubles(self._count * parts.width)]
+            self._sums = [table.data_ptr() for table in self._on_device[-3:]]
         if layout.counts_on_device:
             self._on_device += [self._counter_table, self._rows]
 
     def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         """Step the tensors, given the addresses of their gradients and the numbers of the group."""
         if self._blocks:
+            if "epsilon" in self._spec.numbers:
+                numbers = {**numbers, "epsilon": self._epsilon}
             self._device.run(self._launch, gradients, numbers)
 
     def _launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
@@ -85,20 +100,21 @@ class GpuStepKernel:
         if is_capturing:
             keep_for_graphs(self._on_device)
         scalars, by_rows = self._prepared(numbers, stream, is_capturing)
-        launch = self._launches.get(by_rows)
-        if launch is None:
-            launch = self._device.launcher(step_source(self._spec, self._layout, by_rows))
-            self._launches[by_rows] = launch
-        launch(
-            self._blocks,
-            stream,
-            (
-                *self._static_addresses,
-                self._gradients.holding(gradients, stream, is_capturing=is_capturing),
-                self._count,
-                *scalars,
-            ),
-        )
+        at = self._gradients.holding(gradients, stream, is_capturing=is_capturing)
+        arguments = (*self._static_addresses, at, self._count, *scalars, *self._sums)
+        if by_rows not in self._launches:
+            self._launches[by_rows] = self._make_launches(by_rows)
+        for launch, blocks in self._launches[by_rows]:
+            launch(blocks, stream, arguments)
+
+    def _make_launches(self, by_rows: bool) -> list[tuple[Launch, int]]:
+        """Return the kernels of a step in order, other than `prepare`, with their blocks."""
+        sources = []
+        for level in range(self._levels):
+            sources.append((reduce_source(self._spec, self._layout, by_rows, level), self._blocks))
+            sources.append((finish_source(self._spec, self._layout, by_rows, level), self._count))
+        sources.append((step_source(self._spec, self._layout, by_rows), self._blocks))
+        return [(self._device.launcher(source), blocks) for source, blocks in sources]
 
     def _prepared(
         self, numbers: Mapping[str, Any], stream: int, is_capturing: bool

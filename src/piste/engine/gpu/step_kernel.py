@@ -8,6 +8,10 @@ The scalars of a tensor arrive in one of two ways. As arguments, where all tenso
 in double precision. In rows of a table, one row per tensor, written by the host or by `prepare`, a kernel of one block
 that reads and advances the step counts on the device. The table begins with two numbers: 1 where the step must be
 skipped, and the factor of every gradient.
+
+A step that reduces over its tensors has more launches, in order: for each level, `reduce` leaves the sums of a chunk in
+a table, and `finish` adds those of a tensor and leaves the scalars that follow in another one (see step_scalars.py).
+Nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -16,19 +20,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ...formula.expression import is_condition
+from ...formula.expression import Expr, is_condition
 from ..emit import Emitter
-from ..hoisting import Hoisted, given_inputs, trace_step
+from ..hoisting import Hoisted, trace_step
 from ..specs import StepSpec
+from ..step_levels import Level, Words, plan_levels
 from .dialect import FUNCTIONS, RANDOM_ROUNDING, triton
 
 BLOCK, ITERATIONS, WARPS = 1024, 4, 4
 CHUNK = BLOCK * ITERATIONS
 TAIL = 512  # elements of a block with masks; 1024 would take three times the registers, and spill some
 HEAD = 2  # numbers in front of the rows
-LANES = 128  # tensors that `prepare` takes at a time
 
-_TYPES = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+TYPES = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,24 @@ class KernelSource:
 
 @dataclass(frozen=True)
 class Split:
-    """A step split between the host or `prepare`, which compute scalars, and the work of each element."""
+    """A step split between the host or `prepare`, which compute scalars, and the work of each element.
+
+    Scalars are named `h0`, `h1`, ...
+    """
 
     columns: tuple[str, ...]
     counters: tuple[tuple[str, object], ...]  # the next values that the rule states
-    scalars: tuple[object, ...]
+    scalars: tuple[object, ...]  # that depend on no reduction
+    names: tuple[str, ...]  # of these scalars
+    later: tuple[tuple[str, ...], ...]  # for each level, the names of the scalars that follow from it
+    levels: tuple[Level, ...]
     lines: tuple[str, ...]
     results: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """The number of all scalars of a tensor."""
+        return len(self.scalars) + sum(map(len, self.later))
 
 
 @cache
@@ -72,29 +87,90 @@ def split(spec: StepSpec, compute: str) -> Split:
     hoisted = Hoisted(traced.columns)
     emitter = Emitter(triton(compute), "x", hoisted.given)
     results = tuple(emitter.name(value) for value in traced.results)
+    words = Words(triton(compute), triton("float64"), lambda place: f"h{place}", _stored_scalar)
+    levels = tuple(plan_levels(traced, hoisted, words))
     counters = tuple(traced.counters.items())
-    return Split(traced.columns, counters, tuple(hoisted.scalars), tuple(emitter.lines), results)
+    of_level: list[list[str]] = [[] for _ in range(1 + len(levels))]
+    for k, value in enumerate(hoisted.scalars):
+        of_level[hoisted.level(value)].append(f"h{k}")
+    names, *later = map(tuple, of_level)
+    scalars = tuple(x for x in hoisted.scalars if not hoisted.level(x))
+    return Split(traced.columns, counters, scalars, names, tuple(later), levels, tuple(emitter.lines), results)
+
+
+def _stored_scalar(place: int, value: Expr, name: str) -> str:
+    number = f"tl.where({name}, 1.0, 0.0).to(tl.float64)" if is_condition(value) else name
+    return f"tl.store(found_row + {place}, {number})"
+
+
+def scalar_lines(parts: Split, rows: bool, compute: str, level: int) -> list[str]:
+    """Return the lines that load the scalars of tensor `i`, given the number of levels that are finished."""
+    lines = []
+    if rows:
+        lines = [
+            "if tl.load(rows) != 0.0:",
+            "    return",
+            f"factor = tl.load(rows + 1).to(tl.{compute})",
+            f"row = rows + {HEAD} + i * {len(parts.names)}",
+            *(f"{name} = tl.load(row + {k}).to(tl.{compute})" for k, name in enumerate(parts.names)),
+        ]
+    if parts.levels:
+        lines.append(f"found_row = found + i * {parts.width}")
+    later = [name for names in parts.later[:level] for name in names]
+    return lines + [f"{name} = tl.load(found_row + {name[1:]}).to(tl.{compute})" for name in later]
+
+
+def arguments_of(parts: Split, rows: bool, kind: str) -> list[tuple[str, str]]:
+    """Return the arguments of a kernel with their types, given that of the scalars.
+
+    `partials` has the sums of each chunk, `firsts` the first chunk of each tensor, and `found` the scalars that follow.
+    """
+    tables = [(name, "*i64") for name in ("blocks", "sizes", "addresses", "gradients")]
+    scalars = [("rows", "*fp64")] if rows else [(name, kind) for name in parts.names]
+    sums = [("partials", "*fp64"), ("firsts", "*i64"), ("found", "*fp64")] if parts.levels else []
+    return [*tables, ("count", "i64"), *scalars, *sums]
+
+
+def step_source(spec: StepSpec, layout: Layout, rows: bool) -> KernelSource:
+    """Return the kernel of the elements; `rows` says that the scalars lie in a table."""
+    return _pass_source(spec, layout, rows, None)
+
+
+def reduce_source(spec: StepSpec, layout: Layout, rows: bool, level: int) -> KernelSource:
+    """Return the kernel that leaves the sums of each chunk in `partials`, for the reductions of a level."""
+    return _pass_source(spec, layout, rows, level)
 
 
 @cache
-def step_source(spec: StepSpec, layout: Layout, rows: bool) -> KernelSource:
-    """Return the kernel of the elements; `rows` says that the scalars lie in a table."""
+def _pass_source(spec: StepSpec, layout: Layout, rows: bool, level: int | None) -> KernelSource:
+    """Return the kernel that steps the elements, or adds what a level reduces."""
     parts = split(spec, layout.compute)
-    columns, width = parts.columns, len(parts.scalars)
-    names = [f"h{k}" for k in range(width)]
+    columns = parts.columns
+    done = len(parts.levels) if level is None else level
+    names = [*parts.names, *(name for later in parts.later[:done] for name in later)]
+    if level is None:
+        entry, lines, results = "step", parts.lines, parts.results
+    else:
+        entry, lines, results = f"reduce{level}", tuple(parts.levels[level].lines), tuple(parts.levels[level].operands)
     kept = [columns[0], *columns[2:]]
     elements = [*(f"{name}_" for name in columns), *(["position_"] * spec.uses_position)]
     kinds = dict(zip(columns, layout.columns, strict=True))
-    scalars = ["rows"] if rows else names
-    load_scalars = []
-    if rows:
-        load_scalars = [
-            "    if tl.load(rows) != 0.0:",
-            "        return",
-            f"    factor = tl.load(rows + 1).to(tl.{layout.compute})",
-            f"    row = rows + {HEAD} + i * {width}",
-            *(f"    {name} = tl.load(row + {k}).to(tl.{layout.compute})" for k, name in enumerate(names)),
-        ]
+    arguments = arguments_of(parts, rows, TYPES[layout.compute])
+
+    def block(is_whole: bool) -> list[str]:
+        sums = None if level is None else len(results)
+        return _block(columns, kinds, kept, elements, names, layout.compute, rows, sums, is_whole=is_whole)
+
+    def around(size: int, t: str) -> list[list[str]]:
+        """Return the lines before and after the blocks of a chunk."""
+        if level is None:
+            return [[], []]
+        sums = range(len(results))
+        at = f"partials + tl.program_id(0).to(tl.int64) * {len(sums)}"
+        before = [f"{t}{k} = tl.zeros(({size},), tl.float64)" for k in sums]
+        return [before, [f"tl.store({at} + {k}, tl.sum({t}{k}))" for k in sums]]
+
+    whole, tail = around(BLOCK, "t"), around(TAIL, "u")
     text = [
         FUNCTIONS.strip(),
         *(("", "", RANDOM_ROUNDING.strip()) if spec.uses_position else ()),
@@ -102,37 +178,38 @@ def step_source(spec: StepSpec, layout: Layout, rows: bool) -> KernelSource:
         "",
         "@triton.jit",
         f"def element({', '.join([*elements, *names])}):",
-        *(f"    {line}" for line in parts.lines),
-        f"    return {', '.join(parts.results)}{',' if len(parts.results) == 1 else ''}",
+        *(f"    {line}" for line in lines),
+        f"    return {', '.join(results)}{',' if len(results) == 1 else ''}",
         "",
         "",
         "@triton.jit",
-        f"def step({', '.join(['blocks', 'sizes', 'addresses', 'gradients', 'count', *scalars])}):",
+        f"def {entry}({', '.join(name for name, _ in arguments)}):",
         "    block = tl.load(blocks + tl.program_id(0))",
         "    i = block >> 32",
         f"    first = (block & 0xFFFFFFFF) * {CHUNK}",
         "    left = tl.load(sizes + i) - first",
         *(f"    at_{name} = tl.load(addresses + {k} * count + i)" for k, name in enumerate(kept)),
         "    at_g = tl.load(gradients + i)",
-        *load_scalars,
+        *(f"    {line}" for line in scalar_lines(parts, rows, layout.compute, done)),
         *(f"    a_{name} = at_{name}.to(tl.pointer_type(tl.{kinds[name]})) + first" for name in columns),
         f"    lane = tl.arange(0, {BLOCK})",
         f"    bits = {' | '.join(f'at_{name}' for name in columns)}",
         f"    if ((bits & 15) == 0) & (left >= {CHUNK}):",
+        *(f"        {line}" for line in whole[0]),
         f"        for k in range({ITERATIONS}):",
-        *_block(columns, kinds, kept, elements, names, layout.compute, rows, is_whole=True),
+        *block(True),
+        *(f"        {line}" for line in whole[1]),
         "    else:",
         f"        tail = tl.arange(0, {TAIL})",
+        *(f"        {line}" for line in tail[0]),
         "        n = 0",
         f"        while (n < left) & (n < {CHUNK}):",
-        *_block(columns, kinds, kept, elements, names, layout.compute, rows, is_whole=False),
+        *block(False),
         f"            n += {TAIL}",
+        *(f"        {line}" for line in tail[1]),
         "",
     ]
-    tables = [(name, "*i64") for name in ("blocks", "sizes", "addresses", "gradients")]
-    kind = _TYPES[layout.compute]
-    arguments = [("rows", "*fp64")] if rows else [(name, kind) for name in names]
-    return KernelSource("\n".join(text), "step", (*tables, ("count", "i64"), *arguments))
+    return KernelSource("\n".join(text), entry, tuple(arguments))
 
 
 def _block(
@@ -143,10 +220,11 @@ def _block(
     scalars: Sequence[str],
     compute: str,
     rows: bool,
+    sums: int | None,
     *,
     is_whole: bool,
 ) -> list[str]:
-    """Load, compute and store one block of a chunk."""
+    """Load and compute one block of a chunk; store the new values, or add those that are reduced to `sums` numbers."""
     mask = "" if is_whole else ", mask=inside"
     start = f"k * {BLOCK} + lane" if is_whole else "n + tail"
     lines = [] if is_whole else ["inside = n + tail < left"]
@@ -157,76 +235,12 @@ def _block(
     lines += [f"{name}_ = tl.load(to_{name}{mask}).to(tl.{compute})" for name in columns]
     lines += ["g_ = g_ * factor"] if rows else []
     lines += [f"position_ = first + {start}"] if "position_" in elements else []
-    new = [f"new_{name}" for name in kept]
-    lines.append(f"{', '.join(new)}{',' if len(new) == 1 else ''} = element({', '.join([*elements, *scalars])})")
-    lines += [f"tl.store(to_{name}, new_{name}.to(tl.{kinds[name]}){mask})" for name in kept]
+    call = f"element({', '.join([*elements, *scalars])})"
+    new = [f"new_{name}" for name in kept] if sums is None else [f"v{k}" for k in range(sums)]
+    lines.append(f"{', '.join(new)}{',' if len(new) == 1 else ''} = {call}")
+    if sums is None:
+        lines += [f"tl.store(to_{name}, new_{name}.to(tl.{kinds[name]}){mask})" for name in kept]
+    for k in range(sums or 0):
+        value = f"tl.cast(v{k}, tl.float64)"
+        lines.append(f"t{k} += {value}" if is_whole else f"u{k} += tl.where(inside, {value}, 0.0)")
     return [f"            {line}" for line in lines]
-
-
-@cache
-def prepare_source(
-    spec: StepSpec, layout: Layout, numbers: tuple[str, ...], found_inf: bool, grad_scale: bool
-) -> KernelSource:
-    """Return the kernel that advances the counters on the device and writes the rows.
-
-    Args:
-        spec: the step.
-        layout: the layout of its tensors.
-        numbers: for each number of the spec "value", or the dtype of a tensor on the device that holds it.
-        found_inf: whether a tensor says that the step must be skipped.
-        grad_scale: whether a tensor holds the divisor of every gradient.
-    """
-    parts = split(spec, layout.compute)
-    width = len(parts.scalars)
-    counter = f"tl.{layout.counter}"
-    emitter = Emitter(triton("float64"), "s", given_inputs)
-    body = []
-    for k, letter in enumerate(spec.counters):
-        body.append(f"c_{letter} = tl.load(counters + {k} * count + i, mask=inside).to(tl.pointer_type({counter}))")
-        body.append(f"n_{letter} = tl.load(c_{letter}, mask=inside).to(tl.float64)")
-        if letter == "t":
-            body.append(f"n_t = (n_t + 1.0).to({counter}).to(tl.float64)")
-            body.append(f"tl.store(c_t, n_t.to({counter}), mask=counts)")
-    for letter, value in parts.counters:
-        emitter.lines += [
-            f"kept_{letter} = tl.cast({emitter.name(value)}, {counter}).to(tl.float64)",
-            f"tl.store(c_{letter}, kept_{letter}.to({counter}), mask=counts)",
-        ]
-    for k, value in enumerate(parts.scalars):
-        name = emitter.name(value)
-        stored = f"tl.where({name}, 1.0, 0.0).to(tl.float64)" if is_condition(value) else name
-        emitter.lines.append(f"tl.store(row + {k}, {stored}, mask=inside)")
-    arguments = [("counters", "*i64"), ("rows", "*fp64"), ("count", "i64")]
-    arguments += [
-        (f"n_{name}", "fp64") if kind == "value" else (f"at_{name}", f"*{_TYPES[kind]}")
-        for name, kind in zip(spec.numbers, numbers, strict=True)
-    ]
-    arguments += [("found_inf", "*fp32")] * found_inf + [("grad_scale", "*fp32")] * grad_scale
-    text = [
-        FUNCTIONS.strip(),
-        "",
-        "",
-        "@triton.jit",
-        f"def prepare({', '.join(name for name, _ in arguments)}):",
-        *(
-            f"    n_{name} = tl.load(at_{name}).to(tl.float64)"
-            for name, kind in zip(spec.numbers, numbers, strict=True)
-            if kind != "value"
-        ),
-        f"    skip = {'tl.load(found_inf).to(tl.float64)' if found_inf else 'tl.full((), 0.0, tl.float64)'}",
-        "    tl.store(rows, skip)",
-        "    counted = tl.where(skip == 0.0, count, 0)",
-        "    factor = tl.full((), 1.0, tl.float64)" + (" / tl.load(grad_scale).to(tl.float64)" if grad_scale else ""),
-        "    tl.store(rows + 1, factor)",
-        f"    lane = tl.arange(0, {LANES})",
-        "    start = 0",
-        "    while start < count:",
-        "        i = start + lane",
-        "        inside = i < count",
-        "        counts = i < counted",
-        f"        row = rows + {HEAD} + i * {width}",
-        *(f"        {line}" for line in (*body, *emitter.lines)),
-        f"        start += {LANES}",
-        "",
-    ]
-    return KernelSource("\n".join(text), "prepare", tuple(arguments))
