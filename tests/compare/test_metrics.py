@@ -1,6 +1,7 @@
 """The metrics against scikit-learn's, and what they refuse."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -135,10 +136,74 @@ READINGS = ("logits", "probabilities", "values")
         (functools.partial(torch.nn.functional.cross_entropy, ignore_index=0), "logits", 0),
         (torch.nn.NLLLoss(ignore_index=7), "unknown", 7),
         (lambda output, target: (output - target).mean(), "unknown", -100),
+        (piste.losses.SigmoidFocalLoss(), "logits", None),
+        (piste.losses.functional.asymmetric_loss, "logits", None),
+        (piste.losses.FocalLoss(ignore_index=2), "logits", 2),
+        (piste.losses.LogCoshLoss(), "values", None),
+        (piste.losses.QuantileLoss(), "values", None),
+        (torch.nn.PoissonNLLLoss(), "logarithms", None),
+        (functools.partial(torch.nn.functional.poisson_nll_loss, log_input=False), "values", None),
+        (piste.losses.DiceLoss(), "probabilities", None),
+        (piste.losses.JaccardLoss(activation="sigmoid"), "logits", None),
+        (piste.losses.CORALLoss(), "steps", None),
+        (piste.losses.CORNLoss(), "conditional", None),
     ],
 )
 def test_a_loss_states_how_outputs_are_read_and_what_is_ignored(loss, reading, ignored):
     assert convention_of(loss) == Convention(reading, ignored)
+
+
+@pytest.mark.parametrize(
+    ("loss", "shares"),
+    [
+        (piste.losses.CORALLoss(), [[0.4, 0.3, 0.2, 0.1], [0.1, 0.1, 0.6, 0.2], [0.7, 0.1, 0.1, 0.1]]),
+        (piste.losses.CORNLoss(), [[0.5, 0.2, 0.2, 0.1], [0.1, 0.1, 0.6, 0.2], [0.7, 0.1, 0.1, 0.1]]),
+    ],
+)
+def test_steps_between_ranks_are_judged_as_ranks(loss, shares):
+    above = 1 - torch.tensor(shares, dtype=torch.float64).cumsum(1)[:, :-1]  # P(rank > 0), P(rank > 1), P(rank > 2)
+    if isinstance(loss, piste.losses.CORNLoss):
+        above = above / torch.cat([torch.ones(3, 1), above[:, :-1]], 1)  # P(rank > j | rank > j - 1)
+    logits, target = above.logit(), torch.tensor([1, 2, 2])
+    ranks = [1, 2, 0] if isinstance(loss, piste.losses.CORALLoss) else [0, 2, 0]  # the medians; P = 1/2 is not above
+    logits = logits - 1e-9
+
+    def value(name):
+        return METRICS[name].under(convention_of(loss)).value(logits, target)
+
+    assert value("accuracy") == pytest.approx(sum(r == t for r, t in zip(ranks, [1, 2, 2], strict=True)) / 3)
+    assert value("mae") == pytest.approx(sum(abs(r - t) for r, t in zip(ranks, [1, 2, 2], strict=True)) / 3)
+    given = [row[t] for row, t in zip(shares, [1, 2, 2], strict=True)]
+    assert value("log_loss") == pytest.approx(-sum(math.log(p) for p in given) / 3, rel=1e-6)
+    with pytest.raises(InvalidValue, match=r"in \[0, 3\], because the model has 3 outputs, steps between ranks; rec"):
+        METRICS["accuracy"].under(convention_of(loss)).value(logits, torch.tensor([0, 4, 1]))
+
+
+def test_classes_are_in_the_dimension_of_the_loss():
+    logits = torch.tensor([[[2.0, 0.0], [3.0, 1.0]]])  # (N, L, C), as many positions as classes
+    for target in (torch.tensor([[0, 0]]), torch.eye(2)[torch.tensor([[0, 0]])]):
+        last = convention_of(piste.losses.CrossEntropyLoss(class_dim=-1))
+        assert METRICS["accuracy"].under(last).value(logits, target) == 1.0
+    assert METRICS["accuracy"].value(logits, torch.tensor([[0, 0]])) == 0.0
+
+
+def test_log_loss_is_that_of_the_logits_of_the_loss():
+    cosines, target = torch.tensor([[0.6, 0.2], [0.1, 0.3]]), torch.tensor([0, 0])
+    for loss, logits in (
+        (piste.losses.CosFaceLoss(scale=5.0), 5 * cosines),
+        (piste.losses.functional.arcface_loss, 64 * cosines),
+        (piste.losses.CrossEntropyLoss(softcap=0.5), 0.5 * torch.tanh(cosines / 0.5)),
+    ):
+        found = METRICS["log_loss"].under(convention_of(loss)).value(cosines, target)
+        assert found == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item(), rel=1e-5)
+
+
+def test_the_logarithm_of_a_rate_is_compared_as_a_rate():
+    rates, counts = torch.tensor([2.0, 5.0]), torch.tensor([1.0, 7.0])
+    poisson = convention_of(torch.nn.PoissonNLLLoss())
+    for name, expected in (("rmse", math.sqrt(2.5)), ("mae", 1.5), ("r2", 1 - 2.5 / 9)):
+        assert METRICS[name].under(poisson).value(rates.log(), counts) == pytest.approx(expected)
+        assert METRICS[name].value(rates, counts) == pytest.approx(expected)
 
 
 def test_a_custom_loss_reads_probabilities_where_every_output_is_in_0_1():

@@ -55,7 +55,7 @@ def f1(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOGI
 
     predicted, true, counted = _decide("f1", output, target, convention)
     predicted, true = predicted[counted].cpu(), true[counted].cpu()
-    classes = 2 if output.shape == target.shape and not _are_probabilities(target) else output.shape[1]
+    classes = 2 if _is_of_labels(output, target, convention) else convention.by_class(output).shape[1]
     average = "binary" if classes == 2 else "macro"
     labels = None if classes == 2 else list(range(classes))
     return float(f1_score(true, predicted, average=average, labels=labels, zero_division=0.0))
@@ -75,12 +75,12 @@ def auc(output: torch.Tensor, target: torch.Tensor, convention: Convention = LOG
     true = true[counted].cpu()
     if true.unique().numel() < 2:
         raise InvalidValue("auc needs examples of every class; all targets are of one class. Help: use log_loss.")
-    if output.shape == target.shape and not _are_probabilities(target):
+    if _is_of_labels(output, target, convention):
         return float(roc_auc_score(true, output.double()[counted].cpu()))
-    scores = output.double().movedim(1, -1)[counted].cpu()
+    scores = convention.by_class(output).double().movedim(1, -1)[counted].cpu()
     if scores.shape[1] == 2:
         return float(roc_auc_score(true, scores[:, 1] - scores[:, 0]))
-    shares = scores if convention.reading == "probabilities" else scores.softmax(1)
+    shares = scores if _has_shares(convention) else scores.softmax(1)
     shares = shares / shares.sum(1, keepdim=True)
     return float(roc_auc_score(true, shares, multi_class="ovr", labels=list(range(scores.shape[1]))))
 
@@ -94,35 +94,40 @@ def log_loss(output: torch.Tensor, target: torch.Tensor, convention: Convention 
         InvalidValue: If the loss reads the outputs as values, which are no probabilities.
     """
     _, true, counted = _decide("log_loss", output, target, convention)
-    if convention.reading == "values":
+    if convention.reading in ("values", "logarithms"):
         raise InvalidValue(
             "log_loss takes logits or probabilities; the loss reads the outputs as values. Help: use accuracy or auc."
         )
-    scores = output.double()
-    of_labels = output.shape == target.shape and not _are_probabilities(target)
+    of_labels = _is_of_labels(output, target, convention)
+    scores = (output if of_labels else convention.by_class(output)).double()
     tiny = torch.finfo(torch.float64).tiny
     if of_labels and convention.reading == "probabilities":
         loss = -torch.where(true == 1, scores, 1 - scores).clamp_min(tiny).log()
     elif of_labels:
         loss = functional.binary_cross_entropy_with_logits(scores, true.double(), reduction="none")
     else:
-        logs = scores.clamp_min(tiny).log() if convention.reading == "probabilities" else scores.log_softmax(1)
+        logs = scores.clamp_min(tiny).log() if _has_shares(convention) else scores.log_softmax(1)
         loss = -logs.gather(1, true.where(counted, 0).unsqueeze(1)).squeeze(1)
     return _mean_of_counted(loss, counted)
 
 
-def check_class_indices(target: torch.Tensor, classes: int, ignore_index: int | None, of: str = "the targets") -> None:
+def check_class_indices(
+    target: torch.Tensor, output: torch.Tensor, convention: Convention, of: str = "the targets"
+) -> None:
     """Raise for the first class index without an output of the model."""
+    outputs = output.shape[-1 if convention.is_ordinal else convention.class_dim]
+    classes = outputs + convention.is_ordinal
     invalid = (target < 0) | (target >= classes)
-    if ignore_index is not None:
-        invalid &= target != ignore_index
+    if convention.ignore_index is not None:
+        invalid &= target != convention.ignore_index
     if bool(invalid.any()):
         position = invalid.nonzero()[0].tolist()
         value = int(target[tuple(position)])
         at = position[0] if len(position) == 1 else tuple(position)
         raise InvalidValue(
-            f"class indices must be in [0, {classes - 1}], because the model has {classes} "
-            f"output{'s' * (classes > 1)}; received {value} at position {at} of {of}."
+            f"class indices must be in [0, {classes - 1}], because the model has {outputs} "
+            f"output{'s' * (outputs > 1)}{', steps between ranks' * convention.is_ordinal}; received {value} at "
+            f"position {at} of {of}."
         )
 
 
@@ -130,21 +135,25 @@ def _decide(
     metric: str, output: torch.Tensor, target: torch.Tensor, convention: Convention
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the predicted class and the correct one of every position, and whether the position counts."""
-    if output.shape == target.shape and _are_probabilities(target):
-        predicted, true = output.argmax(1), target.argmax(1)
+    of_indices = output.dim() == target.dim() + 1
+    if convention.is_ordinal and of_indices:
+        check_class_indices(target, output, convention)
+        predicted, true = convention.numbers(output), target
+    elif output.shape == target.shape and _are_probabilities(target, convention):
+        predicted, true = output.argmax(convention.class_dim), target.argmax(convention.class_dim)
     elif output.shape == target.shape:
         low, high = _labels(metric, target)
         predicted, true = (output > convention.threshold(low, high)).long(), (target == high).long()
-    elif output.dim() == target.dim() + 1:
-        check_class_indices(target, output.shape[1], convention.ignore_index)
-        predicted, true = output.argmax(1), target
+    elif of_indices:
+        check_class_indices(target, output, convention)
+        predicted, true = output.argmax(convention.class_dim), target
     else:
         raise InvalidValue(
             f"{metric} takes scores of classes (N, C, ...) with class indices (N, ...), or outputs and two labels of "
             f"one shape; received {tuple(output.shape)} and {tuple(target.shape)}."
         )
     counted = torch.ones_like(true, dtype=torch.bool)
-    if output.dim() == target.dim() + 1 and convention.ignore_index is not None:
+    if of_indices and convention.ignore_index is not None:
         counted = target != convention.ignore_index
         if not bool(counted.any()):
             raise InvalidValue(f"{metric} has nothing to count: every target is ignored (`ignore_index` of the loss).")
@@ -170,8 +179,19 @@ def _mean_of_counted(values: torch.Tensor, counted: torch.Tensor) -> torch.Tenso
     return ((values * counted).sum(1) / counts)[counts > 0]
 
 
-def _are_probabilities(target: torch.Tensor) -> bool:
+def _is_of_labels(output: torch.Tensor, target: torch.Tensor, convention: Convention) -> bool:
+    """Return whether each output is that of a label, rather than of a class."""
+    return not convention.is_ordinal and output.shape == target.shape and not _are_probabilities(target, convention)
+
+
+def _has_shares(convention: Convention) -> bool:
+    """Return whether the scores of classes are probabilities."""
+    return convention.reading == "probabilities" or convention.is_ordinal
+
+
+def _are_probabilities(target: torch.Tensor, convention: Convention) -> bool:
     """Return whether each row is a probability distribution over at least two classes."""
-    if target.dim() < 2 or target.shape[1] < 2 or bool((target < 0).any()):
+    dim = convention.class_dim
+    if target.dim() < 2 or target.shape[dim] < 2 or bool((target < 0).any()):
         return False
-    return bool(((target.sum(1, dtype=torch.float64) - 1).abs() < 1e-3).all())
+    return bool(((target.sum(dim, dtype=torch.float64) - 1).abs() < 1e-3).all())

@@ -15,6 +15,7 @@ from .class_metrics import accuracy, auc, balanced_accuracy, f1, log_loss
 from .conventions import Convention
 
 Function = Callable[..., Any]
+VALUES = Convention("values")
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Metric:
             seed.
         goal: "max" if higher is better, "min" if lower is better.
         finish: Maps the mean score to the reported value (the square root, for RMSE). Must be monotone.
-        takes_convention: Whether the function takes `convention=`, the `Convention` of the loss. Examples whose targets
-            are all ignored then have no score.
+        takes_convention: Whether the function takes `convention=`, the `Convention` of the loss.
         of_whole: Whether the score of an example depends on the other examples.
+        of_classes: Whether targets are class indices or labels. Examples whose targets are all ignored have no score.
         measured: Whether it is no function of outputs and targets: the loss on the validation data, or a value that
             a LightningModule logs.
 
@@ -45,6 +46,7 @@ class Metric:
     finish: Callable[[float], float] = float
     takes_convention: bool = False
     of_whole: bool = False
+    of_classes: bool = False
     measured: bool = False
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ class Metric:
     def scores(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the score of every example (N,), or one for all examples (a 0-d tensor), in float64."""
         result = torch.as_tensor(self.function(output, target)).detach().to("cpu", torch.float64)
-        if result.dim() and result.shape != (len(target),) and not self.takes_convention:
+        if result.dim() and result.shape != (len(target),) and not self.of_classes:
             raise InvalidValue(
                 f"the metric `{self.name}` must return one number, or one for each of the {len(target)} examples; "
                 f"received a tensor of shape {tuple(result.shape)}."
@@ -93,32 +95,34 @@ class Metric:
         return self.finish(float(self.scores(output, target).mean()))
 
 
-def squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def squared_error(output: torch.Tensor, target: torch.Tensor, convention: Convention = VALUES) -> torch.Tensor:
     """(prediction - target)^2, averaged over all dimensions except the first."""
-    return _error(output, target).square().mean(1)
+    return _error(output, target, convention).square().mean(1)
 
 
-def absolute_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def absolute_error(output: torch.Tensor, target: torch.Tensor, convention: Convention = VALUES) -> torch.Tensor:
     """|prediction - target|, averaged over all dimensions except the first."""
-    return _error(output, target).abs().mean(1)
+    return _error(output, target, convention).abs().mean(1)
 
 
 def scaled(
-    output: torch.Tensor, target: torch.Tensor, error: Callable[..., torch.Tensor], factor: float
+    output: torch.Tensor, target: torch.Tensor, error: Callable[..., torch.Tensor], factor: float,
+    convention: Convention = VALUES,
 ) -> torch.Tensor:  # fmt: skip
     """Return an error in other units than those of the outputs and targets."""
-    return error(output, target) * factor
+    return error(output, target, convention=convention) * factor
 
 
-def r2(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def r2(output: torch.Tensor, target: torch.Tensor, convention: Convention = VALUES) -> torch.Tensor:
     """1 - (prediction - target)^2 / variance of the targets; the mean over the examples is R^2."""
     variance = target.double().var(unbiased=False)
     if not variance > 0:
         raise InvalidValue("r2 needs targets that differ; all validation targets are equal. Help: use rmse or mae.")
-    return 1 - _error(output, target).square().mean(1) / variance
+    return 1 - _error(output, target, convention).square().mean(1) / variance
 
 
-def _error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def _error(output: torch.Tensor, target: torch.Tensor, convention: Convention) -> torch.Tensor:
+    output = convention.numbers(output)
     if output.shape != target.shape:
         raise InvalidValue(
             f"the metric takes predictions and targets of the same shape; received {tuple(output.shape)} "
@@ -134,14 +138,14 @@ def _no_score(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", accuracy, "max", takes_convention=True),
-        Metric("balanced_accuracy", balanced_accuracy, "max", takes_convention=True, of_whole=True),
-        Metric("f1", f1, "max", takes_convention=True, of_whole=True),
-        Metric("auc", auc, "max", takes_convention=True, of_whole=True),
-        Metric("log_loss", log_loss, "min", takes_convention=True),
-        Metric("rmse", squared_error, "min", lambda mean: max(mean, 0.0) ** 0.5),
-        Metric("mae", absolute_error, "min"),
-        Metric("r2", r2, "max", of_whole=True),
+        Metric("accuracy", accuracy, "max", takes_convention=True, of_classes=True),
+        Metric("balanced_accuracy", balanced_accuracy, "max", takes_convention=True, of_whole=True, of_classes=True),
+        Metric("f1", f1, "max", takes_convention=True, of_whole=True, of_classes=True),
+        Metric("auc", auc, "max", takes_convention=True, of_whole=True, of_classes=True),
+        Metric("log_loss", log_loss, "min", takes_convention=True, of_classes=True),
+        Metric("rmse", squared_error, "min", lambda mean: max(mean, 0.0) ** 0.5, takes_convention=True),
+        Metric("mae", absolute_error, "min", takes_convention=True),
+        Metric("r2", r2, "max", takes_convention=True, of_whole=True),
         Metric("loss", _no_score, "min", measured=True),
     )
 }

@@ -215,8 +215,16 @@ def make_objective(
     y = torch.as_tensor((target.y - target.mean) / target.deviation).float().unsqueeze(1)
     deviation = target.deviation  # scores are in units that all splits share
     metrics = {
-        "rmse": Metric("rmse", functools.partial(scaled, error=squared_error, factor=deviation**2), "min", _root),
-        "mae": Metric("mae", functools.partial(scaled, error=absolute_error, factor=deviation), "min"),
+        "rmse": Metric(
+            "rmse",
+            functools.partial(scaled, error=squared_error, factor=deviation**2),
+            "min",
+            _root,
+            takes_convention=True,
+        ),
+        "mae": Metric(
+            "mae", functools.partial(scaled, error=absolute_error, factor=deviation), "min", takes_convention=True
+        ),
     }
     error = float(np.sqrt(np.square(target.y[validation] - target.mean).mean()))
     guess = f"Predicting the mean gives an rmse of {_short(error)}."

@@ -13,6 +13,7 @@ from ...torch_internals import PLAIN_TYPES
 from ..batches import Batch, concatenate
 from ..candidates import Candidate
 from ..class_metrics import check_class_indices
+from ..conventions import Convention
 from ..data import Data
 from ..metrics import Metric, default_metric
 from ..objective import Loss, Objective, Prediction
@@ -84,7 +85,7 @@ def check_on_first_batch(task: Task, data: Data, given: Sequence[Metric], candid
             losses = {name: function for name, function in made.items() if function is not None}
             check_finite(task, model, data, losses, {f"the metric `{m.name}`": m.scores for m in metrics.values()})
             for (convention, _), judged in metrics.items():
-                _check_metric(judged, sample, data, convention.ignore_index)
+                _check_metric(judged, sample, data, convention)
     for candidate in candidates:
         _check_optimizer(candidate, *task.new_pair(0, candidate.loss_function))
     return Checked(resolved, metric, also)
@@ -157,13 +158,13 @@ def _check_optimizer(candidate: Candidate, model: torch.nn.Module, loss: Loss | 
         )
 
 
-def _check_metric(metric: Metric, parts: list[Prediction], data: Data, ignore_index: int | None) -> None:
+def _check_metric(metric: Metric, parts: list[Prediction], data: Data, convention: Convention) -> None:
     output, targets = parts[0][0], data.known_targets
-    if metric.takes_convention and output.dim() == parts[0][1].dim() + 1:
+    if metric.of_classes and output.dim() == parts[0][1].dim() + 1:
         for target in targets or [target for _, target in parts]:
             call_or_explain(
                 f"the metric `{metric.name}` can't judge the validation data", check_class_indices, target,
-                output.shape[1], ignore_index, "its targets",
+                output, convention, "its targets",
             )  # fmt: skip
     joined = parts[0] if len(parts) == 1 else concatenate(parts)
     failure = f"the metric `{metric.name}` failed on the model's output"
