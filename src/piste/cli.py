@@ -363,15 +363,15 @@ def _show(comparison: Comparison) -> None:
         _say(comparison.interrupted)
         return
     verdict = comparison.verdict
+    explained = "\n".join(filter(None, (f"{verdict.test} {verdict.limits}".strip(), verdict.recommendation)))
     if sys.stdout.isatty():
         console = Console(highlight=False)
         for table in rich_tables(comparison, console.width):
             console.print(table, "")
         console.print(translate(verdict.sentence), style="bold", markup=False)
-        explained = translate(f"{verdict.test} {verdict.limits}\n{verdict.recommendation}")
-        console.print(explained, markup=False)
+        console.print(translate(explained), markup=False)
     else:
-        _say(f"\n{comparison.table()}\n{verdict.sentence}\n{verdict.test} {verdict.limits}\n{verdict.recommendation}")
+        _say(f"\n{comparison.table()}\n{verdict.sentence}\n{explained}".rstrip())
     if verdict.code:
         _say(f"\n{textwrap.indent(verdict.code, '    ')}")
     for said in (comparison.interrupted, comparison.left_out):

@@ -1,5 +1,7 @@
 """A run that fails is a marked row: the others go on, the report is written, and the next call tries it again."""
 
+import functools
+import html
 import json
 
 import pytest
@@ -39,6 +41,21 @@ def test_a_failing_run_is_a_marked_row_and_the_others_go_on(where, trials, tmp_p
     assert (tmp_path / "report.html").exists()
     kept = json.loads((tmp_path / "results.json").read_text())["results"]
     assert sorted(r["status"] for r in kept) == ["done", "done", "failed", "failed"]
+
+
+def test_the_report_states_why_a_candidate_has_no_result(tmp_path):
+    wild = functools.partial(SGD, lr=1e12)
+    optimizers = {**OPTIONS["optimizers"], "wild": wild}
+    found = compare_task(task(), **{**OPTIONS, "optimizers": optimizers, "lr": None}, seeds=2, out=tmp_path)
+    failed, diverged = (next(r for r in found.results if r.candidate == name) for name in ("hungry", "wild"))
+    assert failed.note.endswith("OutOfMemoryError: tried to allocate 80 GB")
+    for sentence in (
+        f"hungry failed in 2 of 2 runs, first with seed 0: {failed.note}.",
+        f"wild diverged in 2 of 2 runs, first with seed 0: {diverged.note}.",
+    ):
+        assert sentence in found.verdict.limits
+        assert sentence in html.unescape((tmp_path / "report.html").read_text())
+    assert "hungry failed in 2 of 2 runs" in (tmp_path / "report.md").read_text()
 
 
 def test_a_failed_run_is_tried_again_and_a_finished_one_is_not(tmp_path):

@@ -58,6 +58,8 @@ def summarize(
         practical, fixed_weights=plan.task.fixed_weights, searched=plan.searches, at_defaults=at_defaults,
         splits=plan.splits,
     )  # fmt: skip
+    stopped = (_describe_stopped(row, runs) for row in rows)
+    verdict.limits = " ".join(filter(None, (verdict.limits, *stopped)))
     baseline, baseline_meaning = _baseline(plan, complete)
     if verdict.best is not None and len(plan.candidates) > 1:
         sign = 1 if higher_is_better else -1
@@ -113,6 +115,19 @@ def _judged_with(row: Row, results: Sequence[Result], plan: Plan) -> str:
         f" Its learning rate {row.lr:.3g} is the {place} of those found for the seeds; it reached {plan.metric.name} "
         f"{at.metrics[-1]:.4g} with seed {at.seed}."
     )
+
+
+def _describe_stopped(row: Row, runs: Runs) -> str:
+    """Return a sentence on the runs of a candidate that failed, or on its final runs that diverged; else empty."""
+    every = [r for r in (*runs.results, *runs.defaults, *runs.tries) if r.candidate == row.name]
+    stopped, word = [r for r in every if r.failed], "failed"
+    if not stopped:
+        every, word = [r for r in every if r.role == "judged"], "diverged"
+        stopped = [r for r in every if r.diverged]
+    if not stopped:
+        return ""
+    first = stopped[0]
+    return f"{row.name} {word} in {len(stopped)} of {len(every)} runs, first with seed {first.seed}: {first.note}."
 
 
 def _runs_of(candidate: Candidate, results: Sequence[Result]) -> list[Result]:
