@@ -1,6 +1,7 @@
 """The scores by example that every final run keeps."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,12 +9,12 @@ import torch
 
 from piste.compare import compare_task
 from piste.compare.metrics import METRICS, Metric
+from piste.compare.records import pack, record_of, result_of, unpack
+from piste.compare.results import Result
 from piste.compare.training.example_scores import (
     JACKKNIFE_GROUPS,
     MAX_SCORES,
     example_scores,
-    pack_scores,
-    unpack_scores,
 )
 from tests.compare.small import data, task
 
@@ -75,9 +76,19 @@ def test_a_metric_that_fails_without_a_group_keeps_nothing():
 
 def test_packing_keeps_every_float32():
     scores = np.random.default_rng(0).normal(size=1000).astype(np.float32).tolist()
-    assert unpack_scores(pack_scores(scores)) == scores
-    assert unpack_scores(pack_scores([])) == []
-    assert len(pack_scores([1.0, 0.0] * 500)) < 200
+    assert unpack(pack(scores, "<f4"), "<f4") == scores
+    assert unpack(pack([], "<f4"), "<f4") == []
+    assert len(pack([1.0, 0.0] * 500, "<f4")) < 200
+
+
+def test_a_record_holds_a_run_as_it_is():
+    run = Result("Adam", "Adam", "mse", 3, 0.1, losses=[2.0, math.inf], metrics=[math.nan, 0.5], seconds=1.5)
+    run.scores, run.examples, run.options = [0.5, 1.0], [7, 2], {"betas": (0.9, 0.99)}
+    text = json.dumps(record_of(run))
+    assert repr(result_of(json.loads(text))) == repr(run)
+    strict = text.replace("Infinity", "null").replace("NaN", "null")
+    run.losses = [2.0, math.nan]
+    assert repr(result_of({**json.loads(strict), "of a later version": 1})) == repr(run)
 
 
 def test_every_final_run_keeps_scores_and_a_resumed_comparison_the_same(tmp_path):
@@ -90,7 +101,7 @@ def test_every_final_run_keeps_scores_and_a_resumed_comparison_the_same(tmp_path
     again = compare_task(task(), **arguments)
     assert [r.scores for r in again.results] == [r.scores for r in found.results]
     numbers = json.loads((tmp_path / "results.json").read_text())
-    assert [unpack_scores(r["scores"]) for r in numbers["results"]] == [r.scores for r in found.results]
+    assert [unpack(r["scores"], "<f4") for r in numbers["results"]] == [r.scores for r in found.results]
 
 
 def test_scores_of_a_number_are_pseudo_values():

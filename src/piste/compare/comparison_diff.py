@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,14 @@ from ..errors import InvalidType, InvalidValue
 from ..options import Number
 from .analysis.changes import Change, Side, find_changes
 from .metrics import METRICS
+from .records import result_of
 from .report.files import RESULTS_FILE, to_json_data
 from .report.tables import format_bytes, format_change, format_number, format_seconds, markdown_lines
 from .results import LEVEL, Result, Summary
-from .training.example_scores import pack_scores, unpack_examples, unpack_scores
 
 OUTCOMES = ("better", "worse", "equal", "undecided", "identical")
 HASHED = ("one hash", "another hash")
 """The values of settings that are known by a hash."""
-NO_SCORES = pack_scores([])
 NAMES = {"equal": "practically equal"}
 
 
@@ -165,23 +164,12 @@ def _label(source: Any, numbers: Mapping[str, Any]) -> str:
 def _side(numbers: Mapping[str, Any]) -> Side:
     runs: dict[str, list[Result]] = {row["name"]: [] for row in numbers["rows"]}
     for record in numbers["results"]:
-        runs.setdefault(record["candidate"], []).append(_result(record))
+        runs.setdefault(record["candidate"], []).append(result_of(record))
     known = METRICS.get(numbers["metric"])
     validation = numbers.get("validation", {})
     return Side(
         runs, validation.get("targets", ""), validation.get("examples", 0), float if known is None else known.finish
     )
-
-
-def _result(record: Mapping[str, Any]) -> Result:
-    """Return a run of results.json, where null stands for NaN and infinity."""
-    names = {f.name for f in fields(Result)}
-    values = {key: value for key, value in record.items() if key in names}
-    for key in ("losses", "metrics"):
-        values[key] = [math.nan if value is None else value for value in values[key]]
-    values["scores"] = unpack_scores(record.get("scores") or NO_SCORES)
-    values["examples"] = unpack_examples(record.get("examples") or NO_SCORES)
-    return Result(**values)
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from ...errors import InvalidType, InvalidValue, PisteError, Unsupported
 from ..plan import MAX_TRIALS, Plan
+from ..records import record_of, result_of
 from ..results import Result
 from ..search_space import format_options
-from ..training.example_scores import pack_examples, pack_scores, unpack_examples, unpack_scores
 from .executor import Job
 from .lock import FolderLock
 from .settings import describe_difference, extended_settings
@@ -98,7 +98,7 @@ class DatabaseStore(Store):
         self.settings = self._study(SETTINGS_STUDY).user_attrs.get("settings", {})
         for name in self._names():
             for trial in self._study(name.removeprefix(self._prefix)).trials:
-                result = _from_json(trial.user_attrs["result"])
+                result = result_of(json.loads(trial.user_attrs["result"]))
                 job = Job(
                     result.role, result.candidate, trial.user_attrs["number"], result.seed, trial.user_attrs.get("lr"),
                     result.options,
@@ -135,7 +135,7 @@ class DatabaseStore(Store):
 
     def put(self, job: Job, result: Result) -> None:
         super().put(job, result)
-        attributes = {"number": job.number, "lr": job.lr, "result": _to_json(result)}
+        attributes = {"number": job.number, "lr": job.lr, "result": json.dumps(record_of(result))}
         states = self._optuna.trial.TrialState
         finished = result.status == "done"
         trial = self._optuna.trial.create_trial(
@@ -247,21 +247,6 @@ def _open_database(storage: Any, name: str, fresh: bool, folder: Path | None, lo
 
 _EXAMPLE = "such as postgresql://user@host/database or sqlite:///runs.db"
 _DRIVER = "For PostgreSQL: pip install 'piste[postgresql]'."
-
-
-def _to_json(result: Result) -> str:
-    fields = {**vars(result), "scores": pack_scores(result.scores), "examples": pack_examples(result.examples)}
-    return json.dumps(fields)  # with NaN, which Python's JSON reads
-
-
-def _from_json(text: str) -> Result:
-    fields = json.loads(text)
-    if isinstance(fields["scores"], str):  # written before scores were packed
-        fields["scores"] = unpack_scores(fields["scores"])
-    if "examples" in fields:
-        fields["examples"] = unpack_examples(fields["examples"])
-    options = fields.pop("options", {}).items()
-    return Result(**fields, options={name: tuple(v) if isinstance(v, list) else v for name, v in options})
 
 
 def _key(job: Job) -> str:

@@ -19,8 +19,8 @@ import torch
 from ...errors import InvalidValue, PisteError
 from ...translation import translate
 from ...version import __version__
-from ..results import Result, Summary
-from ..training.example_scores import pack_examples, pack_scores
+from ..records import record_of
+from ..results import Summary
 from .figures import curve_figure, learning_rate_figure, save_figure
 from .html import render_html
 from .runs import runs_csv
@@ -133,16 +133,11 @@ def to_json_data(comparison: Summary) -> dict[str, Any]:
             "command": command_line(),
             "verdict": dataclasses.asdict(comparison.verdict),
             "rows": [dataclasses.asdict(row) for row in comparison.rows],
-            "results": [_packed(r) for r in comparison.results],
-            "defaults": [_packed(r) for r in comparison.defaults if r.role == "default"],
-            "tries": [_packed(r) for r in comparison.tries],
+            "results": [record_of(r) for r in comparison.results],
+            "defaults": [record_of(r) for r in comparison.defaults if r.role == "default"],
+            "tries": [record_of(r) for r in comparison.tries],
         }
     )
-
-
-def _packed(result: Result) -> dict[str, Any]:
-    """Return the fields of a run, with its scores and their examples as text."""
-    return {**vars(result), "scores": pack_scores(result.scores), "examples": pack_examples(result.examples)}
 
 
 def command_line() -> str:

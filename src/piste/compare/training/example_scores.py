@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import math
-import zlib
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -86,40 +82,3 @@ def _rounded(values: list[float]) -> list[float]:
     """Return the nearest float32 numbers, which storing keeps exactly."""
     rounded: list[float] = np.asarray(values, np.float32).tolist()
     return rounded
-
-
-def pack_scores(scores: Sequence[float]) -> str:
-    """Scores as text: little-endian float32, compressed with zlib, in base64.
-
-    >>> unpack_scores(pack_scores([1.0, 0.5]))
-    [1.0, 0.5]
-    """
-    return _pack(scores, "<f4")
-
-
-def unpack_scores(text: str) -> list[float]:
-    """Return the scores that `pack_scores` packed."""
-    return _unpack(text, "<f4")
-
-
-def pack_examples(examples: Sequence[int]) -> str:
-    """Numbers of examples as text: little-endian int32, compressed with zlib, in base64.
-
-    >>> unpack_examples(pack_examples([7, 3]))
-    [7, 3]
-    """
-    return _pack(examples, "<i4")
-
-
-def unpack_examples(text: str) -> list[int]:
-    """Return the numbers that `pack_examples` packed."""
-    return _unpack(text, "<i4")
-
-
-def _pack(values: Sequence[float], dtype: str) -> str:
-    return base64.b64encode(zlib.compress(np.asarray(values, dtype).tobytes(), 9)).decode()
-
-
-def _unpack(text: str, dtype: str) -> list[Any]:
-    values: list[Any] = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype).tolist()
-    return values
