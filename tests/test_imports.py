@@ -28,6 +28,7 @@ LAYERS: list[list[str]] = [
     ["piste.optim", "piste.losses"],
     ["piste.explain", "piste.patching", "piste.compare.requirements"],
     ["piste.compare.results"],
+    ["piste.compare.records"],
     [
         "piste.compare.search_space",
         "piste.compare.conventions",
