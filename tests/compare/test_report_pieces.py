@@ -10,9 +10,9 @@ import types
 
 import pytest
 
-from piste.compare import compare_task
+from piste.compare import Loop, compare_task
 from piste.compare.report import fonts
-from piste.compare.report.figures import new_figure, save_figure, widened
+from piste.compare.report.figures import learning_rate_figure, new_figure, save_figure, widened
 from piste.compare.report.files import to_json_data
 from piste.compare.report.html import render_html
 from piste.compare.report.plots import page_plots
@@ -209,3 +209,43 @@ def test_the_metric_of_a_user_is_escaped_in_every_plot(tmp_path):
     )
     titles = json.dumps([plot["figure"]["layout"] for plot in dict(page_plots(found)).values()])
     assert "&lt;i&gt;m" in titles and "<i>" not in titles
+
+
+@pytest.fixture(scope="module")
+def of_loops():
+    return compare_task(
+        task(), optimizers=["SGD", "Adam"], losses=["cross_entropy", "multi_margin"], seeds=2, trials=2,
+        loop={"plain": Loop(), "slow": Loop(schedule="cosine")}, epochs=1, progress=False,
+    )  # fmt: skip
+
+
+def test_every_loop_has_curves_of_its_own(of_loops):
+    plots = {name: plot["figure"]["data"] for name, plot in page_plots(of_loops)}
+    figure = of_loops.plot()
+    for i, loss in enumerate(("cross_entropy", "multi_margin")):
+        panel = figure.axes[i]
+        shown = {t["name"]: t for t in plots[f"loss{i}"] if t.get("showlegend", True)}
+        drawn = {line.get_label(): line for line in panel.get_lines() if not line.get_label().startswith("_")}
+        names = [f"{optimizer} · {loop}" for optimizer in ("SGD", "Adam") for loop in ("plain", "slow")]
+        assert sorted(shown) == sorted(drawn) == sorted(names)
+        for name in names:
+            optimizer, _, loop = name.partition(" · ")
+            runs = [r.losses for r in of_loops.results if r.candidate == f"{optimizer} · {loss} · {loop}"]
+            mean = [sum(values) / 2 for values in zip(*runs, strict=True)]
+            assert len(runs) == 2
+            assert shown[name]["y"] == pytest.approx(mean)
+            assert list(drawn[name].get_ydata()) == pytest.approx(mean)
+        for name in ("SGD", "Adam"):
+            plain, slow = (shown[f"{name} · {loop}"]["line"] for loop in ("plain", "slow"))
+            assert plain["color"] == slow["color"] and (plain["dash"], slow["dash"]) == ("solid", "dash")
+
+
+def test_marks_and_learning_rates_tell_loops_apart(of_loops):
+    plots = {name: plot["figure"]["data"] for name, plot in page_plots(of_loops)}
+    marks = {(trace["marker"]["color"], trace["marker"]["symbol"]) for trace in plots["smoothness"]}
+    assert len(marks) == 4  # of two losses
+    entries = learning_rate_figure(of_loops).legends[0]
+    assert sorted(text.get_text() for text in entries.get_texts()) == [
+        "Adam · plain", "Adam · slow", "SGD · plain", "SGD · slow",
+    ]  # fmt: skip
+    assert len({(line.get_color(), line.get_linestyle()) for line in entries.get_lines()}) == 4

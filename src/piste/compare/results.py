@@ -56,6 +56,11 @@ class Result:
     also: dict[str, float] = field(default_factory=dict)
 
     @property
+    def curve(self) -> str:
+        """The name of its curve among those of its loss."""
+        return curve_name(self.candidate, self.optimizer, self.loss)
+
+    @property
     def diverged(self) -> bool:
         """Whether the run gave no result, because it diverged or failed."""
         return self.status in ("diverged", "failed")
@@ -113,6 +118,20 @@ class Row:
     seconds_to_target: float | None = None
     failed: int = 0
     also: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def curve(self) -> str:
+        """The name of its curve among those of its loss."""
+        return curve_name(self.name, self.optimizer, self.loss)
+
+
+def curve_name(candidate: str, optimizer: str, loss: str) -> str:
+    """Return the name of a candidate without its loss: the optimizer, and the loop where several are compared.
+
+    >>> curve_name("Adam · mse · cosine", "Adam", "mse")
+    'Adam · cosine'
+    """
+    return optimizer + candidate.removeprefix(optimizer).removeprefix(f" · {loss}")
 
 
 @dataclass

@@ -15,7 +15,7 @@ from .fonts import show_as_text, translated, use_installed_fonts, wrap, write_as
 
 # The palette of Okabe and Ito, with the yellow darkened for white paper; a second round of candidates is dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#9A8B00")
-DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (4, 1.5, 1.2, 1.5)), (0, (8, 2)))
 MIN_SPAN = 1e-3
 """The least range of an axis, as a share of the largest value on it."""
 INK, FAINT = "#222222", "#8a8a8a"
@@ -33,13 +33,23 @@ text:not([style*="fill:"]), [style^="fill-opacity"] { fill: #e8e8ea }
 """The colours of an SVG where the reader's system is dark."""
 
 
+def style_numbers(comparison: Summary) -> dict[str, tuple[int, int]]:
+    """Return the numbers of the colour and of the dash of every curve: colours are of optimizers, dashes of loops."""
+    optimizers = sorted({row.optimizer for row in comparison.rows}, key=str.lower)
+    loops = list(dict.fromkeys(row.curve.removeprefix(row.optimizer) for row in comparison.rows))
+    rounds = -(-len(optimizers) // len(COLOURS))
+    numbers = {}
+    for row in comparison.rows:
+        round_, colour = divmod(optimizers.index(row.optimizer), len(COLOURS))
+        loop = loops.index(row.curve.removeprefix(row.optimizer))
+        numbers[row.curve] = colour, (loop * rounds + round_) % len(DASHES)
+    return numbers
+
+
 def styles(comparison: Summary) -> dict[str, dict[str, Any]]:
-    """Return the colour and dash of every optimizer, the same in all figures."""
-    names = sorted({row.optimizer for row in comparison.rows}, key=str.lower)
-    return {
-        name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
-        for i, name in enumerate(names)
-    }
+    """Return the colour and dash of every curve, the same in all figures."""
+    numbers = style_numbers(comparison).items()
+    return {name: {"color": COLOURS[colour], "linestyle": DASHES[dash]} for name, (colour, dash) in numbers}
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -117,8 +127,8 @@ def learning_rate_figure(comparison: Summary) -> Any:
     style = styles(comparison)
     entries: dict[str, Any] = {}
     for loss, axes in zip(losses, figure.subplots(1, len(losses), sharey=True, squeeze=False)[0], strict=True):
-        for name in dict.fromkeys(r.optimizer for r in comparison.tries if r.loss == loss):
-            trials = [r for r in comparison.tries if r.loss == loss and r.optimizer == name]
+        for name in dict.fromkeys(r.curve for r in comparison.tries if r.loss == loss):
+            trials = [r for r in comparison.tries if r.loss == loss and r.curve == name]
             finished = sorted((r.seed, r.lr, r.metrics[-1]) for r in trials if r.status == "done")
             line = {**style[name], **({"linestyle": ""} if any(r.options for r in trials) else {})}
             for seed in dict.fromkeys(number for number, _, _ in finished):  # a line for each search
@@ -164,8 +174,8 @@ def _title(comparison: Summary, width: float) -> str:
 def _panel(comparison: Summary, axes: Any, results: Sequence[Result], attribute: str, title: str) -> None:
     style = styles(comparison)
     finished: list[float] = []
-    for name in dict.fromkeys(r.optimizer for r in results):
-        runs = [r for r in results if r.optimizer == name]
+    for name in dict.fromkeys(r.curve for r in results):
+        runs = [r for r in results if r.curve == name]
         done = [r for r in runs if not r.diverged]
         for r in (r for r in runs if r.diverged):
             values = [v if math.isfinite(v) else math.nan for v in getattr(r, attribute)]

@@ -45,8 +45,8 @@ def _curves(
 ) -> dict[str, Any]:
     traces: list[dict[str, Any]] = []
     finished: list[float] = []
-    for name in dict.fromkeys(row.optimizer for row in comparison.rows if row.loss == loss):
-        runs = [r for r in comparison.results if r.optimizer == name and r.loss == loss]
+    for name in dict.fromkeys(row.curve for row in comparison.rows if row.loss == loss):
+        runs = [r for r in comparison.results if r.curve == name and r.loss == loss]
         done = [getattr(r, attribute) for r in runs if not r.diverged]
         style = style_of(comparison, name)
         seconds = [r.step_seconds for r in runs if not math.isnan(r.step_seconds)]
@@ -101,18 +101,18 @@ def _curves(
 
 
 def _smoothness(comparison: Summary) -> dict[str, Any]:
-    traces = [
-        {
+    traces: list[dict[str, Any]] = []
+    for row in (row for row in comparison.rows if not row.diverged):
+        style = style_of(comparison, row.curve)
+        size = _marker_size(comparison, row)
+        trace = {
             "x": [_none_if_nan(row.descent_share)],
             "y": [_none_if_nan(row.evenness)],
             "name": html.escape(row.name),
-            "mode": "markers",
-            "marker": {"color": style_of(comparison, row.optimizer)["color"], "size": _marker_size(comparison, row)},
-            "hovertext": html.escape(f"{row.name}: {comparison.metric} {row.metric:.4g}"),
         }
-        for row in comparison.rows
-        if not row.diverged
-    ]
+        hint = html.escape(f"{row.name}: {comparison.metric} {row.metric:.4g}")
+        mark = {"color": style["color"], "symbol": style["symbol"], "size": size}
+        traces.append({**trace, "mode": "markers", "marker": mark, "hovertext": hint})
     note = (
         "Descent share: the net descent of the loss as a share of its total movement. "
         "Evenness: how steadily the weights approach their final values. "
@@ -132,7 +132,7 @@ def _paths(comparison: Summary) -> dict[str, Any]:
     for result in comparison.results:
         if result.path and result.seed == seed and not result.diverged:
             columns: Sequence[Any] = list(zip(*result.path, strict=True))
-            style = style_of(comparison, result.optimizer)
+            style = style_of(comparison, result.curve)
             trace = make_line(result.candidate, columns[0], columns[-1], style)
             traces.append({**trace, "mode": "lines+markers", "marker": {"size": 4, "color": style["color"]}})
     note = f"Seed {seed}; a mark for every evaluation."

@@ -33,11 +33,11 @@ def _learning_rates(comparison: Summary) -> dict[str, Any]:
     for row in comparison.rows:
         trials = [r for r in comparison.tries if r.candidate == row.name]
         points = _points(trials)
-        style = style_of(comparison, row.optimizer)
+        style = style_of(comparison, row.curve)
         hints = [html.escape(f"{translate(f'seed {r.seed}')} {format_options(r.options)}") if r else "" for r in points]
         results = [r.metrics[-1] if r else None for r in points]
         trace = make_line(row.name, [r.lr if r else None for r in points], results, style, text=hints)
-        symbols = ["diamond-open" if r and r.lr == trials[0].lr else "circle" for r in points]
+        symbols = ["diamond-open" if r and r.lr == trials[0].lr else style["symbol"] for r in points]
         sizes = [13 if r and r.lr == trials[0].lr else 6 for r in points]
         mode = "markers" if any(r.options for r in trials) else "lines+markers"  # a line joins rates with equal options
         traces.append({**trace, "mode": mode, "marker": {"color": style["color"], "symbol": symbols, "size": sizes}})
@@ -79,8 +79,9 @@ def _slice(comparison: Summary, option: str) -> dict[str, Any]:
         if done:
             hints = [html.escape(f"lr {r.lr:.3g}" if r.lr is not None else "") for r in done]
             values = [html.escape(_written(r.options[option])) for r in done]
-            trace = make_line(row.name, values, [r.metrics[-1] for r in done], style_of(comparison, row.optimizer))
-            mark = {"color": trace["line"]["color"], "size": 8, "opacity": 0.7}
+            style = style_of(comparison, row.curve)
+            trace = make_line(row.name, values, [r.metrics[-1] for r in done], style)
+            mark = {"color": trace["line"]["color"], "symbol": style["symbol"], "size": 8, "opacity": 0.7}
             traces.append({**trace, "text": hints, "mode": "markers", "marker": mark})
     order = _distinct([r.options[option] for r in comparison.tries if option in r.options])
     x = {

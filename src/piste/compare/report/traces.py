@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..results import Summary
-from .figures import COLOURS
+from .figures import COLOURS, style_numbers
 
-DASHES = ("solid", "dash", "dot")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = ("circle", "diamond", "square", "cross", "triangle-up")
 
 
 def make_plot(
@@ -27,14 +28,13 @@ def make_plot(
 
 
 def make_line(name: str, x: Sequence[Any], y: Sequence[Any], style: dict[str, str], **more: Any) -> dict[str, Any]:
-    """Return a trace in the style of its optimizer; a click on its name in the legend hides all traces of the name."""
+    """Return a trace in the style of its curve; a click on its name in the legend hides all traces of the name."""
     line = {"color": style["color"], "dash": style["dash"], "width": 2}
     label = html.escape(name)
     return {"x": list(x), "y": list(y), "name": label, "legendgroup": label, "mode": "lines", "line": line, **more}
 
 
-def style_of(comparison: Summary, optimizer: str) -> dict[str, str]:
-    """Return the colour and dash of an optimizer, the same in all plots."""
-    names = sorted({row.optimizer for row in comparison.rows}, key=str.lower)
-    i = names.index(optimizer)
-    return {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
+def style_of(comparison: Summary, curve: str) -> dict[str, str]:
+    """Return the colour, dash and symbol of a curve, the same in all plots."""
+    colour, dash = style_numbers(comparison)[curve]
+    return {"color": COLOURS[colour], "dash": DASHES[dash], "symbol": SYMBOLS[dash]}

@@ -83,7 +83,7 @@ def picture(comparison: Summary) -> Any:
     _contours(right, x, y, list(paths.values()))
     for name in sorted(paths, key=str.lower):
         path = np.array(paths[name].path)
-        right.plot(path[:, 0], path[:, 1], **style[paths[name].optimizer], lw=1.5, marker=".", ms=3, label=name)
+        right.plot(path[:, 0], path[:, 1], **style[paths[name].curve], lw=1.5, marker=".", ms=3, label=name)
     right.plot(*shown.path[0], "o", color=INK, ms=6)
     right.annotate(translated("start"), shown.path[0], (6, -10), textcoords="offset points", color=INK, fontsize=9)
     right.plot(W, B, "*", color=INK, ms=12, zorder=4)
