@@ -93,6 +93,13 @@ def test_infinity_and_nan_are_not_rounded_at_random(kind):
 
 
 @pytest.mark.parametrize("kind", BITS)
+def test_every_nan_stays_one(kind):
+    payloads = torch.tensor([0x7FFFFFFF, -1, 0x7F800001, -0x7FFFFF], dtype=torch.int32).view(torch.float32)
+    for r in (0.0, 65535.0):
+        assert apply(f"{kind}_at_random", payloads, torch.full((4,), r)).isnan().all()
+
+
+@pytest.mark.parametrize("kind", BITS)
 @pytest.mark.parametrize("x", [1.001, -0.3, 3e-6])
 def test_the_mean_of_rounding_at_random_is_the_number(kind, x):
     x = in_float32([x]).item()

@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Iterable
 
-from . import losses, optim
+from . import losses, optim, parts, storage
 from .subject import Subject, examine
 
 
 def subjects() -> list[Subject]:
-    return [*optim.subjects(), *losses.subjects()]
+    return [*optim.subjects(), *storage.subjects(), *parts.subjects(), *losses.subjects()]
 
 
 def main(names: list[str], known: Iterable[Subject]) -> int:

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import pytest
 
 from piste.formula import words
 
@@ -118,7 +121,7 @@ def _fault(subject: Subject, tree: ast.Module, path: Path) -> str | None:
         ):
             warnings.simplefilter("ignore")
             return subject.check(modules)
-    except Exception as error:
+    except (Exception, pytest.fail.Exception) as error:
         return f"{type(error).__name__}: {error}"
 
 
@@ -153,3 +156,25 @@ def _install(name: str, module: ModuleType) -> None:
     parent, _, last = name.rpartition(".")
     if parent:
         setattr(sys.modules[parent], last, module)
+
+
+def run_tests(module: ModuleType, *leave_out: str) -> None:
+    """Run the tests of a module with the cases of its parameters; a failure is an exception."""
+    for name, test in list(vars(module).items()):
+        if not name.startswith("test_") or name in leave_out:
+            continue
+        marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
+        for case in _cases(marks):
+            test(**case)
+
+
+def _cases(marks: list[Any]) -> Iterator[dict[str, Any]]:
+    if not marks:
+        yield {}
+        return
+    names = marks[0].args[0]
+    names = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
+    for values in marks[0].args[1]:
+        own = dict(zip(names, values if len(names) > 1 else (values,), strict=True))
+        for others in _cases(marks[1:]):
+            yield {**own, **others}

@@ -155,6 +155,10 @@ def test_a_pass_without_gradients_warns():
         optimizer.step_in_backward(),
     ):
         pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it warns once
+        with optimizer.step_in_backward():
+            pass
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,25 @@ def test_a_code_is_one_of_the_two_that_enclose_the_number():
             assert shown.item() == pytest.approx(number(code.item(), scales[block].item()), rel=1e-5)
 
 
-def test_the_noise_chooses_the_code_by_the_distance():
-    x = torch.full((256,), 0.5)
-    x[0] = 1.0
+@pytest.mark.parametrize("scale", [1.0, 8.0, 2.0**-10])
+def test_the_noise_chooses_the_code_by_the_distance(scale):
+    x = torch.full((256,), 0.5 * scale)
+    x[0] = scale
     codes, _ = encode(x, torch.arange(256), 7.0, 3.0)
     low, high = number(106, 1.0), number(107, 1.0)
     for place in range(1, 256):
         assert codes[place] == 106 + (0.5 - low > noise(7, 3, place) / 65536 * (high - low))
+
+
+def test_the_number_of_a_code_keeps_its_code():
+    places = torch.arange(4096)
+    x = decode(torch.full((4096,), 64, dtype=torch.int8), torch.ones(16), places)
+    x[::256] = 1.0
+    steps = [step for step in range(40) if any(noise(7, step, place) == 0 for place in range(4096))]
+    assert steps  # where the noise is 0, a number that is not above its code stays as well
+    for step in steps:
+        codes, _ = encode(x, places, 7.0, float(step))
+        assert codes[::256].eq(127).all() and codes.view(16, 256)[:, 1:].eq(64).all()
 
 
 def test_the_mean_of_many_roundings_is_the_number():
@@ -69,8 +81,9 @@ def test_a_block_with_a_number_that_is_not_finite_shows_it(value):
     x = torch.ones(300)
     x[5] = value
     places = torch.arange(300)
-    shown = decode(*encode(x, places, 1.0, 1.0), places)
-    assert not shown[5].isfinite() and shown[256:].eq(1).all()
+    codes, scales = encode(x, places, 1.0, 1.0)
+    shown = decode(codes, scales, places)
+    assert codes[:256].eq(0).all() and shown[:256].isnan().all() and shown[256:].eq(1).all()
 
 
 @pytest.mark.parametrize("name", WITH_STATE)

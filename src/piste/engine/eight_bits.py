@@ -50,10 +50,10 @@ def encode(x: Tensor, places: Tensor, key: Any, step: Any) -> tuple[Tensor, Tens
     scales = torch.zeros(blocks_of(x.numel()), device=x.device)
     scales.scatter_reduce_(0, (places // BLOCK).reshape(-1), size.reshape(-1), "amax")
     scale = scales[places // BLOCK]
-    below = torch.floor(127 * torch.sqrt(torch.sqrt(size / scale))).clamp(max=127)
+    below = torch.floor(127 * torch.sqrt(torch.sqrt(size / scale)))
     low, high = _fourth(below) * scale, _fourth(below + 1) * scale
     up = (size - low) > noise(key, step, places) * 2.0**-16 * (high - low)
-    code = torch.clamp(below + up.to(torch.float32), min=1, max=127)
+    code = torch.clamp(below + up.to(torch.float32), min=1)  # at most 127, the code of the scale
     return torch.where((size > 0) & (scale < torch.inf), torch.copysign(code, x), 0).to(torch.int8), scales
 
 

@@ -53,7 +53,7 @@ def noise(key: Any, step: Any, position: Any) -> Tensor:
     key, step, position = (torch.as_tensor(x).to(torch.int64) for x in (key, step, position))
     first = _mixed(_mixed(key + _SALT) ^ step)
     second = _mixed(first + _SALT)
-    return (_mixed(_mixed((position & _WORD) ^ first) + second) >> 16).to(torch.float32)
+    return (_mixed(_mixed(position ^ first) + second) >> 16).to(torch.float32)
 
 
 def _mixed(x: Tensor) -> Tensor:

@@ -37,14 +37,14 @@ def first_codes(p: Any, start: float) -> tuple[Tensor, Tensor]:
     return codes, torch.full((blocks,), scale, device=p.device, dtype=torch.float32)
 
 
-def decode_codes(p: Any, codes: Any, scales: Any) -> Tensor:
-    """Return the numbers of a buffer in float32, spread as the parameter is."""
-    if not is_sharded(p):
-        return decode_eight_bits(codes, scales, positions([p]))
+def decode_codes(codes: Any, scales: Any) -> Tensor:
+    """Return the numbers of a buffer in float32, spread as its codes are."""
+    if not is_sharded(codes):
+        return decode_eight_bits(codes, scales, positions([codes]))
     from torch.distributed.tensor import DTensor
 
     part = codes.to_local()
     wide = decode_eight_bits(part, scales.to_local(), positions([part]))
     return DTensor.from_local(  # type: ignore[no-any-return]
-        wide, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+        wide, codes.device_mesh, codes.placements, shape=codes.shape, stride=codes.stride()
     )

@@ -106,7 +106,7 @@ def first_count(key: str, optimizer: Any, p: Tensor, group: Mapping[str, Any]) -
     """Return the initial value of a 0-d state tensor: step 0, or a key made of the seed and the parameter's place."""
     if key == "rounding_step":
         return 0.0
-    params = chain.from_iterable(each["params"] for each in (*optimizer.param_groups, group))
+    params = chain.from_iterable(each["params"] for each in optimizer.param_groups)
     index = next(i for i, other in enumerate(params) if other is p)
     return float((group["rounding_seed"] * 0x9E3779B1 + index * 0x85EBCA77) % (1 << 32) * _KEYS >> 32)
 

@@ -32,7 +32,7 @@ def local_parts(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     borrowed = [(p, part) for p, part in zip(params, parts, strict=True) if part is not p]
     try:
         for p, part in borrowed:
-            part.grad = None if p.grad is None else _spread_like(p, p.grad)
+            part.grad = _spread_like(p, p.grad)
         yield parts
     finally:
         for _, part in borrowed:
@@ -65,7 +65,7 @@ def address(x: Any) -> int:
 
 
 def _spread_like(p: Any, x: Any) -> Tensor:
-    """Return the part of a tensor that belongs to the part of a parameter."""
+    """Return the part of a tensor that belongs to the part of a parameter; another tensor is returned as it is."""
     if not is_sharded(x):
         return x  # type: ignore[no-any-return]
     return _part(x if x.placements == p.placements else x.redistribute(placements=p.placements))

@@ -104,7 +104,7 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
             scales.append(state[key + SCALE])
         elif buffers[-1].dtype == torch.int8:  # the option has changed
             codes, scale = buffers[-1], state.pop(key + SCALE)
-            buffers[-1] = state[key] = decode_codes(p, codes, scale).to(dtype)
+            buffers[-1] = state[key] = decode_codes(codes, scale).to(dtype)
     if not rule.counts_steps:  # t isn't saved; it only has to be 1 at the first step alone
         counters.insert(0, like.clone() if is_first else torch.ones_like(like))
     for key in precision.tensors_of(mode):
