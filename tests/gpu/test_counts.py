@@ -1,0 +1,45 @@
+"""The launches and bytes of steps and losses that `python -m bench gpu-counts` counts without a device."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from bench import gpu_counts
+
+LAUNCHES = {
+    "SGD": (1, 20),  # parameter, gradient and momentum are read; parameter and momentum are written
+    "AdamW": (1, 28),
+    "LAMB": (3, 44),  # the norms read all four tensors once more
+    "LARS": (3, 28),
+    "StableAdamW": (3, 36),
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_steps_have_these_launches_and_bytes(name):
+    line = gpu_counts.step_row("6 small", name, torch.float32, 3000.0, 2)
+    launches, each = LAUNCHES[name]
+    assert f"launches {launches}  bytes  {each}  floor" in line
+    assert re.search(r"host +[\d.]+ us of  50.1 ", line)
+
+
+def test_bytes_are_those_of_the_dtype():
+    assert "bytes  14 " in gpu_counts.step_row("6 small", "AdamW", torch.bfloat16, 3000.0, 2)
+
+
+def test_losses_have_these_launches_and_reads():
+    assert "launches 2 (loss, loss)  reads 1" in gpu_counts.loss_row("MSELoss", 256, 10, 2)
+    row = "launches 3 (divisor, loss, loss)  reads "
+    assert f"{row}1" in gpu_counts.loss_row("CrossEntropyLoss", 256, 10, 2)
+    assert f"{row}2" in gpu_counts.loss_row("CrossEntropyLoss", 2, 32000, 2)  # online: a sum, then the gradient
+
+
+def test_the_command_prints_a_row_for_each(capsys):
+    options = ["--models", "6 small", "--optimizers", "Lion", "--losses", "HuberLoss", "--rounds", "2"]
+    gpu_counts.main(options)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("6 small        Lion        launches 1  bytes  20 ")
+    assert second.startswith("HuberLoss         256 x    10  launches 2 (loss, loss)")
