@@ -42,7 +42,13 @@ class HostCounters:
         return tuple(self._number.from_address(column[tensor]).value for column in self._addresses)
 
     def store(self, columns: Sequence[int], values: Sequence[float], tensor: int | None = None) -> None:
-        """Store the counters of some columns, for one tensor or for all."""
+        """Store the counters of some columns, for one tensor, or for all where all are equal."""
+        if tensor is None and self._native is not None:
+            self._values[:] = array("d", self.read(0))
+            for k, value in zip(columns, values, strict=True):
+                self._values[k] = value
+            self._native["store"](self._table.buffer_info()[0])
+            return
         for k, value in zip(columns, values, strict=True):
             column = self._addresses[k]
             for address in column if tensor is None else [column[tensor]]:
@@ -50,7 +56,7 @@ class HostCounters:
 
 
 def _native(columns: int, kind: str) -> dict[str, Callable[[int], int]] | None:
-    """Return the machine code of `advance`, or None where Numba can't make it."""
+    """Return the machine code of `advance` and `store`, or None where Numba can't make it."""
     if importlib.util.find_spec("numba") is None:
         return None
     from ..native.compiler import load
@@ -69,6 +75,16 @@ def _native(columns: int, kind: str) -> dict[str, Callable[[int], int]] | None:
     ]
     for k in range(1, columns):
         lines += [f"        if pointer(col_{k}[i], {kind})[0] != first_{k}:", "            same = 0"]
-    lines += ["    return same", ""]
-    call: dict[str, Any] = load("\n".join(lines), ("advance",)).call
+    lines += [
+        "    return same",
+        "",
+        "def store(table) -> int:",
+        f"    values = pointer(table[{1 + columns}], float64)",
+        *(f"    col_{k} = pointer(table[{1 + k}], int64)" for k in range(columns)),
+        "    for i in range(table[0]):",
+        *(f"        pointer(col_{k}[i], {kind})[0] = {kind}(values[{k}])" for k in range(columns)),
+        "    return 0",
+        "",
+    ]
+    call: dict[str, Any] = load("\n".join(lines), ("advance", "store")).call
     return call
