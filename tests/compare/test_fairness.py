@@ -1,5 +1,6 @@
 """The same weights, the same batches, each optimizer's own rate: seen from inside the model, the loss and the rule."""
 
+import functools
 import math
 import random
 
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import piste
 from piste.compare import compare, compare_task
+from piste.errors import InvalidValue
 from tests.compare.small import data, model, task
 from tests.compare.test_untouched import Counting
 
@@ -122,6 +124,36 @@ def test_each_optimizer_keeps_its_own_rate_unless_told():
     assert {row.name: row.lr for row in found.rows} == {"SGD": 1e-3, "Adam": 0.5}
     found = compare_task(task(), optimizers=["SGD", "Adam"], seeds=1, lr=0.25, progress=False)
     assert {row.lr for row in found.rows} == {0.25}
+
+
+@pytest.mark.parametrize("muon", ["Muon", functools.partial(piste.optim.Muon, momentum=0.5)], ids=["name", "partial"])
+def test_muon_steps_hidden_matrices_and_adamw_the_rest(muon):
+    found = compare_task(task(), optimizers={"Muon": muon}, seeds=1, lr=0.05, progress=False)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    net = model()
+    torch.set_rng_state(state)
+    options = muon.keywords if isinstance(muon, functools.partial) else {}
+    hidden, *others = (net[0].weight, net[0].bias, net[2].weight, net[2].bias)
+    optimizers = [torch.optim.Muon([hidden], lr=0.05, **options), torch.optim.AdamW(others)]
+    (x, y), generator = data(), torch.Generator().manual_seed(0)
+    for _ in range(4):
+        for rows in torch.randperm(48, generator=generator).split(16):
+            net.zero_grad()
+            nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    assert found.results[0].losses[-1] == pytest.approx(nn.functional.cross_entropy(net(x), y).item(), rel=1e-3)
+    assert found.rows[0].lr == 0.05
+
+
+def test_muon_without_hidden_matrices_is_refused_with_the_help_of_its_groups():
+    with pytest.raises(InvalidValue) as caught:
+        compare_task(task(model=lambda: nn.Linear(2, 2)), optimizers=["Muon", "Adam"], seeds=1, progress=False)
+    assert str(caught.value) == (
+        "Muon can't train this model: `model` must have trainable hidden matrices; received Linear with none. Help: "
+        "use AdamW, or hidden=lambda name, p: p.dim() >= 2 to choose the matrices."
+    )
 
 
 def test_the_usual_seven_take_part_by_themselves_and_all_when_asked():

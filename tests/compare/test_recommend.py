@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import piste
-from piste.compare import compare_task
+from piste.compare import Loop, compare_task
 from piste.compare.analysis.evidence import Evidence
 from piste.compare.analysis.recommendation import code_to_paste, recommend
 from piste.compare.analysis.summary import _judged_rate
 from piste.compare.analysis.verdict import decide
 from piste.compare.results import Difference, Result, Row, Verdict
-from tests.compare.small import data, task
+from tests.compare.small import data, model, task
 
 
 def row(name, lr=0.1, width=math.nan, state=100, metric=0.9, std=0.01, seconds=1e-3, peak=1000):
@@ -128,6 +128,19 @@ def test_the_line_to_paste_runs():
     assert code_to_paste(row("Mine", lr=None), ["Adam"]) == "optimizer = Mine(model.parameters())"
     text = code_to_paste(row("Adam-full-batch", lr=0.5), ["Adam"])
     exec(text, {**namespace, "optimizers": {"Adam-full-batch": torch.optim.Adam}})
+
+
+def test_the_line_to_paste_for_muon_makes_groups():
+    text = code_to_paste(row("Muon", lr=0.02), ["Muon"], steps_matrices=True)
+    assert text == "optimizer = piste.optim.Muon(piste.optim.matrix_groups(model), lr=0.02)"
+    text = code_to_paste(row("Muon", lr=0.02), ["Muon"], steps_matrices=True, trains_loss=True)
+    assert text == "optimizer = piste.optim.Muon(piste.optim.matrix_groups(model, loss=loss), lr=0.02)"
+    namespace = {"piste": piste, "model": model(), "loss": torch.nn.Linear(1, 1)}
+    exec(text, namespace)
+    assert [group["lr"] for group in namespace["optimizer"].param_groups] == [0.02, 1e-3]
+    loop = Loop(param_groups=piste.optim.matrix_groups)
+    text = code_to_paste(row("Muon", lr=0.02), ["Muon"], steps_matrices=True, loop=loop)
+    assert text.endswith("optimizer = piste.optim.Muon(loop.param_groups(model), lr=0.02)")
 
 
 def test_the_rate_of_the_line_was_judged_and_the_sentence_says_with_which_seed():

@@ -227,6 +227,22 @@ def test_tied_and_frozen_parameters_are_routed_once_and_not_at_all():
     assert groups.reasons["embed.weight"] == "embedding"
 
 
+def test_adamw_steps_the_parameters_of_a_loss_but_shared_ones_once():
+    net, loss = Block(), nn.Module()
+    loss.centers, loss.tied = nn.Parameter(torch.zeros(7, 4)), net.conv.weight
+    groups = optim.matrix_groups(net, loss=loss)
+    assert str(groups).endswith("1      AdamW       (7, 4)     loss.centers  parameter of the loss")
+    assert groups[1]["params"][-1][1] is loss.centers
+    assert sum(p is net.conv.weight for group in groups for _, p in group["params"]) == 1
+    assert str(optim.matrix_groups(net, loss=nn.CrossEntropyLoss())) == str(optim.matrix_groups(net))
+
+
+def test_a_loss_that_is_no_module_is_refused():
+    with pytest.raises(InvalidType) as caught:
+        optim.matrix_groups(Block(), loss=torch.sum)
+    assert str(caught.value) == "`loss` must be None or a torch.nn.Module; received builtin_function_or_method."
+
+
 def test_clipping_and_skipping_are_those_of_every_optimizer():
     a, b, ours, theirs = pair(lr=0.1)
     a.param_groups[0]["max_norm"] = 0.5

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import InvalidType, InvalidValue, did_you_mean
-from ..optim import OPTIMIZERS
+from ..optim import OPTIMIZERS, Optimizer
 from .conventions import Convention, convention_of
 from .loop import PLAIN, Loop, find_loops
 from .objective import Loss
@@ -52,6 +52,12 @@ class Candidate:
     def trains_loss(self) -> bool:
         """Whether the loss has parameters of its own."""
         return isinstance(self.loss_function, torch.nn.Module) and any(True for _ in self.loss_function.parameters())
+
+    @property
+    def steps_matrices(self) -> bool:
+        """Whether the optimizer is one of matrices, such as Muon, which needs param groups for all other parameters."""
+        make = self.make.func if isinstance(self.make, functools.partial) else self.make
+        return isinstance(make, type) and issubclass(make, Optimizer) and make.matrix is not None
 
     @property
     def bound_arguments(self) -> str:

@@ -50,11 +50,13 @@ def matrix_groups(
     split: Mapping[str, int] | None = None,
     adamw: Mapping[str, Any] | None = None,
     hidden: Callable[[str, Any], bool] | None = None,
+    loss: nn.Module | None = None,
 ) -> MatrixGroups:
     """Split the trainable parameters of a model into hidden matrices and parameters for AdamW.
 
-    AdamW steps parameters of fewer than two dimensions, those of embeddings and their tied ones, and the weight of the
-    output layer, which is the last `Linear` of the model in the order of `model.modules()`.
+    AdamW steps parameters of fewer than two dimensions, those of embeddings and their tied ones, the weight of the
+    output layer, which is the last `Linear` of the model in the order of `model.modules()`, and the parameters of a
+    loss.
 
     Args:
         model: The model. Tied parameters are listed once, and frozen ones not at all.
@@ -62,12 +64,13 @@ def matrix_groups(
             key and value apart.
         adamw: Options of AdamW that differ from its defaults.
         hidden: A function of name and parameter that returns True for hidden matrices, in place of the rule above.
+        loss: A loss with parameters to train, such as a temperature; their names begin with "loss.".
 
     Returns:
         The groups that have parameters, with their names. Muon takes them, and they print as a table.
 
     Raises:
-        InvalidType: `model` is not a module.
+        InvalidType: `model` or `loss` is not a module.
         InvalidValue: The model has no hidden matrices, or a part of a name in `split` matches none of them.
 
     Example:
@@ -85,6 +88,8 @@ def matrix_groups(
     """
     if not isinstance(model, nn.Module):
         raise InvalidType(f"`model` must be a torch.nn.Module; received {type(model).__name__}.")
+    if loss is not None and not isinstance(loss, nn.Module):
+        raise InvalidType(f"`loss` must be None or a torch.nn.Module; received {type(loss).__name__}.")
     embedded = {id(p) for m in model.modules() if isinstance(m, _EMBEDDINGS) for p in m.parameters(recurse=False)}
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     output = id(linear[-1].weight) if linear else 0
@@ -118,6 +123,11 @@ def matrix_groups(
             )
     defaults = {name: option.default for name, option in AdamW.options.items()}
     others = groups.pop(0, [])
+    if loss is not None:
+        held = {id(p) for p in model.parameters()}
+        own = [(f"loss.{name}", p) for name, p in loss.named_parameters() if p.requires_grad and id(p) not in held]
+        reasons |= {name: "parameter of the loss" for name, _ in own}
+        others = [*others, *own]
     found: list[dict[str, Any]] = [
         {"params": parameters, "adamw": False, "split": count} for count, parameters in sorted(groups.items())
     ]

@@ -97,7 +97,13 @@ def _cheapest(cost: Callable[[Row], float]) -> Filter:
 
 
 def code_to_paste(
-    row: Row, known: Sequence[str], *, trains_loss: bool = False, loop: Loop = PLAIN, is_lightning: bool = False
+    row: Row,
+    known: Sequence[str],
+    *,
+    trains_loss: bool = False,
+    steps_matrices: bool = False,
+    loop: Loop = PLAIN,
+    is_lightning: bool = False,
 ) -> str:
     """Return the lines of code that construct the optimizer of `row`, and the parts of its loop.
 
@@ -105,6 +111,7 @@ def code_to_paste(
         row: The recommended row.
         known: The names of Piste's optimizers; others are taken from the caller's `optimizers` dict.
         trains_loss: Whether the loss has parameters of its own, which the optimizer steps too.
+        steps_matrices: Whether the optimizer takes the groups of `matrix_groups`.
         loop: The options of the training loop.
         is_lightning: Whether the lines are the method of a LightningModule.
     """
@@ -116,7 +123,9 @@ def code_to_paste(
     else:
         make = row.optimizer if row.optimizer.isidentifier() else f"optimizers[{row.optimizer!r}]"
     parameters = f"{model}.parameters()" if loop.param_groups is None else f"loop.param_groups({model})"
-    if trains_loss:
+    if steps_matrices and loop.param_groups is None:
+        parameters = f"piste.optim.matrix_groups({model}{', loss=loss' * trains_loss})"
+    elif trains_loss:
         own = "*loss.parameters()" if loop.param_groups is None else '{"params": loss.parameters()}'
         parameters = f"[*{parameters}, {own}]"
     lines = [f"loop = Loop({loop.options})  # from piste.compare import Loop"] * (loop != PLAIN)

@@ -71,8 +71,8 @@ def summarize(
             verdict.recommendation = f"Recommended: {chosen.name}; {reason}{_judged_with(chosen, results, plan)}"
             candidate = next(c for c in plan.candidates if c.name == chosen.name)
             verdict.code = code_to_paste(
-                chosen, list(OPTIMIZERS), trains_loss=candidate.trains_loss, loop=candidate.loop,
-                is_lightning=plan.task.objective.is_lightning,
+                chosen, list(OPTIMIZERS), trains_loss=candidate.trains_loss, steps_matrices=candidate.steps_matrices,
+                loop=candidate.loop, is_lightning=plan.task.objective.is_lightning,
             )  # fmt: skip
     return Summary(
         plan.task.name, plan.task.about, plan.metric.name, higher_is_better, target, meaning, plan.settings(), rows,

@@ -135,10 +135,12 @@ def _check_optimizer(candidate: Candidate, model: torch.nn.Module, loss: Loss | 
     loop = candidate.loop
     loop.freeze_parts(model)
     failure = f"`param_groups` of `{candidate.name}` failed on the model"
+    if loop.param_groups is None:
+        failure = f"{candidate.optimizer} can't train this model"
     for options in configurations(candidate.search_space):
         configured = dataclasses.replace(candidate, options=options)
         with_options = f" with {format_options(options)}" * bool(options)
-        trained = call_or_explain(failure, trained_parameters, model, loss, loop)
+        trained = call_or_explain(failure, trained_parameters, model, loss, candidate)
         optimizer = call_or_explain(
             f"{candidate.optimizer}{with_options} could not be built", configured.new_optimizer, trained
         )

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ...optim import LBFGS
+from ...optim import LBFGS, matrix_groups
 from ...optim.averaging import AveragedWeights
 from ..candidates import Candidate
-from ..loop import PLAIN, PRECISIONS, Loop
+from ..loop import PRECISIONS, Loop
 from ..objective import Loss
 from .averaging import averages_weights
 
@@ -34,7 +34,7 @@ class Updates:
 
     def __init__(self, candidate: Candidate, model: torch.nn.Module, loss: Loss | None, steps: int) -> None:
         self.model, self.steps, self.loop = model, steps, candidate.loop
-        self.optimizer = candidate.new_optimizer(trained_parameters(model, loss, self.loop))
+        self.optimizer = candidate.new_optimizer(trained_parameters(model, loss, candidate))
         self.scheduler = self.loop.new_scheduler(self.optimizer, self.loop.updates(steps))
         device = next(model.parameters()).device.type
         self.scaler = torch.amp.GradScaler(device) if self.loop.autocast == "float16" else None  # type: ignore[attr-defined]
@@ -123,9 +123,19 @@ def warmup_steps(loop: Loop) -> int:
     return max(MIN_WARMUP_STEPS, loop.accumulate)
 
 
-def trained_parameters(model: torch.nn.Module, loss: Loss | None, loop: Loop = PLAIN) -> list[Any]:
-    """Return the parameters that the optimizer steps: of the model, or its param groups, and of the loss."""
-    given: Iterable[Any] = model.parameters() if loop.param_groups is None else loop.param_groups(model)
+def trained_parameters(model: torch.nn.Module, loss: Loss | None, candidate: Candidate | None = None) -> list[Any]:
+    """Return the parameters that the optimizer steps: of the model, or its param groups, and of the loss.
+
+    Args:
+        model: The model.
+        loss: The loss, whose own parameters are among them.
+        candidate: The optimizer and the loop; None for all parameters without groups. An optimizer of matrices has
+            those of `matrix_groups`, if the loop has none.
+    """
+    make_groups = None if candidate is None else candidate.loop.param_groups
+    if make_groups is None and candidate is not None and candidate.steps_matrices:
+        return matrix_groups(model, loss=loss if isinstance(loss, torch.nn.Module) else None)
+    given: Iterable[Any] = model.parameters() if make_groups is None else make_groups(model)
     trained = list(given)
     groups = any(isinstance(part, dict) for part in trained)
     if isinstance(loss, torch.nn.Module):
