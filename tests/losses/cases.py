@@ -125,6 +125,14 @@ def region_classes(shape, dtype=torch.float64):
     return torch.randn(shape, dtype=dtype) * 3, torch.randint(shape[1], shape[:1] + shape[2:])
 
 
+def scores(shape, dtype=torch.float64):
+    return (torch.randn(shape, dtype=dtype) * 3,)
+
+
+def log_probabilities(shape, dtype=torch.float64):
+    return tuple(-3 * torch.rand(shape, dtype=dtype) for _ in range(4))
+
+
 def cosines(shape, dtype=torch.float64):
     x, y = indices(shape, dtype)
     return x.tanh() * 0.95, y
@@ -248,6 +256,13 @@ CASES += [
     Case("focal_tversky", region_classes, {"activation": "softmax", "gamma": 2.0, "batch": True}, IMAGES),
 ]
 CASES += [
+    Case("discriminator", real),
+    *(Case("discriminator", real, {"kind": k}) for k in ("least_squares", "wasserstein", "hinge", "relativistic")),
+    Case("generator", scores),
+    *(Case("generator", scores, {"kind": k}) for k in ("minimax", "least_squares", "wasserstein", "hinge")),
+    Case("dpo", log_probabilities),
+    *(Case("dpo", log_probabilities, {"variant": v, "label_smoothing": 0.2}) for v in ("sigmoid", "robust")),
+    *(Case("dpo", log_probabilities, {"variant": v, "beta": 0.5}) for v in ("hinge", "ipo")),
     Case("distillation", real, {}, ((4, 3), (5,), (2, 2, 3))),
     Case("distillation", real, {"temperature": 2.0, "divergence": "reverse"}, ((4, 3),)),
     Case("distillation", real, {"temperature": 2.0, "divergence": "jsd", "beta": 0.25, "scale": False}, ((4, 3),)),

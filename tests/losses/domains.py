@@ -119,6 +119,19 @@ DOMAINS = [
     Domain("focal", "target", (ROW, None), (HALVES, [0.0, 0.0, 0.0]), ([0.5, 0.5011, 0.0], [0.5, 0.5 + 1e-9, -1e-9])),
     Domain("focal", "gamma", (ROW, 1), (0, 2.5), (-1e-9, INF, NAN), always=True),
     Domain("focal", "weight", (ROW, 1), **CLASS_WEIGHTS),
+    Domain("discriminator", "kind", (0.5, 1.0), ("logistic", "hinge"), ("minimax", 1), always=True),
+    Domain("generator", "kind", (0.5,), ("minimax", "hinge"), ("logistic", None), always=True),
+    *(
+        Domain("dpo", name, (-1.0,) * i + (None,) + (-1.0,) * (3 - i), (0.05, -2.5, -INF, NAN), (0.0501, 1.0))
+        for i, name in enumerate(("chosen", "rejected", "reference_chosen", "reference_rejected"))
+    ),
+    Domain("dpo", "beta", (-1.0,) * 4, (1e-9, 2), (0, -1.0, INF, NAN), always=True),
+    Domain("dpo", "label_smoothing", (-1.0,) * 4, (0, 0.25), (-1e-9, 0.5, NAN), always=True),
+    *(
+        Domain("dpo", "label_smoothing", (-1.0,) * 4, (0,), (0.25,), {"variant": v}, always=True, said=f'"{v}"')
+        for v in ("hinge", "ipo")
+    ),
+    Domain("dpo", "variant", (-1.0,) * 4, ("robust", "ipo"), ("slic", None), always=True),
     Domain("distillation", "temperature", (ROW, LOGS), (1e-3, 4), (0, -1.0, INF, NAN), always=True),
     Domain("distillation", "divergence", (ROW, LOGS), ("reverse", "jsd"), ("kl", None), always=True),
     Domain("distillation", "beta", (ROW, LOGS), (0.25, 0.75), (0, 1, NAN), always=True),

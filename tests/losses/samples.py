@@ -42,6 +42,7 @@ NORMAL = [(0.5, 0.25, 1.5), (-3.0, 2.5, 0.75), (2.0, 4.0, 8.0), (0.0, 1.5, 1.0)]
 SIGNED = [(0.3, 1), (0.3, -1), (2.0, -1), (-2.0, 1), (-2.0, -1), (30.0, -1), (30.0, 1)]
 RANKED = [(0.3, 0.1, 1.0), (0.3, 0.1, -1.0), (2.0, -1.0, 1.0), (-2.0, 1.0, 1.0), (5.0, 4.75, -1.0)]
 SHARES = [0.1, 0.25, 0.5, 0.9, 0.75, 0.0, 1.0]
+ANSWERS = [(-1.0, -2.5, -0.5, -0.25), (-3.0, -0.5, -2.0, -4.0), (-9.0, -1.0, -2.0, -2.5), (-1.0, -9.0, -2.0, -2.5)]
 
 ELEMENTS = [
     Points("l1", LINE),
@@ -87,6 +88,16 @@ ELEMENTS = [
     Points("sigmoid_focal", LOGIT, {"alpha": None, "gamma": 0.5}),
     Points("sigmoid_focal", LOGIT, {"alpha": 0.75, "gamma": 0.0}),
     Points("sigmoid_focal", [(x, y, p / 4) for x, y, p in WEIGHED], {"gamma": 1.5}, last="alpha"),
+    *(
+        Points("discriminator", [(r + 0.0625, f) for r, f in LINE], {"kind": k})
+        for k in ("logistic", "least_squares", "wasserstein", "hinge", "relativistic")
+    ),
+    *(
+        Points("generator", [(x,) for x, _ in LINE], {"kind": k})
+        for k in ("non_saturating", "minimax", "least_squares", "wasserstein", "hinge")
+    ),
+    *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.5}) for v in ("sigmoid", "hinge", "ipo")),
+    *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.5, "label_smoothing": 0.25}) for v in ("sigmoid", "robust")),
     Points("asymmetric", LOGIT),
     Points("asymmetric", LOGIT, {"gamma_negative": 2.5, "gamma_positive": 0.5, "margin": 0.125}),
     Points("asymmetric", LOGIT, {"gamma_negative": 0.5, "gamma_positive": 2.0, "margin": 0.0}),
@@ -114,6 +125,10 @@ AT_CORNERS = [  # (2.0, 2.0) is the corner of |x - y|, (1.0, 0.0) that of a widt
     Points("general_robust", [(2.0, 2.0)], {"alpha": 0.5}),
     Points("sigmoid_focal", [(0.0, 0.0), (0.0, 1.0), (2.0, 1.0), (-2.0, 0.0), (-2.0, 1.0)]),
     Points("asymmetric", [(0.0, 0.0), (0.0, 1.0), (2.0, 0.0), (-2.0, 1.0)]),
+    Points("discriminator", [(1.0, -1.0), (0.0, -1.0), (1.0, 0.0)], {"kind": "hinge"}),
+    *(Points("discriminator", [(0.0, 0.0), (2.0, 2.0)], {"kind": k}) for k in ("logistic", "relativistic")),
+    Points("dpo", [(-1.0, -3.0, -2.0, -2.0)], {"variant": "hinge", "beta": 0.5}),
+    *(Points("dpo", [(-1.0, -3.0, -1.0, -3.0)], {"label_smoothing": e}) for e in (0.0, 0.25)),
 ]
 
 A, B, C = [0.5, -1.0, 2.0, 0.25], [0.25, 0.75, -0.5, 1.5], [1.0, -0.5, 0.125, -2.0]
@@ -309,6 +324,26 @@ EXTREMES = [
     Extreme("asymmetric", (-INF, 0.0), 0.0, 0.0),
     Extreme("asymmetric", (-INF, 1.0), INF, -1.0),
     Extreme("asymmetric", (INF, 1.0), 0.0, 0.0),
+    Extreme("discriminator", (1e4, 1e4), 1e4, 0.0),
+    Extreme("discriminator", (-INF, 0.0), INF, -1.0),
+    Extreme("discriminator", (INF, 0.0), 1.0, 0.0, {"kind": "hinge"}),
+    Extreme("generator", (-1e4,), 1e4, -1.0),
+    Extreme("generator", (1e4,), -1e4, -1.0, {"kind": "minimax"}),
+    *(
+        Extreme("discriminator", (INF, 1.0), INF if k == "least_squares" else -INF, s, {"kind": k})
+        for k, s in (("least_squares", INF), ("wasserstein", -1.0))
+    ),
+    Extreme("discriminator", (0.0, INF), INF, 1.0, {"kind": "wasserstein"}, by=1),
+    Extreme("discriminator", (1.0, INF), INF, 1.0, {"kind": "relativistic"}, by=1),
+    Extreme("discriminator", (2.0, INF), INF, 1.0, {"kind": "hinge"}, by=1),
+    Extreme("discriminator", (2.0, -INF), 0.0, 0.0, {"kind": "hinge"}, by=1),
+    Extreme("generator", (INF,), -INF, -1.0, {"kind": "hinge"}),
+    Extreme("dpo", (-1e4, -1.0, -1.0, -1.0), 4999.5, -0.5, {"beta": 0.5}),
+    Extreme("dpo", (-INF, -1.0, -1.0, -1.0), INF, -0.5, {"beta": 0.5}),
+    Extreme("dpo", (-1.0, -INF, -1.0, -1.0), 0.0, 0.0, {"beta": 0.5}, by=1),
+    Extreme("dpo", (-1.0, -INF, -1.0, -1.0), 0.0, 0.0, {"beta": 0.5, "variant": "hinge"}),
+    Extreme("dpo", (-INF, -1.0, -1.0, -1.0), INF, -0.5, {"beta": 0.5, "variant": "hinge"}),
+    Extreme("dpo", (-1e4, -1.0, -1.0, -1.0), 0.75 * 4999.5, -0.375, {"beta": 0.5, "label_smoothing": 0.25}),
     Extreme("distillation", ([-INF, 0.0, 0.0], [-INF, 0.0, 0.0]), 0.0, [0.0, 0.0, 0.0]),
     Extreme("distillation", ([1e4, 0.0], [1e4, 0.0]), 0.0, [0.0, 0.0]),
     Extreme("distillation", ([0.0, 0.0], [0.0, -INF]), math.log(2), [-0.5, 0.5]),

@@ -29,6 +29,9 @@ SHAPES = [
     Shapes("l1", "43 43; . .; 0 0", "41 4; 43 3; 1 .; 4 41"),
     Shapes("mse", "43 43", "43 42", {"weight": torch.ones(3)}),
     Shapes("mse", "43 43; 243 243", "3 3; 34 34", {"weight": torch.ones(4, 1)}),
+    Shapes("discriminator", "43 43; . .; 0 0", "41 4; 43 3; 1 ."),
+    Shapes("generator", "43; .; 0", ""),
+    Shapes("dpo", "4 4 4 4; . . . .", "4 4 4 41; 4 4 1 4; 4 41 4 4; 4 . . ."),
     Shapes("gaussian_nll", "43 43 43; 43 43 41; 43 43 4; 43 43 13", "43 43 3; 43 43 11; 43 43 42; 43 43 431; 43 43 ."),
     Shapes("distillation", "43 43; 3 3; 42 42; 243 243; 03 03", "43 4; 41 41; . .; 1 1; 43 42"),
     Shapes("cross_entropy", "43 4; 3 .; 432 42; 43 43; 3 3; 03 0", "43 3; 43 41; 432 43; . .; 41 4; 41 41; 3 2"),
@@ -64,7 +67,7 @@ def find_shape_mismatch(function: Function, shapes: Shapes) -> str | None:
             operands[-1] = torch.zeros(last, dtype=torch.int64)
         elif shapes.name in ("multilabel_margin", "cosine_embedding"):
             operands[-1] = torch.full(last, -1)  # no label, or a pair that differs
-        elif shapes.name != "triplet_margin":
+        elif shapes.name not in ("triplet_margin", "dpo"):
             operands[-1] = torch.full(last, 1 / max(last[min(1, len(last) - 1)], 1) if last else 1.0)
         for reduction, device in (("none", "cpu"), ("sum", "cpu"), ("none", "meta")):
             moved = [o.to(device) for o in operands]

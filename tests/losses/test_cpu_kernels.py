@@ -189,7 +189,7 @@ def test_the_memory_layout_changes_no_bit(case: Case, mode: str) -> None:
     dispatcher = case.loss._dispatcher(("element",) * len(operands), options, True, mode)
     results = []
     for gap in (0, 4096):
-        memory = torch.zeros(4 * (45 + gap))
+        memory = torch.zeros((len(operands) + 1) * (45 + gap))
         *given, slope = (memory[k * (45 + gap) :][:45].view(5, 9).detach() for k in range(len(operands) + 1))
         for place, operand in zip(given, operands, strict=True):
             place.copy_(operand)

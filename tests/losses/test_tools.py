@@ -26,18 +26,34 @@ def test_losses_are_instances_of_the_base_classes_of_torch(name: str) -> None:
     assert isinstance(ours, _WeightedLoss) == isinstance(theirs, _WeightedLoss)
 
 
-class OfTwo(torch.nn.Module):
+class OfOne(torch.nn.Module):
+    """A model that is a loss. Symbolic traces read the operands from the signature of `forward`."""
+
     def __init__(self, loss: Callable[..., torch.Tensor]) -> None:
         super().__init__()
         self.loss = loss
 
+    def forward(self, a):
+        return self.loss(a)
+
+
+class OfTwo(OfOne):
     def forward(self, a, b):
         return self.loss(a, b)
 
 
-class OfThree(OfTwo):
+class OfThree(OfOne):
     def forward(self, a, b, c):
         return self.loss(a, b, c)
+
+
+class OfFour(OfOne):
+    def forward(self, a, b, c, d):
+        return self.loss(a, b, c, d)
+
+
+MODELS = {1: OfOne, 2: OfTwo, 3: OfThree, 4: OfFour}
+"""Models by the number of operands of their loss."""
 
 
 def float32_options(case: Case) -> dict:
@@ -58,7 +74,7 @@ def functions() -> list:
 @pytest.mark.parametrize(("case", "loss"), [*modules(), *functions()])
 def test_symbolic_trace_records_a_loss(case: Case, loss) -> None:
     operands = seeded(case, dtype=torch.float32)
-    traced = torch.fx.symbolic_trace((OfTwo if len(operands) == 2 else OfThree)(loss))
+    traced = torch.fx.symbolic_trace(MODELS[len(operands)](loss))
     assert torch.equal(traced(*operands), loss(*operands))
 
 
@@ -76,7 +92,7 @@ def test_jit_trace_records_the_formula(case: Case, loss) -> None:
     first = seeded(case, dtype=torch.float32)
     torch.manual_seed(11)
     second = case.operands(case.shapes[0], torch.float32)
-    module = (OfTwo if len(first) == 2 else OfThree)(loss)
+    module = MODELS[len(first)](loss)
     module(*first)  # so that a kernel is cached
     traced = torch.jit.trace(module, first)
     results = []

@@ -39,6 +39,8 @@ FILES = (
     "regression",
     "robust_regression",
     "binary",
+    "adversarial",
+    "preferences",
     "distributions",
     "margins",
     "class_loss",
@@ -78,6 +80,7 @@ SHARED = {
     "elementwise": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
     "rowwise": (("RowwiseLoss.prepare", "RowwiseLoss.prepared"), ROW_FILES),
     "class_checks": (("check_probabilities",), ROW_FILES),
+    "words": (("softplus", "sigmoid", "one_like"), ("adversarial", "preferences", "ordinal")),
     "value_checks": (("first_violation",), ("reduction", "arguments", "call", "class_checks", *BASES, *FILES)),
 }
 

@@ -194,6 +194,49 @@ def _sum_of(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 @_sum_of
+def discriminator_loss(real: Tensor, fake: Tensor, kind: str = "logistic") -> Tensor:
+    labelled = torch.nn.functional.binary_cross_entropy_with_logits
+    ones, zeros = torch.ones_like(real), torch.zeros_like(real)
+    return {
+        "logistic": lambda: labelled(real, ones, reduction="none") + labelled(fake, zeros, reduction="none"),
+        "least_squares": lambda: ((real - 1) ** 2 + fake**2) / 2,
+        "wasserstein": lambda: fake - real,
+        "hinge": lambda: (1 - real).relu() + (1 + fake).relu(),
+        "relativistic": lambda: labelled(real - fake, ones, reduction="none"),
+    }[kind]()
+
+
+@_sum_of
+def generator_loss(fake: Tensor, kind: str = "non_saturating") -> Tensor:
+    return {
+        "non_saturating": lambda: -fake.sigmoid().log(),
+        "minimax": lambda: (1 - fake.sigmoid()).log(),
+        "least_squares": lambda: (fake - 1) ** 2 / 2,
+    }.get(kind, lambda: -fake)()
+
+
+@_sum_of
+def dpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    chosen0: Tensor,
+    rejected0: Tensor,
+    *,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    variant: str = "sigmoid",
+) -> Tensor:
+    h, e = (chosen - rejected) - (chosen0 - rejected0), label_smoothing
+    yes, no = -(beta * h).sigmoid().log(), -(-beta * h).sigmoid().log()
+    return {
+        "sigmoid": lambda: (1 - e) * yes + e * no,
+        "robust": lambda: ((1 - e) * yes - e * no) / (1 - 2 * e),
+        "hinge": lambda: (1 - beta * h).relu(),
+        "ipo": lambda: (h - 1 / (2 * beta)) ** 2,
+    }[variant]()
+
+
+@_sum_of
 def distillation_loss(
     student: Tensor,
     teacher: Tensor,

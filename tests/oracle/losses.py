@@ -105,6 +105,53 @@ def asymmetric(x: Any, y: Any, gamma_negative: float = 4.0, gamma_positive: floa
     return -y * positive - (1 - y) * negative
 
 
+def discriminator(r: Any, f: Any, kind: str = "logistic") -> mpf:
+    """Goodfellow et al. 2014, eq. 1; Mao et al. 2017; Arjovsky et al. 2017; Lim and Ye 2017."""
+    r, f = mpf(r), mpf(f)
+
+    def p(z: mpf) -> mpf:
+        return 1 / (1 + mpmath.exp(-z))
+
+    return {
+        "logistic": lambda: -mpmath.log(p(r)) - mpmath.log(1 - p(f)),
+        "least_squares": lambda: (r - 1) ** 2 / 2 + f**2 / 2,
+        "wasserstein": lambda: f - r,
+        "hinge": lambda: max(mpf(0), 1 - r) + max(mpf(0), 1 + f),
+        "relativistic": lambda: -mpmath.log(p(r - f)),
+    }[kind]()
+
+
+def generator(f: Any, kind: str = "non_saturating") -> mpf:
+    """The same, of the generator."""
+    f = mpf(f)
+    p = 1 / (1 + mpmath.exp(-f))
+    return {
+        "non_saturating": lambda: -mpmath.log(p),
+        "minimax": lambda: mpmath.log(1 - p),
+        "least_squares": lambda: (f - 1) ** 2 / 2,
+    }.get(kind, lambda: -f)()
+
+
+def dpo(
+    chosen: Any,
+    rejected: Any,
+    chosen0: Any,
+    rejected0: Any,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    variant: str = "sigmoid",
+) -> mpf:
+    """Rafailov et al. 2023, eq. 7; Chowdhury et al. 2024, eq. 10; Zhao et al. 2023; Azar et al. 2023, eq. 17."""
+    b, e = mpf(beta), mpf(label_smoothing)
+    h = (mpf(chosen) - mpf(rejected)) - (mpf(chosen0) - mpf(rejected0))
+    if variant == "hinge":
+        return max(mpf(0), 1 - b * h)
+    if variant == "ipo":
+        return (h - 1 / (2 * b)) ** 2
+    yes, no = -mpmath.log(1 / (1 + mpmath.exp(-b * h))), -mpmath.log(1 / (1 + mpmath.exp(b * h)))
+    return (1 - e) * yes + e * no if variant == "sigmoid" else ((1 - e) * yes - e * no) / (1 - 2 * e)
+
+
 def distillation(
     student: Sequence[Any],
     teacher: Sequence[Any],

@@ -9,17 +9,13 @@ from torch import Tensor
 
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import total
-from ..formula.words import exp, log1p, where
+from ..formula.words import where
 from .reduction import Reduction
 from .rowwise import Rows, RowwiseLoss
+from .words import softplus
 from .value_checks import check_same_device, check_tensors, first_violation, is_readable, shape_of
 
 __all__ = ["CORALLoss", "CORNLoss"]
-
-
-def softplus(z: Any) -> Any:
-    """Return log(1 + e^z), without overflow; its derivative at 0 is right."""
-    return where(z > 0, z, 0) + log1p(exp(where(z > 0, -z, z)))
 
 
 class OrdinalLoss(RowwiseLoss):
