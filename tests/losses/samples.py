@@ -96,8 +96,8 @@ ELEMENTS = [
         Points("generator", [(x,) for x, _ in LINE], {"kind": k})
         for k in ("non_saturating", "minimax", "least_squares", "wasserstein", "hinge")
     ),
-    *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.5}) for v in ("sigmoid", "hinge", "ipo")),
-    *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.5, "label_smoothing": 0.25}) for v in ("sigmoid", "robust")),
+    *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.2}) for v in ("sigmoid", "robust", "hinge", "ipo")),
+    *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.2, "label_smoothing": 0.125}) for v in ("sigmoid", "robust")),
     Points("asymmetric", LOGIT),
     Points("asymmetric", LOGIT, {"gamma_negative": 2.5, "gamma_positive": 0.5, "margin": 0.125}),
     Points("asymmetric", LOGIT, {"gamma_negative": 0.5, "gamma_positive": 2.0, "margin": 0.0}),

@@ -106,6 +106,18 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "HuberLoss.formula: d <= delta -> d < delta": BORDER,
         "HuberLoss.derivatives: delta * sign(d) -> delta / sign(d)": "the sign is 1 or -1 on that side",
     },
+    "piste.losses.adversarial": {
+        "DiscriminatorLoss.formula: r >= 1 -> r > 1": BORDER,
+        "DiscriminatorLoss.formula: f <= -1 -> f < -1": BORDER,
+        **{f"DiscriminatorLoss.derivatives: {a} -> {b} (number {n})": DTYPE for a, b in ("rf", "fr") for n in (3, 5)},
+    },
+    "piste.losses.preferences": {
+        "DPOLoss.formula: h - 1 / (2 * beta) -> 1 / (2 * beta) - h": EVEN,
+        "DPOLoss.formula: h - 1 / (2 * beta) -> -(h - 1 / (2 * beta))": EVEN,
+        "DPOLoss.formula: z >= 1 -> z > 1": BORDER,
+        "DPOLoss.derivatives: -beta * one_like(z) -> -beta / one_like(z)": "it divides by 1",
+    },
+    "piste.losses.words": {f"softplus: z > 0 -> z >= 0{nth}": BORDER for nth in ("", " (number 2)")},
     "piste.losses.distillation": {
         "divergence_from: 0 -> 1 (number 2)": "it is not used, and keeps infinity out of the derivative",
         **{

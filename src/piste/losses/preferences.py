@@ -91,8 +91,6 @@ class DPOLoss(ElementwiseLoss):
             by_h = 2 * h - 1 / beta
         elif variant == "hinge":
             by_h = where(z >= 1, 0, -beta * one_like(z))
-        elif e == 0:
-            by_h = -beta * sigmoid(-z)
         elif variant == "sigmoid":
             by_h = beta * (e - sigmoid(-z))
         else:
@@ -106,5 +104,5 @@ class DPOLoss(ElementwiseLoss):
         if options["label_smoothing"] and options["variant"] in ("hinge", "ipo"):
             raise InvalidValue(
                 f'{cls.__name__}: `label_smoothing` must be 0 with variant="{options["variant"]}"; received '
-                f"label_smoothing={options['label_smoothing']!r}. Help: \"sigmoid\" and \"robust\" take it."
+                f'label_smoothing={options["label_smoothing"]!r}. Help: "sigmoid" and "robust" take it.'
             )
