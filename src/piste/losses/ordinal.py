@@ -12,8 +12,8 @@ from ..formula.row_functions import total
 from ..formula.words import where
 from .reduction import Reduction
 from .rowwise import Rows, RowwiseLoss
-from .words import softplus
 from .value_checks import check_same_device, check_tensors, first_violation, is_readable, shape_of
+from .words import softplus
 
 __all__ = ["CORALLoss", "CORNLoss"]
 
