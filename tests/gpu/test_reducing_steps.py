@@ -104,3 +104,11 @@ def test_adafactor_steps_vectors_by_the_kernel():
         ours = run()
     assert [entry for entry, _ in backend.device.launches][-1] == "step"
     torch.testing.assert_close(ours, run(fused=False), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "LAMB"])
+def test_cautious_steps_count_their_elements_in_the_kernel(name):
+    with interpreting() as backend:
+        ours = stepped(name, cautious=True)
+    assert backend.device.launches[0][0] == "reduce0"
+    torch.testing.assert_close(ours, stepped(name, cautious=True, fused=False), rtol=2e-6, atol=2e-6)
