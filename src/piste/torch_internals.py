@@ -28,6 +28,7 @@ __all__ = [
     "is_batched",
     "is_fake",
     "is_profiling",
+    "is_rewriting",
     "is_transforming",
     "live_iterator",
     "profile_hook",
@@ -73,16 +74,16 @@ def in_transform() -> bool:
     return _interpreter() is not None
 
 
+def is_rewriting() -> bool:
+    """Return whether PyTorch traces or transforms operations now; True if it can't tell."""
+    return bool(
+        _is_compiling() or _interpreter() is not None or _is_tracing() or getattr(forward_ad, "_current_level", 0) >= 0
+    )
+
+
 def is_transforming() -> bool:
     """Return whether PyTorch traces, transforms or intercepts operations now; True if it can't tell."""
-    return bool(
-        _is_compiling()
-        or _interpreter() is not None
-        or _dispatch_modes()
-        or _function_modes()
-        or _is_tracing()
-        or getattr(forward_ad, "_current_level", 0) >= 0
-    )
+    return bool(is_rewriting() or _dispatch_modes() or _function_modes())
 
 
 _is_wrapped = _find("_C._functorch.is_functorch_wrapped_tensor", None)

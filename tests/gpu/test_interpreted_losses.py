@@ -9,11 +9,12 @@ import torch
 
 from piste.losses import functional
 from tests.losses.cases import CASES, Case, expand_weight, seeded
+from tests.mutants.contrastive import LOVASZ, PAIRS
 
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
 from .interpreter import interpreting
 
-EAGER = {"multilabel_margin", "triplet_margin_with_distance", "dice"}  # losses without a GPU kernel
+EAGER = {"multilabel_margin", "triplet_margin_with_distance", "dice", *PAIRS, *LOVASZ}  # losses without a GPU kernel
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-12, torch.float16: 2e-3}
 CE = functional.cross_entropy
 

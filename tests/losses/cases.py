@@ -10,7 +10,39 @@ import torch
 
 import piste
 from piste.losses import functional
+from tests.losses.operands import (
+    captioned,
+    captioned_with_bias,
+    city_blocks,
+    cosines,
+    counts,
+    indices,
+    label_lists,
+    labelled_vectors,
+    log_probabilities,
+    log_rows,
+    logits,
+    normals,
+    one_variance_a_row,
+    pair_and_labels,
+    pair_and_signs,
+    pair_of_distributions,
+    pair_of_log_distributions,
+    probabilities,
+    ranks,
+    rates,
+    real,
+    region_classes,
+    region_logits,
+    region_probabilities,
+    regions,
+    scores,
+    signs,
+    soft_rows,
+    triplets,
+)
 from tests.oracle import composed
+from tests.oracle.reference import reference
 
 
 @dataclass(frozen=True)
@@ -29,6 +61,11 @@ class Case:
         return piste.losses.named(self.name)
 
     @property
+    def is_of_batch(self) -> bool:
+        """Whether the samples of a batch are one region."""
+        return "batch" in self.options or not (self.loss.defaults | self.options).get("per_image", True)
+
+    @property
     def function(self) -> Callable[..., torch.Tensor]:
         return getattr(functional, self.loss.functional_name)
 
@@ -38,120 +75,16 @@ class Case:
         name = self.loss.functional_name
         if {"z_loss", "softcap"} & self.options.keys():
             return composed.cross_entropy
-        return getattr(torch.nn.functional, name, None) or getattr(composed, name)
+        return reference(name)
 
     def __str__(self) -> str:
         return f"{self.name}{'-' if self.options else ''}{'-'.join(self.options)}"
 
 
-def real(shape, dtype=torch.float64):
-    return torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
-
-
-def probabilities(shape, dtype=torch.float64):
-    return torch.rand(shape, dtype=dtype).clamp(0.02, 0.98), torch.rand(shape, dtype=dtype).clamp(0.02, 0.98)
-
-
-def logits(shape, dtype=torch.float64):
-    return torch.randn(shape, dtype=dtype) * 3, torch.rand(shape, dtype=dtype)
-
-
-def indices(shape, dtype=torch.float64):
-    rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
-    x = torch.randn(shape, dtype=dtype) * 3
-    return x, torch.randint(shape[min(1, len(shape) - 1)], rows)
-
-
-def log_rows(shape, dtype=torch.float64):
-    x, y = indices(shape, dtype)
-    return torch.log_softmax(x, min(1, len(shape) - 1)), y
-
-
-def soft_rows(shape, dtype=torch.float64):
-    dim = min(1, len(shape) - 1)
-    return torch.randn(shape, dtype=dtype) * 3, torch.randn(shape, dtype=dtype).softmax(dim)
-
-
-def pair_of_distributions(shape, dtype=torch.float64):
-    x, y = torch.rand(shape, dtype=dtype).clamp_min(0.05).log(), torch.rand(shape, dtype=dtype).clamp_min(0.05)
-    return x, y / y.sum(-1, keepdim=True) if shape else y
-
-
-def pair_of_log_distributions(shape, dtype=torch.float64):
-    x, y = pair_of_distributions(shape, dtype)
-    return x, y.log()
-
-
-def counts(shape, dtype=torch.float64):
-    return torch.randn(shape, dtype=dtype), torch.randint(5, shape).to(dtype) + 0.25
-
-
-def rates(shape, dtype=torch.float64):
-    x, y = counts(shape, dtype)
-    return x.abs() + 0.1, y
-
-
-def normals(shape, dtype=torch.float64):
-    return *real(shape, dtype), torch.rand(shape, dtype=dtype) + 0.2
-
-
-def one_variance_a_row(shape, dtype=torch.float64):
-    return *real(shape, dtype), torch.rand((*shape[:-1], 1), dtype=dtype) + 0.2
-
-
-def signs(shape, dtype=torch.float64):
-    return torch.randn(shape, dtype=dtype), 2 * torch.randint(2, shape) - 1
-
-
-def pair_and_signs(shape, dtype=torch.float64):
-    return *real(shape, dtype), 2 * torch.randint(2, shape) - 1
-
-
-def label_lists(shape, dtype=torch.float64):
-    lists = torch.randint(-1, shape[-1], shape)
-    lists[..., 0] = torch.randint(shape[-1], shape[:-1])
-    return torch.randn(shape, dtype=dtype), lists
-
-
-def pair_and_labels(shape, dtype=torch.float64):
-    return *real(shape, dtype), 2 * torch.randint(2, shape[:-1]) - 1
-
-
-def regions(shape, dtype=torch.float64):
-    return torch.rand(shape, dtype=dtype).clamp(0.02, 0.98), torch.randint(2, shape).to(dtype)
-
-
-def region_classes(shape, dtype=torch.float64):
-    return torch.randn(shape, dtype=dtype) * 3, torch.randint(shape[1], shape[:1] + shape[2:])
-
-
-def scores(shape, dtype=torch.float64):
-    return (torch.randn(shape, dtype=dtype) * 3,)
-
-
-def log_probabilities(shape, dtype=torch.float64):
-    return tuple(-3 * torch.rand(shape, dtype=dtype) for _ in range(4))
-
-
-def cosines(shape, dtype=torch.float64):
-    x, y = indices(shape, dtype)
-    return x.tanh() * 0.95, y
-
-
-def ranks(shape, dtype=torch.float64):
-    return torch.randn(shape, dtype=dtype) * 3, torch.randint(shape[-1] + 1, shape[:-1])
-
-
-def triplets(shape, dtype=torch.float64):
-    return *real(shape, dtype), torch.randn(shape, dtype=dtype)
-
-
-def city_blocks(a, b):
-    return (a - b).abs().sum(-1)
-
-
 ROWS = ((4, 3), (5,), (2, 3, 4), (2, 3, 2, 2))
 IMAGES = ((2, 3, 4), (1, 2, 3, 2))
+BATCHES = ((5, 3), (7, 4))
+SEED = torch.Generator().manual_seed(0)
 C3 = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
 
 CASES = [
@@ -271,6 +204,30 @@ CASES += [
     Case("cosface", cosines, {"margin": 0.25, "scale": 4.0, "ignore_index": 1}, ROWS),
     Case("coral", ranks, {}, ((4, 3), (5,), (2, 2, 3))),
     Case("corn", ranks, {}, ((4, 3), (5,), (2, 2, 3))),
+]
+CASES += [
+    Case("info_nce", real, {}, BATCHES),
+    Case("info_nce", real, {"temperature": 1.0, "chunk_size": 2, "normalize": False}, BATCHES),
+    Case("info_nce", real, {"symmetric": True, "chunk_size": 3, "temperature": C3[1]}, BATCHES),
+    Case("info_nce", real, {"negatives": torch.randn(2, 3, generator=SEED).double(), "temperature": 1.0}, ((5, 3),)),
+    Case("info_nce", real, {"negatives": torch.randn(5, 2, 3, generator=SEED).double()}, ((5, 3),)),
+    Case("nt_xent", real, {}, BATCHES),
+    Case("nt_xent", real, {"temperature": C3[0], "chunk_size": 3}, BATCHES),
+    Case("supcon", labelled_vectors, {}, (*BATCHES, (4, 2, 3))),
+    Case("supcon", labelled_vectors, {"temperature": C3[1], "chunk_size": 2}, BATCHES),
+    Case("clip", captioned, {}, BATCHES),
+    Case("clip", captioned, {"chunk_size": 1, "normalize": False}, BATCHES),
+    Case("siglip", captioned_with_bias, {}, (*BATCHES, (1, 3))),
+    Case("siglip", captioned_with_bias, {"chunk_size": 3}, BATCHES),
+]
+CASES += [
+    Case("lovasz_hinge", region_logits, {}, IMAGES),
+    Case("lovasz_hinge", region_logits, {"per_image": False, "ignore_index": 0}, IMAGES[:1]),
+    Case("lovasz_softmax", region_classes, {}, IMAGES),
+    Case("lovasz_softmax", region_classes, {"per_image": True, "classes": "all"}, IMAGES),
+    Case("lovasz_softmax", region_classes, {"per_image": True, "ignore_index": 1}, IMAGES),
+    Case("lovasz_softmax", region_classes, {"classes": "all", "ignore_index": 1}, IMAGES[:1]),
+    Case("lovasz_softmax", region_probabilities, {"activation": None}, IMAGES[:1]),
 ]
 MODULES = [c for c in CASES if not c.function_only]
 

@@ -319,8 +319,9 @@ def test_a_rejected_call_changes_nothing(case: Case) -> None:
         *([(*operands[:-1], operands[-1].flatten()[:-1])] if len(operands) > 1 else []),
         tuple(o.detach().to(torch.int64) for o in operands),
         operands[:-1],
-        (*operands[:-1], operands[-1].tolist()),
     ]
+    if operands[-1].dim():  # a scale may be a number
+        bad.append((*operands[:-1], operands[-1].tolist()))
     copies, versions = [o.detach().clone() for o in operands], [o._version for o in operands]
     settings, state = dict(vars(module)), torch.get_rng_state()
     for given in bad:

@@ -30,8 +30,9 @@ from tests.losses.domains import DOMAINS, find_domain_mismatch, find_guard_misma
 from tests.losses.region_checks import find_region_mismatch
 from tests.losses.samples import AT_CORNERS, ELEMENTS, EXTREMES, ROWS, ROWS_AT_CORNERS
 from tests.losses.shapes import SHAPES, find_shape_mismatch
-from tests.oracle import composed
+from tests.oracle.reference import reference
 
+from . import chunks, contrastive
 from .subject import Subject, stated
 
 PACKAGE = "piste.losses"
@@ -266,6 +267,7 @@ def subjects() -> list[Subject]:
         found.append(_subject(module, formulas, everything, tuple(f"{PACKAGE}.{d}" for d in dependents)))
     dependents = tuple(f"{PACKAGE}.{file}" for file in ROW_FILES)
     found.append(_subject(WORDS, ROW_WORDS, everything, dependents))
+    found += contrastive.subjects() + chunks.subjects()
     on_tensors = (*(f"_{word}" for word in ROW_WORDS), "_listed_against_others")
     found.append(_subject("piste.formula.operations", on_tensors, everything, (WORDS, *dependents)))
     return found
@@ -313,8 +315,7 @@ def _faults(names: set[str]) -> Iterator[str | None]:
     for points in (*AT_CORNERS, *ROWS_AT_CORNERS):
         if points.name in names:
             name = losses.named(points.name).functional_name
-            torchs = getattr(torch.nn.functional, name, None) or getattr(composed, name)
-            yield find_torch_mismatch(_function(points.name), torchs, points)
+            yield find_torch_mismatch(_function(points.name), reference(name), points)
     for extreme in EXTREMES:
         if extreme.name in names:
             yield find_extreme_mismatch(_function(extreme.name), extreme)

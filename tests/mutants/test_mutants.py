@@ -13,7 +13,7 @@ from piste.losses.elementwise import ElementwiseLoss
 from piste.losses.registry import LOSSES
 from tests.losses.domains import DOMAINS
 
-from . import losses, optim
+from . import contrastive, losses, optim
 from .__main__ import main, subjects
 from .mutate import mutants
 from .subject import Subject, examine, find
@@ -168,6 +168,8 @@ def test_every_loss_with_a_formula_is_a_subject():
             "triplet_margin",
             "triplet_margin_with_distance",
             *REGIONS,  # of which test_regions.py states the domains
+            *contrastive.PAIRS,
+            *contrastive.LOVASZ,
         ):
             assert any(domain.name == loss.name for domain in DOMAINS)  # of values, which these take all
 

@@ -120,68 +120,6 @@ def focal_loss(
     return values.sum() / count if reduction == "mean" else values.sum()
 
 
-def _of_regions(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a formula of regions (N, C, P) as a function of (N, C, d1, ...) with the options of region losses."""
-
-    @wraps(formula)
-    def function(
-        input: Tensor,
-        target: Tensor,
-        *,
-        activation: str | None = None,
-        batch: bool = False,
-        absent: str = "count",
-        reduction: str = "mean",
-        **options: Any,
-    ) -> Tensor:
-        p = {None: lambda x: x, "sigmoid": torch.sigmoid, "softmax": lambda x: torch.softmax(x, 1)}[activation](input)
-        if target.shape != input.shape:
-            target = torch.nn.functional.one_hot(target, input.shape[1]).movedim(-1, 1)
-        p, y = p.flatten(2), target.to(p.dtype).flatten(2)
-        if batch:
-            p, y = (torch.cat(list(z), dim=-1) for z in (p, y))
-        values = formula(p, y, **options)
-        is_present = y.sum(-1) > 0 if absent == "skip" else torch.ones_like(values, dtype=torch.bool)
-        values = values * is_present
-        if reduction == "none":
-            return values
-        return values.sum() / is_present.sum() if reduction == "mean" else values.sum()
-
-    return function
-
-
-@_of_regions
-def dice_loss(p: Tensor, y: Tensor, smooth: float = 1.0, squared: bool = False) -> Tensor:
-    """Milletari et al. 2016, section 3."""
-    power = 2 if squared else 1
-    return 1 - (2 * (p * y).sum(-1) + smooth) / ((p**power).sum(-1) + (y**power).sum(-1) + smooth)
-
-
-@_of_regions
-def jaccard_loss(p: Tensor, y: Tensor, smooth: float = 1.0) -> Tensor:
-    """Rahman and Wang 2016, eq. 3: the intersection over p + y - p y."""
-    return 1 - ((p * y).sum(-1) + smooth) / ((p + y - p * y).sum(-1) + smooth)
-
-
-def _tversky_index(p: Tensor, y: Tensor, smooth: float, alpha: float, beta: float) -> Tensor:
-    """Salehi et al. 2017, eq. 4."""
-    hits = (p * y).sum(-1) + smooth
-    return hits / (hits + alpha * (p * (1 - y)).sum(-1) + beta * ((1 - p) * y).sum(-1))
-
-
-@_of_regions
-def tversky_loss(p: Tensor, y: Tensor, smooth: float = 1.0, alpha: float = 0.5, beta: float = 0.5) -> Tensor:
-    return 1 - _tversky_index(p, y, smooth, alpha, beta)
-
-
-@_of_regions
-def focal_tversky_loss(
-    p: Tensor, y: Tensor, smooth: float = 1.0, alpha: float = 0.5, beta: float = 0.5, gamma: float = 0.75
-) -> Tensor:
-    """Abraham and Khan 2019, eq. 4, with the power itself as gamma."""
-    return (1 - _tversky_index(p, y, smooth, alpha, beta)) ** gamma
-
-
 def _sum_of(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return a formula of elements or rows as a function with a reduction; the mean divides by their number."""
 

@@ -4,6 +4,7 @@ from .backend import register
 from .cpu.backend import CpuBackend
 from .cpu.sum_of_squares import GradientSquares, sum_of_squares
 from .eager.loss import cast_result, compute_dtype, values
+from .eager.pairs import PairReduction, full_precision, reduce_pairs
 from .eager.step import step as step_eagerly
 from .eight_bits import BLOCK, SCALE, blocks_of
 from .eight_bits import decode as decode_eight_bits
@@ -29,6 +30,7 @@ __all__ = [
     "LossSpec",
     "MatrixPlan",
     "MatrixSpec",
+    "PairReduction",
     "ParamState",
     "StepPlan",
     "StepSpec",
@@ -45,10 +47,12 @@ __all__ = [
     "describe_matrix_backends",
     "dispatcher_of",
     "explain",
+    "full_precision",
     "is_sharded",
     "parameters",
     "positions",
     "raise_reported",
+    "reduce_pairs",
     "register",
     "step_eagerly",
     "step_matrices_eagerly",

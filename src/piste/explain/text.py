@@ -226,10 +226,12 @@ def _gradient(module: Loss, evaluation: Evaluation, operands: list[Tensor]) -> l
         lines = spell_formula(TracedFormula((whole,), steps), f"d loss / d {letters[0]}")
         if "mean" in module.reduction:
             divisor = format_number(_divisor(module, evaluation))
-            if whole.op == "where":
+            if isinstance(whole, Expr) and whole.op == "where":
                 lines.append(f"each divided by {divisor}")
             else:
                 lines[-1] = f"{lines[-1]}, each divided by {divisor}"
+        if slope.shape != evaluation.shape:  # the formula is of scores of the operands
+            lines.append(f"d loss / d {module.arguments[0]}")
     if slope.numel() <= 4 * FEW:
         lines.append(_format_nested(slope.tolist()))
     else:
@@ -253,7 +255,7 @@ def spell_formula(reading: TracedFormula, result: str = "loss") -> list[str]:
     lines: list[str] = []
     known: dict[int, str] = {}
     for name, symbol in [*reading.steps, (result, reading.results[0])]:
-        if symbol.op == "where" and id(symbol) not in known:
+        if isinstance(symbol, Expr) and symbol.op == "where" and id(symbol) not in known:
             condition, a, b = symbol.args
             first = f"{name} = {render(a, known)}"
             second = f"{' ' * len(name)}   {render(b, known)}"

@@ -25,10 +25,29 @@ from .value_checks import (
     shape_of,
 )
 
-__all__ = ["CosineEmbeddingLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss"]
+__all__ = ["CosineEmbeddingLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss", "check_vectors"]
 
 TRIPLET_MARGIN = Number(1.0, "the difference between the distances that costs nothing", above=True)
 SWAP = Flag(False, "whether the distance of positive and negative is taken where it is smaller")
+
+
+def check_vectors(loss: str, names: tuple[str, ...], operands: tuple[Any, ...]) -> torch.dtype:
+    """Return the dtype of the result; raise unless the operands are floating vectors of one shape and device.
+
+    Args:
+        loss: The name of the loss.
+        names: The names of the operands.
+        operands: The vectors.
+    """
+    check_tensors(loss, names, operands)
+    check_same_shape(loss, names, operands)
+    check_same_device(loss, names, operands)
+    for argument, x in zip(names, operands, strict=True):
+        if not x.is_floating_point():
+            raise InvalidType(
+                f"{loss}: `{argument}` must hold floating-point vectors; received {x.dtype}. Help: {argument}.float()."
+            )
+    return functools.reduce(torch.promote_types, [x.dtype for x in operands])
 
 
 class VectorLoss(RowwiseLoss):
@@ -44,17 +63,7 @@ class VectorLoss(RowwiseLoss):
             names: The names of the operands.
             operands: The vectors.
         """
-        name = cls.__name__
-        check_tensors(name, names, operands)
-        check_same_shape(name, names, operands)
-        check_same_device(name, names, operands)
-        for argument, x in zip(names, operands, strict=True):
-            if not x.is_floating_point():
-                raise InvalidType(
-                    f"{name}: `{argument}` must hold floating-point vectors; received {x.dtype}. Help: "
-                    f"{argument}.float()."
-                )
-        dtype = functools.reduce(torch.promote_types, [x.dtype for x in operands])
+        dtype = check_vectors(cls.__name__, names, operands)
         has_one_dtype = all(x.dtype == dtype for x in operands)
         return dtype, None if has_one_dtype else "the kernel takes vectors of one dtype"
 

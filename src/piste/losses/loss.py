@@ -72,10 +72,9 @@ class Loss(TorchLoss):
         for name in ("reduction", *SETTINGS):
             setattr(self, name, values[name])
         for name in cls.module_options:
-            if isinstance(values[name], Tensor) or name.endswith("weight"):
-                self.register_buffer(name, values[name])
-            else:
-                setattr(self, name, values[name])
+            is_buffer = isinstance(values[name], Tensor) and not isinstance(values[name], torch.nn.Parameter)
+            keep = self.register_buffer if is_buffer or name.endswith("weight") else self.__setattr__
+            keep(name, values[name])
         self._options = cls.module_options
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -5,11 +5,12 @@ derived from that list. `piste.compare` validates its arguments with the same cl
 """
 
 from .choices import Choice, Flag, Function, TensorOption
-from .numeric import Integer, Limit, Number, NumberOrTensor, Numbers, as_float
+from .numeric import Factor, Integer, Limit, Number, NumberOrTensor, Numbers, as_float
 from .option import NoLetters, Option, document, make_signature
 
 __all__ = [
     "Choice",
+    "Factor",
     "Flag",
     "Function",
     "Integer",

@@ -13,7 +13,7 @@ import torch
 from ..errors import InvalidType, InvalidValue
 from .option import NoLetters
 
-__all__ = ["Integer", "Limit", "Number", "NumberOrTensor", "Numbers", "as_float"]
+__all__ = ["Factor", "Integer", "Limit", "Number", "NumberOrTensor", "Numbers", "as_float"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,23 @@ class NumberOrTensor(Limit):
 
 
 @dataclass(frozen=True)
+class Factor(Number):
+    """A number, or a tensor of one number, which may take a gradient. A tensor is checked where it is used."""
+
+    annotation = "float | Tensor"
+
+    @property
+    def range(self) -> str:
+        """The valid values in words."""
+        return f"{super().range}, or a torch.Tensor of one number"
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise unless `value` is in the range."""
+        if not isinstance(value, torch.Tensor):
+            super().check(name, value)
+
+
+@dataclass(frozen=True)
 class Integer(NoLetters):
     """A whole number between `low` and `high`, both included; also None if that is the default.
 
@@ -131,12 +148,13 @@ class Integer(NoLetters):
         if self.low is None:
             return "an int"
         if self.high is None:
-            return f"a whole number, at least {self.low}"
+            least = f"a whole number, at least {self.low}"
+            return f"{least}, or None" if self.default is None else least
         return f"a whole number from {self.low} to {self.high}"
 
     def check(self, name: str, value: Any) -> None:
         """Raise unless `value` is in the range."""
-        if value is None and self.default is None and self.low is None:
+        if value is None and self.default is None:
             return
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise InvalidType(f"`{name}` must be {self.range}; received {value!r}.")
