@@ -63,7 +63,7 @@ def test_compare_names_every_missing_package_before_it_trains():
 
 @pytest.mark.parametrize(
     ("words", "feature"),
-    [(["compare", "digits"], "`piste compare`"), (["compare", "t.csv", "--target", "y"], "`piste.compare.table`")],
+    [(["compare", "digits"], "`piste compare`"), (["compare", "t.csv", "--target", "y"], "`table`")],
     ids=["task", "table"],
 )
 def test_the_command_says_what_to_install(words, feature, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from piste.compare import compare_task
+from piste.compare import Loop, compare_task
 from tests.compare.browser import BROWSERS, DRIVER
 from tests.compare.small import task
 
@@ -147,3 +147,26 @@ def test_a_phone_shows_the_page_without_horizontal_scrolling(page):
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     WebDriverWait(page, 10).until(lambda _: page.execute_script(legend) is None, "a legend below a wide plot")
+
+
+def test_a_tall_legend_is_below_the_title_of_the_axis_on_a_phone(page, tmp_path):
+    loops = {name: Loop(schedule=name) for name in ("constant", "cosine")}
+    compare_task(
+        task(), optimizers=["SGD", "RMSprop", "Adagrad"], loop=loops, seeds=1, steps=4, progress=False, out=tmp_path
+    )
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        page.get(Path(tmp_path, "report.html").as_uri())
+        page.find_element("css selector", ".plot svg.main-svg")
+        gaps = page.execute_script(
+            "return [...document.querySelectorAll('.plot')].map(plot => ["
+            "plot.querySelector('.legend').getBoundingClientRect().top -"
+            "plot.querySelector('.xtitle').getBoundingClientRect().bottom,"
+            "plot.getBoundingClientRect().bottom - plot.querySelector('.legend').getBoundingClientRect().bottom])"
+        )
+        assert len(gaps) == 4  # loss, metric, metric over time, smoothness
+        assert all(above >= 0 and below > -1 for above, below in gaps), gaps
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

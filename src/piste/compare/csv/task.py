@@ -99,7 +99,7 @@ def table(
         >>> print(table(file, column="y").about)
         `y` as a number, from `x`: 30 training rows, 10 validation rows. Predicting the mean gives an rmse of 1.68.
     """
-    require("`piste.compare.table`")
+    require("`table`")
     if batch_size is not None:
         check_whole_number("batch_size", batch_size, least=1)
     found = read_table(Path(path), decimal, encoding)
