@@ -14,7 +14,10 @@ from piste.losses.loss import Loss
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
 from .interpreter import interpreting
 
+PAIRS = ("InfoNCELoss", "NTXentLoss", "SupConLoss", "CLIPLoss", "SigLIPLoss")
 EAGER = {
+    **dict.fromkeys(PAIRS, "all pairs are scored by torch operations, in chunks"),
+    **dict.fromkeys(("LovaszHingeLoss", "LovaszSoftmaxLoss"), "the errors are sorted by torch operations"),
     "MultiLabelMarginLoss": "the kernel has no word for its formula (no GPU kernel has the word `hinges`)",
     "CTCLoss": "it has no kernel",
     "TripletMarginWithDistanceLoss": (
