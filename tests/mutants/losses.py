@@ -73,13 +73,13 @@ FURTHER = {
     "embeddings": ("CosineEmbeddingLoss.rows", "TripletLoss.rows", "distance"),
 }
 """Where else a value is judged or a denominator counted."""
-BASES = ("loss", "elementwise", "rowwise")
+BASES = ("loss", "elementwise", "rowwise", "in_place")
 WORDS = "piste.formula.row_functions"
 ROW_WORDS = ("log_softmax", "total", "norm", "size", "index", "each", "pick", "hinges")
 SHARED = {
     "reduction": (("Reduction.of", "Reduction.denominator"), ("arguments", "call", *BASES, *FILES)),
     "elementwise": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
-    "rowwise": (("RowwiseLoss.prepare", "RowwiseLoss.prepared"), ROW_FILES),
+    "rowwise": (("RowwiseLoss.prepare", "RowwiseLoss.prepared"), ("in_place", *ROW_FILES)),
     "class_checks": (("check_probabilities",), ROW_FILES),
     "words": (("softplus", "sigmoid", "one_like"), ("adversarial", "preferences", "ordinal")),
     "value_checks": (("first_violation",), ("reduction", "arguments", "call", "class_checks", *BASES, *FILES)),
