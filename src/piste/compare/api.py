@@ -53,8 +53,8 @@ def compare(
             None selects cross entropy for class indices and MSE for numbers.
         optimizers: Names, classes, or a dict of name -> class or function of the parameters. None selects SGD, RMSprop,
             Adagrad, Adadelta, Adam, AdamW and Adamax; "all" every optimizer of Piste but
-            LBFGS, Muon and SparseAdam, which are not for every model. AdamW with its defaults steps the vectors,
-            embeddings and output layer of a model that Muon trains, as with `piste.optim.matrix_groups`.
+            LBFGS, Muon, NorMuon and SparseAdam, which are not for every model. AdamW with its defaults steps the
+            vectors, embeddings and output layer of a model that Muon trains, as with `piste.optim.matrix_groups`.
         metric: "accuracy", "balanced_accuracy", "f1", "auc", "log_loss", "rmse", "mae", "r2", a `Metric`, or (function,
             "max" or "min"); None infers it from the targets. Candidates are ranked by the metric alone, never by the
             value of their loss. Of a list the first metric decides, and the others are reported.

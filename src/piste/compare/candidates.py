@@ -77,7 +77,7 @@ class Candidate:
         )
 
 
-NOT_FOR_EVERY_MODEL = ("LBFGS", "Muon", "SparseAdam")
+NOT_FOR_EVERY_MODEL = ("LBFGS", "Muon", "NorMuon", "SparseAdam")
 """Optimizers with several evaluations in a step, for matrices alone, and for sparse gradients alone."""
 
 

@@ -26,14 +26,16 @@ class MatrixSpec:
 
     Attributes:
         before: a step that leaves the parameter as it is; its last buffer is the input of the matrix stage.
-        matrix: the stage. It takes matrices (count, rows, columns), and the numbers that it names by keyword; it
-            returns as many elements.
+        matrix: the stage. It takes matrices (count, rows, columns), its buffers (count, elements), and the numbers that
+            it names by keyword; it returns matrices of as many elements, and the new buffers if it has any.
         after: a step whose only buffer is the result of the matrix stage.
+        buffers: letters of the state that the stage reads and renews, the last ones of a rule.
     """
 
     before: StepSpec
     matrix: Callable[..., Tensor]
     after: StepSpec
+    buffers: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -49,28 +51,37 @@ class _Stacks:
         for p in params:
             alike.setdefault((p.shape, p.dtype, p.device), []).append(p)
         self._spec, self._on_device = spec, on_device
-        self._stacks: list[Tensor] = []
+        self._stacks: list[tuple[Tensor, list[Tensor]]] = []  # with the parameters
         self._of: dict[int, Tensor] = {}
+        self._buffers: dict[int, list[Tensor]] = {}  # of the matrix stage
         for (shape, dtype, device), matrices in alike.items():
             stack = torch.empty(len(matrices), *shape, dtype=dtype, device=device)
-            self._stacks.append(stack)
+            self._stacks.append((stack, matrices))
             self._of.update((id(p), part) for p, part in zip(matrices, stack, strict=True))
 
     def before(self, state: ParamState) -> ParamState:
         """Return the state of a parameter for the step before the matrix stage."""
-        return replace(state, buffers=[*state.buffers, self._of[id(state.p)]])
+        kept, self._buffers[id(state.p)] = _split_buffers(self._spec, state)
+        return replace(state, buffers=[*kept, self._of[id(state.p)]])
 
     def after(self, p: Tensor, g: Tensor) -> ParamState:
         """Return the state of a parameter for the step after the matrix stage."""
         return ParamState(p, g, [self._of[id(p)]], [torch.zeros((), device=p.device if self._on_device else None)])
 
     def run(self, numbers: Mapping[str, Any]) -> None:
-        """Replace each matrix by the result of the matrix stage."""
+        """Replace each matrix by the result of the matrix stage, and renew the buffers of the stage."""
         _, *names = parameters(self._spec.matrix)
-        chosen = {name: numbers[name] for name in names}
+        chosen = {name: numbers[name] for name in names if name not in self._spec.buffers}
         with torch.no_grad():
-            for stack in self._stacks:
-                stack.copy_(self._spec.matrix(stack.flatten(2), **chosen).reshape(stack.shape))
+            for stack, params in self._stacks:
+                kept = [self._buffers[id(p)] for p in params]
+                buffers = [torch.stack([x.flatten() for x in alike]) for alike in zip(*kept, strict=True)]
+                result = self._spec.matrix(stack.flatten(2), *buffers, **chosen)
+                result, *renewed = result if buffers else (result,)
+                stack.copy_(result.reshape(stack.shape))
+                for alike, values in zip(zip(*kept, strict=True), renewed, strict=True):
+                    for x, value in zip(alike, values, strict=True):
+                        x.copy_(value.reshape(x.shape))
 
 
 class MatrixPlan:
@@ -125,5 +136,12 @@ def step_matrices_eagerly(
 
 def describe_matrix_backends(spec: MatrixSpec, states: Sequence[ParamState], options: Mapping[str, Any]) -> list[str]:
     """Return a line for each backend that runs the formulas before and after the matrix stage of some parameters."""
+    states = [replace(state, buffers=_split_buffers(spec, state)[0]) for state in states]
     lines = describe_backends(spec.before, states, options)
     return [f"{line}; the matrix stage by torch operations" for line in lines]
+
+
+def _split_buffers(spec: MatrixSpec, state: ParamState) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the buffers of the step before the matrix stage, and those of the stage."""
+    count = len(spec.before.buffers) - 1  # the last one is the stack
+    return list(state.buffers[:count]), list(state.buffers[count:])

@@ -46,7 +46,7 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
 def numbers_of(cls: Any, group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numeric options by their names in the formula, and the options of the matrix stage by theirs."""
     options = {**cls.options, "max_value": SHARED["max_value"]}
-    of_matrices = parameters(cls.matrix)[1:] if cls.matrix is not None else ()
+    of_matrices = [name for name in parameters(cls.matrix)[1:] if name in group] if cls.matrix is not None else ()
     return {
         **{letter: value for name, option in options.items() for letter, value in option.letters(name, group[name])},
         **{name: group[name] for name in of_matrices},
@@ -126,6 +126,8 @@ def compose(
         return StepSpec(cls.__name__, element, (*numbers, *clips), kept, counters, per_step)
 
     if cls.matrix is not None:
+        own = tuple(x for x in parameters(cls.matrix) if x in letters)  # the state of the matrix stage
+        letters, kept = [x for x in letters if x not in own], tuple(x for x in kept if x not in own)
         before = _rule(f"{cls.__name__}.before", cls.before, letters, flags)
         after = _rule(f"{cls.__name__}.after", cls.after, [], flags)
 
@@ -141,7 +143,7 @@ def compose(
             return p - scalars["lr"] * d, buffers
 
         start = spec("before", first, (*kept, "u"), counters, cls.per_step)
-        return MatrixSpec(start, cls.matrix, spec("after", last, ("u",), ("t",), {}))
+        return MatrixSpec(start, cls.matrix, spec("after", last, ("u",), ("t",), {}), own)
 
     formula = cls.update if rules is None or rules.update is None else rules.update
     update = _rule(f"{cls.__name__}.update", formula, letters, flags)

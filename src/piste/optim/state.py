@@ -26,7 +26,8 @@ class Buffer:
         when: The option that must be on for the buffer to exist; None for a buffer that always exists.
         start: The initial value: a number, the name of an option, or "p" for the parameter.
         shape: "all" for the shape of the parameter. "rows" or "columns" for a number per row or column of a parameter
-            with two or more dimensions, and "vectors" for the shape of a parameter with fewer; others lack the buffer.
+            with two or more dimensions, "first" for a number per index of its first dimension, and "vectors" for the
+            shape of a parameter with fewer dimensions; others lack the buffer.
 
     Example:
         >>> from piste.optim import Buffer
@@ -37,7 +38,7 @@ class Buffer:
     letter: str
     when: str | None = None
     start: float | str = 0.0
-    shape: Literal["all", "rows", "columns", "vectors"] = "all"
+    shape: Literal["all", "rows", "columns", "first", "vectors"] = "all"
 
     def exists(self, dims: int, group: Mapping[str, Any]) -> bool:
         """Return whether a parameter of a number of dimensions has the buffer."""
@@ -53,6 +54,8 @@ class Buffer:
     def shape_for(self, p: Tensor) -> tuple[int, ...]:
         """Return the shape of the buffer of a parameter."""
         shape = list(p.shape)
+        if self.shape == "first" and p.dim() > 1:
+            return (shape[0], *(1 for _ in shape[1:]))
         if self.shape in ("rows", "columns") and p.dim() > 1:
             shape[-1 if self.shape == "rows" else -2] = 1
         return tuple(shape)
@@ -188,7 +191,7 @@ def _first_value(buffer: Buffer, p: Tensor, group: Mapping[str, Any], dtype: tor
     if buffer.start == "p":
         return (p if group["differentiable"] else p.detach()).to(dtype, copy=True)
     start = _start(buffer, group)
-    if buffer.shape in ("rows", "columns"):
+    if buffer.shape in ("rows", "columns", "first"):
         return p.new_full(buffer.shape_for(p), start, dtype=dtype)
     return _filled_like(p, start, dtype)
 
