@@ -161,7 +161,12 @@ def test_the_usual_seven_take_part_by_themselves_and_all_when_asked():
     usual = {"SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax"}
     assert {row.optimizer for row in found.rows} == usual
     found = compare_task(task(epochs=1), optimizers="all", seeds=1, progress=False)
-    assert {row.optimizer for row in found.rows} == set(piste.optim.OPTIMIZERS) - {"LBFGS", "Muon", "NorMuon", "SparseAdam"}
+    assert {row.optimizer for row in found.rows} == set(piste.optim.OPTIMIZERS) - {
+        "LBFGS",
+        "Muon",
+        "NorMuon",
+        "SparseAdam",
+    }
     assert all(math.isfinite(row.metric) for row in found.rows)
 
 

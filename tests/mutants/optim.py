@@ -84,6 +84,7 @@ CONVENTION = "piste.optim.conventions"
 SHARED_FORMULAS = {"piste.optim.schedule_free": ("_PER_STEP", "_moved")}
 """By module: functions and numbers that several formulas share."""
 MUON, SPARSE = "piste.optim.muon", "piste.optim.sparse_adam"
+NORMUON = "piste.optim.normuon"
 ADAFACTOR = "piste.optim.adafactor"
 SHARED = "piste.optim.shared_formulas"
 TALL = (
@@ -113,6 +114,7 @@ def subjects() -> list[Subject]:
     found.append(Subject(CONVENTION, names, _check_conventions, (STEP, PLANS, BASE, *files), EQUIVALENT[CONVENTION]))
     equivalent = {f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL}
     found.append(Subject(MUON, ("Muon.before", "Muon.matrix", "orthogonalize"), _check_muon, equivalent=equivalent))
+    found.append(Subject(NORMUON, ("NorMuon.matrix", "NorMuon.buffers"), _check_normuon))
     found.append(Subject(SHARED, ("DECAYS", "cautious_step"), _check_shared_formulas, (STEP, PLANS, BASE)))
     found.append(Subject(SPARSE, ("SparseAdam.update", "SparseAdam.buffers"), _check_sparse_adam))
     parts = ("Adafactor.update", "Adafactor.per_step", "Adafactor.buffers")
@@ -235,6 +237,39 @@ def _check_muon(modules: Mapping[str, ModuleType]) -> str | None:
         part.grad = g.clone()
     torch.optim.Muon(q).step()
     return None if torch.allclose(p, torch.cat(q), atol=1e-4) else "split matrices are not stepped apart"
+
+
+def _check_normuon(modules: Mapping[str, ModuleType]) -> str | None:
+    """The first difference of NorMuon from steps computed with torch operations, without Newton-Schulz iterations."""
+    for scale, lr, split in ((None, 0.5, 1), ("match_rms_adamw", 0.25, 1), ("original", 0.5, 2)):
+        make = torch.Generator().manual_seed(0)
+        p = torch.randn(6, 2, generator=make)
+        expected = list(p.clone().split(6 // split))
+        rows = [torch.zeros(len(part), 1) for part in expected]
+        optimizer = modules[NORMUON].NorMuon(
+            [p], lr=lr, momentum=0.0, beta2=0.75, ns_steps=0, ns_dtype="float32", adjust_lr_fn=scale, split=split,
+            fused=False,
+        )  # fmt: skip
+        for step in range(3):
+            p.grad = torch.randn(6, 2, generator=make)
+            if step == 2:
+                p.grad[0] = 0
+            for part, v, g in zip(expected, rows, p.grad.split(6 // split), strict=True):
+                o = g / g.norm()
+                v += 0.25 * (o.square().mean(1, keepdim=True) - v)
+                n = o / v.sqrt()
+                norm = 0.2 * 12**0.5 if scale == "match_rms_adamw" else (6 / split / 2) ** 0.5
+                part -= lr * norm * n / n.norm()
+            optimizer.step()
+        if not torch.allclose(p, torch.cat(expected), rtol=0, atol=1e-5):
+            return f"{scale}, split={split} moved to {p.tolist()}"
+        if not torch.allclose(optimizer.state[p]["second_momentum_buffer"], torch.cat(rows), rtol=0, atol=1e-6):
+            return "the averages of the rows differ"
+    p = torch.zeros(2, 4, requires_grad=True)  # a row without gradient stays; more columns than rows have no scale
+    p.grad = torch.tensor([[0.0, 0.0, 0.0, 0.0], [3.0, 0.0, 0.0, 4.0]])
+    modules[NORMUON].NorMuon([p], lr=1.0, ns_steps=0, ns_dtype="float32", fused=False).step()
+    expected = -torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.6, 0.0, 0.0, 0.8]])
+    return None if torch.allclose(p, expected, atol=1e-6) else f"a row without gradient: {p.tolist()}"
 
 
 def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:

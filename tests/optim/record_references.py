@@ -79,12 +79,34 @@ RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             },
         ),
     ],
+    "Muon": [
+        # K. Jordan's and Moonlight's. Without iterations the arithmetic is that of float64, after one rounding.
+        ({"lr": 0.1, "weight_decay": 0.3, "momentum": 0.5, "ns_steps": 0},) * 2,
+        (
+            {"lr": 0.1, "weight_decay": 0.3, "nesterov": False, "ns_steps": 0, "adjust_lr_fn": "match_rms_adamw"},
+            {"lr": 0.1, "weight_decay": 0.3, "nesterov": False, "ns_steps": 0, "use_adjusted_lr": True},
+        ),
+        (
+            {"lr": 0.1, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"},
+            {"lr": 0.1, "weight_decay": 0.0, "use_adjusted_lr": True},
+        ),
+    ],
+    "NorMuon": [
+        ({}, {}),
+        ({"lr": 0.1, "weight_decay": 0.3, "momentum": 0.5, "beta2": 0.75, "ns_steps": 0},) * 2,
+        (
+            {"lr": 0.1, "beta2": 0.5, "nesterov": False, "ns_steps": 0, "adjust_lr_fn": "match_rms_adamw"},
+            {"lr": 0.1, "beta2": 0.5, "nesterov": False, "ns_steps": 0, "update_scale": "match_rms"},
+        ),
+    ],
 }  # fmt: skip
 """By optimizer: options of Piste, and those of the reference that mean the same."""
 
 
 NAMES = {"LAMB": "Lamb", "AdamW": "AdamC"}
 """The name of an optimizer in pytorch_optimizer, where it has another one."""
+OF_MATRICES = ("Muon", "NorMuon")
+"""Optimizers that record a parameter of 3 x 2; its group says use_muon in pytorch_optimizer."""
 
 
 def gradient(step: int) -> torch.Tensor:
@@ -93,13 +115,15 @@ def gradient(step: int) -> torch.Tensor:
     return g.reshape(2, 3)
 
 
-def trajectory(make: Any, options: dict[str, Any], rates: list[float] | None = None) -> list[list[float]]:
-    """Return the parameter after each step, with the learning rate of each step."""
-    p = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3).requires_grad_()
+def trajectory(
+    make: Any, options: dict[str, Any], rates: list[float] | None = None, shape: tuple[int, int] = (2, 3)
+) -> list[list[float]]:
+    """Return the parameter of a shape after each step, with the learning rate of each step."""
+    p = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(shape).requires_grad_()
     optimizer = make([p], **options)
     found = []
     for step in range(STEPS):
-        p.grad = gradient(step)
+        p.grad = gradient(step).reshape(shape)
         if rates is not None:
             optimizer.param_groups[0]["lr"] = rates[step]
         optimizer.step()
@@ -112,11 +136,22 @@ def rates_of(options: dict[str, Any]) -> list[float] | None:
     return RATES if options.get("decoupled_decay") == "lr_squared" else None
 
 
+def shape_of(name: str) -> tuple[int, int]:
+    """Return the shape of the parameter that an optimizer steps."""
+    return (3, 2) if name in OF_MATRICES else (2, 3)
+
+
 if __name__ == "__main__":
     from importlib.metadata import version
 
     import adopt
     import pytorch_optimizer
+
+    def reference(name: str) -> Any:
+        cls = getattr(adopt if name == "ADOPT" else pytorch_optimizer, NAMES.get(name, name))
+        if name in OF_MATRICES:
+            return lambda params, **options: cls([{"params": params, "use_muon": True, **options}])
+        return cls
 
     torch.set_default_dtype(torch.float64)
     runs = [
@@ -124,9 +159,7 @@ if __name__ == "__main__":
             "optimizer": name,
             "options": ours,
             "rates": rates_of(ours),
-            "trajectory": trajectory(
-                getattr(adopt if name == "ADOPT" else pytorch_optimizer, NAMES.get(name, name)), theirs, rates_of(ours)
-            ),
+            "trajectory": trajectory(reference(name), theirs, rates_of(ours), shape_of(name)),
         }
         for name, pairs in RUNS.items()
         for ours, theirs in pairs

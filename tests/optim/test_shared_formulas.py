@@ -18,7 +18,7 @@ from piste.optim.state import param_state
 from .cases import ELEMENTWISE
 
 AVERAGED = ("ScheduleFreeSGD", "ScheduleFreeAdamW")
-RULES = [name for name in (*ELEMENTWISE, "Adafactor", "Muon") if name not in AVERAGED]
+RULES = [name for name in (*ELEMENTWISE, "Adafactor", "Muon", "NorMuon") if name not in AVERAGED]
 READERS = ("LAMB", "LARS", "Adafactor")  # the size of their step is that of the shrunk weights
 FUSED = pytest.mark.parametrize("fused", [None, False])
 RATES = (0.1, 0.04, 0.05)

@@ -41,7 +41,9 @@ class Optimizer(torch.optim.Optimizer):
     A rule of whole matrices declares in place of `update`
 
     - `before(g, *buffers, *, ...)`: a formula that returns the input of the matrix stage and the new buffers;
-    - `matrix(u, *, ...)`: torch operations on matrices (count, rows, columns); options by their public names;
+    - `matrix(u, *buffers, *, ...)`: torch operations on matrices (count, rows, columns), and on buffers (count,
+      elements) that no formula reads, the last ones declared; it returns the matrices and the new buffers. Options come
+      by their public names;
     - `after(u, *, ...)`: a formula of the step from the result of the matrix stage; by default that result.
 
     The base adds the sign, weight decay, the last subtraction, dtypes, checkpoints and backends; no rule mentions
