@@ -265,11 +265,23 @@ def _check_normuon(modules: Mapping[str, ModuleType]) -> str | None:
             return f"{scale}, split={split} moved to {p.tolist()}"
         if not torch.allclose(optimizer.state[p]["second_momentum_buffer"], torch.cat(rows), rtol=0, atol=1e-6):
             return "the averages of the rows differ"
-    p = torch.zeros(2, 4, requires_grad=True)  # a row without gradient stays; more columns than rows have no scale
-    p.grad = torch.tensor([[0.0, 0.0, 0.0, 0.0], [3.0, 0.0, 0.0, 4.0]])
-    modules[NORMUON].NorMuon([p], lr=1.0, ns_steps=0, ns_dtype="float32", fused=False).step()
-    expected = -torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.6, 0.0, 0.0, 0.8]])
-    return None if torch.allclose(p, expected, atol=1e-6) else f"a row without gradient: {p.tolist()}"
+    for size in (
+        0.0,
+        1e-20,
+        1e-10,
+        1.0,
+    ):  # with eps=2 the norm of o is that of g over 2; there are more columns than rows
+        p = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
+        p.grad = torch.tensor([[0.0, 0.0, 0.0, 1e-10], [0.6, 0.0, 0.0, 0.8]], dtype=torch.float64) * size
+        modules[NORMUON].NorMuon(
+            [p], lr=1.0, momentum=0.0, eps=2.0, ns_steps=0, ns_dtype="float32", state_dtype="bfloat16", fused=False
+        ).step()
+        o = (p.grad.float() / 2).double()
+        n = o / ((0.05 * o.square().mean(1, keepdim=True)).sqrt() + 1e-10)
+        expected = -o.norm() / (n.norm() + 1e-10) * n
+        if not torch.allclose(p, expected, rtol=1e-9, atol=0):
+            return f"a gradient of size {size} moves to {p.tolist()}, not {expected.tolist()}"
+    return None
 
 
 def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:
