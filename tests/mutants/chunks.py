@@ -104,4 +104,4 @@ def _find_reduction_mismatch(module: Any, how: Any, excluded: Any, bias: torch.T
         torch.autograd.grad(r, same, [torch.ones_like(x) for x in r], create_graph=again)[0]
         for r, again in zip(of_itself, (False, True), strict=True)
     )
-    return None if torch.allclose(first, second) else f"{how} of one tensor: {first}, and {second} once more"
+    return None if torch.allclose(first, second) else f"{how} of one tensor: {first}, and {second} otherwise"
