@@ -65,7 +65,11 @@ CHANGES = [
     ),
     ({"model": dropout(0.0)}, {"model": dropout(0.5)}, "the model changed."),
     ({"model": dropout(0.0)}, {"model": frozen()}, "the model changed."),
-    ({"loss": scaled(1.0)}, {"loss": scaled(2.0)}, "the code of the loss `scaled`, or a value that it reads, changed"),
+    (
+        {"loss": scaled(1.0)},
+        {"loss": scaled(2.0)},
+        "the code of the loss `scaled`, or a value that it reads, changed. H",
+    ),
     ({}, {"train": shifted()}, "the training data changed."),
     ({"metric": "accuracy"}, {"metric": (lambda output, target: 0.5, "max")}, "metric was accuracy, now <lambda>"),
 ]

@@ -26,7 +26,7 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> st
         parts += [f"the {name} changed" for name in new if new[name] != old.get(name)]
     known = {c["name"]: c for c in before["candidates"]}
     parts += [text for c in now["candidates"] if (text := _change(known.get(c["name"], c), c))]
-    return "; ".join(parts)
+    return "; ".join(dict.fromkeys(parts))  # a loss that changed, once for all of its candidates
 
 
 def _change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
