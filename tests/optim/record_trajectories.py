@@ -43,6 +43,8 @@ KERAS = [
     ("NAdam", {"beta_1": 0.8, "epsilon": 1e-3, "weight_decay": 0.1}),
     ("Lion", {}),
     ("Lion", {"beta_1": 0.8, "beta_2": 0.95, "weight_decay": 0.1}),
+    ("LAMB", {}),
+    ("LAMB", {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3, "weight_decay": 0.1}),
 ]
 OPTAX = [
     ("SGD", "sgd", {}),
@@ -65,8 +67,21 @@ OPTAX = [
     ("NAdam", "nadam", {"b1": 0.8, "eps": 1e-3}),
     ("Lion", "lion", {}),
     ("Lion", "lion", {"b1": 0.8, "b2": 0.95, "weight_decay": 0.1}),
+    ("LAMB", "lamb", {}),
+    ("LAMB", "lamb", {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.1}),
+    ("LARS", "lars", {"trust_coefficient": 0.5}),
+    ("LARS", "lars", {"momentum": 0.0, "weight_decay": 0.1}),
+    ("LARS", "lars", {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1, "trust_coefficient": 0.5}),
+    ("RAdam", "radam", {}),
+    ("RAdam", "radam", {"b1": 0.8, "b2": 0.95, "eps": 1e-3}),
+    ("AdaBelief", "adabelief", {}),
+    ("AdaBelief", "adabelief", {"b1": 0.8, "b2": 0.95, "eps": 1e-3}),
+    ("Adan", "adan", {}),
+    ("Adan", "adan", {"b1": 0.9, "b2": 0.8, "b3": 0.95, "eps": 1e-3, "weight_decay": 0.1}),
+    ("Rprop", "rprop", {}),
+    ("Rprop", "rprop", {"eta_minus": 0.25, "eta_plus": 1.5, "min_step_size": 0.05, "max_step_size": 0.2}),
 ]
-TITLES = {"NAdam": "Nadam"}
+TITLES = {"NAdam": "Nadam", "LAMB": "Lamb"}
 """The names of Keras that differ."""
 
 
@@ -90,7 +105,8 @@ def run_keras(name: str, options: dict, lr: float, falls: bool, scale: float) ->
 
 
 def run_optax(name: str, options: dict, lr: float, falls: bool, scale: float) -> list[list[float]]:
-    schedule = (lambda t: jnp.where(t >= FALL, lr / 10, lr)) if falls else lr
+    # Rprop takes a number, the first step.
+    schedule = (lambda t: jnp.where(t >= FALL, lr / 10, lr)) if falls and name != "rprop" else lr
     optimizer = getattr(optax, name)(schedule, **options)
     p = jnp.array(START)
     state = optimizer.init(p)

@@ -108,7 +108,7 @@ def test_defaults_are_those_of_the_framework():
 
 LEARNING_RATES = {
     "SGD": 0.01, "RMSprop": 0.001, "Adagrad": 0.001, "Adadelta": 0.001, "Adam": 0.001, "AdamW": 0.001, "Adamax": 0.001,
-    "NAdam": 0.001, "Lion": 0.001,
+    "NAdam": 0.001, "Lion": 0.001, "LAMB": 0.001,
 }  # fmt: skip
 """The defaults of `learning_rate` in the signatures of Keras 3."""
 
@@ -152,6 +152,11 @@ def test_an_argument_given_twice_is_rejected():
         ("Adam", {"decoupled_weight_decay": True, "convention": "keras"}),
         ("Adam", {"lr": 0.1, "weight_decay": 0.1, "convention": "optax"}),
         ("AdamW", {"lr": 0.1, "amsgrad": True, "convention": "optax"}),
+        ("LAMB", {"bias_correction": False, "convention": "keras"}),
+        ("LAMB", {"lr": 0.1, "bias_correction": False, "convention": "optax"}),
+        ("LARS", {"lr": 0.1, "adapt": False, "convention": "optax"}),
+        ("RAdam", {"lr": 0.1, "weight_decay": 0.1, "convention": "optax"}),
+        ("AdaBelief", {"lr": 0.1, "weight_decay": 0.1, "convention": "optax"}),
     ],
 )
 def test_options_that_the_framework_lacks_are_rejected(name, options):
@@ -161,8 +166,8 @@ def test_options_that_the_framework_lacks_are_rejected(name, options):
 def test_optimizers_without_a_convention_say_so():
     assert_rejected(
         InvalidValue,
-        lambda: OPTIMIZERS["Rprop"](weights(), convention="keras"),
-        '`convention` of Rprop must be one of "torch"; received "keras".',
+        lambda: OPTIMIZERS["ASGD"](weights(), convention="keras"),
+        '`convention` of ASGD must be one of "torch"; received "keras".',
     )
     assert_rejected(InvalidValue, lambda: Adam(weights(), convention="kears"), "Did you mean `keras`?")
 

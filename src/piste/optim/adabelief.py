@@ -1,6 +1,7 @@
 from typing import Any
 
 from ..formula.words import sqrt
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import betas, eps, rate, weight_decay
 
@@ -32,6 +33,7 @@ class AdaBelief(Optimizer):
         "weight_decay": weight_decay(),
     }
     buffers = {"exp_avg": "m", "exp_avg_var": "s"}
+    conventions = CONVENTIONS["AdaBelief"]
     group_constants = {"decoupled_weight_decay": True}
 
     def update(g: Any, m: Any, s: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:

@@ -1,6 +1,7 @@
 from typing import Any
 
 from ..formula.words import sqrt, where
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import betas, eps, rate, weight_decay
 
@@ -35,6 +36,7 @@ class Adan(Optimizer):
         "weight_decay": weight_decay(),
     }
     buffers = {"exp_avg": "m", "exp_avg_sq": "v", "exp_avg_diff": "n", "neg_pre_grad": "q"}
+    conventions = CONVENTIONS["Adan"]
     group_constants = {"decoupled_weight_decay": True}
 
     def update(g: Any, m: Any, v: Any, n: Any, q: Any, *, t: Any, beta1: Any, beta2: Any, beta3: Any, eps: Any) -> Any:

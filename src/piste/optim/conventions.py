@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidType, InvalidValue
+from ..formula.reductions import norm
 from ..formula.words import maximum, sqrt, where
 
 __all__ = ["CONVENTIONS", "TITLES", "Convention", "check_convention", "translate"]
@@ -23,7 +24,7 @@ class Convention:
 
     Args:
         defaults: The defaults that differ from PyTorch's, by PyTorch's names. None marks an argument without a default.
-        names: The argument names, as {foreign name: PyTorch's name}; "betas[0]" is the first number of the pair.
+        names: The argument names, as {foreign name: PyTorch's name}; "betas[0]" is the first of several numbers.
         update: The formula, if it differs from the rule.
         has_rate: Whether the step of the formula contains the learning rate.
         decoupled: Whether the weight decay is decoupled, as in AdamW.
@@ -92,6 +93,56 @@ def _optax_nadam(g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps:
     v = beta2 * v + (1 - beta2) * g * g
     ahead = beta1 / (1 - beta1 ** (t + 1)) * m + (1 - beta1) / (1 - beta1**t) * g
     return ahead / (sqrt(v / (1 - beta2**t)) + eps), m, v
+
+
+def _keras_lamb(p: Any, g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    u = m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)
+    size, length = norm(p), norm(u)
+    return where((size > 0) & (length > 0), size / length, 1) * u, m, v
+
+
+def _optax_lars(
+    p: Any, g: Any, b: Any, *, lr: Any, mu: Any, weight_decay: Any, eta: Any, nesterov: bool, adapt: bool
+) -> Any:
+    u = lr * (g + weight_decay * p)
+    if adapt:
+        size, length = norm(p), norm(g + weight_decay * p)
+        u = where((size > 0) & (length > 0), eta * size / length, 1) * u
+    if b is None:
+        return u, None
+    b = mu * b + u
+    return (u + mu * b if nesterov else b), b
+
+
+def _optax_radam(g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    m_hat = m / (1 - beta1**t)
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
+    long = rho >= 5
+    rho, rho_inf = where(long, rho, 6.0), where(long, rho_inf, 6.0)  # any values for which r is defined
+    r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+    return where(long, r * m_hat / (sqrt(v / (1 - beta2**t)) + eps), m_hat), m, v
+
+
+def _optax_adabelief(g: Any, m: Any, s: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
+    m = beta1 * m + (1 - beta1) * g
+    d = g - m
+    s = beta2 * s + (1 - beta2) * d * d + 1e-16
+    return m / (1 - beta1**t) / (sqrt(s / (1 - beta2**t)) + eps), m, s
+
+
+def _optax_adan(g: Any, m: Any, v: Any, n: Any, q: Any, *, t: Any, beta1: Any, beta2: Any, beta3: Any, eps: Any) -> Any:
+    d = where(t == 1, 0, g + q)  # q is the last gradient, negated
+    u = g + (1 - beta2) * d
+    m = beta1 * m + (1 - beta1) * g
+    n = beta2 * n + (1 - beta2) * d
+    v = beta3 * v + (1 - beta3) * u * u
+    ahead = m / (1 - beta1**t) + (1 - beta2) * n / (1 - beta2**t)
+    return ahead / (sqrt(v / (1 - beta3**t) + 1e-8) + eps), m, v, n, -g
 
 
 _KERAS = {"learning_rate": "lr", "epsilon": "eps"}
@@ -164,6 +215,28 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
             absent=("weight_decay", "decoupled_weight_decay", "momentum_decay"),
         ),
     },
+    "LAMB": {
+        "keras": Convention({"eps": 1e-7}, _KERAS_BETAS, _keras_lamb, decoupled=True, absent=("bias_correction",)),
+        "optax": Convention({"lr": None}, _OPTAX_BETAS, absent=("bias_correction",)),
+    },
+    "LARS": {"optax": Convention({"lr": None}, _OPTAX, _optax_lars, has_rate=True, absent=("adapt",))},
+    "RAdam": {
+        "optax": Convention({"lr": None}, _OPTAX_BETAS, _optax_radam, absent=("weight_decay", "decoupled_weight_decay"))
+    },
+    "AdaBelief": {"optax": Convention({"lr": None}, _OPTAX_BETAS, _optax_adabelief, absent=("weight_decay",))},
+    "Adan": {"optax": Convention({"lr": None}, {**_OPTAX_BETAS, "b3": "betas[2]"}, _optax_adan)},
+    "Rprop": {
+        "optax": Convention(
+            {"lr": None},
+            {
+                **_OPTAX,
+                "eta_minus": "etas[0]",
+                "eta_plus": "etas[1]",
+                "min_step_size": "step_sizes[0]",
+                "max_step_size": "step_sizes[1]",
+            },
+        )
+    },
     "Lion": {
         "keras": Convention({"lr": 0.001}, _KERAS_BETAS),
         "optax": Convention({"lr": None, "weight_decay": 1e-3}, _OPTAX_BETAS),
@@ -185,16 +258,15 @@ def translate(cls: Any, convention: str, given: Mapping[str, Any]) -> dict[str, 
     """
     rules = cls.conventions[convention]
     values: dict[str, Any] = dict(rules.defaults)
-    pair = list(given.get("betas", cls.options["betas"].default if "betas" in cls.options else ()))
     for name, value in given.items():
-        ours = rules.names.get(name, name)
-        if ours != name and (ours in given or (ours.startswith("betas") and "betas" in given)):
-            raise InvalidType(f"{cls.__name__} received `{ours.partition('[')[0]}` twice, as `{name}` too. Drop one.")
-        if ours.startswith("betas["):
-            pair[ours == "betas[1]"] = value
-            values["betas"] = tuple(pair)
-        else:
-            values[ours] = value
+        ours, _, place = rules.names.get(name, name).partition("[")
+        if ours != name and ours in given:
+            raise InvalidType(f"{cls.__name__} received `{ours}` twice, as `{name}` too. Drop one.")
+        if place:
+            numbers = list(values.get(ours, cls.options[ours].default))
+            numbers[int(place[0])] = value
+            value = tuple(numbers)
+        values[ours] = value
     missing = [name for name, value in values.items() if value is None and name in rules.defaults]
     if missing:
         raise InvalidType(

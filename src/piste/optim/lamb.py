@@ -2,6 +2,7 @@ from typing import Any
 
 from ..formula.reductions import norm
 from ..formula.words import sqrt, where
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import Flag, betas, eps, rate, weight_decay
 
@@ -35,6 +36,7 @@ class LAMB(Optimizer):
         "bias_correction": Flag(True, "divide the averages by 1 - beta^t"),
     }
     buffers = {"exp_avg": "m", "exp_avg_sq": "v"}
+    conventions = CONVENTIONS["LAMB"]
 
     def update(
         p: Any, g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any, weight_decay: Any,

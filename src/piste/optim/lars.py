@@ -3,6 +3,7 @@ from typing import Any
 from ..errors import InvalidValue
 from ..formula.reductions import norm
 from ..formula.words import where
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import Flag, Number, decay, rate, weight_decay
 from .state import Buffer
@@ -39,6 +40,7 @@ class LARS(Optimizer):
         "adapt": Flag(True, "scale the update of each tensor by its ratio"),
     }
     buffers = {"momentum_buffer": Buffer("b", when="momentum")}
+    conventions = CONVENTIONS["LARS"]
     counts_steps = False
 
     def update(p: Any, g: Any, b: Any, *, mu: Any, weight_decay: Any, eta: Any, nesterov: bool, adapt: bool) -> Any:

@@ -2,6 +2,7 @@ from typing import Any
 
 from ..formula.words import sqrt, where
 from .adam import _DECOUPLED
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import betas, eps, rate, weight_decay
 
@@ -32,6 +33,7 @@ class RAdam(Optimizer):
         "decoupled_weight_decay": _DECOUPLED,
     }
     buffers = {"exp_avg": "m", "exp_avg_sq": "v"}
+    conventions = CONVENTIONS["RAdam"]
 
     def update(g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
         m = beta1 * m + (1 - beta1) * g

@@ -1,6 +1,7 @@
 from typing import Any
 
 from ..formula.words import maximum, minimum, sign, where
+from .conventions import CONVENTIONS
 from .optimizer import Optimizer
 from .options import Number, Numbers, rate
 from .state import Buffer
@@ -36,6 +37,7 @@ class Rprop(Optimizer):
         ),
     }
     buffers = {"prev": "q", "step_size": Buffer("s", start="lr")}
+    conventions = CONVENTIONS["Rprop"]
     per_step = {"lr": lambda: 1.0}  # the step is final: its size is s
 
     def update(g: Any, q: Any, s: Any, *, eta_minus: Any, eta_plus: Any, s_min: Any, s_max: Any) -> Any:

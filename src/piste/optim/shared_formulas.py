@@ -48,7 +48,7 @@ def decay_kind(cls: Any, group: Mapping[str, Any], is_decoupled: bool) -> str:
     Returns:
         A key of `DECAYS`; "l2" for a part of the gradient; "" for none, or for the decay of the rule itself.
     """
-    if not group.get("weight_decay") or (cls.own_decay and group["decoupled_decay"] is None):
+    if not group.get("weight_decay") or (cls.own_decay and not is_decoupled and group["decoupled_decay"] is None):
         return ""
     return group["decoupled_decay"] or ("lr" if is_decoupled else "l2")
 
