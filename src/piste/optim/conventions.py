@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InvalidType, InvalidValue
 from ..formula.reductions import norm
-from ..formula.words import maximum, sqrt, where
+from ..formula.words import maximum, minimum, sign, sqrt, where
 
 __all__ = ["CONVENTIONS", "TITLES", "Convention", "check_convention", "translate"]
 
@@ -145,6 +145,13 @@ def _optax_adan(g: Any, m: Any, v: Any, n: Any, q: Any, *, t: Any, beta1: Any, b
     return ahead / (sqrt(v / (1 - beta3**t) + 1e-8) + eps), m, v, n, -g
 
 
+def _optax_rprop(g: Any, q: Any, s: Any, *, eta_minus: Any, eta_plus: Any, s_min: Any, s_max: Any) -> Any:
+    turn = g * q  # q is the step to take: optax takes each one step later
+    changed = minimum(maximum(where(turn > 0, s * eta_plus, s * eta_minus), s_min), s_max)
+    s = where(turn == 0, s, changed)
+    return where(turn < 0, 0.0, q), where(turn < 0, 0.0, s * sign(g)), s
+
+
 _KERAS = {"learning_rate": "lr", "epsilon": "eps"}
 _KERAS_BETAS = {**_KERAS, "beta_1": "betas[0]", "beta_2": "betas[1]"}
 _OPTAX = {"learning_rate": "lr"}
@@ -235,6 +242,7 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
                 "min_step_size": "step_sizes[0]",
                 "max_step_size": "step_sizes[1]",
             },
+            _optax_rprop,
         )
     },
     "Lion": {
