@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import piste
 from piste.errors import InvalidType, InvalidValue
 from piste.optim import OPTIMIZERS, Adam, AdamW, load, save
 
-from .cases import cases, label
+from .cases import ELEMENTWISE, cases, label
 from .reference import model, train
 from .test_checkpoint import go_on, refused, started
 
@@ -114,6 +115,46 @@ def test_a_run_resumed_from_a_file_gives_the_same_bits(name, options, tmp_path):
         resumed.param_groups[0].items() >= {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}.items()
     )
     assert all(map(torch.equal, go_on(other, resumed), go_on(net, optimizer)))
+
+
+def step_once(optimizer, params, t):
+    """Step by gradients that depend on the parameters, the place and t alone; LBFGS evaluates again."""
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum(((p - t) ** 2 + p.cos()).sum() for p in params)
+        loss.backward()
+        return loss
+
+    if isinstance(optimizer, piste.optim.LBFGS):
+        optimizer.step(closure)
+        return
+    closure()
+    if isinstance(optimizer, piste.optim.SparseAdam):
+        for p in params:
+            p.grad = p.grad.to_sparse(1)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["default", "eager"])
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ELEMENTWISE])
+def test_runs_of_the_other_optimizers_resume_from_files_and_copies(name, fused, tmp_path):
+    make = torch.Generator().manual_seed(0)
+    params = [torch.randn(shape, generator=make).requires_grad_() for shape in ((6, 4), (3, 4))]
+    options = {} if name == "LBFGS" else {"fused": fused}
+    optimizer = OPTIMIZERS[name](params, lr=0.1, **options)
+    for t in range(3):
+        step_once(optimizer, params, t)
+    save(optimizer, tmp_path / "file")
+    others = [p.detach().clone().requires_grad_() for p in params]
+    resumed = OPTIMIZERS[name](others)
+    load(resumed, tmp_path / "file")
+    runs = [(resumed, others), copy.deepcopy((optimizer, params)), pickle.loads(pickle.dumps((optimizer, params)))]
+    for t in range(3, 6):
+        step_once(optimizer, params, t)
+        for other, own in runs:
+            step_once(other, own, t)
+            assert all(map(torch.equal, own, params))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.complex64, torch.complex128])
