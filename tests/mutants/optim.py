@@ -17,7 +17,14 @@ from tests.optim import test_adafactor as adafactor
 from tests.optim.assertions import find_fault
 from tests.optim.cases import ELEMENTWISE, OPTIONS, fullest
 from tests.optim.rejections import weights
-from tests.optim.test_conventions import LEARNING_RATES, RUNS, path_of, zero_gradient_step
+from tests.optim.test_conventions import (
+    LEARNING_RATES,
+    RUNS,
+    WITHOUT_RATIO,
+    path_of,
+    steps_without_a_ratio,
+    zero_gradient_step,
+)
 from tests.optim.test_schedule_free import FALLING, path_of_falling_rates
 
 from .subject import Subject, stated
@@ -296,6 +303,9 @@ def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:
         found = optimizers[name](weights(), convention="keras").param_groups[0]["lr"]
         if found != default:
             return f"the learning rate of Keras' {name} is {found}"
+    for name, options, steps in WITHOUT_RATIO:
+        if steps_without_a_ratio(optimizers[name], **options) != pytest.approx(steps, rel=1e-5):
+            return f"{name}({options}) has a ratio where a norm is 0"
     return None if zero_gradient_step(optimizers["Adagrad"]) == 2.0 else "a gradient of 0 moves optax's Adagrad"
 
 

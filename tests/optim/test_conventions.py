@@ -130,6 +130,35 @@ def test_a_gradient_of_zero_moves_nothing_in_optax_without_epsilon():
     assert zero_gradient_step(OPTIMIZERS["Adagrad"]) == 2.0
 
 
+def steps_without_a_ratio(make, **options):
+    """The steps of two gradients, each from 0, and the weight after a gradient of 0."""
+    p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = make([p], lr=0.5, fused=False, **options)
+    steps = []
+    for g in (2.0, -1.0):
+        p.data.zero_()
+        p.grad = torch.full((1,), g, dtype=torch.float64)
+        optimizer.step()
+        steps.append(-p.item())
+    still = torch.ones(1, requires_grad=True)
+    still.grad = torch.zeros(1)
+    make([still], lr=0.5, fused=False, **options).step()
+    return [*steps, still.item()]
+
+
+WITHOUT_RATIO = [
+    # (m_2 / (1 - 0.9^2)) / sqrt(v_2 / (1 - 0.999^2)) with m_2 = 0.9 0.2 - 0.1 and v_2 = 0.999 0.004 + 0.001
+    ("LAMB", {"convention": "keras"}, [0.5, 0.5 * (0.08 / 0.19) / (0.004996 / 0.001999) ** 0.5, 1.0]),
+    ("LAMB", {"convention": "optax"}, [0.5, 0.5 * (0.08 / 0.19) / (0.004996 / 0.001999) ** 0.5, 1.0]),
+    ("LARS", {"convention": "optax", "momentum": 0.75}, [1.0, 0.75 - 0.5, 1.0]),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), WITHOUT_RATIO)
+def test_without_a_norm_of_weights_or_step_the_ratio_is_one(name, options, expected):
+    assert steps_without_a_ratio(OPTIMIZERS[name], **options) == pytest.approx(expected, rel=1e-5)
+
+
 def test_optax_demands_a_learning_rate():
     for name, rules in CONVENTIONS.items():
         if "optax" in rules:

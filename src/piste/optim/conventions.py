@@ -103,13 +103,10 @@ def _keras_lamb(p: Any, g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: An
     return where((size > 0) & (length > 0), size / length, 1) * u, m, v
 
 
-def _optax_lars(
-    p: Any, g: Any, b: Any, *, lr: Any, mu: Any, weight_decay: Any, eta: Any, nesterov: bool, adapt: bool
-) -> Any:
-    u = lr * (g + weight_decay * p)
-    if adapt:
-        size, length = norm(p), norm(g + weight_decay * p)
-        u = where((size > 0) & (length > 0), eta * size / length, 1) * u
+def _optax_lars(p: Any, g: Any, b: Any, *, lr: Any, mu: Any, weight_decay: Any, eta: Any, nesterov: bool) -> Any:
+    u = g + weight_decay * p
+    size, length = norm(p), norm(u)
+    u = lr * where((size > 0) & (length > 0), eta * size / length, 1) * u
     if b is None:
         return u, None
     b = mu * b + u
