@@ -20,9 +20,9 @@ from tests.optim.rejections import weights
 from tests.optim.test_conventions import (
     LEARNING_RATES,
     RUNS,
-    WITHOUT_RATIO,
+    SMALL_NORMS,
     path_of,
-    steps_without_a_ratio,
+    steps_of_small_norms,
     zero_gradient_step,
 )
 from tests.optim.test_schedule_free import FALLING, path_of_falling_rates
@@ -303,9 +303,9 @@ def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:
         found = optimizers[name](weights(), convention="keras").param_groups[0]["lr"]
         if found != default:
             return f"the learning rate of Keras' {name} is {found}"
-    for name, options, steps in WITHOUT_RATIO:
-        if steps_without_a_ratio(optimizers[name], **options) != pytest.approx(steps, rel=1e-5):
-            return f"{name}({options}) has a ratio where a norm is 0"
+    for name, options, steps in SMALL_NORMS:
+        if steps_of_small_norms(optimizers[name], **options) != pytest.approx(steps, rel=1e-5):
+            return f"{name}({options}) has another ratio of small norms"
     return None if zero_gradient_step(optimizers["Adagrad"]) == 2.0 else "a gradient of 0 moves optax's Adagrad"
 
 

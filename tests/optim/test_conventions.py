@@ -130,8 +130,8 @@ def test_a_gradient_of_zero_moves_nothing_in_optax_without_epsilon():
     assert zero_gradient_step(OPTIMIZERS["Adagrad"]) == 2.0
 
 
-def steps_without_a_ratio(make, **options):
-    """The steps of two gradients, each from 0, and the weight after a gradient of 0."""
+def steps_of_small_norms(make, **options):
+    """The steps of two gradients, each from 0; the weight 0.5 after a gradient of 0, and after one of 0.5."""
     p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     optimizer = make([p], lr=0.5, fused=False, **options)
     steps = []
@@ -140,29 +140,32 @@ def steps_without_a_ratio(make, **options):
         p.grad = torch.full((1,), g, dtype=torch.float64)
         optimizer.step()
         steps.append(-p.item())
-    still = torch.ones(1, requires_grad=True)
-    still.grad = torch.zeros(1)
-    make([still], lr=0.5, fused=False, **options).step()
-    return [*steps, still.item()]
+    for g in (0.0, 0.5):
+        p = torch.full((1,), 0.5, requires_grad=True)
+        p.grad = torch.full((1,), g)
+        make([p], lr=0.5, fused=False, **options).step()
+        steps.append(p.item())
+    return steps
 
 
-WITHOUT_RATIO = [
+SMALL_NORMS = [
     # (m_2 / (1 - 0.9^2)) / sqrt(v_2 / (1 - 0.999^2)) with m_2 = 0.9 0.2 - 0.1 and v_2 = 0.999 0.004 + 0.001
-    ("LAMB", {"convention": "keras"}, [0.5, 0.5 * (0.08 / 0.19) / (0.004996 / 0.001999) ** 0.5, 1.0]),
-    ("LAMB", {"convention": "optax"}, [0.5, 0.5 * (0.08 / 0.19) / (0.004996 / 0.001999) ** 0.5, 1.0]),
-    ("LARS", {"convention": "optax", "momentum": 0.75}, [1.0, 0.75 - 0.5, 1.0]),
+    ("LAMB", {"convention": "keras"}, [0.5, 0.5 * (0.08 / 0.19) / (0.004996 / 0.001999) ** 0.5, 0.5, 0.25]),
+    ("LAMB", {"convention": "optax"}, [0.5, 0.5 * (0.08 / 0.19) / (0.004996 / 0.001999) ** 0.5, 0.5, 0.25]),
+    ("LARS", {"convention": "optax", "momentum": 0.75}, [1.0, 0.75 - 0.5, 0.5, 0.5 - 0.5 * 1e-3 * 0.5]),
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "expected"), WITHOUT_RATIO)
-def test_without_a_norm_of_weights_or_step_the_ratio_is_one(name, options, expected):
-    assert steps_without_a_ratio(OPTIMIZERS[name], **options) == pytest.approx(expected, rel=1e-5)
+@pytest.mark.parametrize(("name", "options", "expected"), SMALL_NORMS)
+def test_the_ratio_is_that_of_small_norms_and_one_without(name, options, expected):
+    assert steps_of_small_norms(OPTIMIZERS[name], **options) == pytest.approx(expected, rel=1e-5)
 
 
 def test_optax_demands_a_learning_rate():
     for name, rules in CONVENTIONS.items():
         if "optax" in rules:
-            words = f'{name} needs `lr` with convention="optax", which has no default for it. Help: PyTorch\'s is lr='
+            origin = "PyTorch" if hasattr(torch.optim, name) else "Piste"
+            words = f'{name} needs `lr` with convention="optax", which has no default for it. Help: {origin}\'s is lr='
             assert_rejected(InvalidType, lambda name=name: OPTIMIZERS[name](weights(), convention="optax"), words)
 
 
@@ -244,6 +247,9 @@ def test_the_report_says_where_the_formulas_agree():
     for text in (port("keras", "Adadelta"), port("optax", "Adam", learning_rate=0.1, b1=0.8)):
         assert text.endswith("PyTorch's formula with these numbers gives the same updates.")
     assert "betas: (0.8, 0.999) (PyTorch's default: (0.9, 0.999))" in text
+    text = port("optax", "LAMB", learning_rate=0.1, b1=0.8)
+    assert "betas: (0.8, 0.999) (Piste's default: (0.9, 0.999))" in text  # torch.optim has no LAMB
+    assert text.endswith("Piste's formula with these numbers gives the same updates.")
 
 
 def test_the_lines_of_the_report_run():

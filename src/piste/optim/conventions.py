@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..errors import InvalidType, InvalidValue
 from ..formula.reductions import norm
 from ..formula.words import maximum, minimum, sign, sqrt, where
 
-__all__ = ["CONVENTIONS", "TITLES", "Convention", "check_convention", "translate"]
+__all__ = ["CONVENTIONS", "TITLES", "Convention", "check_convention", "origin", "translate"]
 
 TITLES = {"keras": "Keras", "optax": "optax"}
 
@@ -250,6 +252,11 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
 """The conventions of each optimizer, by the name of its class."""
 
 
+def origin(cls: Any) -> str:
+    """Return the library that defines an optimizer without a convention: PyTorch, or Piste where PyTorch lacks it."""
+    return "PyTorch" if hasattr(torch.optim, cls.__name__) else "Piste"
+
+
 def translate(cls: Any, convention: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call in PyTorch's names, completed with the framework's defaults.
 
@@ -276,7 +283,7 @@ def translate(cls: Any, convention: str, given: Mapping[str, Any]) -> dict[str, 
     if missing:
         raise InvalidType(
             f'{cls.__name__} needs `{missing[0]}` with convention="{convention}", which has no default for it. '
-            f"Help: PyTorch's is {missing[0]}={cls.options[missing[0]].default!r}."
+            f"Help: {origin(cls)}'s is {missing[0]}={cls.options[missing[0]].default!r}."
         )
     return values
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import InvalidValue, did_you_mean
-from .conventions import CONVENTIONS, TITLES, translate
+from .conventions import CONVENTIONS, TITLES, origin, translate
 from .registry import OPTIMIZERS
 
 __all__ = ["port"]
@@ -59,7 +59,7 @@ def port(framework: str, name: str, **options: Any) -> str:
     given = "".join(f"{key}={value!r}, " for key, value in options.items())
     lines = [f'piste.optim.{cls.__name__}(model.parameters(), {given}convention="{framework}")']
     lines += [
-        f"{key}: {value} (PyTorch's default: {cls.options[key].default})"
+        f"{key}: {value} ({origin(cls)}'s default: {cls.options[key].default})"
         for key, value in ours.items()
         if key in cls.options and value != cls.options[key].default
     ]
@@ -70,8 +70,8 @@ def port(framework: str, name: str, **options: Any) -> str:
         ((a - b).abs() / a.abs()).max().item() for a, b in zip(with_theirs, _updates(cls, ours), strict=True)
     ]
     if max(differences) < 1e-12:
-        return "\n".join([*lines, "PyTorch's formula with these numbers gives the same updates."])
-    lines.append("PyTorch's formula with these numbers gives other updates, by up to")
+        return "\n".join([*lines, f"{origin(cls)}'s formula with these numbers gives the same updates."])
+    lines.append(f"{origin(cls)}'s formula with these numbers gives other updates, by up to")
     lines += [f"  {100 * d:.3g}% at gradients of {size:g}" for size, d in zip(_SIZES, differences, strict=True)]
     return "\n".join(lines)
 
