@@ -1,4 +1,4 @@
-"""Distillation: a small network learns from the soft outputs of a larger one, or from the labels."""
+"""Distillation: a small network learns from a larger one by three divergences, or from the labels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ...losses import DistillationLoss
 from ...optim import Adam
 from ..class_metrics import accuracy
 from ..metrics import Metric
@@ -39,9 +40,15 @@ def labels(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(output, target[:, -1].long())
 
 
-def teacher(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Cross entropy with the teacher's probabilities, both at the temperature (Hinton et al. 2015)."""
-    return TEMPERATURE**2 * functional.cross_entropy(output / TEMPERATURE, target[:, :-1])
+class FromTeacher(nn.Module):
+    """The divergence from the teacher's probabilities, both at the temperature (Hinton et al. 2015)."""
+
+    def __init__(self, divergence: str) -> None:
+        super().__init__()
+        self.distillation = DistillationLoss(temperature=TEMPERATURE, divergence=divergence)
+
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return self.distillation(output, target[:, :-1])
 
 
 def student_accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -54,18 +61,22 @@ def of_seed(seed: int) -> Task:
     split = digits(seed)
     trained = train_teacher(*split.train)
 
-    def with_probabilities(data: Pair) -> Pair:
+    def with_logits(data: Pair) -> Pair:
         x, y = data
         with torch.no_grad():
-            soft = functional.softmax(trained(x) / TEMPERATURE, 1)
-        return x, torch.cat([soft, y.unsqueeze(1)], 1)
+            return x, torch.cat([trained(x), y.unsqueeze(1)], 1)
 
     return Task(
         student,
-        with_probabilities(split.train),
-        with_probabilities(split.validation),
+        with_logits(split.train),
+        with_logits(split.validation),
         examples=split.examples,
-        loss={"labels": labels, "teacher": teacher},
+        loss={
+            "labels": labels,
+            "teacher": FromTeacher("forward"),
+            "reverse": FromTeacher("reverse"),
+            "jsd": FromTeacher("jsd"),
+        },
         metric=Metric("accuracy", student_accuracy, "max"),
         epochs=40,
     )

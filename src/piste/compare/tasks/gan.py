@@ -1,4 +1,4 @@
-"""A small GAN on eight clusters: two networks, one optimizer, no falling loss; momentum is known to hurt."""
+"""A small GAN on eight clusters with three losses: two networks, one optimizer; momentum is known to hurt."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from ...losses import DiscriminatorLoss, GeneratorLoss
 from ..metrics import Metric
 from ..task import Task
 from ._tables import Pair
@@ -18,9 +18,9 @@ NOISE, CLUSTERS, PENALTY = 4, 8, 0.05
 class GAN(nn.Module):
     """A generator and a discriminator, trained by the same optimizer.
 
-    Noise and real points (N, NOISE + 2) in; (N, 6) out: the generated points (two columns), the discriminator's logits
+    Noise and real points (N, NOISE + 2) in; (N, 6) out: the generated points (two columns), the discriminator's scores
     of the real points, of the generated points, and of the generated points a second time, and its squared gradient at
-    the real points. The third logit passes its gradient to the generator alone and the others to the discriminator
+    the real points. The third score passes its gradient to the generator alone and the others to the discriminator
     alone, so that each network has its own objective with a single backward pass. Most GANs alternate, with an
     optimizer for each network; here both move at once.
     """
@@ -45,14 +45,27 @@ class GAN(nn.Module):
         return output if training else output.detach()
 
 
-def both_objectives(output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Return the sum of both cross entropies and of the discriminator's gradient penalty at real points.
+class Game(nn.Module):
+    """The sum of the losses of both networks and of the discriminator's gradient penalty at real points.
 
-    Without the penalty the networks cycle (Mescheder et al. 2018). At equilibrium the sum is 3 log 2.
+    Without the penalty the networks cycle (Mescheder et al. 2018). At the equilibrium of the logistic game the sum is
+    3 log 2.
     """
-    of_real, of_generated, of_generator, penalty = output[:, 2:].unbind(1)
-    discriminator = functional.softplus(-of_real) + functional.softplus(of_generated) + PENALTY * penalty
-    return (discriminator + functional.softplus(-of_generator)).mean()
+
+    def __init__(self, discriminator: str, generator: str) -> None:
+        super().__init__()
+        self.discriminator, self.generator = DiscriminatorLoss(discriminator), GeneratorLoss(generator)
+
+    def forward(self, output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        of_real, of_generated, of_generator, penalty = output[:, 2:].unbind(1)
+        return self.discriminator(of_real, of_generated) + PENALTY * penalty.mean() + self.generator(of_generator)
+
+
+GAMES = {
+    "logistic": Game("logistic", "non_saturating"),
+    "least_squares": Game("least_squares", "least_squares"),
+    "hinge": Game("hinge", "hinge"),
+}
 
 
 def energy_distance(output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -74,7 +87,7 @@ def make() -> Task:
         GAN,
         points(4096, 1),
         points(512, 2),
-        loss=both_objectives,
+        loss=GAMES,
         metric=Metric("energy distance", energy_distance, "min"),
         epochs=60,
         batch_size=128,
