@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import piste
-from piste.losses import functional, with_layer
+from piste.losses import functional, penalties, with_layer
 from piste.losses.loss import Loss
 from piste.losses.reduction import LEGACY, SETTINGS, reduction_option
 from piste.optim import OPTIMIZERS
@@ -40,6 +40,7 @@ def losses_stub() -> str:
         *(HEADER, IMPORTS, "from . import functional as functional"),
         "from .functional import *",
         "from .loss import Loss as Loss",
+        *(f"from .penalties import {name} as {name}" for name in penalties.__all__),
     ]
     modules: dict[str, list[str]] = {}
     for name in piste.losses.__all__:

@@ -39,6 +39,7 @@ from tests.losses.operands import (
     scores,
     signs,
     soft_rows,
+    tokens,
     triplets,
 )
 from tests.oracle import composed
@@ -196,6 +197,9 @@ CASES += [
     Case("dpo", log_probabilities),
     *(Case("dpo", log_probabilities, {"variant": v, "label_smoothing": 0.2}) for v in ("sigmoid", "robust")),
     *(Case("dpo", log_probabilities, {"variant": v, "beta": 0.5}) for v in ("hinge", "ipo")),
+    Case("grpo", tokens),
+    Case("grpo", tokens, {"clip_low": 0.1, "clip_high": 0.3}),
+    Case("grpo", tokens, {"beta": 0.5, "reference": -C3, "weight": C3}, ((4, 3), (2, 1, 3))),
     Case("distillation", real, {}, ((4, 3), (5,), (2, 2, 3))),
     Case("distillation", real, {"temperature": 2.0, "divergence": "reverse"}, ((4, 3),)),
     Case("distillation", real, {"temperature": 2.0, "divergence": "jsd", "beta": 0.25, "scale": False}, ((4, 3),)),

@@ -51,6 +51,8 @@ def find_mean_mismatch(function: Function) -> str | None:
         ("discriminator", (x, y), {"kind": "hinge"}, 6, 6, 6),
         ("generator", (x,), {}, 6, 6, 6),
         ("dpo", (logs, logs * 2, logs * 3, logs), {}, 6, 6, 6),
+        ("grpo", (logs, logs * 2, x), {}, 6, 6, 6),
+        ("grpo", (logs, logs * 2, x), {"weight": w, "reference": -w, "beta": 0.5}, 7, 7, 6),
         ("asymmetric", (x, y), {"weight": w}, 7, 7, 6),
         ("focal", (x, k), {"weight": w}, 2, 3, 2),
         ("focal", (deep, places), {"weight": w, "ignore_index": -100}, 7, 8, 7),

@@ -132,6 +132,15 @@ DOMAINS = [
         for v in ("hinge", "ipo")
     ),
     Domain("dpo", "variant", (-1.0,) * 4, ("robust", "ipo"), ("slic", None), always=True),
+    Domain("grpo", "input", (None, -1.0, 0.5), **LOG),
+    Domain("grpo", "old", (-1.0, None, 0.5), (0.05, -2.5, 0.0, NAN), (0.0501, 1.0, INF)),
+    Domain("grpo", "advantage", (-1.0, -1.0, None), (3.0, -1.0, INF, NAN), ()),
+    Domain("grpo", "reference", (-1.0, -1.0, 0.5), (0.05, -2.5, -INF, NAN), (0.0501, 1.0, INF), {"beta": 0.5}),
+    Domain("grpo", "clip_low", (-1.0, -1.0, 0.5), (0, 1), (-1e-9, 1 + 1e-9, NAN), always=True),
+    Domain("grpo", "clip_high", (-1.0, -1.0, 0.5), (0, 5.0), (-1e-9, INF, NAN), always=True),
+    Domain(
+        "grpo", "beta", (-1.0, -1.0, 0.5), (1e-9, 2), (0, -1e-9, INF, NAN), {"reference": -torch.ones(())}, always=True
+    ),
     Domain("distillation", "temperature", (ROW, LOGS), (1e-3, 4), (0, -1.0, INF, NAN), always=True),
     Domain("distillation", "divergence", (ROW, LOGS), ("reverse", "jsd"), ("kl", None), always=True),
     Domain("distillation", "beta", (ROW, LOGS), (0.25, 0.75), (0, 1, NAN), always=True),
@@ -253,7 +262,8 @@ def _placed(domain: Domain, values: list[Any]) -> tuple[list[torch.Tensor], dict
         value = values[len(values) // 2]
         options[domain.argument] = (
             _tensor(value, domain.dtype)
-            if domain.argument.endswith(("weight", "quantiles", "alpha")) and domain.name != "general_robust"
+            if domain.argument.endswith(("weight", "quantiles", "alpha", "reference"))
+            and domain.name != "general_robust"
             else value
         )
     columns = [values if o is None else [o] * len(values) for o in domain.operands]

@@ -103,6 +103,11 @@ def log_probabilities(shape, dtype=torch.float64):
     return tuple(-3 * torch.rand(shape, dtype=dtype) for _ in range(4))
 
 
+def tokens(shape, dtype=torch.float64):
+    p, q = -1 - 0.5 * torch.rand(shape, dtype=dtype), -1 - 0.5 * torch.rand(shape, dtype=dtype)
+    return p, q, torch.randn(shape, dtype=dtype)
+
+
 def cosines(shape, dtype=torch.float64):
     x, y = indices(shape, dtype)
     return x.tanh() * 0.95, y

@@ -43,6 +43,7 @@ SIGNED = [(0.3, 1), (0.3, -1), (2.0, -1), (-2.0, 1), (-2.0, -1), (30.0, -1), (30
 RANKED = [(0.3, 0.1, 1.0), (0.3, 0.1, -1.0), (2.0, -1.0, 1.0), (-2.0, 1.0, 1.0), (5.0, 4.75, -1.0)]
 SHARES = [0.1, 0.25, 0.5, 0.9, 0.75, 0.0, 1.0]
 ANSWERS = [(-1.0, -2.5, -0.5, -0.25), (-3.0, -0.5, -2.0, -4.0), (-9.0, -1.0, -2.0, -2.5), (-1.0, -9.0, -2.0, -2.5)]
+TOKENS = [(-1.0, -0.75, 1.5), (-0.75, -1.0, 1.5), (-1.0, -0.5, -2.0), (-0.25, -1.0, -0.75), (-1.0, -1.125, 0.5)]
 
 ELEMENTS = [
     Points("l1", LINE),
@@ -98,6 +99,15 @@ ELEMENTS = [
     ),
     *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.2}) for v in ("sigmoid", "robust", "hinge", "ipo")),
     *(Points("dpo", ANSWERS, {"variant": v, "beta": 0.2, "label_smoothing": 0.125}) for v in ("sigmoid", "robust")),
+    Points("grpo", TOKENS),
+    Points("grpo", TOKENS, {"clip_low": 0.5, "clip_high": 0.125}),
+    Points("grpo", TOKENS, {"clip_low": 0.125, "clip_high": 0.5}),
+    Points(
+        "grpo",
+        [(*point, p) for point, p in zip(TOKENS, (-1.5, -0.25, -1.0, -0.5, -3.0), strict=True)],
+        {"beta": 0.25},
+        last="reference",
+    ),
     Points("asymmetric", LOGIT),
     Points("asymmetric", LOGIT, {"gamma_negative": 2.5, "gamma_positive": 0.5, "margin": 0.125}),
     Points("asymmetric", LOGIT, {"gamma_negative": 0.5, "gamma_positive": 2.0, "margin": 0.0}),
@@ -128,6 +138,7 @@ AT_CORNERS = [  # (2.0, 2.0) is the corner of |x - y|, (1.0, 0.0) that of a widt
     Points("discriminator", [(1.0, -1.0), (0.0, -1.0), (1.0, 0.0)], {"kind": "hinge"}),
     *(Points("discriminator", [(0.0, 0.0), (2.0, 2.0)], {"kind": k}) for k in ("logistic", "relativistic")),
     Points("dpo", [(-1.0, -3.0, -2.0, -2.0)], {"variant": "hinge", "beta": 0.5}),
+    Points("grpo", [(-1.0, -1.0, 0.0), (-1.0, -1.0, 2.0)]),
     *(Points("dpo", [(-1.0, -3.0, -1.0, -3.0)], {"label_smoothing": e}) for e in (0.0, 0.25)),
 ]
 
@@ -344,6 +355,12 @@ EXTREMES = [
     Extreme("dpo", (-1.0, -INF, -1.0, -1.0), 0.0, 0.0, {"beta": 0.5, "variant": "hinge"}),
     Extreme("dpo", (-INF, -1.0, -1.0, -1.0), INF, -0.5, {"beta": 0.5, "variant": "hinge"}),
     Extreme("dpo", (-1e4, -1.0, -1.0, -1.0), 0.75 * 4999.5, -0.375, {"beta": 0.5, "label_smoothing": 0.25}),
+    Extreme("grpo", (-1.0, -1e4, 1.0), -1.25, 0.0, {"clip_high": 0.25}),
+    Extreme("grpo", (-1.0, -1e4, 0.0), 0.0, 0.0),
+    Extreme("grpo", (-1.0, -1e4, -1.0), INF, INF),
+    Extreme("grpo", (-INF, -1.0, 1.0), 0.0, 0.0),
+    Extreme("grpo", (-INF, -1.0, -1.0), 0.75, 0.0, {"clip_low": 0.25}),
+    Extreme("grpo", (-1.0, -2.0, 1.0), -1.0, -1.0, {"clip_high": 0.0}, by=2),
     Extreme("distillation", ([-INF, 0.0, 0.0], [-INF, 0.0, 0.0]), 0.0, [0.0, 0.0, 0.0]),
     Extreme("distillation", ([1e4, 0.0], [1e4, 0.0]), 0.0, [0.0, 0.0]),
     Extreme("distillation", ([0.0, 0.0], [0.0, -INF]), math.log(2), [-0.5, 0.5]),

@@ -293,6 +293,43 @@ def test_quantiles_are_checked() -> None:
     rejects(lambda: nn.GeneralRobustLoss(scale=0), "`scale` must be in (0, inf); received scale=0")
 
 
+def test_a_reference_model_and_its_factor_are_given_together() -> None:
+    tokens = (-torch.ones(2, 3), -torch.ones(2, 3), torch.ones(2, 3))
+    rejects(
+        lambda: F.grpo_loss(*tokens, beta=0.04),
+        "GRPOLoss: `reference` must be given with beta=0.04; received None.",
+        "Help: log-probabilities of the tokens by the reference model, or beta=0.",
+    )
+    rejects(
+        lambda: F.grpo_loss(*tokens, reference=-torch.ones(2, 3)),
+        "GRPOLoss: `beta` must be above 0 with `reference`; received beta=0.0.",
+        "Help: beta=0.04 is the paper's; without a reference model leave `reference` out.",
+    )
+    rejects(
+        lambda: F.grpo_loss(*tokens, beta=0.04, reference=torch.ones(3) / 2),
+        "GRPOLoss: `reference` must be a log-probability, which is at most 0; received 0.5 at (0, 0), the first of 6.",
+        "Help: log_softmax(logits, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1).",
+    )
+    rejects(
+        lambda: F.grpo_loss(*tokens[:2], torch.ones(2)),
+        "GRPOLoss: `input` and `advantage` must have the same shape; received (2, 3) and (2,)",
+    )
+
+
+def test_preferences_are_checked() -> None:
+    rejects(
+        lambda: nn.DPOLoss(variant="ipo", label_smoothing=0.1),
+        'DPOLoss: `label_smoothing` must be 0 with variant="ipo"; received label_smoothing=0.1.',
+        'Help: "sigmoid" and "robust" take it.',
+    )
+    a = -torch.ones(2)
+    rejects(
+        lambda: nn.DPOLoss()(a, a, a, -a),
+        "DPOLoss: `reference_rejected` must be a log-probability, which is at most 0; received 1.0 at (0,)",
+        "Help: sum log_softmax(logits, -1) at the tokens of each answer.",
+    )
+
+
 def test_vectors_are_checked() -> None:
     a = torch.randn(3, 4)
     rejects(

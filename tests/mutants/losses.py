@@ -27,6 +27,7 @@ from tests.losses.assertions import (
 )
 from tests.losses.denominators import find_mean_mismatch
 from tests.losses.domains import DOMAINS, find_domain_mismatch, find_guard_mismatch
+from tests.losses.penalty_checks import find_penalty_mismatch
 from tests.losses.region_checks import find_region_mismatch
 from tests.losses.samples import AT_CORNERS, ELEMENTS, EXTREMES, ROWS, ROWS_AT_CORNERS
 from tests.losses.shapes import SHAPES, find_shape_mismatch
@@ -42,6 +43,7 @@ FILES = (
     "binary",
     "adversarial",
     "preferences",
+    "policies",
     "distributions",
     "margins",
     "class_loss",
@@ -59,6 +61,8 @@ ROW_FILES = FILES[FILES.index("margins") + 1 :]
 FORMULAS = ("formula", "soft_formula", "derivatives", "value_checks")
 FURTHER = {
     "distillation": ("DistillationLoss.rows", "divergence_from"),
+    "preferences": ("log_probability",),
+    "policies": ("clipped",),
     "angular": ("with_target", "AngularLoss.check_input"),
     "ordinal": ("OrdinalLoss.steps", "CORNLoss.steps", "CORNLoss.compute"),
     "focal": ("sides", "mix", "focus"),
@@ -112,7 +116,18 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "DiscriminatorLoss.formula: f <= -1 -> f < -1": BORDER,
         **{f"DiscriminatorLoss.derivatives: {a} -> {b} (number {n})": DTYPE for a, b in ("rf", "fr") for n in (3, 5)},
     },
+    "piste.losses.policies": {
+        f"clipped: r {a} -> r {b}": BORDER for a, b in (("> high", ">= high"), ("< low", "<= low"))
+    },
+    "piste.losses.penalties": {
+        **{f"gradient_penalty: real -> fake (number {n})": ALIKE for n in (2, 3, 4, 5)},
+        **{
+            f"gradient_penalty: torch.linalg.vector_norm(g, dim=1) - 1 -> {other}": EVEN
+            for other in ("1 - torch.linalg.vector_norm(g, dim=1)", "-(torch.linalg.vector_norm(g, dim=1) - 1)")
+        },
+    },
     "piste.losses.preferences": {
+        "log_probability: help -> argument": "the message alone changes",
         "DPOLoss.formula: h - 1 / (2 * beta) -> 1 / (2 * beta) - h": EVEN,
         "DPOLoss.formula: h - 1 / (2 * beta) -> -(h - 1 / (2 * beta))": EVEN,
         "DPOLoss.formula: z >= 1 -> z > 1": BORDER,
@@ -268,6 +283,8 @@ def subjects() -> list[Subject]:
     dependents = tuple(f"{PACKAGE}.{file}" for file in ROW_FILES)
     found.append(_subject(WORDS, ROW_WORDS, everything, dependents))
     found += contrastive.subjects() + chunks.subjects()
+    penalties = ("gradient_penalty", "r1_penalty", "_mean")
+    found.append(Subject(f"{PACKAGE}.penalties", penalties, _check_penalties, (), EQUIVALENT["piste.losses.penalties"]))
     on_tensors = (*(f"_{word}" for word in ROW_WORDS), "_listed_against_others")
     found.append(_subject("piste.formula.operations", on_tensors, everything, (WORDS, *dependents)))
     return found
@@ -275,6 +292,11 @@ def subjects() -> list[Subject]:
 
 def _subject(module: str, formulas: tuple[str, ...], names: set[str], dependents: tuple[str, ...]) -> Subject:
     return Subject(module, formulas, partial(_check, names), dependents, EQUIVALENT.get(module, {}))
+
+
+def _check_penalties(modules: Mapping[str, ModuleType]) -> str | None:
+    made = modules[f"{PACKAGE}.penalties"]
+    return find_penalty_mismatch(made.gradient_penalty, made.r1_penalty)
 
 
 def _is_from(loss: object, module: str) -> bool:

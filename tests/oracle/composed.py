@@ -18,10 +18,8 @@ def _elementwise(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return a formula of elements as a function with a weight and a reduction; the mean divides by the weights."""
 
     @wraps(formula)
-    def function(
-        input: Tensor, target: Tensor, *, weight: Tensor | None = None, reduction: str = "mean", **options: Any
-    ) -> Tensor:
-        values = formula(input, target, **options)
+    def function(*operands: Tensor, weight: Tensor | None = None, reduction: str = "mean", **options: Any) -> Tensor:
+        values = formula(*operands, **options)
         weights = torch.ones_like(values) if weight is None else weight.expand(values.shape)
         values = values * weights
         if reduction == "none":
@@ -172,6 +170,24 @@ def dpo_loss(
         "hinge": lambda: (1 - beta * h).relu(),
         "ipo": lambda: (h - 1 / (2 * beta)) ** 2,
     }[variant]()
+
+
+@_elementwise
+def grpo_loss(
+    input: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    beta: float = 0.0,
+    reference: Tensor | None = None,
+) -> Tensor:
+    ratio = (input - old).exp()
+    loss = -torch.min(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
+    if reference is None:
+        return loss
+    return loss + beta * ((reference - input).exp() - (reference - input) - 1)
 
 
 @_sum_of

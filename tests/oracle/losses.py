@@ -152,6 +152,24 @@ def dpo(
     return (1 - e) * yes + e * no if variant == "sigmoid" else ((1 - e) * yes - e * no) / (1 - 2 * e)
 
 
+def grpo(
+    p: Any,
+    old: Any,
+    advantage: Any,
+    reference: Any = None,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    beta: float = 0.0,
+) -> mpf:
+    """Shao et al. 2024, eq. 3 and 4, of a token."""
+    r, a = mpmath.exp(mpf(p) - mpf(old)), mpf(advantage)
+    loss = -min(r * a, min(max(r, 1 - mpf(clip_low)), 1 + mpf(clip_high)) * a)
+    if reference is None:
+        return loss
+    ratio = mpmath.exp(mpf(reference)) / mpmath.exp(mpf(p))
+    return loss + mpf(beta) * (ratio - mpmath.log(ratio) - 1)
+
+
 def distillation(
     student: Sequence[Any],
     teacher: Sequence[Any],

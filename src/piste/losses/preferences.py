@@ -14,15 +14,16 @@ from .words import one_like, sigmoid, softplus
 __all__ = ["DPOLoss"]
 
 LOG_PROBABILITIES = ("chosen", "rejected", "reference_chosen", "reference_rejected")
+HELP = "sum log_softmax(logits, -1) at the tokens of each answer"
 
 
-def log_probability(argument: str, position: int) -> Check:
+def log_probability(argument: str, position: int, help: str) -> Check:
     """Return the check of an operand that holds log-probabilities; 0.05 leaves room for rounding."""
     return Check(
         argument,
         lambda *operands: operands[position] > 0.05,
         "a log-probability, which is at most 0",
-        "sum log_softmax(logits, -1) at the tokens of each answer",
+        help,
         ("up to", 0.05),
     )
 
@@ -68,7 +69,7 @@ class DPOLoss(ElementwiseLoss):
     expects = "log-probabilities of the answers by the model and by the reference model, all of the same shape"
     example = "-torch.rand(3), -torch.rand(3), -torch.rand(3), -torch.rand(3)"
     symbols = {"c": "chosen", "r": "rejected", "c0": "reference_chosen", "r0": "reference_rejected"}
-    value_checks = tuple(log_probability(argument, i) for i, argument in enumerate(LOG_PROBABILITIES))
+    value_checks = tuple(log_probability(argument, i, HELP) for i, argument in enumerate(LOG_PROBABILITIES))
 
     def formula(c, r, c0, r0, *, beta, label_smoothing, variant):
         h = (c - c0) - (r - r0)
