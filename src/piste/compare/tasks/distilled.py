@@ -43,9 +43,9 @@ def labels(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 class FromTeacher(nn.Module):
     """The divergence from the teacher's probabilities, both at the temperature (Hinton et al. 2015)."""
 
-    def __init__(self, divergence: str) -> None:
+    def __init__(self, distillation: DistillationLoss) -> None:
         super().__init__()
-        self.distillation = DistillationLoss(temperature=TEMPERATURE, divergence=divergence)
+        self.distillation = distillation
 
     def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return self.distillation(output, target[:, :-1])
@@ -73,9 +73,9 @@ def of_seed(seed: int) -> Task:
         examples=split.examples,
         loss={
             "labels": labels,
-            "teacher": FromTeacher("forward"),
-            "reverse": FromTeacher("reverse"),
-            "jsd": FromTeacher("jsd"),
+            "teacher": FromTeacher(DistillationLoss(temperature=TEMPERATURE, divergence="forward")),
+            "reverse": FromTeacher(DistillationLoss(temperature=TEMPERATURE, divergence="reverse")),
+            "jsd": FromTeacher(DistillationLoss(temperature=TEMPERATURE, divergence="jsd")),
         },
         metric=Metric("accuracy", student_accuracy, "max"),
         epochs=40,

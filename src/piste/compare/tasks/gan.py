@@ -52,9 +52,9 @@ class Game(nn.Module):
     3 log 2.
     """
 
-    def __init__(self, discriminator: str, generator: str) -> None:
+    def __init__(self, discriminator: DiscriminatorLoss, generator: GeneratorLoss) -> None:
         super().__init__()
-        self.discriminator, self.generator = DiscriminatorLoss(discriminator), GeneratorLoss(generator)
+        self.discriminator, self.generator = discriminator, generator
 
     def forward(self, output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         of_real, of_generated, of_generator, penalty = output[:, 2:].unbind(1)
@@ -62,9 +62,9 @@ class Game(nn.Module):
 
 
 GAMES = {
-    "logistic": Game("logistic", "non_saturating"),
-    "least_squares": Game("least_squares", "least_squares"),
-    "hinge": Game("hinge", "hinge"),
+    "logistic": Game(DiscriminatorLoss("logistic"), GeneratorLoss("non_saturating")),
+    "least_squares": Game(DiscriminatorLoss("least_squares"), GeneratorLoss("least_squares")),
+    "hinge": Game(DiscriminatorLoss("hinge"), GeneratorLoss("hinge")),
 }
 
 
