@@ -21,6 +21,7 @@ from tests.optim.test_conventions import (
     LEARNING_RATES,
     RUNS,
     SMALL_NORMS,
+    late_steps,
     path_of,
     steps_of_small_norms,
     zero_gradient_step,
@@ -55,6 +56,22 @@ EQUIVALENT: dict[str, dict[str, str]] = {
                 "_rms: 1 - alpha -> -(1 - alpha) (number 2)",
             ),
             "the square of m alone is used",
+        ),
+        **dict.fromkeys(
+            ("_optax_adabelief: g - m -> m - g", "_optax_adabelief: g - m -> -(g - m)"), "its square alone is used"
+        ),
+        "_optax_adan: g + (1 - beta2) * d -> -(g + (1 - beta2) * d)": "its square alone is used",
+        "_optax_rprop: turn > 0 -> turn >= 0": "at a turn of 0 the step size stays",
+        "_optax_radam: rho >= 5 -> rho > 5": "no step of a run has a length of exactly 5",
+        **dict.fromkeys(
+            (
+                "_optax_radam: where(long, rho, 6.0) -> rho",
+                "_optax_radam: 6.0 -> 12.0",
+                "_optax_radam: where(long, rho_inf, 6.0) -> rho_inf",
+                "_optax_radam: 6.0 -> 12.0 (number 2)",
+                "_optax_radam: 6.0 -> 0 (number 2)",
+            ),
+            "the rectification of a short average is not used",
         ),
         "_rms: b -> m (number 2)": "a buffer that is not kept: the base drops it",
         "CONVENTIONS: True -> False (number 9)": "AdamW decouples its weight decay by itself",
@@ -306,6 +323,8 @@ def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:
     for name, options, steps in SMALL_NORMS:
         if steps_of_small_norms(optimizers[name], **options) != pytest.approx(steps, rel=1e-5):
             return f"{name}({options}) has another ratio of small norms"
+    if late_steps(optimizers["Rprop"]) != [1.0, 0.5, 0.5]:
+        return "optax's Rprop takes other steps with a gradient of 0"
     return None if zero_gradient_step(optimizers["Adagrad"]) == 2.0 else "a gradient of 0 moves optax's Adagrad"
 
 

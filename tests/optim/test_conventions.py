@@ -161,6 +161,22 @@ def test_the_ratio_is_that_of_small_norms_and_one_without(name, options, expecte
     assert steps_of_small_norms(OPTIMIZERS[name], **options) == pytest.approx(expected, rel=1e-5)
 
 
+def late_steps(rprop):
+    """The weight after a gradient of 1 and two of 0, by optax's Rprop, which takes each step one step later."""
+    p = torch.ones(1, requires_grad=True)
+    optimizer = rprop([p], lr=0.5, convention="optax", fused=False)
+    path = []
+    for g in (1.0, 0.0, 0.0):
+        p.grad = torch.full((1,), g)
+        optimizer.step()
+        path.append(p.item())
+    return path
+
+
+def test_the_rprop_of_optax_takes_a_step_later_also_with_a_gradient_of_zero():
+    assert late_steps(OPTIMIZERS["Rprop"]) == [1.0, 0.5, 0.5]
+
+
 def test_optax_demands_a_learning_rate():
     for name, rules in CONVENTIONS.items():
         if "optax" in rules:
