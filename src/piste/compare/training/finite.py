@@ -65,6 +65,8 @@ def nonfinite_rows(tensor: torch.Tensor) -> torch.Tensor:
     """Return the indices of rows with NaN or infinity."""
     if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
         return torch.empty(0, dtype=torch.long)
+    if tensor.sum().isfinite():  # fast; finite values whose sum overflows are inspected one by one
+        return torch.empty(0, dtype=torch.long)
     return (~torch.isfinite(tensor)).reshape(len(tensor), -1).any(1).nonzero().squeeze(1)
 
 
