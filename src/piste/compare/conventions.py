@@ -99,8 +99,8 @@ class Convention:
 def convention_of(loss: Any) -> Convention:
     """Return the convention of a loss: a module or function of Piste or PyTorch, a partial of one, or a custom one.
 
-    >>> convention_of(torch.nn.BCELoss())
-    Convention(reading='probabilities', ignore_index=None)
+    >>> convention_of(torch.nn.BCELoss()).reading
+    'probabilities'
     """
     names = _names(loss)
     ignored, class_dim = _option(loss, "ignore_index", IGNORE_INDEX), _option(loss, "class_dim", None)

@@ -33,7 +33,7 @@ __all__ = ["CLASS_DIM", "CLASS_WEIGHT", "IGNORE_INDEX", "ClassLoss"]
 
 CLASS_WEIGHT = TensorOption("a weight for each class, shape (C,)")
 IGNORE_INDEX = Integer(-100, "the class index of rows that are left out")
-CLASS_DIM = Integer(None, "the dimension of the classes; None: dimension 1, as in torch")
+CLASS_DIM = Integer(None, "the dimension of the classes; None: dimension 1, as in torch", optional=True)
 
 
 class ClassLoss(RowwiseLoss, TorchWeightedLoss):

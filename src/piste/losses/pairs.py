@@ -21,7 +21,9 @@ __all__ = ["BIAS", "PAIRS", "SCALE", "PairLoss", "as_rows", "own_column", "tempe
 
 PAIRS: dict[str, Option] = {
     "normalize": Flag(True, "whether the vectors are divided by their lengths, so that scores are cosines"),
-    "chunk_size": Integer(None, "the number of rows that are scored together; None for 4 million scores", low=1),
+    "chunk_size": Integer(
+        None, "the number of rows that are scored together; None for 4 million scores", low=1, optional=True
+    ),
 }
 SCALE, BIAS = Factor(1.0, above=True), Factor(0.0, low=-math.inf)
 

@@ -44,7 +44,7 @@ class LBFGS(Optimizer):
     options = {
         "lr": rate(1.0, "the learning rate: the first distance that the line search tries"),
         "max_iter": Integer(20, "the largest number of iterations in a step", low=1),
-        "max_eval": Integer(None, "the largest number of evaluations in a step; None for 1.25 max_iter"),
+        "max_eval": Integer(None, "the largest number of evaluations in a step; None for 1.25 max_iter", optional=True),
         "tolerance_grad": Number(1e-7, "a step ends where no component of the gradient is larger"),
         "tolerance_change": Number(1e-9, "a step ends where loss and parameters change by less"),
         "history_size": Integer(100, "the number of changes that are kept", low=1),

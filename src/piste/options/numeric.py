@@ -118,13 +118,14 @@ class Factor(Number):
 
 @dataclass(frozen=True)
 class Integer(NoLetters):
-    """A whole number between `low` and `high`, both included; also None if that is the default.
+    """A whole number between `low` and `high`, both included; also None if it is optional.
 
     Args:
         default: The default.
         doc: The meaning, as the end of a sentence.
         low: The smallest valid number, or None.
         high: The largest valid number, or None.
+        optional: Whether None is valid.
 
     Example:
         >>> from piste.optim.options import Integer
@@ -136,11 +137,12 @@ class Integer(NoLetters):
     doc: str = ""
     low: int | None = None
     high: int | None = None
+    optional: bool = False
 
     @property
     def annotation(self) -> str:
         """The type in a stub."""
-        return "int" if self.default is not None else "int | None"
+        return "int | None" if self.optional else "int"
 
     @property
     def range(self) -> str:
@@ -149,12 +151,12 @@ class Integer(NoLetters):
             return "an int"
         if self.high is None:
             least = f"a whole number, at least {self.low}"
-            return f"{least}, or None" if self.default is None else least
+            return f"{least}, or None" if self.optional else least
         return f"a whole number from {self.low} to {self.high}"
 
     def check(self, name: str, value: Any) -> None:
         """Raise unless `value` is in the range."""
-        if value is None and self.default is None:
+        if value is None and self.optional:
             return
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise InvalidType(f"`{name}` must be {self.range}; received {value!r}.")
