@@ -161,6 +161,18 @@ def test_an_optimizer_is_given_by_name_class_or_instance() -> None:
     assert w.tolist() == [0, 0] and not built.state
 
 
+@pytest.mark.parametrize("convention", ["keras", "optax"])
+def test_an_instance_is_explained_by_the_formula_of_its_convention(convention: str) -> None:
+    p = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = piste.optim.Adam([p], learning_rate=0.1, convention=convention)
+    optimizer.param_groups[0]["eps"] = 0.5  # PyTorch adds it after the correction of the bias, Keras before
+    told = explain(optimizer, 1.0, 0.5)
+    p.grad = torch.full_like(p, 0.5)
+    optimizer.step()
+    torch.testing.assert_close(told.value, p.detach().squeeze())
+    assert f"convention='{convention}'" in told.text.splitlines()[0]
+
+
 def test_the_shared_options_of_an_instance_are_in_the_explained_step() -> None:
     options = {"lr": 0.5, "weight_decay": 0.1, "cautious": True, "decoupled_decay": "independent", "max_value": 1.0}
     w = torch.zeros(2, requires_grad=True)

@@ -15,6 +15,7 @@ from ..losses import get_loss
 from ..losses.loss import Loss
 from ..losses.multilabel import MultiLabelMarginLoss
 from ..optim import OPTIMIZERS, Optimizer
+from ..optim.options import SHARED
 from ..options import NumberOrTensor, TensorOption
 from ..translation import translate
 from .steps import explain_steps
@@ -22,7 +23,8 @@ from .text import format_explanation
 
 __all__ = ["Explanation", "explain"]
 
-_IN_THE_FORMULA = ("max_norm", "max_value", "cautious", "decoupled_decay", "lr_max")  # shared options, if they are set
+_IN_THE_FORMULA = ("max_norm", "max_value", "cautious", "decoupled_decay", "lr_max", "convention")
+"""The options of every optimizer that change the formula."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ def _find_optimizer(subject: Any) -> tuple[type[Optimizer], dict[str, Any]] | No
     if isinstance(subject, Optimizer):
         group = subject.param_groups[0]
         options = {name: group[name] for name in (*subject.options, "maximize")}
-        return type(subject), options | {name: group[name] for name in _IN_THE_FORMULA if group[name]}
+        chosen = {name: group[name] for name in _IN_THE_FORMULA if group[name] != SHARED[name].default}
+        return type(subject), options | chosen
     is_class = isinstance(subject, type) and issubclass(subject, Optimizer) and subject is not Optimizer
     return (subject, {}) if is_class else None
 
