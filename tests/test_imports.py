@@ -27,7 +27,7 @@ LAYERS: list[list[str]] = [
     ["piste.engine"],
     ["piste.optim", "piste.losses"],
     ["piste.explain", "piste.patching", "piste.compare.requirements"],
-    ["piste.compare.results"],
+    ["piste.compare.formats", "piste.compare.results"],
     ["piste.compare.records"],
     [
         "piste.compare.search_space",

@@ -197,6 +197,8 @@ def compare(
         made = _task(task, target, batch_size, {name: value for name, value in of_table.items() if value is not None})
         if save_model is not None:
             _check_saving(task, save_model)
+        if class_weights is not None:
+            _check_weighted_loss(made.loss, losses)
         if metric is not None:
             made.metric = read_names(metric)
         if device is not None:
@@ -211,7 +213,7 @@ def compare(
         out = out or Path("piste-compare") / _folder_name(task, made)
         try:
             comparison = compare_task(
-                made, optimizers=read_names(optimizers), losses=read_names(losses), epochs=epochs, steps=steps,
+                made, optimizers=read_names(optimizers), loss=read_names(losses), epochs=epochs, steps=steps,
                 seed=seed, seeds=seeds, lr=read_rates(lr), trials=trials, search=read_search(search), out=out,
                 fresh=fresh, budget=budget, tuned=tuned, storage=storage, jobs=jobs, ray=ray, track=read_names(track),
                 practical=practical, split=split, progress=True,
@@ -332,15 +334,27 @@ def _check_saving(task: str, folder: Path) -> None:
     make_output_folder(folder)
 
 
+def _check_weighted_loss(weighted: dict[str, Any], losses: str | None) -> None:
+    """Reject `--losses` that leave out the loss of the table, which holds the class weights."""
+    (name,) = weighted
+    if name not in (read_names(losses) or [name]):
+        raise InvalidValue(
+            f"--class-weights weights the loss `{name}`, which --losses leaves out; received --losses {losses}. "
+            f'Help: --losses "{name},{losses}" compares them, or omit one of the options.'
+        )
+
+
 def _save_model(task: Any, comparison: Comparison, optimizers: str | None, losses: str | None, folder: Path) -> None:
     """Fit the recommended candidate again, save it, and show how to load it."""
     from .compare import Predictor
+    from .compare.formats import format_result
 
-    predictor = Predictor.fit(task, comparison, optimizers=read_names(optimizers), losses=read_names(losses))
+    predictor = Predictor.fit(task, comparison, optimizers=read_names(optimizers), loss=read_names(losses))
     predictor.save(folder)
     fitted = predictor.training
+    result = format_result(fitted["value"])
     _say(
-        f"\nThe model of {fitted['optimizer']} with seed {fitted['seed']} ({fitted['metric']} {fitted['value']:.4g}) "
+        f"\nThe model of {fitted['optimizer']} with seed {fitted['seed']} ({fitted['metric']} {result}) "
         f"and its predictions are in {folder}:\n\n    from piste.compare import Predictor\n\n"
         f'    Predictor.load("{folder}").predict("new.csv")'
     )

@@ -55,6 +55,18 @@ def test_the_command_refuses_in_one_sentence(write_table, tmp_path, monkeypatch,
     assert "Traceback" not in done.output
 
 
+def test_losses_without_the_weights_of_the_classes_are_refused(write_table, tmp_path, monkeypatch):
+    write_table(lines(X, column("kind", lambda i: "rare" if i % 4 == 0 else "common")))
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "data.csv", "--target", "kind", "--class-weights", "balanced", "--losses", "focal"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert (
+        "piste: --class-weights weights the loss `balanced cross_entropy`, which --losses leaves out; received "
+        '--losses focal. Help: --losses "balanced cross_entropy,focal" compares them, or omit one of the options.'
+    ) in done.output
+
+
 def test_the_list_of_tasks_names_tables():
     shown = CliRunner().invoke(app, ["tasks"]).output.strip().split("\n")
     assert shown[-1] == "Also: a table (piste compare data.csv --target COLUMN), or your own (my_task.py:make)."

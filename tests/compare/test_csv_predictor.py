@@ -177,7 +177,7 @@ def test_only_the_comparison_of_a_table_can_be_fitted(fitted):
     other = Task(torch.nn.Linear(1, 1), (torch.ones(8, 1), torch.ones(8, 1)), (torch.ones(8, 1), torch.ones(8, 1)))
     with pytest.raises(InvalidType, match="`task` must be the task of a table; received Task"):
         Predictor.fit(other, comparison)
-    with pytest.raises(InvalidValue, match="`optimizers` and `losses` must be those of the comparison"):
+    with pytest.raises(InvalidValue, match="`optimizers` and `loss` must be those of the comparison"):
         Predictor.fit(fitted["price"][0], comparison, optimizers=["Lion"])
 
 

@@ -156,3 +156,13 @@ def test_balanced_class_weights_are_the_inverse_of_the_shares_of_the_training_ro
         with pytest.raises(InvalidValue) as caught:
             table(write_table(lines(X, target)), column=target[0], class_weights=weights)
         assert str(caught.value) == words
+
+
+def test_the_weighted_loss_of_a_table_is_compared_with_others_by_its_name(write_table):
+    rare = column("kind", lambda i: "rare" if i % 4 == 0 else "common")
+    task = table(write_table(lines(X, rare)), column="kind", class_weights="balanced")
+    plan = make_plan(task, optimizers=["SGD"], loss=["balanced cross_entropy", "focal"])
+    assert [candidate.loss for candidate in plan.candidates] == ["balanced cross_entropy", "focal"]
+    shares = torch.bincount(plan.task.train[1]) / len(plan.task.train[1])
+    torch.testing.assert_close(plan.candidates[0].loss_function.weight, 1 / (2 * shares))
+    assert plan.candidates[1].loss_function.weight is None

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from piste.cli import app
 from piste.compare import compare_task
-from piste.compare.analysis.recommendation import code_to_paste
+from piste.compare.analysis.recommended_code import code_to_paste
 from piste.compare.report.trackers import trial_name, trial_params
 from piste.compare.search_space import configurations, find_search_spaces
 from piste.errors import InvalidType, InvalidValue

@@ -9,7 +9,8 @@ import torch
 import piste
 from piste.compare import Loop, compare_task
 from piste.compare.analysis.evidence import Evidence
-from piste.compare.analysis.recommendation import code_to_paste, recommend
+from piste.compare.analysis.recommendation import recommend
+from piste.compare.analysis.recommended_code import code_to_paste, spell_loss
 from piste.compare.analysis.summary import _judged_rate
 from piste.compare.analysis.verdict import decide
 from piste.compare.results import Difference, Result, Row, Verdict
@@ -128,6 +129,45 @@ def test_the_line_to_paste_runs():
     assert code_to_paste(row("Mine", lr=None), ["Adam"]) == "optimizer = Mine(model.parameters())"
     text = code_to_paste(row("Adam-full-batch", lr=0.5), ["Adam"])
     exec(text, {**namespace, "optimizers": {"Adam-full-batch": torch.optim.Adam}})
+
+
+def squared(output, target):
+    return (output - target).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "expected"),
+    [
+        (
+            "focal",
+            piste.losses.FocalLoss(gamma=3.0, reduction="sum"),
+            "piste.losses.FocalLoss(gamma=3.0, reduction='sum')",
+        ),
+        ("balanced", piste.losses.FocalLoss(weight=torch.ones(2)), "losses['balanced']"),
+        ("MSELoss", torch.nn.MSELoss(), "losses['MSELoss']"),
+        ("squared", squared, "squared"),
+        ("error", squared, "losses['error']"),
+    ],
+)
+def test_the_code_to_paste_makes_the_loss(name, loss, expected):
+    text = code_to_paste(row("Adam"), ["Adam"], loss=spell_loss(name, loss), trains_loss=True).split("\n")
+    assert text[0] == f"loss = {expected}"
+    assert "*loss.parameters()" in text[1]
+    if expected.startswith("piste"):
+        namespace = {"piste": piste}
+        exec(text[0], namespace)
+        assert repr(namespace["loss"]) == repr(loss)
+
+
+def test_the_code_to_paste_names_the_loss_where_several_were_compared():
+    several = compare_task(
+        task(), loss=["cross_entropy", "focal"], optimizers=["Adam"], lr=0.1, seeds=2, progress=False
+    )
+    assert several.verdict.code.split("\n")[0] in (
+        "loss = piste.losses.CrossEntropyLoss()", "loss = piste.losses.FocalLoss()"
+    )  # fmt: skip
+    alone = compare_task(task(), optimizers=["SGD", "Adam"], lr=0.1, seeds=2, progress=False)
+    assert alone.verdict.code.startswith("optimizer = ")
 
 
 def test_the_line_to_paste_for_muon_makes_groups():

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from piste.compare import compare_task
+from piste.compare.formats import format_bytes
 from piste.compare.listener import Listener
 from piste.compare.report.figures import _spread_apart
 from piste.compare.report.progress import LiveProgress, LogProgress, make_display, sparkline
-from piste.compare.report.tables import format_bytes, rich_tables, table_titles
+from piste.compare.report.tables import rich_tables, table_titles
 from piste.compare.training import trial
 from tests.compare.small import data, task
 
@@ -29,7 +30,7 @@ def found():
     x = torch.linspace(-1, 1, 48).unsqueeze(1)
     return compare_task(
         task(model=lambda: nn.Linear(1, 1), train=(x, 3 * x), validation=(x, 3 * x), name="a|b"),
-        losses={"mse": "mse", "l1 | abs": "l1"}, optimizers=["SGD", "Adam"], lr={"sgd": 30.0}, seeds=2, progress=False,
+        loss={"mse": "mse", "l1 | abs": "l1"}, optimizers=["SGD", "Adam"], lr={"sgd": 30.0}, seeds=2, progress=False,
     )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def test_the_page_is_self_contained_and_escapes_user_text(tmp_path):
     x = torch.linspace(-1, 1, 48).unsqueeze(1)
     found = compare_task(
         task(model=lambda: nn.Linear(1, 1), train=(x, 3 * x), validation=(x, 3 * x), name=nasty, about=nasty),
-        losses={nasty: "mse"}, optimizers={nasty: torch.optim.SGD, "wild": torch.optim.SGD}, lr={"wild": 50.0}, seeds=2,
+        loss={nasty: "mse"}, optimizers={nasty: torch.optim.SGD, "wild": torch.optim.SGD}, lr={"wild": 50.0}, seeds=2,
         trials=3, progress=False, out=tmp_path,
     )  # fmt: skip
     text = (tmp_path / "report.html").read_text()

@@ -214,7 +214,7 @@ def test_the_metric_of_a_user_is_escaped_in_every_plot(tmp_path):
 @pytest.fixture(scope="module")
 def of_loops():
     return compare_task(
-        task(), optimizers=["SGD", "Adam"], losses=["cross_entropy", "multi_margin"], seeds=2, trials=2,
+        task(), optimizers=["SGD", "Adam"], loss=["cross_entropy", "multi_margin"], seeds=2, trials=2,
         loop={"plain": Loop(), "slow": Loop(schedule="cosine")}, epochs=1, progress=False,
     )  # fmt: skip
 

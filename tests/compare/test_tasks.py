@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+import piste
 from piste.compare import compare_task, tasks
+from piste.compare.plan import make_plan
 from piste.compare.tasks import characters, distilled, gan, physics, redundant, spiral
 from piste.errors import InvalidValue
 from piste.optim import SGD, Adam
+from tests.compare.small import task as small
 
 NO_LOSS_FALLS = {"gan"}
 """Where two play against each other, the metric alone tells of progress."""
@@ -280,3 +283,24 @@ def test_the_line_s_picture_with_every_run_diverged(tmp_path):
 def test_the_page_on_tasks_tells_of_each():
     page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
     assert all(f"`{name}`" in page for name in tasks.names())
+
+
+def test_a_name_means_a_loss_of_the_task_before_one_of_piste():
+    made = small(loss={"l1": "cross_entropy", "Mine": torch.nn.CrossEntropyLoss(label_smoothing=0.1)})
+    plan = make_plan(made, optimizers=["SGD"], loss=["l1", "mine", "focal"])
+    functions = {candidate.loss: type(candidate.loss_function) for candidate in plan.candidates}
+    assert functions == {
+        "l1": piste.losses.CrossEntropyLoss, "Mine": torch.nn.CrossEntropyLoss, "focal": piste.losses.FocalLoss
+    }  # fmt: skip
+    with pytest.raises(InvalidValue) as caught:
+        make_plan(made, loss="hubber")
+    assert str(caught.value) == (
+        "there is no loss named 'hubber'. Did you mean `huber`? The losses of the task are `l1`, `Mine`."
+    )
+
+
+def test_a_loss_of_a_built_in_task_is_chosen_by_its_name():
+    plan = make_plan(tasks.task("distilled"), optimizers=["SGD"], loss="teacher", seeds=2)
+    assert [candidate.loss for candidate in plan.candidates] == ["teacher"]
+    of_seed = plan.part(1).candidate(plan.candidates[0], plan.task)
+    assert of_seed.loss_function is plan.part(1).task.loss["teacher"] is not plan.candidates[0].loss_function

@@ -8,7 +8,7 @@ from torch import nn
 
 from piste.compare import compare_task
 from piste.compare.data import MAX_EVALUATIONS, MIN_EVALUATIONS, Data
-from piste.compare.report.tables import format_seconds
+from piste.compare.formats import format_seconds
 from piste.compare.training.memory import peak_bytes_during, state_bytes
 from tests.compare.small import data, model, task
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..errors import InvalidType, InvalidValue, did_you_mean
+from ..errors import InvalidType, InvalidValue, did_you_mean, english
 from ..optim import OPTIMIZERS, Optimizer
 from .conventions import Convention, convention_of
 from .loop import PLAIN, Loop, find_loops
@@ -82,11 +82,17 @@ NOT_FOR_EVERY_MODEL = ("LBFGS", "Muon", "NorMuon", "SparseAdam")
 
 
 def make_candidates(
-    optimizers: Any, losses: Any, lr: Any, search: Any = None, own_loss: str | None = None, loop: Any = None
+    optimizers: Any,
+    loss: Any,
+    lr: Any,
+    search: Any = None,
+    own_loss: str | None = None,
+    loop: Any = None,
+    losses_of_task: Any = None,
 ) -> list[Candidate]:
     """Return every optimizer combined with every loss (or `own_loss`, that of the objective) and every loop."""
     makers = find_optimizers(optimizers)
-    functions = {own_loss: None} if losses is None and own_loss else find_losses(losses)
+    functions = {own_loss: None} if loss is None and own_loss else find_losses(loss, losses_of_task)
     rates, spaces, loops = find_learning_rates(lr, makers), find_search_spaces(search, makers), find_loops(loop)
 
     def name(optimizer: str, loss: str, loop: str) -> str:
@@ -127,9 +133,14 @@ def find_optimizers(wanted: Any) -> dict[str, Callable[..., torch.optim.Optimize
     return makers
 
 
-def find_losses(wanted: Any) -> dict[str, Loss]:
-    """Losses by name, from a name, a module, a function (output, target) -> scalar, or a list or dict of these."""
+def find_losses(wanted: Any, losses_of_task: Any = None) -> dict[str, Loss]:
+    """Losses by name, from a name, a module, a function (output, target) -> scalar, or a list or dict of these.
+
+    A name means a loss of the task first, and a loss of Piste where the task has none of this name.
+    """
     from ..losses import get_loss
+
+    known = {} if losses_of_task is None else find_losses(losses_of_task)
 
     if wanted is None:
         raise InvalidValue(
@@ -137,7 +148,17 @@ def find_losses(wanted: Any) -> dict[str, Loss]:
         )
 
     def by_name(text: str) -> tuple[str, Any]:
-        loss = get_loss(text)
+        own = next((name for name in known if name.lower() == text.lower()), None)
+        if own is not None:
+            return own, known[own]
+        try:
+            loss = get_loss(text)
+        except InvalidValue as error:
+            if not known:
+                raise
+            raise InvalidValue(
+                f"{english(error)} The losses of the task are {', '.join(f'`{name}`' for name in known)}."
+            ) from error
         return loss.name, loss
 
     losses = _find(wanted, "loss", by_name)

@@ -13,10 +13,11 @@ from typing import Any
 from ..errors import InvalidType, InvalidValue
 from ..options import Number
 from .analysis.changes import Change, Side, find_changes
+from .formats import format_bytes, format_change, format_number, format_seconds
 from .metrics import METRICS
 from .records import result_of
 from .report.files import RESULTS_FILE, to_json_data
-from .report.tables import format_bytes, format_change, format_number, format_seconds, markdown_lines
+from .report.tables import markdown_lines
 from .results import LEVEL, Result, Summary
 
 OUTCOMES = ("better", "worse", "equal", "undecided", "identical")
@@ -249,7 +250,7 @@ def _test(changes: Sequence[Change], paired: bool, scored: bool, margin: float) 
         else "of independent seeds and examples, because the comparisons do not share both"
     )
     several = ", corrected for the number of candidates" * (sum(not math.isnan(c.low) for c in changes) > 1)
-    equal = "" if math.isnan(margin) else f" A change of at most {margin:.2g} is practically equal."
+    equal = "" if math.isnan(margin) else f" A change of at most {format_change(margin)} is practically equal."
     covered = "new seeds and new validation examples" if scored else "new seeds"
     return f"(Changes over {covered}, {form}, at a level of {LEVEL:.0%}{several}.{equal})"
 

@@ -170,7 +170,7 @@ def make_plan(
     task: Task,
     *,
     optimizers: Any = None,
-    losses: Any = None,
+    loss: Any = None,
     lr: Any = None,
     seed: int = 0,
     seeds: int | None = None,
@@ -203,14 +203,14 @@ def make_plan(
             "`search` requires --trials (trials=): the number of configurations to try for each candidate."
         )
     task = choose_split(task, split, seed)
-    losses = task.loss if losses is None else losses
+    chosen, known = (task.loss, None) if loss is None else (loss, task.loss)
     optimizers = task.optimizers if optimizers is None else optimizers
     loop = task.loop if loop is None else loop
     own_loss = task.objective.own_loss
     # Names are resolved first: this costs nothing, and the data may take long to read.
     candidates = None
-    if losses is not None or own_loss is not None:
-        candidates = make_candidates(optimizers, losses, lr, search, own_loss, loop)
+    if chosen is not None or own_loss is not None:
+        candidates = make_candidates(optimizers, chosen, lr, search, own_loss, loop, known)
     data = open_data(task, task.new_model(seed))
     task.initialize_with(data.training_sample[0])
     if candidates is None:

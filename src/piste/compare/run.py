@@ -29,7 +29,7 @@ def compare_task(
     task: Task,
     *,
     optimizers: Any = None,
-    losses: Any = None,
+    loss: Any = None,
     loop: Any = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -55,7 +55,7 @@ def compare_task(
     Args:
         task: The task.
         optimizers: The optimizers, in place of those of the task.
-        losses: The losses, in place of those of the task.
+        loss: The losses, in place of those of the task, whose names are known here too.
         loop: The training loops, in place of those of the task.
         epochs: The number of passes over the training data, in place of that of the task.
         steps: The number of steps, in place of the epochs.
@@ -103,7 +103,7 @@ def compare_task(
     with Interrupts() as interrupts, contextlib.ExitStack() as held:
         with RandomState(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0):
             plan = make_plan(
-                task, optimizers=optimizers, losses=losses, lr=lr, seed=seed, seeds=seeds, trials=trials, epochs=epochs,
+                task, optimizers=optimizers, loss=loss, lr=lr, seed=seed, seeds=seeds, trials=trials, epochs=epochs,
                 steps=steps, budget=None if budget is None else parse_duration(budget), search=search,
                 loop=loop, split=split,
             )  # fmt: skip

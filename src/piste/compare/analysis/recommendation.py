@@ -1,15 +1,11 @@
-"""The recommendation: the best candidate or one that is practically equal, the reason, and the line to paste."""
+"""The recommendation: the best candidate or one that is practically equal, and the reason."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-from ...optim import OPTIMIZERS
-from ...optim.averaging import AveragedWeights
-from ..loop import PLAIN, Loop
 from ..results import Row, Verdict
-from ..search_space import format_options
 
 CLEARLY_WIDER = 0.5
 """Ranges of good learning rates that differ by less than this number of decades count as equally wide."""
@@ -94,49 +90,3 @@ def _cheapest(cost: Callable[[Row], float]) -> Filter:
         return [row for row in rows if not least <= CLEARLY_CHEAPER * cost(row)] or list(rows)
 
     return keep
-
-
-def code_to_paste(
-    row: Row,
-    known: Sequence[str],
-    *,
-    trains_loss: bool = False,
-    steps_matrices: bool = False,
-    loop: Loop = PLAIN,
-    is_lightning: bool = False,
-) -> str:
-    """Return the lines of code that construct the optimizer of `row`, and the parts of its loop.
-
-    Args:
-        row: The recommended row.
-        known: The names of Piste's optimizers; others are taken from the caller's `optimizers` dict.
-        trains_loss: Whether the loss has parameters of its own, which the optimizer steps too.
-        steps_matrices: Whether the optimizer takes the groups of `matrix_groups`.
-        loop: The options of the training loop.
-        is_lightning: Whether the lines are the method of a LightningModule.
-    """
-    model, updates = ("self", "self.trainer.estimated_stepping_batches") if is_lightning else ("model", "updates")
-    lr = "" if row.lr is None else f", lr={row.lr:.3g}"
-    options = f", {format_options(row.options)}" * bool(row.options)
-    if row.optimizer in known:
-        make = f"piste.optim.{row.optimizer}"
-    else:
-        make = row.optimizer if row.optimizer.isidentifier() else f"optimizers[{row.optimizer!r}]"
-    parameters = f"{model}.parameters()" if loop.param_groups is None else f"loop.param_groups({model})"
-    if steps_matrices and loop.param_groups is None:
-        parameters = f"piste.optim.matrix_groups({model}{', loss=loss' * trains_loss})"
-    elif trains_loss:
-        own = "*loss.parameters()" if loop.param_groups is None else '{"params": loss.parameters()}'
-        parameters = f"[*{parameters}, {own}]"
-    lines = [f"loop = Loop({loop.options})  # from piste.compare import Loop"] * (loop != PLAIN)
-    lines.append(f"optimizer = {make}({parameters}{lr}{options})")
-    if row.optimizer in known and issubclass(OPTIMIZERS[row.optimizer], AveragedWeights):
-        lines.append("# with optimizer.averaged(): evaluate and save the model")
-    result = "optimizer"
-    if loop.schedule != "constant" or loop.warmup:
-        meaning = "" if is_lightning else "  # the number of all updates"
-        lines.append(f"scheduler = loop.new_scheduler(optimizer, {updates}){meaning}")
-        result = '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}'
-    if is_lightning:
-        lines = ["def configure_optimizers(self):", *(f"    {line}" for line in (*lines, f"return {result}"))]
-    return "\n".join(lines)

@@ -12,6 +12,7 @@ import torch
 
 from ...optim import OPTIMIZERS
 from ..candidates import Candidate
+from ..formats import format_result
 from ..plan import Plan
 from ..results import LEVEL, Result, Row, Runs, Summary
 from ..search_space import format_options
@@ -19,7 +20,8 @@ from ..training.smoothness import steps_to_target
 from .baseline import find_baseline
 from .evidence import Evidence, evidence_of
 from .learning_rates import good_lr_decades
-from .recommendation import code_to_paste, recommend
+from .recommendation import recommend
+from .recommended_code import code_to_paste, spell_loss
 from .verdict import decide
 
 TARGET_SHARE = 0.9
@@ -70,9 +72,12 @@ def summarize(
             verdict.recommended = chosen.name
             verdict.recommendation = f"Recommended: {chosen.name}; {reason}{_judged_with(chosen, results, plan)}"
             candidate = next(c for c in plan.candidates if c.name == chosen.name)
+            chose_loss = len({c.loss for c in plan.candidates}) > 1
+            loss = spell_loss(candidate.loss, candidate.loss_function) if chose_loss else ""
             verdict.code = code_to_paste(
-                chosen, list(OPTIMIZERS), trains_loss=candidate.trains_loss, steps_matrices=candidate.steps_matrices,
-                loop=candidate.loop, is_lightning=plan.task.objective.is_lightning,
+                chosen, list(OPTIMIZERS), loss=loss, trains_loss=candidate.trains_loss,
+                steps_matrices=candidate.steps_matrices, loop=candidate.loop,
+                is_lightning=plan.task.objective.is_lightning,
             )  # fmt: skip
     return Summary(
         plan.task.name, plan.task.about, plan.metric.name, higher_is_better, target, meaning, plan.settings(), rows,
@@ -113,7 +118,7 @@ def _judged_with(row: Row, results: Sequence[Result], plan: Plan) -> str:
     place = "median" if odd else "better of the two in the middle"
     return (
         f" Its learning rate {row.lr:.3g} is the {place} of those found for the seeds; it reached {plan.metric.name} "
-        f"{at.metrics[-1]:.4g} with seed {at.seed}."
+        f"{format_result(at.metrics[-1])} with seed {at.seed}."
     )
 
 

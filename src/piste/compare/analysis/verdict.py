@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..formats import format_change
 from ..results import LEVEL, Difference, Verdict
 from .differences import MAX_SEEDS, compare_with_best
 from .evidence import Evidence
@@ -106,7 +107,7 @@ def _margin(margin: float, is_default: bool) -> str:
     if math.isnan(margin):
         return "No practical margin is known, so nothing is called practically equal; set one with --practical."
     source = " (one standard error of the validation set)" * is_default
-    return f"A difference of at most {margin:.2g}{source} is practically equal."
+    return f"A difference of at most {format_change(margin)}{source} is practically equal."
 
 
 def _limits(

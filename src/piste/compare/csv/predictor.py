@@ -72,14 +72,14 @@ class Predictor:
     validation: Sequence[tuple[str, Any, Any]] = ()
 
     @classmethod
-    def fit(cls, task: TableTask, comparison: Comparison, *, optimizers: Any = None, losses: Any = None) -> Predictor:
+    def fit(cls, task: TableTask, comparison: Comparison, *, optimizers: Any = None, loss: Any = None) -> Predictor:
         """Train the recommended candidate of a comparison again: its median run, with the same seed and options.
 
         Args:
             task: The task of the comparison.
             comparison: The result of `compare_task(task)`.
             optimizers: `optimizers` of the comparison, if it was given.
-            losses: `losses` of the comparison, if it was given.
+            loss: `loss` of the comparison, if it was given.
 
         Raises:
             InvalidType: The task is no table.
@@ -92,12 +92,12 @@ class Predictor:
         run = _median_run(comparison)
         steps = comparison.settings["steps"]
         split = comparison.settings["split"]
-        plan = make_plan(task, optimizers=optimizers, losses=losses, seed=run.seed, seeds=1, steps=steps, split=split)
+        plan = make_plan(task, optimizers=optimizers, loss=loss, seed=run.seed, seeds=1, steps=steps, split=split)
         task = cast(TableTask, plan.task)  # with the split of the seed
         candidate = next((c for c in plan.candidates if c.name == run.candidate), None)
         if candidate is None:
             raise InvalidValue(
-                f"`optimizers` and `losses` must be those of the comparison; they don't give {run.candidate}."
+                f"`optimizers` and `loss` must be those of the comparison; they don't give {run.candidate}."
             )
         known = {c["name"]: c.get("loop", "") for c in comparison.settings["candidates"]}
         if candidate.loop.options != known[run.candidate]:

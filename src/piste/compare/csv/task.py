@@ -80,7 +80,8 @@ def table(
         validation: A file with the same columns whose rows are used for validation, all others for training.
         drop: Names of columns to leave out.
         batch_size: The number of rows in a batch; chosen by the size of the table if not given.
-        class_weights: "balanced" weights each class in the loss by the inverse of its share of the training rows.
+        class_weights: "balanced" weights each class by the inverse of its share of the training rows, in the loss of
+            the task, `balanced cross_entropy`.
         decimal: The decimal sign of all numbers, "." or ","; decided for each column from its cells if not given.
         encoding: The encoding of the text, such as "cp1252"; recognised if not given.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...translation import translate
+from ..formats import format_result
 from ..results import Row, Summary
 from .figures import widened
 from .search_plots import search_plots
@@ -110,7 +111,7 @@ def _smoothness(comparison: Summary) -> dict[str, Any]:
             "y": [_none_if_nan(row.evenness)],
             "name": html.escape(row.name),
         }
-        hint = html.escape(f"{row.name}: {comparison.metric} {row.metric:.4g}")
+        hint = html.escape(f"{row.name}: {comparison.metric} {format_result(row.metric)}")
         mark = {"color": style["color"], "symbol": style["symbol"], "size": size}
         traces.append({**trace, "mode": "markers", "marker": mark, "hovertext": hint})
     note = (

@@ -10,6 +10,7 @@ from ...text_encoding import encodable
 from ...translation import translate
 from ..budget import format_duration
 from ..candidates import Candidate
+from ..formats import format_result
 from ..listener import Listener
 from ..plan import Plan
 from ..results import Result
@@ -52,7 +53,7 @@ class LogProgress(Listener):
         self.count += plan.share_of_run(result)
         width = max(len(c.name) for c in plan.candidates)
         if result.status == "done":
-            outcome = f"loss {result.losses[-1]:.4g}  {plan.metric.name} {result.metrics[-1]:.4g}"
+            outcome = f"loss {format_result(result.losses[-1])}  {plan.metric.name} {format_result(result.metrics[-1])}"
         else:
             outcome = f"{result.status.upper()}: {result.note}" if result.diverged else result.note
         configuration = [
@@ -130,7 +131,7 @@ class LiveProgress(Listener):
                 Text(candidate.name, style="bold cyan" if running else ""),
                 seeds.ljust(len(plan.seeds), "·"),
                 sparkline(self.curves.get(candidate.name, (0, []))[1], values, plan.metric.higher_is_better),
-                f"{sum(finished) / len(finished):.4g}" if finished else ("diverged" if runs else ""),
+                format_result(sum(finished) / len(finished)) if finished else ("diverged" if runs else ""),
             )
         completed = min(self.count + sum(self.running.values()) / plan.steps, plan.runs)
         spent = time.perf_counter() - self.started

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...translation import translate
+from ..formats import format_bytes, format_change, format_number, format_seconds, format_with_error
 from ..results import Row, Summary
 from ..search_space import format_options
 
@@ -157,67 +158,6 @@ def table_csv(comparison: Summary) -> str:
             {k: "" if v in (None, {}) or (isinstance(v, float) and math.isnan(v)) else v for k, v in record.items()}
         )
     return out.getvalue()
-
-
-def format_number(value: float) -> str:
-    """Three significant digits, or a dash for NaN.
-
-    >>> format_number(0.97321), format_number(float("nan"))
-    ('0.973', '–')
-    """
-    return "–" if math.isnan(value) else f"{value:#.3g}".rstrip(".")
-
-
-def format_change(value: float, signed: bool = False) -> str:
-    """Return a difference with two significant digits, without an exponent where it has few digits.
-
-    >>> format_change(-562.4), format_change(0.01234), format_change(0.01234, signed=True), format_change(1.2e-9)
-    ('-560', '0.012', '+0.012', '1.2e-09')
-    """
-    text = f"{value:+.2g}" if signed else f"{value:.2g}"
-    if "e+" in text and abs(value) < 1e6:
-        text = f"{float(text):+.0f}" if signed else f"{float(text):.0f}"
-    return text
-
-
-def format_with_error(value: float, half: float) -> str:
-    """Return a value and half the width of its confidence interval, rounded to two significant digits of the latter.
-
-    >>> format_with_error(0.97321, 0.0062)
-    '0.9732 ± 0.0062'
-    >>> format_with_error(0.97321, float("nan"))
-    '0.973'
-    """
-    if math.isnan(half):
-        return format_number(value)
-    decimals = min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
-    return f"{value:.{decimals}f} ± {half:.{decimals}f}"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration in s, ms or µs.
-
-    >>> format_seconds(0.000321)
-    '321 µs'
-    """
-    if math.isnan(seconds):
-        return "–"
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
-
-
-def format_bytes(count: int) -> str:
-    """Return a number of bytes in B, kB, MB or GB (1 kB = 1000 bytes).
-
-    >>> format_bytes(123_456)
-    '123 kB'
-    """
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count} B"
 
 
 def _behind(comparison: Summary, row: Row) -> str:
