@@ -43,6 +43,8 @@ def test_ctrl_c_waits_until_a_run_is_stored(where, at, tmp_path, monkeypatch):
     found = compare_task(task(), **OPTIONS, **where, out=tmp_path)
     assert found.interrupted == f"Interrupted after {at} of 6 runs; finished runs are kept."
     assert len(json.loads((tmp_path / "results.json").read_text())["results"]) == at
+    without = "No seed ran with every candidate, so there is no verdict."
+    assert (found.verdict.sentence == without) == (at == 1)
     monkeypatch.undo()
     again = compare_task(task(), **OPTIONS, out=tmp_path)
     assert not again.interrupted

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from piste.cli import app
 from piste.compare import compare_task
 from piste.compare.analysis.recommended_code import code_to_paste
+from piste.compare.candidates import Candidate
 from piste.compare.report.trackers import trial_name, trial_params
 from piste.compare.search_space import configurations, find_search_spaces
 from piste.errors import InvalidType, InvalidValue
@@ -63,7 +64,8 @@ def test_the_best_setting_is_judged_beside_the_default(found):
 
 def test_searched_options_stand_in_the_line_to_paste(found):
     row = next(r for r in found.rows if r.name == "picky")
-    assert code_to_paste(row, []).endswith(f"(model.parameters(), lr={row.lr:.3g}, momentum={row.options['momentum']})")
+    code = code_to_paste(row, Candidate("picky", "picky", "mse", make=only_with_momentum))
+    assert code.endswith(f"(model.parameters(), lr={row.lr:.3g}, momentum={row.options['momentum']})")
     (one,) = [r for r in found.results if r.candidate == "picky" and r.seed == 0]
     assert trial_name(one).endswith(f" momentum={one.options['momentum']}")
     assert trial_params(one)["momentum"] == one.options["momentum"]

@@ -7,9 +7,11 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 import piste
 from piste.compare import Metric, Task, compare, compare_task, table
+from tests.compare.small import data
 
 PAGES = Path(__file__).parents[2] / "docs"
 
@@ -70,3 +72,8 @@ def test_documented_imports_work(page):
 def test_the_documentation_calls_nothing_as_an_attribute_of_the_function():
     for page in [*PAGES.glob("*.md"), PAGES.parent / "README.md", PAGES.parent / "CHANGELOG.md"]:
         assert not re.search(r"piste\.compare\.\w+\(|`piste\.compare\.\w+`", page.read_text(encoding="utf-8")), page
+
+
+def test_a_comparison_of_a_lambda_is_named_model():
+    found = compare(lambda: torch.nn.Linear(2, 2), (data(), data(40, 1)), optimizers="SGD", seeds=1, steps=2)
+    assert found.name == "model"

@@ -1,5 +1,6 @@
 """The recommendation: the best or a practically equal candidate, for the reason it gives, with a line that runs."""
 
+import functools
 import math
 
 import numpy as np
@@ -10,9 +11,11 @@ import piste
 from piste.compare import Loop, compare_task
 from piste.compare.analysis.evidence import Evidence
 from piste.compare.analysis.recommendation import recommend
-from piste.compare.analysis.recommended_code import code_to_paste, spell_loss
+from piste.compare.analysis.recommended_code import code_to_paste
 from piste.compare.analysis.summary import _judged_rate
 from piste.compare.analysis.verdict import decide
+from piste.compare.candidates import Candidate
+from piste.compare.loop import PLAIN
 from piste.compare.results import Difference, Result, Row, Verdict
 from tests.compare.small import data, model, task
 
@@ -120,15 +123,68 @@ def test_without_learning_there_is_no_recommendation():
     assert "(the most frequent class)" in found.table()
 
 
+def code(name="Adam", make=None, lr=0.1, loss_name="mse", loss=None, loop=PLAIN, **options):
+    chosen = Candidate(
+        name, name, loss_name, make=make or getattr(piste.optim, name), loss_function=loss, loop=loop
+    )  # fmt: skip
+    return code_to_paste(row(name, lr=lr), chosen, **options)
+
+
 def test_the_line_to_paste_runs():
-    text = code_to_paste(row("Adam", lr=0.01234), ["Adam"])
+    text = code(lr=0.01234)
     assert text == "optimizer = piste.optim.Adam(model.parameters(), lr=0.0123)"
     namespace = {"piste": piste, "model": torch.nn.Linear(1, 1)}
     exec(text, namespace)
     assert namespace["optimizer"].param_groups[0]["lr"] == 0.0123
-    assert code_to_paste(row("Mine", lr=None), ["Adam"]) == "optimizer = Mine(model.parameters())"
-    text = code_to_paste(row("Adam-full-batch", lr=0.5), ["Adam"])
-    exec(text, {**namespace, "optimizers": {"Adam-full-batch": torch.optim.Adam}})
+
+
+class Mine(torch.optim.SGD):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "expected"),
+    [
+        ("Mine", Mine, "Mine(model.parameters(), lr=0.1)"),
+        ("Adam", torch.optim.Adam, "torch.optim.Adam(model.parameters(), lr=0.1)"),
+        ("Adam", Mine, "optimizers['Adam'](model.parameters(), lr=0.1)"),
+        ("full batch", Mine, "optimizers['full batch'](model.parameters(), lr=0.1)"),
+        (
+            "steady",
+            functools.partial(piste.optim.SGD, lr=0.5, momentum=0.9),
+            "piste.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)",
+        ),
+        ("mine", functools.partial(Mine, momentum=0.9), "optimizers['mine'](model.parameters(), lr=0.1)"),
+        (
+            "own",
+            functools.partial(torch.optim.SGD, weight_decay=torch.tensor(0.5)),
+            "optimizers['own'](model.parameters(), lr=0.1)",
+        ),
+    ],
+)
+def test_the_line_to_paste_constructs_the_optimizer_that_was_compared(name, make, expected):
+    assert code(name, make) == f"optimizer = {expected}"
+    namespace = {"piste": piste, "torch": torch, "model": torch.nn.Linear(1, 1), "Mine": Mine}
+    exec(code(name, make), {**namespace, "optimizers": {name: make}})
+
+
+def test_the_line_to_paste_for_muon_makes_groups():
+    assert code("Muon", lr=0.02) == "optimizer = piste.optim.Muon(piste.optim.matrix_groups(model), lr=0.02)"
+    text = code("Muon", lr=0.02, loss=torch.nn.Linear(1, 1))
+    assert text == "optimizer = piste.optim.Muon(piste.optim.matrix_groups(model, loss=loss), lr=0.02)"
+    namespace = {"piste": piste, "model": model(), "loss": torch.nn.Linear(1, 1)}
+    exec(text, namespace)
+    assert [group["lr"] for group in namespace["optimizer"].param_groups] == [0.02, 1e-3]
+    text = code("Muon", lr=0.02, loop=Loop(param_groups=piste.optim.matrix_groups))
+    assert text.endswith("optimizer = piste.optim.Muon(loop.param_groups(model), lr=0.02)")
+
+
+def test_a_function_without_a_name_is_left_open_in_the_lines():
+    for group in (lambda model: model.parameters(), functools.partial(torch.nn.Module.parameters)):
+        loop = Loop(clip_norm=1.0, param_groups=group)
+        assert code(loop=loop).split("\n")[0] == (
+            "loop = Loop(clip_norm=1.0, param_groups=...)  # from piste.compare import Loop"
+        )
 
 
 def squared(output, target):
@@ -138,11 +194,7 @@ def squared(output, target):
 @pytest.mark.parametrize(
     ("name", "loss", "expected"),
     [
-        (
-            "focal",
-            piste.losses.FocalLoss(gamma=3.0, reduction="sum"),
-            "piste.losses.FocalLoss(gamma=3.0, reduction='sum')",
-        ),
+        ("focal", piste.losses.FocalLoss(gamma=3.0), "piste.losses.FocalLoss(gamma=3.0)"),
         ("balanced", piste.losses.FocalLoss(weight=torch.ones(2)), "losses['balanced']"),
         ("MSELoss", torch.nn.MSELoss(), "losses['MSELoss']"),
         ("squared", squared, "squared"),
@@ -150,13 +202,11 @@ def squared(output, target):
     ],
 )
 def test_the_code_to_paste_makes_the_loss(name, loss, expected):
-    text = code_to_paste(row("Adam"), ["Adam"], loss=spell_loss(name, loss), trains_loss=True).split("\n")
-    assert text[0] == f"loss = {expected}"
-    assert "*loss.parameters()" in text[1]
-    if expected.startswith("piste"):
-        namespace = {"piste": piste}
-        exec(text[0], namespace)
-        assert repr(namespace["loss"]) == repr(loss)
+    text = code(loss_name=name, loss=loss, names_loss=True).split("\n")[0]
+    assert text == f"loss = {expected}"
+    namespace = {"piste": piste, "squared": squared, "losses": {name: loss}}
+    exec(text, namespace)
+    assert repr(namespace["loss"]) == repr(loss)
 
 
 def test_the_code_to_paste_names_the_loss_where_several_were_compared():
@@ -168,19 +218,6 @@ def test_the_code_to_paste_names_the_loss_where_several_were_compared():
     )  # fmt: skip
     alone = compare_task(task(), optimizers=["SGD", "Adam"], lr=0.1, seeds=2, progress=False)
     assert alone.verdict.code.startswith("optimizer = ")
-
-
-def test_the_line_to_paste_for_muon_makes_groups():
-    text = code_to_paste(row("Muon", lr=0.02), ["Muon"], steps_matrices=True)
-    assert text == "optimizer = piste.optim.Muon(piste.optim.matrix_groups(model), lr=0.02)"
-    text = code_to_paste(row("Muon", lr=0.02), ["Muon"], steps_matrices=True, trains_loss=True)
-    assert text == "optimizer = piste.optim.Muon(piste.optim.matrix_groups(model, loss=loss), lr=0.02)"
-    namespace = {"piste": piste, "model": model(), "loss": torch.nn.Linear(1, 1)}
-    exec(text, namespace)
-    assert [group["lr"] for group in namespace["optimizer"].param_groups] == [0.02, 1e-3]
-    loop = Loop(param_groups=piste.optim.matrix_groups)
-    text = code_to_paste(row("Muon", lr=0.02), ["Muon"], steps_matrices=True, loop=loop)
-    assert text.endswith("optimizer = piste.optim.Muon(loop.param_groups(model), lr=0.02)")
 
 
 def test_the_rate_of_the_line_was_judged_and_the_sentence_says_with_which_seed():

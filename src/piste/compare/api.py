@@ -115,6 +115,7 @@ def compare(
             f"received {type(data).__name__}{f' of {len(data)}' if isinstance(data, (tuple, list)) else ''}."
         )
     name = type(model).__name__ if hasattr(model, "parameters") else getattr(model, "__name__", "model")
+    name = name if name.isidentifier() else "model"  # of a lambda
     train, validation = data
     task = Task(
         model, train, validation, loss=loss, metric=metric, batch_size=batch_size, target=target, device=device,

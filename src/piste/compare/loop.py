@@ -93,7 +93,7 @@ class Loop:
         """The options that differ from the defaults, as they are written in a call."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         changed = {f.name: values[f.name] for f in dataclasses.fields(self) if values[f.name] != f.default}
-        return ", ".join(f"{n}={getattr(v, '__name__', None) or repr(v)}" for n, v in changed.items())
+        return ", ".join(f"{name}={_spell(value)}" for name, value in changed.items())
 
     def updates(self, steps: int) -> int:
         """Return the number of updates in a run of `steps` steps; the batches left over at the end make one as well."""
@@ -131,6 +131,14 @@ class Loop:
                 parameters[name].requires_grad_(False)
         if not any(p.requires_grad for p in parameters.values()):
             raise InvalidValue(f"`freeze` leaves no parameter to train; received {', '.join(self.freeze)}.")
+
+
+def _spell(value: Any) -> str:
+    """Return a value as it is written in a call: a function by its name, and `...` for one without a name."""
+    if not callable(value):
+        return repr(value)
+    name = getattr(value, "__name__", "")
+    return name if name.isidentifier() else "..."
 
 
 PLAIN = Loop()

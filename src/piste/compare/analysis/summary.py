@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ...optim import OPTIMIZERS
 from ..candidates import Candidate
 from ..formats import format_result
 from ..plan import Plan
@@ -21,7 +20,7 @@ from .baseline import find_baseline
 from .evidence import Evidence, evidence_of
 from .learning_rates import good_lr_decades
 from .recommendation import recommend
-from .recommended_code import code_to_paste, spell_loss
+from .recommended_code import code_to_paste
 from .verdict import decide
 
 TARGET_SHARE = 0.9
@@ -60,6 +59,8 @@ def summarize(
         practical, fixed_weights=plan.task.fixed_weights, searched=plan.searches, at_defaults=at_defaults,
         splits=plan.splits,
     )  # fmt: skip
+    if rows and not complete:
+        verdict.sentence = "No seed ran with every candidate, so there is no verdict."
     stopped = (_describe_stopped(row, runs) for row in rows)
     verdict.limits = " ".join(filter(None, (verdict.limits, *stopped)))
     baseline, baseline_meaning = _baseline(plan, complete)
@@ -72,11 +73,8 @@ def summarize(
             verdict.recommended = chosen.name
             verdict.recommendation = f"Recommended: {chosen.name}; {reason}{_judged_with(chosen, results, plan)}"
             candidate = next(c for c in plan.candidates if c.name == chosen.name)
-            chose_loss = len({c.loss for c in plan.candidates}) > 1
-            loss = spell_loss(candidate.loss, candidate.loss_function) if chose_loss else ""
             verdict.code = code_to_paste(
-                chosen, list(OPTIMIZERS), loss=loss, trains_loss=candidate.trains_loss,
-                steps_matrices=candidate.steps_matrices, loop=candidate.loop,
+                chosen, candidate, names_loss=len({c.loss for c in plan.candidates}) > 1,
                 is_lightning=plan.task.objective.is_lightning,
             )  # fmt: skip
     return Summary(
