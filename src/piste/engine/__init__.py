@@ -5,6 +5,7 @@ from .cpu.backend import CpuBackend
 from .cpu.sum_of_squares import GradientSquares, sum_of_squares
 from .eager.loss import cast_result, compute_dtype, values
 from .eager.pairs import PairReduction, full_precision, reduce_pairs
+from .eager.step import add_terms
 from .eager.step import step as step_eagerly
 from .eight_bits import BLOCK, SCALE, blocks_of
 from .eight_bits import decode as decode_eight_bits
@@ -14,7 +15,7 @@ from .hoisting import count_passes
 from .layout import is_sharded, positions
 from .loss_dispatch import LossDispatcher, as_divisor, decline, dispatcher_of, explain
 from .matrix_step import MatrixPlan, MatrixSpec, describe_matrix_backends, step_matrices_eagerly
-from .specs import NO_IGNORE_INDEX, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, parameters
+from .specs import NO_IGNORE_INDEX, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, SumSpec, parameters
 from .step_dispatch import StepPlan, describe_backends
 from .violations import ValueCheck, Violation
 
@@ -34,8 +35,10 @@ __all__ = [
     "ParamState",
     "StepPlan",
     "StepSpec",
+    "SumSpec",
     "ValueCheck",
     "Violation",
+    "add_terms",
     "as_divisor",
     "blocks_of",
     "cast_result",

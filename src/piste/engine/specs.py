@@ -23,6 +23,7 @@ __all__ = [
     "Operand",
     "ParamState",
     "StepSpec",
+    "SumSpec",
     "parameters",
 ]
 
@@ -52,6 +53,7 @@ class StepSpec:
     by_dtype: Mapping[torch.dtype, StepSpec] = field(default_factory=dict)  # of parameters that step in another way
     uses_position: bool = False
     of_vectors: StepSpec | None = None  # the step of parameters of fewer than two dimensions, if it is another one
+    sums: SumSpec | None = None  # sums over all parameters, from which some of the numbers follow
 
     def of(self, p: torch.Tensor) -> StepSpec:
         """Return the step of a parameter, which may depend on its dtype and on its dimensions."""
@@ -67,6 +69,14 @@ class StepSpec:
             value = formula(**{asked: known[asked] for asked in parameters(formula)})
             known[name] = store(name, value) if name in self.counters else value
         return known
+
+
+@dataclass(frozen=True, eq=False)
+class SumSpec(StepSpec):
+    """Sums over all elements of some parameters.
+
+    `element` returns the parameter, and the terms that are added in place of the new buffers. There are no counters.
+    """
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..engine import ParamState, StepSpec, parameters, step_eagerly
+from ..engine import ParamState, StepSpec, SumSpec, add_terms, parameters, step_eagerly
 from ..errors import InvalidValue
 from ..formula.evaluate import Evaluator
 from ..formula.expression import Expr, topological_order, trace
@@ -18,6 +18,7 @@ from ..losses.value_checks import unravel_index
 from ..optim import Optimizer
 from ..optim.clipping import clip_factor, total_norm
 from ..optim.composition import numbers_of, step_spec
+from ..optim.group_sums import numbers_after
 from ..optim.state import param_state
 from .text import FEW, MOST, format_tensor, spell_formula
 
@@ -53,7 +54,7 @@ def explain_steps(
         )
     if param.is_complex() or grad.is_complex():
         raise InvalidValue("`param` and `grad` must be real; received complex numbers.")
-    if not optimizer.elementwise:
+    if not (optimizer.elementwise or optimizer.group_state):
         raise InvalidValue(
             f"explain works steps of single elements in numbers; received {optimizer.__name__}, whose step is of whole "
             "tensors. Help: docs/optimizers.md describes it."
@@ -77,10 +78,16 @@ def explain_steps(
         state = param_state(instance, p, group)
         before = ParamState(p.detach().clone(), state.g, [b.clone() for b in state.buffers], list(state.counters))
         counters = {letter: counter.item() for letter, counter in zip(rule.spec.counters, state.counters, strict=True)}
+        known, sums = numbers, dict[str, float]()
+        if optimizer.group_state:
+            (following,) = numbers_after(instance, [rule.spec], [numbers])
+            known = {name: float(value) for name, value in following.items()}
+            sums = rule.add(state, known)
         with torch.no_grad():
-            step_eagerly(rule.spec, [state], numbers)
-        inputs = numbers | counters | {"t": counters["t"] + 1}
-        sections.append("\n".join([f"Step {step}", *rule.work_through(before, state, inputs)]))
+            step_eagerly(rule.spec, [state], known)
+        inputs = known | sums | counters | {"t": counters["t"] + 1}
+        lines = [f"  {name} = {format_number(value)}, a sum over all elements" for name, value in sums.items()]
+        sections.append("\n".join([f"Step {step}", *lines, *rule.work_through(before, state, inputs)]))
     result = p.detach()
     sections.append(f"Result\n  p = {format_tensor(result)}")
     return "\n\n".join(sections), result
@@ -99,6 +106,7 @@ class TracedRule:
 
     Attributes:
         scalars: The numbers of the step, in order.
+        terms: What is added over all elements, by the names of the sums.
         lines: The intermediate values of an element and its new buffers, in order.
         moved: The new parameter.
     """
@@ -114,11 +122,19 @@ class TracedRule:
             self.scalars.append(NamedValue(new, value))
             symbols[name] = Expr("input", new)
         p, g, *buffers = (Expr("input", name) for name in ("p", "g", *spec.buffers))
+        self.terms: list[NamedValue] = []
+        if spec.sums is not None:
+            _, terms = trace(spec.sums.element, p, g, buffers, symbols)
+            asked = parameters(cast(Any, optimizer.finish))
+            self.terms = [NamedValue(name, term) for name, term in zip(asked, terms, strict=False)]
+            symbols |= {term.name: Expr("input", term.name) for term in self.terms}
+            after = trace(cast(Any, optimizer.finish), **{name: symbols[name] for name in asked})
+            self.scalars += [NamedValue(f"new_{name}", x) for name, x in zip(optimizer.group_state, after, strict=True)]
         with named_values(optimizer.update) as names:
             new_p, new_buffers = trace(spec.element, p, g, buffers, symbols)
         self.moved = NamedValue("p'", new_p)
         self.lines = self._name_values(names, dict(zip(spec.buffers, new_buffers, strict=True)), new_p)
-        values = [x.value for x in (*self.scalars, *self.lines, self.moved)]
+        values = [x.value for x in (*self.scalars, *self.terms, *self.lines, self.moved)]
         self._inputs = {node.args[0]: node for node in topological_order(*values) if node.op == "input"}
 
     def _name_values(self, names: Mapping[Expr, str], buffers: Mapping[str, Any], new_p: Expr) -> list[NamedValue]:
@@ -127,7 +143,7 @@ class TracedRule:
         named = {value: f"{name}'" if name in taken else name for value, name in names.items()}
         scaled = new_p.args[1]  # lr * d, of p - lr * d
         if isinstance(scaled, Expr) and scaled.op == "*" and isinstance(scaled.args[1], Expr):
-            named.setdefault(scaled.args[1], "d")
+            named.setdefault(scaled.args[1], "step" if "d" in taken else "d")
         named = {value: name for value, name in named.items() if value.op != "input"}
         for letter, value in buffers.items():
             if isinstance(value, Expr) and value.op != "input":
@@ -140,6 +156,7 @@ class TracedRule:
     def describe(self, numbers: Mapping[str, float]) -> list[str]:
         """Write the formula and the meaning of its symbols."""
         lines = [f"{scalar.name} = {render(scalar.value, {})}" for scalar in self.scalars]
+        lines += [f"{term.name} = the sum over all elements of {render(term.value, {})}" for term in self.terms]
         steps = tuple((line.name, line.value) for line in self.lines)
         lines += spell_formula(TracedFormula((self.moved.value,), steps), self.moved.name)
         text = "\n".join(lines)
@@ -149,6 +166,11 @@ class TracedRule:
         meaning += [f"{k} = {self._keys[k]}" for k in kept if self._keys[k] != k]
         meaning += [f"{k} = {format_number(v)}" for k, v in numbers.items() if _mentions(text, k)]
         return ["Formula", *(f"  {line}" for line in lines), f"with {', '.join(meaning)}"]
+
+    def add(self, state: ParamState, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Return the sums over all elements by their names."""
+        sums = add_terms(cast(SumSpec, self.spec.sums), [state], numbers)[0].tolist()
+        return {term.name: value for term, value in zip(self.terms, sums, strict=True)}
 
     def work_through(self, before: ParamState, after: ParamState, inputs: Mapping[str, float]) -> list[str]:
         """Write one step: its scalars, and for each element the values put in, the step and the new state."""

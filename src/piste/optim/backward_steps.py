@@ -64,6 +64,11 @@ def stepping_in_backward(optimizer: Any) -> Iterator[None]:
 
 def _check(optimizer: Any) -> None:
     """Raise if a step needs all gradients at once."""
+    if optimizer.group_state:
+        raise Unsupported(
+            "step_in_backward() steps each parameter before the other gradients exist, and "
+            f"{type(optimizer).__name__} adds over all parameters. Help: call step() after backward()."
+        )
     for index, group in enumerate(optimizer.param_groups):
         reasons = {
             "max_norm": "is the norm of all gradients. Help: max_value limits each value",

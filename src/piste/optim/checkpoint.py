@@ -81,16 +81,17 @@ def match_checkpoint(
                 f"group {i} has {len(theirs['params'])} parameters in the checkpoint and {len(ours['params'])} in the "
                 f"optimizer.{_different_names(theirs, ours)}"
             )
+    lacking = (*REDUCED, *cls.extensions, *cls.group_state)  # maybe
     state_dict = {
         **state_dict,
         "param_groups": [
-            {**{name: ours[name] for name in (*REDUCED, *cls.extensions)}, **_match_names(theirs, ours, i)}
+            {**{name: ours[name] for name in lacking}, **_match_names(theirs, ours, i)}
             for i, (theirs, ours) in enumerate(zip(saved, groups, strict=True))
         ],
     }
     if hyperparameters == "keep":
         state_dict["param_groups"] = [
-            {**ours, "params": theirs["params"]}
+            {**ours, "params": theirs["params"], **{name: theirs[name] for name in cls.group_state}}
             for theirs, ours in zip(state_dict["param_groups"], groups, strict=True)
         ]
     rules = {index: cls.rule_of(group) for group in state_dict["param_groups"] for index in group["params"]}

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
-from ..engine import MatrixSpec, ParamState, StepSpec, describe_backends, describe_matrix_backends, parameters
+from ..engine import (
+    MatrixSpec,
+    ParamState,
+    StepSpec,
+    SumSpec,
+    describe_backends,
+    describe_matrix_backends,
+    parameters,
+)
 from ..formula.expression import FormulaError
 from ..formula.words import maximum, minimum
 from .conventions import Convention
@@ -59,7 +69,9 @@ def describe_group(cls: Any, group: Mapping[str, Any], states: Sequence[ParamSta
     spec = step_spec(cls, group)
     if isinstance(spec, MatrixSpec):
         return describe_matrix_backends(spec, states, group)
-    return describe_backends(spec, states, group)
+    lines = describe_backends(spec, states, group)
+    how = "" if spec.sums is None else "; the sums over all parameters by torch operations"
+    return [f"{line}{how}" for line in lines]
 
 
 def compose(
@@ -103,7 +115,9 @@ def compose(
         numbers += ("epsilon",)
     if decay in RATED:
         numbers += ("lr_max",)
+    numbers += tuple(chain.from_iterable((name, f"new_{name}") for name in cls.group_state))
     counters = ("t", *(c.letter for c in cls.counters.values()))
+    per_step = {name: _with_flags(formula, flags) for name, formula in cls.per_step.items()}
 
     def descent(p: Any, g: Any, scalars: Mapping[str, Any]) -> Any:
         if "clip" in clips:
@@ -142,7 +156,7 @@ def compose(
             d = cautious_step(d, descent(p, g, scalars)) if cautious else d
             return p - scalars["lr"] * d, buffers
 
-        start = spec("before", first, (*kept, "u"), counters, cls.per_step)
+        start = spec("before", first, (*kept, "u"), counters, per_step)
         return MatrixSpec(start, cls.matrix, spec("after", last, ("u",), ("t",), {}), own)
 
     formula = cls.update if rules is None or rules.update is None else rules.update
@@ -155,7 +169,16 @@ def compose(
         d = cautious_step(d, g) if cautious else d
         return p - (d if has_rate else scalars["lr"] * d), [after[x] for x in kept]
 
-    return spec("update", element, kept, counters, cls.per_step)
+    step = spec("update", element, kept, counters, per_step)
+    if cls.reduce is None:
+        return step
+    reduce = _formula(cls.reduce, letters, flags)
+
+    def terms(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+        return p, list(reduce(p, descent(p, g, scalars), dict(zip(kept, buffers, strict=True)), scalars))
+
+    terms.__qualname__ = f"{cls.__name__}.reduce"
+    return replace(step, sums=SumSpec(cls.__name__, terms, (*numbers, *clips), kept, (), per_step))
 
 
 def _rule(
@@ -166,17 +189,10 @@ def _rule(
     Raises:
         FormulaError: The function raises it if the formula returns another number of buffers than declared.
     """
-    asked = parameters(formula)
-    reads_p = asked[0] == "p"
-    by_name = asked[reads_p + 1 + len(letters) :]
+    values = _formula(formula, letters, flags)
 
     def call(p: Any, g: Any, state: Mapping[str, Any], scalars: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        result = formula(
-            *([p] * reads_p),
-            g,
-            *(state.get(x) for x in letters),
-            **{n: flags[n] if n in flags else scalars[n] for n in by_name},
-        )
+        result = values(p, g, state, scalars)
         d, *after = result if isinstance(result, tuple) else (result,)
         if len(after) != len(letters):
             raise FormulaError(
@@ -186,3 +202,31 @@ def _rule(
         return d, dict(zip(letters, after, strict=True))
 
     return call
+
+
+def _formula(formula: Callable[..., Any], letters: list[str], flags: Mapping[str, bool]) -> Callable[..., Any]:
+    """Return a formula of a rule as a function of p, g, the buffers and the scalars by letter."""
+    asked = parameters(formula)
+    reads_p = asked[0] == "p"
+    by_name = asked[reads_p + 1 + len(letters) :]
+
+    def call(p: Any, g: Any, state: Mapping[str, Any], scalars: Mapping[str, Any]) -> Any:
+        return formula(
+            *([p] * reads_p),
+            g,
+            *(state.get(x) for x in letters),
+            **{n: flags[n] if n in flags else scalars[n] for n in by_name},
+        )
+
+    return call
+
+
+def _with_flags(formula: Callable[..., Any], flags: Mapping[str, bool]) -> Callable[..., Any]:
+    """Return a formula of scalars to which the flags that it names are given."""
+    given = {name: flags[name] for name in parameters(formula) if name in flags}
+    if not given:
+        return formula
+    bound: Any = partial(formula, **given)
+    of_all = inspect.signature(formula)
+    bound.__signature__ = of_all.replace(parameters=[x for n, x in of_all.parameters.items() if n not in given])
+    return bound  # type: ignore[no-any-return]

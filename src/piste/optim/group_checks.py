@@ -84,7 +84,7 @@ def check_group(optimizer: Any, group: Any) -> None:
         )
     cls = type(optimizer).rule_of(optimizer.defaults | group)
     known = all_options(cls)
-    others = {*optimizer.defaults, *cls.group_constants, *_SCHEDULER_KEYS, "params", "param_names"}
+    others = {*optimizer.defaults, *cls.group_constants, *cls.group_state, *_SCHEDULER_KEYS, "params", "param_names"}
     for key in group:
         if key in known or key in others:
             continue

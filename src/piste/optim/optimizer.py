@@ -16,12 +16,13 @@ from .backward_steps import stepping_in_backward
 from .clipping import SkippedSteps, scaling_of_step, steps_on_gpu
 from .composition import describe_group
 from .conventions import Convention
+from .group_sums import numbers_after, share_group_state
 from .model_groups import compare_with_model
 from .options import Option
 from .shards import existing_part
 from .shared_formulas import fill_largest_rate
 from .state import as_buffer, state_of
-from .step_plans import StepPlans, step_traced_group, warn_unchanged
+from .step_plans import StepPlans, step_traced_group, traced_groups, warn_unchanged
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -37,6 +38,14 @@ class Optimizer(torch.optim.Optimizer):
     - `per_step`: numbers that depend on the step count `t` and the options alone, as formulas by name, in order.
       A number with the name of an option (`lr`) replaces that option in this step;
     - `counters`: 0-d state tensors other than the step count, declared like `buffers`.
+
+    A rule that adds over all parameters declares also
+
+    - `group_state`: numbers that each param group keeps, the same in all, with a first value or the option that is it;
+    - `reduce(g, *buffers, *, ...)`: a formula of the terms that are added over all elements of all parameters;
+    - `finish(*sums, *, ...)`: the next values of `group_state` from the sums. `update` and `reduce` have the values
+      before the step by their names, and `update` the next ones too, with `new_` in front;
+    - `same_in_groups`: the options that must not differ between param groups.
 
     A rule of whole matrices declares in place of `update`
 
@@ -92,7 +101,11 @@ class Optimizer(torch.optim.Optimizer):
     extensions: ClassVar[tuple[str, ...]] = ()  # options that the class of torch.optim lacks
     own_decay: ClassVar[bool] = False  # whether `update` decays the weights, because it reads `weight_decay`
     sparse_only: ClassVar[bool] = False  # takes sparse gradients and no dense ones
+    group_state: ClassVar[Mapping[str, float | str]] = {}  # numbers that a param group keeps, with their first values
+    same_in_groups: ClassVar[tuple[str, ...]] = ()  # options of `reduce` and `finish`
     update: Callable[..., Any]
+    reduce: ClassVar[Callable[..., Any] | None] = None
+    finish: ClassVar[Callable[..., Any] | None] = None
     before: Callable[..., Any]
     matrix: ClassVar[Callable[..., Tensor] | None] = None
     _specs: ClassVar[dict[Any, StepSpec | MatrixSpec]] = {}  # by flags and buffers
@@ -163,6 +176,7 @@ class Optimizer(torch.optim.Optimizer):
         group_checks.check_group(self, param_group)
         super().add_param_group(param_group)
         fill_largest_rate(param_group)
+        share_group_state(self, param_group)
         if self.state_from_start:
             for p in param_group["params"]:
                 state_of(self, p, param_group)
@@ -357,8 +371,11 @@ class Optimizer(torch.optim.Optimizer):
             scaling = scaling_of_step(self)
             if scaling is None:
                 return loss
-            for group in self.param_groups:
-                moved = step_traced_group(self, group, scaling) or moved
+            specs, numbers = traced_groups(self, scaling)
+            if self.group_state:
+                numbers = numbers_after(self, specs, numbers)
+            for group, spec, own in zip(self.param_groups, specs, numbers, strict=True):
+                moved = step_traced_group(self, group, spec, own) or moved
         else:
             raise_reported()
             plans = self._step_plans
@@ -371,6 +388,9 @@ class Optimizer(torch.optim.Optimizer):
                     return loss
                 groups = zip(options, self.param_groups, strict=True)
                 options = [(key, scaling.numbers(numbers, group)) for (key, numbers), group in groups]
+            if self.group_state:
+                numbers = numbers_after(self, [key[0] for key, _ in options], [own for _, own in options])
+                options = [(key, own) for (key, _), own in zip(options, numbers, strict=True)]
             watch = plans.lost_updates
             if watch.is_on:
                 watch.before(self.param_groups)

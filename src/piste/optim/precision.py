@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import StepSpec
+from ..engine import StepSpec, SumSpec
 from ..formula.operations import apply
 from ..formula.words import where
 
@@ -54,9 +54,30 @@ def with_storage(spec: StepSpec, precision: str, has_8_bits: bool) -> StepSpec:
     plain = _with_random_numbers(spec) if has_8_bits else spec
     if precision == "plain":
         return plain
+    sums = None if spec.sums is None else _sums_of(spec.sums, precision)
     by_dtype = {dtype: _composed(spec, precision, word, has_8_bits) for dtype, word in NARROW.items()}
     of_vectors = None if spec.of_vectors is None else with_storage(spec.of_vectors, precision, has_8_bits)
-    return replace(plain, by_dtype=by_dtype, of_vectors=of_vectors)
+    return replace(plain, by_dtype=by_dtype, of_vectors=of_vectors, sums=sums)
+
+
+def _sums_of(sums: SumSpec, precision: str) -> SumSpec:
+    """Return sums that read 16-bit parameters as a step in a precision does."""
+
+    def of(word: str) -> SumSpec:
+        def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+            *own, kept = buffers
+            return sums.element(_wide(precision, word, p, kept), g, own, scalars)
+
+        element.__qualname__ = sums.element.__qualname__
+        return replace(sums, element=element, buffers=(*sums.buffers, *tensors_of(precision)))
+
+    return replace(sums, by_dtype={dtype: of(word) for dtype, word in NARROW.items()} if tensors_of(precision) else {})
+
+
+def _wide(precision: str, word: str, p: Any, kept: Any) -> Any:
+    """Return a 16-bit parameter as `precision` keeps it."""
+    # A parameter that was changed between steps takes precedence over its copy.
+    return p + kept if precision == "kahan" else where(apply(word, kept) == p, kept, p)
 
 
 def _composed(spec: StepSpec, precision: str, word: str, has_8_bits: bool) -> StepSpec:
@@ -66,13 +87,11 @@ def _composed(spec: StepSpec, precision: str, word: str, has_8_bits: bool) -> St
             bits = apply("noise", scalars["rounding_key"], scalars["rounding_step"], scalars["position"])
             return apply(f"{word}_at_random", new, bits), after
         *own, kept = buffers
-        if precision == "kahan":
-            wide, after = spec.element(p + kept, g, own, scalars)
-            new = apply(word, wide)
-            return new, [*after, wide - new]
-        # A parameter that was changed between steps takes precedence over its copy.
-        wide, after = spec.element(where(apply(word, kept) == p, kept, p), g, own, scalars)
-        return wide, [*after, wide]
+        wide, after = spec.element(_wide(precision, word, p, kept), g, own, scalars)
+        if precision == "master":
+            return wide, [*after, wide]
+        new = apply(word, wide)
+        return new, [*after, wide - new]
 
     element.__qualname__ = spec.element.__qualname__
     is_random = precision == "stochastic"

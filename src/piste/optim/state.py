@@ -28,17 +28,19 @@ class Buffer:
         shape: "all" for the shape of the parameter. "rows" or "columns" for a number per row or column of a parameter
             with two or more dimensions, "first" for a number per index of its first dimension, and "vectors" for the
             shape of a parameter with fewer dimensions; others lack the buffer.
+        is_weight: Keep the dtype of the weights, whatever `state_dtype` is.
 
     Example:
         >>> from piste.optim import Buffer
         >>> Buffer("b", when="momentum")
-        Buffer(letter='b', when='momentum', start=0.0, shape='all')
+        Buffer(letter='b', when='momentum', start=0.0, shape='all', is_weight=False)
     """
 
     letter: str
     when: str | None = None
     start: float | str = 0.0
     shape: Literal["all", "rows", "columns", "first", "vectors"] = "all"
+    is_weight: bool = False
 
     def exists(self, dims: int, group: Mapping[str, Any]) -> bool:
         """Return whether a parameter of a number of dimensions has the buffer."""
@@ -189,7 +191,8 @@ def _entry(state: dict[str, Any], key: str, make: Callable[[], Tensor]) -> Tenso
 
 def _first_value(buffer: Buffer, p: Tensor, group: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
     if buffer.start == "p":
-        return (p if group["differentiable"] else p.detach()).to(dtype, copy=True)
+        kept = precision.state_dtype(p, {**group, "state_dtype": None}) if buffer.is_weight else dtype
+        return (p if group["differentiable"] else p.detach()).to(kept, copy=True)
     start = _start(buffer, group)
     if buffer.shape in ("rows", "columns", "first"):
         return p.new_full(buffer.shape_for(p), start, dtype=dtype)

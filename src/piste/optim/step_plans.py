@@ -21,7 +21,7 @@ from .lost_updates import LostUpdates
 from .shards import address, is_sharded, local_parts, part_state, takes_parts
 from .state import gradient, param_state
 
-__all__ = ["StepPlans", "step_traced_group", "warn_unchanged"]
+__all__ = ["StepPlans", "step_traced_group", "traced_groups", "warn_unchanged"]
 
 _OLDER_PLANS = 3  # for models that train parts of their parameters in turns
 _IMMUTABLE = {bool, int, float, str, type(None)}
@@ -82,7 +82,7 @@ class StepPlans:
         self._sharded.discard(index)
         if not group["differentiable"] and any(map(is_sharded, group["params"])) and takes_parts(key[0]):
             self._sharded.add(index)
-        if all(name == "params" or _is_immutable(value) for name, value in group.items()):
+        if all(name in ("params", *cls.group_state) or _is_immutable(value) for name, value in group.items()):
             self._known[index] = (list(group.values()), options)
         return options
 
@@ -137,11 +137,18 @@ class StepPlans:
             self._plans.clear()
 
 
-def step_traced_group(optimizer: Any, group: dict[str, Any], scaling: Scaling) -> bool:
+def traced_groups(optimizer: Any, scaling: Scaling) -> tuple[list[Any], list[Mapping[str, Any]]]:
+    """Return the step and the numbers of each group, for `step_traced_group`."""
+    pairs = [(type(optimizer).rule_of(group), group) for group in optimizer.param_groups]
+    return (
+        [step_spec(cls, group) for cls, group in pairs],
+        [scaling.numbers(numbers_of(cls, group), group) for cls, group in pairs],
+    )
+
+
+def step_traced_group(optimizer: Any, group: dict[str, Any], spec: Any, numbers: Mapping[str, Any]) -> bool:
     """Step a group by torch operations, which torch.compile traces; return whether it has gradients."""
-    cls = type(optimizer).rule_of(group)
     slots = [param_state(optimizer, p, group) for p in group["params"] if p.grad is not None]
-    spec, numbers = step_spec(cls, group), scaling.numbers(numbers_of(cls, group), group)
     with torch.set_grad_enabled(group["differentiable"]):
         if isinstance(spec, MatrixSpec):
             step_matrices_eagerly(spec, slots, numbers, on_device=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..eight_bits import decode, encode
-from ..layout import positions
-from ..specs import ParamState, StepSpec
+from ..layout import is_sharded, positions
+from ..specs import ParamState, StepSpec, SumSpec
 
 _AMP = ("found_inf", "grad_scale")
 _COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -44,8 +44,7 @@ def step(
     for slot in slots:
         spec = program.of(slot.p)
         known = {**numbers, "epsilon": torch.finfo(slot.p.dtype).eps} if "epsilon" in spec.numbers else numbers
-        if grad_scale is not None:
-            slot = replace(slot, g=slot.g.to(_COMPUTE.get(slot.g.dtype, slot.g.dtype)) / grad_scale.to(slot.g.device))
+        slot = _unscaled(slot, grad_scale)
         kept = (slot.p, *slot.buffers, *slot.counters, *slot.scales)
         before = [] if found_inf is None else [(x, x.clone()) for x in kept]
         scalars = spec.scalars(*_counted(spec, slot, known, on_device or differentiable))
@@ -59,6 +58,61 @@ def step(
             _apply(spec, slot.p, slot.g, slot.buffers, scalars, differentiable)
         for x, old in before:
             x.copy_(torch.where(found_inf.to(x.device) != 0, old, x))
+
+
+def add_terms(
+    program: SumSpec,
+    slots: Iterable[ParamState],
+    numbers: Mapping[str, Any],
+    *,
+    differentiable: bool = False,
+    on_device: bool = False,
+) -> list[Tensor]:
+    """Return the sums of each parameter's terms, in float64 where the device has it; nothing changes.
+
+    Args:
+        program: The sums.
+        slots: The states of the parameters.
+        numbers: The numbers of the group by name.
+        differentiable: Let autograd record the sums.
+        on_device: Keep numbers on their device.
+
+    Returns:
+        For each parameter a tensor with a number for each sum.
+    """
+    grad_scale: Any = numbers.get("grad_scale")
+    numbers = {n: _plain(x, differentiable, on_device) for n, x in numbers.items() if n not in _AMP}
+    found = []
+    for slot in slots:
+        spec, slot = program.of(slot.p), _unscaled(slot, grad_scale)
+        buffers = list(slot.buffers)
+        if slot.scales:
+            places = positions([slot.p, slot.g, *buffers])
+            scales = iter(slot.scales)
+            buffers = [decode(x, next(scales), places) if x.dtype == torch.int8 else x for x in buffers]
+        p, g, *buffers = _columns(slot.p, slot.g, buffers)
+        compute = _COMPUTE.get(p.dtype, p.dtype)
+        scalars = spec.scalars(numbers, {}, lambda letter, value: value)
+        _, terms = spec.element(p.to(compute), g.to(compute), [x.to(compute) for x in buffers], scalars)
+        wide = torch.float32 if p.device.type == "mps" else torch.float64
+        sums = [term.sum(dtype=wide) for term in terms]
+        found.append(torch.stack([x.full_tensor() if is_sharded(x) else x for x in sums]))
+    return found
+
+
+def _unscaled(slot: ParamState, grad_scale: Any) -> ParamState:
+    """Return a parameter with its gradient over the scale of a GradScaler, or as it is."""
+    if grad_scale is None:
+        return slot
+    g = slot.g
+    return replace(slot, g=g.to(_COMPUTE.get(g.dtype, g.dtype)) / grad_scale.to(g.device))
+
+
+def _columns(p: Tensor, g: Tensor, buffers: Iterable[Tensor]) -> list[Tensor]:
+    """Return tensors as a step takes them, with complex numbers as pairs."""
+    if not p.is_complex():
+        return [p, g, *buffers]
+    return [torch.view_as_real(x) for x in (p, g.resolve_conj(), *buffers)]
 
 
 def _plain(value: Any, differentiable: bool, on_device: bool) -> Any:
@@ -96,8 +150,7 @@ def _wide(counter: Tensor) -> Tensor:
 def _apply(
     program: StepSpec, p: Tensor, g: Tensor, buffers: list[Tensor], scalars: Mapping[str, Any], clone: bool
 ) -> None:
-    if p.is_complex():
-        p, g, *buffers = (torch.view_as_real(x) for x in (p, g.resolve_conj(), *buffers))
+    p, g, *buffers = _columns(p, g, buffers)
     compute = _COMPUTE.get(p.dtype, p.dtype)
     before = [x.clone() if clone else x.to(compute) for x in (p, g, *buffers)]
     after_p, after = program.element(before[0], before[1], before[2:], scalars)
