@@ -6,6 +6,7 @@ Editors and type checkers read the stubs; a test compares them with what this mo
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def parameters(signature: inspect.Signature, options: Mapping[str, Any], operand
 
 
 def is_literal(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str, tuple))
+    return value is None or (isinstance(value, (bool, int, float, str, tuple)) and value != math.inf)
 
 
 if __name__ == "__main__":

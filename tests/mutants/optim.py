@@ -16,6 +16,7 @@ from piste.optim.options import Flag, Number, rate, weight_decay
 from tests.optim import test_adafactor as adafactor
 from tests.optim.assertions import find_fault
 from tests.optim.cases import ELEMENTWISE, OPTIONS, fullest
+from tests.optim.record_references import trajectory
 from tests.optim.rejections import weights
 from tests.optim.test_conventions import (
     LEARNING_RATES,
@@ -26,6 +27,7 @@ from tests.optim.test_conventions import (
     steps_of_small_norms,
     zero_gradient_step,
 )
+from tests.optim.test_references import RUNS as REFERENCES
 from tests.optim.test_schedule_free import FALLING, path_of_falling_rates
 
 from .subject import Subject, stated
@@ -77,6 +79,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "CONVENTIONS: True -> False (number 9)": "AdamW decouples its weight decay by itself",
         "CONVENTIONS: True -> False (number 10)": "AdamW decouples its weight decay by itself",
     },
+    "piste.optim.prodigy": {
+        "Prodigy.finish: d -> d_max (number 3)": "while d is d0, so is d_max",
+    },
     "piste.optim.state": {
         "_first_value: p if group['differentiable'] else p.detach() -> p": "without autograd both are copied alike",
         "_filled_like: start -> dtype": "a state of 0 is filled with 0 again",
@@ -109,6 +114,8 @@ SHARED_FORMULAS = {"piste.optim.schedule_free": ("_PER_STEP", "_moved")}
 """By module: functions and numbers that several formulas share."""
 MUON, SPARSE = "piste.optim.muon", "piste.optim.sparse_adam"
 NORMUON = "piste.optim.normuon"
+PRODIGY = "piste.optim.prodigy"
+PRODIGYS = ("per_step", "buffers", "group_state")
 ADAFACTOR = "piste.optim.adafactor"
 SHARED = "piste.optim.shared_formulas"
 TALL = (
@@ -139,6 +146,8 @@ def subjects() -> list[Subject]:
     equivalent = {f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL}
     found.append(Subject(MUON, ("Muon.before", "Muon.matrix", "orthogonalize"), _check_muon, equivalent=equivalent))
     found.append(Subject(NORMUON, ("NorMuon.matrix", "NorMuon.buffers"), _check_normuon))
+    parts = ("_rate", "_added", *(f"Prodigy.{part}" for part in ("reduce", "finish", "update", *PRODIGYS)))
+    found.append(Subject(PRODIGY, parts, _check_prodigy, equivalent=EQUIVALENT.get(PRODIGY, {})))
     found.append(Subject(SHARED, ("DECAYS", "cautious_step"), _check_shared_formulas, (STEP, PLANS, BASE)))
     found.append(Subject(SPARSE, ("SparseAdam.update", "SparseAdam.buffers"), _check_sparse_adam))
     parts = ("Adafactor.update", "Adafactor.per_step", "Adafactor.buffers")
@@ -306,6 +315,36 @@ def _check_normuon(modules: Mapping[str, ModuleType]) -> str | None:
         if not torch.allclose(p, expected, rtol=1e-9, atol=0):
             return f"a gradient of size {size} moves to {p.tolist()}, not {expected.tolist()}"
     return None
+
+
+def _check_prodigy(modules: Mapping[str, ModuleType]) -> str | None:
+    """The first difference of Prodigy from recorded trajectories, or from the sums of a state computed by hand."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        for run in REFERENCES:
+            if run["optimizer"] == "Prodigy":
+                path = torch.tensor(trajectory(partial(modules[PRODIGY].Prodigy, fused=False), run["options"]))
+                if not torch.allclose(path, torch.tensor(run["trajectory"]), rtol=1e-11, atol=1e-11):
+                    return f"Prodigy({run['options']}) moved to {path[-1].tolist()}"
+    finally:
+        torch.set_default_dtype(torch.float32)
+    if not _differentiable(partial(modules[PRODIGY].Prodigy, betas=(0.5, 0.75), d0=0.5)):
+        return "a gradient through the step is not finite"
+    p = torch.zeros(2, requires_grad=True)
+    optimizer = modules[PRODIGY].Prodigy([p], d0=0.5, fused=False, state_dtype="bfloat16")
+    for g in (0.0, 1.0, 1.0):
+        p.grad = torch.full_like(p, g)
+        optimizer.step()
+    state, group = optimizer.state[p], optimizer.param_groups[0]
+    kinds = {key: str(x.dtype).removeprefix("torch.") for key, x in state.items() if key != "step"}
+    if kinds != {"exp_avg": "bfloat16", "exp_avg_sq": "bfloat16", "s": "bfloat16", "p0": "float32"}:
+        return f"the state is {kinds}"
+    if state["s"].tolist() != pytest.approx([0.5 * (1 + 0.999**0.5)] * 2, rel=2**-8):
+        return f"s is {state['s'].tolist()}"
+    moved = 0.5 * 0.05 / (0.5 * 0.001**0.5)  # in the first step with a gradient
+    expected = {"d": moved / (1 + 0.999**0.5), "d_numerator": moved, "k": 3.0}
+    found = {name: float(group[name]) for name in expected}
+    return None if found == pytest.approx(expected, rel=1e-6) else f"the numbers of the group are {found}"
 
 
 def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:

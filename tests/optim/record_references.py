@@ -1,7 +1,7 @@
 """`python tests/optim/record_references.py FILE`: record trajectories of reference implementations of optimizers.
 
-Needs torch, pytorch_optimizer and torch_adopt (the ADOPT of its authors), and not Piste. The tests read
-`references.json`.
+Needs torch, pytorch_optimizer, torch_adopt and prodigyopt (the ADOPT and the Prodigy of their authors), and not Piste.
+The tests read `references.json`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,19 @@ RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"lr": 0.1, "momentum": 0.5, "weight_decay": 0.3, "trust_coefficient": 0.75, "nesterov": True},) * 2,
     ],
     "StableAdamW": [({}, {}), ({"lr": 0.1, "betas": (0.5, 0.75), "weight_decay": 0.3},) * 2],
+    "Prodigy": [
+        ({}, {}),
+        ({"d0": 0.01, "weight_decay": 0.3},) * 2,
+        (
+            {"d0": 0.01, "weight_decay": 0.3, "decoupled_weight_decay": False, "d_coef": 2.0, "beta3": 0.75},
+            {"d0": 0.01, "weight_decay": 0.3, "decouple": False, "d_coef": 2.0, "beta3": 0.75},
+        ),
+        ({"d0": 0.01, "lr": 0.5, "betas": (0.5, 0.75), "eps": 0.125, "use_bias_correction": True},) * 2,
+        (
+            {"d0": 0.01, "lr": 0.5, "betas": (0.5, 0.75), "safeguard_warmup": True, "growth_rate": 1.25, "d_coef": 4.0},
+        ) * 2,
+        ({"d0": 0.01, "lr": 0.5, "beta3": 0.0, "d_coef": 2.0, "growth_rate": 9.0, "safeguard_warmup": True},) * 2,
+    ],
     "ScheduleFreeSGD": [
         ({}, {}),
         ({"lr": 0.1, "momentum": 0.6, "weight_decay": 0.3, "r": 1.0, "weight_lr_power": 1.0, "warmup_steps": 4},) * 2,
@@ -145,10 +158,13 @@ if __name__ == "__main__":
     from importlib.metadata import version
 
     import adopt
+    import prodigyopt
     import pytorch_optimizer
 
+    MODULES = {"ADOPT": adopt, "Prodigy": prodigyopt}
+
     def reference(name: str) -> Any:
-        cls = getattr(adopt if name == "ADOPT" else pytorch_optimizer, NAMES.get(name, name))
+        cls = getattr(MODULES.get(name, pytorch_optimizer), NAMES.get(name, name))
         if name in OF_MATRICES:
             return lambda params, **options: cls([{"params": params, "use_muon": True, **options}])
         return cls
@@ -164,6 +180,6 @@ if __name__ == "__main__":
         for name, pairs in RUNS.items()
         for ours, theirs in pairs
     ]
-    versions = {package: version(package) for package in ("torch", "pytorch_optimizer", "torch_adopt")}
+    versions = {package: version(package) for package in ("torch", "pytorch_optimizer", "torch_adopt", "prodigyopt")}
     with open(sys.argv[1], "w", encoding="utf-8") as file:
         json.dump({"versions": versions, "runs": runs}, file, indent=1)

@@ -33,8 +33,11 @@ def optimizer_formula(optimizer: type[Optimizer], **options: Any) -> list[str]:
     kept = (*spec.buffers, *spec.counters[1:])
     plain = LatexPrinter()
     names = {"p": r"\theta_{t-1}", "p'": r"\theta_{t}", "g": "g_{t}", "g'": "g'_{t}"}
-    names |= {k: f"{plain.name(k)}_{{t-1}}" for k in kept} | {f"{k}'": f"{plain.name(k)}_{{t}}" for k in kept}
-    return _equations(((x.name, x.value) for x in (*rule.scalars, *rule.lines, rule.moved)), LatexPrinter(names=names))
+    bare = {k: f"{{{plain.name(k)}}}" if "_" in plain.name(k) else plain.name(k) for k in kept}
+    names |= {k: f"{name}_{{t-1}}" for k, name in bare.items()} | {f"{k}'": f"{name}_{{t}}" for k, name in bare.items()}
+    printer = LatexPrinter(names=names)
+    sums = [rf"{printer.name(x.name)} = \sum {printer(x.value)}" for x in rule.terms]
+    return sums + _equations(((x.name, x.value) for x in (*rule.scalars, *rule.lines, rule.moved)), printer)
 
 
 def optimizer_variants(optimizer: type[Optimizer]) -> dict[str, list[str]]:

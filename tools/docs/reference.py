@@ -53,7 +53,7 @@ def _index() -> str:
 
 def _optimizer_page(cls: type[Optimizer]) -> str:
     text = _sections(cls)
-    variants = optimizer_variants(cls) if cls.elementwise else {}
+    variants = optimizer_variants(cls) if cls.elementwise or cls.group_state else {}
     example = cls([torch.zeros(2, 2, requires_grad=True)])
     lines = [f"# {cls.__name__}", "", *_paragraphs(text["summary"]), ""]
     if variants:

@@ -128,8 +128,11 @@ class TracedRule:
             asked = parameters(cast(Any, optimizer.finish))
             self.terms = [NamedValue(name, term) for name, term in zip(asked, terms, strict=False)]
             symbols |= {term.name: Expr("input", term.name) for term in self.terms}
-            after = trace(cast(Any, optimizer.finish), **{name: symbols[name] for name in asked})
-            self.scalars += [NamedValue(f"new_{name}", x) for name, x in zip(optimizer.group_state, after, strict=True)]
+            with named_values(cast(Any, optimizer.finish)) as names:
+                after = trace(cast(Any, optimizer.finish), **{name: symbols[name] for name in asked})
+            named = {value: name for value, name in names.items() if value.op != "input"}
+            named |= {value: f"new_{name}" for name, value in zip(optimizer.group_state, after, strict=True)}
+            self.scalars += [NamedValue(named[x], x) for x in topological_order(*after) if x in named]
         with named_values(optimizer.update) as names:
             new_p, new_buffers = trace(spec.element, p, g, buffers, symbols)
         self.moved = NamedValue("p'", new_p)
@@ -155,7 +158,10 @@ class TracedRule:
 
     def describe(self, numbers: Mapping[str, float]) -> list[str]:
         """Write the formula and the meaning of its symbols."""
-        lines = [f"{scalar.name} = {render(scalar.value, {})}" for scalar in self.scalars]
+        lines, known = [], dict[int, str]()
+        for scalar in self.scalars:
+            lines.append(f"{scalar.name} = {render(scalar.value, known)}")
+            known[id(scalar.value)] = scalar.name
         lines += [f"{term.name} = the sum over all elements of {render(term.value, {})}" for term in self.terms]
         steps = tuple((line.name, line.value) for line in self.lines)
         lines += spell_formula(TracedFormula((self.moved.value,), steps), self.moved.name)
@@ -174,11 +180,12 @@ class TracedRule:
 
     def work_through(self, before: ParamState, after: ParamState, inputs: Mapping[str, float]) -> list[str]:
         """Write one step: its scalars, and for each element the values put in, the step and the new state."""
-        lines, scalars = [], dict(inputs)
+        lines, scalars, known = [], dict(inputs), dict[int, str]()
         for scalar in self.scalars:
-            texts = self._texts(scalars)
+            texts = self._texts(scalars) | known
             scalars[scalar.name] = value = Evaluator(scalars)(scalar.value)
             lines.append(f"{scalar.name} = {_work(scalar.value, value, texts, scalars)}")
+            known[id(scalar.value)] = format_number(value)
         first, count = before.p, before.p.numel()
         shown = range(count) if count <= FEW else _largest(after.p.detach() - before.p)
         if count > FEW:

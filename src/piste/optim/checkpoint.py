@@ -206,7 +206,7 @@ def _name_owner(cls: Any, group: Mapping[str, Any], state: Mapping[Any, Any]) ->
         for name, rule in OPTIMIZERS.items()
         if set(rule.options) - set(rule.optional_in_checkpoint) - set(rule.extensions)
         <= saved
-        <= {*rule.options, *rule.group_constants, *rule.optional_in_checkpoint}
+        <= {*rule.options, *rule.group_constants, *rule.group_state, *rule.optional_in_checkpoint}
     ]
     if not owners:
         return ""
@@ -217,7 +217,7 @@ def _name_owner(cls: Any, group: Mapping[str, Any], state: Mapping[Any, Any]) ->
 def _check_options(cls: Any, group: Mapping[str, Any], index: int, state: Mapping[Any, Any]) -> None:
     optional = {*cls.optional_in_checkpoint, *cls.extensions}
     missing = [name for name in cls.options if name not in group and name not in optional]
-    ours = {*cls.options, *cls.group_constants, *optional, *cls.rule_of(group).options}
+    ours = {*cls.options, *cls.group_constants, *cls.group_state, *optional, *cls.rule_of(group).options}
     others = [name for name in group if name in cls.options_of_all and name not in ours]
     if missing or others:
         odd = f"has no {_join_names(missing)}" if missing else f"has {_join_names(others)}"

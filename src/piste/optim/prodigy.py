@@ -10,8 +10,8 @@ from .options import Flag, Limit, Number, betas, eps, rate, weight_decay
 from .shared_formulas import RATED
 from .state import Buffer
 
-LEAST = 2.0**-126
-"""What stands for a sum of 0: before the first gradient other than 0, the estimate is 0."""
+LEAST, MOST = 2.0**-126, 2.0**126
+"""What stands for a sum of 0, before the first gradient other than 0; and for no limit, as 0 * inf is NaN."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Prodigy(Optimizer):
         r = beta3 * d_numerator + travelled
         d_hat = d_coef * r / maximum(size, LEAST)
         d_max = maximum(d_max, d_hat)
-        d = minimum(d_max, where(d > d0, d, maximum(d, d_hat)) * growth_rate)
+        d = minimum(d_max, where(d > d0, d, maximum(d, d_hat)) * minimum(growth_rate, MOST))
         return d, d_max, r, k + 1
 
     def update(
