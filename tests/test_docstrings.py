@@ -19,7 +19,7 @@ from piste import formula, losses, optim
 
 compare_package, explain_package = (importlib.import_module(f"piste.{name}") for name in ("compare", "explain"))
 ROOT = Path(piste.__file__).parents[2]
-FORMULAS = {"formula", "derivatives", "update", "before", "matrix", "after"}
+FORMULAS = {"formula", "derivatives", "update", "before", "matrix", "after", "reduce", "finish"}
 """Methods of losses and optimizers that state a formula; the docstring of the class explains it."""
 NOT_IMPORTED = ("kernels", "intrinsics", "tasks", "gpu")
 """Modules that need Numba or Triton at import, and tasks, whose modules are documented."""

@@ -17,7 +17,9 @@ from .backends import assert_close, states
 from .cases import OPTIONS, fullest
 
 # LBFGS, Muon and NorMuon refuse `precision`; SparseAdam takes sparse gradients alone.
-OPTIMIZERS = {name: cls for name, cls in ALL.items() if name not in {"LBFGS", "Muon", "NorMuon", "SparseAdam"}}
+OPTIMIZERS = {
+    name: cls for name, cls in ALL.items() if name not in {"LBFGS", "Muon", "NorMuon", "Prodigy", "SparseAdam"}
+}
 NARROW = (torch.bfloat16, torch.float16)
 MODES = ("kahan", "master", "stochastic")
 KEYS = {"kahan": {"compensation"}, "master": {"master"}, "stochastic": {"rounding_key", "rounding_step"}}
