@@ -16,7 +16,7 @@ from piste.optim import OPTIMIZERS as ALL
 from .backends import assert_close, states
 from .cases import OPTIONS, fullest
 
-# LBFGS, Muon and NorMuon refuse `precision`; SparseAdam takes sparse gradients alone.
+# LBFGS, Muon and NorMuon refuse `precision`; SparseAdam takes sparse gradients alone; Prodigy has its own tests.
 OPTIMIZERS = {
     name: cls for name, cls in ALL.items() if name not in {"LBFGS", "Muon", "NorMuon", "Prodigy", "SparseAdam"}
 }
