@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -376,18 +375,18 @@ def _show(comparison: Comparison) -> None:
     if not comparison.rows:
         _say(comparison.interrupted)
         return
-    verdict = comparison.verdict
-    explained = "\n".join(filter(None, (f"{verdict.test} {verdict.limits}".strip(), verdict.recommendation)))
     if sys.stdout.isatty():
-        console = Console(highlight=False)
+        verdict, console = comparison.verdict, Console(highlight=False)
         for table in rich_tables(comparison, console.width):
             console.print(table, "")
-        console.print(translate(verdict.sentence), style="bold", markup=False)
-        console.print(translate(explained), markup=False)
+        words, _, code = translate(str(verdict)).partition("\n\n")
+        sentence, *explained = words.split("\n")
+        console.print(sentence, style="bold", markup=False)
+        console.print("\n".join(explained), markup=False)
+        if code:
+            typer.echo(f"\n{code}")
     else:
-        _say(f"\n{comparison.table()}\n{verdict.sentence}\n{explained}".rstrip())
-    if verdict.code:
-        _say(f"\n{textwrap.indent(verdict.code, '    ')}")
+        typer.echo(f"\n{comparison}")
     for said in (comparison.interrupted, comparison.left_out):
         if said:
             _say(said)

@@ -179,6 +179,17 @@ def test_the_line_to_paste_for_muon_makes_groups():
     assert text.endswith("optimizer = piste.optim.Muon(loop.param_groups(model), lr=0.02)")
 
 
+def test_the_lines_for_lightning_name_the_options_of_its_trainer():
+    loop = Loop(clip_norm=1.0, accumulate=2, autocast="bfloat16")
+    assert code(loop=loop, is_lightning=True).split("\n")[:2] == [
+        "# Trainer(gradient_clip_val=1.0, accumulate_grad_batches=2, precision='bf16-mixed')",
+        "def configure_optimizers(self):",
+    ]
+    assert code(loop=Loop(clip_value=0.5), is_lightning=True).startswith(
+        "# Trainer(gradient_clip_val=0.5, gradient_clip_algorithm='value')\n"
+    )
+
+
 def test_a_function_without_a_name_is_left_open_in_the_lines():
     for group in (lambda model: model.parameters(), functools.partial(torch.nn.Module.parameters)):
         loop = Loop(clip_norm=1.0, param_groups=group)

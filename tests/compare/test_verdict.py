@@ -8,6 +8,7 @@ import pytest
 from piste.compare.analysis.differences import compare_with_best
 from piste.compare.analysis.evidence import Evidence
 from piste.compare.analysis.verdict import decide
+from piste.compare.results import Verdict
 
 
 def hits(*, share, count=300, seeds=5, disagreement=0.02, seed=0):
@@ -48,6 +49,35 @@ def test_two_of_329_examples_in_every_seed_are_not_called_worse():
     strict = decide(titanic(), "accuracy", True, practical=0.001)
     assert [d.outcome for d in strict.differences] == ["undecided"]
     assert "A difference of at most 0.001 is practically equal." in strict.test
+
+
+def test_the_margin_of_a_perfect_candidate_is_one_example():
+    scores = {name: np.ones((3, 64)) for name in "abc"}
+    scores["b"][:, 5] = 0.0
+    scores["c"][:, :40] = 0.0
+    verdict = decide(evidence_of(scores), "accuracy", True)
+    assert verdict.best == "a" and verdict.practical == 1 / 64
+    assert "A difference of at most 0.016 (one validation example) is practically equal." in verdict.test
+    assert verdict.outcome("c") == "worse"
+    same = decide(evidence_of({name: np.ones((3, 64)) for name in "ab"}), "accuracy", True)
+    assert same.sentence == "All candidates are practically equal in accuracy; a has the best mean."
+
+
+def test_seeds_that_change_nothing_without_scores_by_example_cover_nothing():
+    verdict = decide(Evidence({"a": np.full(3, 0.7), "b": np.full(3, 0.6)}), "val_acc", True, fixed_weights=True)
+    assert verdict.sentence == (
+        "Undecided in val_acc: every seed gave the same results, and there is one number for all examples. "
+        "a has the best result."
+    )
+    assert verdict.limits == "A function that makes the model gives each seed its own initial weights."
+
+
+def test_a_verdict_prints_as_paragraphs_with_the_code_last():
+    verdict = Verdict(
+        "a is best.", test="(tested.)", limits="Here alone.", recommendation="Take a.", code="x = 1\ny = 2"
+    )
+    assert str(verdict) == "a is best.\n(tested.) Here alone.\nTake a.\n\n    x = 1\n    y = 2"
+    assert str(Verdict("Nothing finished.")) == "Nothing finished."
 
 
 def test_a_planted_winner_is_found():

@@ -84,7 +84,7 @@ def _logged_values(model: torch.nn.Module) -> Iterator[dict[str, float]]:
         if hasattr(value, "compute"):
             value, metric = value.compute(), value
             metric.reset()
-        values[name] = float(value)
+        values[name] = float(value.detach() if isinstance(value, torch.Tensor) else value)
 
     model.__dict__["log"] = log
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,9 +189,9 @@ class Verdict:
         return next((d.outcome for d in self.differences if d.name == name), "")
 
     def __str__(self) -> str:
-        return " ".join(
-            part for part in (self.sentence, self.test, self.limits, self.recommendation, self.code) if part
-        )
+        code = f"\n{textwrap.indent(self.code, '    ')}" if self.code else ""
+        explained = f"{self.test} {self.limits}".strip()
+        return "\n".join(filter(None, (self.sentence, explained, self.recommendation, code)))
 
 
 @dataclass

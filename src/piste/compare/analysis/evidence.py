@@ -52,6 +52,13 @@ class Evidence:
         scores = self.scores[name]
         return float(np.sqrt(np.nanvar(scores, 1, ddof=1).mean() / self._size(scores.shape[1])))
 
+    def share_of_example(self) -> float:
+        """Return the largest part that one validation example has in the metric."""
+        lowest = min(float(np.nanmin(scores)) for scores in self.scores.values())
+        highest = max(float(np.nanmax(scores)) for scores in self.scores.values())
+        kept = next(iter(self.scores.values())).shape[1]
+        return (highest - lowest) / self._size(kept)
+
     def _size(self, kept: int) -> int:
         """Return the number of examples behind `kept` scores, more if they are a sample of a large validation set."""
         return max(self.count, kept) if kept == MAX_SCORES else kept

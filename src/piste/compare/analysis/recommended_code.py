@@ -12,7 +12,7 @@ import torch
 from ... import losses, optim
 from ...optim.averaging import AveragedWeights
 from ..candidates import Candidate
-from ..loop import PLAIN
+from ..loop import PLAIN, Loop
 from ..results import Row
 from ..search_space import format_options
 
@@ -43,7 +43,12 @@ def code_to_paste(row: Row, candidate: Candidate, *, names_loss: bool = False, i
         lines.append(f"scheduler = loop.new_scheduler(optimizer, {updates}){meaning}")
         result = '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}'
     if is_lightning:
-        lines = ["def configure_optimizers(self):", *(f"    {line}" for line in (*lines, f"return {result}"))]
+        options = _spell_trainer(loop)
+        lines = [
+            *[f"# Trainer({options})"] * bool(options),
+            "def configure_optimizers(self):",
+            *(f"    {line}" for line in (*lines, f"return {result}")),
+        ]
     return "\n".join(lines)
 
 
@@ -90,6 +95,20 @@ def _spell_parameters(candidate: Candidate, model: str) -> str:
         own = "*loss.parameters()" if loop.param_groups is None else '{"params": loss.parameters()}'
         return f"[*{parameters}, {own}]"
     return parameters
+
+
+def _spell_trainer(loop: Loop) -> str:
+    """Return the options of a loop that are those of Lightning's Trainer."""
+    options: dict[str, Any] = {}
+    if loop.clip_norm is not None:
+        options["gradient_clip_val"] = loop.clip_norm
+    elif loop.clip_value is not None:
+        options |= {"gradient_clip_val": loop.clip_value, "gradient_clip_algorithm": "value"}
+    if loop.accumulate > 1:
+        options["accumulate_grad_batches"] = loop.accumulate
+    if loop.autocast is not None:
+        options["precision"] = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}[loop.autocast]
+    return format_options(options)
 
 
 def _spell_own(source: str, name: str, value: Any) -> str:

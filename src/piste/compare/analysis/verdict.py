@@ -32,7 +32,7 @@ def decide(
         metric: The name of the metric.
         higher_is_better: The direction of the metric.
         practical: The largest difference that is too small to matter; None takes one standard error of the best
-            candidate's metric over the validation examples.
+            candidate's metric over the validation examples, or one example if that is 0.
         fixed_weights: Whether all seeds start from the same weights.
         searched: Whether learning rates were searched.
         at_defaults: Whether every candidate ran at its default learning rate, without a search.
@@ -44,7 +44,7 @@ def decide(
         (name,) = evidence.values
         return Verdict(f"Only {name} finished: there is nothing to compare it with.", best=name, group=[name])
     best = compare_with_best(evidence, higher_is_better, math.nan)[0]
-    margin = evidence.standard_error(best) if practical is None else practical
+    margin, meaning = _default_margin(evidence, best) if practical is None else (practical, "")
     best, differences = compare_with_best(evidence, higher_is_better, margin)
     equal = [d.name for d in differences if d.outcome == "equal"]
     worse = [d.name for d in differences if d.outcome == "worse"]
@@ -54,7 +54,7 @@ def decide(
         test = ""
     else:
         sentence = _sentence(best, metric, equal, undecided, worse)
-        test = f"({_sample(evidence)}. {_margin(margin, practical is None)})"
+        test = f"({_sample(evidence)}. {_margin(margin, meaning)})"
     limits = _limits(evidence, differences, fixed_weights, searched, at_defaults, splits)
     return Verdict(
         sentence, best, [best, *equal, *undecided], differences, margin, test=test, limits=" ".join(limits)
@@ -103,11 +103,18 @@ def _sample(evidence: Evidence) -> str:
     )
 
 
-def _margin(margin: float, is_default: bool) -> str:
+def _default_margin(evidence: Evidence, best: str) -> tuple[float, str]:
+    """Return one standard error of the best candidate's metric; one example if all examples have the same score."""
+    error = evidence.standard_error(best)
+    if error == 0:
+        return evidence.share_of_example(), " (one validation example)"
+    return error, " (one standard error of the validation set)"
+
+
+def _margin(margin: float, meaning: str) -> str:
     if math.isnan(margin):
         return "No practical margin is known, so nothing is called practically equal; set one with --practical."
-    source = " (one standard error of the validation set)" * is_default
-    return f"A difference of at most {format_change(margin)}{source} is practically equal."
+    return f"A difference of at most {format_change(margin)}{meaning} is practically equal."
 
 
 def _limits(
@@ -124,7 +131,10 @@ def _limits(
             f"use {RECOMMENDED_SEEDS} or more seeds for a verdict."
         ]
     elif evidence.seeds_change_nothing:
-        limits = ["Every seed gave the same results, so the verdict covers other validation examples alone."]
+        alone = "Every seed gave the same results, so the verdict covers other validation examples alone."
+        limits = [alone] * evidence.can_test
+        if fixed_weights:
+            limits.append("A function that makes the model gives each seed its own initial weights.")
     else:
         limits = ["The verdict applies to this task and these settings."]
         if evidence.seeds < RECOMMENDED_SEEDS:
@@ -133,7 +143,7 @@ def _limits(
             )
     if splits and evidence.seeds > 1:
         limits.append("Every seed drew its own training and validation data from the same examples.")
-    if fixed_weights and evidence.seeds > 1:
+    if fixed_weights and evidence.seeds > 1 and not evidence.seeds_change_nothing:
         limits.append("Every seed started from the weights of the given model and changed only the order of batches.")
     if searched and not evidence.seeds_change_nothing and evidence.seeds > 1:
         limits.append("Every seed had its own search, so the verdict includes the variation between searches.")
