@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import pickle
 import weakref
 from collections.abc import Callable, Iterator
@@ -22,9 +23,8 @@ from tests.optim.cases import OPTIONS, fullest
 
 @pytest.fixture(autouse=True)
 def collector_off() -> Iterator[None]:
-    # The first optimizer of a process stays, torch's as well: torch._dynamo is imported in its constructor, and an
-    # exception that was caught on the way holds every frame.
-    torch.optim.SGD([torch.zeros(1)])
+    importlib.import_module("torch._dynamo")  # a caught exception of the import holds the frames that began it
+
     gc.collect()
     gc.disable()
     yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ __all__ = [
     "record_allocations",
     "storage_owners",
     "unwrap",
+    "without_compiler",
 ]
 
 
@@ -172,6 +174,20 @@ profile_hook: Callable[[Callable[..., Any]], Callable[..., Any]] | None = getatt
     torch.optim.Optimizer, "profile_hook_step", None
 )
 """The wrapper of `step` that runs its hooks and shows it to profilers; None if PyTorch wraps it in another way."""
+
+
+def without_compiler(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a bound method without the wrapper that hides it from torch.compile.
+
+    The first call of the wrapper imports the compiler, which takes more than a second, and keeps the caller's local
+    variables alive until the garbage collector runs.
+    """
+    if _is_compiling() or not isinstance(method, types.MethodType):
+        return method
+    wrapper = method.__func__
+    hidden = getattr(wrapper, "__wrapped__", None) if wrapper.__globals__["__name__"] == "torch._compile" else None
+    return method if hidden is None else types.MethodType(hidden, method.__self__)
+
 
 LOAD_HOOKS = "_optimizer_load_state_dict_pre_hooks"
 """The attribute of an optimizer that holds the hooks which run before a checkpoint is loaded."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..engine import MatrixSpec, StepSpec, parameters, raise_reported
-from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook
+from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook, without_compiler
 from . import checkpoint, declaration, group_checks, validation
 from .backward_steps import stepping_in_backward
 from .clipping import SkippedSteps, scaling_of_step, steps_on_gpu
@@ -174,7 +174,7 @@ class Optimizer(torch.optim.Optimizer):
             InvalidValue: A name is misspelled, a value is out of its range, or a parameter is in a group already.
         """
         group_checks.check_group(self, param_group)
-        super().add_param_group(param_group)
+        without_compiler(super().add_param_group)(param_group)
         fill_largest_rate(param_group)
         share_group_state(self, param_group)
         if self.state_from_start:
@@ -217,7 +217,7 @@ class Optimizer(torch.optim.Optimizer):
             >>> optimizer.state_dict()["piste"]["parameters"][0]
             {'name': 'weight', 'shape': [1, 2], 'dtype': 'float32'}
         """
-        return {**super().state_dict(), checkpoint.KEY: checkpoint.describe_optimizer(self)}
+        return {**without_compiler(super().state_dict)(), checkpoint.KEY: checkpoint.describe_optimizer(self)}
 
     def load_state_dict(
         self, state_dict: dict[str, Any], strict: bool = True, hyperparameters: str = "checkpoint"
@@ -244,7 +244,7 @@ class Optimizer(torch.optim.Optimizer):
         state_dict = checkpoint.match_checkpoint(self, state_dict, strict, hyperparameters)
         setattr(self, LOAD_HOOKS, {})
         try:
-            super().load_state_dict(state_dict)
+            without_compiler(super().load_state_dict)(state_dict)
         finally:
             setattr(self, LOAD_HOOKS, hooks)
         checkpoint.copy_loaded_state(self, state_dict)
