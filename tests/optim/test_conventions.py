@@ -1,4 +1,4 @@
-"""The conventions of Keras and optax: recorded trajectories of both, their names and defaults, and what is rejected."""
+"""The conventions of other libraries: recorded trajectories, their names and defaults, and what is rejected."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ import torch
 import piste
 from piste.errors import InvalidType, InvalidValue
 from piste.optim import OPTIMIZERS, Adam, Optimizer, RMSprop, port
-from piste.optim.conventions import CONVENTIONS
+from piste.optim.conventions import CONVENTIONS, TITLES
 from piste.optim.options import rate
 
 from .rejections import assert_rejected, weights
 
 FOLDER = Path(__file__).parent / "trajectories"
-RECORDED = {framework: json.loads((FOLDER / f"{framework}.json").read_text()) for framework in ("keras", "optax")}
+RECORDED = {framework: json.loads((FOLDER / f"{framework}.json").read_text()) for framework in TITLES}
 RUNS = [(framework, run) for framework, recorded in RECORDED.items() for run in recorded["runs"]]
 
 
 def run_label(value):
     if isinstance(value, str):
         return value
-    return f"{value['name']}-{value['options']}-{'falling' if value['falls'] else 'constant'}-{value['scale']}"
+    kind = "matrix" if "start" in value else "vector"
+    return f"{value['name']}-{value['options']}-{'falling' if value['falls'] else 'constant'}-{value['scale']}-{kind}"
 
 
 def path_of(framework, run, fused, optimizers=OPTIMIZERS):
@@ -40,13 +41,15 @@ def path_of(framework, run, fused, optimizers=OPTIMIZERS):
 
 
 def steps_of(framework, run, fused, optimizers, recorded):
-    p = torch.tensor(recorded["start"], dtype=torch.float64, requires_grad=True)
+    p = torch.tensor(run.get("start", recorded["start"]), dtype=torch.float64, requires_grad=True)
+    rate = {"learning_rate" if framework in ("keras", "optax") else "lr": run["lr"]}
     optimizer = optimizers[run["name"]](
-        [p], learning_rate=run["lr"], **run["options"], convention=framework, fused=fused
+        [p], **rate, **run["options"], convention=framework, fused=fused if p.dim() == 1 else None
     )
     path = []
     for t, g in enumerate(run["gradients"]):
-        optimizer.param_groups[0]["lr"] = run["lr"] / 10 if run["falls"] and t >= recorded["fall"] else run["lr"]
+        if run["lr"] is not None:
+            optimizer.param_groups[0]["lr"] = run["lr"] / 10 if run["falls"] and t >= recorded["fall"] else run["lr"]
         p.grad = torch.tensor(g, dtype=torch.float64)
         optimizer.step()
         path.append(p.detach().clone())
@@ -58,7 +61,17 @@ def steps_of(framework, run, fused, optimizers, recorded):
 @pytest.mark.parametrize(("framework", "run"), RUNS, ids=run_label)
 def test_steps_are_those_of_the_framework(framework, run, fused):
     expected = torch.tensor(run["path"], dtype=torch.float64)
-    torch.testing.assert_close(path_of(framework, run, fused), expected, rtol=1e-12, atol=1e-12)
+    tolerance = tolerance_of(framework, run)
+    torch.testing.assert_close(path_of(framework, run, fused), expected, rtol=tolerance, atol=tolerance)
+
+
+def tolerance_of(framework, run):
+    """How far the steps of a run may be from those recorded."""
+    if framework in ("keras", "optax") and run["name"] == "Adafactor":
+        return 1e-6  # its step count (optax) and its options (Keras) are float32
+    if framework == "timm" and "max_grad_norm" not in run["options"]:
+        return 1e-6  # clip_grad_norm_ adds 1e-6 to the norm
+    return 1e-12
 
 
 def test_every_convention_is_recorded_with_its_version():

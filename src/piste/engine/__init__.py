@@ -15,7 +15,18 @@ from .hoisting import count_passes
 from .layout import is_sharded, positions
 from .loss_dispatch import LossDispatcher, as_divisor, decline, dispatcher_of, explain
 from .matrix_step import MatrixPlan, MatrixSpec, describe_matrix_backends, step_matrices_eagerly
-from .specs import NO_IGNORE_INDEX, Bound, BoundKind, LossArguments, LossSpec, ParamState, StepSpec, SumSpec, parameters
+from .specs import (
+    NO_IGNORE_INDEX,
+    Bound,
+    BoundKind,
+    LossArguments,
+    LossSpec,
+    ParamState,
+    StepSpec,
+    SumSpec,
+    is_matrix,
+    parameters,
+)
 from .step_dispatch import StepPlan, describe_backends
 from .violations import ValueCheck, Violation
 

@@ -24,6 +24,7 @@ __all__ = [
     "ParamState",
     "StepSpec",
     "SumSpec",
+    "is_matrix",
     "parameters",
 ]
 
@@ -31,6 +32,11 @@ __all__ = [
 def parameters(formula: Callable[..., Any]) -> tuple[str, ...]:
     """Return the names of the parameters of a formula."""
     return tuple(inspect.signature(formula).parameters)
+
+
+def is_matrix(p: torch.Tensor, least_size: int = 0) -> bool:
+    """Return whether a parameter has two last dimensions of at least a size."""
+    return p.dim() > 1 and min(p.shape[-2:]) >= least_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +58,13 @@ class StepSpec:
     per_step: Mapping[str, Callable[..., Any]]
     by_dtype: Mapping[torch.dtype, StepSpec] = field(default_factory=dict)  # of parameters that step in another way
     uses_position: bool = False
-    of_vectors: StepSpec | None = None  # the step of parameters of fewer than two dimensions, if it is another one
+    of_vectors: StepSpec | None = None  # the step of parameters that are no matrices, if it is another one
+    least_size: int = 0  # of the last two dimensions of a matrix
     sums: SumSpec | None = None  # sums over all parameters, from which some of the numbers follow
 
     def of(self, p: torch.Tensor) -> StepSpec:
         """Return the step of a parameter, which may depend on its dtype and on its dimensions."""
-        spec = self if self.of_vectors is None or p.dim() > 1 else self.of_vectors
+        spec = self if self.of_vectors is None or is_matrix(p, self.least_size) else self.of_vectors
         return spec.by_dtype.get(p.dtype, spec)
 
     def scalars(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import SCALE, blocks_of
+from ..engine import SCALE, blocks_of, is_matrix
 from ..errors import InvalidValue
 from ..version import __version__
 from . import validation
@@ -94,9 +94,9 @@ def match_checkpoint(
             {**ours, "params": theirs["params"], **{name: theirs[name] for name in cls.group_state}}
             for theirs, ours in zip(state_dict["param_groups"], groups, strict=True)
         ]
-    rules = {index: cls.rule_of(group) for group in state_dict["param_groups"] for index in group["params"]}
+    of_index = {index: group for group in state_dict["param_groups"] for index in group["params"]}
     for index, p, state in _pairs(optimizer, state_dict):
-        _check_state(rules[index], index, p, state)
+        _check_state(cls.rule_of(of_index[index]), index, p, state, of_index[index])
     for i, group in enumerate(state_dict["param_groups"]):
         rule = cls.rule_of(group)
         options = {k: v for k, v in group.items() if k in rule.options or k in REDUCED}
@@ -254,7 +254,7 @@ def _different_names(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     )
 
 
-def _check_state(cls: Any, index: Any, p: Tensor, state: Any) -> None:
+def _check_state(cls: Any, index: Any, p: Tensor, state: Any, group: Mapping[str, Any]) -> None:
     known = [*cls.state_keys(), *STATE_KEYS, *(key + SCALE for key in cls.buffers)]
     unknown = [key for key in state if key not in known]
     if unknown:
@@ -262,7 +262,8 @@ def _check_state(cls: Any, index: Any, p: Tensor, state: Any) -> None:
             f"this checkpoint is not one of {cls.__name__}: parameter {index} has {_join_names(state)}, "
             f"where {cls.__name__} keeps {_join_names(known) or 'nothing'}."
         )
-    always = [key for key, buffer in cls.buffers.items() if buffer.when is None and buffer.exists(p.dim(), {})]
+    matrix = is_matrix(p, group.get("min_dim_size_to_factor", 0))
+    always = [key for key, buffer in cls.buffers.items() if buffer.when is None and buffer.exists(matrix, {})]
     missing = [key for key in always if state and state.get(key) is None]
     if missing:
         raise InvalidValue(

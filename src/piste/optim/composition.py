@@ -24,6 +24,7 @@ from .conventions import Convention
 from .options import SHARED, Flag
 from .precision import with_storage
 from .shared_formulas import DECAYS, RATED, cautious_step, decay_kind, largest_rate
+from .state import least_size
 
 
 def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
@@ -36,16 +37,17 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
     clips = ("clip",) * (group["max_norm"] is not None) + ("max_value",) * (group["max_value"] is not None)
     storage = (group["precision"], group["state_dtype"] == "int8" and bool(kept))
     cautious = bool(group["cautious"])
-    key = (kept, decay, clips, bool(group["maximize"]), group["convention"], storage, cautious, *flags.values())
+    least = least_size(group)
+    key = (kept, decay, clips, bool(group["maximize"]), group["convention"], storage, cautious, least, *flags.values())
     spec = cls._specs.get(key)
     if spec is None:
-        of_dims = [tuple(b.letter for b in cls.buffers.values() if b.exists(dims, group)) for dims in (2, 1)]
+        of_dims = [tuple(b.letter for b in cls.buffers.values() if b.exists(matrix, group)) for matrix in (True, False)]
         spec, vectors = (
             compose(cls, x, decay, bool(group["maximize"]), flags, clips, rules, cautious) for x in of_dims
         )
         if isinstance(spec, StepSpec):
             if isinstance(vectors, StepSpec) and of_dims[0] != of_dims[1]:
-                spec = replace(spec, of_vectors=vectors)
+                spec = replace(spec, of_vectors=vectors, least_size=least)
             spec = with_storage(spec, *storage)
         elif storage[1]:
             spec = replace(spec, before=with_storage(spec.before, *storage))

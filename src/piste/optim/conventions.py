@@ -1,4 +1,4 @@
-"""Conventions: the defaults, formulas and argument names that Keras and optax have for the same optimizers.
+"""Conventions: the defaults, formulas and argument names that other libraries have for the same optimizers.
 
 A formula here takes the place of the rule's `update`, with the same buffers. Where it is `None`, the rule holds.
 """
@@ -6,31 +6,42 @@ A formula here takes the place of the rule's `update`, with the same buffers. Wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ..errors import InvalidType, InvalidValue
-from ..formula.reductions import norm
+from ..formula.reductions import mean, norm
 from ..formula.words import maximum, minimum, sign, sqrt, where
+from ..options import as_float
 
 __all__ = ["CONVENTIONS", "TITLES", "Convention", "check_convention", "origin", "translate"]
 
-TITLES = {"keras": "Keras", "optax": "optax"}
+TITLES = {
+    "keras": "Keras",
+    "optax": "optax",
+    "timm": "timm",
+    "transformers": "transformers",
+    "pytorch_optimizer": "pytorch_optimizer",
+}
+"""The names of the libraries in messages, by the values of `convention`."""
 
 
 @dataclass(frozen=True)
 class Convention:
-    """An optimizer as another framework has it.
+    """An optimizer as another library has it.
 
     Args:
         defaults: The defaults that differ from PyTorch's, by PyTorch's names. None marks an argument without a default.
-        names: The argument names, as {foreign name: PyTorch's name}; "betas[0]" is the first of several numbers.
+        names: The argument names, as {foreign name: PyTorch's name}; "betas[0]" is the first of several numbers, and
+            "-beta2_decay" has the other sign.
         update: The formula, if it differs from the rule.
         has_rate: Whether the step of the formula contains the learning rate.
         decoupled: Whether the weight decay is decoupled, as in AdamW.
-        absent: The options of PyTorch that the framework lacks.
+        absent: The options of PyTorch that the library lacks.
+        none: What None stands for, by PyTorch's names.
+        fixed: Arguments of the library that are accepted with one value only, and that value.
     """
 
     defaults: Mapping[str, Any]
@@ -39,6 +50,13 @@ class Convention:
     has_rate: bool = False
     decoupled: bool = False
     absent: tuple[str, ...] = ()
+    none: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The names of the library's arguments, where they are not PyTorch's."""
+        return (*self.names, *self.fixed)
 
 
 def _keras_sgd(g: Any, b: Any, *, lr: Any, mu: Any, nesterov: bool) -> Any:
@@ -97,12 +115,66 @@ def _optax_nadam(g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps:
     return ahead / (sqrt(v / (1 - beta2**t)) + eps), m, v
 
 
+def _added_epsilon(g: Any, r: Any, c: Any, v: Any, share: Any, eps1: Any, d: Any) -> Any:
+    """Return the update of Adafactor without its rate, where epsilon is added to the squares, and the new averages."""
+    q = g * g + eps1
+    if v is None:
+        r = r + share * (mean(q, over="row") - r)
+        c = c + share * (mean(q, over="column") - c)
+        s = r / mean(r, over="column") * c
+    else:
+        s = v = v + share * (q - v)
+    u = g / sqrt(s)
+    return u / maximum(sqrt(mean(u * u)) / d, 1), r, c, v
+
+
+def _size(p: Any, eps2: Any) -> Any:
+    return maximum(sqrt(mean(p * p)), eps2)
+
+
+def _keras_adafactor(
+    p: Any, g: Any, r: Any, c: Any, v: Any, m: Any, *, share: Any, rho: Any, eps1: Any, eps2: Any, d: Any
+) -> Any:
+    u, r, c, v = _added_epsilon(g, r, c, v, share, eps1, d)
+    return rho * _size(p, eps2) * u, r, c, v, m
+
+
+def _optax_adafactor(
+    p: Any, g: Any, r: Any, c: Any, v: Any, m: Any, *, lr: Any, share: Any, rho: Any, eps1: Any, eps2: Any, d: Any,
+    beta1: Any, weight_decay: Any, scale_parameter: bool, relative_step: bool,
+) -> Any:  # fmt: skip
+    u, r, c, v = _added_epsilon(g, r, c, v, share, eps1, d)
+    u = (rho if relative_step else lr) * u
+    u = _size(p, eps2) * u if scale_parameter else u
+    m = None if m is None else beta1 * m + (1 - beta1) * u
+    return (u if m is None else m) + weight_decay * p, r, c, v, m
+
+
+def _transformers_adafactor(
+    p: Any, g: Any, r: Any, c: Any, v: Any, m: Any, *, t: Any, lr: Any, share: Any, eps1: Any, eps2: Any, d: Any,
+    beta1: Any, weight_decay: Any, scale_parameter: bool, relative_step: bool, warmup_init: bool,
+) -> Any:  # fmt: skip
+    u, r, c, v = _added_epsilon(g, r, c, v, share, eps1, d)
+    rate = minimum(1e-6 * t if warmup_init else 1e-2, 1 / sqrt(t)) if relative_step else lr
+    rate = rate * _size(p, eps2) if scale_parameter else rate
+    m = None if m is None else beta1 * m + (1 - beta1) * rate * u
+    return (rate * u if m is None else m) + rate * weight_decay * p, r, c, v, m
+
+
 def _keras_lamb(p: Any, g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g
     u = m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)
     size, length = norm(p), norm(u)
     return where((size > 0) & (length > 0), size / length, 1) * u, m, v
+
+
+def _pytorch_optimizer_lamb(p: Any, g: Any, m: Any, v: Any, *, t: Any, beta1: Any, beta2: Any, eps: Any) -> Any:
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    u = m / (sqrt(v) + eps)
+    size, length = minimum(norm(p), 10), norm(u)
+    return where((size > 0) & (length > 0), size / (length + eps), 1) * u / (1 - beta1**t), m, v
 
 
 def _optax_lars(p: Any, g: Any, b: Any, *, lr: Any, mu: Any, weight_decay: Any, eta: Any, nesterov: bool) -> Any:
@@ -155,8 +227,51 @@ _KERAS = {"learning_rate": "lr", "epsilon": "eps"}
 _KERAS_BETAS = {**_KERAS, "beta_1": "betas[0]", "beta_2": "betas[1]"}
 _OPTAX = {"learning_rate": "lr"}
 _OPTAX_BETAS = {**_OPTAX, "b1": "betas[0]", "b2": "betas[1]"}
+_LAMB_FLAGS = ("bias_correction", "trust_clip", "always_adapt")
 
 CONVENTIONS: dict[str, dict[str, Convention]] = {
+    "Adafactor": {
+        "keras": Convention(
+            {"lr": 0.001, "eps": (1e-30, 1e-3)},
+            {
+                **_KERAS,
+                "beta_2_decay": "beta2_decay",
+                "epsilon_1": "eps[0]",
+                "epsilon_2": "eps[1]",
+                "clip_threshold": "d",
+            },
+            _keras_adafactor,
+            has_rate=True,
+            decoupled=True,
+            absent=("beta1", "beta2_cap", "scale_parameter", "relative_step", "warmup_init", "min_dim_size_to_factor"),
+            none={"weight_decay": 0.0},
+            fixed={"relative_step": True},
+        ),
+        "optax": Convention(
+            {"lr": None, "eps": (1e-30, 1e-3), "relative_step": False, "min_dim_size_to_factor": 128},
+            {
+                **_OPTAX,
+                "decay_rate": "-beta2_decay",
+                "eps": "eps[0]",
+                "clipping_threshold": "d",
+                "momentum": "beta1",
+                "multiply_by_parameter_scale": "scale_parameter",
+                "weight_decay_rate": "weight_decay",
+            },
+            _optax_adafactor,
+            has_rate=True,
+            absent=("warmup_init",),
+            none={"beta1": 0.0, "weight_decay": 0.0},
+            fixed={"factored": True, "decay_offset": 0, "weight_decay_mask": None},
+        ),
+        "transformers": Convention(
+            {"eps": (1e-30, 1e-3)},
+            {"clip_threshold": "d", "decay_rate": "beta2_decay"},
+            _transformers_adafactor,
+            has_rate=True,
+            none={"lr": 1e-2, "beta1": 0.0},
+        ),
+    },
     "SGD": {
         "keras": Convention({"lr": 0.01}, _KERAS, _keras_sgd, has_rate=True, decoupled=True, absent=("dampening",)),
         "optax": Convention({"lr": None}, _OPTAX, absent=("dampening", "weight_decay")),
@@ -222,8 +337,29 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
         ),
     },
     "LAMB": {
-        "keras": Convention({"eps": 1e-7}, _KERAS_BETAS, _keras_lamb, decoupled=True, absent=("bias_correction",)),
-        "optax": Convention({"lr": None}, _OPTAX_BETAS, absent=("bias_correction",)),
+        "keras": Convention({"eps": 1e-7}, _KERAS_BETAS, _keras_lamb, decoupled=True, absent=_LAMB_FLAGS),
+        "optax": Convention({"lr": None}, _OPTAX_BETAS, absent=_LAMB_FLAGS),
+        "timm": Convention(
+            {"weight_decay": 0.01, "max_norm": 1.0, "always_adapt": False},
+            {"max_grad_norm": "max_norm"},
+            fixed={"grad_averaging": True, "caution": False, "corrected_weight_decay": False},
+        ),
+        "pytorch_optimizer": Convention(
+            {},
+            {},
+            _pytorch_optimizer_lamb,
+            decoupled=True,
+            absent=_LAMB_FLAGS,
+            fixed={
+                "weight_decouple": True,
+                "fixed_decay": False,
+                "rectify": False,
+                "grad_averaging": True,
+                "adam": False,
+                "pre_norm": False,
+                "adam_debias": False,
+            },
+        ),
     },
     "LARS": {"optax": Convention({"lr": None}, _OPTAX, _optax_lars, has_rate=True, absent=("adapt",))},
     "RAdam": {
@@ -258,20 +394,27 @@ def origin(cls: Any) -> str:
 
 
 def translate(cls: Any, convention: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call in PyTorch's names, completed with the framework's defaults.
+    """Return the arguments of a call in PyTorch's names, completed with the library's defaults.
 
     Args:
         cls: The optimizer.
-        convention: The framework, "keras" or "optax".
-        given: The arguments by name, in the framework's names or PyTorch's.
+        convention: The library, such as "keras".
+        given: The arguments by name, in the library's names or PyTorch's.
 
     Raises:
         InvalidType: An argument is given twice, or one without a default is missing.
+        InvalidValue: An argument has another value than the only one that is accepted.
     """
     rules = cls.conventions[convention]
     values: dict[str, Any] = dict(rules.defaults)
     for name, value in given.items():
+        if name in rules.fixed:
+            _check_fixed(cls, convention, name, value)
+            continue
         ours, _, place = rules.names.get(name, name).partition("[")
+        if ours.startswith("-"):
+            ours, value = ours[1:], _negative(name, value)
+        value = rules.none[ours] if value is None and ours in rules.none else value
         if ours != name and ours in given:
             raise InvalidType(f"{cls.__name__} received `{ours}` twice, as `{name}` too. Drop one.")
         if place:
@@ -279,13 +422,26 @@ def translate(cls: Any, convention: str, given: Mapping[str, Any]) -> dict[str, 
             numbers[int(place[0])] = value
             value = tuple(numbers)
         values[ours] = value
-    missing = [name for name, value in values.items() if value is None and name in rules.defaults]
+    missing = [name for name, default in rules.defaults.items() if default is None and values[name] is None]
     if missing:
         raise InvalidType(
             f'{cls.__name__} needs `{missing[0]}` with convention="{convention}", which has no default for it. '
             f"Help: {origin(cls)}'s is {missing[0]}={cls.options[missing[0]].default!r}."
         )
     return values
+
+
+def _check_fixed(cls: Any, convention: str, name: str, value: Any) -> None:
+    only = cls.conventions[convention].fixed[name]
+    if value != only:
+        raise InvalidValue(
+            f'`{name}` of {cls.__name__} must be {only!r} with convention="{convention}"; received {name}={value!r}. '
+            f"Help: {TITLES[convention]}'s other formula has no equal here."
+        )
+
+
+def _negative(name: str, value: Any) -> float:
+    return -as_float(name, value, "a number")
 
 
 def check_convention(cls: Any, values: Mapping[str, Any]) -> None:

@@ -101,6 +101,8 @@ def check_group(optimizer: Any, group: Any) -> None:
     _check_tensors(optimizer, cls, group["params"], index, values)
     if cls.sparse_only:
         _check_dense(cls, group["params"], index)
+    if values["convention"] == "optax" and "min_dim_size_to_factor" in cls.options:
+        _check_largest(cls, group["params"], index, values["min_dim_size_to_factor"])
     if cls.matrix is not None:
         _check_matrices(cls, group["params"], index, values.get("split", 1))
     for name, option in cls.options.items():
@@ -184,6 +186,19 @@ def _check_matrices(cls: Any, params: list[Any], group: int, split: int) -> None
             raise InvalidValue(
                 f"`split` must divide the rows of a parameter; received split={split} for parameter {i} of param group "
                 f"{group} with shape {tuple(p.shape)}. Help: put parameters of fused matrices in a group of their own."
+            )
+
+
+def _check_largest(cls: Any, params: list[Any], group: int, least: int) -> None:
+    """Raise if optax reduces over other dimensions of a parameter than the last two."""
+    for i, entry in enumerate(params):
+        p = entry[1] if isinstance(entry, tuple) else entry
+        largest = sorted(range(p.dim()), key=lambda dim: p.shape[dim])[-2:]
+        if len(largest) == 2 and p.shape[largest[0]] >= least and min(largest) < p.dim() - 2:
+            raise Unsupported(
+                f"optax's {cls.__name__} reduces over the two largest dimensions of a parameter, Piste over the last "
+                f"two; received parameter {i} of param group {group} with shape {tuple(p.shape)}. Help: put it in a "
+                f"group with min_dim_size_to_factor={p.shape[largest[0]] + 1}, which keeps its whole average."
             )
 
 

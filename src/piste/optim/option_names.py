@@ -65,7 +65,7 @@ def offer_convention(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         f' {cls.__name__}({call}, convention="{convention}") has the names, defaults and formula of '
         f"{TITLES[convention]}."
         for convention, rules in cls.conventions.items()
-        if unknown <= set(rules.names)
+        if unknown <= set(rules.arguments)
     )
 
 

@@ -128,7 +128,9 @@ SHARED: dict[str, Option] = {
         "ignore", ("ignore", "skip", "raise"), "skip the step, or raise, if a gradient holds NaN or an infinity"
     ),
     "convention": Choice(
-        "torch", ("torch", "keras", "optax"), "the framework whose formula, defaults and argument names hold"
+        "torch",
+        ("torch", "keras", "optax", "timm", "transformers", "pytorch_optimizer"),
+        "the library whose formula, defaults and argument names hold",
     ),
     "precision": Choice(
         "plain",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..engine import SCALE, ParamState
+from ..engine import SCALE, ParamState, is_matrix
 from ..errors import Unsupported
 from . import checkpoint, precision
 from .eight_bit_state import decode_codes, first_codes
@@ -25,9 +25,10 @@ class Buffer:
         letter: The name in the formula.
         when: The option that must be on for the buffer to exist; None for a buffer that always exists.
         start: The initial value: a number, the name of an option, or "p" for the parameter.
-        shape: "all" for the shape of the parameter. "rows" or "columns" for a number per row or column of a parameter
-            with two or more dimensions, "first" for a number per index of its first dimension, and "vectors" for the
-            shape of a parameter with fewer dimensions; others lack the buffer.
+        shape: "all" for the shape of the parameter. "rows" or "columns" for a number per row or column of a matrix,
+            "first" for a number per index of its first dimension, and "vectors" for the shape of a parameter that is
+            no matrix; others lack the buffer. A matrix has two or more dimensions, and the last two are at least the
+            option `min_dim_size_to_factor`, if the rule has it.
         is_weight: Keep the dtype of the weights, whatever `state_dtype` is.
 
     Example:
@@ -42,10 +43,10 @@ class Buffer:
     shape: Literal["all", "rows", "columns", "first", "vectors"] = "all"
     is_weight: bool = False
 
-    def exists(self, dims: int, group: Mapping[str, Any]) -> bool:
-        """Return whether a parameter of a number of dimensions has the buffer."""
+    def exists(self, is_matrix: bool, group: Mapping[str, Any]) -> bool:
+        """Return whether a matrix, or a parameter that is none, has the buffer."""
         return (self.when is None or bool(group[self.when])) and (
-            self.shape == "all" or (dims > 1) != (self.shape == "vectors")
+            self.shape == "all" or is_matrix != (self.shape == "vectors")
         )
 
     @property
@@ -61,6 +62,11 @@ class Buffer:
         if self.shape in ("rows", "columns") and p.dim() > 1:
             shape[-1 if self.shape == "rows" else -2] = 1
         return tuple(shape)
+
+
+def least_size(group: Mapping[str, Any]) -> int:
+    """Return the least size of the last two dimensions of a matrix, by the options of a group."""
+    return int(group.get("min_dim_size_to_factor", 0))
 
 
 def as_buffer(declared: str | Buffer) -> Buffer:
@@ -87,7 +93,7 @@ def existing_state(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> Param
 def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Return the buffers and counters of a parameter, in the order of the rule, and the scales of buffers of 8 bits."""
     rule = optimizer.rule_of(group)
-    kept = {key: b for key, b in rule.buffers.items() if b.exists(p.dim(), group)}
+    kept = {key: b for key, b in rule.buffers.items() if b.exists(is_matrix(p, least_size(group)), group)}
     mode = group["precision"] if precision.is_narrow(p, group) else "plain"
     state = optimizer._state[p] if rule.counts_steps or kept or mode != "plain" else {}
     device = p.device if _counts_on_device(group) else "cpu"

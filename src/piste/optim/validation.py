@@ -32,7 +32,7 @@ def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params:
     convention = kwargs.get("convention", "torch")
     SHARED["convention"].check("convention", convention)
     check_convention(cls, {"convention": convention})
-    known = {*all_options(cls), *(cls.conventions[convention].names if convention != "torch" else ())}
+    known = {*all_options(cls), *(cls.conventions[convention].arguments if convention != "torch" else ())}
     unknown = [name for name in kwargs if name not in known]
     if not has_params or len(unknown) > 1:
         raise misuse(cls, args, kwargs, unknown, has_params)
@@ -102,7 +102,9 @@ def check_values(cls: Any, values: Mapping[str, Any], where: str = "") -> None:
 def _check_8_bits(cls: Any, values: Mapping[str, Any]) -> None:
     """Raise if no state of the optimizer can have 8 bits."""
     buffers = cls.buffers.values()
-    if values.get("state_dtype") != "int8" or not buffers or any(buffer.may_have_8_bits for buffer in buffers):
+    by_row = any(buffer.shape == "rows" for buffer in buffers)
+    may_have_8_bits = any(buffer.may_have_8_bits for buffer in buffers) and not by_row
+    if values.get("state_dtype") != "int8" or not buffers or may_have_8_bits:
         return
     kind = (
         "the weights before averaging"
