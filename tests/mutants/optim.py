@@ -20,11 +20,14 @@ from tests.optim.record_references import trajectory
 from tests.optim.rejections import weights
 from tests.optim.test_conventions import (
     LEARNING_RATES,
+    OF_LIBRARIES,
+    ONLY,
     RUNS,
     SMALL_NORMS,
     late_steps,
     path_of,
     steps_of_small_norms,
+    tolerance_of,
     zero_gradient_step,
 )
 from tests.optim.test_references import RUNS as REFERENCES
@@ -141,8 +144,11 @@ def subjects() -> list[Subject]:
         equivalent = EQUIVALENT.get(module, {})
         found.append(Subject(module, parts, _check_all, (PLANS, BASE, *files, MUON, ADAFACTOR), equivalent))
     formulas = [rules.update for known in CONVENTIONS.values() for rules in known.values() if rules.update is not None]
-    names = tuple(dict.fromkeys([*(formula.__name__ for formula in formulas), "CONVENTIONS"]))
-    found.append(Subject(CONVENTION, names, _check_conventions, (STEP, PLANS, BASE, *files), EQUIVALENT[CONVENTION]))
+    shared = ("_added_epsilon", "_size", "CONVENTIONS")
+    names = tuple(dict.fromkeys([*(formula.__name__ for formula in formulas), *shared]))
+    found.append(
+        Subject(CONVENTION, names, _check_conventions, (STEP, PLANS, BASE, *files, ADAFACTOR), EQUIVALENT[CONVENTION])
+    )
     equivalent = {f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL}
     found.append(Subject(MUON, ("Muon.before", "Muon.matrix", "orthogonalize"), _check_muon, equivalent=equivalent))
     found.append(Subject(NORMUON, ("NorMuon.matrix", "NorMuon.buffers"), _check_normuon))
@@ -184,7 +190,10 @@ def _check_adafactor(modules: Mapping[str, ModuleType]) -> str | None:
                 pairs = [(p, q), *((a.state[p].get(key), value) for key, value in b.state[q].items())]
                 if any(x is None or not torch.allclose(x, y, rtol=1e-12, atol=1e-14) for x, y in pairs):
                     return f"Adafactor({options}): {p.tolist()} at step {seed + 1}"
-    return None
+    faults = (
+        adafactor.find_fault(partial(modules[ADAFACTOR].Adafactor, fused=False), o) for o in adafactor.MORE_OPTIONS
+    )
+    return next(filter(None, faults), None)
 
 
 def _check_shared_formulas(modules: Mapping[str, ModuleType]) -> str | None:
@@ -349,12 +358,19 @@ def _check_prodigy(modules: Mapping[str, ModuleType]) -> str | None:
 
 def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:
     """The first recorded trajectory of another framework that is missed, or a default that no trajectory shows."""
-    optimizers = {name: getattr(modules[cls.__module__], name) for name, cls in ELEMENTWISE.items()}
+    known = (*ELEMENTWISE.items(), ("Adafactor", OPTIMIZERS["Adafactor"]))
+    optimizers = {name: getattr(modules[cls.__module__], name) for name, cls in known}
     for framework, run in RUNS:
         expected = torch.tensor(run["path"], dtype=torch.float64)
         path = path_of(framework, run, False, optimizers)
-        if not torch.allclose(path, expected, rtol=1e-12, atol=1e-12):
+        tolerance = tolerance_of(framework, run)
+        if not torch.allclose(path, expected, rtol=tolerance, atol=tolerance):
             return f"{framework}, {run['name']}({run['options']}) moved to {path[-1].tolist()}"
+    for name, convention, given, expected in OF_LIBRARIES:
+        if not optimizers[name](weights(), **given, convention=convention).param_groups[0].items() >= expected.items():
+            return f"{name}({given}) of {convention} has other options"
+    for name, convention, only in ONLY:
+        optimizers[name](weights(), lr=0.1, **only, convention=convention)
     for name, default in LEARNING_RATES.items():
         found = optimizers[name](weights(), convention="keras").param_groups[0]["lr"]
         if found != default:

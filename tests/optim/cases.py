@@ -129,6 +129,9 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         *MOMENTS,
         {"bias_correction": False},
         {"lr": 0.25, "betas": (0.5, 0.75), "eps": 0.125, "weight_decay": 0.3, "bias_correction": False},
+        {"lr": 0.25, "betas": (0.5, 0.75), "weight_decay": 0.3, "trust_clip": True, "always_adapt": False},
+        {"lr": 0.25, "betas": (0.5, 0.75), "trust_clip": True},
+        {"lr": 0.25, "betas": (0.5, 0.75), "always_adapt": False},
     ],
     "LARS": [
         *DECAYS,

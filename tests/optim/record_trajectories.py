@@ -99,6 +99,12 @@ OPTAX = [
         "adafactor",
         {"momentum": 0.5, "clipping_threshold": None, "multiply_by_parameter_scale": False, "weight_decay_rate": 0.1},
     ),
+    (
+        "Adafactor",
+        "big_vision",
+        {"momentum": 0.5, "clipping_threshold": None, "multiply_by_parameter_scale": False}
+        | {"beta2_cap": 0.6, "min_dim_size_to_factor": 2},
+    ),
 ]
 TIMM = [
     ("LAMB", {}),
@@ -146,6 +152,19 @@ def run_keras(name: str, options: dict, lr: float, falls: bool, scale: float, st
     return path
 
 
+def big_vision(lr: Any, momentum: float, beta2_cap: float, min_dim_size_to_factor: int, **fixed: Any) -> Any:
+    """Return the Adafactor of big_vision, which composes it of the same transformations of optax."""
+    assert fixed == {"clipping_threshold": None, "multiply_by_parameter_scale": False}
+    return optax.chain(
+        optax.scale_by_factored_rms(
+            min_dim_size_to_factor=min_dim_size_to_factor,
+            decay_rate_fn=lambda i, power: jnp.minimum(beta2_cap, 1 - (jnp.array(i, jnp.float32) + 1) ** -power),
+        ),
+        optax.ema(momentum, debias=False),
+        optax.scale_by_learning_rate(lr),
+    )
+
+
 def run_torch(make: Any, name: str, options: dict, lr: float | None, falls: bool, scale: float, start: list) -> list:
     import torch
 
@@ -164,7 +183,7 @@ def run_torch(make: Any, name: str, options: dict, lr: float | None, falls: bool
 def run_optax(name: str, options: dict, lr: float, falls: bool, scale: float, start: list) -> list:
     # Rprop takes a number, the first step.
     schedule = (lambda t: jnp.where(t >= FALL, lr / 10, lr)) if falls and name != "rprop" else lr
-    optimizer = getattr(optax, name)(schedule, **options)
+    optimizer = big_vision(schedule, **options) if name == "big_vision" else getattr(optax, name)(schedule, **options)
     p = jnp.array(start)
     state = optimizer.init(p)
     path = []
@@ -188,7 +207,7 @@ def recorded_runs(cases: list, run: Callable[..., list], lr: float | None = LR) 
         }
         for name, called, options in cases
         for start in ((START, MATRIX) if name == "Adafactor" else (START,))
-        for falls in ((False,) if lr is None else (False, True))
+        for falls in ((False,) if lr is None or called == "big_vision" else (False, True))
         for scale in (1.0, 1e-6)
     ]
 

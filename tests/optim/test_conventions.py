@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,10 +114,88 @@ def test_without_the_convention_such_calls_name_the_call_to_write(name, options,
     )
 
 
-def test_defaults_are_those_of_the_framework():
-    assert RMSprop(weights(), convention="keras").param_groups[0]["alpha"] == 0.9
-    group = OPTIMIZERS["AdamW"](weights(), learning_rate=0.1, convention="optax").param_groups[0]
-    assert (group["lr"], group["weight_decay"], group["convention"]) == (0.1, 1e-4, "optax")
+OF_LIBRARIES = [
+    ("RMSprop", "keras", {}, {"alpha": 0.9}),
+    ("AdamW", "optax", {"learning_rate": 0.1}, {"lr": 0.1, "weight_decay": 1e-4, "convention": "optax"}),
+    ("LAMB", "timm", {}, {"weight_decay": 0.01, "max_norm": 1.0, "always_adapt": False, "trust_clip": False}),
+    ("LAMB", "timm", {"max_grad_norm": None}, {"max_norm": None}),
+    ("LAMB", "pytorch_optimizer", {}, {"lr": 1e-3, "eps": 1e-6, "weight_decay": 0.0, "max_norm": None}),
+    ("Adafactor", "keras", {"weight_decay": None}, {"lr": 1e-3, "eps": (1e-30, 1e-3), "weight_decay": 0.0}),
+    (
+        "Adafactor",
+        "optax",
+        {"learning_rate": 0.1, "momentum": None, "weight_decay_rate": None, "clipping_threshold": None},
+        {"eps": (1e-30, 1e-3), "beta2_decay": -0.8, "beta1": 0.0, "weight_decay": 0.0, "d": None}
+        | {"relative_step": False, "min_dim_size_to_factor": 128},
+    ),
+    ("Adafactor", "optax", {"learning_rate": 0.1, "decay_rate": 0.5, "eps": 1e-8}, {"beta2_decay": -0.5}),
+    ("Adafactor", "transformers", {"lr": None, "beta1": None}, {"lr": 1e-2, "beta1": 0.0, "eps": (1e-30, 1e-3)}),
+]
+"""Calls in the names of a library, and options of the param group."""
+
+
+@pytest.mark.parametrize(("name", "convention", "given", "expected"), OF_LIBRARIES)
+def test_defaults_and_names_are_those_of_the_library(name, convention, given, expected):
+    assert OPTIMIZERS[name](weights(), **given, convention=convention).param_groups[0].items() >= expected.items()
+
+
+ONLY = [
+    ("LAMB", "timm", {"grad_averaging": True, "caution": False, "corrected_weight_decay": False}),
+    (
+        "LAMB",
+        "pytorch_optimizer",
+        {"weight_decouple": True, "fixed_decay": False, "rectify": False, "grad_averaging": True, "adam": False}
+        | {"pre_norm": False, "adam_debias": False},
+    ),
+    ("Adafactor", "keras", {"relative_step": True}),
+    ("Adafactor", "optax", {"factored": True, "decay_offset": 0, "weight_decay_mask": None}),
+]
+"""Arguments of a library that are accepted with one value."""
+
+
+@pytest.mark.parametrize(("name", "convention", "only"), ONLY)
+def test_arguments_of_a_library_with_one_value_are_accepted_with_that_value(name, convention, only):
+    rate = {"lr": 0.1}
+    OPTIMIZERS[name](weights(), **rate, **only, convention=convention)
+    for argument, value in only.items():
+        other = not value
+        words = (
+            f'`{argument}` of {name} must be {value!r} with convention="{convention}"; received {argument}={other!r}. '
+            f"Help: {TITLES[convention]}'s other formula has no equal here."
+        )
+        call = partial(OPTIMIZERS[name], weights(), **rate, **{argument: other}, convention=convention)
+        assert_rejected(InvalidValue, call, words)
+
+
+def test_a_rate_of_the_wrong_type_is_rejected_by_its_name_in_the_library():
+    assert_rejected(
+        InvalidType,
+        lambda: OPTIMIZERS["Adafactor"](weights(), learning_rate=0.1, decay_rate="0.8", convention="optax"),
+        "`decay_rate` must be a number; received the string '0.8'.",
+    )
+
+
+def test_calls_of_transformers_and_timm_name_the_convention():
+    assert_rejected(
+        InvalidType,
+        lambda: OPTIMIZERS["Adafactor"](weights(), clip_threshold=1.0, decay_rate=-0.8, lr=None),
+        "Adafactor(model.parameters(), clip_threshold=1.0, decay_rate=-0.8, lr=None, "
+        'convention="transformers") has the names, defaults and formula of transformers.',
+    )
+    assert_rejected(
+        InvalidType,
+        lambda: OPTIMIZERS["LAMB"](weights(), max_grad_norm=1.0),
+        'LAMB(model.parameters(), max_grad_norm=1.0, convention="timm") has the names, defaults and formula of timm.',
+    )
+
+
+def test_a_lamb_that_adapts_decayed_weights_alone_needs_the_decay_of_the_update():
+    assert_rejected(
+        InvalidValue,
+        lambda: OPTIMIZERS["LAMB"](weights(), convention="timm", decoupled_decay="lr"),
+        "always_adapt=False asks for the weight decay of the update, which decoupled_decay replaces; received "
+        'decoupled_decay="lr". Help: set always_adapt=True, and give parameters that are not to be adapted to AdamW.',
+    )
 
 
 LEARNING_RATES = {
@@ -215,6 +294,9 @@ def test_an_argument_given_twice_is_rejected():
         ("AdamW", {"lr": 0.1, "amsgrad": True, "convention": "optax"}),
         ("LAMB", {"bias_correction": False, "convention": "keras"}),
         ("LAMB", {"lr": 0.1, "bias_correction": False, "convention": "optax"}),
+        ("LAMB", {"trust_clip": True, "convention": "pytorch_optimizer"}),
+        ("Adafactor", {"beta1": 0.9, "convention": "keras"}),
+        ("Adafactor", {"lr": 0.1, "warmup_init": True, "convention": "optax"}),
         ("LARS", {"lr": 0.1, "adapt": False, "convention": "optax"}),
         ("RAdam", {"lr": 0.1, "weight_decay": 0.1, "convention": "optax"}),
         ("AdaBelief", {"lr": 0.1, "weight_decay": 0.1, "convention": "optax"}),
@@ -281,6 +363,15 @@ def test_the_report_says_where_the_formulas_agree():
     assert text.endswith("Piste's formula with these numbers gives the same updates.")
 
 
+def test_the_report_of_a_rule_with_rows_compares_matrices_and_lists_shared_options():
+    text = port("transformers", "Adafactor", relative_step=False, lr=1e-3, weight_decay=0.1)
+    assert "relative_step: False (PyTorch's default: True)" in text
+    assert "PyTorch's formula with these numbers gives other updates" in text
+    text = port("timm", "LAMB", weight_decay=0.1)
+    assert "max_norm: 1.0 (Piste's default: None)" in text
+    assert text.endswith("Piste's formula with these numbers gives the same updates.")
+
+
 def test_the_lines_of_the_report_run():
     class Model:
         def parameters(self):
@@ -292,7 +383,11 @@ def test_the_lines_of_the_report_run():
 
 
 def test_wrong_calls_of_the_report_are_rejected():
-    assert_rejected(InvalidValue, lambda: port("jax", "Adam"), '`framework` must be one of "keras", "optax"; received')
+    assert_rejected(
+        InvalidValue,
+        lambda: port("jax", "Adam"),
+        '`framework` must be one of "keras", "optax", "timm", "transformers", "pytorch_optimizer"; received',
+    )
     assert_rejected(InvalidValue, lambda: port("keras", "Adan"), "received 'Adan'. Did you mean `Adam`")
     assert_rejected(InvalidType, lambda: port("keras", "Adam", rho=0.9), "Adam has no option `rho`")
     assert_rejected(InvalidType, lambda: port("optax", "Adam"), "Adam needs `lr`")

@@ -114,7 +114,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         decoupled_weight_decay=False,
     ),
     "Adan": dict(lr=1e-3, betas=(0.98, 0.92, 0.99), eps=1e-8, weight_decay=0, maximize=False),
-    "LAMB": dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0, bias_correction=True, maximize=False),
+    "LAMB": dict(
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        weight_decay=0,
+        bias_correction=True,
+        trust_clip=False,
+        always_adapt=True,
+        maximize=False,
+    ),
     "LARS": dict(
         lr=1e-3, momentum=0.9, weight_decay=0, trust_coefficient=1e-3, nesterov=False, adapt=True, maximize=False
     ),

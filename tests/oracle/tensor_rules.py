@@ -13,7 +13,10 @@ def two_norm(xs: Sequence[Number]) -> Number:
 
 
 def lamb(ps, gs, ss, t, o):
-    """You et al. 2020, algorithm 2, with phi(z) = z; the decay is part of the update whose norm counts."""
+    """You et al. 2020, algorithm 2, with phi(z) = z; the decay is part of the update whose norm counts.
+
+    `trust_clip` and `always_adapt` are those of timm.
+    """
     beta1, beta2 = o.betas
     updates, after = [], []
     for p, g, s in zip(ps, gs, ss, strict=True):
@@ -26,6 +29,10 @@ def lamb(ps, gs, ss, t, o):
         updates.append(m / (v.sqrt() + o.eps) + o.weight_decay * p)
     size, length = two_norm(ps), two_norm(updates)
     ratio = size / length if size and length else Number(1)
+    if o.trust_clip and ratio > 1:
+        ratio = Number(1)
+    if not o.always_adapt and o.weight_decay == 0:
+        ratio = Number(1)
     return [p - o.lr * ratio * u for p, u in zip(ps, updates, strict=True)], after
 
 

@@ -62,6 +62,7 @@ __all__ = [
     "dispatcher_of",
     "explain",
     "full_precision",
+    "is_matrix",
     "is_sharded",
     "parameters",
     "positions",

@@ -117,8 +117,8 @@ class Adafactor(Optimizer):
     def validate_options(cls, values: Mapping[str, Any]) -> None:
         if values["warmup_init"] and not values["relative_step"]:
             raise InvalidValue(
-                "warmup_init=True requires relative_step=True; received relative_step=False. Help: warm up the learning "
-                "rate with a schedule, such as piste.optim.lr_scheduler.WarmupConstantLR."
+                "warmup_init=True requires relative_step=True; received relative_step=False. Help: warm up the rate "
+                "with a schedule, such as piste.optim.lr_scheduler.WarmupConstantLR."
             )
         if values["convention"] == "transformers" and values["relative_step"] and values["lr"] != 1e-2:
             raise InvalidValue(

@@ -230,48 +230,6 @@ _OPTAX_BETAS = {**_OPTAX, "b1": "betas[0]", "b2": "betas[1]"}
 _LAMB_FLAGS = ("bias_correction", "trust_clip", "always_adapt")
 
 CONVENTIONS: dict[str, dict[str, Convention]] = {
-    "Adafactor": {
-        "keras": Convention(
-            {"lr": 0.001, "eps": (1e-30, 1e-3)},
-            {
-                **_KERAS,
-                "beta_2_decay": "beta2_decay",
-                "epsilon_1": "eps[0]",
-                "epsilon_2": "eps[1]",
-                "clip_threshold": "d",
-            },
-            _keras_adafactor,
-            has_rate=True,
-            decoupled=True,
-            absent=("beta1", "beta2_cap", "scale_parameter", "relative_step", "warmup_init", "min_dim_size_to_factor"),
-            none={"weight_decay": 0.0},
-            fixed={"relative_step": True},
-        ),
-        "optax": Convention(
-            {"lr": None, "eps": (1e-30, 1e-3), "relative_step": False, "min_dim_size_to_factor": 128},
-            {
-                **_OPTAX,
-                "decay_rate": "-beta2_decay",
-                "eps": "eps[0]",
-                "clipping_threshold": "d",
-                "momentum": "beta1",
-                "multiply_by_parameter_scale": "scale_parameter",
-                "weight_decay_rate": "weight_decay",
-            },
-            _optax_adafactor,
-            has_rate=True,
-            absent=("warmup_init",),
-            none={"beta1": 0.0, "weight_decay": 0.0},
-            fixed={"factored": True, "decay_offset": 0, "weight_decay_mask": None},
-        ),
-        "transformers": Convention(
-            {"eps": (1e-30, 1e-3)},
-            {"clip_threshold": "d", "decay_rate": "beta2_decay"},
-            _transformers_adafactor,
-            has_rate=True,
-            none={"lr": 1e-2, "beta1": 0.0},
-        ),
-    },
     "SGD": {
         "keras": Convention({"lr": 0.01}, _KERAS, _keras_sgd, has_rate=True, decoupled=True, absent=("dampening",)),
         "optax": Convention({"lr": None}, _OPTAX, absent=("dampening", "weight_decay")),
@@ -383,6 +341,48 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
     "Lion": {
         "keras": Convention({"lr": 0.001}, _KERAS_BETAS),
         "optax": Convention({"lr": None, "weight_decay": 1e-3}, _OPTAX_BETAS),
+    },
+    "Adafactor": {
+        "keras": Convention(
+            {"lr": 0.001, "eps": (1e-30, 1e-3)},
+            {
+                **_KERAS,
+                "beta_2_decay": "beta2_decay",
+                "epsilon_1": "eps[0]",
+                "epsilon_2": "eps[1]",
+                "clip_threshold": "d",
+            },
+            _keras_adafactor,
+            has_rate=True,
+            decoupled=True,
+            absent=("beta1", "beta2_cap", "scale_parameter", "relative_step", "warmup_init", "min_dim_size_to_factor"),
+            none={"weight_decay": 0.0},
+            fixed={"relative_step": True},
+        ),
+        "optax": Convention(
+            {"lr": None, "eps": (1e-30, 1e-3), "relative_step": False, "min_dim_size_to_factor": 128},
+            {
+                **_OPTAX,
+                "decay_rate": "-beta2_decay",
+                "eps": "eps[0]",
+                "clipping_threshold": "d",
+                "momentum": "beta1",
+                "multiply_by_parameter_scale": "scale_parameter",
+                "weight_decay_rate": "weight_decay",
+            },
+            _optax_adafactor,
+            has_rate=True,
+            absent=("warmup_init",),
+            none={"beta1": 0.0, "weight_decay": 0.0},
+            fixed={"factored": True, "decay_offset": 0, "weight_decay_mask": None},
+        ),
+        "transformers": Convention(
+            {"eps": (1e-30, 1e-3)},
+            {"clip_threshold": "d", "decay_rate": "beta2_decay"},
+            _transformers_adafactor,
+            has_rate=True,
+            none={"lr": 1e-2, "beta1": 0.0},
+        ),
     },
 }
 """The conventions of each optimizer, by the name of its class."""

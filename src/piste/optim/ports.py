@@ -1,4 +1,4 @@
-"""The report of a port: what a call of Keras or optax means here, and how far PyTorch's formula is from it."""
+"""The report of a port: what a call of another library means here, and how far PyTorch's formula is from it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from ..errors import InvalidValue, did_you_mean
 from .conventions import CONVENTIONS, TITLES, origin, translate
+from .declaration import all_options
 from .registry import OPTIMIZERS
 
 __all__ = ["port"]
@@ -17,12 +18,12 @@ _STEPS = 5
 
 
 def port(framework: str, name: str, **options: Any) -> str:
-    """Return what the call of another framework's optimizer means here.
+    """Return what the call of another library's optimizer means here.
 
     Args:
-        framework: "keras" or "optax".
+        framework: "keras", "optax", "timm", "transformers" or "pytorch_optimizer".
         name: The optimizer, such as "RMSprop" or "rmsprop".
-        **options: The arguments of the call, in the framework's names.
+        **options: The arguments of the call, in the library's names.
 
     Returns:
         The line to write; each option that differs from PyTorch's default; and the largest relative difference between
@@ -46,7 +47,8 @@ def port(framework: str, name: str, **options: Any) -> str:
           6.77e+04% at gradients of 1e-06
     """
     if framework not in TITLES:
-        raise InvalidValue(f'`framework` must be one of "keras", "optax"; received {framework!r}.')
+        known = ", ".join(f'"{title}"' for title in TITLES)
+        raise InvalidValue(f"`framework` must be one of {known}; received {framework!r}.")
     names = {known.lower(): known for known, rules in CONVENTIONS.items() if framework in rules}
     if name.lower() not in names:
         raise InvalidValue(
@@ -57,15 +59,16 @@ def port(framework: str, name: str, **options: Any) -> str:
     with_theirs = _updates(cls, {**options, "convention": framework})  # rejects wrong options
     ours = translate(cls, framework, options)
     given = "".join(f"{key}={value!r}, " for key, value in options.items())
+    declared = all_options(cls)
     lines = [f'piste.optim.{cls.__name__}(model.parameters(), {given}convention="{framework}")']
     lines += [
-        f"{key}: {value} ({origin(cls)}'s default: {cls.options[key].default})"
+        f"{key}: {value} ({origin(cls)}'s default: {declared[key].default})"
         for key, value in ours.items()
-        if key in cls.options and value != cls.options[key].default
+        if key in declared and value != declared[key].default
     ]
     if CONVENTIONS[cls.__name__][framework].decoupled and ours.get("weight_decay"):
         ours["decoupled_weight_decay"] = True
-    ours = {key: value for key, value in ours.items() if key in cls.options}
+    ours = {key: value for key, value in ours.items() if key in declared}
     differences = [
         ((a - b).abs() / a.abs()).max().item() for a, b in zip(with_theirs, _updates(cls, ours), strict=True)
     ]
@@ -77,15 +80,20 @@ def port(framework: str, name: str, **options: Any) -> str:
 
 
 def _updates(cls: Any, options: dict[str, Any]) -> list[torch.Tensor]:
-    """Return the updates of a few steps with gradients of each size, in float64."""
+    """Return the updates of a few steps with gradients of each size, in float64.
+
+    The parameter is a number; that of a rule that reduces over rows and columns is a matrix.
+    """
     found = []
+    start = torch.zeros(1) if cls.elementwise else torch.tensor([[1.0, -2.0], [0.5, 3.0]])
     for size in _SIZES:
-        p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        p = start.double().requires_grad_()
+        g = torch.linspace(1, p.numel(), p.numel(), dtype=p.dtype).reshape(p.shape)
         optimizer = cls([p], fused=False, **options)
         path = [p.detach().clone()]
         for t in range(_STEPS):
-            p.grad = torch.full_like(p, size * (1 + 0.5 * (-1) ** t))
+            p.grad = g * size * (1 + 0.5 * (-1) ** t)
             optimizer.step()
             path.append(p.detach().clone())
-        found.append(torch.cat(path).diff())
+        found.append(torch.stack(path).diff(dim=0))
     return found
