@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 import piste
 
@@ -28,7 +28,7 @@ Composed = Callable[[Tensor, Tensor], Tensor]
 def sigmoid_focal(x: Tensor, y: Tensor) -> Tensor:
     p = torch.sigmoid(x)
     q = p * y + (1 - p) * (1 - y)
-    loss = F.binary_cross_entropy_with_logits(x, y, reduction="none") * (1 - q) ** 2
+    loss = functional.binary_cross_entropy_with_logits(x, y, reduction="none") * (1 - q) ** 2
     return ((0.25 * y + 0.75 * (1 - y)) * loss).mean()
 
 
@@ -41,7 +41,7 @@ def asymmetric(x: Tensor, y: Tensor) -> Tensor:
 
 
 def focal(x: Tensor, k: Tensor) -> Tensor:
-    loss = F.cross_entropy(x, k, reduction="none")
+    loss = functional.cross_entropy(x, k, reduction="none")
     return ((1 - torch.exp(-loss)) ** 2 * loss).mean()
 
 
@@ -49,7 +49,7 @@ def probabilities(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the softmax and the labels of class indices, or the sigmoid and the labels as they are."""
     if y.dim() == x.dim():
         return x.sigmoid(), y
-    return x.softmax(1), F.one_hot(y, x.shape[1]).movedim(-1, 1).to(x.dtype)
+    return x.softmax(1), functional.one_hot(y, x.shape[1]).movedim(-1, 1).to(x.dtype)
 
 
 def sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
