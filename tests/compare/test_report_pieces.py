@@ -1,9 +1,12 @@
 """The parts of a report: raw runs, plots of the search, fonts, axes of flat curves, and the methods for notebooks."""
 
+import copy
 import csv
+import dataclasses
 import html
 import io
 import json
+import math
 import re
 import sys
 import types
@@ -12,9 +15,10 @@ import pytest
 
 from piste.compare import Loop, compare_task
 from piste.compare.report import fonts
-from piste.compare.report.figures import learning_rate_figure, new_figure, save_figure, widened
+from piste.compare.report.figures import new_figure, save_figure, widened
 from piste.compare.report.files import to_json_data
 from piste.compare.report.html import render_html
+from piste.compare.report.learning_rates import learning_rate_figure
 from piste.compare.report.plots import page_plots
 from piste.errors import Unsupported
 from tests.compare.small import task
@@ -249,3 +253,26 @@ def test_marks_and_learning_rates_tell_loops_apart(of_loops):
         "Adam · plain", "Adam · slow", "SGD · plain", "SGD · slow",
     ]  # fmt: skip
     assert len({(line.get_color(), line.get_linestyle()) for line in entries.get_lines()}) == 4
+
+
+@pytest.mark.parametrize(("errors", "axis"), [([0.5, 1.0, 40.0], "log"), ([0.5, 1.0, 4.0], "linear")])
+def test_results_of_a_search_that_span_decades_have_logarithmic_axes(of_loops, errors, axis):
+    found = copy.copy(of_loops)
+    found.higher_is_better = False
+    finished = [r for r in of_loops.tries if r.status == "done"][:3]
+    found.tries = [dataclasses.replace(r, metrics=[e]) for r, e in zip(finished, errors, strict=True)]
+    plots = dict(page_plots(found))
+    rates = plots["rates"]["figure"]
+    assert rates["layout"]["yaxis"].get("type", "linear") == axis
+    last = plots["parallel"]["figure"]["data"][0]["dimensions"][-1]
+    shown = [math.log10(e) for e in errors] if axis == "log" else errors
+    assert last["values"] == pytest.approx(shown)
+    assert learning_rate_figure(found).axes[0].get_yscale() == axis
+    found.higher_is_better = True
+    assert dict(page_plots(found))["rates"]["figure"]["layout"]["yaxis"].get("type", "linear") == "linear"
+    assert learning_rate_figure(found).axes[0].get_yscale() == "linear"
+
+
+def test_the_longest_candidate_fits_into_the_margin_of_the_parallel_coordinates(of_loops):
+    margin = dict(page_plots(of_loops))["parallel"]["figure"]["layout"]["margin"]["l"]
+    assert margin >= 6 * len("Adam · cross_entropy · plain")

@@ -7,8 +7,8 @@ import pytest
 
 from piste.compare.analysis.differences import compare_with_best
 from piste.compare.analysis.evidence import Evidence
-from piste.compare.analysis.verdict import decide
-from piste.compare.results import Verdict
+from piste.compare.analysis.verdict import _needed, decide
+from piste.compare.results import Difference, Verdict
 
 
 def hits(*, share, count=300, seeds=5, disagreement=0.02, seed=0):
@@ -179,3 +179,22 @@ def test_conditions_of_the_comparison_are_named():
     assert "includes the variation between searches" in decide(evidence, "r2", True, searched=True).limits
     assert "It is about the default learning rates" in decide(evidence, "r2", True, at_defaults=True).limits
     assert "default learning rates" not in decide(evidence, "r2", True).limits
+
+
+def test_many_undecided_candidates_are_summed_up_by_the_fewest_and_the_most_seeds():
+    found = [
+        Difference(name, 0.1, -0.1, 0.3, 0.2, "undecided", seeds)
+        for name, seeds in zip("bcde", (9, 4, 60, 7), strict=True)
+    ]
+    assert _needed(found[:3]) == (
+        "To decide, if the differences are as observed: b takes about 9 seeds; c takes about 4 seeds; "
+        "d takes about 60 seeds."
+    )
+    assert _needed(found) == (
+        "To decide, if the differences are as observed: c takes about 4 seeds, d about 60, the others between them."
+    )
+    hopeless = [Difference(name, 0.1, -0.1, 0.3, 0.2, "undecided") for name in "fghi"]
+    assert _needed([*found, *hopeless]) == (
+        "To decide, if the differences are as observed: c takes about 4 seeds, d about 60, the others between them; "
+        "4 candidates take more than 200 seeds, or more of both."
+    )

@@ -10,6 +10,8 @@ from ..results import LEVEL, Difference, Verdict
 from .differences import MAX_SEEDS, compare_with_best
 from .evidence import Evidence
 
+MOST_LISTED = 3
+"""The largest number of undecided candidates that are listed with their seeds."""
 RECOMMENDED_SEEDS = 5
 """With fewer seeds only large differences can be shown, and the verdict says so."""
 
@@ -159,7 +161,15 @@ def _limits(
 def _needed(differences: Sequence[Difference]) -> str:
     """Return the seeds or examples that would decide each undecided difference, if it is as large as observed."""
     parts, without = [], []
-    for d in (d for d in differences if d.outcome == "undecided"):
+    undecided = [d for d in differences if d.outcome == "undecided"]
+    by_seeds = sorted((d for d in undecided if d.seeds is not None), key=lambda d: d.seeds or 0)
+    if len(by_seeds) > MOST_LISTED:
+        first, *_, last = by_seeds
+        parts.append(
+            f"{first.name} takes about {first.seeds} seeds, {last.name} about {last.seeds}, the others between them"
+        )
+        undecided = [d for d in undecided if d.seeds is None]
+    for d in undecided:
         seeds = "" if d.seeds is None else f"{d.seeds} seeds"
         examples = "" if d.examples is None else f"{_rounded(d.examples)} validation examples"
         if seeds and examples:
@@ -168,7 +178,9 @@ def _needed(differences: Sequence[Difference]) -> str:
             parts.append(f"{d.name} takes about {seeds or examples}")
         else:
             without.append(d.name)
-    if without:
+    if len(without) > MOST_LISTED:
+        parts.append(f"{len(without)} candidates take more than {MAX_SEEDS} seeds, or more of both")
+    elif without:
         parts.append(f"{_join(without)} take{'s' * (len(without) == 1)} more than {MAX_SEEDS} seeds, or more of both")
     return f"To decide, if the differences are as observed: {'; '.join(parts)}." if parts else ""
 

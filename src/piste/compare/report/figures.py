@@ -120,44 +120,6 @@ def curve_figure(comparison: Summary) -> Any:
     return figure
 
 
-def learning_rate_figure(comparison: Summary) -> Any:
-    """Return the result of every learning rate of the searches, a panel for each loss; a diamond marks the default."""
-    losses = list(dict.fromkeys(row.loss for row in comparison.rows))
-    figure = new_figure(max(7.5, 4.2 * len(losses) + 1.6), 4.8)
-    style = styles(comparison)
-    entries: dict[str, Any] = {}
-    for loss, axes in zip(losses, figure.subplots(1, len(losses), sharey=True, squeeze=False)[0], strict=True):
-        for name in dict.fromkeys(r.curve for r in comparison.tries if r.loss == loss):
-            trials = [r for r in comparison.tries if r.loss == loss and r.curve == name]
-            finished = sorted((r.seed, r.lr, r.metrics[-1]) for r in trials if r.status == "done")
-            line = {**style[name], **({"linestyle": ""} if any(r.options for r in trials) else {})}
-            for seed in dict.fromkeys(number for number, _, _ in finished):  # a line for each search
-                points = [(lr, value) for number, lr, value in finished if number == seed]
-                (entries[name],) = axes.plot(*zip(*points, strict=True), **line, lw=1.4, marker="o", ms=3.5)
-            unfinished = [r.lr for r in trials if r.status != "done"]
-            axes.plot(
-                unfinished,
-                [0.01] * len(unfinished),
-                "|",
-                ms=8,
-                color=style[name]["color"],
-                transform=axes.get_xaxis_transform(),
-            )
-            default = [(lr, value) for _, lr, value in finished if lr == trials[0].lr]
-            if default:
-                axes.plot(*zip(*default, strict=True), "D", ms=7, mfc="none", mew=1.5, color=style[name]["color"])
-        axes.set_xscale("log")
-        axes.set_xlabel(translated("learning rate"), color=INK)
-        axes.set_title(loss, fontsize=10, color=INK)
-        _style_axes(axes)
-    figure.axes[0].set_ylabel(translated(f"{comparison.metric}, validation, searches"), color=INK)
-    figure.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
-    title = translated("result by learning rate. Diamond: default. Ticks below: pruned or diverged.")
-    figure.suptitle(f"{comparison.name}: {title}", fontsize=11, color=INK, x=0.01, ha="left")
-    show_as_text(figure)
-    return figure
-
-
 def _title(comparison: Summary, width: float) -> str:
     settings = comparison.settings
     seeds = comparison.seeds
@@ -198,10 +160,11 @@ def _panel(comparison: Summary, axes: Any, results: Sequence[Result], attribute:
     axes.set_xlabel(translated("step"), color=INK)
     axes.set_ylabel(title, color=INK)
     axes.margins(x=0)
-    _style_axes(axes)
+    style_axes(axes)
 
 
-def _style_axes(axes: Any) -> None:
+def style_axes(axes: Any) -> None:
+    """Draw a light grid, and no frame at the top and the right."""
     axes.grid(True, which="major", color="#e6e6e6", lw=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

@@ -21,8 +21,9 @@ from ...translation import translate
 from ...version import __version__
 from ..records import record_of
 from ..results import Summary
-from .figures import curve_figure, learning_rate_figure, save_figure
+from .figures import curve_figure, save_figure
 from .html import render_html
+from .learning_rates import learning_rate_figure
 from .runs import runs_csv
 from .tables import escape_markdown, markdown_summary, table_csv
 

@@ -10,6 +10,7 @@ from typing import Any
 from ...translation import translate
 from ..results import Result, Summary
 from ..search_space import format_options
+from .learning_rates import spans_decades
 from .traces import make_line, make_plot, style_of
 
 NONE = "–"
@@ -29,7 +30,9 @@ def _learning_rates(comparison: Summary) -> dict[str, Any]:
     """Return the result of every learning rate: a slice through the search."""
     traces = []
     values = [r.metrics[-1] for r in comparison.tries if r.status == "done"] or [0.0]
-    bottom = min(values) - 0.06 * (max(values) - min(values))
+    by_decades = spans_decades(comparison, values)
+    low, high = min(values), max(values)
+    bottom = low * (low / high) ** 0.06 if by_decades else low - 0.06 * (high - low)
     for row in comparison.rows:
         trials = [r for r in comparison.tries if r.candidate == row.name]
         points = _points(trials)
@@ -52,7 +55,8 @@ def _learning_rates(comparison: Summary) -> dict[str, Any]:
         "Ticks below: pruned or diverged."
     )
     axis = {"title": {"text": translate("learning rate")}, "type": "log", "exponentformat": "power"}
-    return make_plot("Result by learning rate", note, traces, axis, {"title": {"text": html.escape(comparison.metric)}})
+    result = {"title": {"text": html.escape(comparison.metric)}, **({"type": "log"} if by_decades else {})}
+    return make_plot("Result by learning rate", note, traces, axis, result)
 
 
 def _points(trials: Sequence[Result]) -> list[Result | None]:
@@ -103,12 +107,14 @@ def _parallel(comparison: Summary) -> dict[str, Any]:
         dimensions.append(_logarithmic(translate("learning rate"), [r.lr or 0.0 for r in done]))
     for option in _options(comparison):
         dimensions.append(_categories(option, [r.options.get(option, NONE) for r in done]))
-    dimensions.append({"label": html.escape(comparison.metric), "values": results})
+    label, by_decades = html.escape(comparison.metric), spans_decades(comparison, results)
+    dimensions.append(_logarithmic(label, results) if by_decades else {"label": label, "values": results})
+    colours = [math.log(value) for value in results] if by_decades else results
     trace = {
         "type": "parcoords",
         "dimensions": dimensions,
         "line": {
-            "color": results, "colorscale": "Viridis", "reversescale": not comparison.higher_is_better,
+            "color": colours, "colorscale": "Viridis", "reversescale": not comparison.higher_is_better,
             "showscale": False,
         },
     }  # fmt: skip
@@ -116,7 +122,8 @@ def _parallel(comparison: Summary) -> dict[str, Any]:
         "Each line is a finished trial of the search; the better its result, the more it stands out from the page. "
         "Drag along an axis to select trials, and drag a title to move its axis."
     )
-    margin = {"l": 110, "r": 60, "t": 48, "b": 24}
+    longest = max(len(r.candidate) for r in done)
+    margin = {"l": max(110, min(6 * longest + 20, 300)), "r": 60, "t": 48, "b": 24}
     return make_plot("All trials of the search", note, [trace], {}, {}, margin=margin)
 
 
