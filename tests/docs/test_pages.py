@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from piste.cli import app
 from tools.docs import blocks
 from tools.docs.blocks import BlockError, commands_of, python_blocks, run_blocks, setup_of
+from tools.docs.figures import labels_of, with_labels
 from tools.docs.notebook import notebook
 
 ROOT = Path(__file__).parents[2]
@@ -109,3 +111,17 @@ def test_the_links_of_a_page_lead_to_files(page):
         file = (DOCS / page).parent / target
         is_made = "/reference/" in file.as_posix() or file.suffix == ".ipynb"
         assert target.startswith("http") or is_made or file.resolve().is_file(), target
+
+
+@pytest.mark.parametrize("page", [page for page in TRANSLATED if labels_of(read(page))])
+def test_every_label_of_a_translation_is_a_text_of_a_figure(page):
+    english = read(page.replace(".zh.md", ".md"))
+    figures = [svg for block in run_blocks(python_blocks(english), page, setup_of(english)) for svg in block.figures]
+    shown = {html.unescape(text) for svg in figures for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)}
+    assert set(labels_of(read(page))) <= shown
+
+
+def test_texts_of_a_figure_are_translated_as_a_whole():
+    svg = '<text x="1">loss</text><text>loss of</text><text>a &lt; b</text><path id="loss"/>'
+    shown = with_labels(svg, labels_of("# Title\n\n<!-- labels\nloss = 损失\na < b = 甲 < 乙\n-->\n"))
+    assert shown == '<text x="1">损失</text><text>loss of</text><text>甲 &lt; 乙</text><path id="loss"/>'

@@ -11,7 +11,7 @@ from typing import Any
 import latex2mathml.converter
 
 from tools.docs.blocks import Block, python_blocks, run_blocks, setup_of
-from tools.docs.figures import placeholder, with_figures
+from tools.docs.figures import labels_of, placeholder, with_figures, with_labels
 from tools.docs.notebook import notebook
 from tools.docs.reference import reference_pages
 from tools.docs.speed import draw_steps
@@ -46,14 +46,16 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     if is_chinese:  # a line break in the source is no space between Chinese characters
         markdown = re.sub(r"(?<=[\u3000-\uffef])\n(?=[\u3000-\uffef])", "", markdown)
     markdown = re.sub(r"^<!-- table: (\w+) -->$", lambda m: TABLES[m[1]](), markdown, flags=re.MULTILINE)
-    markdown = markdown.replace("<!-- figure: steps -->", placeholder(draw_steps()))
+    labels = labels_of(markdown)
+    if "<!-- figure: steps -->" in markdown:
+        markdown = markdown.replace("<!-- figure: steps -->", placeholder(with_labels(draw_steps(), labels)))
     code = tuple(python_blocks(markdown))
     if not code:
         return markdown
     blocks = iter(_run(code, re.sub(r"\.zh\.md$", ".md", page.file.src_uri), setup_of(markdown)))
     return re.sub(
         r"^```python\n.*?^```[ ]*$",
-        lambda m: _shown(m[0], next(blocks), is_chinese),
+        lambda m: _shown(m[0], next(blocks), is_chinese, labels),
         markdown,
         flags=re.MULTILINE | re.DOTALL,
     )
@@ -65,14 +67,14 @@ def _run(code: tuple[str, ...], name: str, setup: str) -> list[Block]:
     return run_blocks(code, name, setup)
 
 
-def _shown(fence: str, block: Block, is_chinese: bool) -> str:
+def _shown(fence: str, block: Block, is_chinese: bool, labels: dict[str, str]) -> str:
     parts = [fence]
     if block.code.startswith(_PICTURE):
         indented = "\n".join(f"    {line}".rstrip() for line in fence.replace(_PICTURE, "", 1).splitlines())
         parts = [f'??? note "{"这张图的代码" if is_chinese else "The code of this picture"}"\n\n{indented}']
     if block.output.strip():
         parts.append(f"``` {{ .text .output }}\n{block.output.rstrip()}\n```")
-    parts += [placeholder(svg) for svg in block.figures]
+    parts += [placeholder(with_labels(svg, labels)) for svg in block.figures]
     return "\n\n".join(parts)
 
 

@@ -1,0 +1,53 @@
+"""Which backend computes an optimizer or a loss, for the pages of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from piste.losses import Loss
+from piste.optim import Optimizer
+
+__all__ = ["WITHOUT_GPU_KERNEL", "loss_backends", "optimizer_backends"]
+
+_PAIRS = ("InfoNCELoss", "NTXentLoss", "SupConLoss", "CLIPLoss", "SigLIPLoss")
+WITHOUT_GPU_KERNEL = {
+    **dict.fromkeys(_PAIRS, "all pairs are scored by torch operations, in chunks"),
+    **dict.fromkeys(("LovaszHingeLoss", "LovaszSoftmaxLoss"), "the errors are sorted by torch operations"),
+    "MultiLabelMarginLoss": "the kernel has no word for its formula (no GPU kernel has the word `hinges`)",
+    "CTCLoss": "it has no kernel",
+    "TripletMarginWithDistanceLoss": (
+        "the kernel has no word for its formula (no kernel can be made of the word `distance`)"
+    ),
+}
+"""The losses that the eager backend computes on a GPU, and the reason that they state."""
+
+
+def optimizer_backends(example: Optimizer) -> list[str]:
+    """Return the backends of an optimizer with float32 matrices: the lines of `explain_backend`."""
+    lines = [line.partition(": ")[2] for line in example.explain_backend().splitlines()]
+    shown = [line.partition(" parameters ")[2] for line in lines]
+    return ["Of float32 matrices, without sparse gradients:", "", *_table(shown, [_on_gpu(line) for line in shown])]
+
+
+def _on_gpu(line: str) -> str:
+    """Return the line of a GPU for that of the CPU: a launch, and two more for each level of reductions."""
+    line = line.replace("the fused CPU kernel, all in one pass", "the fused GPU kernel, all in one launch")
+    for passes in (2, 3, 4):
+        line = line.replace(
+            f"the fused CPU kernel, all together, in {passes} passes",
+            f"the fused GPU kernel, all together, in {2 * passes - 1} launches",
+        )
+    return line
+
+
+def loss_backends(cls: type[Loss]) -> list[str]:
+    """Return the backends of a loss at its defaults."""
+    line = cls().explain_backend().partition(": ")[2]
+    reason = WITHOUT_GPU_KERNEL.get(cls.__name__)
+    gpu = line.replace("CPU", "GPU") if reason is None else f"by the eager backend: {reason}"
+    return ["At the defaults, of float32:", "", *_table([line], [gpu])]
+
+
+def _table(cpu: Sequence[str], gpu: Sequence[str]) -> list[str]:
+    rows = [f"| CPU | {line} |" for line in cpu] + [f"| CUDA, ROCm | {line} |" for line in gpu]
+    return ["| device | computed |", "|---|---|", *rows, "| other devices, `torch.compile` | by the eager backend |"]
