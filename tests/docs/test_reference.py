@@ -11,6 +11,7 @@ from piste.losses.elementwise import ElementwiseLoss
 from piste.optim import OPTIMIZERS, Adagrad, Adam, Optimizer
 from piste.optim.options import rate
 from tools.docs.formulas import loss_variants, optimizer_formula, optimizer_variants
+from tools.docs.groups import LOSSES_BY_TASK, OPTIMIZERS_BY_KIND
 from tools.docs.libraries import read_libraries
 from tools.docs.pictures import best_rate, draw_loss, path, valley
 from tools.docs.reference import _loss_page, _optimizer_page, _sections
@@ -117,3 +118,40 @@ def test_recorded_signatures_have_a_version():
     for library in read_libraries().values():
         assert re.match(r"\d+\.\d+", library["version"])
         assert "learning_rate" in library["optimizers"]["Adam"]["arguments"]
+
+
+@pytest.mark.parametrize(("groups", "table"), [(LOSSES_BY_TASK, LOSSES), (OPTIMIZERS_BY_KIND, OPTIMIZERS)])
+def test_the_index_has_every_page_in_one_group(groups, table):
+    assert sorted(name for names in groups.values() for name in names) == sorted(table)
+
+
+def test_arguments_of_other_libraries_stand_next_to_those_they_set():
+    page = _optimizer_page(OPTIMIZERS["RMSprop"])
+    assert "| `alpha=0.99` | `alpha=0.99` | `rho=0.9` | `decay=0.9` |" in page
+    assert "| `lr=0.01` | `lr=0.01` | `learning_rate=0.001` | `learning_rate`, required |" in page
+    assert "| without a counterpart |  |  | `initial_scale`, `eps_in_sqrt`, `nesterov`, `bias_correction` |" in page
+    two = "`beta_1=0.9`, `beta_2=0.999` | `b1=0.9`, `b2=0.999`"
+    assert f"| `betas=(0.9, 0.999)` | `betas=(0.9, 0.999)` | {two} |" in _optimizer_page(Adam)
+
+
+def test_losses_of_other_libraries_are_listed_without_their_operands():
+    page = _loss_page(LOSSES["HuberLoss"])
+    assert "| `keras.losses.Huber` | 3.15.1 | `delta=1.0, reduction='sum_over_batch_size'` |" in page
+    assert "| `optax.losses.huber_loss` | 0.2.8 | `delta=1.0` |" in page
+    assert "| `torch.nn.HuberLoss` | " in page
+
+
+def test_backends_are_those_of_the_cpu_and_of_a_gpu():
+    adam, lamb = _optimizer_page(Adam), _optimizer_page(OPTIMIZERS["LAMB"])
+    assert (
+        "| CPU | by the fused CPU kernel, all in one pass |\n| CUDA, ROCm | by the fused GPU kernel, all in one" in adam
+    )
+    assert "| CUDA, ROCm | by the fused GPU kernel, all together, in 3 launches |" in lamb
+    page = _loss_page(LOSSES["CLIPLoss"])
+    assert "| CUDA, ROCm | by the eager backend: all pairs are scored by torch operations, in chunks |" in page
+
+
+def test_measured_speed_is_that_of_the_rule():
+    assert re.search(r"## Speed\n\nOn a CPU, of a step alone.*\n\n.*\n.*\n\| 1 x 25M \| 1 \| ", _optimizer_page(Adam))
+    assert "| 4096x32000 | 1 | " in _loss_page(LOSSES["CrossEntropyLoss"])
+    assert "## Speed" not in _loss_page(LOSSES["CTCLoss"])  # not measured

@@ -10,20 +10,11 @@ import torch
 import piste
 from piste import losses
 from piste.losses.loss import Loss
+from tools.docs.backends import WITHOUT_GPU_KERNEL
 
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
 from .interpreter import interpreting
 
-PAIRS = ("InfoNCELoss", "NTXentLoss", "SupConLoss", "CLIPLoss", "SigLIPLoss")
-EAGER = {
-    **dict.fromkeys(PAIRS, "all pairs are scored by torch operations, in chunks"),
-    **dict.fromkeys(("LovaszHingeLoss", "LovaszSoftmaxLoss"), "the errors are sorted by torch operations"),
-    "MultiLabelMarginLoss": "the kernel has no word for its formula (no GPU kernel has the word `hinges`)",
-    "CTCLoss": "it has no kernel",
-    "TripletMarginWithDistanceLoss": (
-        "the kernel has no word for its formula (no kernel can be made of the word `distance`)"
-    ),
-}
 REGIONS = ("DiceLoss", "JaccardLoss", "TverskyLoss", "FocalTverskyLoss")
 
 
@@ -41,7 +32,7 @@ def explained(loss: Loss, monkeypatch: pytest.MonkeyPatch, *operands: torch.Tens
 @pytest.mark.parametrize("name", names())
 def test_losses_have_a_gpu_kernel_or_a_reason(name, monkeypatch):
     loss = getattr(losses, name)()
-    reason = EAGER.get(name)
+    reason = WITHOUT_GPU_KERNEL.get(name)
     how = (
         "by the fused GPU kernel, with its gradients in one pass"
         if reason is None
@@ -68,5 +59,6 @@ def test_the_page_of_losses_names_the_exceptions():
     page = (Path(piste.__file__).parents[2] / "docs" / "losses.md").read_text()
     _, _, rest = page.partition("On a GPU the losses have a kernel each, with these exceptions")
     paragraph, _, _ = rest.partition("\n\n")
-    for name in (*EAGER, "AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss", 'absent="skip"', "p = inf"):
+    others = ("AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss", 'absent="skip"', "p = inf")
+    for name in (*WITHOUT_GPU_KERNEL, *others):
         assert name in paragraph

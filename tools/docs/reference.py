@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,14 +17,16 @@ from piste.optim import OPTIMIZERS, Optimizer
 from piste.optim.options import SHARED
 from piste.options import Option
 
+from .backends import loss_backends, optimizer_backends
+from .elsewhere import loss_elsewhere, optimizer_elsewhere
 from .figures import placeholder
 from .formulas import loss_variants, optimizer_variants
-from .libraries import read_libraries
+from .groups import LOSSES_BY_TASK, OPTIMIZERS_BY_KIND
 from .pictures import draw_loss, draw_path
+from .speed import loss_rows, optimizer_rows
 
 __all__ = ["reference_pages"]
 
-ROOT = Path(__file__).parents[2]
 FUNCTIONS = ("explain", "compare", "patch", "check")
 COMPARE = ("compare_task", "table", "Task", "Metric", "Predictor")
 
@@ -40,10 +41,15 @@ def reference_pages() -> dict[str, str]:
 
 def _index() -> str:
     lines = ["# Reference", "", "Made from the classes that run: formulas, arguments, ranges, defaults and state.", ""]
-    for title, table in (("Optimizers", OPTIMIZERS), ("Losses", LOSSES)):
-        lines += [f"## {title}", "", "| | |", "|---|---|"]
-        lines += [f"| [{n}]({n.lower()}.md) | {_cell(_sections(c)['summary'][0])} |" for n, c in table.items()]
-        lines.append("")
+    for title, groups, table in (
+        ("Optimizers", OPTIMIZERS_BY_KIND, OPTIMIZERS),
+        ("Losses", LOSSES_BY_TASK, LOSSES),
+    ):
+        lines += [f"## {title}", ""]
+        for group, names in groups.items():
+            lines += [f"### {group}", "", "| | |", "|---|---|"]
+            lines += [f"| [{n}]({n.lower()}.md) | {_cell(_sections(table[n])['summary'][0])} |" for n in names]
+            lines.append("")
     functions = ", ".join(f"[`{name}`](functions.md#{name})" for name in (*FUNCTIONS, *(n.lower() for n in COMPARE)))
     return "\n".join([*lines, "## Functions", "", functions, ""])
 
@@ -63,11 +69,10 @@ def _optimizer_page(cls: type[Optimizer]) -> str:
     lines += ["## Arguments", "", *_arguments({**cls.options, **_own_shared()}), ""]
     words = ", ".join(f"`{name}`" for name in SHARED if name not in _own_shared())
     lines += [f"In addition the keywords of every optimizer of `torch.optim`: {words}.", ""]
-    lines += _elsewhere(cls)
+    lines += optimizer_elsewhere(cls)
     lines += ["## State of a parameter", "", *_state(cls, example), ""]
-    lines += ["## Backend", "", "Of float32 parameters on the CPU:", ""]
-    lines += [f"``` text\n{example.explain_backend()}\n```", ""]
-    lines += _speed(cls.__name__)
+    lines += ["## Backend", "", *optimizer_backends(example), ""]
+    lines += _speed(optimizer_rows(cls.__name__), "a step alone", "tensors", "the best other")
     if cls.elementwise:
         lines += ["## Path", ""]
         lines += ["Down a valley that is 25 times steeper in one direction than in the other, from the same start:", ""]
@@ -105,50 +110,13 @@ def _state(cls: type[Optimizer], example: Optimizer) -> list[str]:
     return rows if len(rows) > 2 else ["None."]
 
 
-def _elsewhere(cls: type[Optimizer]) -> list[str]:
-    """Return a table of the same optimizer in other libraries."""
-    name, rows = cls.__name__, []
-    torchs = getattr(torch.optim, name, None)
-    if torchs is not None:
-        hidden = {"params", "foreach", "maximize", "capturable", "differentiable", "fused"}
-        given = inspect.signature(torchs).parameters.values()
-        shown = ", ".join(f"{p.name}={p.default!r}" for p in given if p.name not in hidden)
-        rows.append(f"| `torch.optim.{name}` of torch {torch.__version__.partition('+')[0]} | `{shown}` |")
-    for library, prefix in (("keras", "keras.optimizers."), ("optax", "optax.")):
-        recorded = read_libraries()[library]
-        if found := recorded["optimizers"].get(name):
-            shown = ", ".join(k if v == "required" else f"{k}={v}" for k, v in found["arguments"].items())
-            rows.append(f"| `{prefix}{found['name']}` of {library} {recorded['version']} | `{shown}` |")
+def _speed(rows: list[str], subject: str, first: str, other: str) -> list[str]:
+    """Return the measurements of an optimizer or a loss, where there are any."""
     if not rows:
         return []
-    guides = "[Keras](../guides/from-keras.md) and [optax](../guides/from-optax.md)"
-    head = f"Equal names don't mean equal steps: the guides from {guides} name the differences."
-    return ["## Elsewhere", "", head, "", "| | arguments |", "|---|---|", *rows, ""]
-
-
-def _speed(name: str) -> list[str]:
-    """Return the rows of the measured table that concern an optimizer."""
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    rows = []
-    for line in page.partition("# The speed of a step on a GPU")[0].splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) > 6 and cells[1] == name and cells[3] == "alone":
-            rows.append(f"| {cells[0]} | {cells[2]} | {cells[4]} | {cells[5]} | {cells[6]} |")
-    if not rows:
-        return []
-    head = (
-        "On a CPU, of a step alone; a ratio above 1 means that Piste is faster. [All measurements](../performance.md)."
-    )
-    return [
-        "## Speed",
-        "",
-        head,
-        "",
-        "| tensors | threads | Piste | the best other | ratio |",
-        "|---|---|---|---|---|",
-        *rows,
-        "",
-    ]
+    head = f"On a CPU, of {subject}; a ratio above 1 means that Piste is faster. [All measurements](../performance.md)."
+    table = [f"| {first} | threads | Piste | {other} | ratio |", "|---|---|---|---|---|", *rows]
+    return ["## Speed", "", head, "", *table, ""]
 
 
 # --- losses -------------------------------------------------------------------------------------------------------
@@ -178,6 +146,9 @@ def _loss_page(cls: type[Loss]) -> str:
     for title in ("Shape", "Raises"):
         lines += [f"## {title}", "", *_items(text.get(title.lower(), [])), ""]
     lines += ["## Differences from PyTorch", "", *_paragraphs(text.get("differs from torch", [])), ""]
+    lines += loss_elsewhere(cls)
+    lines += ["## Backend", "", *loss_backends(cls), ""]
+    lines += _speed(loss_rows(cls.name), "the loss with its backward, checks included", "shape", "PyTorch")
     names = ", ".join(f'`"{name}"`' for name in (cls.name, *cls.aliases))
     lines += ["## Names", "", f"{names} in `piste.compare` and `piste.explain`; "]
     lines[-1] += f"the function is `piste.losses.functional.{cls.functional_name}`."

@@ -1,44 +1,63 @@
-"""The measurements of `docs/performance.md`, and their summary: tables and a chart.
+"""The recorded measurements of `docs/measurements`, as tables and as a chart.
 
-`python -m tools.docs.speed build/steps.json` puts the JSON of a bench into the page and the READMEs.
+`python -m bench optim` and `python -m bench losses` record them with `--json docs/measurements/steps.json` and
+`losses.json`; `python -m tools.docs.speed` then writes the summaries into `docs/performance.md`, its translation and
+the READMEs.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from bench import losses as losses_bench
+from bench import optim as steps_bench
+
 from .blocks import FIGURE_STYLE, svg_of
 
-__all__ = ["README_TENSORS", "draw_steps", "losses_table", "record", "step_ratios", "steps_table"]
+__all__ = [
+    *("README_TENSORS", "draw_steps", "loss_rows", "losses_in_full", "losses_table", "main", "optimizer_rows"),
+    *("step_ratios", "steps_in_full", "steps_table"),
+]
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "performance.md"
+MEASUREMENTS = ROOT / "docs" / "measurements"
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.zh.md")
 READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 README_TENSORS = ("1 x 25M", "ResNet-18", "GPT-2 small", "2000 x 32")
 """The columns of the table of the READMEs."""
 
 
-def _rows(title: str) -> list[list[str]]:
-    """Return the cells of every table row below a title of the page, up to the next heading."""
-    text = PAGE.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n#")[0]
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+@cache
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _steps() -> dict[str, Any]:
+    return _read(MEASUREMENTS / "steps.json")
+
+
+def _losses() -> dict[str, Any]:
+    return _read(MEASUREMENTS / "losses.json")
+
+
+# --- summaries ----------------------------------------------------------------------------------------------------
 
 
 def step_ratios() -> dict[str, dict[str, float]]:
     """Return the time of the best other over that of Piste, by optimizer and workload: two threads, a step alone."""
     found: dict[str, dict[str, float]] = {}
-    for cells in _rows("The speed of a step"):
-        if len(cells) == 14 and cells[2:4] == ["2", "alone"] and cells[6] != "nan":  # nobody else has Lion
-            found.setdefault(cells[1], {})[cells[0]] = float(cells[6])
+    for row in _steps()["rows"]:
+        name, theirs = steps_bench.best(row["seconds"])
+        if (row["threads"], row["setting"]) == (2, "alone") and name:  # nobody else has Lion
+            ratio = theirs / row["seconds"]["piste"]
+            found.setdefault(row["optimizer"], {})[row["workload"]] = round(ratio, 2)
     return found
 
 
@@ -52,13 +71,12 @@ def steps_table(*workloads: str) -> str:
     return "\n".join(lines)
 
 
-def losses_table() -> str:
+def losses_table(*head: str) -> str:
     """Return a Markdown table: for each loss the least, the median and the largest ratio over sizes and threads."""
     found: dict[str, list[float]] = {}
-    for cells in _rows("The speed of a loss"):
-        if len(cells) == 9 and cells[2].isdigit():
-            found.setdefault(cells[0], []).append(float(cells[5]))
-    lines = ["| loss | least | median | largest |", "|---|---|---|---|"]
+    for row in _losses()["rows"]:
+        found.setdefault(row["loss"], []).append(row["seconds"]["torch"] / row["seconds"]["piste"])
+    lines = [f"| {' | '.join(head or ('loss', 'least', 'median', 'largest'))} |", "|---|---|---|---|"]
     for name, values in found.items():
         ordered = sorted(values)
         lines.append(f"| {name} | {ordered[0]:.2f} | {ordered[len(ordered) // 2]:.2f} | {ordered[-1]:.2f} |")
@@ -85,31 +103,87 @@ def draw_steps() -> str:
         return svg_of(figure)
 
 
-def record(measured: dict[str, Any]) -> None:
-    """Put the JSON of `python -m bench optim` or `python -m bench losses` into the page and the READMEs."""
-    from bench import losses, optim
+# --- all measurements ---------------------------------------------------------------------------------------------
 
-    text = PAGE.read_text(encoding="utf-8")
-    if "training" in measured:
-        tables = [optim.table(measured["rows"])]
-        if measured["training"]:
-            tables.append(optim.training_table(measured["training"]))
-        text = _with_tables(text, "The speed of a step", tables, measured["machine"])
-    else:
-        text = _with_tables(text, "The speed of a loss", [losses.table(measured["rows"])], measured["machine"])
-    PAGE.write_text(text, encoding="utf-8")
+
+def steps_in_full() -> str:
+    """Return the table of every measured step, in a part that opens for each workload, and that of training steps."""
+    rows = _steps()["rows"]
+    parts = []
+    for workload in dict.fromkeys(row["workload"] for row in rows):
+        table = steps_bench.table([row for row in rows if row["workload"] == workload])
+        parts.append(_part(workload, table))
+    return "\n".join([*parts, *steps_bench.training_table(_steps()["training"])])
+
+
+def losses_in_full() -> str:
+    """Return the table of every measured loss, in a part that opens for each loss."""
+    rows = _losses()["rows"]
+    names = dict.fromkeys(row["loss"] for row in rows)
+    return "\n".join(_part(name, losses_bench.table([row for row in rows if row["loss"] == name])) for name in names)
+
+
+def _part(title: str, lines: Any) -> str:
+    indented = "\n".join(f"    {line}" for line in lines)
+    return f'??? note "{title}"\n\n{indented}\n'
+
+
+def optimizer_rows(name: str) -> list[str]:
+    """Return the measured steps of an optimizer as rows of a table: tensors, threads, Piste, the best other, ratio."""
+    measured = [row for row in _steps()["rows"] if (row["optimizer"], row["setting"]) == (name, "alone")]
+    shown = []
+    for line in list(steps_bench.table(measured))[2:]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        shown.append(f"| {' | '.join((cells[0], cells[2], *cells[4:7]))} |")
+    return shown
+
+
+def loss_rows(name: str) -> list[str]:
+    """Return the measurements of a loss, by its name in the bench: shape, threads, Piste, torch, ratio."""
+    measured = [row for row in _losses()["rows"] if row["loss"] == name]
+    lines = list(losses_bench.table(measured))[2:]
+    return [f"| {' | '.join(cell.strip() for cell in line.split('|')[2:7])} |" for line in lines]
+
+
+# --- pages --------------------------------------------------------------------------------------------------------
+
+
+def summaries(language: str = "") -> dict[str, str]:
+    """Return the text of each marked part of the performance page: the machine, and a table.
+
+    Args:
+        language: "" or ".zh".
+    """
+    words = ("损失", "最小", "中位数", "最大") if language else ()
+    tables = {"steps": (_steps(), steps_table()), "losses": (_losses(), losses_table(*words))}
+    return {name: f"{_machine(run['machine'], language)}\n\n{table}" for name, (run, table) in tables.items()}
+
+
+def _machine(line: str, language: str) -> str:
+    if not language:
+        return line
+    day, machine = line.removeprefix("Measured on ").removesuffix(".").split(": ", 1)
+    return f"测量于 {day}：{machine.replace(', ', '，').replace('threads', '个线程')}。"
+
+
+def main() -> None:
+    """Write the summaries into the pages."""
+    for page, language in zip(PAGES, ("", ".zh"), strict=True):
+        text = page.read_text(encoding="utf-8")
+        for name, summary in summaries(language).items():
+            text = _with_part(text, name, summary)
+        page.write_text(text, encoding="utf-8")
     for file in READMES:
         file.write_text(_with_table(file.read_text(encoding="utf-8"), steps_table(*README_TENSORS)), encoding="utf-8")
 
 
-def _with_tables(page: str, title: str, tables: Iterable[Iterable[str]], machine: str) -> str:
-    """Return a page with other tables, and the line of the machine, in the section of a title."""
-    before, heading, after = page.partition(f"\n## {title}\n")
-    section, next_heading, rest = after.partition("\n## ")
-    for table in tables:
-        section = _with_table(section, "\n".join(table))
-    section = re.sub("^Measured on .*$", lambda _: machine, section, count=1, flags=re.MULTILINE)
-    return before + heading + section + next_heading + rest
+def _with_part(text: str, name: str, part: str) -> str:
+    """Return a page with another text between `<!-- NAME -->` and `<!-- end -->`."""
+    pattern = rf"^(<!-- {name} -->\n).*?^(<!-- end -->)"
+    changed, count = re.subn(pattern, lambda m: f"{m[1]}{part}\n{m[2]}", text, flags=re.MULTILINE | re.DOTALL)
+    if count != 1:
+        raise ValueError(f"the page has {count} parts <!-- {name} --> ... <!-- end -->; it needs one")
+    return changed
 
 
 def _with_table(text: str, table: str) -> str:
@@ -119,14 +193,6 @@ def _with_table(text: str, table: str) -> str:
     if not count:
         raise ValueError(f"no table begins with {table.partition(chr(10))[0]!r}")
     return changed
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Record the files that the command names."""
-    parser = argparse.ArgumentParser("python -m tools.docs.speed", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, help="files that `--json` of a bench wrote")
-    for file in parser.parse_args(argv).files:
-        record(json.loads(file.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -9,15 +9,11 @@ from collections.abc import Callable
 from piste.losses import LOSSES
 from piste.optim import OPTIMIZERS
 
+from .elsewhere import OF_ALL
 from .libraries import read_libraries
-from .speed import losses_table, steps_table
+from .speed import losses_in_full, steps_in_full
 
 __all__ = ["TABLES", "defaults_table", "differences_table"]
-
-_OF_ALL = {
-    *("clipnorm", "clipvalue", "global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency"),
-    *("loss_scale_factor", "gradient_accumulation_steps"),
-}  # Keras' arguments of every optimizer
 
 
 def defaults_table(library: str) -> str:
@@ -26,7 +22,7 @@ def defaults_table(library: str) -> str:
     rows = [f"| | Piste and PyTorch | {library} {recorded['version']} |", "|---|---|---|"]
     for name, theirs in recorded["optimizers"].items():
         ours = ", ".join(f"{k}={o.default!r}" for k, o in OPTIMIZERS[name].options.items())
-        shown = [(k, v) for k, v in theirs["arguments"].items() if k not in _OF_ALL]
+        shown = [(k, v) for k, v in theirs["arguments"].items() if k not in OF_ALL]
         other = ", ".join(k if v == "required" else f"{k}={v}" for k, v in shown)
         rows.append(f"| {name} | `{ours}` | `{other}` |")
     return "\n".join(rows)
@@ -47,8 +43,8 @@ def differences_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "keras": lambda: defaults_table("keras"),
     "optax": lambda: defaults_table("optax"),
-    "losses": losses_table,
-    "steps": steps_table,
+    "losses_in_full": losses_in_full,
+    "steps_in_full": steps_in_full,
     "torch": differences_table,
 }
 """The tables that a page asks for, as `<!-- table: NAME -->`."""
