@@ -17,6 +17,7 @@ from tools.docs import blocks
 from tools.docs.blocks import BlockError, commands_of, python_blocks, run_blocks, setup_of
 from tools.docs.figures import labels_of, with_labels
 from tools.docs.notebook import notebook
+from tools.docs.speed import draw_steps
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -117,6 +118,7 @@ def test_the_links_of_a_page_lead_to_files(page):
 def test_every_label_of_a_translation_is_a_text_of_a_figure(page):
     english = read(page.replace(".zh.md", ".md"))
     figures = [svg for block in run_blocks(python_blocks(english), page, setup_of(english)) for svg in block.figures]
+    figures += [draw_steps()] if "<!-- figure: steps -->" in english else []
     shown = {html.unescape(text) for svg in figures for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)}
     assert set(labels_of(read(page))) <= shown
 
