@@ -21,8 +21,9 @@ _PICTURE = "# Picture: the code of this picture\n"
 
 
 def on_pre_build(config: Any) -> None:
-    """Write the pages of the reference and the notebooks into the folder of the pages; they are not committed."""
+    """Write the reference, the changes and the notebooks into the folder of the pages; they are not committed."""
     docs = Path(config["docs_dir"])
+    _write(docs / "changelog.md", (docs.parent / "CHANGELOG.md").read_text(encoding="utf-8"))
     for path, text in _reference().items():
         _write(docs / path, text)
     for page in docs.glob("tutorial/*.md"):
