@@ -1,4 +1,7 @@
-"""The table of bytes per parameter in docs/optimizers.md: `python -m tools.docs.memory` measures and writes it."""
+"""The table of bytes per parameter in docs/optimizers.md and its translation.
+
+`python -m tools.docs.memory` measures and writes it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 
 import piste
 
-PAGE = Path(__file__).parents[2] / "docs" / "optimizers.md"
+PAGES = tuple(Path(__file__).parents[2] / "docs" / name for name in ("optimizers.md", "optimizers.zh.md"))
 TABLE = re.compile(r"(?<=<!-- bytes per parameter -->\n).*?(?=<!-- end -->)", re.DOTALL)
 OPTIMIZERS = {"SGD": {}, "SGD, momentum": {"momentum": 0.9}, "Lion": {}, "Adam": {}}
 ROWS: list[tuple[torch.dtype, dict[str, Any]]] = [
@@ -50,8 +53,10 @@ def table() -> str:
 
 
 def main() -> None:
-    """Write the table into its page."""
-    PAGE.write_text(TABLE.sub(f"{table()}\n", PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the table into its pages."""
+    measured = f"{table()}\n"
+    for page in PAGES:
+        page.write_text(TABLE.sub(measured, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
