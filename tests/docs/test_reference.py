@@ -36,6 +36,19 @@ def test_the_formula_of_adagrad_is_that_of_torch():
     ]
 
 
+@pytest.mark.parametrize("name", [name for name, rule in OPTIMIZERS.items() if rule.elementwise])
+def test_a_letter_of_a_formula_has_one_meaning(name):
+    for equations in optimizer_variants(OPTIMIZERS[name]).values():
+        left = [equation.partition(" = ")[0] for equation in equations]
+        assert len(left) == len(set(left))
+
+
+def test_the_step_of_adabelief_is_not_its_difference():
+    found = optimizer_formula(OPTIMIZERS["AdaBelief"])
+    assert found[1] == r"d = g_{t} - m_{t}"
+    assert found[-1] == r"\theta_{t} = \theta_{t-1} - \mathrm{lr} \, \Delta"
+
+
 def test_options_that_change_the_formula_have_a_formula_of_their_own():
     found = optimizer_variants(Adam)
     assert list(found) == [

@@ -23,6 +23,7 @@ __all__ = ["loss_formula", "loss_variants", "optimizer_formula", "optimizer_vari
 
 
 _EULER = {"e": "E"}  # e stands for the base of the natural logarithm
+_STEP = "step"
 
 
 def optimizer_formula(optimizer: type[Optimizer], **options: Any) -> list[str]:
@@ -35,9 +36,14 @@ def optimizer_formula(optimizer: type[Optimizer], **options: Any) -> list[str]:
     names = {"p": r"\theta_{t-1}", "p'": r"\theta_{t}", "g": "g_{t}", "g'": "g'_{t}"}
     bare = {k: f"{{{plain.name(k)}}}" if "_" in plain.name(k) else plain.name(k) for k in kept}
     names |= {k: f"{name}_{{t-1}}" for k, name in bare.items()} | {f"{k}'": f"{name}_{{t}}" for k, name in bare.items()}
+    names[_STEP] = r"\Delta"
+    lines = [(x.name, x.value) for x in (*rule.scalars, *rule.lines, rule.moved)]
+    for i, (name, value) in enumerate(lines):
+        if name in [earlier for earlier, _ in lines[:i]]:  # the rule has a value of the same name as the step
+            lines[i] = (_STEP, value)
     printer = LatexPrinter(names=names)
     sums = [rf"{printer.name(x.name)} = \sum {printer(x.value)}" for x in rule.terms]
-    return sums + _equations(((x.name, x.value) for x in (*rule.scalars, *rule.lines, rule.moved)), printer)
+    return sums + _equations(lines, printer)
 
 
 def optimizer_variants(optimizer: type[Optimizer]) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ import latex2mathml.converter
 
 from tools.docs.blocks import Block, python_blocks, run_blocks, setup_of
 from tools.docs.figures import labels_of, placeholder, with_figures, with_labels
+from tools.docs.gallery import add_plotly
 from tools.docs.notebook import notebook
 from tools.docs.reference import reference_pages
 from tools.docs.speed import draw_steps
@@ -99,3 +100,9 @@ def _mathml(latex: str, display: str) -> str:
 def on_post_page(output: str, page: Any, config: Any) -> str:
     """Put the figures in place."""
     return with_figures(output)
+
+
+def on_post_build(config: Any) -> None:
+    """Complete the reports of the gallery."""
+    for report in Path(config["site_dir"]).glob("**/assets/gallery/*.html"):
+        report.write_text(add_plotly(report.read_text(encoding="utf-8")), encoding="utf-8")

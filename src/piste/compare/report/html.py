@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import html
 import json
@@ -20,8 +21,6 @@ from .tables import baseline_cells, table_cells, table_titles
 
 def render_html(comparison: Summary, numbers: dict[str, Any]) -> str:
     """Return the page, with every text from the user escaped; `numbers` is the content of results.json."""
-    from plotly.offline import get_plotlyjs
-
     plots = dict(page_plots(comparison))
     verdict = comparison.verdict
     settings = {"settings": numbers["settings"], "versions": numbers["versions"]}
@@ -40,9 +39,17 @@ def render_html(comparison: Summary, numbers: dict[str, Any]) -> str:
         plots="\n".join(_section(name, plot) for name, plot in plots.items()),
         table=_table(comparison),
         settings=html.escape(json.dumps(settings, indent=1, ensure_ascii=False)),
-        plotly=base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),
+        plotly=packed_plotly(),
         data=_json_in_script({name: plot["figure"] for name, plot in plots.items()}),
     )
+
+
+@functools.cache
+def packed_plotly() -> str:
+    """Return plotly.js as the page holds it: compressed, in base 64."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
 
 
 def _template() -> Template:
