@@ -95,6 +95,21 @@ def test_every_loss_has_its_formula_or_is_computed_by_torch(name):
         assert equations[-1].startswith(r"\ell = ")
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_page_of_a_loss_has_a_curve_and_its_arguments(name):
+    page = _loss_page(LOSSES[name])
+    assert '<figure data-figure="' in page
+    for option in (*LOSSES[name].options, "reduction", "check"):
+        assert f"| `{option}` |" in page
+
+
+def test_operands_of_a_loss_without_a_target_are_named_at_its_curve():
+    assert "real (fake 0)" in draw_loss(LOSSES["DiscriminatorLoss"])
+    assert "chosen (rejected -1, reference_chosen -1, reference_rejected -1)" in draw_loss(LOSSES["DPOLoss"])
+    ratio = draw_loss(LOSSES["GRPOLoss"])
+    assert "input (old -1)" in ratio and "advantage -1" in ratio and "advantage 1" in ratio
+
+
 def test_the_derivative_of_cross_entropy_is_softmax_minus_one_hot():
     (_, slopes) = loss_variants(LOSSES["CrossEntropyLoss"])[""]
     assert slopes == [r"\frac{\partial \ell}{\partial x_{i}} = e^{p_{i}} - [i = k]"]

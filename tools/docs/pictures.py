@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
@@ -63,18 +64,26 @@ def _element_curves(loss: type[ElementwiseLoss]) -> tuple[Tensor, dict[str, Tens
 
     x = torch.tensor([v for v in torch.linspace(-4, 4, 801).tolist() if is_valid(0, v)], dtype=torch.float64)
     x.requires_grad_()
-    target = others.index("target") + 1
-    if not is_valid(target, 0.5):
-        targets = [-1.0, 1.0]
-    elif is_valid(target, -1.0):
-        targets = [0.0]
-    else:
-        targets = [0.0, 0.5, 1.0] if not is_valid(target, 2.0) else [0.0, 1.0, 3.0]
+    fixed = {n: 1.0 if n == "var" else 0.0 if is_valid(i, 0.5) else -1.0 for i, n in enumerate(loss.arguments)}
+    varied = next((n for n in ("target", "advantage") if n in others), None)
     curves = {}
-    for y in targets:
-        rest = [torch.full_like(x, y if n == "target" else 1.0 if n == "var" else 0.0).detach() for n in others]
-        curves[f"target {y:g}"] = module(x, *rest)
-    return x, curves, name
+    for value in _values_of(loss, varied, is_valid):
+        rest = [torch.full_like(x, value if n == varied else fixed[n]).detach() for n in others]
+        curves[f"{varied} {value:g}"] = module(x, *rest)
+    also = [f"{n} {fixed[n]:g}" for n in others if n != varied and varied != "target"]
+    return x, curves, f"{name} ({', '.join(also)})" if also else name
+
+
+def _values_of(loss: type[ElementwiseLoss], varied: str | None, is_valid: Callable[[int, float], bool]) -> list[float]:
+    """Return the values of the operand that differs between the curves."""
+    if varied is None:
+        return [0.0]
+    if varied == "advantage" or not is_valid(loss.arguments.index(varied), 0.5):
+        return [-1.0, 1.0]
+    target = loss.arguments.index(varied)
+    if is_valid(target, -1.0):
+        return [0.0]
+    return [0.0, 0.5, 1.0] if not is_valid(target, 2.0) else [0.0, 1.0, 3.0]
 
 
 def _class_curves(loss: type[ClassLoss]) -> tuple[Tensor, dict[str, Tensor], str]:
