@@ -20,7 +20,7 @@ __all__ = ["COMMANDS", "add_plotly", "gallery"]
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS = {name: f"piste compare {name} --seeds 5 --trials 4 --out {name}" for name in (
-    "breast-cancer", "diabetes", "digits", "redundant",
+    "breast-cancer", "digits", "redundant",
 )}  # fmt: skip
 _FILES = ("report.md", "report.html", "curves.svg")
 _PLOTLY = re.compile(r'(<script type="text/plain" id="plotly">)[^<]*(</script>)')
