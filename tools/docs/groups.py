@@ -12,7 +12,7 @@ OPTIMIZERS_BY_KIND = {
     ),
     "A rate for each tensor": ("LAMB", "LARS", "StableAdamW"),
     "Whole matrices": ("Muon", "NorMuon"),
-    "No schedule": ("ScheduleFreeSGD", "ScheduleFreeAdamW"),
+    "No schedule, or no rate": ("ScheduleFreeSGD", "ScheduleFreeAdamW", "Prodigy"),
     "Full batches": ("LBFGS",),
 }
 LOSSES_BY_TASK = {
