@@ -108,6 +108,7 @@ def picky(output, target):
 picky.calls = 0
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("where", [{"jobs": 2}, {"ray": "auto"}], ids=["jobs", "ray"])
 def test_an_error_of_a_worker_is_raised_in_the_calling_process(where, request):
     if "ray" in where:
@@ -141,6 +142,7 @@ def make():
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("where", [{"jobs": 2}, {"ray": "auto"}], ids=["jobs", "ray"])
 def test_a_task_file_its_neighbours_and_lambdas_go_along(where, tmp_path, request, capfd, monkeypatch):
     if "ray" in where:
@@ -223,6 +225,7 @@ compare_task(task(loss={"slow": slow}), optimizers=["SGD", "Adam"], seeds=50, jo
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
 def test_workers_end_with_their_parent_process(how, tmp_path):
     (tmp_path / "script.py").write_text(KILLED)
