@@ -32,6 +32,8 @@ from tests.optim.test_conventions import (
 )
 from tests.optim.test_references import RUNS as REFERENCES
 from tests.optim.test_schedule_free import FALLING, path_of_falling_rates
+from tests.optim.test_soap import gradient_of
+from tests.oracle.soap import soap
 
 from .subject import Subject, stated
 
@@ -82,6 +84,25 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "CONVENTIONS: True -> False (number 9)": "AdamW decouples its weight decay by itself",
         "CONVENTIONS: True -> False (number 10)": "AdamW decouples its weight decay by itself",
     },
+    "piste.optim.soap": {
+        "SOAP.matrix: m -> v": "both are 0 before the first step",
+        **{
+            f"SOAP.matrix: gg -> q{number}": "rows without numbers are returned as they were"
+            for number in (" (number 3)", " (number 4)", " (number 5)")
+        },
+        "SOAP.matrix: gg -> q": "both have one dtype",
+        "SOAP.matrix: rms + LEAST -> rms - LEAST": "no root mean square other than 0 is as small",
+        **{
+            f"SOAP.matrix: {change}": "the remainder is 0 for the same steps"
+            for change in (
+                "(t - 1) % precondition_frequency -> -((t - 1) % precondition_frequency)",
+                "t - 1 -> 1 - t (number 3)",
+                "t - 1 -> -(t - 1) (number 3)",
+            )
+        },
+        "SOAP.matrix: u -> m (number 4)": "m has the shape of u by then",
+        "_multiplied: matrices @ _along(x, k) -> -(matrices @ _along(x, k))": "a turn and its reverse",
+    },
     "piste.optim.prodigy": {
         "Prodigy.finish: d -> d_max (number 3)": "while d is d0, so is d_max",
     },
@@ -117,6 +138,7 @@ SHARED_FORMULAS = {"piste.optim.schedule_free": ("_PER_STEP", "_moved")}
 """By module: functions and numbers that several formulas share."""
 MUON, SPARSE = "piste.optim.muon", "piste.optim.sparse_adam"
 NORMUON = "piste.optim.normuon"
+SOAP = "piste.optim.soap"
 PRODIGY = "piste.optim.prodigy"
 PRODIGYS = ("per_step", "buffers", "group_state")
 ADAFACTOR = "piste.optim.adafactor"
@@ -154,6 +176,8 @@ def subjects() -> list[Subject]:
     found.append(Subject(NORMUON, ("NorMuon.matrix", "NorMuon.buffers"), _check_normuon))
     parts = ("_rate", "_added", *(f"Prodigy.{part}" for part in ("reduce", "finish", "update", *PRODIGYS)))
     found.append(Subject(PRODIGY, parts, _check_prodigy, equivalent=EQUIVALENT.get(PRODIGY, {})))
+    parts = ("_sizes", "_squares", "SOAP.matrix", "SOAP.buffers", "_products", "_multiplied", "_turned", "_turned_back")
+    found.append(Subject(SOAP, (*parts, "_eigenbases"), _check_soap, equivalent=EQUIVALENT.get(SOAP, {})))
     found.append(Subject(SHARED, ("DECAYS", "cautious_step"), _check_shared_formulas, (STEP, PLANS, BASE)))
     found.append(Subject(SPARSE, ("SparseAdam.update", "SparseAdam.buffers"), _check_sparse_adam))
     parts = ("Adafactor.update", "Adafactor.per_step", "Adafactor.buffers")
@@ -354,6 +378,86 @@ def _check_prodigy(modules: Mapping[str, ModuleType]) -> str | None:
     expected = {"d": moved / (1 + 0.999**0.5), "d_numerator": moved, "k": 3.0}
     found = {name: float(group[name]) for name in expected}
     return None if found == pytest.approx(expected, rel=1e-6) else f"the numbers of the group are {found}"
+
+
+def _check_soap(modules: Mapping[str, ModuleType]) -> str | None:
+    """The first difference of SOAP from recorded trajectories, its oracle, or steps of another arrangement."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        for run in REFERENCES:
+            if run["optimizer"] == "SOAP":
+                path = torch.tensor(trajectory(partial(modules[SOAP].SOAP, fused=False), run["options"]))
+                if not torch.allclose(path, torch.tensor(run["trajectory"]), rtol=0, atol=1e-5):
+                    return f"SOAP({run['options']}) moved to {path[-1].tolist()}"
+        return _fault_of_shapes(modules[SOAP].SOAP) or _fault_of_an_eigenbasis(modules[SOAP].SOAP)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _fault_of_an_eigenbasis(make: Any) -> str | None:
+    """The first difference from the oracle, for matrices next to each other and for vectors that have a basis."""
+    for shape, options in (((3, 2), {}), ((4, 4), {}), ((3,), {"precondition_1d": True})):
+        start = [gradient_of(40 + i, shape) for i in range(2)]
+        ps = [p.clone() for p in start]
+        optimizer = make(
+            ps, lr=0.1, betas=(0.5, 0.75), shampoo_beta=0.9, eps=1e-2, precondition_frequency=3, fused=False, **options
+        )
+        gradients = [[gradient_of(10 * t + i, shape) for t in range(8)] for i in range(2)]
+        expected = [
+            soap(p.reshape(len(p), -1), [g.reshape(len(p), -1) for g in gs], lr=0.1, beta1=0.5, beta2=0.75, beta=0.9,
+                 eps=1e-2, decay=0.01, every=3)
+            for p, gs in zip(start, gradients, strict=True)
+        ]  # fmt: skip
+        for t in range(8):
+            for p, gs in zip(ps, gradients, strict=True):
+                p.grad = gs[t].clone()
+            optimizer.step()
+            for p, path in zip(ps, expected, strict=True):
+                if not torch.allclose(p.reshape(len(p), -1), path[t], rtol=1e-9, atol=1e-9):
+                    return f"shape {shape} is at {p.tolist()} after step {t + 1}"
+    return None
+
+
+def _fault_of_shapes(make: Any) -> str | None:
+    """The first difference between a tensor and its transposes, or a state of another size."""
+    shape, sizes = (3, 2, 4), {3: 9 + 4, 10000: 9 + 4 + 16, 1: 0}
+    for limit, size in sizes.items():
+        ends = []
+        for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+            p, q = (torch.zeros(shape).permute(order).contiguous() for _ in range(2))
+            optimizer = make(
+                [p, q], max_precond_dim=limit, precondition_frequency=2, eps=1e-2, normalize_grads=True, fused=False
+            )
+            for t in range(5):
+                p.grad = gradient_of(t, shape).permute(order).contiguous()
+                q.grad = torch.zeros_like(q)
+                optimizer.step()
+            if q.any():  # NaN too
+                return f"gradients of 0 move a tensor to {q.tolist()}"
+            ends.append(p.permute([order.index(k) for k in range(3)]))
+            if [optimizer.state[p][key].numel() for key in ("exp_avg", "exp_avg_sq", "GG", "Q")] != [
+                24,
+                24,
+                size,
+                size,
+            ]:
+                return f"max_precond_dim={limit} has another state"
+        if not all(torch.allclose(ends[0], end, rtol=1e-8, atol=1e-9) for end in ends):
+            return f"transposed tensors step elsewhere with max_precond_dim={limit}"
+    p = torch.ones(4)
+    p.grad = torch.ones(4)
+    optimizer = make([p], fused=False)
+    optimizer.step()
+    if optimizer.state[p]["GG"].numel():
+        return "a vector has an eigenbasis"
+    p = torch.ones(2, 3, dtype=torch.bfloat16)
+    optimizer = make([p], fused=False)
+    for g in (1.0, 2.0):
+        p.grad = torch.full_like(p, g)
+        optimizer.step()
+    found = {key: str(x.dtype).removeprefix("torch.") for key, x in optimizer.state[p].items() if key != "step"}
+    expected = {"exp_avg": "bfloat16", "exp_avg_sq": "bfloat16", "GG": "float32", "Q": "float32"}
+    return None if found == expected else f"the state is {found}"
 
 
 def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:

@@ -1,7 +1,7 @@
 """`python tests/optim/record_references.py FILE`: record trajectories of reference implementations of optimizers.
 
-Needs torch, pytorch_optimizer, torch_adopt and prodigyopt (the ADOPT and the Prodigy of their authors), and not Piste.
-The tests read `references.json`.
+Needs torch, pytorch_optimizer, torch_adopt, prodigyopt and soap.py of nikhilvyas/SOAP (the ADOPT, the Prodigy and the
+SOAP of their authors), and not Piste. The tests read `references.json`.
 """
 
 from __future__ import annotations
@@ -73,6 +73,15 @@ RUNS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"d0": 0.01, "lr": 0.5, "betas": (0.5, 0.75), "safeguard_warmup": True, "growth_rate": 1.25, "d_coef": 4.0},
         ) * 2,
         ({"d0": 0.01, "lr": 0.5, "beta3": 0.0, "d_coef": 2.0, "growth_rate": 9.0, "safeguard_warmup": True},) * 2,
+    ],
+    "SOAP": [  # The authors decay the weights after the step. A small eps would magnify the rounding of zeros.
+        ({"eps": 0.01, "weight_decay": 0.0},) * 2,
+        ({"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.125, "weight_decay": 0.0, "precondition_frequency": 2},) * 2,
+        (
+            {"lr": 0.1, "shampoo_beta": 0.5, "eps": 0.01, "weight_decay": 0.0, "precondition_frequency": 3,
+             "max_precond_dim": 2, "normalize_grads": True},
+        ) * 2,
+        ({"lr": 0.1, "eps": 0.01, "weight_decay": 0.0, "correct_bias": False},) * 2,
     ],
     "ScheduleFreeSGD": [
         ({}, {}),
@@ -160,8 +169,9 @@ if __name__ == "__main__":
     import adopt
     import prodigyopt
     import pytorch_optimizer
+    import soap
 
-    MODULES = {"ADOPT": adopt, "Prodigy": prodigyopt}
+    MODULES = {"ADOPT": adopt, "Prodigy": prodigyopt, "SOAP": soap}
 
     def reference(name: str) -> Any:
         cls = getattr(MODULES.get(name, pytorch_optimizer), NAMES.get(name, name))
@@ -181,5 +191,6 @@ if __name__ == "__main__":
         for ours, theirs in pairs
     ]
     versions = {package: version(package) for package in ("torch", "pytorch_optimizer", "torch_adopt", "prodigyopt")}
+    versions["SOAP"] = "commit a1e5535"
     with open(sys.argv[1], "w", encoding="utf-8") as file:
         json.dump({"versions": versions, "runs": runs}, file, indent=1)

@@ -26,4 +26,6 @@ def test_the_trajectory_is_that_of_the_reference(run, fused):
     tolerance = 1e-12
     if run["optimizer"] in OF_MATRICES and run["options"].get("ns_steps") != 0:  # products in bfloat16
         tolerance = STEPS * run["options"].get("lr", 0.02) * 2**-8
+    if run["optimizer"] == "SOAP":  # the authors compute eigenbases in float32
+        tolerance = 1e-5
     torch.testing.assert_close(ours, torch.tensor(run["trajectory"]), rtol=1e-12, atol=tolerance)

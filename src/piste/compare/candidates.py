@@ -57,7 +57,7 @@ class Candidate:
     def steps_matrices(self) -> bool:
         """Whether the optimizer is one of matrices, such as Muon, which needs param groups for all other parameters."""
         make = self.make.func if isinstance(self.make, functools.partial) else self.make
-        return isinstance(make, type) and issubclass(make, Optimizer) and make.matrix is not None
+        return isinstance(make, type) and issubclass(make, Optimizer) and make.matrix is not None and not make.any_shape
 
     @property
     def bound_arguments(self) -> str:

@@ -27,15 +27,18 @@ class MatrixSpec:
     Attributes:
         before: a step that leaves the parameter as it is; its last buffer is the input of the matrix stage.
         matrix: the stage. It takes matrices (count, rows, columns), its buffers (count, elements), and the numbers that
-            it names by keyword; it returns matrices of as many elements, and the new buffers if it has any.
+            it names by keyword, such as the step count `t`; it returns matrices of as many elements, and the new
+            buffers if it has any. It runs once for all matrices of one shape and step count.
         after: a step whose only buffer is the result of the matrix stage.
         buffers: letters of the state that the stage reads and renews, the last ones of a rule.
+        any_shape: whether the stage takes tensors (count, *shape) as they are, in place of matrices.
     """
 
     before: StepSpec
     matrix: Callable[..., Tensor]
     after: StepSpec
     buffers: tuple[str, ...] = ()
+    any_shape: bool = False
 
     @property
     def name(self) -> str:
@@ -54,6 +57,7 @@ class _Stacks:
         self._stacks: list[tuple[Tensor, list[Tensor]]] = []  # with the parameters
         self._of: dict[int, Tensor] = {}
         self._buffers: dict[int, list[Tensor]] = {}  # of the matrix stage
+        self._counts: dict[int, Tensor] = {}  # of steps
         for (shape, dtype, device), matrices in alike.items():
             stack = torch.empty(len(matrices), *shape, dtype=dtype, device=device)
             self._stacks.append((stack, matrices))
@@ -62,6 +66,7 @@ class _Stacks:
     def before(self, state: ParamState) -> ParamState:
         """Return the state of a parameter for the step before the matrix stage."""
         kept, self._buffers[id(state.p)] = _split_buffers(self._spec, state)
+        self._counts[id(state.p)] = state.counters[0]
         return replace(state, buffers=[*kept, self._of[id(state.p)]])
 
     def after(self, p: Tensor, g: Tensor) -> ParamState:
@@ -71,17 +76,31 @@ class _Stacks:
     def run(self, numbers: Mapping[str, Any]) -> None:
         """Replace each matrix by the result of the matrix stage, and renew the buffers of the stage."""
         _, *names = parameters(self._spec.matrix)
-        chosen = {name: numbers[name] for name in names if name not in self._spec.buffers}
+        chosen = {name: numbers[name] for name in names if name not in self._spec.buffers and name != "t"}
         with torch.no_grad():
             for stack, params in self._stacks:
-                kept = [self._buffers[id(p)] for p in params]
-                buffers = [torch.stack([x.flatten() for x in alike]) for alike in zip(*kept, strict=True)]
-                result = self._spec.matrix(stack.flatten(2), *buffers, **chosen)
-                result, *renewed = result if buffers else (result,)
-                stack.copy_(result.reshape(stack.shape))
-                for alike, values in zip(zip(*kept, strict=True), renewed, strict=True):
-                    for x, value in zip(alike, values, strict=True):
-                        x.copy_(value.reshape(x.shape))
+                if "t" not in names:
+                    self._run_one(stack, params, chosen)
+                    continue
+                counts = [int(self._counts[id(p)].item()) for p in params]
+                for t in dict.fromkeys(counts):
+                    places = [i for i, count in enumerate(counts) if count == t]
+                    part = stack if len(places) == len(params) else stack[places]
+                    self._run_one(part, [params[i] for i in places], {**chosen, "t": t})
+                    if part is not stack:
+                        stack[places] = part
+
+    def _run_one(self, stack: Tensor, params: Sequence[Tensor], chosen: Mapping[str, Any]) -> None:
+        """Run the stage once, in place."""
+        kept = [self._buffers[id(p)] for p in params]
+        buffers = [torch.stack([x.flatten() for x in alike]) for alike in zip(*kept, strict=True)]
+        result = self._spec.matrix(stack if self._spec.any_shape else stack.flatten(2), *buffers, **chosen)
+        result, *renewed = result if buffers else (result,)
+        stack.copy_(result.reshape(stack.shape))
+        for alike, old, values in zip(zip(*kept, strict=True), buffers, renewed, strict=False):
+            if values is not old:
+                for x, value in zip(alike, values, strict=True):
+                    x.copy_(value.reshape(x.shape))
 
 
 class MatrixPlan:

@@ -281,7 +281,7 @@ def _check_state(cls: Any, index: Any, p: Tensor, state: Any, group: Mapping[str
                 )
     for key in (*cls.buffers, *TENSORS.values()):
         value = state.get(key)
-        expected = cls.buffers[key].shape_for(p) if key in cls.buffers else p.shape
+        expected = cls.buffers[key].shape_for(p, group) if key in cls.buffers else p.shape
         if isinstance(value, Tensor) and value.shape != expected:
             raise InvalidValue(
                 f"`{key}` of parameter {index} has shape {tuple(value.shape)} in the checkpoint; the parameter has "

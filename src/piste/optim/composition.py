@@ -159,7 +159,7 @@ def compose(
             return p - scalars["lr"] * d, buffers
 
         start = spec("before", first, (*kept, "u"), counters, per_step)
-        return MatrixSpec(start, cls.matrix, spec("after", last, ("u",), ("t",), {}), own)
+        return MatrixSpec(start, cls.matrix, spec("after", last, ("u",), ("t",), {}), own, cls.any_shape)
 
     formula = cls.update if rules is None or rules.update is None else rules.update
     update = _rule(f"{cls.__name__}.update", formula, letters, flags)

@@ -171,7 +171,12 @@ def _check_matrices(cls: Any, params: list[Any], group: int, split: int) -> None
     """Raise unless every parameter is real, and a matrix or a stack of `split` matrices."""
     for i, entry in enumerate(params):
         p = entry[1] if isinstance(entry, tuple) else entry
-        if p.dim() < 2 or p.is_complex():
+        if cls.any_shape and p.is_complex():
+            raise InvalidValue(
+                f"{cls.__name__} takes real parameters; received parameter {i} of param group {group} with dtype "
+                f"{p.dtype}. Help: optimize its real and imaginary parts as two parameters."
+            )
+        if (p.dim() < 2 and not cls.any_shape) or p.is_complex():
             raise InvalidValue(
                 f"{cls.__name__} only supports 2D parameters, and real ones of more dimensions as matrices; received "
                 f"parameter {i} of param group {group} with shape {tuple(p.shape)} and dtype {p.dtype}. Help: "
@@ -182,7 +187,7 @@ def _check_matrices(cls: Any, params: list[Any], group: int, split: int) -> None
                 f"{cls.__name__} steps whole matrices; received parameter {i} of param group {group}, which is "
                 "sharded. Help: step sharded parameters by AdamW, or replicate the matrices."
             )
-        if p.shape[0] % split:
+        if split > 1 and p.shape[0] % split:
             raise InvalidValue(
                 f"`split` must divide the rows of a parameter; received split={split} for parameter {i} of param group "
                 f"{group} with shape {tuple(p.shape)}. Help: put parameters of fused matrices in a group of their own."

@@ -52,7 +52,7 @@ class Optimizer(torch.optim.Optimizer):
     - `before(g, *buffers, *, ...)`: a formula that returns the input of the matrix stage and the new buffers;
     - `matrix(u, *buffers, *, ...)`: torch operations on matrices (count, rows, columns), and on buffers (count,
       elements) that no formula reads, the last ones declared; it returns the matrices and the new buffers. Options come
-      by their public names;
+      by their public names, and the step count as `t`. With `any_shape` it takes tensors (count, *shape) as they are;
     - `after(u, *, ...)`: a formula of the step from the result of the matrix stage; by default that result.
 
     The base adds the sign, weight decay, the last subtraction, dtypes, checkpoints and backends; no rule mentions
@@ -100,6 +100,7 @@ class Optimizer(torch.optim.Optimizer):
     refused: ClassVar[Mapping[str, str]] = {}  # shared options that it can't have, with the reason
     extensions: ClassVar[tuple[str, ...]] = ()  # options that the class of torch.optim lacks
     own_decay: ClassVar[bool] = False  # whether `update` decays the weights, because it reads `weight_decay`
+    any_shape: ClassVar[bool] = False  # whether the matrix stage takes tensors of any shape, as they are
     sparse_only: ClassVar[bool] = False  # takes sparse gradients and no dense ones
     group_state: ClassVar[Mapping[str, float | str]] = {}  # numbers that a param group keeps, with their first values
     same_in_groups: ClassVar[tuple[str, ...]] = ()  # options of `reduce` and `finish`

@@ -28,7 +28,8 @@ class Buffer:
         shape: "all" for the shape of the parameter. "rows" or "columns" for a number per row or column of a matrix,
             "first" for a number per index of its first dimension, and "vectors" for the shape of a parameter that is
             no matrix; others lack the buffer. A matrix has two or more dimensions, and the last two are at least the
-            option `min_dim_size_to_factor`, if the rule has it.
+            option `min_dim_size_to_factor`, if the rule has it. A function of the shape of the parameter and of
+            the options returns another shape, of float32 or wider.
         is_weight: Keep the dtype of the weights, whatever `state_dtype` is.
 
     Example:
@@ -40,13 +41,13 @@ class Buffer:
     letter: str
     when: str | None = None
     start: float | str = 0.0
-    shape: Literal["all", "rows", "columns", "first", "vectors"] = "all"
+    shape: Literal["all", "rows", "columns", "first", "vectors"] | Callable[..., tuple[int, ...]] = "all"
     is_weight: bool = False
 
     def exists(self, is_matrix: bool, group: Mapping[str, Any]) -> bool:
         """Return whether a matrix, or a parameter that is none, has the buffer."""
         return (self.when is None or bool(group[self.when])) and (
-            self.shape == "all" or is_matrix != (self.shape == "vectors")
+            self.shape == "all" or callable(self.shape) or is_matrix != (self.shape == "vectors")
         )
 
     @property
@@ -54,9 +55,11 @@ class Buffer:
         """Whether the buffer has a number for each of the parameter's, other than the weight itself."""
         return self.shape == "all" and self.start != "p"
 
-    def shape_for(self, p: Tensor) -> tuple[int, ...]:
-        """Return the shape of the buffer of a parameter."""
+    def shape_for(self, p: Tensor, group: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the shape of the buffer of a parameter in a group."""
         shape = list(p.shape)
+        if callable(self.shape):
+            return self.shape(shape, group)
         if self.shape == "first" and p.dim() > 1:
             return (shape[0], *(1 for _ in shape[1:]))
         if self.shape in ("rows", "columns") and p.dim() > 1:
@@ -200,8 +203,10 @@ def _first_value(buffer: Buffer, p: Tensor, group: Mapping[str, Any], dtype: tor
         kept = precision.state_dtype(p, {**group, "state_dtype": None}) if buffer.is_weight else dtype
         return (p if group["differentiable"] else p.detach()).to(kept, copy=True)
     start = _start(buffer, group)
-    if buffer.shape in ("rows", "columns", "first"):
-        return p.new_full(buffer.shape_for(p), start, dtype=dtype)
+    if callable(buffer.shape):
+        dtype = torch.promote_types(p.dtype, torch.float32)
+    if buffer.shape != "all" and buffer.shape != "vectors":
+        return p.new_full(buffer.shape_for(p, group), start, dtype=dtype)
     return _filled_like(p, start, dtype)
 
 
