@@ -10,11 +10,12 @@ from piste.losses import LOSSES
 from piste.losses.elementwise import ElementwiseLoss
 from piste.optim import OPTIMIZERS, Adagrad, Adam, Optimizer
 from piste.optim.options import rate
+from tools.docs import reference
 from tools.docs.formulas import loss_variants, optimizer_formula, optimizer_variants
 from tools.docs.groups import LOSSES_BY_TASK, OPTIMIZERS_BY_KIND
 from tools.docs.libraries import read_libraries
 from tools.docs.pictures import best_rate, draw_loss, path, valley
-from tools.docs.reference import _loss_page, _optimizer_page, _sections
+from tools.docs.reference import _index, _loss_page, _optimizer_page, _sections
 
 
 def test_the_formula_of_adam_is_that_of_its_paper():
@@ -150,7 +151,16 @@ def test_recorded_signatures_have_a_version():
 
 @pytest.mark.parametrize(("groups", "table"), [(LOSSES_BY_TASK, LOSSES), (OPTIMIZERS_BY_KIND, OPTIMIZERS)])
 def test_the_index_has_every_page_in_one_group(groups, table):
-    assert sorted(name for names in groups.values() for name in names) == sorted(table)
+    grouped = [name for names in groups.values() for name in names]
+    assert len(grouped) == len(set(grouped)) and set(grouped) <= set(table)
+    linked = re.findall(r"^\| \[(\w+)\]\((\w+)\.md\)", _index(), re.MULTILINE)
+    assert [name for name, _ in linked if name in table].count(grouped[0]) == 1
+    assert {name for name, page in linked if page == name.lower()} >= set(table)
+
+
+def test_a_rule_without_a_group_is_listed_last(monkeypatch):
+    monkeypatch.setitem(reference.OPTIMIZERS_BY_KIND, "Whole matrices", ("Muon",))
+    assert "### Others\n\n| | |\n|---|---|\n| [NorMuon](normuon.md) | " in _index()
 
 
 def test_arguments_of_other_libraries_stand_next_to_those_they_set():

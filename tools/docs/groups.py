@@ -1,4 +1,4 @@
-"""The groups of the index of the reference: optimizers by kind, losses by task."""
+"""The groups of the index of the reference: optimizers by kind, losses by task. The index puts all others last."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OPTIMIZERS_BY_KIND = {
         *("AdaBelief", "ADOPT", "Adan", "AdEMAMix", "Adafactor", "SparseAdam"),
     ),
     "A rate for each tensor": ("LAMB", "LARS", "StableAdamW"),
-    "Whole matrices": ("Muon", "NorMuon"),
+    "Whole matrices": ("Muon", "NorMuon", "SOAP"),
     "No schedule, or no rate": ("ScheduleFreeSGD", "ScheduleFreeAdamW", "Prodigy"),
     "Full batches": ("LBFGS",),
 }

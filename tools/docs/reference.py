@@ -46,7 +46,8 @@ def _index() -> str:
         ("Losses", LOSSES_BY_TASK, LOSSES),
     ):
         lines += [f"## {title}", ""]
-        for group, names in groups.items():
+        others = tuple(name for name in table if not any(name in names for names in groups.values()))
+        for group, names in {**groups, **({"Others": others} if others else {})}.items():
             lines += [f"### {group}", "", "| | |", "|---|---|"]
             lines += [f"| [{n}]({n.lower()}.md) | {_cell(_sections(table[n])['summary'][0])} |" for n in names]
             lines.append("")
