@@ -86,6 +86,8 @@ def test_every_page_of_an_optimizer_lists_its_arguments_and_its_state(name):
         assert f"| `{option}` |" not in page and f"`{option}`" in page
     for key in cls.state_keys():
         assert f"| `{key}` |" in page
+    known = ", ".join(f'"{name}"'.replace("_", r"\_") for name in ("torch", *cls.conventions))
+    assert (f"| `convention` | `'torch'` | one of {known} |" in page) == bool(cls.conventions)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -15,7 +15,7 @@ from piste.losses import LOSSES, Loss
 from piste.losses.reduction import SETTINGS, reduction_option
 from piste.optim import OPTIMIZERS, Optimizer
 from piste.optim.options import SHARED
-from piste.options import Option
+from piste.options import Choice, Option
 
 from .backends import loss_backends, optimizer_backends
 from .elsewhere import loss_elsewhere, optimizer_elsewhere
@@ -67,8 +67,8 @@ def _optimizer_page(cls: type[Optimizer]) -> str:
         lines += ["## Formula", "", *_formulas(variants.pop("")), "", _symbols(cls), ""]
     for name, equations in variants.items():
         lines += [f'??? note "{_plain(name)}"', "", *(f"    {line}" for line in _formulas(equations)), ""]
-    lines += ["## Arguments", "", *_arguments({**cls.options, **_own_shared()}), ""]
-    words = ", ".join(f"`{name}`" for name in SHARED if name not in _own_shared())
+    lines += ["## Arguments", "", *_arguments({**cls.options, **_own_shared(cls)}), ""]
+    words = ", ".join(f"`{name}`" for name in SHARED if name not in _own_shared(cls) and name != "convention")
     lines += [f"In addition the keywords of every optimizer of `torch.optim`: {words}.", ""]
     lines += optimizer_elsewhere(cls)
     lines += ["## State of a parameter", "", *_state(cls, example), ""]
@@ -82,10 +82,14 @@ def _optimizer_page(cls: type[Optimizer]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _own_shared() -> dict[str, Option]:
-    """Return the options of every optimizer that torch.optim lacks."""
-    theirs = inspect.signature(torch.optim.SGD).parameters
-    return {name: option for name, option in SHARED.items() if name not in theirs and name != "capturable"}
+def _own_shared(cls: type[Optimizer]) -> dict[str, Option]:
+    """Return the options of every optimizer that torch.optim lacks; `convention` has the libraries of this one."""
+    theirs = {*inspect.signature(torch.optim.SGD).parameters, "capturable"}
+    options = {name: option for name, option in SHARED.items() if name not in theirs}
+    known = options.pop("convention")
+    if cls.conventions:
+        options["convention"] = Choice("torch", ("torch", *cls.conventions), known.doc)
+    return options
 
 
 def _symbols(cls: type[Optimizer]) -> str:
