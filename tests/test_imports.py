@@ -41,7 +41,7 @@ LAYERS: list[list[str]] = [
         "piste.compare.training.smoothness",
     ],
     ["piste.compare.objective", "piste.compare.class_metrics"],
-    ["piste.compare.frameworks"],
+    ["piste.compare.frameworks", "piste.compare.data_sources"],
     ["piste.compare.candidates", "piste.compare.data", "piste.compare.metrics", "piste.compare.task"],
     ["piste.compare.training", "piste.compare.task_file", "piste.compare.splits"],
     ["piste.compare.plan"],

@@ -143,6 +143,8 @@ def test_the_command_shows_settings_changes_and_both_recommendations(folders):
     assert "| SGD | 0.001 → 0.05 |" in text
     assert "(Changes over new seeds and new validation examples, paired by seed and validation example" in text
     assert "Before: " in text and "After: " in text
+    code = json.loads((folders / "b" / "results.json").read_text())["verdict"]["code"]
+    assert code.startswith("optimizer = ") and f"\n\n    {code}\n" in text
     assert text == str(diff(folders / "a", folders / "b")) + "\n"
 
 
@@ -157,11 +159,12 @@ def test_the_same_comparison_twice_is_identical(folders):
 def test_code_that_differs_is_named_without_its_hash(folders, tmp_path):
     numbers = json.loads((folders / "b" / "results.json").read_text())
     numbers["settings"]["fingerprint"]["model"] = "0123"
+    numbers["settings"]["epochs"] = 4 / 3
     numbers["validation"] = {"examples": 7, "targets": "89ab"}
     numbers["settings"]["candidates"][1]["code"] = {"optimizer": "4567"}
     (tmp_path / "results.json").write_text(json.dumps(numbers))
     text = str(diff(folders / "b", tmp_path))
-    assert "- code or values of the model differ\n" in text
+    assert "- epochs: 4 → 1.33333\n" in text and "- code or values of the model differ\n" in text
     assert "- code or options of the candidates Adam differ\n" in text
     assert "- validation examples: 40 → 7\n- validation targets differ\n" in text
     assert not any(value in text for value in ("0123", "4567", "89ab"))

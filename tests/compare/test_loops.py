@@ -5,8 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from piste.compare import compare_task
-from piste.compare import data as data_module
+from piste.compare import compare_task, data_sources
 from piste.errors import InvalidType, InvalidValue
 from tests.compare.small import data, model, task
 
@@ -341,7 +340,7 @@ def test_of_endless_data_only_what_is_needed_is_read():
 
 
 def test_endless_data_without_a_number_of_steps_is_rejected(monkeypatch):
-    monkeypatch.setattr(data_module, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(data_sources, "MAX_SECONDS", 0.0)
     with pytest.raises(InvalidValue) as caught:
         found_by(train=Endless())
     assert str(caught.value) == (
@@ -351,7 +350,7 @@ def test_endless_data_without_a_number_of_steps_is_rejected(monkeypatch):
 
 
 def test_endless_validation_data_is_rejected(monkeypatch):
-    monkeypatch.setattr(data_module, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(data_sources, "MAX_SECONDS", 0.0)
     with pytest.raises(InvalidValue) as caught:
         found_by(train=Endless(), validation=Endless(), steps=20)
     assert str(caught.value) == (

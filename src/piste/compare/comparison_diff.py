@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from ..errors import InvalidType, InvalidValue
 from ..options import Number
+from .analysis.changed_settings import HASHED, differing_settings
 from .analysis.changes import Change, Side, find_changes
 from .formats import format_bytes, format_change, format_number, format_seconds
 from .metrics import METRICS
@@ -21,8 +23,6 @@ from .report.tables import markdown_lines
 from .results import LEVEL, Result, Summary
 
 OUTCOMES = ("better", "worse", "equal", "undecided", "identical")
-HASHED = ("one hash", "another hash")
-"""The values of settings that are known by a hash."""
 NAMES = {"equal": "practically equal"}
 
 
@@ -126,7 +126,7 @@ def diff(before: Any, after: Any, *, practical: float | None = None) -> Diff:
     scored = all(run.scores for side in sides for runs in side.runs.values() for run in runs)
     changes, paired = find_changes(*sides, old["higher_is_better"], margin)
     return Diff(
-        _label(before, old), _label(after, new), old["metric"], changes, _differing(old, new),
+        _label(before, old), _label(after, new), old["metric"], changes, differing_settings(old, new),
         _sentence(old["metric"], changes),
         _test(changes, paired, scored, margin), (_advice(old), _advice(new)),
         {change.name: _costs(change.name, old, new) for change in changes},
@@ -171,41 +171,6 @@ def _side(numbers: Mapping[str, Any]) -> Side:
     return Side(
         runs, validation.get("targets", ""), validation.get("examples", 0), float if known is None else known.finish
     )
-
-
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the command, settings and versions that differ."""
-    pairs = [("command", old.get("command"), new.get("command"))]
-    for group in ("settings", "validation", "versions"):
-        a, b = old.get(group, {}), new.get(group, {})
-        pairs += [(key, a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b])]
-    return [part for key, a, b in pairs if a != b for part in _changed(key, a, b)]
-
-
-def _changed(key: str, old: Any, new: Any) -> list[tuple[str, str, str]]:
-    """Describe a setting that differs: hashes of code and data are named, not shown."""
-    if key == "fingerprint" and isinstance(old, dict) and isinstance(new, dict):
-        return [(f"code or values of the {part}", *HASHED) for part in old if old[part] != new.get(part)]
-    if key in ("examples", "targets"):
-        return [(f"validation {key}", *((str(old), str(new)) if key == "examples" else HASHED))]
-    if key != "candidates" or not old or not new:
-        return [(key, _text(old), _text(new))]
-    names = [", ".join(_candidate(c) for c in candidates) for candidates in (old, new)]
-    if names[0] != names[1]:
-        return [(key, names[0], names[1])]
-    after = {c["name"]: c for c in new}
-    changed = ", ".join(c["name"] for c in old if c != after[c["name"]])
-    return [(f"code or options of the candidates {changed}", *HASHED)]
-
-
-def _candidate(candidate: Mapping[str, Any]) -> str:
-    return candidate["name"] + ("" if candidate["lr"] is None else f" (lr {candidate['lr']:g})")
-
-
-def _text(value: Any) -> str:
-    if value in (None, ""):
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _costs(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -258,4 +223,5 @@ def _test(changes: Sequence[Change], paired: bool, scored: bool, margin: float) 
 def _advice(numbers: Mapping[str, Any]) -> str:
     verdict = numbers["verdict"]
     advice = verdict["recommendation"] or verdict["sentence"]
-    return f"{advice} `{verdict['code']}`" if verdict["code"] else str(advice)
+    code = textwrap.indent(verdict["code"], "    ")
+    return f"{advice}\n\n{code}" if code else str(advice)
