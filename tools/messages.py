@@ -28,9 +28,9 @@ ERRORS_ALONE = ("engine/", "formula/")
 """Folders whose other strings are the text of kernels."""
 NOT_SHOWN = (
     *("compare/tasks/", "compare/training/smoothness.py", "losses/robust_regression"),
-    *("optim/options.py", "optim/ports.py", "losses/function_form.py", "translation.py"),
+    *("optim/options.py", "optim/ports.py", "losses/function_form.py", "losses/operators.py", "translation.py"),
 )
-"""Files whose other strings are the code of built-in tasks, and the meaning of options in docstrings."""
+"""Files whose other strings are the code of built-in tasks, the meaning of options in docstrings, and schemas."""
 PAGES = ("compare/report/page.html",)
 """Pages whose text in double braces is shown."""
 TABLES = ("compare/report/tables.py", "compare/analysis/verdict.py")

@@ -20,7 +20,7 @@ from piste.optim.options import SHARED
 
 ROOT = Path(piste.__file__).parent
 HEADER = "# Made by `python -m tools.stubs`: edit the declarations, not this file."
-IMPORTS = """from collections.abc import Callable
+IMPORTS = """from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -56,11 +56,12 @@ def losses_stub() -> str:
     for name in sorted(own):
         cls = getattr(piste.losses, name)
         signature = getattr(cls, "__signature__", None) or inspect.signature(cls)
+        operands = ", ".join(["self", *operands_of(cls)])
         lines += [
             f"class {name}(Loss):",
             f"    def __init__({', '.join(['self', *parameters(signature, options_of(cls))])}) -> None: ...",
-            f"    def forward({', '.join(['self', *(f'{a}: Tensor' for a in cls.arguments)])}) -> Tensor: ...",
-            f"    def __call__({', '.join(['self', *(f'{a}: Tensor' for a in cls.arguments)])}) -> Tensor: ...",
+            f"    def forward({operands}) -> Tensor: ...",
+            f"    def __call__({operands}) -> Tensor: ...",
             "",
         ]
     return "\n".join(lines)
@@ -73,7 +74,7 @@ def functional_stub() -> str:
         if function is getattr(with_layer, name, None):
             lines.append(f"def {name}(*args: Any, **kwargs: Any) -> Tensor: ...")
         else:
-            given = parameters(inspect.signature(function), options_of(cls), cls.arguments)
+            given = parameters(inspect.signature(function), options_of(cls), types_of(cls))
             lines.append(f"def {name}({', '.join(given)}) -> Tensor: ...")
     return "\n".join([*lines, ""])
 
@@ -99,11 +100,24 @@ def optim_stub() -> str:
         "",
     ]
     for name, cls in OPTIMIZERS.items():
-        given = parameters(inspect.signature(cls), {**SHARED, **cls.options}, ("params",))
-        given[0] = "params: ParamsT"
+        given = parameters(inspect.signature(cls), {**SHARED, **cls.options}, {"params": "ParamsT"})
         given = [text.replace(": float", ": float | Tensor") for text in given]  # also a 0-dimensional tensor
         lines += [f"class {name}(Optimizer):", f"    def __init__({', '.join(['self', *given])}) -> None: ...", ""]
     return "\n".join(lines)
+
+
+def types_of(cls: type[Loss]) -> dict[str, str]:
+    """The annotation of every operand of a loss."""
+    return {name: cls.argument_types.get(name, "Tensor") for name in cls.arguments}
+
+
+def operands_of(cls: type[Loss]) -> list[str]:
+    """The parameters of `forward`: the operands, and those that it takes by name and as further operands."""
+    found = [f"{name}: {kind}" for name, kind in types_of(cls).items()]
+    for p in inspect.signature(cls.forward).parameters.values():
+        if p.kind is p.KEYWORD_ONLY:
+            found.append(f"{p.name}: {p.annotation} = {p.default!r}")
+    return found
 
 
 def options_of(cls: type[Loss]) -> dict[str, Any]:
@@ -111,14 +125,16 @@ def options_of(cls: type[Loss]) -> dict[str, Any]:
     return {**cls.options, "reduction": reduction_option(cls.reductions), **SETTINGS, **LEGACY}
 
 
-def parameters(signature: inspect.Signature, options: Mapping[str, Any], operands: tuple[str, ...] = ()) -> list[str]:
+def parameters(
+    signature: inspect.Signature, options: Mapping[str, Any], operands: Mapping[str, str] | None = None
+) -> list[str]:
     """Return the parameters of a signature with their types, as Python text."""
     texts, keywords = [], False
     for name, p in signature.parameters.items():
         if p.kind is p.KEYWORD_ONLY and not keywords:
             texts.append("*")
             keywords = True
-        kind = "Tensor" if name in operands else getattr(options.get(name), "annotation", "Any")
+        kind = (operands or {}).get(name) or getattr(options.get(name), "annotation", "Any")
         default = "" if p.default is p.empty else f" = {p.default!r}" if is_literal(p.default) else " = ..."
         texts.append(f"{name}: {kind}{default}")
     return texts

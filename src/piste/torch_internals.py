@@ -10,6 +10,7 @@ import json
 import tempfile
 import types
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ __all__ = [
     "profile_hook",
     "raw_stream",
     "record_allocations",
+    "recording_in_operators",
     "storage_owners",
     "unwrap",
     "without_compiler",
@@ -136,6 +138,27 @@ def direct_backward(function: type[torch.autograd.Function]) -> type[torch.autog
     if _is_verified and backward_class is not None:
         backward_class.apply = function.backward
     return function
+
+
+_force_keys = _find("_C._ForceDispatchKeyGuard", None)
+_included, _excluded = (_find(f"_C._dispatch_tls_local_{kind}_set", None) for kind in ("include", "exclude"))
+_autograd_keys = [
+    _find(f"_C.DispatchKey.{name}", None) for name in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor")
+]
+
+
+def recording_in_operators() -> AbstractContextManager[Any] | None:
+    """Return a context in which autograd records operations inside an operator; None if PyTorch can't do that.
+
+    PyTorch turns autograd off there.
+    """
+    if None in (_force_keys, _included, _excluded, *_autograd_keys):
+        return None
+    excluded = _excluded()
+    for key in _autograd_keys:
+        excluded = excluded.remove(key)
+    context: AbstractContextManager[Any] = _force_keys(_included(), excluded)
+    return context
 
 
 _storage_owners = _find("_C._storage_Use_Count", None)

@@ -297,4 +297,7 @@ def test_pairs_are_explained_by_their_scores() -> None:
     assert "with p = the score of query and key" in text and "element 0:  z = 0 - 1 = -1;  " in text
     assert "Result\n  0.313262" in text and "  d loss / d query\n" in text  # log(1 + e^-1)
     said = nn.InfoNCELoss().explain_backend(A, B)
-    assert said == "InfoNCELoss: by the eager backend: all pairs are scored by torch operations, in chunks"
+    assert (
+        said.partition(". Under")[0]
+        == "InfoNCELoss: by the eager backend: all pairs are scored by torch operations, in chunks"
+    )

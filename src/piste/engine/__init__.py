@@ -3,7 +3,7 @@
 from .backend import register
 from .cpu.backend import CpuBackend
 from .cpu.sum_of_squares import GradientSquares, sum_of_squares
-from .eager.loss import cast_result, compute_dtype, values
+from .eager.loss import cast_result, compute_dtype, is_autocast, values
 from .eager.pairs import PairReduction, full_precision, reduce_pairs
 from .eager.step import add_terms
 from .eager.step import step as step_eagerly
@@ -62,6 +62,7 @@ __all__ = [
     "dispatcher_of",
     "explain",
     "full_precision",
+    "is_autocast",
     "is_matrix",
     "is_sharded",
     "parameters",

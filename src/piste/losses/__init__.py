@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 
 for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
-    if _module != "functional":
+    if _module not in ("functional", "operators"):  # the first is made of the others, the second imports torch._dynamo
         importlib.import_module(f"{__name__}.{_module}")
 
 from . import functional, penalties, with_layer  # noqa: E402  # made of the losses that the modules registered

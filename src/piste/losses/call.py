@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..engine import is_autocast
+from ..torch_internals import PLAIN_TYPES
 from .reduction import Reduction
 
-__all__ = ["MAX_CACHED_SETTINGS", "PreparedCall", "ValidatedSettings", "validate_settings"]
+__all__ = ["MAX_CACHED_SETTINGS", "PreparedCall", "ValidatedSettings", "validate_settings", "why_not_operator"]
 
 MAX_CACHED_SETTINGS = 1000
 _cached_settings: dict[tuple[Any, ...], ValidatedSettings] = {}
@@ -83,3 +85,18 @@ def validate_settings(loss: Any, given: dict[str, Any]) -> tuple[ValidatedSettin
                 _cached_settings.clear()
             _cached_settings[key] = settings
     return settings, tensors
+
+
+def why_not_operator(given: Sequence[Any], settings: ValidatedSettings) -> str | None:
+    """Return why torch.compile traces a call of a loss that has an operator, or None."""
+    for x in given:
+        if type(x) not in PLAIN_TYPES:
+            return "an operand is a number, or a tensor subclass with operations of its own"
+        if x.dtype in (torch.float16, torch.bfloat16) and is_autocast(x.device.type):
+            return "autocast keeps results in float32"
+    for value in settings.options.values():
+        if not (value is None or isinstance(value, (bool, int, float, str))):
+            return "an option is a function"
+    if not (settings.reduction.normalizer is None or isinstance(settings.reduction.normalizer, str)):
+        return "the normalizer is a number or a tensor, which may be another one in every step"
+    return None

@@ -204,6 +204,13 @@ class CrossEntropyLoss(InPlace, ClassLoss):
         return super().rows(operands, check, **used)
 
     @classmethod
+    def why_no_operator(cls, operands: tuple[Any, ...], check: str, **options: Any) -> str | None:
+        """Return why torch.compile traces these rows, or None."""
+        if options.get("inplace"):
+            return "an operator changes no operand, and inplace=True is refused there"
+        return super().why_no_operator(operands, check, **options)
+
+    @classmethod
     def compute(
         cls, operands: tuple[Any, ...], reduction: Reduction, check: str, *, inplace: bool = False, **options: Any
     ) -> Tensor:

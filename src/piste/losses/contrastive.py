@@ -28,7 +28,7 @@ class InfoNCELoss(PairLoss):
     which the key is the query. A mean divides by the number of queries.
 
     Scores are computed for `chunk_size` queries at a time, and in the backward pass again. Second derivatives, forward
-    mode, torch.func and torch.compile store all of them.
+    mode and torch.func store all of them.
 
     Shape:
         query: (N, D), floating. 16-bit floats are computed in float32 and rounded once.
@@ -151,7 +151,7 @@ class NTXentLoss(PairLoss):
     by 2 N.
 
     Scores are computed for `chunk_size` views at a time, and in the backward pass again. Second derivatives, forward
-    mode, torch.func and torch.compile store all of them.
+    mode and torch.func store all of them.
 
     Shape:
         input1, input2: (N, D), the two views of each sample, floating. 16-bit floats are computed in float32 and

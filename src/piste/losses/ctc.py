@@ -49,6 +49,7 @@ class CTCLoss(Loss):
 
     name, functional_name = "ctc", "ctc_loss"
     arguments = ("log_probs", "targets", "input_lengths", "target_lengths")
+    argument_types = {"input_lengths": "Tensor | Sequence[int]", "target_lengths": "Tensor | Sequence[int]"}
     options = {
         "blank": Integer(0, "the class index of the blank"),
         "zero_infinity": Flag(False, "whether an infinite loss, and its gradient, become 0"),

@@ -192,7 +192,7 @@ class GaussianNLLLoss(ElementwiseLoss):
     """
 
     name, functional_name = "gaussian_nll", "gaussian_nll_loss"
-    arguments = ("input", "target", "var")
+    arguments, argument_types = ("input", "target", "var"), {"var": "float | Tensor"}
     options = {
         "full": Flag(False, "whether to add log(2 pi) / 2"),
         "eps": Number(1e-6, "the least variance", above=True),

@@ -38,7 +38,9 @@ def make_function(cls: Any) -> Callable[..., Tensor]:
     called = cls.functional_name or cls.name
 
     def function(*args: Any, **kwargs: Any) -> Tensor:
-        given = dict(zip(by_position, args[n:], strict=False))
+        more = args[n:most]
+        # Of equal lengths, because torch.compile of PyTorch 2.9 can't trace `zip` of others.
+        given = dict(zip(by_position[: len(more)], more, strict=True)) if more else {}
         is_plain = n <= len(args) <= most
         for name, value in kwargs.items():
             is_plain = is_plain and name in names and name not in given

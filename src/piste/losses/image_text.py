@@ -19,7 +19,7 @@ class CLIPLoss(PairLoss):
     times `logit_scale`; the loss of a pair is the mean of both cross entropies. A mean divides by the number of pairs.
 
     Scores are computed for `chunk_size` images at a time, once for both directions, and in the backward pass again.
-    Second derivatives, forward mode, torch.func and torch.compile store all of them.
+    Second derivatives, forward mode and torch.func store all of them.
 
     Shape:
         image: (N, D), floating. 16-bit floats are computed in float32 and rounded once.
@@ -43,7 +43,7 @@ class CLIPLoss(PairLoss):
     """
 
     name, functional_name = "clip", "clip_loss"
-    arguments = ("image", "text", "logit_scale")
+    arguments, argument_types = ("image", "text", "logit_scale"), {"logit_scale": "float | Tensor"}
     options = PAIRS
     signature = "reduction, normalize, chunk_size"
     expects = "vectors of images and of their texts, both (N, D), and the factor of their cosines"
@@ -89,7 +89,7 @@ class SigLIPLoss(PairLoss):
     times `logit_scale`, plus `logit_bias`. A mean divides by the number of images, not of pairs.
 
     Scores are computed for `chunk_size` images at a time, and in the backward pass again. Second derivatives, forward
-    mode, torch.func and torch.compile store all of them.
+    mode and torch.func store all of them.
 
     Shape:
         image: (N, D), floating. 16-bit floats are computed in float32 and rounded once.
@@ -115,6 +115,7 @@ class SigLIPLoss(PairLoss):
 
     name, functional_name = "siglip", "siglip_loss"
     arguments = ("image", "text", "logit_scale", "logit_bias")
+    argument_types = {"logit_scale": "float | Tensor", "logit_bias": "float | Tensor"}
     options = PAIRS
     signature = "reduction, normalize, chunk_size"
     expects = "vectors of images and of their texts, both (N, D), and the factor and the bias of their cosines"

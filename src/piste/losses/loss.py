@@ -14,7 +14,7 @@ from ..engine import cast_result, decline, explain, raise_reported, values
 from ..errors import InvalidType, PisteError, Unsupported
 from ..options import Function, Option
 from .arguments import bind_constructor, document_arguments, misuse, named_options, signature_of
-from .call import PreparedCall, ValidatedSettings, validate_settings
+from .call import PreparedCall, ValidatedSettings, validate_settings, why_not_operator
 from .function_form import functional_form
 from .reduction import LEGACY, SETTINGS, Reduction, make_reduction, reduction_of_flags
 from .registry import LOSSES
@@ -48,6 +48,7 @@ class Loss(TorchLoss):
     functional_name: ClassVar[str | None] = None
     aliases: ClassVar[tuple[str, ...]] = ()  # other short names
     arguments: ClassVar[tuple[str, ...]] = ("input", "target")
+    argument_types: ClassVar[Mapping[str, str]] = {}  # annotations of those that may be something else than a tensor
     options: ClassVar[Mapping[str, Option]] = {}
     signature: ClassVar[str] = "size_average, reduce, reduction"  # the constructor's arguments; "*" as in Python
     function_signature: ClassVar[str] = ""  # those of the function form after its operands, if they differ
@@ -174,15 +175,38 @@ class Loss(TorchLoss):
             flags = given.pop("size_average", None), given.pop("reduce", None)
             if flags != (None, None):
                 given["reduction"] = reduction_of_flags(*flags, stacklevel=4)
-        return cls._finished(operands, *validate_settings(cls, given))
+        return cls.finished(operands, *validate_settings(cls, given))
 
     @classmethod
-    def _finished(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
+    def finished(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
         """Return the loss; with check="sync", after its value checks are done."""
+        if _is_compiling() and cls._why_traced(operands, settings, tensors) is None:
+            from .operators import call_operator  # which imports torch._dynamo
+
+            result = call_operator(cls, (*operands, *tensors.values()), settings, tuple(tensors))
+            if result is not None:
+                return result
         result = cls.call(operands, settings, tensors)
         if settings.waits:
             raise_reported(wait=True, is_last=True)
         return result
+
+    @classmethod
+    def _why_traced(
+        cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]
+    ) -> str | None:
+        """Return why torch.compile traces a call instead of calling the operator; None where it calls it."""
+        return why_not_operator((*operands, *tensors.values()), settings) or cls.why_no_operator(
+            operands, settings.check, **settings.options, **tensors
+        )
+
+    @classmethod
+    def why_no_operator(cls, operands: tuple[Any, ...], check: str, **options: Any) -> str | None:
+        """Return why torch.compile traces this loss instead of calling an operator, or None.
+
+        The operands of a call that becomes an operator are validated here, where torch.compile shows the error.
+        """
+        return "its formula is fused with the operations next to it"
 
     @classmethod
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
@@ -225,13 +249,13 @@ class Loss(TorchLoss):
             operands = self._bind_operands(operands, named_operands)
         if cached is not None:
             settings, names = cached
-            return self._finished(operands, settings, {name: getattr(self, name) for name in names} if names else {})
+            return self.finished(operands, settings, {name: getattr(self, name) for name in names} if names else {})
         settings, tensors = validate_settings(
             type(self), {name: getattr(self, name) for name in (*self._options, "reduction", *SETTINGS)}
         )
         if not _is_compiling():
             self.__dict__["_validated_settings"] = settings, tuple(tensors)
-        return self._finished(operands, settings, tensors)
+        return self.finished(operands, settings, tensors)
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__.pop("_validated_settings", None)
@@ -249,6 +273,8 @@ class Loss(TorchLoss):
     def explain_backend(self, *operands: Any, **named_operands: Any) -> str:
         """Return which backend computes the loss of operands like these, and the reason where it is the eager one.
 
+        It also states whether torch.compile calls the loss as an operator, or traces its formula and why.
+
         Args:
             *operands: The operands of a call; without any, those of the example in the documentation of the loss, in
                 float32 on the CPU.
@@ -260,8 +286,11 @@ class Loss(TorchLoss):
         Example:
             >>> import torch, piste
             >>> x, y = torch.zeros(3), torch.ones(3)
-            >>> piste.losses.MSELoss(check="nan").explain_backend(x, y)
-            'MSELoss: by the eager backend: check="nan" inspects every value'
+            >>> said = piste.losses.MSELoss(check="nan").explain_backend(x, y)
+            >>> for sentence in said.split(". "):
+            ...     print(sentence)
+            MSELoss: by the eager backend: check="nan" inspects every value
+            Under torch.compile it is traced: its formula is fused with the operations next to it
         """
         if not operands and not named_operands:
             operands = eval(f"({self.example},)", {"torch": torch})
@@ -272,10 +301,15 @@ class Loss(TorchLoss):
         if options.get("inplace"):
             operands = tuple(x.clone() if isinstance(x, Tensor) else x for x in operands)
         how = explain(lambda: self.compute(operands, settings.reduction, settings.check, **options))
-        return f"{type(self).__name__}: {how}"
+        reason = self._why_traced(operands, settings, tensors)
+        compiled = "the operator piste::loss" if reason is None else f"traced: {reason}"
+        return f"{type(self).__name__}: {how}. Under torch.compile it is {compiled}"
 
     def _bind_operands(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
         """Return the operands in order; raise for one that is missing or unknown."""
+        missing = self.arguments[len(operands) :]
+        if len(missing) == len(named_operands) and all([name in named_operands for name in missing]):
+            return (*operands, *[named_operands[name] for name in missing])
         parameters = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in self.arguments]
         try:
             return inspect.Signature(parameters).bind(*operands, **named_operands).args

@@ -43,6 +43,12 @@ class PairLoss(Loss):
     derivatives: ClassVar[Any]
 
     @classmethod
+    def why_no_operator(cls, operands: tuple[Any, ...], check: str, **options: Any) -> str | None:
+        """Return None: the operator scores the pairs in chunks."""
+        cls.prepare(operands, check, **options)
+        return None
+
+    @classmethod
     def vectors(cls, names: tuple[str, ...], operands: tuple[Any, ...], check: str, normalize: bool) -> list[Tensor]:
         """Return valid vectors (N, D) in the dtype of the computation; of length 1 with `normalize`."""
         dtype = check_vectors(cls.__name__, names, operands)

@@ -118,6 +118,11 @@ class RowwiseLoss(Loss):
         """Return the rows of a call; raise for operands whose types, shapes or devices do not fit."""
 
     @classmethod
+    def why_no_operator(cls, operands: tuple[Any, ...], check: str, **options: Any) -> str | None:
+        """Return why torch.compile traces these rows, or None."""
+        return cls.rows(operands, check, **options).obstacle
+
+    @classmethod
     def conditions(cls, rows: Rows) -> Conditions:
         """Return the conditions on values that a kernel checks."""
         return Conditions()

@@ -25,7 +25,7 @@ class SupConLoss(PairLoss):
     the number of anchors that have one; with normalizer="count", by that of all anchors.
 
     Scores are computed for `chunk_size` anchors at a time, and in the backward pass again. Second derivatives, forward
-    mode, torch.func and torch.compile store all of them.
+    mode and torch.func store all of them.
 
     Shape:
         input: (N, D), or (N, V, D) for V views of each sample, floating. 16-bit floats are computed in float32 and

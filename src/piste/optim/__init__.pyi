@@ -1,5 +1,5 @@
 # Made by `python -m tools.stubs`: edit the declarations, not this file.
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import Tensor

@@ -54,11 +54,12 @@ class Number:
 
     def check(self, name: str, value: Any) -> None:
         """Raise unless `value` is in the range."""
-        number = as_float(name, value, f"a number in {self.range}")
+        # torch.compile makes symbols of plain numbers, which have no text.
+        number = value if type(value) in (float, int) else as_float(name, value, f"a number in {self.range}")
         is_above = number > self.low if self.above or self.low == -math.inf else number >= self.low
         is_below = number <= self.high if self.closed else number < self.high
         if not (is_above and is_below):  # NaN is neither
-            raise InvalidValue(f"`{name}` must be in {self.range}; received {name}={number!r}.")
+            raise InvalidValue(f"`{name}` must be in {self.range}; received {name}={float(number)!r}.")
 
     def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Yield the numbers of the option by their names in a formula."""
@@ -158,7 +159,7 @@ class Integer(NoLetters):
         """Raise unless `value` is in the range."""
         if value is None and self.optional:
             return
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        if type(value) is not int and (isinstance(value, bool) or not hasattr(value, "__index__")):
             raise InvalidType(f"`{name}` must be {self.range}; received {value!r}.")
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             raise InvalidValue(f"`{name}` must be {self.range}; received {value}.")

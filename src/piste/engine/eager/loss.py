@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["cast_result", "compute_dtype", "values"]
+__all__ = ["cast_result", "compute_dtype", "is_autocast", "values"]
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -25,9 +25,14 @@ def cast_result(result: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a result in the dtype of its operands; under autocast in that of the computation, as in torch."""
     if result.dtype == dtype or dtype.is_complex:
         return result
-    device = result.device.type
-    is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return result if is_autocast else result.to(dtype)
+    return result if is_autocast(result.device.type) else result.to(dtype)
+
+
+def is_autocast(device: str) -> bool:
+    """Return whether autocast is on for a type of device."""
+    if device in ("cpu", "cuda"):  # torch.compile of PyTorch 2.9 can't trace the other question
+        return torch.is_autocast_enabled(device)
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def values(
@@ -41,10 +46,13 @@ def values(
         derivatives is None or operands[0].is_complex()
     ):  # the derivatives are real, and abs of PyTorch is differentiable
         return formula(*operands, **options)
-    if torch.compiler.is_compiling() and hasattr(derivatives, "is_derived"):  # torch.compile can't trace expressions
+    if not torch.compiler.is_compiling():
+        return _Written.apply(formula, derivatives, options, *operands)
+    # torch.compile can trace neither expressions nor a function of which no gradient is wanted.
+    is_trained = torch.is_grad_enabled() and any([x.requires_grad for x in operands])
+    if hasattr(derivatives, "is_derived") or not is_trained:
         return formula(*operands, **options)
-    function = _Compiled if torch.compiler.is_compiling() else _Written
-    return function.apply(formula, derivatives, options, *operands)
+    return _Compiled.apply(formula, derivatives, options, *operands)
 
 
 class _Compiled(torch.autograd.Function):

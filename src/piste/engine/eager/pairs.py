@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...torch_internals import in_transform, is_batched, is_rewriting
+from .loss import is_autocast
 
 __all__ = ["LARGEST_CHUNK", "PairReduction", "full_precision", "reduce_pairs"]
 
@@ -74,9 +75,7 @@ def reduce_pairs(
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Return a context in which autocast narrows no product."""
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+    return torch.autocast(device, enabled=False) if is_autocast(device) else nullcontext()
 
 
 def _reduce_whole(
