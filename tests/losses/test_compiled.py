@@ -64,7 +64,7 @@ def has_operator(case: Case) -> bool:
     return issubclass(case.loss, (RowwiseLoss, PairLoss)) and case.options.get("absent") != "skip"
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_loss_compiles_to_one_graph_with_the_eager_value_and_gradients(case: Case, dynamic: bool) -> None:
