@@ -27,7 +27,7 @@ from .specs import (
     is_matrix,
     parameters,
 )
-from .step_dispatch import StepPlan, describe_backends
+from .step_dispatch import StepPlan, SumPlan, describe_backends
 from .violations import ValueCheck, Violation
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "ParamState",
     "StepPlan",
     "StepSpec",
+    "SumPlan",
     "SumSpec",
     "ValueCheck",
     "Violation",

@@ -19,9 +19,9 @@ from ..translation import translate
 from .backend import Backend, FastStep, StepKernel, backends_of, caller_level, forced_backend, warn_fallback
 from .eager import step as eager
 from .hoisting import count_passes, reduces_over_lines
-from .specs import ParamState, StepSpec
+from .specs import ParamState, StepSpec, SumSpec
 
-__all__ = ["StepPlan", "choose_backend", "describe_backends"]
+__all__ = ["StepPlan", "SumPlan", "choose_backend", "describe_backends"]
 
 _failed: weakref.WeakKeyDictionary[StepSpec, str] = weakref.WeakKeyDictionary()
 """Specs whose kernel could not be made, with the reason."""
@@ -63,6 +63,9 @@ def describe_backends(spec: StepSpec, states: Sequence[ParamState], options: Map
         passes = count_passes(spec.of(state.p))
         how = "all in one pass" if passes == 1 else f"all together, in {passes} passes"
         line = f"by the eager backend: {why}" if backend is None else f"by {backend.describe()}, {how}"
+        if spec.sums is not None:
+            adder, _ = choose_backend(spec.sums, replace(state, counters=[]), options)
+            line += f"; the sums over all parameters by {'torch operations' if adder is None else adder.describe()}"
         count[line] = count.get(line, 0) + 1
     return [f"{n} of {len(states)} parameters {line}" for line, n in count.items()]
 
@@ -183,6 +186,10 @@ class StepPlan:
             return False
         if not self._run_kernels(params, numbers):
             return False
+        self._run_eagerly(states, numbers)
+        return True
+
+    def _run_eagerly(self, states: list[ParamState], numbers: Mapping[str, Any]) -> None:
         eager.step(
             self.spec,
             states,
@@ -190,7 +197,6 @@ class StepPlan:
             differentiable=self._options["differentiable"],
             on_device=self._options["capturable"],
         )
-        return True
 
     def _run_kernels(self, params: list[Tensor], numbers: Mapping[str, Any]) -> bool:
         if self._try_fast is not None:
@@ -234,3 +240,20 @@ class StepPlan:
         if any(grads[k].is_neg() for k in self._may_be_negated):
             return None
         return gradients
+
+
+class SumPlan(StepPlan):
+    """The kernels that add the terms of the parameters of a group; `step` adds them, and changes no tensor."""
+
+    spec: SumSpec
+
+    def total(self) -> list[Any]:
+        """Return the sums of the last step, as a list of numbers, and a tensor of sums for each eager parameter."""
+        kernels: list[Any] = [kernel for kernel, _ in self._kernels]
+        return [*(kernel.total() for kernel in kernels), *(self._added if self._eager else [])]
+
+    def _run_eagerly(self, states: list[ParamState], numbers: Mapping[str, Any]) -> None:
+        self._added = eager.add_terms(self.spec, states, numbers)
+
+    def _accept_fallback(self, index: int, state: ParamState, why: str | None) -> None:
+        """Accept it: `fused=True` requires the kernel of the step."""

@@ -71,9 +71,7 @@ def describe_group(cls: Any, group: Mapping[str, Any], states: Sequence[ParamSta
     spec = step_spec(cls, group)
     if isinstance(spec, MatrixSpec):
         return describe_matrix_backends(spec, states, group)
-    lines = describe_backends(spec, states, group)
-    how = "" if spec.sums is None else "; the sums over all parameters by torch operations"
-    return [f"{line}{how}" for line in lines]
+    return describe_backends(spec, states, group)
 
 
 def compose(
@@ -117,7 +115,8 @@ def compose(
         numbers += ("epsilon",)
     if decay in RATED:
         numbers += ("lr_max",)
-    numbers += tuple(chain.from_iterable((name, f"new_{name}") for name in cls.group_state))
+    following = tuple(f"new_{name}" for name in cls.group_state)
+    numbers += (*cls.group_state, *following)
     counters = ("t", *(c.letter for c in cls.counters.values()))
     per_step = {name: _with_flags(formula, flags) for name, formula in cls.per_step.items()}
 
@@ -180,7 +179,8 @@ def compose(
         return p, list(reduce(p, descent(p, g, scalars), dict(zip(kept, buffers, strict=True)), scalars))
 
     terms.__qualname__ = f"{cls.__name__}.reduce"
-    return replace(step, sums=SumSpec(cls.__name__, terms, (*numbers, *clips), kept, (), per_step))
+    known = tuple(name for name in (*numbers, *clips) if name not in following)
+    return replace(step, sums=SumSpec(cls.__name__, terms, known, kept, (), per_step))
 
 
 def _rule(

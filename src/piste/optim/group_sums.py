@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import StepSpec, add_terms, parameters
+from ..engine import StepSpec, parameters
 from ..errors import InvalidValue
 from .options import Flag
-from .state import param_state
+from .step_plans import add_eagerly
 
 __all__ = ["check_groups", "finish_sums", "numbers_after", "share_group_state"]
 
@@ -66,7 +66,6 @@ def numbers_after(
     groups = optimizer.param_groups
     is_traced = torch.compiler.is_compiling()
     is_recorded = any(group["differentiable"] for group in groups)
-    found = []
     state = {name: groups[0][name] for name in optimizer.group_state}
     device = next((p.device for group in groups for p in group["params"] if p.grad is not None), None)
     if device is None:
@@ -76,13 +75,16 @@ def numbers_after(
         group.update(state)
     on_device = is_traced or is_recorded or device.type != "cpu"
     before = state if on_device else {name: x.item() for name, x in state.items()}
+    found: list[Tensor] = []
     with torch.set_grad_enabled(is_recorded):
-        for spec, own, group in zip(specs, numbers, groups, strict=True):
-            slots = [param_state(optimizer, p, group) for p in group["params"] if p.grad is not None]
-            assert spec.sums is not None
+        for index, (spec, own, group) in enumerate(zip(specs, numbers, groups, strict=True)):
             known = {**own, **before}
-            found += add_terms(spec.sums, slots, known, differentiable=is_recorded, on_device=on_device)
-        sums = torch.stack([x.to(device) for x in found]).sum(0)
+            if on_device:
+                terms: list[Any] = add_eagerly(optimizer, group, spec, known, on_device=True)
+            else:
+                terms = optimizer._step_plans.add(optimizer, index, group, spec, known)
+            found += (_on(x, device) for x in terms)
+        sums = torch.stack(found).sum(0)
         values = sums.unbind() if on_device else sums.tolist()
         after = finish_sums(type(optimizer), groups[0], specs[0], {**numbers[0], **before}, values)
         found_inf = numbers[0].get("found_inf")

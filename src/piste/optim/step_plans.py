@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from operator import is_
@@ -12,7 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import MatrixPlan, MatrixSpec, StepPlan, step_eagerly, step_matrices_eagerly
+from ..engine import (
+    MatrixPlan,
+    MatrixSpec,
+    ParamState,
+    StepPlan,
+    StepSpec,
+    SumPlan,
+    SumSpec,
+    add_terms,
+    step_eagerly,
+    step_matrices_eagerly,
+)
 from ..translation import translate
 from . import validation
 from .clipping import GradientNorm, Scaling, reduces_gradients
@@ -95,6 +107,18 @@ class StepPlans:
         with local_parts(group["params"]) as parts:
             return self._step_params(optimizer, index, group, key, numbers, parts)
 
+    def add(
+        self, optimizer: Any, index: int, group: dict[str, Any], spec: StepSpec, numbers: Mapping[str, Any]
+    ) -> list[Any]:
+        """Return sums of the terms of a group: lists of numbers, or tensors."""
+        if index in self._sharded or group["capturable"] or group["differentiable"]:
+            return add_eagerly(optimizer, group, spec, numbers, on_device=True)
+        key, place = (spec.sums, False, False, group["fused"]), ("sums", index)
+        if not self._step_params(optimizer, place, group, key, numbers, group["params"]):
+            return []
+        plan: Any = self._plans[place][0][1]
+        return plan.total()  # type: ignore[no-any-return]
+
     def _step_params(
         self, optimizer: Any, index: Any, group: dict[str, Any], key: Any, numbers: Mapping[str, Any], params: Any
     ) -> bool:
@@ -112,11 +136,13 @@ class StepPlans:
         has = [p.grad is not None for p in params]
         plan = next((plan for _, plan in plans[1:] if plan.has_grad == has), None)
         if plan is None or not plan.step(params, numbers):
-            kind: Any = MatrixPlan if isinstance(key[0], MatrixSpec) else StepPlan
+            kind: Any = (
+                MatrixPlan if isinstance(key[0], MatrixSpec) else SumPlan if isinstance(key[0], SumSpec) else StepPlan
+            )
             plan = kind(
                 key[0],
                 params,
-                partial(param_state, optimizer, group=group)
+                partial(_state_of_sums if kind is SumPlan else param_state, optimizer, group=group)
                 if params is group["params"]
                 else partial(part_state, optimizer, group=group, parts=params),
                 partial(gradient, type(optimizer).rule_of(group), group=group),
@@ -135,6 +161,20 @@ class StepPlans:
         """Drop the plans if state was replaced or moved, because plans contain addresses."""
         if self._plans and _state_pointers(optimizer) != self._pointers:
             self._plans.clear()
+
+
+def add_eagerly(
+    optimizer: Any, group: dict[str, Any], spec: StepSpec, numbers: Mapping[str, Any], *, on_device: bool
+) -> list[Tensor]:
+    """Return the sums of the terms of each parameter of a group, by torch operations."""
+    assert spec.sums is not None
+    slots = [param_state(optimizer, p, group) for p in group["params"] if p.grad is not None]
+    return add_terms(spec.sums, slots, numbers, differentiable=group["differentiable"], on_device=on_device)
+
+
+def _state_of_sums(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamState:
+    """Return the state of a parameter without the counters, which sums don't read."""
+    return replace(param_state(optimizer, p, group), counters=[])
 
 
 def traced_groups(optimizer: Any, scaling: Scaling) -> tuple[list[Any], list[Mapping[str, Any]]]:

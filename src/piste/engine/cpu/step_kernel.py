@@ -27,8 +27,8 @@ from ..hoisting import Hoisted, given_inputs, trace_step
 from ..layout import alike, overlapping, real_dtype, real_size
 from ..native.compiler import load
 from ..native.tables import columns_from, word
-from ..specs import ParamState, StepSpec
-from ..step_levels import plan_levels
+from ..specs import ParamState, StepSpec, SumSpec
+from ..step_levels import Level, plan_levels
 from .dialect import numba
 from .eight_bit_lines import eight_bit_columns, in_blocks, in_entry
 from .formula_comments import step_formula
@@ -40,6 +40,7 @@ from .step_reductions import (
     lines_before,
     lines_of_element,
     stages,
+    total_entry,
 )
 from .tables import StepTable, step_table
 from .work_sharing import make_counters, shared_lines, work
@@ -105,6 +106,28 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
     element = [*_position(program, layout), *body.lines, *stores]
     lines += _pass("body", step.columns, layout, element, width, entry=entry, new=new, seeds=seeds)
     return "\n".join(lines), width, tuple(len(level.operands) for level in levels)
+
+
+@cache
+def sum_source(program: SumSpec, layout: Layout) -> tuple[str, int, int]:
+    """Return the kernel of sums over all tensors, and the numbers of scalars and of sums."""
+    step = trace_step(program)
+    hoisted = Hoisted(step.columns)
+    body = Emitter(numba(layout.compute), "x", hoisted.given)
+    terms = [body.name(value) for value in step.results[1:]]
+    level = Level([False for _ in terms], body.lines, terms, [])
+    eight = eight_bit_columns(step.columns, layout.columns)
+    width = len(hoisted.scalars)
+    prepare = Emitter(numba("float64"), "s", given_inputs)
+    prepare.lines += [f"row[{slot}] = {prepare.name(value)}" for slot, value in enumerate(hoisted.scalars)]
+    scales_at = COLUMNS + len(step.columns)
+    place = scales_at + len(eight)
+    lines = _prepare(program, layout, prepare.lines, width)
+    lines += _pass(
+        "reduce0", step.columns, layout, lines_of_element(level), width, lines_before(level, place), lines_after(level),
+        in_entry(eight, scales_at),
+    )  # fmt: skip
+    return "\n".join([*lines, *total_entry(len(terms), place)]), width, len(terms)
 
 
 def _position(program: StepSpec, layout: Layout) -> list[str]:
@@ -314,9 +337,16 @@ class StepKernel:
     """A kernel with the tables of its tensors."""
 
     def __init__(self, program: StepSpec, layout: Layout, slots: Sequence[ParamState]) -> None:
-        text, width, sums = source(program, layout)
-        self.stages = stages(len(sums))
-        self.kernel = load(text, tuple(chain(*self.stages)), lambda: step_formula(program))
+        adds = isinstance(program, SumSpec)
+        if isinstance(program, SumSpec):
+            text, width, count = sum_source(program, layout)
+            sums: tuple[int, ...] = (count,)
+            self.stages = [("prepare", "reduce0")]
+        else:
+            text, width, sums = source(program, layout)
+            self.stages = stages(len(sums))
+        entries = (*chain(*self.stages), *(["total"] if adds else []))
+        self.kernel = load(text, entries, lambda: step_formula(program))
         self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters, *slot.scales)]
         sizes = [real_size(slot.p) for slot in slots]
         self.elements = sum(sizes)
@@ -332,7 +362,10 @@ class StepKernel:
         columns += [array("q", [x.data_ptr() for x in column]) for column in kept]
         if sums:
             columns += [array("q", bytes(8 * max(sums) * (len(items) // 3)))]  # the partial sums, in float64
-            columns += [array("q", first_items(items[::3], len(slots))), array("q", sizes)]
+        self._total = array("d", bytes(8 * max(sums, default=0)))
+        totals: list[Any] = [array("q", [len(items) // 3]), self._total]
+        if sums:
+            columns += totals if adds else [array("q", first_items(items[::3], len(slots))), array("q", sizes)]
         # One share per possible thread, because the number of threads may change.
         self.shares = max(torch.get_num_threads(), os.cpu_count() or 1)
         self._counters = make_counters(self.shares)
@@ -352,6 +385,11 @@ class StepKernel:
     def set_numbers(self, numbers: Mapping[str, Any]) -> None:
         """Write the numbers of the group, such as lr, where the kernel reads them."""
         self.numbers[:] = array("d", [self._epsilon if name == "epsilon" else numbers[name] for name in self._names])
+
+    def total(self) -> list[float]:
+        """Add the partial sums of the last launch, of a kernel of sums."""
+        self.kernel.call["total"](self.at)
+        return self._total.tolist()
 
     def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         """Step the tensors, given the addresses of their gradients and the numbers of the group."""

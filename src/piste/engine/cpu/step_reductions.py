@@ -14,7 +14,16 @@ from ..step_levels import Level, Words
 from .dialect import numba
 from .tables import StepTable
 
-__all__ = ["cpu_words", "finish_entry", "first_items", "lines_after", "lines_before", "lines_of_element", "stages"]
+__all__ = [
+    "cpu_words",
+    "finish_entry",
+    "first_items",
+    "lines_after",
+    "lines_before",
+    "lines_of_element",
+    "stages",
+    "total_entry",
+]
 
 SCALARS, TENSORS = word(StepTable, "scalars"), word(StepTable, "tensors")
 
@@ -84,5 +93,25 @@ def finish_entry(number: int, level: Level, place: int, width: int) -> list[str]
         *(f"            {name} += partials[{len(names)} * item + {k}]" for k, name in enumerate(names)),
         *(f"        {name} = {name} / sizes[i]" for name, mean in zip(names, level.is_mean, strict=True) if mean),
         *(f"        {line}" for line in level.scalars),
+        "",
+    ]
+
+
+def total_entry(count: int, place: int) -> list[str]:
+    """Write the entry that adds the partial sums of all tensors.
+
+    Args:
+        count: the number of sums.
+        place: where the table has the addresses of the partial sums, the number of items and the sums.
+    """
+    return [
+        "def total(table):",
+        f"    partials = pointer(table[{place}], float64)",
+        f"    items = pointer(table[{place + 1}], int64)[0]",
+        f"    found = pointer(table[{place + 2}], float64)",
+        *(f"    r{k} = 0.0" for k in range(count)),
+        "    for item in range(items):",
+        *(f"        r{k} += partials[{count} * item + {k}]" for k in range(count)),
+        *(f"    found[{k}] = r{k}" for k in range(count)),
         "",
     ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...torch_internals import PLAIN_TYPES
 from ..backend import FastStep, LossKernel
 from ..layout import alike, overlapping, real_dtype
-from ..specs import LossKernelSpec, ParamState, StepSpec
+from ..specs import LossKernelSpec, ParamState, StepSpec, SumSpec
 from .compiler import missing
 from .device import Cuda
 from .fast_step import make_fast_step
@@ -41,7 +41,7 @@ class GpuBackend:
 
     def why_not_step(self, spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> str | None:
         """Return the property of a parameter that the kernel can't handle, or None."""
-        return why_not(state)
+        return "no kernel of the GPU adds over all parameters" if isinstance(spec, SumSpec) else why_not(state)
 
     def step_layout(self, state: ParamState) -> tuple[int, Layout]:
         """Return the device and the dtypes of a parameter, its gradient and its state."""
