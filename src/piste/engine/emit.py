@@ -68,7 +68,7 @@ class Emitter:
     def _order(self, value: Expr) -> list[Expr]:
         """Return the operands in the order of computation, that with the most registers first."""
         self._find_needs(value)
-        operands = value.operands[:1] if _is_square(value) else value.operands
+        operands = value.operands if _whole_power(value) is None else value.operands[:1]
         return sorted(operands, key=self._need, reverse=True)
 
     def _need(self, value: Any) -> int:
@@ -99,15 +99,26 @@ class Emitter:
         return str(self._dialect["constant"]).format(text)
 
     def _expression(self, value: Expr) -> str:
-        if _is_square(value):
-            base = self.name(value.args[0])
-            return str(self._dialect["*"]).format(base, base)
+        power = _whole_power(value)
+        if power is not None:
+            return self._product(self.name(value.args[0]), power)
         operands = [self.name(x) for x in value.args]
         *lines, result = self._templates(value)
         names = dict(self._constants)
         for line in lines:
             names["last"] = self._assigned(line.format(*operands, **names))
         return result.format(*operands, **names)
+
+    def _product(self, base: str, power: int) -> str:
+        """Return a base multiplied by itself, which vectorizes where a power does not."""
+        if power < 2:
+            return base if power else self._constant(1.0)
+        product = str(self._dialect["*"])
+        square = product.format(base, base)
+        if power == 2:
+            return square
+        square = self._assigned(square)
+        return product.format(square, base if power == 3 else square)
 
     def _templates(self, value: Expr) -> tuple[str, ...]:
         kinds = ", ".join("x" if isinstance(x, Expr) else "constant" for x in value.args)
@@ -121,5 +132,12 @@ def _registers(node: Expr) -> int:
     return OPERATIONS[node.op].registers if node.op in OPERATIONS else 1
 
 
-def _is_square(value: Expr) -> bool:
-    return value.op == "**" and not isinstance(value.args[1], Expr) and value.args[1] == 2
+def _whole_power(value: Expr) -> int | None:
+    """Return the exponent of a power whose exponent is known to be 0, 1, 2, 3 or 4."""
+    if value.op != "**":
+        return None
+    exponent = value.args[1]
+    if isinstance(exponent, Expr) and exponent.op == "-" and not exponent.operands:  # gamma - 1, of a derivative
+        exponent = float(exponent.args[0]) - float(exponent.args[1])
+    known = not isinstance(exponent, Expr) and exponent in (0, 1, 2, 3, 4)
+    return int(exponent) if known else None

@@ -7,7 +7,8 @@ operations are left, and orders the reductions in passes:
 1. A reduction waits for the reductions that its summand is made of. Cross entropy takes the largest entry first, then
    the sum of exp(x - largest).
 2. Every sum that no other reduction waits for is left to the last pass of sums, so that there are as few as possible.
-3. The exponential that the first pass of sums computes for each entry may be stored and read by later passes.
+3. The exponential that the first pass of sums computes for each entry may be stored and read by later passes: that
+   which it sums, or else one that the gradients need.
 
 The last pass writes the gradients. It is not in the list: it follows from `RowSchedule.gradients`.
 
@@ -148,7 +149,8 @@ def schedule_row(
     results = [*lowered_conditions, lowered_value]
     for gradient in scaled:
         results += [gradient.dense, gradient.at_index]
-    passes = _order_passes(results, is_row, stores_exponentials)
+    dense = [gradient.dense for gradient in scaled]
+    passes = _order_passes(results, is_row, dense if stores_exponentials else ())
     return RowSchedule(tuple(passes), lowered_value, lowered_conditions, scaled, is_row)
 
 
@@ -234,8 +236,12 @@ def _lower_norm(x: Any, p: float) -> Expr:
     return Expr("**", Expr("total", Expr("**", Expr("abs", x), p)), 1.0 / p)
 
 
-def _order_passes(results: Sequence[Any], is_row: RowTest, stores_exponentials: bool) -> list[RowPass]:
-    """Order the reductions below some results in passes; a pass of sums comes after the other ones of its turn."""
+def _order_passes(results: Sequence[Any], is_row: RowTest, readers: Sequence[Any]) -> list[RowPass]:
+    """Order the reductions below some results in passes; a pass of sums comes after the other ones of its turn.
+
+    A pass stores an exponential only for readers: rows that the last pass computes.
+    """
+    read = set(_exponentials(readers, is_row))
     known: set[Expr] = set()
     passes: list[RowPass] = []
     stored: Expr | None = None
@@ -251,10 +257,17 @@ def _order_passes(results: Sequence[Any], is_row: RowTest, stores_exponentials: 
         if sums:
             summands = [node.args[0] for node in sums]
             exponentials = [x for x in summands if isinstance(x, Expr) and x.op == "exp"]
-            stores = exponentials[-1] if stores_exponentials and stored is None and exponentials else None
+            exponentials = exponentials or [x for x in _exponentials(summands, is_row) if x in read]
+            stores = exponentials[-1] if readers and stored is None and exponentials else None
             passes.append(RowPass(tuple(sums), _reads(summands, is_row, stored), stores))
             stored = stores if stored is None else stored
         known.update(ready)
+
+
+def _exponentials(values: Sequence[Any], is_row: RowTest) -> list[Expr]:
+    """Return the exponentials of each entry that some rows are computed from."""
+    order = topological_order(*values, stop=lambda node: node.op == "each" or not is_row(node))
+    return [node for node in order if node.op == "exp" and is_row(node)]
 
 
 def _waiting(results: Sequence[Any], known: set[Expr]) -> tuple[list[Expr], set[Expr]]:

@@ -229,6 +229,10 @@ def _minus_one(r: Any, *operands: Any) -> float:
     return -1.0
 
 
+def _quotient_by_denominator(r: Any, a: Any, b: Any) -> Any:
+    return -(r * r) if isinstance(a, float) and a == 1 else -(r / b)
+
+
 def _power_by_base(r: Any, a: Any, b: Any) -> Any:
     return 2.0 * a if isinstance(b, float) and b == 2 else b * a ** (b - 1)
 
@@ -278,7 +282,7 @@ OPERATIONS: dict[str, Operation] = {
         _infix("+", 4, operator.add, _one, _one),
         _infix("-", 4, operator.sub, _one, _minus_one),
         _infix("*", 5, operator.mul, lambda r, a, b: b, lambda r, a, b: a),
-        _infix("/", 5, operator.truediv, lambda r, a, b: 1.0 / b, lambda r, a, b: -(r / b), on_floats=divide),
+        _infix("/", 5, operator.truediv, lambda r, a, b: 1.0 / b, _quotient_by_denominator, on_floats=divide),
         _infix("**", 7, operator.pow, _power_by_base, _power_by_exponent, on_floats=power),
         _condition("<", 3, operator.lt),
         _condition("<=", 3, operator.le),

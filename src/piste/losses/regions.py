@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 import torch
@@ -41,12 +42,21 @@ def probability(x: Any, activation: str | None) -> Any:
     if activation != "sigmoid":
         return x
     e = exp(where(x > 0, -x, x))
-    return where(x > 0, 1, e) / (1 + e)
+    return where(x > 0, 1, e) * (1 / (1 + e))
 
 
 def share(part: Any, whole: Any) -> Any:
     """Return part / whole; 1 of nothing, since an empty region is matched by an empty one."""
     return where(whole == 0, 1, part / where(whole == 0, 1, whole))
+
+
+@functools.cache
+def _conditions(loss: str, is_probability: bool) -> Conditions:
+    """Return the ranges of the operands; the same object each time, because it is a part of the key of the kernels."""
+    labels = LABEL.for_kernels(loss, 1)
+    if not is_probability:
+        return Conditions(bounds=(Bound(1, *GUARD),), checks=(labels,))
+    return Conditions(bounds=(Bound(0, *GUARD), Bound(1, *GUARD)), checks=(PROBABILITY.for_kernels(loss, 0), labels))
 
 
 class RegionLoss(RowwiseLoss):
@@ -127,11 +137,7 @@ class RegionLoss(RowwiseLoss):
     @classmethod
     def conditions(cls, rows: Rows) -> Conditions:
         """Return the ranges of probabilities and labels."""
-        checks = (LABEL.for_kernels(cls.__name__, 1),)
-        if rows.options["activation"] is not None:
-            return Conditions(bounds=(Bound(1, *GUARD),), checks=checks)
-        probability = PROBABILITY.for_kernels(cls.__name__, 0)
-        return Conditions(bounds=(Bound(0, *GUARD), Bound(1, *GUARD)), checks=(probability, *checks))
+        return _conditions(cls.__name__, rows.options["activation"] is None)
 
     @classmethod
     def check_values(cls, rows: Rows, given: tuple[Tensor, ...]) -> None:

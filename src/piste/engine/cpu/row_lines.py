@@ -168,12 +168,9 @@ class RowLines:
 
     def _totals(self, row_pass: RowPass, names: list[str]) -> None:
         summands = [node.args[0] for node in row_pass.reductions]
-        body, results = self._body(summands)
-        stores = [
-            f"{self.stored_at}[c] = {result}"
-            for summand, result in zip(summands, results, strict=True)
-            if summand is row_pass.stores
-        ]
+        is_stored = row_pass.stores is not None
+        body, results = self._body([*summands, row_pass.stores] if is_stored else summands)
+        stores = [f"{self.stored_at}[c] = {results.pop()}"] if is_stored else []
         for bound in self.spec.bounds:
             operand = self.spec.operands[bound.operand].name
             if self.schedule.first_sums_over(operand) is row_pass:
