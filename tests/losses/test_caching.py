@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 import piste
+from piste.engine import loss_dispatch
 from piste.losses import call as call_module
+
+from .cases import CASES, seeded
 
 F, T = piste.losses.functional, torch.nn.functional
 X, K, Y = (
@@ -163,3 +166,13 @@ def test_batchmean_divides_by_the_batch_of_each_call() -> None:
     torch.testing.assert_close(twice(lambda: loss(torch.tensor(-1.0), torch.tensor(1.0))), torch.tensor(1.0))
     for _ in range(2):
         assert loss(torch.zeros(0, 3), torch.zeros(0, 3)).isnan()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_second_call_finds_the_kernels_of_the_first(case) -> None:
+    """The options and the value checks of a loss make the same key in every call."""
+    operands, call = seeded(case), case.function
+    call(*operands, **case.options, check="raise")
+    known = loss_dispatch._dispatcher.cache_info().misses
+    call(*operands, **case.options, check="raise")
+    assert loss_dispatch._dispatcher.cache_info().misses == known

@@ -1,4 +1,4 @@
-"""The kernel of images states cross entropy a second time: it agrees with the formula of `CrossEntropyLoss`.
+"""The kernel of images states cross entropy and the focal loss a second time: it agrees with their formulas.
 
 The formula runs on rows in float64, and autograd differentiates it.
 """
@@ -36,12 +36,16 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
     yield calls
 
 
-def by_formula(x: Tensor, k: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient by `CrossEntropyLoss.formula` on the rows of an image."""
+def by_formula(x: Tensor, k: Tensor, reduction: str, gamma: float | None = None) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient by the formula of the loss, the focal one with a gamma, on the rows of an image."""
     rows = x.detach().double().movedim(1, -1).reshape(-1, x.shape[1]).requires_grad_()
     targets = k.reshape(-1)
     keep = targets != IGNORED
-    values = piste.losses.CrossEntropyLoss.formula(rows, torch.where(keep, targets, 0))
+    targets = torch.where(keep, targets, 0)
+    if gamma is None:
+        values = piste.losses.CrossEntropyLoss.formula(rows, targets)
+    else:
+        values = piste.losses.FocalLoss.formula(rows, targets, gamma=gamma)
     total = torch.where(keep, values, 0).sum()
     loss = total / keep.sum() if reduction == "mean" else total
     (gradient,) = torch.autograd.grad(loss, rows)
@@ -49,29 +53,33 @@ def by_formula(x: Tensor, k: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
     return loss.detach(), back
 
 
-def by_kernel(x: Tensor, k: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+def by_kernel(x: Tensor, k: Tensor, reduction: str, gamma: float | None = None) -> tuple[Tensor, Tensor]:
     x = x.detach().clone().requires_grad_()
-    loss = piste.losses.CrossEntropyLoss(reduction=reduction)(x, k)
+    if gamma is None:
+        criterion = piste.losses.CrossEntropyLoss(reduction=reduction)
+    else:
+        criterion = piste.losses.FocalLoss(reduction=reduction, gamma=gamma)
+    loss = criterion(x, k)
     (gradient,) = torch.autograd.grad(loss, x)
-    alone = piste.losses.CrossEntropyLoss(reduction=reduction)(x.detach(), k)
+    alone = criterion(x.detach(), k)
     torch.testing.assert_close(alone, loss.detach(), rtol=0, atol=0, equal_nan=True)
     return loss.detach(), gradient
 
 
 @pytest.fixture
 def agree(kernel_calls: list[None]) -> Callable[[Tensor, Tensor], None]:
-    def check(x: Tensor, k: Tensor) -> None:
+    def check(x: Tensor, k: Tensor, gamma: float | None = None) -> None:
         before = len(kernel_calls)
-        compare(x, k)
+        compare(x, k, gamma)
         assert len(kernel_calls) == before + 4, "another kernel computed"
 
     return check
 
 
-def compare(x: Tensor, k: Tensor) -> None:
+def compare(x: Tensor, k: Tensor, gamma: float | None = None) -> None:
     tolerance = {"rtol": 1e-13, "atol": 1e-15} if x.dtype == torch.float64 else {"rtol": 2e-6, "atol": 4e-7}
     for reduction in ("mean", "sum"):
-        for ours, wanted in zip(by_kernel(x, k, reduction), by_formula(x, k, reduction), strict=True):
+        for ours, wanted in zip(by_kernel(x, k, reduction, gamma), by_formula(x, k, reduction, gamma), strict=True):
             torch.testing.assert_close(ours, wanted.to(x.dtype), equal_nan=True, **tolerance)
 
 
@@ -97,6 +105,20 @@ def test_values_and_gradients_are_those_of_the_formula(agree, shape, dtype):
     agree(x, k)
 
 
+GAMMAS = (2.0, 0.5, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(1, 2, 2), (3, 4, TILE - 1), (2, 3, TILE * BLOCK + 1), (2, 21, 20, 50)], ids=str)
+def test_the_focal_loss_and_its_gradients_are_those_of_the_formula(agree, shape, dtype, gamma):
+    torch.manual_seed(0)
+    x, k = 4 * torch.randn(shape, dtype=dtype), torch.randint(shape[1], shape[:1] + shape[2:])
+    agree(x, k, gamma)
+    k.reshape(-1)[1::3] = IGNORED
+    agree(x, k, gamma)
+
+
 ROWS = {
     "far apart": [1e4, 0.0, -1e4],
     "overflowing exponentials": [800.0, 801.0, 799.0],
@@ -117,6 +139,8 @@ ROWS = {
 def test_corner_cases_are_those_of_the_formula(agree, row, target):
     x = torch.tensor(ROWS[row], dtype=torch.float64)[None, :, None].expand(1, 3, 5).contiguous()
     agree(x, torch.full((1, 5), target))
+    for gamma in GAMMAS:
+        agree(x, torch.full((1, 5), target), gamma)
 
 
 def test_pixels_are_independent(agree):

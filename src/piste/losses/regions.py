@@ -59,6 +59,13 @@ def _conditions(loss: str, is_probability: bool) -> Conditions:
     return Conditions(bounds=(Bound(0, *GUARD), Bound(1, *GUARD)), checks=(PROBABILITY.for_kernels(loss, 0), labels))
 
 
+def _labels(index: Tensor, x: Tensor, is_valid: bool) -> Tensor:
+    """Return labels of the shape of the input from class indices; one that is not valid labels no class."""
+    if is_valid:
+        return torch.zeros_like(x).scatter_(1, index.unsqueeze(1).long(), 1)
+    return index.unsqueeze(1) == torch.arange(x.shape[1], device=index.device).reshape(-1, *[1] * (x.dim() - 2))
+
+
 class RegionLoss(RowwiseLoss):
     """A loss of the predicted and the labelled region of each sample and class."""
 
@@ -101,9 +108,10 @@ class RegionLoss(RowwiseLoss):
                 f"{tuple(x.shape[:1] + x.shape[2:])}; received {y.dtype} of shape {shape_of(y)} for {shape_of(x)}."
             )
         if is_index:
-            if check != "off" and is_readable((y,)):
+            is_checked = check != "off" and is_readable((y,))
+            if is_checked:
                 cls._check_indices(y, classes)
-            y = y.unsqueeze(1) == torch.arange(classes, device=y.device).reshape(-1, *[1] * (x.dim() - 2))
+            y = _labels(y, x, is_checked and y.is_cpu)
         if activation == "softmax":
             x = x.to(compute_dtype(x.dtype)).softmax(1)
         regions = tuple((z.movedim(1, 0).flatten(1) if batch else z.flatten(2)) for z in (x, y.to(x.dtype)))

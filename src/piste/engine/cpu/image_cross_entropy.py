@@ -1,6 +1,7 @@
-"""Cross entropy of logits (N, C, d1, ...) on the CPU, without a copy to contiguous classes.
+"""Cross entropy and focal loss of logits (N, C, d1, ...) on the CPU, without a copy to contiguous classes.
 
-`kernels/image_cross_entropy.py` states the formula of `CrossEntropyLoss` a second time; a test compares the two.
+`kernels/image_cross_entropy.py` states the formulas of `CrossEntropyLoss` and `FocalLoss` a second time; a test
+compares them.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import ctypes
 import functools
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...formula.expression import Expr, trace
+from ...formula.expression import Expr, NamedConstant, trace
 from ...formula.row_functions import log_softmax, pick
+from ...formula.words import exp, where
 from ..backend import Computed, Declined, LossKernel
 from ..loss_trace import trace_rows
 from ..native.compiler import CompiledModule, load_file
@@ -32,21 +35,32 @@ MAX_CLASSES = 4096  # with more, sums in the precision of the logits lose digits
 
 
 def computes(spec: LossKernelSpec) -> bool:
-    """Return whether the formula of a spec is that of the kernel: -log softmax(x)_k, reduced to one number."""
+    """Return whether a formula of the kernel is that of a spec, reduced to one number."""
     if spec.derivatives is not None or [c.kind for c in spec.operands] != ["row", "index"]:
         return False
     if spec.mode != "sum" or spec.storage not in ("float32", "float64") or spec.faults or spec.bounds:
         return False
-    x, k = (Expr("input", c.name) for c in spec.operands)
-    return trace_rows(spec)[0] is trace(lambda: -pick(log_softmax(x), k))
+    return trace_rows(spec)[0] is trace(_formula, spec)
+
+
+def _formula(spec: LossKernelSpec) -> Expr:
+    """Return l = -log softmax(x)_k; with an option gamma, (1 - e^-l)^gamma l, which is flat at both ends."""
+    p: Any = pick(log_softmax(Expr("input", spec.operands[0].name)), Expr("input", spec.operands[1].name))
+    options = dict(spec.options)
+    if set(options) != {"gamma"}:
+        return -p
+    q: Any = 1 - exp(p)
+    return -(where((q == 0) | (q == 1), 1, q) ** NamedConstant("gamma", options["gamma"])) * p
 
 
 class ImageCrossEntropy(LossKernel):
-    """The cross entropy of images, whose rows of classes are strided views."""
+    """The cross entropy or focal loss of images, whose rows of classes are strided views."""
 
     def __init__(self, spec: LossKernelSpec) -> None:
         super().__init__(spec)
-        self.module = _module(getattr(torch, spec.storage))
+        self.gamma = float(dict(spec.options).get("gamma", 0.0))
+        focus = (2 if self.gamma == 2 else 1) if spec.options else 0
+        self.module = _module(getattr(torch, spec.storage), focus)
         self.is_one = make_is_one()
 
     def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
@@ -63,7 +77,7 @@ class ImageCrossEntropy(LossKernel):
         blocks = x.shape[0] * (-(-places // (TILE * BLOCK)))
         threads = torch.get_num_threads() if blocks > 1 else 1
         partials, counters = array("d", bytes(8 * blocks)), make_counters(threads)
-        scratch = torch.empty(threads * TILE * (classes + 3), dtype=x.dtype)
+        scratch = torch.empty(threads * TILE * (classes + 4), dtype=x.dtype)
         out = torch.empty((), dtype=x.dtype)
         table = ImageTable(
             **work(counters, blocks),
@@ -77,6 +91,7 @@ class ImageCrossEntropy(LossKernel):
             ignored=arguments.ignored,
             scratch=scratch.data_ptr(),
             is_mean=is_mean,
+            gamma=self.gamma,
         )
         at = ctypes.addressof(table)
         self.module.call["prepare"](at)
@@ -95,8 +110,8 @@ class ImageCrossEntropy(LossKernel):
 
 
 @functools.cache
-def _module(dtype: torch.dtype) -> CompiledModule:
-    constants: dict[str, int | str] = {}
+def _module(dtype: torch.dtype, focus: int) -> CompiledModule:
+    constants: dict[str, int | str] = {"FOCUS": focus} if focus else {}
     if dtype is torch.float64:
-        constants = {"REAL": "float64", "SIZE": 8, "EXP": "math.exp", "LOG": "math.log"}
+        constants |= {"REAL": "float64", "SIZE": 8, "EXP": "math.exp", "LOG": "math.log"}
     return load_file("cpu/kernels/image_cross_entropy", ("prepare", "forward", "gradient", "finish"), **constants)

@@ -75,7 +75,7 @@ class CallOptions(ctypes.Structure):
 
 @words
 class ImageTable(WorkTable):
-    """The table of the image cross entropy."""
+    """The table of the cross entropy and the focal loss of images."""
 
     places: int  # of one sample
     classes: int
@@ -91,6 +91,7 @@ class ImageTable(WorkTable):
     is_mean: int
     faults: int  # targets out of range
     count: int  # targets that are not ignored
+    gamma: float  # of the focal loss
 
 
 @words

@@ -1,12 +1,14 @@
-"""Cross entropy of logits (N, C, d1, ...) with one class index for each place; the classes are far apart in memory.
+"""Cross entropy or focal loss of logits (N, C, d1, ...) and a class index for each place; classes are far apart.
 
 With the logits x of a place, its class k, m = max x and s = sum e^(x - m), the loss is log s - (x_k - m) and its
 gradient e^(x - m) / s, less 1 at k. Vector lanes run over places: all classes of a tile of places are copied to
 scratch memory of the thread, computed there, and the gradient is written back. So logits and gradient are touched once
 each.
 
-This states the formula and the derivative of `CrossEntropyLoss` a second time. tests/losses/test_image_cross_entropy.py
-compares the two in float64.
+The focal loss is (1 - e^-l)^gamma l with that loss l, and its gradient that of l times the derivative by l.
+
+This states the formulas and the derivatives of `CrossEntropyLoss` and `FocalLoss` a second time.
+tests/losses/test_image_cross_entropy.py compares them in float64.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ LOG: Any = math32.log32
 SIZE = 4  # bytes of REAL
 TILE = 256  # places that are computed together
 BLOCK_PLACES = 16 * TILE  # places of a block of work
+FOCUS = 0  # 1: the focal loss; 2: with a gamma of 2, whose powers are products
 EXP_FLOAT64, LOG_FLOAT64 = math.exp, math.log
-X, K, GRAD, E, M, S, F = 0, 1, 2, 3, 4, 5, 6  # numbers of columns
+X, K, GRAD, E, M, S, F, H = 0, 1, 2, 3, 4, 5, 6, 7  # numbers of columns
 
 
 def prepare(block):
@@ -63,10 +66,12 @@ def _run(block, with_gradient):
     places, classes, scale, ignored = table.places, table.classes, table.scale, table.ignored
     per_sample = (places + BLOCK_PLACES - 1) // BLOCK_PLACES
     own = thread_number(block)
-    scratch = table.scratch + own * (classes + 3) * TILE * SIZE
+    scratch = table.scratch + own * (classes + 4) * TILE * SIZE
+    gamma = table.gamma
     m = column(scratch + classes * TILE * SIZE, REAL, M)
     s = column(scratch + (classes + 1) * TILE * SIZE, REAL, S)
     f = column(scratch + (classes + 2) * TILE * SIZE, REAL, F)
+    h = column(scratch + (classes + 3) * TILE * SIZE, REAL, H)
     turn, at, end = 0, 0, 0
     while True:
         turn, at, end = take_blocks(block, own, turn, 1)
@@ -105,10 +110,22 @@ def _run(block, with_gradient):
                     s[j] = s[j] + v
             for j in range(width):
                 f[j] = REAL(LOG(s[j])) - (f[j] - m[j])
+            if FOCUS != 0:
+                for j in range(width):
+                    p = REAL(EXP(-f[j]))
+                    q = REAL(1.0) - p
+                    is_flat = (q == REAL(0.0)) | (q == REAL(1.0))
+                    base = REAL(1.0) if is_flat else q
+                    steep = base if FOCUS == 2 else REAL(math.pow(base, gamma - 1.0))
+                    focus = steep * base
+                    slope = REAL(0.0) if is_flat else REAL(gamma) * steep * p * f[j]
+                    f[j] = focus * f[j]
+                    h[j] = REAL(scale) * (focus + slope)
             for j in range(width):
                 if t[j] != ignored:
                     total += float64(f[j])
-                f[j] = REAL(0.0) if t[j] == ignored else REAL(scale / float64(s[j]))
+                factor = float64(h[j]) if FOCUS != 0 else scale
+                f[j] = REAL(0.0) if t[j] == ignored else REAL(factor / float64(s[j]))
             if with_gradient:
                 for c in range(classes):
                     g = column(table.grad + (start + c * places) * SIZE, REAL, GRAD)
@@ -118,7 +135,7 @@ def _run(block, with_gradient):
                 for j in range(width):
                     if t[j] != ignored:
                         g = column(table.grad + (start + t[j] * places) * SIZE, REAL, GRAD)
-                        g[j] -= REAL(scale)
+                        g[j] -= h[j] if FOCUS != 0 else REAL(scale)
             place += width
         partials[at] = total
 
