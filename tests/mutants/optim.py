@@ -26,6 +26,7 @@ from tests.optim.test_conventions import (
     SMALL_NORMS,
     late_steps,
     path_of,
+    step_of_a_large_norm,
     steps_of_small_norms,
     tolerance_of,
     zero_gradient_step,
@@ -482,6 +483,8 @@ def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:
     for name, options, steps in SMALL_NORMS:
         if steps_of_small_norms(optimizers[name], **options) != pytest.approx(steps, rel=1e-5):
             return f"{name}({options}) has another ratio of small norms"
+    if step_of_a_large_norm(optimizers["LAMB"]) != pytest.approx(-10, rel=1e-5):
+        return "the LAMB of pytorch_optimizer takes another step of large weights"
     if late_steps(optimizers["Rprop"]) != [1.0, 0.5, 0.5]:
         return "optax's Rprop takes other steps with a gradient of 0"
     return None if zero_gradient_step(optimizers["Adagrad"]) == 2.0 else "a gradient of 0 moves optax's Adagrad"

@@ -97,7 +97,7 @@ def test_complex_parameters_are_rejected() -> None:
 
 
 MORE_OPTIONS: list[dict[str, Any]] = [
-    {"lr": 0.5, "relative_step": False},
+    {"lr": 1.5, "relative_step": False},
     {"lr": 0.5, "scale_parameter": False},
     {"lr": 3e-6, "warmup_init": True, "weight_decay": 0.1},
     {"lr": 0.5, "beta1": 0.75, "weight_decay": 0.1},

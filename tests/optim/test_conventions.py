@@ -244,6 +244,11 @@ SMALL_NORMS = [
     # (m_2 / (1 - 0.9^2)) / sqrt(v_2 / (1 - 0.999^2)) with m_2 = 0.9 0.2 - 0.1 and v_2 = 0.999 0.004 + 0.001
     ("LAMB", {"convention": "keras"}, [0.5, 0.5 * (0.08 / 0.19) / (0.004996 / 0.001999) ** 0.5, 0.5, 0.25]),
     ("LAMB", {"convention": "optax"}, [0.5, 0.5 * (0.08 / 0.19) / (0.004996 / 0.001999) ** 0.5, 0.5, 0.25]),
+    (
+        "LAMB",
+        {"convention": "pytorch_optimizer"},
+        [0.5 * 0.2 / (0.004**0.5 + 1e-6) / 0.1, 0.5 * 0.08 / (0.004996**0.5 + 1e-6) / 0.19, 0.5, 0.5 - 0.25 / 0.1],
+    ),
     ("LARS", {"convention": "optax", "momentum": 0.75}, [1.0, 0.75 - 0.5, 0.5, 0.5 - 0.5 * 1e-3 * 0.5]),
 ]
 
@@ -251,6 +256,18 @@ SMALL_NORMS = [
 @pytest.mark.parametrize(("name", "options", "expected"), SMALL_NORMS)
 def test_the_ratio_is_that_of_small_norms_and_one_without(name, options, expected):
     assert steps_of_small_norms(OPTIMIZERS[name], **options) == pytest.approx(expected, rel=1e-5)
+
+
+def step_of_a_large_norm(lamb):
+    """The weight 40 after a gradient of 0.5, by the LAMB of pytorch_optimizer, whose norms are at most 10."""
+    p = torch.full((1,), 40.0, requires_grad=True)
+    p.grad = torch.full((1,), 0.5)
+    lamb([p], lr=0.5, convention="pytorch_optimizer", fused=False).step()
+    return p.item()
+
+
+def test_the_lamb_of_pytorch_optimizer_limits_the_norm_of_the_weights():
+    assert step_of_a_large_norm(OPTIMIZERS["LAMB"]) == pytest.approx(40 - 0.5 * 10 / 0.1, rel=1e-5)
 
 
 def late_steps(rprop):
