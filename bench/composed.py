@@ -116,6 +116,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             before=lambda of: torch.set_num_threads(of[0]),
             rounds=arguments.rounds,
             budget=arguments.budget,
+            clock=time.process_time if arguments.cpu_time else time.perf_counter,
         )
         for threads in arguments.threads:
             seconds = {side: timed[threads, side] for side in sides}
@@ -138,10 +139,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--threads", type=numbers, default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--budget", type=float, default=4.0, help="seconds for a row of the table")
+    parser.add_argument("--cpu-time", action="store_true", help="the time of the processor, with one thread")
     parser.add_argument("--others", action="store_true", help="torch.compile too")
     parser.add_argument("--json", type=Path, help="write every measurement here")
     arguments = parser.parse_args(argv)
     keep_memory()
+    if arguments.cpu_time:
+        arguments.threads = [1]
+        torch.set_num_threads(1)
     head = f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}."
     print(head, flush=True)
     found = []
