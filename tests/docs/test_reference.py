@@ -189,6 +189,10 @@ def test_backends_are_those_of_the_cpu_and_of_a_gpu():
     assert "| CUDA, ROCm | by the fused GPU kernel, all together, in 3 launches |" in lamb
     page = _loss_page(LOSSES["CLIPLoss"])
     assert "| CUDA, ROCm | by the eager backend: all pairs are scored by torch operations, in chunks |" in page
+    assert "| `torch.compile` | the operator piste::loss |" in page
+    assert "| `torch.compile` | traced: its formula is fused with the operations next to it |" in (
+        _loss_page(LOSSES["MSELoss"])
+    )
 
 
 def test_measured_speed_is_that_of_the_rule():

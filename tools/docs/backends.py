@@ -26,7 +26,11 @@ def optimizer_backends(example: Optimizer) -> list[str]:
     """Return the backends of an optimizer with float32 matrices: the lines of `explain_backend`."""
     lines = [line.partition(": ")[2] for line in example.explain_backend().splitlines()]
     shown = [line.partition(" parameters ")[2] for line in lines]
-    return ["Of float32 matrices, without sparse gradients:", "", *_table(shown, [_on_gpu(line) for line in shown])]
+    return [
+        "Of float32 matrices, without sparse gradients:",
+        "",
+        *_table(shown, [_on_gpu(line) for line in shown], "by the eager backend"),
+    ]
 
 
 def _on_gpu(line: str) -> str:
@@ -42,12 +46,13 @@ def _on_gpu(line: str) -> str:
 
 def loss_backends(cls: type[Loss]) -> list[str]:
     """Return the backends of a loss at its defaults."""
-    line = cls().explain_backend().partition(": ")[2]
+    line, _, compiled = cls().explain_backend().partition(": ")[2].partition(". Under torch.compile it is ")
     reason = WITHOUT_GPU_KERNEL.get(cls.__name__)
     gpu = line.replace("CPU", "GPU") if reason is None else f"by the eager backend: {reason}"
-    return ["At the defaults, of float32:", "", *_table([line], [gpu])]
+    return ["At the defaults, of float32:", "", *_table([line], [gpu], compiled)]
 
 
-def _table(cpu: Sequence[str], gpu: Sequence[str]) -> list[str]:
+def _table(cpu: Sequence[str], gpu: Sequence[str], compiled: str) -> list[str]:
     rows = [f"| CPU | {line} |" for line in cpu] + [f"| CUDA, ROCm | {line} |" for line in gpu]
-    return ["| device | computed |", "|---|---|", *rows, "| other devices, `torch.compile` | by the eager backend |"]
+    rows += ["| other devices | by the eager backend |", f"| `torch.compile` | {compiled} |"]
+    return ["| device | computed |", "|---|---|", *rows]
