@@ -292,3 +292,40 @@ def test_a_loss_without_a_formula_is_told_what_to_derive_from() -> None:
     expected = r"Nothing states neither `prepare` nor `compute`\. Help: derive a loss from ElementwiseLoss"
     with pytest.raises(NotImplementedError, match=expected):
         Nothing()(torch.ones(2), torch.ones(2))
+
+
+def test_one_quantile_and_several_are_not_given_together() -> None:
+    words = "QuantileLoss: `quantile` and `quantiles` cannot both be given; received quantile=0.3 and a tensor. Help:"
+    rejects(lambda: nn.QuantileLoss(quantile=0.3, quantiles=torch.tensor([0.1])), words)
+
+
+def test_a_list_for_a_tensor_of_numbers_is_answered_with_the_tensor() -> None:
+    words = "SigmoidFocalLoss: `alpha` must be a number in [0, 1], a torch.Tensor or None; received a list. Help: "
+    rejects(lambda: nn.SigmoidFocalLoss(alpha=[0.1, 0.2]), words + "torch.tensor([0.1, 0.2]).", kind=InvalidType)
+
+
+def test_the_alpha_of_a_focal_loss_of_classes_is_their_weight() -> None:
+    words = "FocalLoss() has no argument `alpha`. A number alpha is a factor of the whole loss; `weight` is a tensor"
+    rejects(lambda: nn.FocalLoss(alpha=0.25), words, kind=InvalidType)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "help"),
+    [
+        ("DiscriminatorLoss", "minimax", 'the discriminator of that game is "logistic".'),
+        ("DiscriminatorLoss", "non_saturating", 'the discriminator of that game is "logistic".'),
+        ("DiscriminatorLoss", "lsgan", 'kind="least_squares".'),
+        ("DiscriminatorLoss", "wgan", 'kind="wasserstein".'),
+        ("GeneratorLoss", "logistic", 'the generator of that game is "non_saturating" or "minimax".'),
+        ("GeneratorLoss", "relativistic", 'needs the real scores: DiscriminatorLoss("relativistic")(fake, real).'),
+        ("GeneratorLoss", "lsgan", 'kind="least_squares".'),
+        ("GeneratorLoss", "wgan", 'kind="wasserstein".'),
+    ],
+)
+def test_a_game_that_the_other_player_has_is_answered_with_the_word_to_write(make, kind, help) -> None:
+    rejects(lambda: getattr(nn, make)(kind), help)
+
+
+def test_a_penalty_takes_the_discriminator_and_not_its_scores() -> None:
+    words = "gradient_penalty: `discriminator` must be a module or a function of samples; received Tensor. Help: pass"
+    rejects(lambda: nn.gradient_penalty(X, X, X), words, kind=InvalidType)

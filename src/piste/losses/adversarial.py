@@ -44,6 +44,11 @@ class DiscriminatorLoss(ElementwiseLoss):
             "logistic",
             ("logistic", "least_squares", "wasserstein", "hinge", "relativistic"),
             "the game of discriminator and generator",
+            {
+                **dict.fromkeys(("minimax", "non_saturating"), 'the discriminator of that game is "logistic"'),
+                "lsgan": 'kind="least_squares"',
+                "wgan": 'kind="wasserstein"',
+            },
         )
     }
     signature = "kind, reduction"
@@ -105,6 +110,12 @@ class GeneratorLoss(ElementwiseLoss):
             "non_saturating",
             ("non_saturating", "minimax", "least_squares", "wasserstein", "hinge"),
             "the game of discriminator and generator",
+            {
+                "logistic": 'the generator of that game is "non_saturating" or "minimax"',
+                "relativistic": 'the generator needs the real scores: DiscriminatorLoss("relativistic")(fake, real)',
+                "lsgan": 'kind="least_squares"',
+                "wgan": 'kind="wasserstein"',
+            },
         )
     }
     signature = "kind, reduction"

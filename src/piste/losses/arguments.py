@@ -86,6 +86,8 @@ def misuse(loss: Any, called: str, reason: object) -> InvalidType:
 
 def _hint(name: str, signature: inspect.Signature) -> str:
     """Return the help for an unknown argument."""
+    if name == "alpha" and "weight" in signature.parameters and "gamma" in signature.parameters:
+        return "A number alpha is a factor of the whole loss; `weight` is a tensor with an alpha for each class."
     role = _ROLES.get(fold_name(name))
     if name == "from_logits":
         return "CrossEntropyLoss and BCEWithLogitsLoss take logits, NLLLoss log-probabilities, BCELoss probabilities."

@@ -58,7 +58,7 @@ def gradient_penalty(
         >>> round(penalty.item(), 3)  # (sqrt(18) - 1)^2
         10.515
     """
-    samples = _checked("gradient_penalty", {"real": real, "fake": fake}, weight)
+    samples = _checked("gradient_penalty", discriminator, {"real": real, "fake": fake}, weight)
     u = torch.rand((len(real), *[1] * (real.dim() - 1)), dtype=real.dtype, device=real.device, generator=generator)
     mixed = torch.lerp(samples[1], samples[0], u)
     return _mean(
@@ -95,12 +95,17 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, *, weigh
         >>> piste.losses.r1_penalty(discriminator, torch.ones(4, 2), weight=2.0).item()
         18.0
     """
-    (samples,) = _checked("r1_penalty", {"real": real}, weight)
+    (samples,) = _checked("r1_penalty", discriminator, {"real": real}, weight)
     return _mean("r1_penalty", discriminator, samples, lambda g: weight / 2 * (g * g).sum(1))
 
 
-def _checked(name: str, samples: dict[str, Any], weight: Any) -> list[Tensor]:
-    """Return the samples without their history; raise for samples or a weight that a penalty does not take."""
+def _checked(name: str, discriminator: Any, samples: dict[str, Any], weight: Any) -> list[Tensor]:
+    """Return the samples without their history; raise for arguments that a penalty does not take."""
+    if not callable(discriminator):
+        raise InvalidType(
+            f"{name}: `discriminator` must be a module or a function of samples; received "
+            f"{type(discriminator).__name__}. Help: pass the model, not its scores."
+        )
     check_tensors(name, list(samples), list(samples.values()))
     check_same_shape(name, list(samples), list(samples.values()))
     check_same_device(name, list(samples), list(samples.values()))

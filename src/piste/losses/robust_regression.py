@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ..engine import BoundKind
+from ..errors import InvalidValue
 from ..formula.words import exp, log, log1p, maximum, sqrt, where
 from ..options import Number, TensorOption
 from .elementwise import WEIGHT, ElementwiseLoss
@@ -196,6 +198,16 @@ class QuantileLoss(ElementwiseLoss):
             GUARD,
         ),
     )
+
+    @classmethod
+    def validate(cls, **options: Any) -> None:
+        """Raise for an option outside its range, and for `quantile` next to `quantiles`."""
+        super().validate(**options)
+        if options["quantiles"] is not None and options["quantile"] != cls.options["quantile"].default:
+            raise InvalidValue(
+                f"{cls.__name__}: `quantile` and `quantiles` cannot both be given; received "
+                f"quantile={options['quantile']!r} and a tensor. Help: leave one out."
+            )
 
     def formula(x, y, q=None, *, quantile):
         if q is None:

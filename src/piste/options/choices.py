@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ class Choice(NoLetters):
         default: The default.
         allowed: The valid values.
         doc: The meaning, as the end of a sentence.
+        help_for: The help for a word that is not valid, as a sentence without its period.
 
     Example:
         >>> from piste.optim.options import Choice
@@ -64,6 +66,7 @@ class Choice(NoLetters):
     default: Any
     allowed: tuple[Any, ...]
     doc: str = ""
+    help_for: Mapping[Any, str] = field(default_factory=dict, hash=False)
 
     @property
     def annotation(self) -> str:
@@ -84,6 +87,8 @@ class Choice(NoLetters):
         words = [word for word in self.allowed if isinstance(word, str)]
         if not words:
             raise InvalidValue(f"`{name}` must be {self.range}; received {name}={value!r}.")
+        if isinstance(value, str) and value in self.help_for:
+            raise InvalidValue(f"`{name}` must be {self.range}; received {value!r}. Help: {self.help_for[value]}.")
         hint = f" {did_you_mean(value, words)}" if isinstance(value, str) and nearest(value, words) else ""
         raise InvalidValue(f"`{name}` must be {self.range}; received {value!r}.{hint}")
 

@@ -96,6 +96,11 @@ class NumberOrTensor(Limit):
 
     def check(self, name: str, value: Any) -> None:
         """Raise unless `value` is in the range."""
+        if isinstance(value, (list, tuple)):
+            raise InvalidType(
+                f"`{name}` must be a number in {self.range}; received a {type(value).__name__}. "
+                f"Help: torch.tensor({value!r})."
+            )
         if not isinstance(value, torch.Tensor):
             super().check(name, value)
 
