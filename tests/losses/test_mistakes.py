@@ -300,8 +300,8 @@ def test_one_quantile_and_several_are_not_given_together() -> None:
 
 
 def test_a_list_for_a_tensor_of_numbers_is_answered_with_the_tensor() -> None:
-    words = "SigmoidFocalLoss: `alpha` must be a number in [0, 1], a torch.Tensor or None; received a list. Help: "
-    rejects(lambda: nn.SigmoidFocalLoss(alpha=[0.1, 0.2]), words + "torch.tensor([0.1, 0.2]).", kind=InvalidType)
+    words = "SigmoidFocalLoss: `alpha` must be a number in [0, 1], a torch.Tensor or None; received several numbers. "
+    rejects(lambda: nn.SigmoidFocalLoss(alpha=[0.1, 0.2]), words + "Help: torch.tensor([0.1, 0.2]).", kind=InvalidType)
 
 
 def test_the_alpha_of_a_focal_loss_of_classes_is_their_weight() -> None:

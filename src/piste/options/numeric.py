@@ -98,8 +98,7 @@ class NumberOrTensor(Limit):
         """Raise unless `value` is in the range."""
         if isinstance(value, (list, tuple)):
             raise InvalidType(
-                f"`{name}` must be a number in {self.range}; received a {type(value).__name__}. "
-                f"Help: torch.tensor({value!r})."
+                f"`{name}` must be a number in {self.range}; received several numbers. Help: torch.tensor({value!r})."
             )
         if not isinstance(value, torch.Tensor):
             super().check(name, value)
