@@ -17,7 +17,8 @@ from ..plan import Plan
 from ..results import Result
 from ..search_space import format_options
 from ..task_file import MODULE_PREFIX
-from ..training.trial import EvaluationCallback, Pruned, run_trial
+from ..training.training_run import EvaluationCallback
+from ..training.trial import Pruned, run_trial
 
 MAX_RETRIES = 2
 """The number of times a job is restarted after its process was killed."""

@@ -22,7 +22,7 @@ from ..task import Task
 from .finite import check_finite
 from .graph import find_stray_parameter
 from .random_state import RandomState
-from .trial import evaluation_mode
+from .training_run import evaluation_mode
 from .updates import needs_closure, new_average, trained_parameters
 
 CHECKED_UPDATES = 100

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ..plan import Plan
 from ..results import Result
 from .random_state import RandomState
-from .trial import TrainingRun, typical_step
+from .training_run import TrainingRun
+from .trial import typical_step
 
 MIN_MEASURED_SECONDS = 0.01
 """The duration of the measured steps of each candidate; at least one step is measured."""
