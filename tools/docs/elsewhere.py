@@ -92,7 +92,8 @@ def loss_elsewhere(cls: type[Loss]) -> list[str]:
     if not rows:
         return []
     text = "The nearest losses of other libraries, without their operands. Keras and optax have the classes in the "
-    text += "last dimension; [From Keras](../guides/from-keras.md#losses) has the other differences."
+    text += "last dimension, and a loss of logits is Keras' loss with `from_logits=True`. [From Keras]"
+    text += "(../guides/from-keras.md#losses) has the other differences."
     return ["## Elsewhere", "", text, "", "| loss | version | arguments and defaults |", "|---|---|---|", *rows, ""]
 
 
