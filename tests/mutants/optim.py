@@ -82,6 +82,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "the rectification of a short average is not used",
         ),
         "_rms: b -> m (number 2)": "a buffer that is not kept: the base drops it",
+        "_keras_adafactor: m -> p": "a buffer that is not kept: the base drops it",
+        "_added_epsilon: mean(q, over='row') -> -mean(q, over='row')": "the ratio of r to its mean alone is used",
         "CONVENTIONS: True -> False (number 9)": "AdamW decouples its weight decay by itself",
         "CONVENTIONS: True -> False (number 10)": "AdamW decouples its weight decay by itself",
     },

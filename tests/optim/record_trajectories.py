@@ -97,12 +97,12 @@ OPTAX = [
     (
         "Adafactor",
         "adafactor",
-        {"momentum": 0.5, "clipping_threshold": None, "multiply_by_parameter_scale": False, "weight_decay_rate": 0.1},
+        {"momentum": 0.75, "clipping_threshold": None, "multiply_by_parameter_scale": False, "weight_decay_rate": 0.1},
     ),
     (
         "Adafactor",
         "big_vision",
-        {"momentum": 0.5, "clipping_threshold": None, "multiply_by_parameter_scale": False}
+        {"momentum": 0.75, "clipping_threshold": None, "multiply_by_parameter_scale": False}
         | {"beta2_cap": 0.6, "min_dim_size_to_factor": 2},
     ),
 ]
@@ -120,13 +120,13 @@ PYTORCH_OPTIMIZER = [
 RELATIVE = [
     ("Adafactor", {}),
     ("Adafactor", {"warmup_init": True, "decay_rate": -0.5, "eps": (1e-2, 2.0), "clip_threshold": 1.25}),
-    ("Adafactor", {"beta1": 0.5, "weight_decay": 0.1}),
+    ("Adafactor", {"beta1": 0.75, "weight_decay": 0.1}),
 ]
 """Runs of transformers, without a learning rate."""
 TRANSFORMERS = [
     ("Adafactor", {"relative_step": False}),
     ("Adafactor", {"relative_step": False, "scale_parameter": False, "weight_decay": 0.1}),
-    ("Adafactor", {"relative_step": False, "beta1": 0.5, "weight_decay": 0.1, "eps": (1e-2, 2.0)}),
+    ("Adafactor", {"relative_step": False, "beta1": 0.75, "weight_decay": 0.1, "eps": (1e-2, 2.0)}),
 ]
 TITLES = {"NAdam": "Nadam", "LAMB": "Lamb"}
 """The names of other libraries that differ."""

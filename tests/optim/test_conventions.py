@@ -314,6 +314,7 @@ def test_an_argument_given_twice_is_rejected():
         ("LAMB", {"trust_clip": True, "convention": "pytorch_optimizer"}),
         ("Adafactor", {"beta1": 0.9, "convention": "keras"}),
         ("Adafactor", {"lr": 0.1, "warmup_init": True, "convention": "optax"}),
+        ("Adafactor", {"lr": 0.1, "relative_step": True, "convention": "optax"}),
         ("LARS", {"lr": 0.1, "adapt": False, "convention": "optax"}),
         ("RAdam", {"lr": 0.1, "weight_decay": 0.1, "convention": "optax"}),
         ("AdaBelief", {"lr": 0.1, "weight_decay": 0.1, "convention": "optax"}),

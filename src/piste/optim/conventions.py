@@ -140,11 +140,11 @@ def _keras_adafactor(
 
 
 def _optax_adafactor(
-    p: Any, g: Any, r: Any, c: Any, v: Any, m: Any, *, lr: Any, share: Any, rho: Any, eps1: Any, eps2: Any, d: Any,
-    beta1: Any, weight_decay: Any, scale_parameter: bool, relative_step: bool,
+    p: Any, g: Any, r: Any, c: Any, v: Any, m: Any, *, lr: Any, share: Any, eps1: Any, eps2: Any, d: Any, beta1: Any,
+    weight_decay: Any, scale_parameter: bool,
 ) -> Any:  # fmt: skip
     u, r, c, v = _added_epsilon(g, r, c, v, share, eps1, d)
-    u = (rho if relative_step else lr) * u
+    u = lr * u
     u = _size(p, eps2) * u if scale_parameter else u
     m = None if m is None else beta1 * m + (1 - beta1) * u
     return (u if m is None else m) + weight_decay * p, r, c, v, m
@@ -372,7 +372,7 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
             },
             _optax_adafactor,
             has_rate=True,
-            absent=("warmup_init",),
+            absent=("relative_step", "warmup_init"),
             none={"beta1": 0.0, "weight_decay": 0.0},
             fixed={"factored": True, "decay_offset": 0, "weight_decay_mask": None},
         ),
@@ -456,8 +456,10 @@ def check_convention(cls: Any, values: Mapping[str, Any]) -> None:
     if convention not in cls.conventions:
         known = ", ".join(f'"{name}"' for name in ("torch", *cls.conventions))
         raise InvalidValue(f'`convention` of {cls.__name__} must be one of {known}; received "{convention}".')
-    for name in cls.conventions[convention].absent:
-        if values.get(name, cls.options[name].default) != cls.options[name].default:
+    rules = cls.conventions[convention]
+    for name in rules.absent:
+        default = rules.defaults.get(name, cls.options[name].default)
+        if values.get(name, default) != default:
             raise InvalidValue(
                 f"`{name}` does not exist in {TITLES[convention]}'s {cls.__name__}; received {name}={values[name]!r} "
                 f'with convention="{convention}". Help: leave `{name}` out, or `convention`.'
