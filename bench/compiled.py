@@ -35,7 +35,7 @@ def contenders(name: str, shape: tuple[int, ...], by_layer: bool) -> dict[str, C
     """One step each: forward to the loss and backward to the leaf, or to the weights of a layer of width 64."""
     x, *rest = (ELEMENTS | OF_ROWS | PAIRS)[name](shape)
     cls = piste.losses.named(name)
-    ours, theirs = cls(), getattr(torch.nn, cls.__name__, None)
+    theirs = getattr(torch.nn, cls.__name__, None)
     leaves = [torch.randn(shape[0], WIDTH), torch.randn(WIDTH, shape[-1]) / 8] if by_layer else [x]
     for leaf in leaves:
         leaf.requires_grad_()
@@ -57,9 +57,9 @@ def contenders(name: str, shape: tuple[int, ...], by_layer: bool) -> dict[str, C
         return step
 
     steps = {
-        "eager": step_of(ours, None),
-        "operator": step_of(ours, True),
-        "traced": step_of(ours, False),
+        "eager": step_of(cls(), None),
+        "operator": step_of(cls(), True),
+        "traced": step_of(cls(), False),
     }
     return steps if theirs is None else steps | {"torch": step_of(theirs(), False)}
 

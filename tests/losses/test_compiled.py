@@ -68,10 +68,10 @@ def has_operator(case: Case) -> bool:
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_loss_compiles_to_one_graph_with_the_eager_value_and_gradients(case: Case, dynamic: bool) -> None:
-    operands = seeded(case)
+    operands, function = seeded(case), case.function
 
     def step(x, *rest):
-        return case.function(x * 0.9, *rest, **case.options)
+        return function(x * 0.9, *rest, **case.options)
 
     compiled = Compiled(step, dynamic=dynamic)
     torch.testing.assert_close(trained(compiled, operands), trained(step, operands))
