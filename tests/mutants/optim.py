@@ -24,6 +24,7 @@ from tests.optim.test_conventions import (
     ONLY,
     RUNS,
     SMALL_NORMS,
+    late_relative_step,
     late_steps,
     path_of,
     step_of_a_large_norm,
@@ -487,6 +488,8 @@ def _check_conventions(modules: Mapping[str, ModuleType]) -> str | None:
             return f"{name}({options}) has another ratio of small norms"
     if step_of_a_large_norm(optimizers["LAMB"]) != pytest.approx(-10, rel=1e-5):
         return "the LAMB of pytorch_optimizer takes another step of large weights"
+    if late_relative_step(optimizers["Adafactor"]) != pytest.approx(1 - 1 / 200, rel=1e-6):
+        return "the relative step of transformers' Adafactor does not fall"
     if late_steps(optimizers["Rprop"]) != [1.0, 0.5, 0.5]:
         return "optax's Rprop takes other steps with a gradient of 0"
     return None if zero_gradient_step(optimizers["Adagrad"]) == 2.0 else "a gradient of 0 moves optax's Adagrad"

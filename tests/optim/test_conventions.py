@@ -270,6 +270,25 @@ def test_the_lamb_of_pytorch_optimizer_limits_the_norm_of_the_weights():
     assert step_of_a_large_norm(OPTIMIZERS["LAMB"]) == pytest.approx(40 - 0.5 * 10 / 0.1, rel=1e-5)
 
 
+def late_relative_step(adafactor, **options):
+    """The weight 1 after step 40,000 with gradients of 1, by the Adafactor of transformers without a learning rate."""
+    p = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimizer = adafactor([p], convention="transformers", fused=False, **options)
+    for step in (0, 39_999):
+        p.data.fill_(1)
+        p.grad = torch.ones_like(p)
+        if step:
+            optimizer.state[p]["step"].fill_(step)
+        optimizer.step()
+    return p.item()
+
+
+def test_the_relative_step_of_transformers_falls_with_the_root_of_the_step_count():
+    adafactor = OPTIMIZERS["Adafactor"]
+    assert late_relative_step(adafactor) == pytest.approx(1 - 1 / 200, rel=1e-6)
+    assert late_relative_step(adafactor, warmup_init=True) == pytest.approx(1 - 1 / 200, rel=1e-6)
+
+
 def late_steps(rprop):
     """The weight after a gradient of 1 and two of 0, by optax's Rprop, which takes each step one step later."""
     p = torch.ones(1, requires_grad=True)
