@@ -78,6 +78,21 @@ def steps_equal_those_of_one_process():
             torch.testing.assert_close(together[key], alone[key], rtol=2e-6, atol=1e-7)
 
 
+def sums_cover_all_parts_of_all_parameters():
+    runs = []
+    for is_sharded in (False, True):
+        net = model(is_sharded)
+        optimizer = piste.optim.Prodigy(net.parameters(), d0=1e-4, nonfinite="skip")
+        for t in range(6):
+            step(net, optimizer, t)
+        runs.append(values(net, optimizer) | {"d": optimizer.param_groups[0]["d"].float()})
+        explanation = optimizer.explain_backend()
+    assert "; the sums over all parameters by torch operations, which communicate" in explanation
+    assert runs[0]["d"] > 5e-4
+    for key in runs[0]:
+        torch.testing.assert_close(runs[1][key], runs[0][key], rtol=1e-5, atol=1e-6)
+
+
 def reductions_cover_all_parts():
     for name in ("LAMB", "LARS", "StableAdamW"):
         runs = []
@@ -229,6 +244,7 @@ if __name__ == "__main__":
         dist.init_process_group("gloo")
         steps_equal_those_of_one_process()
         reductions_cover_all_parts()
+        sums_cover_all_parts_of_all_parameters()
         replaced_state_takes_effect()
         parts_step_in_8_bits_by_themselves()
         state_in_8_bits_is_refused()

@@ -376,3 +376,12 @@ def test_a_sharded_matrix_is_refused_and_a_replicated_one_is_not():
     assert_rejected(Unsupported, lambda: optim.Muon([p]), refused)
     Spread.placements = (Replicate(),)
     optim.Muon([p])
+
+
+@pytest.mark.parametrize("name", ["Muon", "NorMuon"])
+def test_a_module_in_place_of_groups_is_answered_with_the_call_that_makes_them(name):
+    with pytest.raises(InvalidType) as error:
+        getattr(optim, name)(nn.Linear(2, 2))
+    assert str(error.value) == (
+        f"{name} takes parameters, not a module; received Linear. Write {name}(piste.optim.matrix_groups(model), ...)."
+    )

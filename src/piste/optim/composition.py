@@ -16,6 +16,7 @@ from ..engine import (
     SumSpec,
     describe_backends,
     describe_matrix_backends,
+    is_sharded,
     parameters,
 )
 from ..formula.expression import FormulaError
@@ -71,6 +72,9 @@ def describe_group(cls: Any, group: Mapping[str, Any], states: Sequence[ParamSta
     spec = step_spec(cls, group)
     if isinstance(spec, MatrixSpec):
         return describe_matrix_backends(spec, states, group)
+    if spec.sums is not None and any(map(is_sharded, group["params"])):
+        lines = describe_backends(replace(spec, sums=None), states, group)
+        return [f"{line}; the sums over all parameters by torch operations, which communicate" for line in lines]
     return describe_backends(spec, states, group)
 
 

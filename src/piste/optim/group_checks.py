@@ -29,9 +29,10 @@ def list_params(cls: Any, params: Any) -> list[Any]:
     """
     name = cls.__name__
     if isinstance(params, torch.nn.Module):
+        of_matrices = cls.matrix is not None and not cls.any_shape
+        call = "piste.optim.matrix_groups(model)" if of_matrices else "model.parameters()"
         raise InvalidType(
-            f"{name} takes parameters, not a module; received {type(params).__name__}. "
-            f"Write {name}(model.parameters(), ...)."
+            f"{name} takes parameters, not a module; received {type(params).__name__}. Write {name}({call}, ...)."
         )
     if isinstance(params, torch.Tensor):
         raise InvalidType(
