@@ -302,6 +302,40 @@ def test_explain_backend_states_the_way_under_torch_compile() -> None:
         assert f"Under torch.compile it is traced: {reason}" in call()
 
 
+SHARDED = """
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DeviceMesh, Replicate, Shard, distribute_tensor
+from piste import losses
+from tests.losses.test_compiled import Compiled, X, Y
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+mesh = DeviceMesh("cpu", [0])
+for loss, y in ((losses.CrossEntropyLoss(), Y), (losses.MSELoss(), X.flip(0))):
+    plain = X.clone().requires_grad_()
+    loss(plain, y).backward()
+    for place in (Shard(0), Shard(1), Replicate()):
+        fits = place if y.dim() > 1 or place == Shard(0) else Replicate()
+        target = distribute_tensor(y, mesh, [fits])
+        torch._dynamo.reset()
+        compiled = Compiled(lambda a, b: loss(a, b))
+        for function in (loss, compiled):
+            x = distribute_tensor(X, mesh, [place]).requires_grad_()
+            value = function(x, target).full_tensor()
+            value.backward()
+            torch.testing.assert_close(value, loss(X, y))
+            torch.testing.assert_close(x.grad.full_tensor(), plain.grad)
+        assert compiled.operators == []
+        said = loss.explain_backend(x, target)
+        assert "by the eager backend" in said and "tensor subclass with operations of its own" in said
+dist.destroy_process_group()
+print("equal")
+"""
+
+
+def test_sharded_tensors_are_computed_eagerly_and_traced() -> None:
+    assert python(SHARDED) == "equal"
+
+
 INDUCTOR = """
 import torch
 from piste import losses
