@@ -112,6 +112,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "piste.optim.state": {
         "_first_value: p if group['differentiable'] else p.detach() -> p": "without autograd both are copied alike",
+        "_first_value: group -> dtype (number 5)": "rows, columns and the first dimension don't depend on the options",
         "_filled_like: start -> dtype": "a state of 0 is filled with 0 again",
     },
     "piste.optim.schedule_free": dict.fromkeys(
@@ -168,7 +169,9 @@ def subjects() -> list[Subject]:
         found.append(Subject(file, formulas, partial(_check, names), equivalent=EQUIVALENT.get(file, {})))
     for module, parts in ((STEP, ("compose", "_rule")), (STATE, ("_start", "_first_value", "_filled_like"))):
         equivalent = EQUIVALENT.get(module, {})
-        found.append(Subject(module, parts, _check_all, (PLANS, BASE, *files, MUON, ADAFACTOR), equivalent))
+        found.append(
+            Subject(module, parts, _check_all, (PLANS, BASE, *files, MUON, ADAFACTOR, PRODIGY, SOAP), equivalent)
+        )
     formulas = [rules.update for known in CONVENTIONS.values() for rules in known.values() if rules.update is not None]
     shared = ("_added_epsilon", "_size", "CONVENTIONS")
     names = tuple(dict.fromkeys([*(formula.__name__ for formula in formulas), *shared]))
@@ -192,7 +195,13 @@ def subjects() -> list[Subject]:
 def _check_all(modules: Mapping[str, ModuleType]) -> str | None:
     """The first fault of any optimizer."""
     fault = _check(list(ELEMENTWISE), modules)
-    return fault or _check_muon(modules) or _check_adafactor(modules) or _fault_of_a_copied_start(modules[ADAFACTOR])
+    fault = fault or _check_muon(modules) or _check_adafactor(modules) or _fault_of_a_copied_start(modules[ADAFACTOR])
+    fault = fault or _check_prodigy(modules) or _check_soap(modules)
+    p = torch.ones(2, requires_grad=True)
+    p.grad = torch.ones(2)
+    optimizer = modules["piste.optim.schedule_free"].ScheduleFreeSGD([p], state_dtype="bfloat16", fused=False)
+    optimizer.step()
+    return fault or (None if optimizer.state[p]["z"].dtype == torch.bfloat16 else "z has another dtype")
 
 
 def _fault_of_a_copied_start(adafactor_module: Any) -> str | None:

@@ -204,8 +204,8 @@ def _first_value(buffer: Buffer, p: Tensor, group: Mapping[str, Any], dtype: tor
         return (p if group["differentiable"] else p.detach()).to(kept, copy=True)
     start = _start(buffer, group)
     if callable(buffer.shape):
-        dtype = torch.promote_types(p.dtype, torch.float32)
-    if buffer.shape != "all" and buffer.shape != "vectors":
+        return p.new_full(buffer.shape_for(p, group), start, dtype=torch.promote_types(p.dtype, torch.float32))
+    if buffer.shape in ("rows", "columns", "first"):
         return p.new_full(buffer.shape_for(p, group), start, dtype=dtype)
     return _filled_like(p, start, dtype)
 
