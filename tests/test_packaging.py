@@ -2,12 +2,15 @@
 
 import json
 import re
+import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import hatch_build
 import piste
 from piste.compare import requirements
 from piste.errors import MissingPackage, PisteError
@@ -37,9 +40,54 @@ def test_the_extra_compare_is_the_list_that_is_checked():
 
 
 def test_the_version_is_stated_once():
-    assert PROJECT["dynamic"] == ["version"]
+    assert "version" in PROJECT["dynamic"]
     assert "version" not in PROJECT
     assert re.fullmatch(r"\d+\.\d+\.\d+", piste.__version__)
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("https://git.example/team/piste.git", "https://git.example/team/piste"),
+        ("https://name:token@git.example/team/piste", "https://git.example/team/piste"),
+        ("git@git.example:team/piste.git", "https://git.example/team/piste"),
+        ("ssh://git@git.example:2222/team/piste.git", "https://git.example/team/piste"),
+        ("../piste", None),
+        ("/srv/git/piste.git", None),
+        ("", None),
+    ],
+)
+def test_the_address_of_the_project_is_that_of_its_remote(remote, address):
+    assert hatch_build.web_address(remote) == address
+
+
+def test_a_package_has_addresses_and_a_readme_with_absolute_links(tmp_path):
+    (tmp_path / "README.md").write_text("[a](docs/a.md#b) ![c](c.svg) [d](https://d.example) [e](#e)")
+    git = partial(subprocess.run, cwd=tmp_path, check=True)
+    git(["git", "init", "-q"])
+    git(["git", "remote", "add", "origin", "git@git.example:team/piste.git"])
+    metadata = {}
+    hatch_build.ProjectMetadata(str(tmp_path), {}).update(metadata)
+    address = "https://git.example/team/piste"
+    assert metadata["readme"] == {
+        "content-type": "text/markdown",
+        "text": f"[a]({address}/blob/HEAD/docs/a.md#b) ![c]({address}/raw/HEAD/c.svg) [d](https://d.example) [e](#e)",
+    }
+    assert metadata["urls"]["Repository"] == address
+    assert metadata["urls"]["Changelog"] == f"{address}/blob/HEAD/CHANGELOG.md"
+
+
+def test_every_link_of_the_readme_can_be_made_absolute():
+    text = hatch_build.with_absolute_links((ROOT / "README.md").read_text(encoding="utf-8"), "https://git.example/p")
+    assert "https://git.example/p/raw/HEAD/docs/assets/gallery/digits.svg" in text
+    assert not re.findall(r"\]\((?!https://|#)", text)
+
+
+def test_a_package_of_a_checkout_without_a_remote_has_the_readme_as_it_is(tmp_path):
+    (tmp_path / "README.md").write_text("[a](docs/a.md)")
+    metadata = {}
+    hatch_build.ProjectMetadata(str(tmp_path), {}).update(metadata)
+    assert metadata == {"readme": {"content-type": "text/markdown", "text": "[a](docs/a.md)"}}
 
 
 def test_the_license_is_apache_2():
