@@ -38,6 +38,7 @@ WORDS = [
     ("Adam", "wd", "PyTorch calls it `weight_decay`."),
     ("Adam", "clipnorm", "`max_norm` clips to the norm of all gradients, `max_value` by value."),
     ("Adam", "momentum", "its momentum is `betas[0]`."),
+    ("LAMB", "variant", 'takes the versions of other libraries: "keras", "optax", "timm", "pytorch_optimizer".'),
     ("Adam", "nesterov", "NAdam is Adam with Nesterov momentum."),
     ("Adam", "weight_deacy", "did you mean `weight_decay`"),
     ("Adam", "amsgrads", "did you mean `amsgrad`?"),

@@ -91,4 +91,7 @@ def help_with_name(cls: Any, name: str) -> str:
         return "its momentum is `betas[0]`."
     if name == "nesterov" and "betas" in cls.options:
         return "NAdam is Adam with Nesterov momentum."
+    if name == "variant" and cls.conventions:
+        versions = ", ".join(f'"{name}"' for name in cls.conventions)
+        return f"`convention` takes the versions of other libraries: {versions}."
     return did_you_mean(name, all_options(cls)).replace("Did", "did").replace("Known", "known")
