@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from piste.engine.cpu import elementwise_kernel, rowwise_kernel, step_kernel
+from piste.engine.cpu import elementwise_kernel, rowwise_kernel
+from piste.engine.cpu.step_source import Layout, source
 from piste.engine.specs import LossKernelSpec, Operand, StepSpec
 from piste.formula import row_functions
 from piste.formula.expression import topological_order
@@ -31,7 +32,7 @@ def step_source(operations: int) -> str:
         counters=("t",),
         per_step={"c": lambda lr, t: deepened(lr, t, operations)},
     )
-    return step_kernel.source.__wrapped__(spec, step_kernel.Layout(("float32",) * 3, "float32"))[0]
+    return source.__wrapped__(spec, Layout(("float32",) * 3, "float32"))[0]
 
 
 def element_source(operations: int) -> str:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import piste
 from piste.engine import layout
 from piste.engine.cpu import step_kernel as cpu
-from piste.engine.cpu.step_kernel import MIN_CHUNK, Layout
+from piste.engine.cpu.step_kernel import MIN_CHUNK
+from piste.engine.cpu.step_source import Layout, source
 from piste.optim.composition import step_spec
 
 from .reference import KERNEL, AgainstTorch, randn, spread, transposed, weights
@@ -29,7 +30,7 @@ def program_of(optimizer):
 
 def functions(optimizer, kind: str = "float32", dims: int = 0) -> tuple[ast.FunctionDef, ast.FunctionDef]:
     program = program_of(optimizer)
-    text, *_ = cpu.source(program, Layout((kind,) * (2 + len(program.buffers)), "float32", dims))
+    text, *_ = source(program, Layout((kind,) * (2 + len(program.buffers)), "float32", dims))
     prepare, body = ast.parse(text).body
     return prepare, body
 
@@ -97,7 +98,7 @@ def test_a_strided_kernel_reads_each_tensor_by_its_own_strides():
 def test_the_source_of_a_program_is_generated_once():
     program = program_of(piste.optim.SGD(weights(3)))
     layout = Layout(("float32", "float32"), "float32")
-    assert cpu.source(program, layout) is cpu.source(program, Layout(("float32", "float32"), "float32"))
+    assert source(program, layout) is source(program, Layout(("float32", "float32"), "float32"))
     other = program_of(piste.optim.SGD(weights(5), lr=0.5, weight_decay=0))
     assert other is program
 

@@ -13,7 +13,8 @@ from ..native.openmp import openmp_parallel
 from ..specs import LossKernelSpec, ParamState, StepSpec
 from . import fast_step, image_cross_entropy
 from .loss_kernel import kernel_of
-from .step_kernel import Layout, StepKernel, layout_of, why_not_step
+from .step_kernel import StepKernel, layout_of, why_not_step
+from .step_source import Layout
 
 __all__ = ["CpuBackend"]
 
