@@ -56,35 +56,37 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         f"AdaBelief.update: g - m -> {other}": "its square alone is used" for other in ("m - g", "-(g - m)")
     },
     "piste.optim.adan": {"Adan.update: g + beta2 * d -> -(g + beta2 * d)": "its square alone is used"},
-    "piste.optim.conventions": {
+    "piste.optim.convention_formulas": {
         **dict.fromkeys(
             (
-                "_rms: alpha * m + (1 - alpha) * g -> alpha * m - (1 - alpha) * g",
-                "_rms: (1 - alpha) * g -> -((1 - alpha) * g) (number 2)",
-                "_rms: 1 - alpha -> alpha - 1 (number 2)",
-                "_rms: 1 - alpha -> -(1 - alpha) (number 2)",
+                "rms: alpha * m + (1 - alpha) * g -> alpha * m - (1 - alpha) * g",
+                "rms: (1 - alpha) * g -> -((1 - alpha) * g) (number 2)",
+                "rms: 1 - alpha -> alpha - 1 (number 2)",
+                "rms: 1 - alpha -> -(1 - alpha) (number 2)",
             ),
             "the square of m alone is used",
         ),
         **dict.fromkeys(
-            ("_optax_adabelief: g - m -> m - g", "_optax_adabelief: g - m -> -(g - m)"), "its square alone is used"
+            ("optax_adabelief: g - m -> m - g", "optax_adabelief: g - m -> -(g - m)"), "its square alone is used"
         ),
-        "_optax_adan: g + (1 - beta2) * d -> -(g + (1 - beta2) * d)": "its square alone is used",
-        "_optax_rprop: turn > 0 -> turn >= 0": "at a turn of 0 the step size stays",
-        "_optax_radam: rho >= 5 -> rho > 5": "no step of a run has a length of exactly 5",
+        "optax_adan: g + (1 - beta2) * d -> -(g + (1 - beta2) * d)": "its square alone is used",
+        "optax_rprop: turn > 0 -> turn >= 0": "at a turn of 0 the step size stays",
+        "optax_radam: rho >= 5 -> rho > 5": "no step of a run has a length of exactly 5",
         **dict.fromkeys(
             (
-                "_optax_radam: where(long, rho, 6.0) -> rho",
-                "_optax_radam: 6.0 -> 12.0",
-                "_optax_radam: where(long, rho_inf, 6.0) -> rho_inf",
-                "_optax_radam: 6.0 -> 12.0 (number 2)",
-                "_optax_radam: 6.0 -> 0 (number 2)",
+                "optax_radam: where(long, rho, 6.0) -> rho",
+                "optax_radam: 6.0 -> 12.0",
+                "optax_radam: where(long, rho_inf, 6.0) -> rho_inf",
+                "optax_radam: 6.0 -> 12.0 (number 2)",
+                "optax_radam: 6.0 -> 0 (number 2)",
             ),
             "the rectification of a short average is not used",
         ),
-        "_rms: b -> m (number 2)": "a buffer that is not kept: the base drops it",
-        "_keras_adafactor: m -> p": "a buffer that is not kept: the base drops it",
+        "rms: b -> m (number 2)": "a buffer that is not kept: the base drops it",
+        "keras_adafactor: m -> p": "a buffer that is not kept: the base drops it",
         "_added_epsilon: mean(q, over='row') -> -mean(q, over='row')": "the ratio of r to its mean alone is used",
+    },
+    "piste.optim.conventions": {
         "CONVENTIONS: True -> False (number 9)": "AdamW decouples its weight decay by itself",
         "CONVENTIONS: True -> False (number 10)": "AdamW decouples its weight decay by itself",
     },
@@ -138,7 +140,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
 
 ATTRIBUTES = ("update", "per_step", "buffers", "counters")
 BASE, PLANS = "piste.optim.optimizer", "piste.optim.step_plans"
-CONVENTION = "piste.optim.conventions"
+CONVENTION, FORMULAS = "piste.optim.conventions", "piste.optim.convention_formulas"
 SHARED_FORMULAS = {"piste.optim.schedule_free": ("_PER_STEP", "_moved")}
 """By module: functions and numbers that several formulas share."""
 MUON, SPARSE = "piste.optim.muon", "piste.optim.sparse_adam"
@@ -173,11 +175,10 @@ def subjects() -> list[Subject]:
             Subject(module, parts, _check_all, (PLANS, BASE, *files, MUON, ADAFACTOR, PRODIGY, SOAP), equivalent)
         )
     formulas = [rules.update for known in CONVENTIONS.values() for rules in known.values() if rules.update is not None]
-    shared = ("_added_epsilon", "_size", "CONVENTIONS")
-    names = tuple(dict.fromkeys([*(formula.__name__ for formula in formulas), *shared]))
-    found.append(
-        Subject(CONVENTION, names, _check_conventions, (STEP, PLANS, BASE, *files, ADAFACTOR), EQUIVALENT[CONVENTION])
-    )
+    names = tuple(dict.fromkeys([*(formula.__name__ for formula in formulas), "_added_epsilon", "_size"]))
+    users = (STEP, PLANS, BASE, *files, ADAFACTOR)
+    found.append(Subject(FORMULAS, names, _check_conventions, (CONVENTION, *users), EQUIVALENT[FORMULAS]))
+    found.append(Subject(CONVENTION, ("CONVENTIONS",), _check_conventions, users, EQUIVALENT[CONVENTION]))
     equivalent = {f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL}
     found.append(Subject(MUON, ("Muon.before", "Muon.matrix", "orthogonalize"), _check_muon, equivalent=equivalent))
     found.append(Subject(NORMUON, ("NorMuon.matrix", "NorMuon.buffers"), _check_normuon))

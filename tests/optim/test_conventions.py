@@ -13,7 +13,8 @@ import torch
 import piste
 from piste.errors import InvalidType, InvalidValue
 from piste.optim import OPTIMIZERS, Adam, Optimizer, RMSprop, port
-from piste.optim.conventions import CONVENTIONS, TITLES
+from piste.optim.convention import TITLES
+from piste.optim.conventions import CONVENTIONS
 from piste.optim.options import rate
 
 from .rejections import assert_rejected, weights

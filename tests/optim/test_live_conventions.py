@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from piste.optim.conventions import TITLES
+from piste.optim.convention import TITLES
 
 from .test_conventions import path_of, tolerance_of
 

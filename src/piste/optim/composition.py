@@ -21,7 +21,7 @@ from ..engine import (
 )
 from ..formula.expression import FormulaError
 from ..formula.words import maximum, minimum
-from .conventions import Convention
+from .convention import Convention
 from .options import SHARED, Flag
 from .precision import with_storage
 from .shared_formulas import DECAYS, RATED, cautious_step, decay_kind, largest_rate

@@ -15,7 +15,7 @@ from . import checkpoint, declaration, group_checks, validation
 from .backward_steps import stepping_in_backward
 from .clipping import SkippedSteps, scaling_of_step, steps_on_gpu
 from .composition import describe_group
-from .conventions import Convention
+from .convention import Convention
 from .group_sums import numbers_after, share_group_state
 from .model_groups import compare_with_model
 from .options import Option

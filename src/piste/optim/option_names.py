@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidType, did_you_mean
-from .conventions import TITLES
+from .convention import TITLES
 from .declaration import all_options
 
 FOREIGN_NAMES = {

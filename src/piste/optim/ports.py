@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ..errors import InvalidValue, did_you_mean
-from .conventions import CONVENTIONS, TITLES, origin, translate
+from .convention import TITLES, origin, translate
+from .conventions import CONVENTIONS
 from .declaration import all_options
 from .registry import OPTIMIZERS
 

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import InvalidType, InvalidValue
 from ..options import as_float
-from .conventions import check_convention, translate
+from .convention import check_convention, translate
 from .declaration import all_options, defaults
 from .option_names import help_with_name, misuse, offer_convention
 from .options import SHARED
