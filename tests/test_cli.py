@@ -299,7 +299,7 @@ def test_explain_names_what_is_wrong_with_a_call(run, words, told):
 def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path):
     (tmp_path / "my_task.py").write_text(TASK.replace('"epochs": 2', '"epochs": 60'))
     process = subprocess.Popen(
-        [sys.executable, "-m", "piste.cli", "compare", "my_task.py", "--defaults", "--seeds", "1000", "--optimizers",
+        [sys.executable, "-m", "piste", "compare", "my_task.py", "--defaults", "--seeds", "1000", "--optimizers",
          "SGD,Adam"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -318,7 +318,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path):
 
 def test_the_first_line_comes_before_anything_is_prepared(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "piste.cli", "compare", "digits", "--defaults", "--epochs", "1", "--optimizers", "SGD"],
+        [sys.executable, "-m", "piste", "compare", "digits", "--defaults", "--epochs", "1", "--optimizers", "SGD"],
         cwd=tmp_path, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     first = process.stdout.readline()

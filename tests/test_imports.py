@@ -54,7 +54,7 @@ LAYERS: list[list[str]] = [
     ["piste.compare.csv", "piste.compare.tasks"],
     ["piste.compare"],
     ["piste"],
-    ["piste.cli_arguments"],
+    ["piste.cli.app"],
     ["piste.cli"],
     ["piste.__main__"],
     ["_piste_command"],

@@ -140,7 +140,7 @@ def collect() -> dict[str, str]:
                 if is_message(line, name in TABLES or call in SHOWN) and (call or is_shown):
                     found.setdefault(line, name)
         found |= {text: name for text in _counted(tree) if text not in found}
-        if name == "cli.py":
+        if name.startswith("cli/"):
             found |= {text: name for text in _help_of_commands(tree)}
         if name.startswith("compare/tasks/") and not path.name.startswith("_"):  # the description of a task
             found[(ast.get_docstring(tree) or "").split("\n")[0]] = name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .errors import InvalidValue
+from ..errors import InvalidValue
 
 
 def read_names(text: str | None) -> list[str] | None:
@@ -49,7 +49,7 @@ def read_loops(of_task: Any, schedules: list[str] | None, options: dict[str, Any
     Raises:
         InvalidValue: If the task has loops of its own.
     """
-    from .compare import Loop
+    from ..compare import Loop
 
     if schedules is None and not options:
         return of_task

@@ -1,84 +1,20 @@
-"""The command `piste`."""
+"""`piste compare`."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_arguments import read_loops, read_names, read_numbers, read_options, read_rates, read_search
-from .errors import InvalidValue, PisteError, english
-from .text_encoding import ASCII_FALLBACK
-from .translation import translate
-from .version import __version__
+from ..errors import InvalidValue
+from .app import FAILED, INTERRUPTED, Debug, app, in_a_sentence, say
+from .arguments import read_loops, read_names, read_rates, read_search
+from .comparison_output import show
 
 if TYPE_CHECKING:
-    from .compare.comparison import Comparison
-    from .compare.task import Task
-
-INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
-FAILED = 1
-"""The exit status if a run failed, or none finished."""
-
-app = typer.Typer(
-    help="Losses and optimizers for PyTorch, and a way to choose among them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
-def main() -> None:
-    """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a log under cp1252 or GBK lacks some characters of a table
-            stream.reconfigure(errors=ASCII_FALLBACK)
-    command = typer.main.get_command(app)
-    _translate_help(command)
-    command(prog_name="piste")
-
-
-def _translate_help(command: Any) -> None:
-    """Put the help of a command, of its options and of its subcommands into the language of the user."""
-    for described in (command, *command.params):
-        if getattr(described, "help", None):
-            described.help = "\n\n".join(translate(" ".join(p.split())) for p in described.help.split("\n\n"))
-    for subcommand in getattr(command, "commands", {}).values():
-        _translate_help(subcommand)
-
-
-def _say(text: str, err: bool = False) -> None:
-    """Print a text of Piste in the language of the user."""
-    typer.echo(translate(text), err=err)
-
-
-@contextlib.contextmanager
-def _in_a_sentence(debug: bool) -> Iterator[None]:
-    """Report an error of Piste as a sentence on stderr with exit status 2; with `--debug`, raise it."""
-    try:
-        yield
-    except PisteError as error:
-        if debug:
-            raise
-        _say(f"piste: {english(error)}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        _say("piste: interrupted.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-
-
-@app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
-    if version:
-        _say(f"piste {__version__}")
-        raise typer.Exit
+    from ..compare.comparison import Comparison
+    from ..compare.task import Task
 
 
 @app.command()
@@ -185,11 +121,11 @@ def compare(
 
     The exit status is 0 if every run ended, 1 if a run failed or all diverged, 2 after an error, and 130 after Ctrl-C.
     """
-    _say(f"piste compare {task}: preparing data and candidates ...")
-    with _in_a_sentence(debug):
-        from .compare import compare_task
-        from .compare.comparison import UnsavedReport
-        from .compare.task import check_device
+    say(f"piste compare {task}: preparing data and candidates ...")
+    with in_a_sentence(debug):
+        from ..compare import compare_task
+        from ..compare.comparison import UnsavedReport
+        from ..compare.task import check_device
 
         of_table = {"kind": kind, "group": group, "time": time, "validation": validation, "drop": drop,
                     "class_weights": class_weights, "decimal": decimal, "encoding": encoding}  # fmt: skip
@@ -218,11 +154,11 @@ def compare(
                 practical=practical, split=split, progress=True,
             )  # fmt: skip
         except UnsavedReport as unsaved:
-            _show(unsaved.comparison)
+            show(unsaved.comparison)
             raise
-        _show(comparison)
+        show(comparison)
         if comparison.rows:
-            _say(f"\nReport, curves and numbers are in {out}{'/' * (str(out) != '.')}: open {out / 'report.html'}.")
+            say(f"\nReport, curves and numbers are in {out}{'/' * (str(out) != '.')}: open {out / 'report.html'}.")
         if save_model is not None:
             _save_model(made, comparison, optimizers, losses, save_model)
     if comparison.interrupted:
@@ -231,86 +167,16 @@ def compare(
         raise typer.Exit(FAILED)
 
 
-@app.command()
-def diff(
-    before: Annotated[Path, typer.Argument(help="The output folder of a comparison.")],
-    after: Annotated[Path, typer.Argument(help="The output folder of another one with the same metric.")],
-    practical: Annotated[
-        float | None,
-        typer.Option(help="The largest difference too small to matter; that of the first comparison if not given."),
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Show what changed between two comparisons: settings, versions, and the result of every candidate."""
-    with _in_a_sentence(debug):
-        from .compare import diff as set_side_by_side
-
-        _say(str(set_side_by_side(before, after, practical=practical)))
-
-
-@app.command()
-def tasks(debug: Debug = False) -> None:
-    """List the built-in tasks, and what each is for."""
-    with _in_a_sentence(debug):
-        from .compare import tasks as built_in
-
-        width = max(map(len, built_in.names()))
-        for name in built_in.names():
-            _say(f"{name:<{width}}  {built_in.about(name)}")
-        _say("Also: a table (piste compare data.csv --target COLUMN), or your own (my_task.py:make).")
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def explain(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A loss, such as l1 or cross_entropy, or an optimizer, such as adam.")],
-    input: Annotated[str | None, typer.Option(help='The input of a loss as JSON, such as "[[1,1],[1,1]]".')] = None,
-    target: Annotated[
-        str | None, typer.Option(help='The target, or the second operand, as JSON, such as "[[0,1],[2,3]]".')
-    ] = None,
-    more: Annotated[
-        list[str] | None,
-        typer.Option(help="Each further operand as JSON, such as the negatives of triplet_margin, in order."),
-    ] = None,
-    grad: Annotated[
-        str | None, typer.Option(help="The gradient for an optimizer as JSON, the same at every step.")
-    ] = None,
-    param: Annotated[str | None, typer.Option(help="The parameter as JSON; 1 everywhere if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(help="The number of steps of an optimizer; 1 if not given.")] = None,
-    check: Annotated[
-        str | None,
-        typer.Option(help="How a loss checks values: raise, nan, or off, which works a refused call through."),
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Show the arithmetic of a loss or of an optimizer's steps; for a refused call, the reason and a line that works.
-
-    Further options are those of the loss or the optimizer: --delta 2, --lr 0.1, --betas 0.9,0.99, --nesterov.
-    """
-    with _in_a_sentence(debug):
-        from .explain import explain as explained
-
-        given = [("--input", input), ("--target", target), *(("--more", text) for text in more or [])]
-        operands = [read_numbers(option, text) for option, text in given if text is not None]
-        if target is not None and input is None:
-            raise InvalidValue(f"--target needs --input. Help: piste explain {name} --input ... --target ...")
-        options = read_options(context.args)
-        named = {"grad": grad, "param": param}
-        options |= {option: read_numbers(f"--{option}", text) for option, text in named.items() if text is not None}
-        options |= {option: v for option, v in {"steps": steps, "check": check}.items() if v is not None}
-        _say(explained(name, *operands, **options).text)
-
-
 def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[str, Any]) -> Task:
     """Return the task named on the command line; `of_table` are the options given for a table."""
-    from .compare import tasks
-    from .compare.csv import task as csv_task
-    from .compare.task import check_whole_number
-    from .compare.task_file import is_task_file, load_task
+    from ..compare import tasks
+    from ..compare.csv import task as csv_task
+    from ..compare.task import check_whole_number
+    from ..compare.task_file import is_task_file, load_task
 
     if csv_task.is_table(text):
         loaded = csv_task.table(text, column, batch_size=batch_size, **of_table)
-        _say(loaded.about)
+        say(loaded.about)
         return loaded
     if column is not None:
         raise InvalidValue(f"--target names a column of a table, such as data.csv; `{text}` isn't one. Help: omit it.")
@@ -325,8 +191,8 @@ def _task(text: str, column: str | None, batch_size: int | None, of_table: dict[
 
 def _check_saving(task: str, folder: Path) -> None:
     """Reject `--save-model` before training where the model couldn't be saved."""
-    from .compare.csv.task import is_table
-    from .compare.report.files import make_output_folder
+    from ..compare.csv.task import is_table
+    from ..compare.report.files import make_output_folder
 
     if not is_table(task):
         raise InvalidValue(f"--save-model is for a table, such as data.csv; `{task}` isn't one. Help: omit it.")
@@ -345,14 +211,14 @@ def _check_weighted_loss(weighted: dict[str, Any], losses: str | None) -> None:
 
 def _save_model(task: Any, comparison: Comparison, optimizers: str | None, losses: str | None, folder: Path) -> None:
     """Fit the recommended candidate again, save it, and show how to load it."""
-    from .compare import Predictor
-    from .compare.formats import format_result
+    from ..compare import Predictor
+    from ..compare.formats import format_result
 
     predictor = Predictor.fit(task, comparison, optimizers=read_names(optimizers), loss=read_names(losses))
     predictor.save(folder)
     fitted = predictor.training
     result = format_result(fitted["value"])
-    _say(
+    say(
         f"\nThe model of {fitted['optimizer']} with seed {fitted['seed']} ({fitted['metric']} {result}) "
         f"and its predictions are in {folder}:\n\n    from piste.compare import Predictor\n\n"
         f'    Predictor.load("{folder}").predict("new.csv")'
@@ -361,36 +227,7 @@ def _save_model(task: Any, comparison: Comparison, optimizers: str | None, losse
 
 def _folder_name(text: str, task: Task) -> str:
     """Return the default output folder: my_task for my_task.py:make, my_task-other for my_task.py:other."""
-    from .compare.task_file import is_task_file
+    from ..compare.task_file import is_task_file
 
     function = text.partition(":")[2] if is_task_file(text) else ""
     return f"{task.name}{f'-{function}' * (function not in ('', 'make'))}".replace("/", "-")
-
-
-def _show(comparison: Comparison) -> None:
-    from rich.console import Console
-
-    from .compare.report.tables import rich_tables
-
-    if not comparison.rows:
-        _say(comparison.interrupted)
-        return
-    if sys.stdout.isatty():
-        verdict, console = comparison.verdict, Console(highlight=False)
-        for table in rich_tables(comparison, console.width):
-            console.print(table, "")
-        words, _, code = translate(str(verdict)).partition("\n\n")
-        sentence, *explained = words.split("\n")
-        console.print(sentence, style="bold", markup=False)
-        console.print("\n".join(explained), markup=False)
-        if code:
-            typer.echo(f"\n{code}")
-    else:
-        typer.echo(f"\n{comparison}")
-    for said in (comparison.interrupted, comparison.left_out):
-        if said:
-            _say(said)
-
-
-if __name__ == "__main__":
-    main()
