@@ -19,7 +19,7 @@ from piste.optim import OPTIMIZERS
 from ..formula.test_rounding import noise
 from .cases import fullest
 
-OTHERS = {"Adafactor", "LBFGS", "Muon", "NorMuon", "Prodigy", "ScheduleFreeSGD", "SparseAdam"}
+OTHERS = {"Adafactor", "LBFGS", "Muon", "NorMuon", "Prodigy", "ScheduleFreeSGD", "SOAP", "SparseAdam"}
 WITH_STATE = [name for name, cls in OPTIMIZERS.items() if cls.buffers and name not in OTHERS]
 
 

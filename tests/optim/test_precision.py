@@ -16,10 +16,9 @@ from piste.optim import OPTIMIZERS as ALL
 from .backends import assert_close, states
 from .cases import OPTIONS, fullest
 
-# LBFGS, Muon and NorMuon refuse `precision`; SparseAdam takes sparse gradients alone; Prodigy has its own tests.
-OPTIMIZERS = {
-    name: cls for name, cls in ALL.items() if name not in {"LBFGS", "Muon", "NorMuon", "Prodigy", "SparseAdam"}
-}
+# LBFGS, Muon, NorMuon and SOAP refuse `precision`; SparseAdam takes sparse gradients alone; Prodigy has its own tests.
+OTHERS = {"LBFGS", "Muon", "NorMuon", "Prodigy", "SOAP", "SparseAdam"}
+OPTIMIZERS = {name: cls for name, cls in ALL.items() if name not in OTHERS}
 NARROW = (torch.bfloat16, torch.float16)
 MODES = ("kahan", "master", "stochastic")
 KEYS = {"kahan": {"compensation"}, "master": {"master"}, "stochastic": {"rounding_key", "rounding_step"}}

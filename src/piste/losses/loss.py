@@ -308,7 +308,8 @@ class Loss(TorchLoss):
     def _bind_operands(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
         """Return the operands in order; raise for one that is missing or unknown."""
         missing = self.arguments[len(operands) :]
-        if len(missing) == len(named_operands) and all([name in named_operands for name in missing]):
+        is_complete = len(operands) + len(named_operands) == len(self.arguments)
+        if is_complete and all([name in named_operands for name in missing]):
             return (*operands, *[named_operands[name] for name in missing])
         parameters = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in self.arguments]
         try:
