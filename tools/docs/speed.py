@@ -55,7 +55,7 @@ def step_ratios() -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for row in _steps()["rows"]:
         name, theirs = steps_bench.best(row["seconds"])
-        if (row["threads"], row["setting"]) == (2, "alone") and name:  # nobody else has Lion
+        if (row["threads"], row["setting"]) == (2, "alone") and name:  # the other libraries lack Lion
             ratio = theirs / row["seconds"]["piste"]
             found.setdefault(row["optimizer"], {})[row["workload"]] = round(ratio, 2)
     return found
