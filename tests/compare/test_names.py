@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import piste
 from piste.compare import Metric, Task, compare, compare_task, table
@@ -77,3 +78,13 @@ def test_the_documentation_calls_nothing_as_an_attribute_of_the_function():
 def test_a_comparison_of_a_lambda_is_named_model():
     found = compare(lambda: torch.nn.Linear(2, 2), (data(), data(40, 1)), optimizers="SGD", seeds=1, steps=2)
     assert found.name == "model"
+
+
+def test_soap_and_prodigy_take_part_in_a_comparison_by_name():
+    x = torch.linspace(-1, 1, 32).unsqueeze(1)
+    found = compare(
+        lambda: nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)), ((x, x * x), (x, x * x)), metric="rmse",
+        optimizers=["prodigy", "soap"], epochs=1, seeds=1, lr=0.1, progress=False,
+    )  # fmt: skip
+    assert {row.optimizer for row in found.rows} == {"Prodigy", "SOAP"}
+    assert all(row.metric < 10 for row in found.rows)

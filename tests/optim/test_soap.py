@@ -6,11 +6,9 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
 import piste
 from piste import optim
-from piste.compare import compare
 from piste.errors import InvalidValue
 from tests.oracle.soap import soap
 
@@ -271,13 +269,3 @@ def test_the_backend_is_named_and_the_explanation_refused():
     )
     with pytest.raises(InvalidValue, match="received SOAP, whose step is of whole tensors"):
         piste.explain("soap", grad=0.5)
-
-
-def test_soap_and_prodigy_take_part_in_a_comparison_by_name():
-    x = torch.linspace(-1, 1, 32).unsqueeze(1)
-    found = compare(
-        lambda: nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)), ((x, x * x), (x, x * x)), metric="rmse",
-        optimizers=["prodigy", "soap"], epochs=1, seeds=1, lr=0.1, progress=False,
-    )  # fmt: skip
-    assert {row.optimizer for row in found.rows} == {"Prodigy", "SOAP"}
-    assert all(row.metric < 10 for row in found.rows)
