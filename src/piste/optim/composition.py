@@ -105,13 +105,16 @@ def compose(
         The specification, whose formula is traced when a backend first runs it.
 
     Raises:
-        FormulaError: Tracing the formula raises it if `update` returns another number of buffers than declared.
+        FormulaError: The matrix stage takes buffers other than the last ones declared. Tracing the formula raises it
+            if `update` returns another number of buffers than declared.
     """
     has_rate = cls.has_rate or (rules is not None and rules.has_rate)
     letters = [b.letter for b in cls.buffers.values()]
-    shares = [(f, parameters(f)) for f in ([DECAYS[decay]] if decay in DECAYS else [])]
+    shares: list[tuple[Callable[..., Any], tuple[str, ...]]] = []
     if cls.decay_option:
-        shares.insert(0, (DECAYS["lr"], ("lr", cls.decay_option)))
+        shares.append((DECAYS["lr"], ("lr", cls.decay_option)))
+    if decay in DECAYS:
+        shares.append((DECAYS[decay], parameters(DECAYS[decay])))
     numbers = tuple(
         letter for n, o in cls.options.items() for letter, _ in o.letters(n, o.default if o.default is not None else 0)
     )
@@ -146,6 +149,11 @@ def compose(
 
     if cls.matrix is not None:
         own = tuple(x for x in parameters(cls.matrix) if x in letters)  # the state of the matrix stage
+        if own != tuple(letters[len(letters) - len(own) :]):
+            raise FormulaError(
+                f"{cls.__name__}.matrix must take the last of the buffers declared ({', '.join(letters)}), in their "
+                f"order; it takes {', '.join(own)}."
+            )
         letters, kept = [x for x in letters if x not in own], tuple(x for x in kept if x not in own)
         before = _rule(f"{cls.__name__}.before", cls.before, letters, flags)
         after = _rule(f"{cls.__name__}.after", cls.after, [], flags)
