@@ -8,9 +8,8 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from piste.errors import PisteError
 from tests.losses.cases import CASES, Case, seeded
 
 from .contrastive_calls import DTYPES, FLAT, REFUSALS, TAKEN, VALUES
-from .subject import Subject
+from .subject import Check, RecentFirst, Subject
 
 PACKAGE = "piste.losses"
 FORMULAS = {
@@ -114,7 +113,7 @@ def subjects() -> list[Subject]:
     for file, formulas in FORMULAS.items():
         module = f"{PACKAGE}.{file}"
         dependents = tuple(f"{PACKAGE}.{f}" for f in ("contrastive", "supcon", "image_text")) if file == "pairs" else ()
-        check = partial(_check, names[file])
+        check = RecentFirst(lambda modules, names=names[file]: _checks(names))
         found.append(Subject(module, formulas, check, dependents, EQUIVALENT.get(module, {})))
     return found
 
@@ -125,39 +124,22 @@ def _function(name: str) -> Callable[..., torch.Tensor]:
     return sys.modules[f"{PACKAGE}.function_form"].make_function(getattr(sys.modules[cls.__module__], cls.__name__))
 
 
-def _check(names: tuple[str, ...], modules: Mapping[str, ModuleType]) -> str | None:
-    return next(filter(None, _faults(names)), None)
-
-
-def _faults(names: tuple[str, ...]) -> Iterator[str | None]:
+def _checks(names: tuple[str, ...]) -> Iterator[Check]:
+    """The checks of these losses."""
     for number, case in enumerate(CASES):
         if case.name in names:
             for shape in case.shapes:
-                yield _find_mismatch(_function(case.name), number, shape)
-    for name, operands, options, expected in VALUES:
-        if name in names:
-            found = _function(name)(*operands, **options)
-            found = found.sum().item()
-            if not (math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-30) or (expected != expected != found)):
-                yield f"{name}{options} is {found}, expected {expected}"
-    for name, operands, options, words in REFUSALS:
-        if name in names:
-            yield _find_acceptance(_function(name), operands, options, words)
-    for name, operands, options in TAKEN:
-        if name in names:
-            try:
-                _function(name)(*operands, **options)
-            except PisteError as refusal:
-                yield f"{name}{options} is refused: {refusal}"
-    for name, operands, options, dtype in DTYPES:
-        if name in names:
-            found = _function(name)(*operands, **options)
-            yield None if found.dtype == dtype else f"{name} of {operands[0].dtype} is {found.dtype}"
-    for name, operands, options in FLAT:
-        if name in names:
-            x = operands[0].clone().requires_grad_()
-            (slope,) = torch.autograd.grad(_function(name)(x, *operands[1:], **options).sum(), x)
-            yield None if (slope.abs() < 1e-9).all() else f"{name}{options} has the gradient {slope.tolist()}"
+                yield partial(_find_mismatch, _function(case.name), number, shape)
+    for find, calls in (
+        (_find_other_value, VALUES),
+        (_find_acceptance, REFUSALS),
+        (_find_refusal, TAKEN),
+        (_find_other_dtype, DTYPES),
+        (_find_slope, FLAT),
+    ):
+        for name, *call in calls:
+            if name in names:
+                yield partial(find, _function(name), *call)
 
 
 def _find_mismatch(loss: Any, number: int, shape: tuple[int, ...]) -> str | None:
@@ -186,9 +168,35 @@ def _results(loss: Any, case: Case, shape: tuple[int, ...], reduction: str, agai
     return [value.detach().nan_to_num(0), *(s.detach() for s in slopes)]
 
 
+def _find_other_value(loss: Any, operands: tuple[Any, ...], options: dict[str, Any], expected: float) -> str | None:
+    found = loss(*operands, **options).sum().item()
+    is_same = math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-30) or (math.isnan(expected) and math.isnan(found))
+    return None if is_same else f"{options}: {found}, expected {expected}"
+
+
 def _find_acceptance(loss: Any, operands: tuple[Any, ...], options: dict[str, Any], words: str) -> str | None:
     try:
         loss(*operands, **options)
     except PisteError as refusal:
         return None if words in str(refusal) else f"{options}: another refusal: {refusal}"
     return f"{options}: taken"
+
+
+def _find_refusal(loss: Any, operands: tuple[Any, ...], options: dict[str, Any]) -> str | None:
+    try:
+        loss(*operands, **options)
+    except PisteError as refusal:
+        return f"{options} is refused: {refusal}"
+    return None
+
+
+def _find_other_dtype(loss: Any, operands: tuple[Any, ...], options: dict[str, Any], dtype: torch.dtype) -> str | None:
+    found = loss(*operands, **options)
+    return None if found.dtype == dtype else f"the loss of {operands[0].dtype} is {found.dtype}"
+
+
+def _find_slope(loss: Any, operands: tuple[Any, ...], options: dict[str, Any]) -> str | None:
+    """The gradient by the first operand of a call that has none."""
+    x = operands[0].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(x, *operands[1:], **options).sum(), x)
+    return None if (slope.abs() < 1e-9).all() else f"{options} has the gradient {slope.tolist()}"

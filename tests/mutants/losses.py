@@ -34,7 +34,7 @@ from tests.losses.shapes import SHAPES, find_shape_mismatch
 from tests.oracle.reference import reference
 
 from . import chunks, contrastive
-from .subject import Subject, stated
+from .subject import Check, RecentFirst, Subject, stated
 
 PACKAGE = "piste.losses"
 FILES = (
@@ -291,7 +291,8 @@ def subjects() -> list[Subject]:
 
 
 def _subject(module: str, formulas: tuple[str, ...], names: set[str], dependents: tuple[str, ...]) -> Subject:
-    return Subject(module, formulas, partial(_check, names), dependents, EQUIVALENT.get(module, {}))
+    check = partial(_check, RecentFirst(lambda modules: _checks(names)))
+    return Subject(module, formulas, check, dependents, EQUIVALENT.get(module, {}))
 
 
 def _check_penalties(modules: Mapping[str, ModuleType]) -> str | None:
@@ -316,10 +317,10 @@ def _function(name: str) -> Callable[..., torch.Tensor]:
     return sys.modules["piste.losses.function_form"].make_function(getattr(module, cls.__name__))
 
 
-def _check(names: set[str], modules: Mapping[str, ModuleType]) -> str | None:
-    """The first fault of these losses."""
+def _check(check: Callable[..., str | None], modules: Mapping[str, ModuleType]) -> str | None:
+    """The first fault, without kernels."""
     with Eager():
-        return next(filter(None, _faults(names)), None)
+        return check(modules)
 
 
 class Eager(TorchFunctionMode):
@@ -329,32 +330,33 @@ class Eager(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _faults(names: set[str]) -> Iterator[str | None]:
+def _checks(names: set[str]) -> Iterator[Check]:
+    """The checks of these losses."""
     for judge, table in ((find_elementwise_mismatch, ELEMENTS), (find_rowwise_mismatch, ROWS)):
         for points in table:
             if points.name in names:
-                yield judge(_function(points.name), points)
+                yield partial(judge, _function(points.name), points)
     for points in (*AT_CORNERS, *ROWS_AT_CORNERS):
         if points.name in names:
             name = losses.named(points.name).functional_name
-            yield find_torch_mismatch(_function(points.name), reference(name), points)
+            yield partial(find_torch_mismatch, _function(points.name), reference(name), points)
     for extreme in EXTREMES:
         if extreme.name in names:
-            yield find_extreme_mismatch(_function(extreme.name), extreme)
+            yield partial(find_extreme_mismatch, _function(extreme.name), extreme)
     for domain in DOMAINS:
         if domain.name in names:
-            yield find_domain_mismatch(_function, domain)
-            yield find_guard_mismatch(_function, domain)
+            yield partial(find_domain_mismatch, _function, domain)
+            yield partial(find_guard_mismatch, _function, domain)
     for shapes in SHAPES:
         if shapes.name in names:
-            yield find_shape_mismatch(_function, shapes)
-    yield find_mean_mismatch(_function)
+            yield partial(find_shape_mismatch, _function, shapes)
+    yield partial(find_mean_mismatch, _function)
     if "dice" in names:
-        yield find_region_mismatch(_function)
-    yield from _faults_of_words()
+        yield partial(find_region_mismatch, _function)
+    yield _fault_of_words
 
 
-def _faults_of_words() -> Iterator[str | None]:
+def _fault_of_words() -> str | None:
     """Words over rows are symbols of symbols, which `explain` reads."""
     a, b = Expr("input", "a"), Expr("input", "b")
     rows = sys.modules["piste.formula.row_functions"]
@@ -362,5 +364,5 @@ def _faults_of_words() -> Iterator[str | None]:
     reads |= {f"{word}(a, b)": getattr(rows, word)(a, b) for word in ("pick", "hinges")}
     reads["norm(a, 2)"] = rows.norm(a, 2)
     reads["distance(a, b)"] = sys.modules[f"{PACKAGE}.embeddings"].distance(None, a, b)
-    for expected, symbol in reads.items():
-        yield None if repr(symbol) == expected else f"{expected} reads as {symbol}"
+    wrong = (f"{expected} reads as {symbol}" for expected, symbol in reads.items() if repr(symbol) != expected)
+    return next(wrong, None)

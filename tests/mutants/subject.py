@@ -9,8 +9,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +20,9 @@ import pytest
 from piste.formula import words
 
 from .mutate import Mutant, mutants
+
+Check = Callable[[], str | None]
+"""Returns the first fault, or None."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,30 @@ class Subject:
     check: Callable[[Mapping[str, ModuleType]], str | None]
     dependents: tuple[str, ...] = ()
     equivalent: Mapping[str, str] = field(default_factory=dict)
+
+
+class RecentFirst:
+    """A check that consists of several: those that found the last faults come first, as they often find the next.
+
+    Args:
+        checks: Returns the checks for the modules, always the same number in the same order.
+    """
+
+    def __init__(self, checks: Callable[[Mapping[str, ModuleType]], Iterable[Check]]) -> None:
+        self._checks = checks
+        self._found: dict[int, int] = {}  # place -> the number of the last mutant it found
+        self._numbers = count(1)
+
+    def __call__(self, modules: Mapping[str, ModuleType]) -> str | None:
+        number = next(self._numbers)
+        checks = list(self._checks(modules))
+        for place in sorted(range(len(checks)), key=lambda place: -self._found.get(place, 0)):
+            before, self._found[place] = self._found.get(place, 0), number  # stays if the check raises
+            fault = checks[place]()
+            if fault is not None:
+                return fault
+            self._found[place] = before
+        return None
 
 
 @dataclass
@@ -126,21 +155,25 @@ def _fault(subject: Subject, tree: ast.Module, path: Path) -> str | None:
 
 
 @contextmanager
-def in_place(name: str, code: object, dependents: Iterable[str]) -> Iterator[dict[str, ModuleType]]:
+def in_place(name: str, code: CodeType, dependents: Iterable[str]) -> Iterator[dict[str, ModuleType]]:
     """The module made from this code, and its dependents made anew, in the place of those that were imported."""
     originals = {n: sys.modules[n] for n in (name, *dependents)}
     try:
         made = {name: _execute(name, code)}
         for dependent in dependents:
-            source = Path(str(originals[dependent].__file__)).read_text(encoding="utf-8")
-            made[dependent] = _execute(dependent, compile(source, str(originals[dependent].__file__), "exec"))
+            made[dependent] = _execute(dependent, _compiled(str(originals[dependent].__file__)))
         yield made
     finally:
         for n, original in originals.items():
             _install(n, original)
 
 
-def _execute(name: str, code: object) -> ModuleType:
+@cache
+def _compiled(path: str) -> CodeType:
+    return compile(Path(path).read_text(encoding="utf-8"), path, "exec")
+
+
+def _execute(name: str, code: CodeType) -> ModuleType:
     original = sys.modules[name]
     module = ModuleType(name)
     module.__file__, module.__package__ = original.__file__, name.rpartition(".")[0]

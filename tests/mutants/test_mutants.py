@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 import textwrap
+from functools import partial
 
 import pytest
 
@@ -12,11 +13,12 @@ from piste.losses import CTCLoss, NLLLoss2d
 from piste.losses.elementwise import ElementwiseLoss
 from piste.losses.registry import LOSSES
 from tests.losses.domains import DOMAINS
+from tests.optim.cases import ELEMENTWISE
 
 from . import contrastive, losses, optim
 from .__main__ import main, subjects
 from .mutate import mutants
-from .subject import Subject, examine, find
+from .subject import RecentFirst, Subject, examine, find
 
 FORMULA = """
     from piste.formula import maximum, sqrt, where
@@ -127,6 +129,30 @@ def test_a_check_that_finds_nothing_kills_no_mutant(module):
     assert outcome.killed == 0 and len(outcome.survivors) > 40
 
 
+def test_the_checks_that_found_the_last_faults_come_first():
+    faults = {}
+    asked = []
+
+    def judge(place):
+        asked.append(place)
+        if faults.get(place) == "raises":
+            raise ArithmeticError
+        return faults.get(place)
+
+    check = RecentFirst(lambda modules: [partial(judge, place) for place in range(4)])
+    assert check({}) is None and asked == [0, 1, 2, 3]
+    faults[2] = "another number"
+    assert check({}) == "another number" and asked[4:] == [0, 1, 2]
+    assert check({}) == "another number" and asked[7:] == [2]
+    faults[3] = "raises"
+    del faults[2]
+    with pytest.raises(ArithmeticError):
+        check({})
+    assert asked[8:] == [2, 0, 1, 3]
+    faults.clear()
+    assert check({}) is None and asked[12:] == [3, 2, 0, 1]
+
+
 def test_the_imported_module_is_restored(module):
     examine(Subject(module, ("Rule.update",), exact))
     assert exact(sys.modules) is None
@@ -148,7 +174,7 @@ def test_the_command_fails_for_survivors_stale_entries_and_broken_checks(module,
 
 def test_every_optimizer_is_a_subject():
     formulas = {formula for subject in optim.subjects() for formula in subject.formulas}
-    assert {f"{name}.update" for name in optim.ELEMENTWISE if name != "AdamW"} <= formulas
+    assert {f"{name}.update" for name in ELEMENTWISE if name != "AdamW"} <= formulas
 
 
 def test_every_loss_with_a_formula_is_a_subject():
@@ -176,8 +202,8 @@ def test_every_loss_with_a_formula_is_a_subject():
 
 DERIVED = ("l1", "mse", "charbonnier", "quantile", "expectile")
 REGIONS = ("dice", "jaccard", "tversky", "focal_tversky")
-SUBJECTS = {subject.module.rpartition(".")[2]: subject for subject in subjects()}
-MANY = {"margins": 200, "adamax": 50}
+SUBJECTS = {subject.module: subject for subject in subjects()}
+MANY = {"piste.losses.margins": 200, "piste.optim.adamax": 50}
 
 
 @pytest.mark.sample(2)

@@ -5,6 +5,14 @@ from __future__ import annotations
 NAMES = "only the names of the letters are read there, and no option's default is None"
 UNUSED = "it stands in while the average is short, and what is made of it is not used then"
 
+TALL = (
+    "x.shape[1] > x.shape[2] -> x.shape[1] >= x.shape[2]",
+    "x.shape[1] > x.shape[2] -> x.shape[1] < x.shape[2]",
+    "1 -> 0",
+    "1 -> 2",
+    "2 -> 1",
+)
+
 EQUIVALENT: dict[str, dict[str, str]] = {
     "piste.optim.rmsprop": {
         "RMSprop.update: b -> m (number 2)": "a buffer that is not kept: both are None, and the base drops it",
@@ -53,6 +61,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "CONVENTIONS: True -> False (number 9)": "AdamW decouples its weight decay by itself",
         "CONVENTIONS: True -> False (number 10)": "AdamW decouples its weight decay by itself",
     },
+    "piste.optim.muon": {
+        f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL
+    },
     "piste.optim.soap": {
         "SOAP.matrix: m -> v": "both are 0 before the first step",
         **{
@@ -97,6 +108,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "piste.optim.composition": {
         "compose: o.default if o.default is not None else 0 -> o.default": NAMES,
         "compose: 0 -> 1": NAMES,
+        "compose: p -> g (number 13)": "the terms of sums alone are read, not the parameter next to them",
     },
 }
 """By module: changes that change nothing, and why."""
