@@ -13,7 +13,7 @@ from piste.engine.row_schedule import RowSchedule, schedule_row
 from piste.formula import row_functions as row
 from piste.formula.differentiate import differentiate
 from piste.formula.expression import Expr, FormulaError
-from piste.formula.words import exp, log1p, where
+from piste.formula.words import exp, log1p, sigmoid, where
 
 X, Y, K, W = (Expr("input", name) for name in "xykw")
 
@@ -88,6 +88,7 @@ FUNCTIONS = {
     "exp": np.exp,
     "log": np.log,
     "log1p": np.log1p,
+    "sigmoid": lambda x: np.exp(x) / (1 + np.exp(x)),
     "sign": np.sign,
     "where": np.where,
     "each": lambda scalar: scalar,
@@ -115,6 +116,10 @@ LOSSES = {
     "soft margin": (
         lambda x, k, w: row.total(w * (log1p(exp(-abs(x))) + where(x > 0, x, 0))),
         lambda x, k, w: (w * functional.softplus(x)).sum(),
+    ),
+    "sigmoids": (
+        lambda x, k, w: row.total(w * sigmoid(x)) / row.total(sigmoid(x)),
+        lambda x, k, w: (w * x.sigmoid()).sum() / x.sigmoid().sum(),
     ),
     "distance": (
         lambda x, k, w: row.norm(x - w, 3.0) * row.norm(w, 2.0),

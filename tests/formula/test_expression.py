@@ -17,12 +17,12 @@ from torch import Tensor
 from piste.errors import PisteError
 from piste.formula.evaluate import Evaluator
 from piste.formula.expression import Expr, FormulaError, NamedConstant, topological_order, trace
-from piste.formula.words import exp, log, log1p, maximum, minimum, sign, sqrt, where
+from piste.formula.words import exp, log, log1p, maximum, minimum, sigmoid, sign, sqrt, where
 
 inf, nan = math.inf, math.nan
 NUMBERS = [-inf, -2.5, -1.0, -0.0, 0.0, 0.25, 1.0, 2.5, 800.0, inf, nan]
 
-ONE = {sqrt: torch.sqrt, exp: torch.exp, log: torch.log, log1p: torch.log1p, sign: torch.sign}
+ONE = {sqrt: torch.sqrt, exp: torch.exp, log: torch.log, log1p: torch.log1p, sigmoid: torch.sigmoid, sign: torch.sign}
 TWO = {maximum: torch.maximum, minimum: torch.minimum}
 
 
@@ -67,7 +67,7 @@ def test_an_argument_outside_the_domain_gives_nan_or_infinity():
 
 
 def test_nan_propagates():
-    for word in (sqrt, exp, log, log1p):
+    for word in (sqrt, exp, log, log1p, sigmoid):
         assert math.isnan(word(nan)) and word(tensor(nan)).isnan()
     for a, b in ((nan, 1.0), (1.0, nan), (nan, nan), (nan, inf), (-inf, nan)):
         for word in (maximum, minimum):
@@ -115,6 +115,7 @@ def test_autograd_goes_through_the_words():
         exp,
         log,
         log1p,
+        sigmoid,
         lambda x: maximum(x, 1.0),
         lambda x: minimum(1.0, x),
         lambda x: where(x > 1, x, 0.0),
@@ -164,6 +165,7 @@ WRITTEN: dict[str, Any] = {
     "exp(neg(x))": lambda x, y: exp(-x),
     "log(x)": lambda x, y: log(x),
     "log1p(x)": lambda x, y: log1p(x),
+    "sigmoid(x)": lambda x, y: sigmoid(x),
     "sign(x)": lambda x, y: sign(x),
     "maximum(x, 0)": lambda x, y: maximum(x, 0),
     "maximum(0, x)": lambda x, y: maximum(0, x),

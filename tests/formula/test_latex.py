@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from piste.formula import OPERATIONS, Expr, exp, log, log1p, maximum, minimum, sign, sqrt, where
+from piste.formula import OPERATIONS, Expr, exp, log, log1p, maximum, minimum, sigmoid, sign, sqrt, where
 from piste.formula.evaluate import Evaluator
 from piste.formula.latex import _FORMS, _SYMBOLS, LatexPrinter, latex_name, latex_number
 from piste.formula.row_functions import each, log_softmax, pick, total
@@ -20,13 +20,14 @@ class Reader:
     """Computes a formula from its LaTeX alone, by the usual precedence of mathematics."""
 
     FUNCTIONS = {r"\log": math.log, r"\max": max, r"\min": min, r"\sign": lambda v: (v > 0) - (v < 0)}
+    FUNCTIONS |= {r"\sigmoid": lambda v: 1 / (1 + math.exp(-v))}
     TOKEN = re.compile(
         r"\s*(\\left[|(]|\\right[|)]|\\begin\{cases\}|\\end\{cases\}|\\text\{[^}]*\}|\\\\|\\,|\\[a-z]+"
         r"|\d+\.?\d*|[a-z]|.)"
     )
 
     def __init__(self, text: str, values: dict[str, float]) -> None:
-        text = text.replace(r"\operatorname{sign}", r"\sign")
+        text = re.sub(r"\\operatorname{(sign|sigmoid)}", r"\\\1", text)
         self.tokens, self.values = self.TOKEN.findall(text), values
 
     def compute(self) -> float:
@@ -119,6 +120,7 @@ GROWTH = [
     lambda a, b, c, d: where(a < b, c, d),
     lambda a, b, c, d: -a,
     lambda a, b, c, d: abs(a),
+    lambda a, b, c, d: sigmoid(a),
     lambda a, b, c, d: sign(a),
     lambda a, b, c, d: a**2.0,
     lambda a, b, c, d: sqrt(abs(a)),

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from piste.engine.cpu.dialect import numba
+from piste.engine.emit import SPELLED
 from piste.engine.gpu.dialect import triton
 from piste.errors import InvalidValue
 from piste.formula import reductions, row_functions, words
@@ -39,6 +40,7 @@ ELEMENTWISE: dict[str, tuple[Callable[..., Any], list[float], list[float] | None
     "exp": (lambda a: mpmath.power(mpmath.e, a), REAL, None),
     "log": (lambda a: mpmath.ln(a), POSITIVE, None),
     "log1p": (lambda a: mpmath.ln(1 + mpmath.mpf(a)), [-0.75, -1e-9, 1e-12, 0.5, 30.0], None),
+    "sigmoid": (lambda a: 1 / (1 + mpmath.exp(-mpmath.mpf(a))), [*REAL, -40.0, 0.0, 40.0], None),
     "sign": (lambda a: mpmath.sign(a), [*REAL, 0.0], None),
     "maximum": (lambda a, b: max(a, b), REAL, REAL),
     "minimum": (lambda a, b: min(a, b), REAL, REAL),
@@ -271,6 +273,7 @@ PRINTED = {
     "exp": "exp(a)",
     "log": "log(a)",
     "log1p": "log(1 + a)",
+    "sigmoid": "sigmoid(a)",
     "sign": "sign(a)",
     "maximum": "max(a, b)",
     "minimum": "min(a, b)",
@@ -319,7 +322,7 @@ def test_a_printed_operand_that_binds_less_tightly_stands_in_parentheses() -> No
 @pytest.mark.parametrize("dialect", [numba("float32"), numba("float64"), triton("float32"), triton("float64")])
 def test_every_dialect_spells_every_elementwise_operation(dialect: Any) -> None:
     elementwise = {name for name, operation in OPERATIONS.items() if operation.kind in ("elementwise", "condition")}
-    missing = {name for name in elementwise if name not in dialect and f"{name}(x, x)" not in dialect}
+    missing = {name for name in elementwise - SPELLED.keys() if name not in dialect and f"{name}(x, x)" not in dialect}
     assert missing == set()
 
 

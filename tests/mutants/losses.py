@@ -85,7 +85,7 @@ SHARED = {
     "elementwise": (("ElementwiseLoss.prepare", "ElementwiseLoss._inspect"), FILES),
     "rowwise": (("RowwiseLoss.prepare", "RowwiseLoss.prepared"), ("in_place", *ROW_FILES)),
     "class_checks": (("check_probabilities",), ROW_FILES),
-    "words": (("softplus", "sigmoid", "one_like"), ("adversarial", "preferences", "ordinal")),
+    "words": (("softplus", "one_like"), ("adversarial", "preferences", "ordinal")),
     "value_checks": (("first_violation",), ("reduction", "arguments", "call", "class_checks", *BASES, *FILES)),
 }
 

@@ -16,11 +16,21 @@ from typing import Any
 
 from ..formula.expression import Expr, FormulaError, topological_order
 from ..formula.operations import OPERATIONS
+from ..formula.words import exp, where
 
 Dialect = Mapping[str, str | tuple[str, ...]]
 
 INFIX = tuple(op for op in OPERATIONS if not op.isidentifier() and op != "**")
 LOADED = ("input", "pick")  # operations whose results are loaded, not computed
+
+
+def _spelled_sigmoid(x: Any) -> Any:
+    e = exp(where(x > 0, -x, x))
+    return where(x > 0, 1, e) / (1 + e)
+
+
+SPELLED: Mapping[str, Callable[..., Any]] = {"sigmoid": _spelled_sigmoid}
+"""Operations that are written in others, so that they share subexpressions with what stands next to them."""
 
 
 class Emitter:
@@ -99,6 +109,8 @@ class Emitter:
         return str(self._dialect["constant"]).format(text)
 
     def _expression(self, value: Expr) -> str:
+        if value.op in SPELLED:
+            return self._expression(SPELLED[value.op](*value.args))
         power = _whole_power(value)
         if power is not None:
             return self._product(self.name(value.args[0]), power)

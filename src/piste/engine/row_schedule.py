@@ -7,8 +7,8 @@ operations are left, and orders the reductions in passes:
 1. A reduction waits for the reductions that its summand is made of. Cross entropy takes the largest entry first, then
    the sum of exp(x - largest).
 2. Every sum that no other reduction waits for is left to the last pass of sums, so that there are as few as possible.
-3. The exponential that the first pass of sums computes for each entry may be stored and read by later passes: that
-   which it sums, or else one that the gradients need.
+3. The exponential or sigmoid that the first pass of sums computes for each entry may be stored and read by later
+   passes: that which it sums, or else one that the gradients need.
 
 The last pass writes the gradients. It is not in the list: it follows from `RowSchedule.gradients`.
 
@@ -31,7 +31,7 @@ from typing import Any
 
 from ..formula.differentiate import RowGradient
 from ..formula.expression import Expr, FormulaError, topological_order
-from ..formula.properties import RowTest
+from ..formula.properties import RowTest, is_never_positive
 
 __all__ = ["CLASSES", "REDUCTIONS", "SCALE", "RowPass", "RowSchedule", "ScheduledGradient", "schedule_row"]
 
@@ -43,6 +43,10 @@ REDUCTIONS = ("top", "total", "hinges")
 """The largest entry, the sum, and the sum of the hinges between the listed classes and the others."""
 
 
+COSTLY = ("exp", "sigmoid")
+"""The operations whose results a pass may store."""
+
+
 @dataclass(frozen=True)
 class RowPass:
     """One loop over the entries of a row.
@@ -50,8 +54,8 @@ class RowPass:
     Attributes:
         reductions: The nodes that the loop computes: one `top`, one `hinges`, or any number of `total`.
         reads: The rows whose entries the loop loads, in order.
-        stores: The exponential that the loop leaves for each entry, or None. Later passes load it instead of
-            computing it.
+        stores: The exponential or sigmoid that the loop leaves for each entry, or None. Later passes load it instead
+            of computing it.
     """
 
     reductions: tuple[Expr, ...]
@@ -178,6 +182,8 @@ class _Lowering:
         if op == "exp" and isinstance(args[0], Expr) and args[0].op == "log_softmax":
             _, _, sum_, exponential = self._exponentials(args[0].args[0])
             return exponential * Expr("each", 1.0 / sum_)
+        if op == "sigmoid":
+            return _lower_sigmoid(self(args[0]))
         if op == "norm":
             return _lower_norm(self(args[0]), args[1])
         if op == "pick":
@@ -226,6 +232,14 @@ class _Lowering:
         return ScheduledGradient(operand, scaled, index, at_index * SCALE)
 
 
+def _lower_sigmoid(x: Any) -> Any:
+    """Return a sigmoid of what is never positive as it is: the gradient needs that of -|x|."""
+    if is_never_positive(x):
+        return Expr("sigmoid", x)
+    s: Any = Expr("sigmoid", Expr("neg", Expr("abs", x)))
+    return Expr("where", x > 0, 1.0 - s, s)
+
+
 def _lower_norm(x: Any, p: float) -> Expr:
     if p == 1:
         return Expr("total", Expr("abs", x))
@@ -256,7 +270,7 @@ def _order_passes(results: Sequence[Any], is_row: RowTest, readers: Sequence[Any
         sums = [node for node in ready if node.op == "total"]
         if sums:
             summands = [node.args[0] for node in sums]
-            exponentials = [x for x in summands if isinstance(x, Expr) and x.op == "exp"]
+            exponentials = [x for x in summands if isinstance(x, Expr) and x.op in COSTLY]
             exponentials = exponentials or [x for x in _exponentials(summands, is_row) if x in read]
             stores = exponentials[-1] if readers and stored is None and exponentials else None
             passes.append(RowPass(tuple(sums), _reads(summands, is_row, stored), stores))
@@ -265,9 +279,9 @@ def _order_passes(results: Sequence[Any], is_row: RowTest, readers: Sequence[Any
 
 
 def _exponentials(values: Sequence[Any], is_row: RowTest) -> list[Expr]:
-    """Return the exponentials of each entry that some rows are computed from."""
+    """Return the exponentials and sigmoids of each entry that some rows are computed from."""
     order = topological_order(*values, stop=lambda node: node.op == "each" or not is_row(node))
-    return [node for node in order if node.op == "exp" and is_row(node)]
+    return [node for node in order if node.op in COSTLY and is_row(node)]
 
 
 def _waiting(results: Sequence[Any], known: set[Expr]) -> tuple[list[Expr], set[Expr]]:

@@ -7,7 +7,7 @@ give the reference, floats give a number, and `Expr`s give the graph that become
 from .expression import Expr, FormulaError, trace
 from .operations import OPERATIONS
 from .reductions import mean, norm, total
-from .words import exp, log, log1p, maximum, minimum, sign, sqrt, where
+from .words import exp, log, log1p, maximum, minimum, sigmoid, sign, sqrt, where
 
 __all__ = [
     "OPERATIONS",
@@ -20,6 +20,7 @@ __all__ = [
     "mean",
     "minimum",
     "norm",
+    "sigmoid",
     "sign",
     "sqrt",
     "total",

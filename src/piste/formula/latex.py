@@ -241,6 +241,7 @@ _FORMS: dict[str, Callable[[LatexPrinter, Expr, str], tuple[str, int]]] = {
     "exp": lambda p, n, i: (f"e^{{{p(n.args[0], i)}}}", _POWER),
     "log": _around(r"\log\left(", r"\right)"),
     "log1p": LatexPrinter._log1p,
+    "sigmoid": _around(r"\operatorname{sigmoid}\left(", r"\right)"),
     "sign": _around(r"\operatorname{sign}\left(", r"\right)"),
     "maximum": _around(r"\max\left(", r"\right)"),
     "minimum": _around(r"\min\left(", r"\right)"),

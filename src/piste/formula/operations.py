@@ -107,6 +107,11 @@ def _log1p(x: float) -> float:
     return math.log1p(x) if x > -1 else (-math.inf if x == -1 else math.nan)
 
 
+def _sigmoid(x: float) -> float:
+    e = _exp(-abs(x))
+    return (e if x < 0 else 1.0) / (1.0 + e)
+
+
 def _sign(x: float) -> float:
     return float((x > 0) - (x < 0))
 
@@ -241,6 +246,11 @@ def _power_by_exponent(r: Any, a: Any, b: Any) -> Any:
     return apply("where", (a == 0) & (b >= 0), 0.0, r * apply("log", a))
 
 
+def _sigmoid_slope(r: Any, a: Any) -> Any:
+    s = apply("sigmoid", -abs(a))  # r (1 - r) is not exact where r is near 1
+    return s * (1.0 - s)
+
+
 def _share(is_chosen: Any, is_tie: Any) -> Any:
     """Share the gradient equally between equal numbers, as in torch."""
     return apply("where", is_chosen, 1.0, apply("where", is_tie, 0.5, 0.0))
@@ -299,6 +309,7 @@ OPERATIONS: dict[str, Operation] = {
         _function("exp", torch.exp, _exp, lambda r, a: r, registers=6),
         _function("log", torch.log, _log, lambda r, a: 1.0 / a, registers=6),
         _function("log1p", torch.log1p, _log1p, lambda r, a: 1.0 / (1.0 + a), text="log(1 + {0:5})", registers=6),
+        _function("sigmoid", torch.sigmoid, _sigmoid, _sigmoid_slope, registers=6),
         _function("sign", torch.sign, _sign),
         _function(
             "maximum",

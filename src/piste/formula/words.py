@@ -14,7 +14,7 @@ from typing import Any
 
 from .operations import apply
 
-__all__ = ["exp", "log", "log1p", "maximum", "minimum", "sign", "sqrt", "where"]
+__all__ = ["exp", "log", "log1p", "maximum", "minimum", "sigmoid", "sign", "sqrt", "where"]
 
 
 def sqrt(x: Any) -> Any:
@@ -83,6 +83,23 @@ def log1p(x: Any) -> Any:
         1e-20
     """
     return apply("log1p", x)
+
+
+def sigmoid(x: Any) -> Any:
+    """Return 1 / (1 + e^-x) without overflow, with the exact derivative where it is near 1.
+
+    Args:
+        x: A number, a tensor or an expression.
+
+    Returns:
+        A value of the type of `x`.
+
+    Example:
+        >>> from piste.formula import sigmoid
+        >>> sigmoid(0.0)
+        0.5
+    """
+    return apply("sigmoid", x)
 
 
 def sign(x: Any) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..formula.words import where
+from ..formula.words import sigmoid, where
 from ..options import Choice
 from .elementwise import ElementwiseLoss
-from .words import one_like, sigmoid, softplus
+from .words import one_like, softplus
 
 __all__ = ["DiscriminatorLoss", "GeneratorLoss"]
 

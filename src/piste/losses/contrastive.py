@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..engine import PairReduction, full_precision, reduce_pairs
 from ..errors import InvalidType, InvalidValue
+from ..formula.words import sigmoid
 from ..options import Flag, TensorOption
 from .call import PreparedCall
 from .pairs import PAIRS, SCALE, PairLoss, as_rows, own_column, temperature
 from .reduction import SETTINGS
 from .value_checks import check_nan, check_same_device, is_readable, shape_of
-from .words import sigmoid, softplus
+from .words import softplus
 
 __all__ = ["InfoNCELoss", "NTXentLoss"]
 

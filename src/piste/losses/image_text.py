@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine import PairReduction, reduce_pairs
+from ..formula.words import sigmoid
 from .call import PreparedCall
 from .pairs import BIAS, PAIRS, SCALE, PairLoss, own_column
-from .words import one_like, sigmoid, softplus
+from .words import one_like, softplus
 
 __all__ = ["CLIPLoss", "SigLIPLoss"]
 

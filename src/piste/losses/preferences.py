@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InvalidValue
-from ..formula.words import where
+from ..formula.words import sigmoid, where
 from ..options import Choice, Number
 from .elementwise import ElementwiseLoss
 from .value_checks import Check
-from .words import one_like, sigmoid, softplus
+from .words import one_like, softplus
 
 __all__ = ["DPOLoss"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..engine import Bound, cast_result, compute_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import total
-from ..formula.words import exp, where
+from ..formula.words import sigmoid, where
 from ..options import Choice, Flag, Number, Option
 from .binary import GUARD, LABEL
 from .call import PreparedCall
@@ -39,10 +39,7 @@ SIGNATURE = "reduction, activation, smooth, batch, absent"
 
 def probability(x: Any, activation: str | None) -> Any:
     """Return a probability, or the sigmoid of a logit; the softmax of the classes was computed before."""
-    if activation != "sigmoid":
-        return x
-    e = exp(where(x > 0, -x, x))
-    return where(x > 0, 1, e) * (1 / (1 + e))
+    return sigmoid(x) if activation == "sigmoid" else x
 
 
 def share(part: Any, whole: Any) -> Any:

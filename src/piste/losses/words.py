@@ -6,18 +6,12 @@ from typing import Any
 
 from ..formula.words import exp, log1p, where
 
-__all__ = ["one_like", "sigmoid", "softplus"]
+__all__ = ["one_like", "softplus"]
 
 
 def softplus(z: Any) -> Any:
     """Return log(1 + e^z) without overflow."""
     return where(z > 0, z, 0) + log1p(exp(where(z > 0, -z, z)))  # the derivative at 0 is 1/2
-
-
-def sigmoid(z: Any) -> Any:
-    """Return 1 / (1 + e^-z) without overflow, the derivative of softplus."""
-    e = exp(where(z > 0, -z, z))
-    return where(z > 0, 1, e) / (1 + e)
 
 
 def one_like(z: Any) -> Any:

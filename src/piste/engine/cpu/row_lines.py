@@ -1,7 +1,7 @@
 """Print the schedule of a row as the lines of a Numba kernel.
 
 Scalars of the row (a sum, a maximum, an entry that is picked) are in double precision. Rows are computed where they
-are used and never stored, except for one exponential.
+are used and never stored, except for one exponential or sigmoid.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RowLines:
     Args:
         spec: The kernel's operands and dtypes.
         schedule: The passes over the row, and its results.
-        stored_at: The array of the exponentials that a pass stores.
+        stored_at: The array of the exponentials or sigmoids that a pass stores.
     """
 
     def __init__(self, spec: LossKernelSpec, schedule: RowSchedule, stored_at: str | None) -> None:
@@ -41,7 +41,7 @@ class RowLines:
         self.lines: list[str] = []
         self.scratch_rows = 0
         self._names: dict[Expr, str] = {}  # of the reductions that are known
-        self._stored: Expr | None = None  # the exponential, when it is stored
+        self._stored: Expr | None = None  # the exponential or sigmoid, when it is stored
         self._scalars = _ScalarLines("float64", "n", self._known_scalar)
         self._printed = 0  # lines of scalars that were added to `lines`
 
@@ -101,7 +101,7 @@ class RowLines:
             if node.op == "index":
                 loads["index"] = f"c_ = {self.dtype}(c)"
                 return "c_"
-            if self._stored is not None and node.op == "exp" and self._scalars.key(node) is self._stored:
+            if self._stored is not None and node.op == self._stored.op and self._scalars.key(node) is self._stored:
                 loads["kept"] = f"kept_ = {self.stored_at}[c]"
                 return "kept_"
             return None
