@@ -1,12 +1,14 @@
 """Sampled tests: `pytest` runs some cases of an exhaustive test, drawn by a printed seed; `pytest --sweep` runs all.
 
-    @pytest.mark.sample(4)                   # four cases of this test
-    @pytest.mark.sample(1, per="name")       # one case for each value of its parameter `name`
-    @pytest.mark.sample(1, per="case.name")  # one case for each `case.name`, with the same `case` in every test
-    def test_many_calls(drawn):              # twenty of a hundred numbers inside one test
+    @pytest.mark.sample(4)                         # four cases of this test
+    @pytest.mark.sample(1, per="name")             # one case for each value of its parameter `name`
+    @pytest.mark.sample(1, per="case.name")        # one case for each `case.name`, with the same `case` in every test
+    @pytest.mark.sample(1, per="case.name", of=9)  # one case for each of nine names, the same names in every test
+    def test_many_calls(drawn):                    # twenty of a hundred numbers inside one test
         for call in drawn(range(100), 20): ...
 
-`PISTE_TEST_SEED` or `--seed` draws other cases. Cases asked for by their ids run as they are.
+Tests that draw the same losses or optimizers share their kernels, and compiling kernels is most of the time of a first
+run. `PISTE_TEST_SEED` or `--seed` draws other cases. Cases asked for by their ids run as they are.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "sample(count, per=None): run `count` cases, of each value of `per`")
+    config.addinivalue_line(
+        "markers", "sample(count, per=None, of=None): run `count` cases of each value of `per`, of `of` of its values"
+    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -48,17 +52,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("sweep") or any("[" in arg for arg in config.args):
         return
-    groups: dict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
+    tests: dict[str, dict[str, list[pytest.Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
         if mark := item.get_closest_marker("sample"):
-            test = item.nodeid.partition("[")[0]
-            groups[test, _value(item, mark.kwargs.get("per"))].append(item)
+            tests[item.nodeid.partition("[")[0]][_value(item, mark.kwargs.get("per"))].append(item)
+    seed = config.getoption("seed")
     dropped: set[pytest.Item] = set()
-    for cases in groups.values():
-        mark = cases[0].get_closest_marker("sample")
+    for groups in tests.values():
+        dropped.update(*groups.values())
+        mark = next(iter(groups.values()))[0].get_closest_marker("sample")
         assert mark is not None
-        rank = partial(_rank, config.getoption("seed"), mark.kwargs.get("per"))
-        dropped.update(sorted(cases, key=rank)[mark.args[0] :])
+        for value in sorted(groups, key=partial(_digest, seed))[: mark.kwargs.get("of")]:
+            rank = partial(_rank, seed, mark.kwargs.get("per"))
+            dropped.difference_update(sorted(groups[value], key=rank)[: mark.args[0]])
     if dropped:
         config.hook.pytest_deselected(items=list(dropped))
         items[:] = [item for item in items if item not in dropped]
@@ -70,7 +76,11 @@ def _rank(seed: str, per: str | None, item: Any) -> tuple[bytes, bytes]:
     The parameter that `per` names comes first, so that tests draw the same values of it and share their kernels.
     """
     first = _value(item, per and per.partition(".")[0])
-    return tuple(sha256(f"{seed} {text}".encode()).digest() for text in (first, item.callspec.id))  # type: ignore[return-value]
+    return _digest(seed, first), _digest(seed, item.callspec.id)
+
+
+def _digest(seed: str, text: str) -> bytes:
+    return sha256(f"{seed} {text}".encode()).digest()
 
 
 def _value(item: Any, path: str | None) -> str:
@@ -80,11 +90,11 @@ def _value(item: Any, path: str | None) -> str:
 
 @pytest.fixture
 def drawn(request: pytest.FixtureRequest) -> Callable[[Sequence[Any], int], Sequence[Any]]:
-    """Draw `count` of the values by the seed and the test's name; with --sweep, return all of them."""
+    """Draw `count` of the values by the seed, the same ones in every test; with --sweep, return all of them."""
 
     def draw(values: Sequence[Any], count: int) -> Sequence[Any]:
-        if request.config.getoption("sweep"):
+        if request.config.getoption("sweep") or len(values) <= count:
             return values
-        return random.Random(f"{request.config.getoption('seed')} {request.node.nodeid}").sample(values, count)
+        return random.Random(request.config.getoption("seed")).sample(values, count)
 
     return draw

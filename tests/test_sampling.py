@@ -31,6 +31,17 @@ TESTS = """
     def test_numbers_again(number):
         print(f"<again {int(10 * number.real + number.imag)}>")
 
+    @pytest.mark.sample(2, per="number.imag", of=3)
+    @pytest.mark.parametrize("number", [complex(a, b) for a in range(9) for b in range(10, 20)])
+    def test_some(number):
+        print(f"<some {int(100 * number.real + number.imag)}>")
+
+    @pytest.mark.sample(1, per="number.imag", of=3)
+    @pytest.mark.parametrize("way", ["up", "down"])
+    @pytest.mark.parametrize("number", [complex(a, b) for a in range(9) for b in range(10, 20)])
+    def test_others(number, way):
+        print(f"<other {int(100 * number.real + number.imag)}>")
+
     @pytest.mark.sample(5)
     @pytest.mark.parametrize("case", range(2))
     def test_few(case):
@@ -62,7 +73,8 @@ def run(pytester):
 def test_as_many_cases_run_as_the_mark_says(run):
     ran, text = run()
     names = [name for name, _ in ran]
-    counts = {"twenty": 3, "first": 1, "second": 1, "number": 2, "again": 2, "few": 2, "inside": 4, "unmarked": 1}
+    counts = {"twenty": 3, "first": 1, "second": 1, "number": 2, "again": 2, "some": 6, "other": 3, "few": 2}
+    counts |= {"inside": 4, "unmarked": 1}
     assert {name: names.count(name) for name in names} == counts
     assert len(set(ran)) == len(ran) and "deselected" in text
 
@@ -80,6 +92,16 @@ def test_tests_draw_the_same_values_of_the_parameter_that_they_sample(run):
         assert [n for name, n in ran if name == "number"] == [n for name, n in ran if name == "again"]
 
 
+def test_tests_that_run_some_values_of_a_parameter_run_the_same_ones(run):
+    drawn = set()
+    for seed in range(5):
+        ran, _ = run(f"--seed={seed}")
+        some, others = ({int(n) % 100 for name, n in ran if name == test} for test in ("some", "other"))
+        assert some == others and len(some) == 3
+        drawn |= some
+    assert len(drawn) > 3
+
+
 def test_the_environment_sets_the_seed(run, monkeypatch):
     monkeypatch.setenv("PISTE_TEST_SEED", "77")
     assert run()[0] == run("--seed=77")[0]
@@ -87,7 +109,7 @@ def test_the_environment_sets_the_seed(run, monkeypatch):
 
 def test_a_sweep_runs_every_case(run):
     ran, text = run("--sweep")
-    assert len(ran) == 20 + 20 + 36 + 18 + 2 + 30 + 1 and "Every case of every test ran" in text
+    assert len(ran) == 20 + 20 + 36 + 18 + 90 + 180 + 2 + 30 + 1 and "Every case of every test ran" in text
 
 
 def test_cases_asked_for_by_their_ids_run(run):
