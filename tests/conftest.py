@@ -13,6 +13,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported and collected, 13,000 tests, out of every later collection of garbage: 2 s each."""
+    """Leave what was imported and collected, 13,000 tests, out of every later collection of garbage: 2 s each.
+
+    Numba and torch.compile make millions of objects that stay, and a collection after each 700 would look at them.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
