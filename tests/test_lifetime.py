@@ -189,7 +189,7 @@ def test_an_optimizer_is_freed_with_a_differentiable_step():
 # --- losses ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("engine", ["kernel", "eager"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_loss_is_freed_after_backward(case: Case, engine):

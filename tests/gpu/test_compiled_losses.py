@@ -43,7 +43,7 @@ def accesses(ptx: str, word: str, dtype: str) -> int:
     return len(re.findall(rf"{word}\.global(?:\.\w+)*\.{WIDE[dtype]}", ptx))
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", SERVED, ids=str)
 def test_aligned_operands_are_read_and_written_16_bytes_at_a_time(case, dtype):
@@ -60,7 +60,7 @@ def test_aligned_operands_are_read_and_written_16_bytes_at_a_time(case, dtype):
         assert accesses(ptx, "st", spec.storage) >= 1
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("case", SERVED, ids=str)
 def test_losses_compile_for_other_gpus_and_dtypes(case):
     for target, dtype in ((SM_80, torch.float64), (SM_80, torch.float16), (GFX942, torch.float32)):

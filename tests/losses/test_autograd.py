@@ -31,7 +31,7 @@ def called(case: Case, operands, reduction: str):
     return function, [o.clone().requires_grad_() for o in floating]
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradcheck_and_gradgradcheck(case: Case, reduction: str) -> None:
@@ -43,9 +43,9 @@ def test_gradcheck_and_gradgradcheck(case: Case, reduction: str) -> None:
 @pytest.mark.parametrize(
     "settings", [{"reduction": "batchmean"}, {"normalizer": 7}, {"normalizer": "count"}, {"empty": "zero"}], ids=str
 )
-def test_gradcheck_of_other_denominators(settings: dict) -> None:
+def test_gradcheck_of_other_denominators(settings: dict, drawn) -> None:
     cases = [c for c in CASES if not c.options and ("reduction" not in settings or c.name == "kl_div")]
-    for case in cases:
+    for case in drawn(cases, 8):
         x, *rest = seeded(case)
         x.requires_grad_()
         for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
@@ -58,7 +58,7 @@ def test_gradients_reach_the_weights(name: str) -> None:
     assert torch.autograd.gradcheck(lambda v: F.binary_cross_entropy_with_logits(x, y, **{name: v}), w.requires_grad_())
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_losses_compose_with_torch_func(case: Case) -> None:
     operands = seeded(case)
@@ -83,7 +83,7 @@ def test_losses_compose_with_torch_func(case: Case) -> None:
     torch.testing.assert_close(per_sample, torch.stack([torch.func.grad(function)(b) for b in batch]))
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("case", [c for c in MODULES if len(c.options) < 2], ids=str)
 def test_per_sample_gradients_with_batched_targets(case: Case) -> None:
     operands = seeded(case)
@@ -95,7 +95,7 @@ def test_per_sample_gradients_with_batched_targets(case: Case) -> None:
     torch.testing.assert_close(together, torch.stack([one(*sample) for sample in zip(*operands, strict=True)]))
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(1, per="case.name", of=4)
 @pytest.mark.parametrize("case", [c for c in MODULES if not c.options], ids=str)
 def test_compile_captures_a_training_step_in_one_graph(case: Case) -> None:
     x, *rest = seeded(case)
@@ -135,7 +135,7 @@ def test_compile_of_forward_backward_and_step(name: str) -> None:
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(1, per="case.name", of=4)
 @pytest.mark.parametrize("case", [c for c in MODULES if not c.options], ids=str)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 def test_export_and_meta_tensors(case: Case) -> None:
@@ -158,7 +158,7 @@ def test_autocast_gives_float32_as_in_torch() -> None:
     assert F.mse_loss(x, y).dtype == torch.bfloat16
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("case", MODULES, ids=str)
 @pytest.mark.filterwarnings("ignore:reduction:UserWarning")
 def test_every_loss_gives_float32_of_16_bit_operands_under_autocast(case: Case) -> None:
@@ -191,7 +191,7 @@ def test_second_derivatives_at_a_logit_of_zero() -> None:
     assert torch.autograd.grad(slope, x)[0].item() == 0.25
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("case", MODULES, ids=str)
 @pytest.mark.filterwarnings("ignore:`NLLLoss2d` has been deprecated")
 def test_modules_copy_pickle_and_save(case: Case) -> None:

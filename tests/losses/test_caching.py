@@ -168,6 +168,7 @@ def test_batchmean_divides_by_the_batch_of_each_call() -> None:
         assert loss(torch.zeros(0, 3), torch.zeros(0, 3)).isnan()
 
 
+@pytest.mark.sample(1, per="case.name", of=12)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_second_call_finds_the_kernels_of_the_first(case) -> None:
     """The options and the value checks of a loss make the same key in every call."""

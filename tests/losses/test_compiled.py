@@ -64,7 +64,7 @@ def has_operator(case: Case) -> bool:
     return issubclass(case.loss, (RowwiseLoss, PairLoss)) and case.options.get("absent") != "skip"
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(1, per="case.name", of=4)
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_loss_compiles_to_one_graph_with_the_eager_value_and_gradients(case: Case, dynamic: bool) -> None:
@@ -79,7 +79,7 @@ def test_every_loss_compiles_to_one_graph_with_the_eager_value_and_gradients(cas
         assert bool(compiled.operators) is has_operator(case)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(1, per="case.name", of=4)
 @pytest.mark.parametrize("case", [c for c in MODULES if not c.options], ids=str)
 def test_every_loss_compiles_to_one_graph_without_gradients(case: Case) -> None:
     operands, loss = seeded(case), case.loss()
@@ -91,7 +91,7 @@ def test_every_loss_compiles_to_one_graph_without_gradients(case: Case) -> None:
     assert not value.requires_grad
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(1, per="case.name", of=2)
 @pytest.mark.parametrize("case", [c for c in MODULES if has_operator(c)], ids=str)
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_operators_have_every_reduction_and_16_bit_floats(case: Case, reduction: str) -> None:

@@ -56,6 +56,7 @@ def test_gradients_that_are_differentiated_again_are_the_same(name: str) -> None
     assert curvature.sum().item() == pytest.approx(((moved[0] - moved[1]) / (2 * step)).item(), rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", CALLS)
 def test_the_matrix_of_pairs_is_never_stored_whole(name: str) -> None:
     n, size = 512, 8

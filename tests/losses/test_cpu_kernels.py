@@ -47,7 +47,7 @@ def rest_of(case: Case) -> dict:
     return given | ({"weight": case.options["weight"]} if case.function_only else {})
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", KERNELS, ids=str)
 def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, computed_by_kernel: list[bool]) -> None:
@@ -179,7 +179,7 @@ def test_losses_run_in_several_threads() -> None:
         assert all(threads.map(many, range(8)))
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=4)
 @pytest.mark.parametrize("mode", ["sum", "none"])
 @pytest.mark.parametrize("case", KERNELS, ids=str)
 def test_the_memory_layout_changes_no_bit(case: Case, mode: str) -> None:

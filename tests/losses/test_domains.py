@@ -20,7 +20,7 @@ def function(name: str) -> Callable[..., torch.Tensor]:
     return getattr(losses.functional, loss.functional_name)
 
 
-@pytest.mark.sample(1, per="domain.name")
+@pytest.mark.sample(1, per="domain.name", of=8)
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
 def test_values_from_the_bound_on_are_rejected(domain: Domain, reduction: str) -> None:
@@ -32,6 +32,7 @@ def test_range_guards_agree_with_the_exact_check_at_the_bound(domain: Domain) ->
     assert find_guard_mismatch(function, domain) is None
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 def test_matching_shapes_are_accepted_and_others_rejected(shapes: Shapes) -> None:
     assert find_shape_mismatch(function, shapes) is None

@@ -343,7 +343,7 @@ def test_vectors_are_checked() -> None:
     rejects(lambda: nn.TripletMarginWithDistanceLoss(distance_function=3), "must be a function", kind=InvalidType)
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("case", MODULES, ids=str)
 def test_a_rejected_call_changes_nothing(case: Case) -> None:
     """Operands, gradients, module and random state are unchanged, and the next call gives the same result."""

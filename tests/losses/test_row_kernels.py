@@ -37,7 +37,7 @@ def by_formula(case: Case, operands, **settings):
     )
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("case", ROWS, ids=str)
 def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, computed_by_kernel: list[bool]) -> None:
@@ -71,7 +71,7 @@ PLACED = [c for c in ROWS if "2d" not in c.name and not {"weight", "activation"}
 """Cases whose kernel reads the input itself and writes its gradient."""
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=4)
 @pytest.mark.parametrize("case", PLACED, ids=str)
 def test_the_memory_layout_changes_no_bit(
     case: Case, computed_by_kernel: list[bool], monkeypatch: pytest.MonkeyPatch

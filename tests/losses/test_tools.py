@@ -71,6 +71,7 @@ def functions() -> list:
     return [pytest.param(case, of(case), id=f"{case}-function") for case in CASES if case.name != "nll2d"]
 
 
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize(("case", "loss"), [*modules(), *functions()])
 def test_symbolic_trace_records_a_loss(case: Case, loss) -> None:
     operands = seeded(case, dtype=torch.float32)
@@ -83,7 +84,7 @@ def test_a_recorded_loss_rejects_invalid_values() -> None:
     rejects(lambda: traced(X, K + 5), "`target` must hold class indices")
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(("case", "loss"), [*modules(), *functions()])

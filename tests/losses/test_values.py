@@ -40,7 +40,7 @@ def tracked(operands):
     return tuple(o.clone().requires_grad_() if o.is_floating_point() else o for o in operands)
 
 
-@pytest.mark.sample(2, per="case.name")
+@pytest.mark.sample(1, per="case.name")
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.filterwarnings("ignore:reduction:UserWarning")
@@ -55,7 +55,7 @@ def test_functions_give_the_values_and_gradients_of_torch(case: Case, reduction:
             torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("case", MODULES, ids=str)
 def test_modules_equal_their_functions(case: Case) -> None:
     for reduction, shape in itertools.product(("mean", "sum", "none"), case.shapes):
@@ -66,7 +66,7 @@ def test_modules_equal_their_functions(case: Case) -> None:
         assert torch.equal(module(**dict(zip(case.loss.arguments, operands, strict=True))), expected)
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_lower_precisions_round_once(case: Case, dtype: torch.dtype) -> None:
@@ -102,7 +102,7 @@ def test_row_losses_match_the_oracle(points: Points) -> None:
     assert find_rowwise_mismatch(getattr(F, loss.functional_name), points) is None
 
 
-@pytest.mark.sample(1, per="points.name")
+@pytest.mark.sample(1, per="points.name", of=8)
 @pytest.mark.parametrize("points", AT_CORNERS + ROWS_AT_CORNERS, ids=str)
 def test_gradients_at_corners_match_torch(points: Points) -> None:
     function = piste.losses.named(points.name).functional_name
@@ -132,7 +132,7 @@ def test_only_the_corner_of_a_hinge_depends_on_torch(monkeypatch: pytest.MonkeyP
     assert [corners.above(z, 0.5) for z in (0.25, 0.5, 0.75, math.nan)] == [False, not is_flat, True, False]
 
 
-@pytest.mark.sample(1, per="extreme.name")
+@pytest.mark.sample(1, per="extreme.name", of=8)
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("extreme", EXTREMES, ids=str)
 def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) -> None:
@@ -141,7 +141,7 @@ def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) ->
         assert find_extreme_mismatch(function, extreme, dtype, reduction) is None
 
 
-@pytest.mark.sample(1, per="points.name")
+@pytest.mark.sample(1, per="points.name", of=8)
 @pytest.mark.parametrize("points", [p for p in ELEMENTS if p.last is None], ids=str)
 def test_kernels_of_single_elements_match_the_oracle(points: Points) -> None:
     exact = getattr(oracle, points.name)
@@ -250,7 +250,7 @@ def test_integer_and_bool_targets_and_mixed_dtypes_are_converted() -> None:
         assert torch.equal(piste.losses.CrossEntropyLoss()(logits, torch.tensor([0, 1, 3], dtype=kind)), expected)
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_strides_do_not_matter_and_operands_are_unchanged(case: Case) -> None:
     operands = seeded(case)
@@ -310,7 +310,7 @@ def has_nan_tests(case: Case) -> bool:
     return is_region or issubclass(case.loss, PairLoss)
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c.loss.functional_name != "nll_loss" and not has_nan_tests(c)], ids=str
 )
@@ -330,7 +330,7 @@ def test_a_nan_affects_its_own_element_alone(case: Case) -> None:
             assert case.function(*spoilt, **case.options).isnan() == (not is_ignored)
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("case", [c for c in CASES if len(c.shapes) > 1 and not c.is_of_batch], ids=str)
 def test_empty_operands_give_empty_losses(case: Case) -> None:
     shape = case.shapes[0]
@@ -346,7 +346,7 @@ def test_empty_operands_give_empty_losses(case: Case) -> None:
             assert loss.item() == 0 if reduction == "sum" else loss.isnan()
 
 
-@pytest.mark.sample(1, per="case.name")
+@pytest.mark.sample(1, per="case.name", of=8)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", [c for c in CASES if (4, 3) in c.shapes], ids=str)
 def test_large_means_are_exact_and_deterministic(case: Case, dtype: torch.dtype) -> None:

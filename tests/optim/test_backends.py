@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("double_scalars")  # a kernel is made for e
 every = pytest.mark.parametrize("name", ELEMENTWISE)
 
 
-@pytest.mark.sample(2, per="name")
+@pytest.mark.sample(1, per="name")
 @pytest.mark.parametrize(("name", "options", "dtype"), kernels(), ids=label)
 def test_kernel_and_eager_backend_agree(name, options, dtype):
     """Every step starts from the kernel's parameters and a saved checkpoint; the backends change places once."""
@@ -53,6 +53,7 @@ def test_kernel_and_eager_backend_agree(name, options, dtype):
             eager.param_groups[0]["fused"] = False
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_twenty_steps_of_a_network_match_the_eager_backend(name):
     both = BackendPair(name, **fullest(name))
@@ -76,6 +77,7 @@ def test_flags_changed_during_a_run_take_effect():
         both.train(range(4, 6))
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @every
 def test_a_copy_steps_independently(name):
     both = BackendPair(name)

@@ -120,7 +120,7 @@ NEW_LAYOUTS = (turned_state, turned_parameters)  # a new layout compiles a kerne
 HAPPENINGS = [(n, e) for n in ELEMENTWISE for e in EVENTS if e not in NEW_LAYOUTS or n in ("SGD", "Adam")]
 
 
-@pytest.mark.sample(4, per="name")
+@pytest.mark.sample(4, per="name", of=8)
 @pytest.mark.parametrize(("name", "event"), HAPPENINGS, ids=label)
 def test_a_change_between_steps_has_the_same_effect_on_both_backends(name, event):
     both = BackendPair(name, **({"momentum": 0.9} if name in ("SGD", "RMSprop") else {}))

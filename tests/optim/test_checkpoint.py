@@ -44,7 +44,7 @@ def through_a_file(saved):
 # --- both ways ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sample(2, per="name")
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.parametrize("direction", ["from torch", "to torch"])
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
 def test_checkpoints_load_in_both_directions_between_torch_and_piste(name, options, direction):
@@ -59,6 +59,7 @@ def test_checkpoints_load_in_both_directions_between_torch_and_piste(name, optio
     assert_same_state(*((moved, optimizer) if new is piste else (optimizer, moved)))
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
 def test_the_checkpoint_has_the_keys_of_torch(name, options):
     ours, theirs = (started(cls, options)[1].state_dict() for cls in PAIRS[name])
@@ -73,7 +74,7 @@ def test_the_checkpoint_has_the_keys_of_torch(name, options):
     assert set(a) - set(b) <= {"capturable", "fused", "differentiable", "maximize", "foreach", *REDUCED}
 
 
-@pytest.mark.sample(2, per="name")
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.parametrize(("name", "options"), cases(), ids=label)
 def test_a_run_resumed_from_a_checkpoint_gives_the_same_bits(name, options):
     """The checkpoint goes through a file, a deep copy and a pickle."""
@@ -92,6 +93,7 @@ def test_a_run_resumed_from_a_checkpoint_gives_the_same_bits(name, options):
         assert all(torch.equal(a, b) for a, b in zip(go_on(other, continued), expected, strict=True))
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @every
 def test_a_checkpoint_before_the_first_step_loads(name):
     net, theirs = copies(model())
@@ -102,6 +104,7 @@ def test_a_checkpoint_before_the_first_step_loads(name):
     assert all(torch.equal(a, b) for a, b in zip(go_on(net, fresh), go_on(theirs, loaded), strict=True))
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.parametrize("name", [n for n in PAIRS if n != "SGD"])
 def test_a_step_count_saved_as_a_number_loads(name):
     """Checkpoints of PyTorch before 1.12 have numbers in place of tensors."""
@@ -118,6 +121,7 @@ def test_a_step_count_saved_as_a_number_loads(name):
     assert loaded.state_dict()["state"][0]["step"].item() == 7.0
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_checkpoint_without_the_newest_options_loads(name):
     """Groups of an older PyTorch lack `maximize` and other options."""
@@ -197,6 +201,7 @@ def refused(optimizer, saved, *words):
         assert all(torch.equal(value, after["state"][index][key]) for key, value in state.items())
 
 
+@pytest.mark.sample(4, per="name", of=8)
 @pytest.mark.parametrize("other", ELEMENTWISE)
 @every
 def test_the_checkpoint_of_another_optimizer_is_rejected(name, other):

@@ -103,7 +103,7 @@ def test_options_of_the_optimizer_are_kept_on_request():
 # --- files ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sample(2, per="name")
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.parametrize(("name", "options"), cases(), ids=label)
 def test_a_run_resumed_from_a_file_gives_the_same_bits(name, options, tmp_path):
     net, optimizer = started(OPTIMIZERS[name], options)

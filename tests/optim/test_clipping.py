@@ -33,6 +33,7 @@ def updates(made, before):
     return [p.detach() - b for p, b in zip(made, before, strict=True)]
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.usefixtures("double_scalars")
 @FUSED
 @pytest.mark.parametrize("name", PAIRS)
@@ -52,6 +53,7 @@ def test_max_norm_is_clip_grad_norm_before_the_step(name, fused):
         torch.testing.assert_close(updates(ours, before[0]), updates(theirs, before[1]), rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.usefixtures("double_scalars")
 @FUSED
 @pytest.mark.parametrize("name", PAIRS)
@@ -82,6 +84,7 @@ def test_the_norm_is_that_of_all_groups_and_each_group_has_its_own_limit(fused):
     torch.testing.assert_close(before[2] - c.detach(), (c.grad * (2 / norm)).clamp(-0.01, 0.01), rtol=1e-6, atol=0)
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @FUSED
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ELEMENTWISE)

@@ -58,7 +58,7 @@ def steps_of(framework, run, fused, optimizers, recorded):
     return torch.stack(path)
 
 
-@pytest.mark.sample(40)
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("fused", [True, False], ids=["kernel", "eager"])
 @pytest.mark.parametrize(("framework", "run"), RUNS, ids=run_label)
 def test_steps_are_those_of_the_framework(framework, run, fused):

@@ -19,6 +19,7 @@ RECORDED = [
 ]
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(("version", "run"), RECORDED, ids=lambda x: x if isinstance(x, str) else x["optimizer"])
 def test_a_checkpoint_of_an_earlier_version_loads_and_goes_on(version, run, fused):

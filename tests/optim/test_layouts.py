@@ -61,7 +61,7 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.sample(3, per="name")
+@pytest.mark.sample(3, per="name", of=8)
 @pytest.mark.parametrize("kind", LAYOUTS)
 @paired
 def test_every_layout_is_stepped_as_in_torch(name, kind):
@@ -96,6 +96,7 @@ def test_a_slice_is_stepped_without_touching_its_neighbours():
         assert (base[1:3, ::2] != whole[1:3, ::2]).all()
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "maximize": True}], ids=str)
 @paired
 def test_complex_parameters_are_pairs_of_reals(name, options):

@@ -205,6 +205,7 @@ def test_a_parameter_given_twice_is_rejected(name):
     assert_rejected(InvalidValue, lambda: make([("a", p), ("b", p)]), "is the same tensor as parameter 0")
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @every
 def test_frozen_parameters_are_accepted_and_the_first_step_warns(name):
     net = model().requires_grad_(False)

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("double_scalars")
 TORCHS = [case for case in cases() if hasattr(torch.optim, case[0])]
 
 
+@pytest.mark.sample(2, per="name")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(("name", "options"), TORCHS, ids=label)
 def test_the_oracle_matches_torch(name, options, dtype):
@@ -25,6 +26,7 @@ def test_the_oracle_matches_torch(name, options, dtype):
     assert fault is None, fault
 
 
+@pytest.mark.sample(4, per="name")
 @pytest.mark.parametrize(
     ("name", "options", "dtype"), [*kernels(), *((*case, torch.float32) for case in cases())], ids=label
 )
@@ -33,7 +35,7 @@ def test_the_eager_backend_matches_the_oracle(name, options, dtype):
     assert fault is None, fault
 
 
-@pytest.mark.sample(2, per="name")
+@pytest.mark.sample(1, per="name")
 @pytest.mark.parametrize(("name", "options", "dtype"), kernels(), ids=label)
 def test_the_kernel_matches_the_oracle(name, options, dtype):
     fault = find_fault(partial(OPTIMIZERS[name], fused=True), name, options, dtype)

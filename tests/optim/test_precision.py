@@ -41,7 +41,7 @@ def walk(name, p, steps=200, **options):
 SLOW = sorted(set(OPTIMIZERS) - {"Rprop", "Adadelta"})
 
 
-@pytest.mark.sample(1, per="name")
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.parametrize("precision", MODES)
 @pytest.mark.parametrize("name", SLOW)
 def test_200_small_steps_of_a_bfloat16_parameter_land_where_float32_does(name, precision):
@@ -79,6 +79,7 @@ def test_rounding_at_random_is_right_in_the_mean_over_seeds():
     assert found.mean().item() == pytest.approx(0.8, rel=0.01)
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [*((name, torch.bfloat16) for name in OPTIMIZERS if name in OPTIONS), ("NAdam", torch.float16)],
@@ -257,6 +258,7 @@ def test_a_sparse_gradient_is_stepped_in_a_precision():
 # --- the dtype of state -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @pytest.mark.filterwarnings("ignore:.*rounded")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_has_the_dtype_that_is_asked_for_on_both_backends(name):

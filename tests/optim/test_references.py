@@ -18,6 +18,7 @@ RUNS = json.loads(Path(__file__).with_name("references.json").read_text(encoding
 pytestmark = pytest.mark.usefixtures("double_scalars")
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run['optimizer']}-{len(run['options'])}")
 def test_the_trajectory_is_that_of_the_reference(run, fused):

@@ -51,6 +51,7 @@ def cycles(optimizer):
     return any(key in optimizer.defaults for key in ("momentum", "betas"))
 
 
+@pytest.mark.sample(3, per="name", of=8)
 @pytest.mark.parametrize("kind", SCHEDULERS)
 @paired
 def test_every_scheduler_has_the_effect_that_it_has_in_torch(name, kind):
@@ -75,6 +76,7 @@ def test_every_scheduler_of_torch_is_tried():
     assert known - {"LRScheduler"} <= SCHEDULERS.keys()
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @paired
 def test_a_schedule_continues_after_a_checkpoint(name):
     ours, a, theirs, b = paired_with_torch(name)

@@ -60,6 +60,7 @@ def steps_from_the_same_state(name: str, ours: dict[str, Any], plain: dict[str, 
         yield before, made, others
 
 
+@pytest.mark.sample(2, per="name", of=8)
 @FUSED
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("name", [name for name in RULES if name != "ASGD"])
@@ -76,6 +77,7 @@ def test_a_cautious_step_keeps_what_descends_and_enlarges_it(name, maximize, fus
     assert masked > 0 or name in ("SGD", "Adagrad", "Adadelta", "RMSprop", "Adafactor")  # these go along the gradient
 
 
+@pytest.mark.sample(2, per="name", of=8)
 @FUSED
 @pytest.mark.parametrize("kind", ["lr", "independent", "lr_squared"])
 @pytest.mark.parametrize("name", [name for name in RULES if name not in ("Rprop", *READERS)])

@@ -46,7 +46,7 @@ def double(option):
     return option.double().clone() if isinstance(option, torch.Tensor) else option
 
 
-@pytest.mark.sample(4, per="name")
+@pytest.mark.sample(2, per="name", of=8)
 @pytest.mark.usefixtures("double_scalars")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.complex128], ids=str)
 @pytest.mark.parametrize(("name", "options"), list(inputs()))

@@ -34,6 +34,7 @@ every = pytest.mark.parametrize("name", ELEMENTWISE)
 paired = pytest.mark.parametrize("name", PAIRS)
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @every
 def test_a_closure_is_called_once_with_gradients_on_and_its_loss_returned(name):
     net, calls = model(), []
@@ -90,6 +91,7 @@ def test_state_dict_hooks_run():
     assert seen == ["saving", ("loading", 1), "loaded"]
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @paired
 def test_a_gradient_scaler_unscales_gradients_and_skips_a_step_after_overflow(name):
     ours, a, theirs, b = paired_with_torch(name)
@@ -110,6 +112,7 @@ def test_a_gradient_scaler_unscales_gradients_and_skips_a_step_after_overflow(na
     assert_agree(ours, a, theirs, b)
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @paired
 def test_clipped_gradients_are_stepped(name):
     ours, a, theirs, b = paired_with_torch(name)
@@ -121,6 +124,7 @@ def test_clipped_gradients_are_stepped(name):
     assert_agree(ours, a, theirs, b)
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @paired
 def test_groups_have_their_own_options_and_can_be_added_during_a_run(name):
     ours, theirs = copies(model())
@@ -137,6 +141,7 @@ def test_groups_have_their_own_options_and_can_be_added_during_a_run(name):
     assert_agree(ours, runs[0], theirs, runs[1])
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @paired
 def test_options_changed_between_steps_take_effect(name):
     ours, a, theirs, b = paired_with_torch(name)
@@ -151,6 +156,7 @@ def test_options_changed_between_steps_take_effect(name):
     assert_agree(ours, a, theirs, b)
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @paired
 def test_frozen_parameters_are_stepped_once_they_are_unfrozen(name):
     ours, a, theirs, b = paired_with_torch(name)
@@ -164,6 +170,7 @@ def test_frozen_parameters_are_stepped_once_they_are_unfrozen(name):
     assert_agree(ours, a, theirs, b)
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @paired
 def test_a_missing_gradient_leaves_parameter_and_state_unchanged(name):
     ours, a, theirs, b = paired_with_torch(name)
@@ -176,6 +183,7 @@ def test_a_missing_gradient_leaves_parameter_and_state_unchanged(name):
     assert_agree(ours, a, theirs, b)
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @paired
 def test_tied_weights_are_stepped_once(name):
     net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
@@ -190,6 +198,7 @@ def test_tied_weights_are_stepped_once(name):
     assert_agree(ours, a, theirs, b)
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @paired
 def test_the_rate_can_be_a_tensor(name):
     ours, theirs = copies(model())
@@ -203,6 +212,7 @@ def test_the_rate_can_be_a_tensor(name):
     assert_same(ours.parameters(), theirs.parameters())
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @every
 def test_zero_grad_fills_with_zeros_or_sets_none(name):
     net = model()
@@ -214,6 +224,7 @@ def test_zero_grad_fills_with_zeros_or_sets_none(name):
     assert all(p.grad is None for p in net.parameters())
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @every
 def test_the_gradient_is_not_changed(name):
     net = model()
@@ -226,6 +237,7 @@ def test_the_gradient_is_not_changed(name):
         assert all(p.grad is g and torch.equal(g, b) for p, g, b in zip(net.parameters(), kept, before, strict=True))
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @every
 def test_the_parameter_stays_the_same_tensor_and_its_version_counts_up(name):
     net = model()
@@ -237,6 +249,7 @@ def test_the_parameter_stays_the_same_tensor_and_its_version_counts_up(name):
     assert weight.requires_grad and weight.grad_fn is None
 
 
+@pytest.mark.sample(1, per="name", of=8)
 @every
 def test_a_step_without_any_gradient_warns_once(name):
     net = model()
