@@ -91,6 +91,9 @@ def test_an_error_has_its_names_and_numbers_and_no_english():
     assert "收到 (1, 0) 处的 2.0，2 处中的第一处；偏离最远的是 (1, 1) 处的 3.0。帮助：" in message_of(
         losses.BCELoss(), torch.ones(2, 2), torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     )
+    assert message_of(losses.MSELoss(check="nan"), torch.tensor([1.0, float("nan")]), torch.zeros(2)) == (
+        'MSELoss：`input` 含有 (1,) 处的 nan，check="nan" 不接受它。'
+    )
     misspelled = message_of(optim.Adam, P, weight_deacy=0.1)
     assert misspelled.endswith("您要找的是 `weight_decay` 或 `decoupled_weight_decay` 吗？")
 
@@ -187,6 +190,12 @@ def test_an_explanation_has_its_english_text_too():
     assert "其中 x = input, y = target, delta = 1\n" in str(worked)
     assert "二次，d <= delta：2 中的 1；线性：1" in str(worked)
     assert "(二次，因为 1 <= 1 为 true)" in str(worked)
+
+
+def test_parentheses_that_enclose_no_message_stay_as_they_are():
+    shown = str(piste.explain("smooth_l1", [[1.0]], [[0.0]]))
+    assert "  (0, 0)  d = |1 - 0| = 1;  1 - 0.5 * 1 = 0.5; (线性，因为 1 < 1 为 false)\n" in shown
+    assert "（除以元素的个数）" in shown
 
 
 def test_a_comparison_is_reported_in_chinese(tmp_path):

@@ -26,7 +26,7 @@ _SPAN = re.compile(r"([-+]?[\d.]+(?:e[-+]\d+)?) to ([-+]?[\d.]+(?:e[-+]\d+)?)")
 _RANGE = re.compile(r"in ([\[(][^\[\]()]*[\])])")
 _DEFINITIONS = re.compile(r"(with )?[\w']+ = \S.*")
 """A list of names and their meanings, such as the one below a formula."""
-_DATA = re.compile(r"[\d`\"'<>=]")
+_DATA = re.compile(r"[\d`\"'<>=]|-?(nan|inf)$")
 _STOPS = {".": "。", ";": "；"}
 _COMMON = {"and", "or", "of", "at", "in", "to", "by", "is", "from", "with", "for", "has", "row", "line"}
 _IDEOGRAPH = "[\u3400-\u9fff]"
@@ -195,7 +195,7 @@ class _Line:
             return f"{span[1]} 到 {span[2]}"
         if _RANGE.fullmatch(text):
             return f"{text[3:]} 之内的值"
-        if text[0] == "(" and text[-1] == ")" and (inner := self.translate(text[1:-1])) != text[1:-1]:
+        if _is_enclosed(text) and (inner := self.translate(text[1:-1])) != text[1:-1]:
             return f"（{inner}）"
         if text[0] == "(" and ")" not in text and text[1:] in self.exact:  # closed after another value
             return f"({self.exact[text[1:]]}"
@@ -232,6 +232,16 @@ class _Line:
         for i, part in enumerate(pattern.translated):
             text = _join(text, shown[part] if i % 2 else part, "")
         return text
+
+
+def _is_enclosed(text: str) -> bool:
+    """Return whether a parenthesis opens at the beginning of a text and closes at its end."""
+    depth = 0
+    for i, character in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return i > 0 and i == len(text) - 1
+    return False
 
 
 def _join(left: str, right: str, between: str = " ") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from piste.cli import app
 from tools.docs import blocks
-from tools.docs.blocks import BlockError, commands_of, python_blocks, run_blocks, setup_of
+from tools.docs.blocks import BlockError, commands_of, python_blocks, run_blocks, run_page, setup_of
 from tools.docs.figures import labels_of, with_labels
 from tools.docs.notebook import notebook
 from tools.docs.speed import draw_steps
@@ -97,6 +98,21 @@ def test_blocks_share_a_namespace_and_keep_what_they_print_and_draw(tmp_path, mo
     (svg,) = second.figures
     assert svg.startswith("<svg") and "currentColor" in svg and "#010203" not in svg
     assert not list(tmp_path.iterdir())
+
+
+def test_piste_prints_in_the_language_of_the_page(monkeypatch):
+    page = (
+        "# Title\n\n```python\nfrom piste import losses\nimport torch\n"
+        "try:\n    losses.MSELoss()(torch.zeros(4, 1), torch.zeros(4))\n"
+        "except ValueError as error:\n    print(error)\n```\n"
+    )
+    monkeypatch.setenv("PISTE_LANG", "fr")
+    (english,), (chinese,) = (run_page(page, name) for name in ("guides/some.md", "guides/some.zh.md"))
+    assert english.output.startswith(
+        "MSELoss: `input` and `target` must have the same shape; received (4, 1) and (4,)."
+    )
+    assert chinese.output.startswith("MSELoss：`input` 和 `target` 的形状必须相同；收到 (4, 1) 和 (4,)。")
+    assert os.environ["PISTE_LANG"] == "fr"
 
 
 def test_a_notebook_has_the_text_and_the_code_of_its_page():

@@ -23,7 +23,17 @@ import torch
 
 from piste.losses import LOSSES
 
-__all__ = ["OPTIONAL", "Block", "BlockError", "commands_of", "python_blocks", "run_blocks", "setup_of", "svg_of"]
+__all__ = [
+    "OPTIONAL",
+    "Block",
+    "BlockError",
+    "commands_of",
+    "python_blocks",
+    "run_blocks",
+    "run_page",
+    "setup_of",
+    "svg_of",
+]
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
 _SETUP = re.compile(r"^<!-- setup\n(.*?)^-->", re.MULTILINE | re.DOTALL)
@@ -90,13 +100,14 @@ def setup_of(page: str) -> str:
     return "".join(_SETUP.findall(page))
 
 
-def run_blocks(blocks: Iterable[str], name: str, setup: str = "") -> list[Block]:
+def run_blocks(blocks: Iterable[str], name: str, setup: str = "", language: str = "en") -> list[Block]:
     """Run the Python blocks of a page in one namespace, in an empty folder.
 
     Args:
         blocks: The blocks, as `python_blocks` returns them.
         name: The name of the page, for error messages.
         setup: Code that runs first.
+        language: The language of what Piste prints, as in `PISTE_LANG`.
 
     Returns:
         One result for each block, in order.
@@ -107,6 +118,7 @@ def run_blocks(blocks: Iterable[str], name: str, setup: str = "") -> list[Block]
     namespace: dict[str, Any] = {"__name__": "page"}
     done = []
     with _fresh_state():
+        os.environ["PISTE_LANG"] = language
         exec(compile(setup, name, "exec"), namespace)
         for code in blocks:
             if file := _FILE.match(code):
@@ -129,9 +141,15 @@ def run_blocks(blocks: Iterable[str], name: str, setup: str = "") -> list[Block]
     return done
 
 
+def run_page(page: str, name: str) -> list[Block]:
+    """Run the blocks of a page, whose name ends with the language if it is a translation: `NAME.zh.md`."""
+    language = name.removesuffix(".md").rpartition(".")[2] if name.count(".") > 1 else "en"
+    return run_blocks(python_blocks(page), name, setup_of(page), language)
+
+
 @contextmanager
 def _fresh_state() -> Iterator[None]:
-    """Run in an empty folder from a fixed seed; restore the folder and the registered losses."""
+    """Run in an empty folder from a fixed seed; restore the folder, the environment and the registered losses."""
     matplotlib.use("Agg")
     losses = dict(LOSSES)
     environment = dict(os.environ)

@@ -10,7 +10,7 @@ from typing import Any
 
 import latex2mathml.converter
 
-from tools.docs.blocks import Block, python_blocks, run_blocks, setup_of
+from tools.docs.blocks import Block, python_blocks, run_page
 from tools.docs.figures import labels_of, placeholder, with_figures, with_labels
 from tools.docs.gallery import add_plotly
 from tools.docs.notebook import notebook
@@ -43,7 +43,7 @@ def _reference() -> dict[str, str]:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Put the output of each block of Python below it."""
+    """Put the output of each block of Python below it, in the language of the page."""
     is_chinese = page.file.src_uri.endswith(".zh.md")
     if is_chinese:  # a line break in the source is no space between Chinese characters
         markdown = re.sub(r"(?<=[\u3000-\uffef])\n(?=[\u3000-\uffef])", "", markdown)
@@ -51,10 +51,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     labels = labels_of(markdown)
     if "<!-- figure: steps -->" in markdown:
         markdown = markdown.replace("<!-- figure: steps -->", placeholder(with_labels(draw_steps(), labels)))
-    code = tuple(python_blocks(markdown))
-    if not code:
-        return markdown
-    blocks = iter(_run(code, re.sub(r"\.zh\.md$", ".md", page.file.src_uri), setup_of(markdown)))
+    blocks = iter(_run(markdown, page.file.src_uri) if python_blocks(markdown) else ())
     return re.sub(
         r"^```python\n.*?^```[ ]*$",
         lambda m: _shown(m[0], next(blocks), is_chinese, labels),
@@ -64,9 +61,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 @cache
-def _run(code: tuple[str, ...], name: str, setup: str) -> list[Block]:
-    """Run the blocks of a page, once for all its languages."""
-    return run_blocks(code, name, setup)
+def _run(markdown: str, name: str) -> list[Block]:
+    """Run the blocks of a page, once even where the page is shown in several languages, as those of the reference."""
+    return run_page(markdown, name)
 
 
 def _shown(fence: str, block: Block, is_chinese: bool, labels: dict[str, str]) -> str:
