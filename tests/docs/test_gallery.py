@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from plotly.offline import get_plotlyjs
 
+from piste.compare.tasks import names
 from tools.docs.gallery import COMMANDS, add_plotly, gallery
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -28,6 +29,10 @@ CHINESE = """# piste compare digits
 
 **准确率尚不能判定。**（一条说明。）
 """
+
+
+def test_every_built_in_task_has_a_comparison():
+    assert list(COMMANDS) == names()
 
 
 @pytest.fixture
