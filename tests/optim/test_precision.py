@@ -12,6 +12,7 @@ from torch import nn
 import piste
 from piste.errors import InvalidType, InvalidValue
 from piste.optim import OPTIMIZERS as ALL
+from piste.optim import lost_updates
 
 from .backends import assert_close, states
 from .cases import OPTIONS, fullest
@@ -344,6 +345,29 @@ def test_entries_without_a_gradient_are_no_lost_updates():
         warnings.simplefilter("error")
         for _ in range(4):
             optimizer.step()
+
+
+def test_the_step_does_not_wait_for_the_count_of_lost_updates(monkeypatch):
+    asked = []
+
+    class Event:
+        def query(self):
+            asked.append(len(asked))
+            return len(asked) > 3
+
+    counted = lost_updates._counted
+    monkeypatch.setattr(lost_updates, "_counted", lambda sample: [c._replace(arrived=Event()) for c in counted(sample)])
+    p = ones()
+    optimizer = piste.optim.SGD([p], lr=1e-3)
+    p.grad = torch.ones_like(p)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(4):  # the first count is made in step 2, another one replaces it in step 4
+            optimizer.step()
+    assert len(asked) == 3
+    with pytest.warns(UserWarning, match="rounded 100% of its updates"):
+        optimizer.step()
+    assert len(asked) == 4
 
 
 def test_updates_that_a_schedule_makes_too_small_are_reported_later():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import piste
 from piste.errors import InvalidValue
+from piste.optim import OPTIMIZERS as ALL
 from piste.optim import clipping
 from piste.optim import optimizer as optimizer_module
+from piste.optim.state import state_of as state_tensors
 
 NAMES = ["SGD", "Adam", "NAdam", "ASGD"]  # without and with state, and with counters that the rule restates
 
@@ -105,6 +109,54 @@ def test_gradients_are_clipped_by_the_norm_of_the_divided_ones(as_on_gpu):
         reference.step()
     for p, q in zip(plain, expected, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+
+
+LEFT_OUT = {
+    "LBFGS": "its line search reads the loss",
+    "SOAP": "the host counts the steps from one renewal of the eigenbases to the next",
+    "SparseAdam": "fake tensors are dense",
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"max_norm": 1.0, "nonfinite": "skip"}], ids=["plain", "clipped"])
+@pytest.mark.parametrize("name", sorted(ALL.keys() - LEFT_OUT))
+def test_a_scaled_step_waits_for_no_number_of_the_device(name, options, monkeypatch):
+    """Fake tensors have no values: a step that reads one raises DataDependentOutputException."""
+    # The method needs a torch with CUDA, its operator does not.
+    monkeypatch.setattr(torch.Tensor, "copy_", lambda self, other: torch.ops.aten.copy_(self, other))
+    with warnings.catch_warnings(), FakeTensorMode():
+        warnings.simplefilter("ignore")  # of addresses that fake tensors lack
+        weights = [torch.ones(6, 5, device="cuda").requires_grad_() for _ in range(2)]
+        optimizer = getattr(piste.optim, name)(weights, fused=False, **options)
+        assert optimizer._step_supports_amp_scaling
+        for _ in range(2):
+            for p in weights:
+                p.grad = torch.ones_like(p)
+            optimizer.grad_scale, optimizer.found_inf = (torch.ones((), device="cuda") for _ in range(2))
+            optimizer.step()
+        assert {x.device.type for state in optimizer.state.values() for x in state.values()} <= {"cuda"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_capturable_a_scaled_step_is_that_of_capturable(name, as_on_gpu):
+    ours, optimizer = scaled_training(name, [2], capturable=False, max_norm=0.5)
+    theirs, reference = scaled_training(name, [2], capturable=True, max_norm=0.5)
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p, q)
+        for key, value in reference.state[q].items():
+            assert torch.equal(optimizer.state[p][key], value)
+
+
+def test_step_counts_of_the_host_move_to_the_device_that_decides():
+    p = torch.ones(3, device="meta", requires_grad=True)  # a device without numbers
+    p.grad = torch.ones_like(p)
+    optimizer = piste.optim.NAdam([p])
+    group = optimizer.param_groups[0]
+    _, counters, _ = state_tensors(optimizer, p, group)
+    assert [c.device.type for c in counters] == ["cpu", "cpu"]
+    _, counters, _ = state_tensors(optimizer, p, {**group, "capturable": True})
+    assert [c.device.type for c in counters] == ["meta", "meta"]
+    assert optimizer.state[p]["step"] is counters[0]
 
 
 def test_a_parameter_on_the_cpu_lets_the_scaler_wait():

@@ -134,17 +134,23 @@ class Scaling:
         grad_scale: The factor that a GradScaler has put on the loss, on the device; None for 1.
         found_inf: A number on the device, other than 0 for a step that leaves parameters and state as they are; None
             for a step that is taken.
+        on_device: Whether the step waits for none of these numbers, so that its counts have to be on the device too.
     """
 
     norm: Tensor | None
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
+    on_device: bool = False
+
+    def key(self, key: Any) -> Any:
+        """Return the key of the plan of a group for the step."""
+        return key._replace(on_device=True) if self.on_device else key
 
     def numbers(self, numbers: Mapping[str, Any], group: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the numbers of a group with those of the step."""
         found: dict[str, Any] = {"grad_scale": self.grad_scale, "found_inf": self.found_inf}
         if self.norm is not None and group["max_norm"] is not None:
-            on_device = group["capturable"] or torch.compiler.is_compiling()
+            on_device = self.on_device or group["capturable"] or torch.compiler.is_compiling()
             found["clip"] = clip_factor(group["max_norm"], self.norm, on_device)
         return {**numbers, **{name: value for name, value in found.items() if value is not None}}
 
@@ -160,12 +166,12 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
     groups = optimizer.param_groups
     grad_scale, found_inf = (vars(optimizer).get(name) for name in ("grad_scale", "found_inf"))
     if not any(map(reduces_gradients, groups)):
-        return Scaling(None, grad_scale, found_inf)
+        return Scaling(None, grad_scale, found_inf, found_inf is not None and steps_on_gpu(optimizer))
     params = groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
     norm = _norm(optimizer, params)
     optimizer.grad_norm = norm = norm if grad_scale is None else norm / grad_scale.to(norm.device)
-    modes = {group["nonfinite"] for group in groups}
-    if modes != {"ignore"} and steps_on_gpu(optimizer):
+    modes, on_device = {group["nonfinite"] for group in groups}, steps_on_gpu(optimizer)
+    if modes != {"ignore"} and on_device:
         largest = total_norm(_gradients(params), torch.inf)  # the norm of large finite gradients may overflow
         is_bad = largest.isfinite().logical_not().to(torch.float32)
         found_inf = is_bad if found_inf is None else torch.maximum(is_bad, found_inf.to(is_bad.device))
@@ -175,13 +181,15 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
             raise_nonfinite(optimizer, groups)
         optimizer._skipped_steps.add(1)
         return None
-    return Scaling(norm, grad_scale, found_inf)
+    return Scaling(norm, grad_scale, found_inf, on_device)
 
 
 def steps_on_gpu(optimizer: Any) -> bool:
-    """Return whether all parameters and step counts are on GPUs, so that a step can be skipped without waiting."""
+    """Return whether a step can be scaled and skipped without waiting, because all of it can be on GPUs."""
     groups = optimizer.param_groups
-    return all(group["capturable"] for group in groups) and all(p.is_cuda for group in groups for p in group["params"])
+    if "capturable" in optimizer.refused or any(g["nonfinite"] == "raise" or g["differentiable"] for g in groups):
+        return False
+    return all(p.is_cuda for group in groups for p in group["params"])
 
 
 def raise_nonfinite(optimizer: Any, groups: Iterable[Mapping[str, Any]]) -> None:

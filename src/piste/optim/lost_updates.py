@@ -1,11 +1,15 @@
-"""Whether the updates of 16-bit parameters are rounded away: a sample of values before and after some early steps."""
+"""Whether the updates of 16-bit parameters are rounded away: a sample of values before and after some early steps.
+
+The sample is compared on the device of the parameters, and read in a later step, when it has reached the host.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..torch_internals import PLAIN_TYPES
@@ -20,6 +24,15 @@ MOST_LOST = 0.9
 _TENSORS, _VALUES = 16, 64  # in a sample: of a group, and of a tensor
 
 
+class _Counts(NamedTuple):
+    """The updates of a sample of one device and those that were lost, on the way to the host."""
+
+    numbers: Tensor
+    arrived: Any
+    """An event of the device, or None for numbers that are there."""
+    dtypes: set[str]
+
+
 class LostUpdates:
     """Counts steps, and warns once if most updates of a checked step leave the parameters as they are."""
 
@@ -30,6 +43,7 @@ class LostUpdates:
         self._step = 0
         self._considered: list[tuple[Any, ...]] = []
         self._sample: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._counts: list[_Counts] = []
 
     def consider(self, groups: list[dict[str, Any]]) -> None:
         """Turn on where a group may lose updates."""
@@ -56,15 +70,17 @@ class LostUpdates:
         Args:
             name: The name of the optimizer.
         """
-        self._is_done = self._step >= LAST_STEP
-        sample, self._sample = self._sample, []
-        updates = sum(int(has_update.sum()) for _, _, has_update in sample)
-        lost = sum(int(((_values(p) == old) & has_update).sum()) for p, old, has_update in sample)
-        self._is_done |= lost > MOST_LOST * updates
+        if self._sample:
+            self._counts, self._sample = _counted(self._sample), []
+        if not all(counts.arrived is None or counts.arrived.query() for counts in self._counts):
+            return
+        found, self._counts = self._counts, []
+        updates, lost = (sum(int(counts.numbers[k]) for counts in found) for k in range(2))
+        self._is_done = self._step >= LAST_STEP or lost > MOST_LOST * updates
         self.is_on = not self._is_done
         if lost <= MOST_LOST * updates:
             return
-        kinds = " and ".join(sorted({NARROW[p.dtype] for p, _, _ in sample}))
+        kinds = " and ".join(sorted(set().union(*(counts.dtypes for counts in found))))
         warnings.warn(
             translate(
                 f"{name}.step() rounded {lost / updates:.0%} of its updates of {kinds} parameters away: they are less "
@@ -81,6 +97,22 @@ def _sampled(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
     params = [p for p in group["params"] if p.dtype in NARROW and type(p) in PLAIN_TYPES and _has_dense_gradient(p)]
     some = params[:: max(1, len(params) // _TENSORS)]
     return [(p, _values(p).clone(), _values(p.grad) != 0) for p in some]
+
+
+def _counted(sample: list[tuple[Tensor, Tensor, Tensor]]) -> list[_Counts]:
+    """Count the updates of a sample and the lost ones, without waiting for a device."""
+    found = []
+    for device in dict.fromkeys(p.device for p, _, _ in sample):
+        here = [sampled for sampled in sample if sampled[0].device == device]
+        updates = torch.stack([has_update.sum() for _, _, has_update in here]).sum()
+        lost = torch.stack([((_values(p) == old) & has_update).sum() for p, old, has_update in here]).sum()
+        numbers, arrived = torch.stack([updates, lost]), None
+        if device.type == "cuda":
+            numbers = numbers.to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record(torch.cuda.current_stream(device))
+        found.append(_Counts(numbers, arrived, {NARROW[p.dtype] for p, _, _ in here}))
+    return found
 
 
 def _has_dense_gradient(p: Tensor) -> bool:

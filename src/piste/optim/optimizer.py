@@ -388,9 +388,9 @@ class Optimizer(torch.optim.Optimizer):
                 if scaling is None:
                     return loss
                 groups = zip(options, self.param_groups, strict=True)
-                options = [(key, scaling.numbers(numbers, group)) for (key, numbers), group in groups]
+                options = [(scaling.key(key), scaling.numbers(numbers, group)) for (key, numbers), group in groups]
             if self.group_state:
-                numbers = numbers_after(self, [key[0] for key, _ in options], [own for _, own in options])
+                numbers = numbers_after(self, [key.spec for key, _ in options], [own for _, own in options])
                 options = [(key, own) for (key, _), own in zip(options, numbers, strict=True)]
             watch = plans.lost_updates
             if watch.is_on:

@@ -103,9 +103,9 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
     like = torch.zeros((), dtype=torch.get_default_dtype(), device=device)
     counters = []
     if rule.counts_steps:
-        counters.append(_entry(state, "step", lambda: like.clone()))
+        counters.append(_counter(state, "step", like, lambda: 0.0))
     for key, counter in rule.counters.items():
-        counters.append(_entry(state, key, partial(torch.full_like, like, _start(counter, group))))
+        counters.append(_counter(state, key, like, partial(_start, counter, group)))
     is_first = any(state.get(key) is None for key in kept)
     dtype = precision.state_dtype(p, group)
     has_8_bits = group["state_dtype"] == "int8" and bool(kept)
@@ -126,7 +126,7 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
     if mode == "stochastic" or has_8_bits:
         for place, key in zip((1, len(counters) + 1), precision.RANDOM, strict=True):
             first = partial(precision.first_count, key, optimizer, p, group)
-            counters.insert(place, _entry(state, key, partial(_counter_from, like, first)))
+            counters.insert(place, _counter(state, key, like, first))
     return buffers, counters, scales
 
 
@@ -217,5 +217,9 @@ def _filled_like(p: Tensor, start: float, dtype: torch.dtype) -> Tensor:
     return buffer
 
 
-def _counter_from(like: Tensor, start: Callable[[], float]) -> Tensor:
-    return torch.full_like(like, start())
+def _counter(state: dict[str, Any], key: str, like: Tensor, start: Callable[[], float]) -> Tensor:
+    """Return a counter of the state; one on the host moves to the device on which the step counts."""
+    counter = _entry(state, key, lambda: torch.full_like(like, start()))
+    if like.device != counter.device and counter.device.type == "cpu":
+        counter = state[key] = counter.to(like.device)
+    return counter

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,18 @@ from .state import gradient, param_state
 __all__ = ["StepPlans", "step_traced_group", "traced_groups", "warn_unchanged"]
 
 _OLDER_PLANS = 3  # for models that train parts of their parameters in turns
+_KINDS = {MatrixSpec: MatrixPlan, SumSpec: SumPlan, StepSpec: StepPlan}
 _IMMUTABLE = {bool, int, float, str, type(None)}
+
+
+class PlanKey(NamedTuple):
+    """What a plan is made for, in addition to its parameters."""
+
+    spec: Any
+    differentiable: bool
+    on_device: bool
+    """Whether the step decides on the device of the parameters, and counts there."""
+    fused: bool | None
 
 
 class StepPlans:
@@ -88,11 +99,11 @@ class StepPlans:
             return known[1]
         validation.check_changed(optimizer, index, known and known[0])
         cls = type(optimizer).rule_of(group)
-        key = (step_spec(cls, group), group["differentiable"], group["capturable"], group["fused"])
+        key = PlanKey(step_spec(cls, group), group["differentiable"], group["capturable"], group["fused"])
         options = (key, numbers_of(cls, group))
         self._known.pop(index, None)
         self._sharded.discard(index)
-        if not group["differentiable"] and any(map(is_sharded, group["params"])) and takes_parts(key[0]):
+        if not group["differentiable"] and any(map(is_sharded, group["params"])) and takes_parts(key.spec):
             self._sharded.add(index)
         if all(name in ("params", *cls.group_state) or _is_immutable(value) for name, value in group.items()):
             self._known[index] = (list(group.values()), options)
@@ -113,7 +124,7 @@ class StepPlans:
         """Return sums of the terms of a group: lists of numbers, or tensors."""
         if index in self._sharded or group["capturable"] or group["differentiable"]:
             return add_eagerly(optimizer, group, spec, numbers, on_device=True)
-        key, place = (spec.sums, False, False, group["fused"]), ("sums", index)
+        key, place = PlanKey(spec.sums, False, False, group["fused"]), ("sums", index)
         if not self._step_params(optimizer, place, group, key, numbers, group["params"]):
             return []
         plan: Any = self._plans[place][0][1]
@@ -136,17 +147,16 @@ class StepPlans:
         has = [p.grad is not None for p in params]
         plan = next((plan for _, plan in plans[1:] if plan.has_grad == has), None)
         if plan is None or not plan.step(params, numbers):
-            kind: Any = (
-                MatrixPlan if isinstance(key[0], MatrixSpec) else SumPlan if isinstance(key[0], SumSpec) else StepPlan
-            )
+            kind: Any = next(k for spec, k in _KINDS.items() if isinstance(key.spec, spec))
+            options = {**group, "capturable": key.on_device}
             plan = kind(
-                key[0],
+                key.spec,
                 params,
-                partial(_state_of_sums if kind is SumPlan else param_state, optimizer, group=group)
+                partial(_state_of_sums if kind is SumPlan else param_state, optimizer, group=options)
                 if params is group["params"]
-                else partial(part_state, optimizer, group=group, parts=params),
+                else partial(part_state, optimizer, group=options, parts=params),
                 partial(gradient, type(optimizer).rule_of(group), group=group),
-                group,
+                options,
             )
             self._pointers = _state_pointers(optimizer)
             if not plan.step(params, numbers):

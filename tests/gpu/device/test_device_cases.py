@@ -108,24 +108,50 @@ def test_a_grad_scaler_skips_the_step_of_an_infinite_gradient():
         assert p.tolist() == [expected] * 10
 
 
-def test_a_grad_scaler_leaves_bad_steps_to_the_kernel_without_waiting():
-    def run(capturable):
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_grad_scaler_leaves_bad_steps_to_the_kernel_without_waiting(capturable):
+    def run(make, clips_itself):
         weights = [torch.linspace(-1, 1, size, device="cuda").requires_grad_() for size in (5, 70_001)]
-        optimizer = piste.optim.Adam(weights, lr=0.1, max_norm=1.0, capturable=capturable)
+        optimizer = make(weights)
         scaler = torch.amp.GradScaler("cuda", init_scale=8.0, growth_interval=100)
         for k in range(4):
             optimizer.zero_grad()
             scaler.scale(sum((w * (w + k)).sum() for w in weights)).backward()
             if k == 2:
                 weights[0].grad[0] = float("inf")
+            if not clips_itself:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            torch.cuda.set_sync_debug_mode("error" if clips_itself and k else "default")  # the first step makes kernels
             scaler.step(optimizer)
+            torch.cuda.set_sync_debug_mode("default")
             scaler.update()
         return weights, [optimizer.state[w]["step"].item() for w in weights]
 
-    (ours, counts), (expected, _) = run(True), run(False)
+    ours, counts = run(lambda w: piste.optim.Adam(w, lr=0.1, max_norm=1.0, capturable=capturable), True)
+    expected, _ = run(lambda w: torch.optim.Adam(w, lr=0.1), False)
     assert counts == [3, 3]
     for p, q in zip(ours, expected, strict=True):
         torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6)
+
+
+def test_step_counts_of_a_checkpoint_of_the_host_move_to_the_device():
+    def made():
+        p = torch.ones(10, device="cuda", requires_grad=True)
+        p.grad = torch.ones_like(p)
+        return p, piste.optim.Adam([p], lr=0.1)
+
+    p, optimizer = made()
+    optimizer.step()
+    assert optimizer.state[p]["step"].device.type == "cpu"
+    q, resumed = made()
+    resumed.param_groups[0]["max_norm"] = 100.0
+    resumed.load_state_dict(optimizer.state_dict(), hyperparameters="keep")
+    q.data.copy_(p.data)
+    optimizer.step()
+    resumed.step()
+    assert resumed.state[q]["step"].device.type == "cuda" and resumed.state[q]["step"].item() == 2
+    torch.testing.assert_close(q, p, rtol=2e-6, atol=2e-6)
 
 
 def test_bad_steps_are_left_out_while_a_graph_is_replayed():
