@@ -335,6 +335,7 @@ def test_each_task_has_a_default_folder_of_its_own(run, tmp_path):
     assert {path.name for path in (tmp_path / "piste-compare").iterdir()} == {"my_task", "my_task-other", "line"}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("encoding", ["cp1252", "gbk", "shift_jis"])
 def test_a_log_in_another_encoding_holds_the_whole_output(encoding, tmp_path):
     (tmp_path / "my_task.py").write_text(TASK)

@@ -71,6 +71,7 @@ def dying(folder, times):
     return {"cross_entropy": loss}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("where", [{"jobs": 2}, {"ray": "auto"}], ids=["jobs", "ray"])
 def test_a_killed_worker_costs_only_its_trial(where, tmp_path, request):
     if "ray" in where:

@@ -87,7 +87,7 @@ def test_a_block_with_a_number_that_is_not_finite_shows_it(value):
     assert codes[:256].eq(0).all() and shown[:256].isnan().all() and shown[256:].eq(1).all()
 
 
-@pytest.mark.sample(1, per="name", of=8)
+@pytest.mark.sample(1, per="name", of=4)
 @pytest.mark.parametrize("name", WITH_STATE)
 def test_the_kernel_and_the_eager_backend_keep_the_same_codes(name):
     runs = []
