@@ -61,6 +61,11 @@ class StepSpec:
     of_vectors: StepSpec | None = None  # the step of parameters that are no matrices, if it is another one
     least_size: int = 0  # of the last two dimensions of a matrix
     sums: SumSpec | None = None  # sums over all parameters, from which some of the numbers follow
+    arguments: Mapping[str, tuple[str, ...]] = field(init=False)  # of each formula of `per_step`
+
+    def __post_init__(self) -> None:
+        # found here, as torch.compile can't trace the look at a signature
+        object.__setattr__(self, "arguments", {name: parameters(formula) for name, formula in self.per_step.items()})
 
     def of(self, p: torch.Tensor) -> StepSpec:
         """Return the step of a parameter, which may depend on its dtype and on its dimensions."""
@@ -73,7 +78,7 @@ class StepSpec:
         """All scalars of this step; `store(letter, value)` keeps a counter and returns it as kept."""
         known = {**numbers, **counters}
         for name, formula in self.per_step.items():
-            value = formula(**{asked: known[asked] for asked in parameters(formula)})
+            value = formula(**{asked: known[asked] for asked in self.arguments[name]})
             known[name] = store(name, value) if name in self.counters else value
         return known
 
