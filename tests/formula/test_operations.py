@@ -178,6 +178,11 @@ def test_a_norm_is_the_root_of_the_sum_of_squares() -> None:
     assert reductions.norm(torch.tensor([[3.0], [4.0]])).item() == 5.0
 
 
+def test_a_number_for_every_class_is_picked_whatever_the_class() -> None:
+    """Derivatives of softcapped cross entropy have such a row."""
+    assert apply("pick", -2.5, torch.tensor([0, 1])) == -2.5
+
+
 def test_operations_on_rows_reject_floats() -> None:
     with pytest.raises(TypeError, match=r"`total` takes a row: a tensor .*; received 3\.0"):
         row_functions.total(3.0)

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from piste import losses
+from piste.losses import value_checks
 from tests.losses.denominators import find_mean_mismatch
 from tests.losses.domains import DOMAINS, Domain, find_domain_mismatch, find_guard_mismatch
 from tests.losses.shapes import SHAPES, Shapes, find_shape_mismatch
+from tests.losses.violations import find_wrong_words
 
 
 def function(name: str) -> Callable[..., torch.Tensor]:
@@ -40,3 +42,7 @@ def test_matching_shapes_are_accepted_and_others_rejected(shapes: Shapes) -> Non
 
 def test_means_match_denominators_computed_by_hand() -> None:
     assert find_mean_mismatch(function) is None
+
+
+def test_a_message_states_the_first_violation_their_number_and_the_farthest() -> None:
+    assert find_wrong_words(value_checks) is None

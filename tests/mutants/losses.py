@@ -31,6 +31,7 @@ from tests.losses.penalty_checks import find_penalty_mismatch
 from tests.losses.region_checks import find_region_mismatch
 from tests.losses.samples import AT_CORNERS, ELEMENTS, EXTREMES, ROWS, ROWS_AT_CORNERS
 from tests.losses.shapes import SHAPES, find_shape_mismatch
+from tests.losses.violations import find_wrong_words
 from tests.oracle.reference import reference
 
 from . import chunks, contrastive
@@ -86,7 +87,10 @@ SHARED = {
     "rowwise": (("RowwiseLoss.prepare", "RowwiseLoss.prepared"), ("in_place", *ROW_FILES)),
     "class_checks": (("check_probabilities",), ROW_FILES),
     "words": (("softplus", "one_like"), ("adversarial", "preferences", "ordinal")),
-    "value_checks": (("first_violation",), ("reduction", "arguments", "call", "class_checks", *BASES, *FILES)),
+    "value_checks": (
+        ("first_violation", "find_violation", "describe_violation"),
+        ("reduction", "arguments", "call", "class_checks", *BASES, *FILES),
+    ),
 }
 
 REGRESSION = ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss")
@@ -260,8 +264,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "Reduction.of: total * math.nan -> total / math.nan": "NaN either way",
         "Reduction.of: total * math.nan -> -(total * math.nan)": "NaN either way",
     },
-    "piste.losses.elementwise": {"ElementwiseLoss.prepare: 0 -> 1": ALIKE},
-    "piste.losses.value_checks": {"first_violation: values -> fails": "the message alone changes"},
 }
 """By module: changes that change nothing, and why."""
 
@@ -354,6 +356,7 @@ def _checks(names: set[str]) -> Iterator[Check]:
     if "dice" in names:
         yield partial(find_region_mismatch, _function)
     yield _fault_of_words
+    yield partial(find_wrong_words, sys.modules[f"{PACKAGE}.value_checks"])
 
 
 def _fault_of_words() -> str | None:
@@ -364,5 +367,8 @@ def _fault_of_words() -> str | None:
     reads |= {f"{word}(a, b)": getattr(rows, word)(a, b) for word in ("pick", "hinges")}
     reads["norm(a, 2)"] = rows.norm(a, 2)
     reads["distance(a, b)"] = sys.modules[f"{PACKAGE}.embeddings"].distance(None, a, b)
+    picked = sys.modules["piste.formula.operations"].apply("pick", -2.5, torch.tensor([0, 1]))
+    if not (isinstance(picked, float) and picked == -2.5):
+        return f"of a number for every class {picked} is picked"
     wrong = (f"{expected} reads as {symbol}" for expected, symbol in reads.items() if repr(symbol) != expected)
     return next(wrong, None)

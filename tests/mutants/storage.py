@@ -20,6 +20,7 @@ from piste.optim import OPTIMIZERS, composition, state
 from tests.formula import test_rounding as rounding
 from tests.formula.test_rounding import neighbour, noise
 from tests.optim import test_eight_bits as eight_bits
+from tests.optim import test_prodigy as prodigy
 
 from .subject import Subject, run_tests
 
@@ -44,8 +45,8 @@ def subjects() -> list[Subject]:
     of_rounding = ("to_nearest", "to_neighbour", "noise", "_mixed", "on_float")
     of_codes = ("blocks_of", "decode", "encode", "_fourth")
     of_precision = (
-        "is_narrow", "with_storage", "_composed", "_with_random_numbers", "_counted", "tensors_of", "first_tensor",
-        "first_count", "state_dtype",
+        "is_narrow", "with_storage", "_sums_of", "_wide", "_composed", "_with_random_numbers", "_counted", "tensors_of",
+        "first_tensor", "first_count", "state_dtype",
     )  # fmt: skip
     return [
         Subject(ROUNDING, of_rounding, _check_rounding, (OPERATIONS,), EQUIVALENT_ROUNDING),
@@ -122,6 +123,9 @@ def _check_precision(modules: Mapping[str, ModuleType]) -> str | None:
                 fault = _fault_of_a_mode(mode, kind, dtype)
                 if fault is not None:
                     return fault
+        for mode in ("kahan", "master"):  # of sums over all parameters
+            prodigy.test_16_bit_weights_with_their_rest_move_like_float32_ones(mode, False)
+        prodigy.test_sums_read_weights_that_are_rounded_at_random_as_they_are(False)
         return _fault_of_state(module)
 
 

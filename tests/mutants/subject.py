@@ -95,6 +95,7 @@ def examine(subject: Subject) -> Outcome:
             else:
                 outcome.killed += 1
     outcome.stale = list(unused)
+    outcome.broken = outcome.broken or _fault(subject, tree, file)  # a mutant may not change what comes after it
     return outcome
 
 

@@ -270,6 +270,20 @@ def test_16_bit_weights_with_their_rest_move_like_float32_ones(precision, fused)
     assert estimates[1] == pytest.approx(estimates[0], rel=1e-3 if precision == "master" else 0.2)
 
 
+@FUSED
+def test_sums_read_weights_that_are_rounded_at_random_as_they_are(fused):
+    found = []
+    rounded = {"precision": "stochastic", "state_dtype": "float32"}
+    for dtype, options in ((torch.float32, {}), (torch.bfloat16, rounded)):
+        p = torch.zeros(3, dtype=dtype, requires_grad=True)
+        optimizer = optim.Prodigy([p], d0=0.5, betas=(0.5, 0.75), fused=fused, **options)
+        for _ in range(2):  # the first step moves p to -0.5, which both dtypes have
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+        found.append(names(optimizer.param_groups[0]))
+    assert found[0] == found[1] and found[0]["d_numerator"] > 0
+
+
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 def test_the_first_weights_keep_their_dtype_whatever_the_state_is(kind):
     p = torch.linspace(-1, 1, 700).requires_grad_()

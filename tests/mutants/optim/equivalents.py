@@ -54,6 +54,13 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "the rectification of a short average is not used",
         ),
         "rms: b -> m (number 2)": "a buffer that is not kept: the base drops it",
+        **dict.fromkeys(
+            (
+                "pytorch_optimizer_lamb: (size > 0) & (length > 0) -> size > 0",
+                "pytorch_optimizer_lamb: length > 0 -> length >= 0",
+            ),
+            "a length of 0 is that of a step of 0, which no ratio moves, and eps is added to the length",
+        ),
         "keras_adafactor: m -> p": "a buffer that is not kept: the base drops it",
         "_added_epsilon: mean(q, over='row') -> -mean(q, over='row')": "the ratio of r to its mean alone is used",
     },
