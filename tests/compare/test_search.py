@@ -92,6 +92,20 @@ def test_the_default_s_result_stands_beside_the_tuned_one(found):
     assert "the verdict includes the variation between searches" in found.verdict.limits
 
 
+@pytest.mark.parametrize(
+    ("lr", "title", "label"),
+    [
+        (None, "at the default lr", "default learning rates"),
+        (0.01, "at the given lr", "given learning rates"),
+        ({"SGD": 0.01}, "at the default or given lr", "default or given learning rates"),
+    ],
+)
+def test_results_without_a_search_are_named_by_the_rates_that_they_had(lr, title, label):
+    found = compare_task(task(), optimizers=["SGD", "Adam"], trials=2, seeds=2, lr=lr, progress=False)
+    assert f"| {title} | good lr range" in found.table()
+    assert label in found.plot().axes[1].get_ylabel()
+
+
 def test_a_trial_that_diverges_takes_the_steps_up_to_the_next_evaluation():
     plan = make_plan(task(), optimizers=["SGD"], trials=4)
     steps = plan.data.evaluation_steps(plan.steps)

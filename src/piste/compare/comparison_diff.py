@@ -168,9 +168,11 @@ def _side(numbers: Mapping[str, Any]) -> Side:
         runs.setdefault(record["candidate"], []).append(result_of(record))
     known = METRICS.get(numbers["metric"])
     validation = numbers.get("validation", {})
+    low, high = numbers.get("bounds") or (None, None)
     return Side(
-        runs, validation.get("targets", ""), validation.get("examples", 0), float if known is None else known.finish
-    )
+        runs, validation.get("targets", ""), validation.get("examples", 0), float if known is None else known.finish,
+        (-math.inf if low is None else low, math.inf if high is None else high),
+    )  # fmt: skip
 
 
 def _costs(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -39,18 +39,23 @@ def format_change(value: float, signed: bool = False) -> str:
     return text
 
 
-def format_with_error(value: float, half: float) -> str:
-    """Return a value and half the width of its confidence interval, rounded to two significant digits of the latter.
+def format_with_interval(value: float, low: float, high: float) -> str:
+    """Return a value and its confidence interval, rounded to two significant digits of half the width.
 
-    >>> format_with_error(0.97321, 0.0062)
+    >>> format_with_interval(0.97321, 0.96701, 0.97941)
     '0.9732 ± 0.0062'
-    >>> format_with_error(0.97321, float("nan"))
+    >>> format_with_interval(0.97321, 0.9, 1.0)  # ends at the largest value of the metric
+    '0.973 (0.900 to 1.000)'
+    >>> format_with_interval(0.97321, float("nan"), float("nan"))
     '0.973'
     """
-    if math.isnan(half):
+    if math.isnan(low):
         return format_number(value)
+    half = max(value - low, high - value)
     decimals = min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
-    return f"{value:.{decimals}f} ± {half:.{decimals}f}"
+    if math.isclose(value - low, high - value, rel_tol=1e-6, abs_tol=1e-12 * max(abs(value), 1.0)):
+        return f"{value:.{decimals}f} ± {half:.{decimals}f}"
+    return f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
 
 
 def format_seconds(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -15,7 +16,10 @@ from .class_metrics import accuracy, auc, balanced_accuracy, f1, log_loss
 from .conventions import Convention
 
 Function = Callable[..., Any]
+Bounds = tuple[float, float]
 VALUES = Convention("values")
+UNIT, POSITIVE, ANY = (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
+"""The ranges of metrics."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Metric:
         of_classes: Whether targets are class indices or labels. Examples whose targets are all ignored have no score.
         measured: Whether it is no function of outputs and targets: the loss on the validation data, or a value that
             a LightningModule logs.
+        bounds: The least and the largest value that the metric can take. Intervals end there.
 
     Example:
         >>> Metric("accuracy", accuracy, "max").value(torch.tensor([[2.0, 1.0]]), torch.tensor([1]))
@@ -48,6 +53,7 @@ class Metric:
     of_whole: bool = False
     of_classes: bool = False
     measured: bool = False
+    bounds: Bounds = ANY
 
     def __post_init__(self) -> None:
         if self.goal not in ("max", "min"):
@@ -57,6 +63,11 @@ class Metric:
     def higher_is_better(self) -> bool:
         """Whether the goal is the maximum."""
         return self.goal == "max"
+
+    def clip(self, value: float) -> float:
+        """Return the value, or the nearest that the metric can take; NaN stays NaN."""
+        low, high = self.bounds
+        return min(max(value, low), high)
 
     def under(self, convention: Convention) -> Metric:
         """Return the metric of a model whose loss has this convention."""
@@ -138,14 +149,24 @@ def _no_score(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", accuracy, "max", takes_convention=True, of_classes=True),
-        Metric("balanced_accuracy", balanced_accuracy, "max", takes_convention=True, of_whole=True, of_classes=True),
-        Metric("f1", f1, "max", takes_convention=True, of_whole=True, of_classes=True),
-        Metric("auc", auc, "max", takes_convention=True, of_whole=True, of_classes=True),
-        Metric("log_loss", log_loss, "min", takes_convention=True, of_classes=True),
-        Metric("rmse", squared_error, "min", lambda mean: max(mean, 0.0) ** 0.5, takes_convention=True),
-        Metric("mae", absolute_error, "min", takes_convention=True),
-        Metric("r2", r2, "max", takes_convention=True, of_whole=True),
+        Metric("accuracy", accuracy, "max", takes_convention=True, of_classes=True, bounds=UNIT),
+        Metric(
+            "balanced_accuracy",
+            balanced_accuracy,
+            "max",
+            takes_convention=True,
+            of_whole=True,
+            of_classes=True,
+            bounds=UNIT,
+        ),
+        Metric("f1", f1, "max", takes_convention=True, of_whole=True, of_classes=True, bounds=UNIT),
+        Metric("auc", auc, "max", takes_convention=True, of_whole=True, of_classes=True, bounds=UNIT),
+        Metric("log_loss", log_loss, "min", takes_convention=True, of_classes=True, bounds=POSITIVE),
+        Metric(
+            "rmse", squared_error, "min", lambda mean: max(mean, 0.0) ** 0.5, takes_convention=True, bounds=POSITIVE
+        ),
+        Metric("mae", absolute_error, "min", takes_convention=True, bounds=POSITIVE),
+        Metric("r2", r2, "max", takes_convention=True, of_whole=True, bounds=(-math.inf, 1.0)),
         Metric("loss", _no_score, "min", measured=True),
     )
 }

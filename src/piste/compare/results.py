@@ -200,6 +200,7 @@ class Summary:
 
     `defaults` are the final runs at the default options of a comparison that searched, and `tries` its search trials.
     `baseline` is the metric of a constant prediction, and `baseline_meaning` names the prediction; NaN if unknown.
+    `bounds` are the least and the largest value that the metric can take.
     `validation` identifies the validation set: the number of its examples, and a hash of their targets.
     `interrupted` and `left_out` say in a sentence why runs are missing; both are empty for a complete comparison.
     """
@@ -221,12 +222,21 @@ class Summary:
     defaults: list[Result] = field(default_factory=list)
     tries: list[Result] = field(default_factory=list)
     validation: dict[str, Any] = field(default_factory=dict)
+    bounds: tuple[float, float] = (-math.inf, math.inf)
     picture: Callable[[Any], Any] | None = field(default=None, repr=False)
 
     @property
     def seeds(self) -> int:
         """The number of seeds with a final run, fewer than planned after an interruption or at the end of a budget."""
         return len({result.seed for result in self.results})
+
+    @property
+    def first_rates(self) -> str:
+        """The learning rates that searches start from, in words."""
+        given = {candidate["lr"] is not None for candidate in self.settings["candidates"]}
+        if len(given) > 1:
+            return "default or given learning rates"
+        return "given learning rates" if True in given else "default learning rates"
 
     @property
     def failed(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..metrics import ANY, Bounds
 from ..results import LEVEL, Result
 from .evidence import Evidence, scores_of
 from .statistics import Array, Spread, moderate
@@ -25,12 +26,14 @@ class Side:
         examples: What identifies the validation examples; empty if it is unknown.
         count: Their number.
         finish: Maps the mean of a run's scores to its metric.
+        bounds: The least and the largest value that the metric can take.
     """
 
     runs: Mapping[str, Sequence[Result]]
     examples: str
     count: int
     finish: Callable[[float], float]
+    bounds: Bounds = ANY
 
 
 @dataclass
@@ -84,6 +87,9 @@ def find_changes(before: Side, after: Side, higher_is_better: bool, practical: f
         sizes = np.array([size for size, _ in found])
         spread = _join([spread for _, spread in found])
         _judge(tested, sizes, moderate(spread) if paired else spread, higher_is_better, practical)
+        most = before.bounds[1] - before.bounds[0]
+        for change in tested:
+            change.low, change.high = max(change.low, -most), min(change.high, most)
     return changes, paired
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..metrics import ANY, Bounds
 from ..results import LEVEL, Difference
 from .evidence import Evidence
 from .statistics import Array, Spread, step_down, step_levels
@@ -14,7 +15,9 @@ MAX_SEEDS, MAX_EXAMPLE_FACTOR = 200, 1000.0
 """The largest number of seeds, and multiple of the validation set, that is named as what would decide."""
 
 
-def compare_with_best(evidence: Evidence, higher_is_better: bool, practical: float) -> tuple[str, list[Difference]]:
+def compare_with_best(
+    evidence: Evidence, higher_is_better: bool, practical: float, bounds: Bounds = ANY
+) -> tuple[str, list[Difference]]:
     """Return the candidate with the best mean, and the difference of every other to it.
 
     At most LEVEL of comparisons show a difference between equals, or leave out a truly best candidate.
@@ -23,6 +26,7 @@ def compare_with_best(evidence: Evidence, higher_is_better: bool, practical: flo
         evidence: The results, of two candidates or more.
         higher_is_better: The direction of the metric.
         practical: The largest difference that is too small to matter.
+        bounds: The least and the largest value that the metric can take.
     """
     sign = 1 if higher_is_better else -1
     means = {name: sign * float(np.mean(values)) for name, values in evidence.values.items()}
@@ -37,16 +41,17 @@ def compare_with_best(evidence: Evidence, higher_is_better: bool, practical: flo
     p_values = spread.p_values(sizes)
     levels = step_levels(p_values, LEVEL)
     halves, corrected = spread.half_widths(levels), step_down(p_values)
-    differences = []
+    differences, most = [], bounds[1] - bounds[0]
     for i, name in enumerate(others):
-        low, high, p = float(sizes[i] - halves[i]), float(sizes[i] + halves[i]), float(corrected[i])
+        size, half, p = float(sizes[i]), float(halves[i]), float(corrected[i])
+        low, high = max(size - half, -most), min(size + half, most)
         if high <= practical:
             outcome = "equal"
         elif p < LEVEL:
             outcome = "worse"
         else:
             outcome = "undecided"
-        found = Difference(name, float(sizes[i]), low, high, p, outcome)
+        found = Difference(name, size, low, high, p, outcome)
         if outcome == "undecided":
             one = spread[i : i + 1]
             found.seeds, found.examples = _enough(one, float(levels[i]), found, practical, evidence)

@@ -56,8 +56,8 @@ def summarize(
     at_defaults = not plan.searches and all(c.lr is None for c in plan.candidates)
     verdict = decide(
         _evidence(plan, finished, [r for r in results if r.seed in complete]), plan.metric.name, higher_is_better,
-        practical, fixed_weights=plan.task.fixed_weights, searched=plan.searches, at_defaults=at_defaults,
-        splits=plan.splits,
+        practical, bounds=plan.metric.bounds, fixed_weights=plan.task.fixed_weights, searched=plan.searches,
+        at_defaults=at_defaults, splits=plan.splits,
     )  # fmt: skip
     if rows and not complete:
         verdict.sentence = "No seed ran with every candidate, so there is no verdict."
@@ -80,7 +80,7 @@ def summarize(
     return Summary(
         plan.task.name, plan.task.about, plan.metric.name, higher_is_better, target, meaning, plan.settings(), rows,
         results, verdict, interrupted, left_out, baseline, baseline_meaning, runs.defaults, runs.tries,
-        _identify(plan), plan.task.picture,
+        _identify(plan), plan.metric.bounds, plan.task.picture,
     )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def _row(candidate: Candidate, results: Sequence[Result], target: float, plan: P
     metric = plan.metric
     finished = [r for r in results if not r.diverged]
     ends = _ends(finished)
-    half = _half_width(plan, finished)
+    mean, half = _mean(ends), _half_width(plan, finished)
     arrivals = [(steps_to_target(target, r.steps, r.metrics, metric.higher_is_better), r.step_seconds) for r in results]
     reached = [(step, step * seconds) for step, seconds in arrivals if step is not None]
     most = len(reached) > len(results) / 2
@@ -173,9 +173,9 @@ def _row(candidate: Candidate, results: Sequence[Result], target: float, plan: P
         optimizer=candidate.optimizer,
         loss=candidate.loss,
         lr=_judged_rate(with_options, metric.higher_is_better),
-        metric=_mean(ends),
-        low=_mean(ends) - half,
-        high=_mean(ends) + half,
+        metric=mean,
+        low=metric.clip(mean - half),
+        high=metric.clip(mean + half),
         std=statistics.stdev(ends) if len(ends) > 1 else math.nan,
         training_loss=_mean([r.losses[-1] for r in finished]),
         steps_to_target=statistics.median(step for step, _ in reached) if most else None,

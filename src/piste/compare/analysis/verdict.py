@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..formats import format_change
+from ..metrics import ANY, Bounds
 from ..results import LEVEL, Difference, Verdict
 from .differences import MAX_SEEDS, compare_with_best
 from .evidence import Evidence
@@ -22,6 +23,7 @@ def decide(
     higher_is_better: bool,
     practical: float | None = None,
     *,
+    bounds: Bounds = ANY,
     fixed_weights: bool = False,
     searched: bool = False,
     at_defaults: bool = False,
@@ -35,6 +37,7 @@ def decide(
         higher_is_better: The direction of the metric.
         practical: The largest difference that is too small to matter; None takes one standard error of the best
             candidate's metric over the validation examples, or one example if that is 0.
+        bounds: The least and the largest value that the metric can take.
         fixed_weights: Whether all seeds start from the same weights.
         searched: Whether learning rates were searched.
         at_defaults: Whether every candidate ran at its default learning rate, without a search.
@@ -47,7 +50,7 @@ def decide(
         return Verdict(f"Only {name} finished: there is nothing to compare it with.", best=name, group=[name])
     best = compare_with_best(evidence, higher_is_better, math.nan)[0]
     margin, meaning = _default_margin(evidence, best) if practical is None else (practical, "")
-    best, differences = compare_with_best(evidence, higher_is_better, margin)
+    best, differences = compare_with_best(evidence, higher_is_better, margin, bounds)
     equal = [d.name for d in differences if d.outcome == "equal"]
     worse = [d.name for d in differences if d.outcome == "worse"]
     undecided = [d.name for d in differences if d.outcome == "undecided"]

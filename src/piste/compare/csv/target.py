@@ -13,7 +13,7 @@ import torch
 
 from ...errors import InvalidType, InvalidValue, did_you_mean
 from ...losses import CrossEntropyLoss
-from ..metrics import METRICS, Metric, absolute_error, scaled, squared_error
+from ..metrics import METRICS, POSITIVE, Metric, absolute_error, scaled, squared_error
 from .columns import find_sentinels, sentinel_note
 from .dates import find_date_formats
 from .number_cells import PLAIN_NUMBER
@@ -221,9 +221,14 @@ def make_objective(
             "min",
             _root,
             takes_convention=True,
+            bounds=POSITIVE,
         ),
         "mae": Metric(
-            "mae", functools.partial(scaled, error=absolute_error, factor=deviation), "min", takes_convention=True
+            "mae",
+            functools.partial(scaled, error=absolute_error, factor=deviation),
+            "min",
+            takes_convention=True,
+            bounds=POSITIVE,
         ),
     }
     error = float(np.sqrt(np.square(target.y[validation] - target.mean).mean()))

@@ -82,8 +82,8 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
 def curve_figure(comparison: Summary) -> Any:
     """Training loss and validation metric over the steps: side by side for one loss, else a column for each loss.
 
-    With one loss, after a search, the metric at the searched and at the default learning rates stand side by side on
-    the same scale, above the training loss.
+    With one loss, after a search, the metric at the searched and at the first rates stand side by side on the same
+    scale, above the training loss.
     """
     losses = list(dict.fromkeys(row.loss for row in comparison.rows))
     if len(losses) == 1:
@@ -102,7 +102,7 @@ def curve_figure(comparison: Summary) -> Any:
         _panel(comparison, below, results, "metrics", translated(f"{comparison.metric}, validation"))
         if len(losses) == 1:
             if defaults:
-                _panel(comparison, panels["defaults"], defaults, "metrics", translated("default learning rates"))
+                _panel(comparison, panels["defaults"], defaults, "metrics", translated(comparison.first_rates))
                 below.set_ylabel(translated(f"{comparison.metric}, searched learning rates"), color=INK)
                 _share_limits([below, panels["defaults"]])
             for panel in panels.values():
@@ -121,10 +121,8 @@ def curve_figure(comparison: Summary) -> Any:
 
 
 def _title(comparison: Summary, width: float) -> str:
-    settings = comparison.settings
     seeds = comparison.seeds
-    as_default = all(c["lr"] is None for c in settings["candidates"])
-    rates = "default learning rates" if as_default else "learning rates as set"
+    rates = comparison.first_rates
     if comparison.tries:
         rates = f"learning rates searched for each seed, and {rates}"
     shown = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"

@@ -124,6 +124,7 @@ def to_json_data(comparison: Summary) -> dict[str, Any]:
         "target_meaning",
         "settings",
         "validation",
+        "bounds",
         "interrupted",
         "left_out",
     )

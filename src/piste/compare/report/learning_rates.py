@@ -53,7 +53,7 @@ def learning_rate_figure(comparison: Summary) -> Any:
         figure.axes[0].set_yscale("log")
     figure.axes[0].set_ylabel(translated(f"{comparison.metric}, validation, searches"), color=INK)
     figure.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
-    title = translated("result by learning rate. Diamond: default. Ticks below: pruned or diverged.")
+    title = translated("result by learning rate. Diamond: default or given rate. Ticks below: pruned or diverged.")
     figure.suptitle(f"{comparison.name}: {title}", fontsize=11, color=INK, x=0.01, ha="left")
     show_as_text(figure)
     return figure

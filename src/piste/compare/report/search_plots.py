@@ -51,8 +51,8 @@ def _learning_rates(comparison: Summary) -> dict[str, Any]:
         mark = {"color": style["color"], "symbol": "line-ns-open", "size": 10}
         traces.append({**ticks, "mode": "markers", "marker": mark, "hoverinfo": "x+name+text"})
     note = (
-        "The learning rates of every trial; a line joins those of one seed's search. Diamond: the default. "
-        "Ticks below: pruned or diverged."
+        "The learning rates of every trial; a line joins those of one seed's search. Diamond: the default "
+        "or given rate. Ticks below: pruned or diverged."
     )
     axis = {"title": {"text": translate("learning rate")}, "type": "log", "exponentformat": "power"}
     result = {"title": {"text": html.escape(comparison.metric)}, **({"type": "log"} if by_decades else {})}

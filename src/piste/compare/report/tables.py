@@ -13,15 +13,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...translation import translate
-from ..formats import format_bytes, format_change, format_number, format_seconds, format_with_error
+from ..formats import format_bytes, format_change, format_number, format_seconds, format_with_interval
 from ..results import Row, Summary
 from ..search_space import format_options
+
+AT_FIRST_RATES = {
+    "default learning rates": "at the default lr",
+    "given learning rates": "at the given lr",
+    "default or given learning rates": "at the default or given lr",
+}
+"""The title of the column of results without a search, by `Summary.first_rates`."""
 
 
 def table_titles(comparison: Summary) -> list[str]:
     """Return the titles of the columns, with their units."""
     arrow = "higher is better" if comparison.higher_is_better else "lower is better"
-    tuned = ["at the default lr", "good lr range (decades)"] if comparison.tries else []
+    tuned = [AT_FIRST_RATES[comparison.first_rates], "good lr range (decades)"] if comparison.tries else []
     return [
         "candidate", "lr", f"{comparison.metric} ({arrow})", *tuned, *_also(comparison), "behind the best",
         "training loss", f"steps to {format_number(comparison.target)} (time)", "time per step",
@@ -37,7 +44,7 @@ def table_cells(comparison: Summary, row: Row) -> list[str]:
         metric = "failed" if row.failed else "diverged"
         metric += f" ({row.diverged} of {row.seeds})" * (row.seeds > 1)
     else:
-        metric = format_with_error(row.metric, (row.high - row.low) / 2)
+        metric = format_with_interval(row.metric, row.low, row.high)
     tuned = bool(comparison.tries)
     return [
         name,

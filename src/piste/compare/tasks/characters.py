@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..metrics import Metric
+from ..metrics import POSITIVE, Metric
 from ..task import Task
 from ._tables import Pair, with_splits
 
@@ -96,7 +96,7 @@ def of_seed(seed: int) -> Task:
         (x[validation], y[validation]),
         examples=validation,
         loss="cross_entropy",
-        metric=Metric("bits per letter", bits, "min"),
+        metric=Metric("bits per letter", bits, "min", bounds=POSITIVE),
         epochs=4,
         batch_size=32,
     )

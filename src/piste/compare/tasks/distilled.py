@@ -9,7 +9,7 @@ from torch.nn import functional
 from ...losses import DistillationLoss
 from ...optim import Adam
 from ..class_metrics import accuracy
-from ..metrics import Metric
+from ..metrics import UNIT, Metric
 from ..task import Task
 from ..training.random_state import RandomState
 from ..training.threads import one_thread
@@ -77,7 +77,7 @@ def of_seed(seed: int) -> Task:
             "reverse": FromTeacher(DistillationLoss(temperature=TEMPERATURE, divergence="reverse")),
             "jsd": FromTeacher(DistillationLoss(temperature=TEMPERATURE, divergence="jsd")),
         },
-        metric=Metric("accuracy", student_accuracy, "max"),
+        metric=Metric("accuracy", student_accuracy, "max", bounds=UNIT),
         epochs=40,
     )
 

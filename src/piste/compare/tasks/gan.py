@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...losses import DiscriminatorLoss, GeneratorLoss
-from ..metrics import Metric
+from ..metrics import POSITIVE, Metric
 from ..task import Task
 from ._tables import Pair
 
@@ -88,7 +88,7 @@ def make() -> Task:
         points(4096, 1),
         points(512, 2),
         loss=GAMES,
-        metric=Metric("energy distance", energy_distance, "min"),
+        metric=Metric("energy distance", energy_distance, "min", bounds=POSITIVE),
         epochs=60,
         batch_size=128,
     )

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from ..metrics import Metric, squared_error
+from ..metrics import POSITIVE, Metric, squared_error
 from ..task import Task
 
 DAMPING, STIFFNESS, END = 0.3, 4.0, 5.0
@@ -60,7 +60,7 @@ def make() -> Task:
         (t, torch.zeros_like(t)),
         (between, solution(between)),
         loss=residual,
-        metric=Metric("rmse", error, "min", math.sqrt),
+        metric=Metric("rmse", error, "min", math.sqrt, bounds=POSITIVE),
         epochs=400,
         batch_size=64,
     )
