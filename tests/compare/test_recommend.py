@@ -190,6 +190,17 @@ def test_the_lines_for_lightning_name_the_options_of_its_trainer():
     )
 
 
+def test_the_lines_for_lightning_name_callbacks_for_averages_and_early_stopping():
+    shown = code(loop=Loop(ema=0.99, patience=3, clip_norm=1.0), is_lightning=True, monitored=("val_acc", "max"))
+    first = shown.split("\n")[0]
+    assert first == (
+        "# Trainer(gradient_clip_val=1.0, callbacks=[EMAWeightAveraging(decay=0.99), "
+        "EarlyStopping('val_acc', patience=3, mode='max'), ModelCheckpoint(monitor='val_acc', mode='max')])"
+    )
+    callbacks = pytest.importorskip("lightning.pytorch.callbacks")
+    assert len(eval(first.partition("callbacks=")[2][:-1], vars(callbacks))) == 3
+
+
 def test_a_function_without_a_name_is_left_open_in_the_lines():
     for group in (lambda model: model.parameters(), functools.partial(torch.nn.Module.parameters)):
         loop = Loop(clip_norm=1.0, param_groups=group)

@@ -15,6 +15,8 @@ from .results import Result
 
 PACKED = {"scores": "<f4", "examples": "<i4"}
 """The fields that are kept as text, and their number types."""
+COMPRESSION = 6
+"""The level of zlib; 9 takes six times as long for a tenth less."""
 _FIELDS = {field.name for field in fields(Result)}
 _LISTS = ("losses", "metrics")
 _NUMBERS = ("step_seconds", "seconds", "descent_share", "evenness")
@@ -43,7 +45,7 @@ def pack(values: Sequence[float], dtype: str) -> str:
     >>> unpack(pack([1.0, 0.5], "<f4"), "<f4")
     [1.0, 0.5]
     """
-    return base64.b64encode(zlib.compress(np.asarray(values, dtype).tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(np.asarray(values, dtype).tobytes(), COMPRESSION)).decode()
 
 
 def unpack(text: str, dtype: str) -> list[Any]:

@@ -17,7 +17,10 @@ from ..results import Row
 from ..search_space import format_options
 
 
-def code_to_paste(row: Row, candidate: Candidate, *, names_loss: bool = False, is_lightning: bool = False) -> str:
+def code_to_paste(
+    row: Row, candidate: Candidate, *, names_loss: bool = False, is_lightning: bool = False,
+    monitored: tuple[str, str] = ("val_loss", "min"),
+) -> str:  # fmt: skip
     """Return the lines of code that construct the optimizer of a candidate, its loss, and the parts of its loop.
 
     Args:
@@ -25,6 +28,7 @@ def code_to_paste(row: Row, candidate: Candidate, *, names_loss: bool = False, i
         candidate: The candidate.
         names_loss: Whether the lines construct the loss.
         is_lightning: Whether the lines are the method of a LightningModule.
+        monitored: The name and the goal of the metric that early stopping reads from the log of a LightningModule.
     """
     model, updates = ("self", "self.trainer.estimated_stepping_batches") if is_lightning else ("model", "updates")
     loop = candidate.loop
@@ -43,7 +47,7 @@ def code_to_paste(row: Row, candidate: Candidate, *, names_loss: bool = False, i
         lines.append(f"scheduler = loop.new_scheduler(optimizer, {updates}){meaning}")
         result = '{"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}'
     if is_lightning:
-        options = _spell_trainer(loop)
+        options = _spell_trainer(loop, monitored)
         lines = [
             *[f"# Trainer({options})"] * bool(options),
             "def configure_optimizers(self):",
@@ -97,8 +101,8 @@ def _spell_parameters(candidate: Candidate, model: str) -> str:
     return parameters
 
 
-def _spell_trainer(loop: Loop) -> str:
-    """Return the options of a loop that are those of Lightning's Trainer."""
+def _spell_trainer(loop: Loop, monitored: tuple[str, str]) -> str:
+    """Return the options of a loop as those of Lightning's Trainer, and as callbacks of its package."""
     options: dict[str, Any] = {}
     if loop.clip_norm is not None:
         options["gradient_clip_val"] = loop.clip_norm
@@ -108,7 +112,15 @@ def _spell_trainer(loop: Loop) -> str:
         options["accumulate_grad_batches"] = loop.accumulate
     if loop.autocast is not None:
         options["precision"] = {"bfloat16": "bf16-mixed", "float16": "16-mixed"}[loop.autocast]
-    return format_options(options)
+    callbacks = []
+    if loop.ema is not None:
+        callbacks.append(f"EMAWeightAveraging(decay={loop.ema})")
+    if loop.patience is not None:
+        name, goal = monitored
+        callbacks.append(f"EarlyStopping({name!r}, patience={loop.patience}, mode={goal!r})")
+        callbacks.append(f"ModelCheckpoint(monitor={name!r}, mode={goal!r})")
+    listed = [f"callbacks=[{', '.join(callbacks)}]"] * bool(callbacks)
+    return ", ".join([*[format_options(options)] * bool(options), *listed])
 
 
 def _spell_own(source: str, name: str, value: Any) -> str:

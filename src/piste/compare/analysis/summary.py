@@ -75,7 +75,7 @@ def summarize(
             candidate = next(c for c in plan.candidates if c.name == chosen.name)
             verdict.code = code_to_paste(
                 chosen, candidate, names_loss=len({c.loss for c in plan.candidates}) > 1,
-                is_lightning=plan.task.objective.is_lightning,
+                is_lightning=plan.task.objective.is_lightning, monitored=(plan.metric.name, plan.metric.goal),
             )  # fmt: skip
     return Summary(
         plan.task.name, plan.task.about, plan.metric.name, higher_is_better, target, meaning, plan.settings(), rows,
