@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import hashlib
 import importlib
 import importlib.util
@@ -17,7 +18,8 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +108,21 @@ def _load(
             if module is None:
                 if debug.is_source_wanted():
                     debug.print_source(digest, *text())
-                module = _loaded[digest] = _from_disk(digest, entries) or _compile(digest, scope(), entries)
+                with _garbage_kept():
+                    module = _loaded[digest] = _from_disk(digest, entries) or _compile(digest, scope(), entries)
     return module
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Collect no garbage meanwhile: a compilation makes a million objects that stay, and each collection visits all."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _generated(source: str) -> dict[str, Any]:
