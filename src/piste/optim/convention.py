@@ -32,7 +32,7 @@ class Convention:
         names: The argument names, as {foreign name: PyTorch's name}; "betas[0]" is the first of several numbers, and
             "-beta2_decay" has the other sign.
         update: The formula, if it differs from the rule.
-        has_rate: Whether the step of the formula contains the learning rate.
+        has_rate: Whether the step of the formula contains the learning rate, where that of the rule doesn't.
         decoupled: Whether the weight decay is decoupled, as in AdamW.
         absent: The options of PyTorch that the library lacks.
         none: What None stands for, by PyTorch's names.
