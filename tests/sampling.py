@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from typing import Any
 import pytest
 
 DEFAULT_SEED = "1"
+_ADDRESS = re.compile("0x[0-9a-f]+")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,8 +86,8 @@ def _digest(seed: str, text: str) -> bytes:
 
 
 def _value(item: Any, path: str | None) -> str:
-    """A parameter of a case, or an attribute of one: "name", "case.name"."""
-    return str(attrgetter(path)(SimpleNamespace(**item.callspec.params))) if path else ""
+    """A parameter of a case, or an attribute of one: "name", "case.name"; without addresses, which differ by process."""
+    return _ADDRESS.sub("", str(attrgetter(path)(SimpleNamespace(**item.callspec.params)))) if path else ""
 
 
 @pytest.fixture

@@ -121,3 +121,24 @@ def test_a_draw_does_not_depend_on_which_other_tests_are_collected(run):
     everything, _ = run()
     alone, _ = run("-k", "twenty")
     assert alone == [case for case in everything if case[0] == "twenty"]
+
+
+def test_a_draw_does_not_depend_on_the_addresses_of_parameters(pytester):
+    """Workers of pytest-xdist must collect the same cases, and objects have other addresses in each."""
+    pytester.makepyfile(
+        """
+        import random, pytest
+        class Parameter:
+            name = "same"
+            def __init__(self, label):
+                self.label = label
+            def __repr__(self):
+                return f"<Parameter at {random.SystemRandom().randrange(1 << 40):#x}>"
+        @pytest.mark.sample(1, per="case.name")
+        @pytest.mark.parametrize("case", map(Parameter, range(6)), ids=range(6))
+        def test_one(case):
+            print(f"<one {case.label}>")
+        """
+    )
+    results = [pytester.runpytest("-q", "-s", "-p", "tests.sampling", "-p", "no:hypothesispytest") for _ in range(8)]
+    assert len({re.search(r"<one (\d)>", result.stdout.str()).group(1) for result in results}) == 1
