@@ -86,7 +86,7 @@ def _digest(seed: str, text: str) -> bytes:
 
 
 def _value(item: Any, path: str | None) -> str:
-    """A parameter of a case, or an attribute of one: "name", "case.name"; without addresses, which differ by process."""
+    """A parameter of a case, or an attribute: "name", "case.name"; without addresses, which differ by process."""
     return _ADDRESS.sub("", str(attrgetter(path)(SimpleNamespace(**item.callspec.params)))) if path else ""
 
 
