@@ -98,7 +98,7 @@ class NumpyBackend:
     def why_not_step(self, spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> str | None:
         return None if state.p.dtype == torch.float64 else "numpy steps float64 alone"
 
-    def step_layout(self, state: ParamState) -> None:
+    def step_layout(self, spec: StepSpec, state: ParamState) -> None:
         return None
 
     def compile_step(self, spec: StepSpec, layout: None, states: Sequence[ParamState]) -> NumpyKernel:

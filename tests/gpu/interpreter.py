@@ -130,7 +130,7 @@ class InterpretedBackend(GpuBackend):
         self.device, self.on_device = InterpretedDevice(), on_device
         self.kernels: list[GpuLossKernel] = []
 
-    def step_layout(self, state: Any) -> tuple[int, Layout]:
+    def step_layout(self, spec: Any, state: Any) -> tuple[int, Layout]:
         found = layout_of(state)
         return 0, Layout(found.columns, found.counter, self.on_device)
 

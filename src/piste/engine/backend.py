@@ -153,8 +153,8 @@ class Backend(Protocol):
     def why_not_step(self, spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> str | None:
         """Return why this backend can't step a parameter, or None."""
 
-    def step_layout(self, state: ParamState) -> Hashable:
-        """Return the properties, other than the spec, that a kernel depends on; equal layouts share a kernel."""
+    def step_layout(self, spec: StepSpec, state: ParamState) -> Hashable:
+        """Return the properties of a parameter and its state that a kernel depends on; equal layouts share a kernel."""
 
     def compile_step(self, spec: StepSpec, layout: Any, states: Sequence[ParamState]) -> StepKernel:
         """Make the kernel that steps some parameters of one layout."""

@@ -61,6 +61,7 @@ class StepSpec:
     of_vectors: StepSpec | None = None  # the step of parameters that are no matrices, if it is another one
     least_size: int = 0  # of the last two dimensions of a matrix
     sums: SumSpec | None = None  # sums over all parameters, from which some of the numbers follow
+    lines: Mapping[str, str] = field(default_factory=dict)  # buffers of a number for each "row" or "column"
     arguments: Mapping[str, tuple[str, ...]] = field(init=False)  # of each formula of `per_step`
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from ..torch_internals import PLAIN_TYPES
 from ..translation import translate
 from .backend import Backend, FastStep, StepKernel, backends_of, caller_level, forced_backend, warn_fallback
 from .eager import step as eager
-from .hoisting import count_passes, reduces_over_lines
+from .hoisting import count_passes
 from .specs import ParamState, StepSpec, SumSpec
 
 __all__ = ["StepPlan", "SumPlan", "choose_backend", "describe_backends"]
@@ -43,8 +43,6 @@ def choose_backend(spec: StepSpec, state: ParamState, options: Mapping[str, Any]
     if spec in _failed:
         return None, _failed[spec]
     spec = spec.of(state.p)
-    if reduces_over_lines(spec):
-        return None, "its rule reduces over rows and columns, for which there is no kernel"
     reason = f"it is on {state.p.device.type}"
     for backend in backends_of(state.p.device.type):
         if forced is None or backend.name == forced:
@@ -122,7 +120,8 @@ class StepPlan:
         for i, state in states.items():
             backend, why = choose_backend(self.spec, state, self._options)
             if backend is not None:
-                key = backend.name, self.spec.of(state.p), backend.step_layout(state)
+                spec = self.spec.of(state.p)
+                key = backend.name, spec, backend.step_layout(spec, state)
                 groups.setdefault(key, (backend, []))[1].append(i)
             else:
                 self._accept_fallback(i, state, why)

@@ -1,8 +1,8 @@
 """The words of formulas that reduce: over a tensor, or over each of its rows or columns.
 
 A step that reduces over a tensor runs in passes. Kernels reduce first, then compute the scalars that follow, then step
-the elements. Rows lie along the last dimension, columns along the one before it; a reduced dimension keeps size 1. The
-eager backend runs steps that reduce over rows or columns.
+the elements. A row lies along the last dimension, a column along the one before it; a reduced dimension keeps size 1.
+The kernels of the CPU reduce over the rows and columns of matrices; on a GPU the eager backend does.
 """
 
 from __future__ import annotations

@@ -43,9 +43,8 @@ class Adafactor(Optimizer):
     `convention="transformers"` (which is fairseq's), "optax" or "keras" has the formula, the defaults and the argument
     names of that library.
 
-    Differs from PyTorch: the kernel of the CPU steps the parameters that are no matrices; the eager backend steps the
-    others. The options from `beta1` on are Piste's; with their defaults, arguments, state and values are those of
-    torch.optim.Adafactor.
+    The options from `beta1` on are Piste's; with their defaults, arguments, state and values are those of
+    torch.optim.Adafactor. On a GPU the eager backend steps matrices.
 
     Example:
         >>> import torch, piste

@@ -122,6 +122,7 @@ def compose(
         numbers += ("epsilon",)
     if decay in RATED:
         numbers += ("lr_max",)
+    kinds = {"rows": "row", "columns": "column"}
     following = tuple(f"new_{name}" for name in cls.group_state)
     numbers += (*cls.group_state, *following)
     counters = ("t", *(c.letter for c in cls.counters.values()))
@@ -145,7 +146,8 @@ def compose(
         formula: str, element: Any, kept: tuple[str, ...], counters: tuple[str, ...], per_step: Mapping[str, Any]
     ) -> StepSpec:
         element.__qualname__ = f"{cls.__name__}.{formula}"  # shown in error messages
-        return StepSpec(cls.__name__, element, (*numbers, *clips), kept, counters, per_step)
+        lines = {b.letter: kinds[b.shape] for b in cls.buffers.values() if b.shape in kinds and b.letter in kept}
+        return StepSpec(cls.__name__, element, (*numbers, *clips), kept, counters, per_step, lines=lines)
 
     if cls.matrix is not None:
         own = tuple(x for x in parameters(cls.matrix) if x in letters)  # the state of the matrix stage

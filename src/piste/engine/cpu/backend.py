@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from ..backend import FastStep, LossKernel
+from ..hoisting import has_lines
 from ..native.openmp import openmp_parallel
 from ..specs import LossKernelSpec, ParamState, StepSpec
 from . import fast_step, image_cross_entropy
+from .line_kernel import LineStepKernel
 from .loss_kernel import kernel_of
 from .step_kernel import StepKernel, layout_of, why_not_step
 from .step_source import Layout
@@ -38,15 +40,15 @@ class CpuBackend:
         """Return the property of a parameter or of its options that the kernel can't handle, or None."""
         if options["capturable"]:
             return "capturable=True keeps the step count on the device"
-        return why_not_step(state)
+        return why_not_step(spec, state)
 
-    def step_layout(self, state: ParamState) -> Layout:
+    def step_layout(self, spec: StepSpec, state: ParamState) -> Layout:
         """Return the dtypes and the layout of a parameter, its gradient and its state."""
-        return layout_of(state)
+        return layout_of(spec, state)
 
     def compile_step(self, spec: StepSpec, layout: Layout, states: Sequence[ParamState]) -> StepKernel:
         """Make the kernel that steps some parameters of one layout."""
-        return StepKernel(spec, layout, states)
+        return (LineStepKernel if has_lines(spec) else StepKernel)(spec, layout, states)
 
     def fast_step(
         self,

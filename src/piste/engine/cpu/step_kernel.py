@@ -16,6 +16,7 @@ import torch
 
 from ...torch_internals import PLAIN_TYPES
 from ..eight_bits import BLOCK
+from ..hoisting import has_lines
 from ..layout import alike, overlapping, real_dtype, real_size
 from ..native.compiler import load
 from ..specs import ParamState, StepSpec, SumSpec
@@ -34,15 +35,22 @@ SHARES_OF_SUMS = 8  # threads for which the items of a step with sums are made, 
 PARALLEL_MIN_ELEMENTS = 1 << 17  # up to this number of elements one thread is faster than the thread pool
 
 
-def layout_of(slot: ParamState) -> Layout:
+def layout_of(spec: StepSpec, slot: ParamState) -> Layout:
     """Return the layout of a slot that `why_not_step` accepts."""
     columns = [slot.p, slot.g, *slot.buffers]
     counter = DTYPES[slot.counters[0].dtype] if slot.counters else "float32"
     kinds = tuple("int8" if x.dtype == torch.int8 else DTYPES[real_dtype(x)] for x in columns)
-    return Layout(kinds, counter, 0 if alike(columns) else slot.p.dim() + slot.p.is_complex())
+    is_plain = all(x.is_contiguous() for x in elements_of(spec, slot)) if has_lines(spec) else alike(columns)
+    return Layout(kinds, counter, 0 if is_plain else slot.p.dim() + slot.p.is_complex())
 
 
-def why_not_step(slot: ParamState) -> str | None:
+def elements_of(spec: StepSpec, slot: ParamState) -> list[torch.Tensor]:
+    """Return the parameter, the gradient and the buffers that have a number for each element."""
+    buffers = zip(spec.buffers, slot.buffers, strict=False)  # before the first step there are none
+    return [slot.p, slot.g, *(x for name, x in buffers if name not in spec.lines)]
+
+
+def why_not_step(spec: StepSpec, slot: ParamState) -> str | None:
     """Return the reason why the kernel can't step a slot, or None."""
     if slot.g is not slot.p.grad and slot.p.grad is not None:
         return "its gradient is sparse"  # the slot holds a dense copy
@@ -57,17 +65,37 @@ def why_not_step(slot: ParamState) -> str | None:
             return f"its dtype is {x.dtype}"
         if x.is_conj() or x.is_neg():
             return "it is a lazy conjugate or negative"
-    for x in (slot.p, slot.g, *slot.buffers):
+    for x in elements_of(spec, slot):
         if x.shape != slot.p.shape or x.is_complex() != slot.p.is_complex():
             return "its gradient or its state has another shape or kind than it has"
         if x is not slot.g and overlapping(x):
             return "elements of it or of its state overlap in memory"
+    if has_lines(spec) and (why := _why_not_lines(spec, slot)):
+        return why
     if slot.scales and not alike([slot.p, slot.g, *slot.buffers]):
         return "its state has 8 bits, and it has gaps in memory or other strides than its gradient"
     if any(x.numel() != 1 for x in slot.counters) or len({x.dtype for x in slot.counters} - _COUNTERS) > 0:
         return "its step count is not one floating-point number"
     if len({x.dtype for x in slot.counters}) > 1:
         return "its counters differ in dtype"
+    return None
+
+
+def _why_not_lines(spec: StepSpec, slot: ParamState) -> str | None:
+    """Return the reason why the kernel can't reduce over the rows and columns of a slot, or None."""
+    if slot.p.dim() < 2:
+        return "it has fewer than two dimensions, and its rule reduces over rows or columns"
+    if slot.p.is_complex() or slot.scales:
+        return (
+            f"{'its state has 8 bits' if slot.scales else 'it is complex'}, and its rule reduces over rows or columns"
+        )
+    if spec.uses_position and not all(x.is_contiguous() for x in elements_of(spec, slot)):
+        return "it is not contiguous, and its rule reduces over rows or columns and rounds at random"
+    for name, x in zip(spec.buffers, slot.buffers, strict=False):
+        *outer, height, breadth = slot.p.shape
+        line = {"row": [*outer, height, 1], "column": [*outer, 1, breadth]}
+        if name in spec.lines and (list(x.shape) != line[spec.lines[name]] or not x.is_contiguous()):
+            return "a part of its state has another shape or layout than its rows or columns"
     return None
 
 
@@ -113,27 +141,44 @@ class StepKernel:
         else:
             text, width, sums = source(program, layout)
             self.stages = stages(len(sums))
-        entries = (*chain(*self.stages), *(["total"] if adds else []))
-        self.kernel = load(text, entries, lambda: step_formula(program))
-        self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters, *slot.scales)]
         sizes = [real_size(slot.p) for slot in slots]
-        self.elements = sum(sizes)
-        self._names = program.numbers
-        self._epsilon = torch.finfo(getattr(torch, layout.columns[0])).eps
         items, ends = _shared_out(sizes, SHARES_OF_SUMS if sums else torch.get_num_threads())
-        self.gradients = array("q", bytes(8 * len(slots)))
-        self.numbers = array("d", bytes(8 * len(program.numbers)))
-        scalars = array("d", bytes(8 * width * len(slots)))
-        shapes = array("q", [n for slot in slots for n in _walk(slot, layout.dims)])
-        columns = [array("q", [slot.p.data_ptr() for slot in slots]), self.gradients]
-        kept = zip(*((*slot.buffers, *slot.counters, *slot.scales) for slot in slots), strict=True)
-        columns += [array("q", [x.data_ptr() for x in column]) for column in kept]
+        more = []
         if sums:
-            columns += [array("q", bytes(8 * max(sums) * (len(items) // 3)))]  # the partial sums, in float64
+            more = [array("q", bytes(8 * max(sums) * (len(items) // 3)))]  # the partial sums, in float64
         self._total = array("d", bytes(8 * max(sums, default=0)))
         totals: list[Any] = [array("q", [len(items) // 3]), self._total]
         if sums:
-            columns += totals if adds else [array("q", first_items(items[::3], len(slots))), array("q", sizes)]
+            more += totals if adds else [array("q", first_items(items[::3], len(slots))), array("q", sizes)]
+        shapes = array("q", [n for slot in slots for n in _walk(slot, layout.dims)])
+        self._bind(program, layout, slots, text, ["total"] * adds, width, items, ends, shapes, more)
+
+    def _bind(
+        self,
+        program: StepSpec,
+        layout: Layout,
+        slots: Sequence[ParamState],
+        text: str,
+        more_entries: Sequence[str],
+        width: int,
+        items: array[int],
+        ends: array[int],
+        shapes: array[int],
+        more: Sequence[array[Any]],
+    ) -> None:
+        """Compile the source and fill the table; `more` are the columns after those of the tensors."""
+        self.kernel = load(text, (*chain(*self.stages), *more_entries), lambda: step_formula(program))
+        self._tensors = [x for slot in slots for x in (slot.p, *slot.buffers, *slot.counters, *slot.scales)]
+        self.elements = sum(real_size(slot.p) for slot in slots)
+        self._names = program.numbers
+        self._epsilon = torch.finfo(getattr(torch, layout.columns[0])).eps
+        self.gradients = array("q", bytes(8 * len(slots)))
+        self.numbers = array("d", bytes(8 * len(program.numbers)))
+        scalars = array("d", bytes(8 * width * len(slots)))
+        columns = [array("q", [slot.p.data_ptr() for slot in slots]), self.gradients]
+        kept = zip(*((*slot.buffers, *slot.counters, *slot.scales) for slot in slots), strict=True)
+        columns += [array("q", [x.data_ptr() for x in column]) for column in kept]
+        columns += more
         # One share per possible thread, because the number of threads may change.
         self.shares = max(torch.get_num_threads(), os.cpu_count() or 1)
         self._counters = make_counters(self.shares)

@@ -14,7 +14,7 @@ from functools import cache
 from ...formula.expression import Expr
 from ..eight_bits import BLOCK, NOISE_SEEDS
 from ..emit import Emitter
-from ..hoisting import Hoisted, given_inputs, trace_step
+from ..hoisting import given_inputs, trace_step
 from ..native.tables import columns_from, word
 from ..specs import StepSpec, SumSpec
 from ..step_levels import Level, plan_levels
@@ -51,7 +51,7 @@ class Layout:
 def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]]:
     """Return the kernel as Python that Numba compiles, and the numbers of scalars and of each level's sums."""
     step = trace_step(program)
-    hoisted = Hoisted(step.columns)
+    hoisted = step.hoisted()
     body = Emitter(numba(layout.compute), "x", hoisted.given)
     results = [body.name(value) for value in step.results]
     levels = plan_levels(step, hoisted, cpu_words(layout.compute))
@@ -65,7 +65,7 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
     prepare.lines += [
         f"row[{slot}] = {prepare.name(value)}" for slot, value in enumerate(hoisted.scalars) if not hoisted.level(value)
     ]
-    lines = _prepare(program, layout, prepare.lines, width)
+    lines = prepare_lines(program, layout, prepare.lines, width)
     scales_at = COLUMNS + len(step.columns) + len(program.counters)
     place = scales_at + len(eight)
     entry = in_entry(eight, scales_at)
@@ -74,7 +74,7 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
         lines += _pass(f"reduce{number}", step.columns, layout, element, width, before, lines_after(level), entry)
         lines += finish_entry(number, level, place, width)
     kept = list(zip(_without_gradient(step.columns), _without_gradient(layout.columns), results, strict=True))
-    stores = [f"a_{n}[{_place(layout, n)}] = {_stored(kind, result)}" for n, kind, result in kept if kind != "int8"]
+    stores = [f"a_{n}[{_place(layout, n)}] = {stored(kind, result)}" for n, kind, result in kept if kind != "int8"]
     new = [result for _, kind, result in kept if kind == "int8"]
     element = [*_position(program, layout), *body.lines, *stores]
     lines += _pass("body", step.columns, layout, element, width, entry=entry, new=new, seeds=seeds)
@@ -85,7 +85,7 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
 def sum_source(program: SumSpec, layout: Layout) -> tuple[str, int, int]:
     """Return the kernel of sums over all tensors, and the numbers of scalars and of sums."""
     step = trace_step(program)
-    hoisted = Hoisted(step.columns)
+    hoisted = step.hoisted()
     body = Emitter(numba(layout.compute), "x", hoisted.given)
     terms = [body.name(value) for value in step.results[1:]]
     level = Level([False for _ in terms], body.lines, terms, [])
@@ -95,7 +95,7 @@ def sum_source(program: SumSpec, layout: Layout) -> tuple[str, int, int]:
     prepare.lines += [f"row[{slot}] = {prepare.name(value)}" for slot, value in enumerate(hoisted.scalars)]
     scales_at = COLUMNS + len(step.columns)
     place = scales_at + len(eight)
-    lines = _prepare(program, layout, prepare.lines, width)
+    lines = prepare_lines(program, layout, prepare.lines, width)
     lines += _pass(
         "reduce0", step.columns, layout, lines_of_element(level), width, lines_before(level, place), lines_after(level),
         in_entry(eight, scales_at),
@@ -112,7 +112,7 @@ def _store(letter: str, value: str, layout: Layout) -> list[str]:
     return [f"c_{letter}[0] = {layout.counter}({value})", f"kept_{letter} = float64(c_{letter}[0])"]
 
 
-def _prepare(program: StepSpec, layout: Layout, lines: list[str], width: int) -> list[str]:
+def prepare_lines(program: StepSpec, layout: Layout, lines: list[str], width: int) -> list[str]:
     first = 2 + len(program.buffers)
     columns = [f"col_{c} = pointer(table[{COLUMNS + first + k}], int64)" for k, c in enumerate(program.counters)]
     counters = []
@@ -158,7 +158,7 @@ def _pass(
     start = "" if layout.dims else " + start * {size}"
     walk, indent = (_strided(columns, layout.dims), 12) if layout.dims else (["for k in range(stop - start):"], 8)
     loads = [
-        f"{n}_ = {_load(n, kind, _place(layout, n), layout.compute, f's_{n}' if new else f'e_{n}[k // {BLOCK}]')}"
+        f"{n}_ = {load(n, kind, _place(layout, n), layout.compute, f's_{n}' if new else f'e_{n}[k // {BLOCK}]')}"
         for n, kind in zip(columns, layout.columns, strict=True)
     ]
     inner = [f"{' ' * (indent - 4)}{line}" for line in (*loads, *lines)]
@@ -171,7 +171,7 @@ def _pass(
         f"    row = pointer(table[{SCALARS}] + i * {8 * width}, float64)",
         *(f"    h{k} = {layout.compute}(row[{k}])" for k in range(width)),
         *(
-            f"    a_{n} = pointer(col_{n}[i]{start.format(size=_SIZE[kind])}, {_STORAGE[kind]})"
+            f"    a_{n} = pointer(col_{n}[i]{start.format(size=SIZE_OF[kind])}, {STORAGE_OF[kind]})"
             for n, kind in zip(columns, layout.columns, strict=True)
         ),
         *(f"    {line}" for line in (*before, *walk, *after)),
@@ -191,20 +191,20 @@ def _without_gradient(columns: Sequence[str]) -> Sequence[str]:
     return [columns[0], *columns[2:]]
 
 
-_SIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
-_STORAGE = {"float64": "float64", "float32": "float32", "bfloat16": "uint16", "float16": "uint16", "int8": "int8"}
+SIZE_OF = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+STORAGE_OF = {"float64": "float64", "float32": "float32", "bfloat16": "uint16", "float16": "uint16", "int8": "int8"}
 
 
-def _load(name: str, kind: str, index: str, compute: str, scale: str) -> str:
+def load(name: str, kind: str, index: str, compute: str, scale: str) -> str:
     place = f"a_{name}[{index}]"
     if kind == "int8":
         return f"{compute}(from_eight_bits({place}, {scale}))"
-    value = f"from_{kind}({place})" if _SIZE[kind] == 2 else place
+    value = f"from_{kind}({place})" if SIZE_OF[kind] == 2 else place
     return value if kind == compute else f"{compute}({value})"
 
 
-def _stored(kind: str, value: str) -> str:
-    return f"to_{kind}(float32({value}))" if _SIZE[kind] == 2 else f"{kind}({value})"
+def stored(kind: str, value: str) -> str:
+    return f"to_{kind}(float32({value}))" if SIZE_OF[kind] == 2 else f"{kind}({value})"
 
 
 def _strided(columns: Sequence[str], dims: int) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...torch_internals import PLAIN_TYPES
 from ..backend import FastStep, LossKernel
+from ..hoisting import has_lines
 from ..layout import alike, overlapping, real_dtype
 from ..specs import LossKernelSpec, ParamState, StepSpec, SumSpec
 from .compiler import missing
@@ -41,9 +42,13 @@ class GpuBackend:
 
     def why_not_step(self, spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> str | None:
         """Return the property of a parameter that the kernel can't handle, or None."""
-        return "no kernel of the GPU adds over all parameters" if isinstance(spec, SumSpec) else why_not(state)
+        if isinstance(spec, SumSpec):
+            return "no kernel of the GPU adds over all parameters"
+        if has_lines(spec):
+            return "no kernel of the GPU reduces over rows and columns"
+        return why_not(state)
 
-    def step_layout(self, state: ParamState) -> tuple[int, Layout]:
+    def step_layout(self, spec: StepSpec, state: ParamState) -> tuple[int, Layout]:
         """Return the device and the dtypes of a parameter, its gradient and its state."""
         return state.p.get_device(), layout_of(state)
 

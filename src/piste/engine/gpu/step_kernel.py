@@ -22,7 +22,7 @@ from functools import cache
 
 from ...formula.expression import Expr, is_condition
 from ..emit import Emitter
-from ..hoisting import Hoisted, trace_step
+from ..hoisting import trace_step
 from ..specs import StepSpec
 from ..step_levels import Level, Words, plan_levels
 from .dialect import FUNCTIONS, RANDOM_ROUNDING, triton
@@ -84,7 +84,7 @@ class Split:
 def split(spec: StepSpec, compute: str) -> Split:
     """Trace a step, and print the work of an element."""
     traced = trace_step(spec)
-    hoisted = Hoisted(traced.columns)
+    hoisted = traced.hoisted()
     emitter = Emitter(triton(compute), "x", hoisted.given)
     results = tuple(emitter.name(value) for value in traced.results)
     words = Words(triton(compute), triton("float64"), lambda place: f"h{place}", _stored_scalar)
