@@ -1,6 +1,7 @@
 """Optimizer steps: Piste against the best of torch's for-loop, foreach and fused implementations.
 
-A ratio is torch's time over Piste's: above 1, Piste is faster.
+An optimizer that torch lacks is timed against its reference implementation in pytorch_optimizer, where that is
+installed. A ratio is the other's time over Piste's: above 1, Piste is faster.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ DEEPSPEED = {  # its kernels for the CPU, written by hand in C++ and built at fi
     "Lion": ("deepspeed.ops.lion", "DeepSpeedCPULion"),
 }
 FUSED = {"SGD", "Adam", "AdamW", "Adagrad"}
-RIVALS = ("for", "foreach", "fused", "compile", "DeepSpeed")
+REFERENCES = {  # names in pytorch_optimizer
+    "LAMB": "Lamb",
+    **{name: name for name in ("AdaBelief", "AdEMAMix", "Adan", "LARS", "Lion", "StableAdamW")},
+    **{name: name for name in ("ScheduleFreeAdamW", "ScheduleFreeSGD")},
+}
+RIVALS = ("for", "foreach", "fused", "compile", "DeepSpeed", "reference")
 LR = 1e-6  # the weights hardly move, however long a row is timed
 
 
@@ -70,7 +76,11 @@ def contenders(name: str, params: list[Tensor], others: bool) -> dict[str, Calla
     options = {"lr": LR, **OPTIONS.get(name, {})}
     steps: dict[str, Callable[[], object]] = {"piste": piste.optim.OPTIMIZERS[name](params, **options).step}
     theirs = getattr(torch.optim, name, None)
-    if theirs is not None:
+    if name in REFERENCES and importlib.util.find_spec("pytorch_optimizer"):
+        steps["reference"] = reference(name, params).step
+    if name == "Muon":  # which has one implementation
+        steps["for"] = torch.optim.Muon(params, **options).step
+    elif theirs is not None:
         steps["for"] = theirs(params, foreach=False, **options).step
         steps["foreach"] = theirs(params, foreach=True, **options).step
     if name in FUSED:
@@ -84,6 +94,14 @@ def contenders(name: str, params: list[Tensor], others: bool) -> dict[str, Calla
         extra = {"adamw_mode": name == "AdamW"} if "Adam" in name else {}
         steps["DeepSpeed"] = getattr(importlib.import_module(module), cls)(params, **options, **extra).step
     return steps
+
+
+def reference(name: str, params: list[Tensor]) -> Any:
+    """Return the reference implementation of an optimizer, in training mode where it has modes."""
+    made = getattr(importlib.import_module("pytorch_optimizer"), REFERENCES[name])(params, lr=LR)
+    if hasattr(made, "train"):
+        made.train()
+    return made
 
 
 def first_steps(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
