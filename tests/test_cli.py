@@ -288,6 +288,7 @@ def test_explain_takes_the_options_of_a_loss_by_flags(run):
         (["adm", "--grad", "1"], "there is no loss or optimizer named 'adm'. Did you mean `adam`"),
         (["l1", "--target", "1"], "--target needs --input. Help: piste explain l1 --input ... --target ..."),
         (["l1"], "L1Loss takes 2 operands (`input`, `target`); received 0."),
+        (["generator"], "GeneratorLoss takes 1 operand (`fake`); received 0."),
     ],
 )
 def test_explain_names_what_is_wrong_with_a_call(run, words, told):

@@ -240,7 +240,7 @@ def test_a_rule_that_returns_too_few_or_too_many_values_is_rejected(failures_for
             return g, g
 
     for rule, words in (
-        (Forgetful, r"Forgetful.update must return the step and 1 buffers \(m\); it returned 0"),
+        (Forgetful, r"Forgetful.update must return the step and 1 buffer \(m\); it returned 0"),
         (Generous, r"Generous.update must return the step and 0 buffers \(none\); it returned 1"),
     ):
         with pytest.raises(FormulaError, match=words):

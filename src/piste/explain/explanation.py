@@ -176,7 +176,7 @@ def _take_operands(
     if len(values) != len(names):
         listed = ", ".join(f"`{n}`" for n in names)
         raise InvalidType(
-            f"{name} takes {len(names)} operands ({listed}); received {len(values)}. "
+            f"{name} takes {len(names)} operand{'s' * (len(names) != 1)} ({listed}); received {len(values)}. "
             f"Help: explain({spelled}, {', '.join(names)})."
         )
     return values

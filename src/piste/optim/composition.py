@@ -212,8 +212,8 @@ def _rule(
         d, *after = result if isinstance(result, tuple) else (result,)
         if len(after) != len(letters):
             raise FormulaError(
-                f"{name} must return the step and {len(letters)} buffers ({', '.join(letters) or 'none'}); it returned "
-                f"{len(after)}."
+                f"{name} must return the step and {len(letters)} buffer{'s' * (len(letters) != 1)} "
+                f"({', '.join(letters) or 'none'}); it returned {len(after)}."
             )
         return d, dict(zip(letters, after, strict=True))
 

@@ -39,7 +39,7 @@ def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params:
     names = list(cls.options)
     if len(args) > len(names):
         raise InvalidType(
-            f"{cls.__name__} takes at most {len(names)} arguments after `params` by position "
+            f"{cls.__name__} takes at most {len(names)} argument{'s' * (len(names) != 1)} after `params` by position "
             f"({', '.join(names)}); received {len(args)}. Give the others by name."
         )
     given = dict(zip(names, args, strict=False))
