@@ -9,6 +9,8 @@ import torch
 
 import piste
 from piste.engine.cpu import loss_kernel
+from piste.engine.cpu.lane_lines import LANES
+from piste.engine.specs import SHORT_ROWS
 from piste.formula import row_functions
 from piste.formula.differentiate import differentiate
 from piste.formula.evaluate import evaluate_gradient
@@ -114,6 +116,39 @@ def test_cross_entropy_of_any_size_equals_that_of_torch(
         torch.testing.assert_close(ours, theirs.float(), rtol=2e-6, atol=2e-6)
         mine, torchs = (torch.autograd.grad(loss.sum(), x)[0] for loss in (ours, theirs))
         torch.testing.assert_close(mine, torchs, rtol=3e-6, atol=3e-7)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 8, 9, SHORT_ROWS, SHORT_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, 7, LANES - 1, LANES, LANES + 9])
+def test_rows_around_the_size_of_a_tile_equal_those_of_torch(
+    rows: int, classes: int, computed_by_kernel: list[bool]
+) -> None:
+    torch.manual_seed(0)
+    x, k = (torch.randn(rows, classes) * 4).requires_grad_(), torch.randint(classes, (rows,))
+    k[::5] = -100
+    for reduction in ("sum", "none"):
+        computed_by_kernel.clear()
+        ours = F.cross_entropy(x, k, reduction=reduction)
+        assert computed_by_kernel == [True]
+        theirs = torch.nn.functional.cross_entropy(x.double(), k, reduction=reduction)
+        torch.testing.assert_close(ours, theirs.float(), rtol=2e-6, atol=2e-6)
+        mine, torchs = (torch.autograd.grad(loss.sum(), x)[0] for loss in (ours, theirs))
+        torch.testing.assert_close(mine, torchs, rtol=3e-6, atol=3e-7)
+        assert not mine[k == -100].any()
+
+
+def test_the_number_of_threads_changes_no_bit_of_short_rows() -> None:
+    torch.manual_seed(0)
+    x, k = torch.randn(5000, 10, requires_grad=True), torch.randint(10, (5000,))
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            loss = F.focal_loss(x, k)
+            results.append((loss, *torch.autograd.grad(loss, x)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for found in results[1:] for a, b in zip(results[0], found, strict=True))
 
 
 def test_other_class_dimensions_and_strided_rows(computed_by_kernel: list[bool]) -> None:

@@ -16,7 +16,7 @@ from ..formula.expression import FormulaError
 from ..torch_internals import PLAIN_TYPES, is_transforming
 from .autograd import record
 from .backend import Declined, LossKernel, backends_of, forced_backend, warn_fallback
-from .specs import STORAGES, LossArguments, LossKernelSpec, LossSpec
+from .specs import SHORT_ROWS, STORAGES, LossArguments, LossKernelSpec, LossSpec
 
 __all__ = ["LossDispatcher", "as_divisor", "decline", "dispatcher_of", "explain"]
 
@@ -72,7 +72,8 @@ class LossDispatcher:
     def __init__(self, spec: LossSpec) -> None:
         self.spec = spec
         self.count = sum(kind is not None for kind in spec.kinds)
-        # By the device, dtype and contiguity of the first operand, and the operands that want a gradient.
+        # By the device, dtype and contiguity of the first operand, whether its rows are short, and the operands that
+        # want a gradient.
         self.kernels: dict[tuple[Any, ...], LossKernel | None] = {}
         # The last kernel with a fast path, without and with a gradient by the first operand.
         self.latest: list[LossKernel | None] = [None, None]
@@ -121,7 +122,8 @@ class LossDispatcher:
             decline("an operand is a tensor subclass, with operations of its own")
             return None
         wanted = map(_requires_grad, operands) if _is_grad_enabled() else ()
-        key = first.device, first.dtype, first.is_contiguous(), *wanted
+        is_short = self.spec.derivatives is None and first.shape[-1] <= SHORT_ROWS
+        key = first.device, first.dtype, first.is_contiguous(), is_short, *wanted
         try:
             kernel = self.kernels[key]
         except KeyError:

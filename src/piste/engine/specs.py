@@ -14,6 +14,7 @@ from .violations import ValueCheck, Violation
 
 __all__ = [
     "NO_IGNORE_INDEX",
+    "SHORT_ROWS",
     "STORAGES",
     "Bound",
     "BoundKind",
@@ -231,6 +232,10 @@ class LossKernelSpec(NamedTuple):
     def grad_operands(self) -> list[Operand]:
         """The operands whose gradients are computed."""
         return [c for c, is_wanted in zip(self.columns, self.wanted, strict=True) if is_wanted and c is not None]
+
+
+SHORT_ROWS = 64
+"""The number of classes up to which a backend may compute rows by another kernel than longer ones."""
 
 
 NO_IGNORE_INDEX = -(1 << 62)

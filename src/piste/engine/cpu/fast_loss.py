@@ -45,13 +45,16 @@ _CONSTANTS = {
 }
 
 
-def make_fast_loss(spec: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_rows: int) -> Callable[..., bool]:
+def make_fast_loss(
+    spec: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_rows: int, lengths: tuple[int, int]
+) -> Callable[..., bool]:
     """Return a native function that computes a small loss.
 
     Args:
         spec: The loss and the dtypes of its operands.
         kernels: The compiled kernels of the loss.
         scratch_rows: The number of scratch rows of the kernel.
+        lengths: The least and the largest number of classes of the kernel.
 
     Returns:
         A function of `LossArguments.packed`, the tensor for the loss, the tuple of operands and the tuple of tensors
@@ -73,6 +76,8 @@ def make_fast_loss(spec: LossKernelSpec, kernels: Sequence[CompiledModule], scra
         operands=len(spec.operands),
         gradients=len(spec.grad_operands),
         options=len(options),
+        least_classes=lengths[0],
+        most_classes=lengths[1],
         max_classes=MAX_SCRATCH_CLASSES if scratch_rows else sys.maxsize,
         result=result_code(spec),
         tuple=id(tuple),

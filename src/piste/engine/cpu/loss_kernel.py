@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from array import array
 from collections.abc import Callable, Sequence
 
@@ -18,12 +19,13 @@ from ...formula.expression import is_number
 from ...torch_internals import PLAIN_TYPES
 from ..backend import Computed, Declined, LossKernel
 from ..native.compiler import load, load_file
-from ..specs import LossArguments, LossKernelSpec
+from ..specs import SHORT_ROWS, LossArguments, LossKernelSpec
 from . import elementwise_kernel as element_source
 from . import rowwise_kernel as row_source
 from .fast_loss import make_fast_loss, supports
 from .formula_comments import loss_formula
 from .is_one import make_is_one
+from .lane_kernel import lane_source
 from .loss_lines import BLOCK, CHUNKS_PER_THREAD, FAST_MAX_ELEMENTS, PARALLEL_MIN_ELEMENTS, result_code
 from .memory import LARGE, gradient_like
 from .tables import LossNumbers, loss_table
@@ -36,18 +38,28 @@ _empty_like = torch.empty_like
 
 
 @functools.lru_cache(maxsize=512)
-def kernel_of(spec: LossKernelSpec) -> CpuLossKernel:
-    """Return the kernel of a spec; equal specs share it."""
-    return CpuLossKernel(spec)
+def kernel_of(spec: LossKernelSpec, is_short: bool = False) -> CpuLossKernel:
+    """Return the kernel of a spec, or that of short rows; equal specs share it."""
+    return CpuLossKernel(spec, is_short)
 
 
 class CpuLossKernel(LossKernel):
-    """A loss in machine code."""
+    """A loss in machine code.
 
-    def __init__(self, spec: LossKernelSpec) -> None:
+    Args:
+        spec: The loss and the dtypes of its operands.
+        is_short: Whether the kernel is that of short rows, for which the loss has one.
+    """
+
+    def __init__(self, spec: LossKernelSpec, is_short: bool = False) -> None:
         super().__init__(spec)
         self.scratch_rows = 0
-        if spec.derivatives is None:
+        lanes = lane_source(spec)
+        self.least_classes = SHORT_ROWS + 1 if lanes is not None and not is_short else 0
+        self.most_classes = SHORT_ROWS if is_short else sys.maxsize
+        if is_short and lanes is not None:
+            text = lanes
+        elif spec.derivatives is None:
             text, self.scratch_rows = row_source.source(spec)
         else:
             text = element_source.source(spec)
@@ -61,7 +73,8 @@ class CpuLossKernel(LossKernel):
         self.dtypes = [getattr(torch, c.storage) for c in spec.operands]
         self.leads = spec.grad_flags == [True] + [False] * (len(spec.grad_flags) - 1)
         self._options = [float(v) for _, v in spec.options if is_number(v)]
-        self.run_fast = make_fast_loss(spec, parts, self.scratch_rows) if supports(spec) else None
+        lengths = self.least_classes, self.most_classes
+        self.run_fast = make_fast_loss(spec, parts, self.scratch_rows, lengths) if supports(spec) else None
         if self.run_fast is not None:  # larger gradients reuse memory
             self.max_fast_elements = min(FAST_MAX_ELEMENTS, LARGE // self.dtypes[0].itemsize - 1)
         self.is_one = make_is_one()
@@ -163,8 +176,11 @@ class CpuLossKernel(LossKernel):
         first = operands[0]
         if not first.numel():
             raise Declined("there are no elements")
-        if self.spec.derivatives is None and first.shape[-1] > MAX_CLASSES:
-            raise Declined(f"there are more than {MAX_CLASSES} classes")
+        if self.spec.derivatives is None:
+            if first.shape[-1] > MAX_CLASSES:
+                raise Declined(f"there are more than {MAX_CLASSES} classes")
+            if not self.least_classes <= first.shape[-1] <= self.most_classes:
+                raise Declined(f"rows of {first.shape[-1]} classes have another kernel")
         for x, dtype, column in zip(operands, self.dtypes, self.spec.operands, strict=True):
             if not x.is_cpu or x.layout is not torch.strided:
                 raise Declined(f"an operand is on {x.device} with layout {x.layout}")

@@ -72,7 +72,7 @@ def fast_loss(block, arguments) -> int:
             elements = n
             if kernel.is_rows != 0:
                 classes = first[dims - 1]
-    if elements == 0 or elements > MAX_ELEMENTS:
+    if elements == 0 or elements > MAX_ELEMENTS or classes < kernel.least_classes or classes > kernel.most_classes:
         return 0
     threads = call_address(lib.get_num_threads) & 0xFFFFFFFF if elements > PARALLEL_FROM else 1
     threads = threads if threads < MAX_THREADS else MAX_THREADS
