@@ -40,6 +40,11 @@ def lane_source(spec: LossKernelSpec) -> str | None:
     """Return the kernel as Python that Numba compiles; None where rows are computed one at a time."""
     if spec.derivatives is not None or spec.dtype != "float32":  # exp and log of float64 have no vector form
         return None
+    kinds = {c.kind for c in spec.operands}
+    if "labels" in kinds or ("index" in kinds and spec.bounds):  # hinges, and bounds on rows that may be ignored
+        return None
+    if not kinds <= {"row", "shared", "number", "index"}:
+        return None
     try:
         return "\n".join(_Kernel(spec).source())
     except FormulaError:
@@ -52,8 +57,6 @@ class _Kernel:
     def __init__(self, spec: LossKernelSpec) -> None:
         self.spec, self.wanted = spec, spec.grad_operands
         self.index = next((c for c in spec.operands if c.kind == "index"), None)
-        if any(c.kind == "labels" for c in spec.operands) or (self.index is not None and spec.bounds):
-            raise FormulaError("a row of labels, or a bound on rows that may be ignored")
         value, slopes, faults, rows = trace_rows(spec)
         by_name = {c.name: slope for c, slope in zip(self.wanted, slopes, strict=True)}
         self.schedule: RowSchedule = schedule_row(value, by_name, faults, rows=rows, stores_exponentials=bool(by_name))

@@ -36,8 +36,6 @@ class LaneLines:
     """
 
     def __init__(self, spec: LossKernelSpec, schedule: RowSchedule, stored_at: str) -> None:
-        if any(row_pass.kind == "hinges" for row_pass in schedule.passes):
-            raise FormulaError("hinges are summed one row at a time")
         self.lines: list[str] = []
         self.columns = 0
         self._dtype, self._schedule, self._stored_at = spec.dtype, schedule, stored_at
@@ -146,6 +144,8 @@ class LaneLines:
         if node is SCALE or node is CLASSES:
             return f"{node.args[0]}_"
         column = self._known.get(self._keys.key(node))
+        if column is None and node.op == "input":  # a row, in a word that makes a scalar of it
+            raise FormulaError(f"no kernel can be made of the word `{node.op}`")
         return None if column is None else _lane(column)
 
 
