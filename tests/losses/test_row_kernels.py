@@ -10,7 +10,7 @@ import torch
 import piste
 from piste.engine.cpu import loss_kernel
 from piste.engine.cpu.lane_lines import LANES
-from piste.engine.specs import SHORT_ROWS
+from piste.engine.specs import MANY_ELEMENTS, SHORT_ROWS
 from piste.formula import row_functions
 from piste.formula.differentiate import differentiate
 from piste.formula.evaluate import evaluate_gradient
@@ -44,6 +44,20 @@ def by_formula(case: Case, operands, **settings):
 @pytest.mark.parametrize("case", ROWS, ids=str)
 def test_kernels_match_the_eager_backend(case: Case, dtype: torch.dtype, computed_by_kernel: list[bool]) -> None:
     shape = case.shapes[0] if len(case.shapes[0]) < 3 else (2, 3, 2, 2)
+    compare_with_eager(case, dtype, shape, computed_by_kernel)
+
+
+@pytest.mark.sample(1, per="case.name", of=8)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", [c for c in ROWS if len(c.shapes[0]) == 2], ids=str)
+def test_kernels_of_many_short_rows_match_the_eager_backend(
+    case: Case, dtype: torch.dtype, computed_by_kernel: list[bool]
+) -> None:
+    classes = case.shapes[0][-1]
+    compare_with_eager(case, dtype, (MANY_ELEMENTS // classes + LANES + 9, classes), computed_by_kernel)
+
+
+def compare_with_eager(case: Case, dtype: torch.dtype, shape: tuple[int, ...], computed_by_kernel: list[bool]) -> None:
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     operands = [o.to(dtype) if o.is_floating_point() else o for o in seeded(case, shape, wide)]
     for reduction in ("mean", "none") if dtype == wide else ("sum",):
@@ -119,10 +133,11 @@ def test_cross_entropy_of_any_size_equals_that_of_torch(
 
 
 @pytest.mark.parametrize("classes", [2, 7, 8, 9, SHORT_ROWS, SHORT_ROWS + 1])
-@pytest.mark.parametrize("rows", [1, 7, LANES - 1, LANES, LANES + 9])
+@pytest.mark.parametrize("left", [0, 1, 7, 9, LANES - 1])
 def test_rows_around_the_size_of_a_tile_equal_those_of_torch(
-    rows: int, classes: int, computed_by_kernel: list[bool]
+    left: int, classes: int, computed_by_kernel: list[bool]
 ) -> None:
+    rows = -(-MANY_ELEMENTS // classes // LANES) * LANES + left
     torch.manual_seed(0)
     x, k = (torch.randn(rows, classes) * 4).requires_grad_(), torch.randint(classes, (rows,))
     k[::5] = -100
@@ -135,6 +150,20 @@ def test_rows_around_the_size_of_a_tile_equal_those_of_torch(
         mine, torchs = (torch.autograd.grad(loss.sum(), x)[0] for loss in (ours, theirs))
         torch.testing.assert_close(mine, torchs, rtol=3e-6, atol=3e-7)
         assert not mine[k == -100].any()
+
+
+@pytest.mark.parametrize("row", [0, 70, 599])
+def test_a_value_out_of_range_is_named_among_many_short_rows(row: int) -> None:
+    x, k = torch.randn(600, 10, requires_grad=True), torch.randint(10, (600,))
+    k[row] = 10
+    with pytest.raises(piste.errors.InvalidValue, match=rf"received 10 at \({row},\)"):
+        F.cross_entropy(x, k)
+    k[row] = -100
+    soft = torch.full((600, 10), 0.1)
+    F.cross_entropy(x, soft)
+    soft[row, 9] = -0.1
+    with pytest.raises(piste.errors.InvalidValue, match=rf"at \({row}, 9\)"):
+        F.cross_entropy(x, soft)
 
 
 def test_the_number_of_threads_changes_no_bit_of_short_rows() -> None:

@@ -13,6 +13,7 @@ import torch
 from .violations import ValueCheck, Violation
 
 __all__ = [
+    "MANY_ELEMENTS",
     "NO_IGNORE_INDEX",
     "SHORT_ROWS",
     "STORAGES",
@@ -25,6 +26,7 @@ __all__ = [
     "ParamState",
     "StepSpec",
     "SumSpec",
+    "has_many_short_rows",
     "is_matrix",
     "parameters",
 ]
@@ -234,8 +236,13 @@ class LossKernelSpec(NamedTuple):
         return [c for c, is_wanted in zip(self.columns, self.wanted, strict=True) if is_wanted and c is not None]
 
 
-SHORT_ROWS = 64
-"""The number of classes up to which a backend may compute rows by another kernel than longer ones."""
+SHORT_ROWS, MANY_ELEMENTS = 64, 4096
+"""The most classes and the least elements of `has_many_short_rows`."""
+
+
+def has_many_short_rows(x: torch.Tensor) -> bool:
+    """Return whether a backend may compute the rows of an operand by a kernel of its own, many at a time."""
+    return x.dim() > 0 and x.shape[-1] <= SHORT_ROWS and x.numel() >= MANY_ELEMENTS
 
 
 NO_IGNORE_INDEX = -(1 << 62)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..backend import FastStep, LossKernel
 from ..hoisting import has_lines
 from ..native.openmp import openmp_parallel
-from ..specs import SHORT_ROWS, LossKernelSpec, ParamState, StepSpec
+from ..specs import LossKernelSpec, ParamState, StepSpec, has_many_short_rows
 from . import fast_step, image_cross_entropy
 from .lane_kernel import lane_source
 from .line_kernel import LineStepKernel
@@ -69,9 +69,9 @@ class CpuBackend:
     def compile_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> LossKernel:
         """Make the kernel of a loss; that of images where the classes of a cross entropy are far apart.
 
-        Short rows have a kernel of their own, where their loss has one.
+        Many short rows have a kernel of their own, where their loss has one.
         """
         if not operands[0].is_contiguous() and image_cross_entropy.computes(spec):
             return image_cross_entropy.ImageCrossEntropy(spec)
-        is_short = spec.derivatives is None and operands[0].shape[-1] <= SHORT_ROWS
-        return kernel_of(spec, is_short and lane_source(spec) is not None)
+        is_tiled = spec.derivatives is None and has_many_short_rows(operands[0]) and lane_source(spec) is not None
+        return kernel_of(spec, is_tiled)

@@ -20,7 +20,7 @@ from ..native.native_guard import native_guard
 from ..native.openmp import parallel_address_cell, thread_num_address
 from ..native.tables import columns_from
 from ..native.torch_internals import CPYTHON_OFFSETS, dtype_code, impl_offset
-from ..specs import LossKernelSpec
+from ..specs import MANY_ELEMENTS, SHORT_ROWS, LossKernelSpec
 from .loss_lines import BLOCK, CHUNKS_PER_THREAD, FAST_MAX_ELEMENTS, PARALLEL_MIN_ELEMENTS, result_code
 from .tables import FastLossBlock, LossNumbers, LossTable
 from .work_sharing import COUNTER_STRIDE
@@ -35,6 +35,8 @@ _CONSTANTS = {
     "CHUNKS_PER_THREAD": CHUNKS_PER_THREAD,
     "PARALLEL_FROM": PARALLEL_MIN_ELEMENTS,
     "MAX_ELEMENTS": FAST_MAX_ELEMENTS,
+    "SHORT_ROWS": SHORT_ROWS,
+    "MANY_ELEMENTS": MANY_ELEMENTS,
     "MAX_THREADS": MAX_THREADS,
     "FIRST_COLUMN": columns_from(LossTable),
     "FIRST_OPTION": columns_from(LossNumbers),
@@ -46,7 +48,7 @@ _CONSTANTS = {
 
 
 def make_fast_loss(
-    spec: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_rows: int, lengths: tuple[int, int]
+    spec: LossKernelSpec, kernels: Sequence[CompiledModule], scratch_rows: int, is_tiled: bool | None
 ) -> Callable[..., bool]:
     """Return a native function that computes a small loss.
 
@@ -54,7 +56,7 @@ def make_fast_loss(
         spec: The loss and the dtypes of its operands.
         kernels: The compiled kernels of the loss.
         scratch_rows: The number of scratch rows of the kernel.
-        lengths: The least and the largest number of classes of the kernel.
+        is_tiled: Whether the kernel takes many short rows, or all others; None if it takes both.
 
     Returns:
         A function of `LossArguments.packed`, the tensor for the loss, the tuple of operands and the tuple of tensors
@@ -76,8 +78,7 @@ def make_fast_loss(
         operands=len(spec.operands),
         gradients=len(spec.grad_operands),
         options=len(options),
-        least_classes=lengths[0],
-        most_classes=lengths[1],
+        is_tiled=-1 if is_tiled is None else is_tiled,
         max_classes=MAX_SCRATCH_CLASSES if scratch_rows else sys.maxsize,
         result=result_code(spec),
         tuple=id(tuple),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 from array import array
 from collections.abc import Callable, Sequence
 
@@ -19,7 +18,7 @@ from ...formula.expression import is_number
 from ...torch_internals import PLAIN_TYPES
 from ..backend import Computed, Declined, LossKernel
 from ..native.compiler import load, load_file
-from ..specs import SHORT_ROWS, LossArguments, LossKernelSpec
+from ..specs import LossArguments, LossKernelSpec, has_many_short_rows
 from . import elementwise_kernel as element_source
 from . import rowwise_kernel as row_source
 from .fast_loss import make_fast_loss, supports
@@ -38,9 +37,9 @@ _empty_like = torch.empty_like
 
 
 @functools.lru_cache(maxsize=512)
-def kernel_of(spec: LossKernelSpec, is_short: bool = False) -> CpuLossKernel:
-    """Return the kernel of a spec, or that of short rows; equal specs share it."""
-    return CpuLossKernel(spec, is_short)
+def kernel_of(spec: LossKernelSpec, is_tiled: bool = False) -> CpuLossKernel:
+    """Return the kernel of a spec, or that of many short rows; equal specs share it."""
+    return CpuLossKernel(spec, is_tiled)
 
 
 class CpuLossKernel(LossKernel):
@@ -48,16 +47,15 @@ class CpuLossKernel(LossKernel):
 
     Args:
         spec: The loss and the dtypes of its operands.
-        is_short: Whether the kernel is that of short rows, for which the loss has one.
+        is_tiled: Whether the kernel is that of many short rows, for which the loss has one.
     """
 
-    def __init__(self, spec: LossKernelSpec, is_short: bool = False) -> None:
+    def __init__(self, spec: LossKernelSpec, is_tiled: bool = False) -> None:
         super().__init__(spec)
         self.scratch_rows = 0
         lanes = lane_source(spec)
-        self.least_classes = SHORT_ROWS + 1 if lanes is not None and not is_short else 0
-        self.most_classes = SHORT_ROWS if is_short else sys.maxsize
-        if is_short and lanes is not None:
+        self.is_tiled = None if lanes is None else is_tiled
+        if is_tiled and lanes is not None:
             text = lanes
         elif spec.derivatives is None:
             text, self.scratch_rows = row_source.source(spec)
@@ -73,8 +71,7 @@ class CpuLossKernel(LossKernel):
         self.dtypes = [getattr(torch, c.storage) for c in spec.operands]
         self.leads = spec.grad_flags == [True] + [False] * (len(spec.grad_flags) - 1)
         self._options = [float(v) for _, v in spec.options if is_number(v)]
-        lengths = self.least_classes, self.most_classes
-        self.run_fast = make_fast_loss(spec, parts, self.scratch_rows, lengths) if supports(spec) else None
+        self.run_fast = make_fast_loss(spec, parts, self.scratch_rows, self.is_tiled) if supports(spec) else None
         if self.run_fast is not None:  # larger gradients reuse memory
             self.max_fast_elements = min(FAST_MAX_ELEMENTS, LARGE // self.dtypes[0].itemsize - 1)
         self.is_one = make_is_one()
@@ -179,7 +176,7 @@ class CpuLossKernel(LossKernel):
         if self.spec.derivatives is None:
             if first.shape[-1] > MAX_CLASSES:
                 raise Declined(f"there are more than {MAX_CLASSES} classes")
-            if not self.least_classes <= first.shape[-1] <= self.most_classes:
+            if self.is_tiled not in (None, has_many_short_rows(first)):
                 raise Declined(f"rows of {first.shape[-1]} classes have another kernel")
         for x, dtype, column in zip(operands, self.dtypes, self.spec.operands, strict=True):
             if not x.is_cpu or x.layout is not torch.strided:

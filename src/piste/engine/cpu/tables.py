@@ -132,8 +132,7 @@ class FastLossBlock(ctypes.Structure):
     options: int  # number of numeric options
     numbers: int  # address of the numeric options
     scratch: int
-    least_classes: int  # of a row
-    most_classes: int
+    is_tiled: int  # 1 if the kernel takes many short rows, 0 if all others, -1 if both
     max_classes: int  # times threads, that the scratch holds
     prepare: int  # address of the entry, or 0
     run: int  # address of the entry

@@ -16,6 +16,7 @@ BLOCK = 1 << 13  # as in loss_lines
 CHUNKS_PER_THREAD = 8
 PARALLEL_FROM = 1 << 15
 MAX_ELEMENTS = 1 << 18
+SHORT_ROWS, MANY_ELEMENTS = 64, 4096
 TABLE_WORDS, NUMBER_WORDS, PARTIAL_WORDS, COUNTER_WORDS = 64, 64, 256, 512  # of the memory on the stack
 FIRST_COLUMN, FIRST_OPTION = 0, 0  # words of a LossTable and of LossNumbers
 MAX_THREADS = 32
@@ -72,7 +73,9 @@ def fast_loss(block, arguments) -> int:
             elements = n
             if kernel.is_rows != 0:
                 classes = first[dims - 1]
-    if elements == 0 or elements > MAX_ELEMENTS or classes < kernel.least_classes or classes > kernel.most_classes:
+    if elements == 0 or elements > MAX_ELEMENTS:
+        return 0
+    if kernel.is_tiled >= 0 and (1 if classes <= SHORT_ROWS and elements >= MANY_ELEMENTS else 0) != kernel.is_tiled:
         return 0
     threads = call_address(lib.get_num_threads) & 0xFFFFFFFF if elements > PARALLEL_FROM else 1
     threads = threads if threads < MAX_THREADS else MAX_THREADS
