@@ -9,7 +9,7 @@ import torch
 
 import piste
 from piste.engine.cpu import loss_kernel
-from piste.engine.cpu.lane_lines import LANES
+from piste.engine.cpu.tile_lines import LANES
 from piste.engine.specs import MANY_ELEMENTS, SHORT_ROWS
 from piste.formula import row_functions
 from piste.formula.differentiate import differentiate

@@ -13,11 +13,11 @@ from ..hoisting import has_lines
 from ..native.openmp import openmp_parallel
 from ..specs import LossKernelSpec, ParamState, StepSpec, has_many_short_rows
 from . import fast_step, image_cross_entropy
-from .lane_kernel import lane_source
 from .line_kernel import LineStepKernel
 from .loss_kernel import kernel_of
 from .step_kernel import StepKernel, layout_of, why_not_step
 from .step_source import Layout
+from .tile_kernel import tile_source
 
 __all__ = ["CpuBackend"]
 
@@ -73,5 +73,5 @@ class CpuBackend:
         """
         if not operands[0].is_contiguous() and image_cross_entropy.computes(spec):
             return image_cross_entropy.ImageCrossEntropy(spec)
-        is_tiled = spec.derivatives is None and has_many_short_rows(operands[0]) and lane_source(spec) is not None
+        is_tiled = spec.derivatives is None and has_many_short_rows(operands[0]) and tile_source(spec) is not None
         return kernel_of(spec, is_tiled)

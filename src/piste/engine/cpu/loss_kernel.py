@@ -24,10 +24,10 @@ from . import rowwise_kernel as row_source
 from .fast_loss import make_fast_loss, supports
 from .formula_comments import loss_formula
 from .is_one import make_is_one
-from .lane_kernel import lane_source
 from .loss_lines import BLOCK, CHUNKS_PER_THREAD, FAST_MAX_ELEMENTS, PARALLEL_MIN_ELEMENTS, result_code
 from .memory import LARGE, gradient_like
 from .tables import LossNumbers, loss_table
+from .tile_kernel import tile_source
 from .work_sharing import make_counters, work
 
 __all__ = ["CpuLossKernel", "kernel_of"]
@@ -53,7 +53,7 @@ class CpuLossKernel(LossKernel):
     def __init__(self, spec: LossKernelSpec, is_tiled: bool = False) -> None:
         super().__init__(spec)
         self.scratch_rows = 0
-        lanes = lane_source(spec)
+        lanes = tile_source(spec)
         self.is_tiled = None if lanes is None else is_tiled
         if is_tiled and lanes is not None:
             text = lanes

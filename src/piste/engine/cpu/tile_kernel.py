@@ -13,7 +13,6 @@ from ..loss_trace import trace_rows
 from ..row_schedule import RowSchedule, schedule_row
 from ..specs import SHORT_ROWS, LossKernelSpec, Operand
 from . import range_guards
-from .lane_lines import LANES, OVER_LANES, LaneLines
 from .loss_lines import (
     BYTES,
     CLASSES,
@@ -30,13 +29,14 @@ from .loss_lines import (
     storage_type,
     store_expr,
 )
+from .tile_lines import LANES, OVER_LANES, TileLines
 from .work_sharing import shared_lines
 
-__all__ = ["lane_source"]
+__all__ = ["tile_source"]
 
 
 @functools.lru_cache(maxsize=512)
-def lane_source(spec: LossKernelSpec) -> str | None:
+def tile_source(spec: LossKernelSpec) -> str | None:
     """Return the kernel as Python that Numba compiles; None where rows are computed one at a time."""
     if spec.derivatives is not None or spec.dtype != "float32":  # exp and log of float64 have no vector form
         return None
@@ -61,7 +61,7 @@ class _Kernel:
         by_name = {c.name: slope for c, slope in zip(self.wanted, slopes, strict=True)}
         self.schedule: RowSchedule = schedule_row(value, by_name, faults, rows=rows, stores_exponentials=bool(by_name))
         self.staged = [f"new_{c.name}" for c in self.wanted]  # gradients in scratch memory; the first replaces `stored`
-        self.tile = LaneLines(spec, self.schedule, self.staged[0] if self.wanted else "")
+        self.tile = TileLines(spec, self.schedule, self.staged[0] if self.wanted else "")
         self.zero, self.one = f"{spec.dtype}(0.0)", f"{spec.dtype}(1.0)"
         self.serves = self.tile.add_column()
 

@@ -16,13 +16,13 @@ from ..row_schedule import CLASSES, SCALE, RowPass, RowSchedule
 from ..specs import LossKernelSpec
 from .loss_lines import LossLines
 
-__all__ = ["LANES", "LaneLines"]
+__all__ = ["LANES", "TileLines"]
 
 LANES = 64  # rows of a tile
 OVER_LANES = f"for j in range({LANES}):"
 
 
-class LaneLines:
+class TileLines:
     """The lines for one tile of rows.
 
     Args:
