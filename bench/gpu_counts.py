@@ -116,7 +116,7 @@ class CountingBackend(GpuBackend):
     def why_unavailable(self) -> None:
         return None
 
-    def step_layout(self, state: Any) -> Any:
+    def step_layout(self, spec: Any, state: Any) -> Any:
         return 0, layout_of(state)
 
     def compile_step(self, spec: Any, layout: Any, states: Any) -> GpuStepKernel:
