@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +26,6 @@ from typing import Any
 import pytest
 
 DEFAULT_SEED = "1"
-_ADDRESS = re.compile("0x[0-9a-f]+")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,9 +73,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _rank(seed: str, per: str | None, item: Any) -> tuple[bytes, bytes]:
     """Where a case stands in the draw, which is the same in every worker of pytest-xdist.
 
-    The parameter that `per` names comes first, so that tests draw the same values of it and share their kernels.
+    The parameter that `per` names comes first, so that tests draw the same values of it and share their kernels. One
+    without words of its own has its place in the list for that: a `repr` may hold addresses, and sets in any order.
     """
-    first = _value(item, per and per.partition(".")[0])
+    name = per.partition(".")[0] if per else ""
+    value = item.callspec.params.get(name, "")
+    has_words = isinstance(value, str | int | float | complex) or type(value).__str__ is not object.__str__
+    first = str(value if has_words else item.callspec.indices[name])
     return _digest(seed, first), _digest(seed, item.callspec.id)
 
 
@@ -86,8 +88,8 @@ def _digest(seed: str, text: str) -> bytes:
 
 
 def _value(item: Any, path: str | None) -> str:
-    """A parameter of a case, or an attribute: "name", "case.name"; without addresses, which differ by process."""
-    return _ADDRESS.sub("", str(attrgetter(path)(SimpleNamespace(**item.callspec.params)))) if path else ""
+    """A parameter of a case, or an attribute of one: "name", "case.name"."""
+    return str(attrgetter(path)(SimpleNamespace(**item.callspec.params))) if path else ""
 
 
 @pytest.fixture
