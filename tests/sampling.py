@@ -73,13 +73,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _rank(seed: str, per: str | None, item: Any) -> tuple[bytes, bytes]:
     """Where a case stands in the draw, which is the same in every worker of pytest-xdist.
 
-    The parameter that `per` names comes first, so that tests draw the same values of it and share their kernels. One
-    without words of its own has its place in the list for that: a `repr` may hold addresses, and sets in any order.
+    The parameter that `per` names comes first, so that tests draw the same values of it and share their kernels. Its
+    place in the list stands for an object of another library: its words may hold addresses, and sets in any order.
     """
     name = per.partition(".")[0] if per else ""
     value = item.callspec.params.get(name, "")
-    has_words = isinstance(value, str | int | float | complex) or type(value).__str__ is not object.__str__
-    first = str(value if has_words else item.callspec.indices[name])
+    is_plain = type(value) in (str, int, float, complex)
+    is_own = type(value).__module__.startswith("tests.") and type(value).__str__ is not object.__str__
+    first = str(value if is_plain or is_own else item.callspec.indices[name])
     return _digest(seed, first), _digest(seed, item.callspec.id)
 
 
