@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from piste.formula.reductions import mean
+from piste.optim import Buffer
 from piste.optim.options import Flag, Number, rate, weight_decay
 
 
@@ -140,8 +142,28 @@ def find_fault_of_shared_formulas(base: Any) -> str | None:
     return None
 
 
+def find_fault_of_lines(base: Any) -> str | None:
+    """Buffers of a number for each row or column are such in the kernel too, and other buffers are not."""
+
+    class OfLines(base):
+        options = {"lr": rate(1.0)}
+        buffers = {"row": Buffer("r", shape="rows"), "column": Buffer("c", shape="columns"), "sum": Buffer("s")}
+
+        def update(g: Any, r: Any, c: Any, s: Any) -> Any:
+            r, c, s = r + mean(g, over="row"), c + mean(g, over="column"), s + g
+            return r + 10 * c + s, r, c, s
+
+    # means of the rows 2 and 7, of the columns 3.5, 4.5 and 5.5
+    expected = [[-2.0 - 35 - 1, -2.0 - 45 - 2, -2.0 - 55 - 3], [-7.0 - 35 - 6, -7.0 - 45 - 7, -7.0 - 55 - 8]]
+    for found in stepped(OfLines, [[0.0] * 3] * 2, [[1.0, 2.0, 3.0], [6.0, 7.0, 8.0]]):
+        if found != expected:
+            return f"a rule with buffers of rows and columns moved to {found}"
+    return None
+
+
 CHECKS = (
     find_fault_without_buffers,
+    find_fault_of_lines,
     find_fault_of_matrices,
     find_fault_of_state_of_matrices,
     find_fault_of_own_decay,
