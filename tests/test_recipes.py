@@ -11,10 +11,20 @@ import torch
 from typer.testing import CliRunner
 
 from piste.cli import app
+from piste.losses import LOSSES
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def registered_losses():
+    """Forget the losses of the examples, which other tests would count among those of Piste."""
+    before = dict(LOSSES)
+    yield
+    LOSSES.clear()
+    LOSSES.update(before)
 
 
 def load(name):
