@@ -243,19 +243,22 @@ def test_an_option_with_another_value_is_another_call() -> None:
     assert any("label_smoothing=0.25" in handle for handle in handles)
 
 
+def live_tensors() -> list[torch.Tensor]:
+    gc.collect()
+    return [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+
+
 def test_a_handle_is_made_for_each_kind_of_call_and_not_for_each_call() -> None:
     from piste.losses import operators
 
     loss = losses.CrossEntropyLoss(label_smoothing=0.125)
     compiled = Compiled(lambda x, y: loss(x, y))
     compiled(X, Y)
-    count, alive = len(operators._calls), None
+    count = len(operators._calls)
     for n in range(5):
+        before = live_tensors()  # held, so that no tensor of another test dies meanwhile
         compiled(X.clone().requires_grad_(), Y).backward()
-        gc.collect()
-        tensors = sum(issubclass(type(x), torch.Tensor) for x in gc.get_objects())
-        assert n < 2 or tensors == alive, "a call leaves a tensor behind"
-        alive = tensors
+        assert n < 2 or len(live_tensors()) == len(before), "a call leaves a tensor behind"
     torch._dynamo.reset()
     other = copy.deepcopy(loss)
     Compiled(lambda x, y: other(x, y))(X, Y)
