@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import piste
-from piste.engine.cpu.image_cross_entropy import BLOCK, MAX_CLASSES, TILE, ImageCrossEntropy
+from piste.engine.cpu.image_cross_entropy import BLOCK, MAX_CLASSES, TILE, ImageCrossEntropy, _module
 from piste.engine.cpu.kernels import image_cross_entropy as kernel
 from piste.errors import InvalidValue
 
@@ -22,14 +22,14 @@ IGNORED = -100
 
 
 @pytest.fixture(autouse=True)
-def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
-    """The calls that the kernel of images computed."""
-    calls: list[None] = []
+def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ImageCrossEntropy]]:
+    """The kernel of each call that the kernel of images computed."""
+    calls: list[ImageCrossEntropy] = []
     original = ImageCrossEntropy.compute
 
     def compute(self, operands, arguments):
         computed = original(self, operands, arguments)
-        calls.append(None)
+        calls.append(self)
         return computed
 
     monkeypatch.setattr(ImageCrossEntropy, "compute", compute)
@@ -67,7 +67,7 @@ def by_kernel(x: Tensor, k: Tensor, reduction: str, gamma: float | None = None) 
 
 
 @pytest.fixture
-def agree(kernel_calls: list[None]) -> Callable[[Tensor, Tensor], None]:
+def agree(kernel_calls: list[ImageCrossEntropy]) -> Callable[[Tensor, Tensor], None]:
     def check(x: Tensor, k: Tensor, gamma: float | None = None) -> None:
         before = len(kernel_calls)
         compare(x, k, gamma)
@@ -118,6 +118,13 @@ def test_the_focal_loss_and_its_gradients_are_those_of_the_formula(agree, shape,
     agree(x, k, gamma)
     k.reshape(-1)[1::3] = IGNORED
     agree(x, k, gamma)
+
+
+@pytest.mark.parametrize(("gamma", "focus"), [(None, 0), (2.0, 2), (0.5, 1)], ids=str)
+def test_each_loss_runs_the_kernel_of_its_formula(kernel_calls, gamma, focus):
+    """The kernel of the focal loss, with a gamma of 0, would compute cross entropy at twice the time."""
+    by_kernel(torch.randn(1, 3, 2, 2), torch.randint(3, (1, 2, 2)), "sum", gamma)
+    assert {id(call.module) for call in kernel_calls} == {id(_module(torch.float32, focus))}
 
 
 ROWS = {

@@ -46,11 +46,17 @@ def computes(spec: LossKernelSpec) -> bool:
 def _formula(spec: LossKernelSpec) -> Expr:
     """Return l = -log softmax(x)_k; with an option gamma, (1 - e^-l)^gamma l, which is flat at both ends."""
     p: Any = pick(log_softmax(Expr("input", spec.operands[0].name)), Expr("input", spec.operands[1].name))
-    options = dict(spec.options)
-    if set(options) != {"gamma"}:
+    gamma = _gamma(spec)
+    if gamma is None:
         return -p
     q: Any = 1 - exp(p)
-    return -(where((q == 0) | (q == 1), 1, q) ** NamedConstant("gamma", options["gamma"])) * p
+    return -(where((q == 0) | (q == 1), 1, q) ** NamedConstant("gamma", gamma)) * p
+
+
+def _gamma(spec: LossKernelSpec) -> float | None:
+    """Return the exponent of the focal loss, or None for another loss; cross entropy has options of its own."""
+    options = dict(spec.options)
+    return float(options["gamma"]) if set(options) == {"gamma"} else None
 
 
 class ImageCrossEntropy(LossKernel):
@@ -58,9 +64,9 @@ class ImageCrossEntropy(LossKernel):
 
     def __init__(self, spec: LossKernelSpec) -> None:
         super().__init__(spec)
-        self.gamma = float(dict(spec.options).get("gamma", 0.0))
-        focus = (2 if self.gamma == 2 else 1) if spec.options else 0
-        self.module = _module(getattr(torch, spec.storage), focus)
+        gamma = _gamma(spec)
+        self.gamma = 0.0 if gamma is None else gamma
+        self.module = _module(getattr(torch, spec.storage), 0 if gamma is None else 2 if gamma == 2 else 1)
         self.is_one = make_is_one()
 
     def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
