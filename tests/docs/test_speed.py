@@ -34,11 +34,51 @@ LOSSES = {
 }
 
 
+def clipped(option, threads, **seconds):
+    return {"workload": "1 x 25M", "optimizer": "SGD", "option": option, "threads": threads, "seconds": seconds}
+
+
+OPTIONS = {
+    "machine": "Measured on 2030-01-04: a machine.",
+    "libraries": {"torchao": "1.2", "bitsandbytes": "3.4"},
+    "clipping": [
+        clipped("max_norm", 1, piste=0.001, without=0.001, norm=0.001, foreach=0.009),
+        clipped("max_norm", 2, piste=0.002, without=0.001, norm=0.001, foreach=0.009, fused=0.003),
+        clipped("both", 2, piste=0.004, without=0.001, norm=0.001, foreach=0.005),
+    ],
+    "precision": [
+        {
+            "workload": "2000 x 32",
+            "optimizer": "Adam",
+            "threads": 2,
+            "seconds": {
+                "plain": 0.002,
+                "kahan": 0.003,
+                "master": 0.004,
+                "stochastic": 0.001,
+                "foreach": 0.02,
+                "fused": 0.03,
+            },
+        }
+    ],
+    "storage": [
+        {
+            "workload": "96 x (512,512)",
+            "storage": "8 bits",
+            "threads": 1,
+            "seconds": {"piste": 0.3, "piste, plain": 0.05, "torchao": 1.5},
+            "bytes": {"piste": 2.03, "piste, plain": 8.0, "torchao": 2.04},
+        }
+    ],
+}
+
+
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
     """Other measurements than the committed ones, and copies of the pages."""
     (tmp_path / "steps.json").write_text(json.dumps(STEPS), encoding="utf-8")
     (tmp_path / "losses.json").write_text(json.dumps(LOSSES), encoding="utf-8")
+    (tmp_path / "options.json").write_text(json.dumps(OPTIONS), encoding="utf-8")
     copies = {}
     for original in (*speed.PAGES, *speed.READMES):
         copies[original.name] = tmp_path / original.name
@@ -69,6 +109,27 @@ def test_every_measurement_is_in_the_full_tables(recorded):
         "| 1 x 25M | 1 | 1 ms | 5 ms (for) | 5.00 |",
     ]
     assert speed.loss_rows("l1") == ["| 100 | 2 | 40.0 us | 40.0 us | 1.00 |"]
+
+
+def test_options_are_summarized_on_two_threads(recorded):
+    clipping, precision, storage = (
+        [line for line in part.splitlines() if line.startswith("|")]
+        for part in speed.summaries()["options"].split(":\n\n")[1:]
+    )
+    assert clipping == [
+        "| | | 1 x 25M |",
+        "|---|---|---|",
+        "| SGD | `max_norm` | 1.5 (2.00) |",
+        "| SGD | both | 1.25 (4.00) |",
+    ]
+    assert precision[0] == "| | | kahan | master | stochastic | torch |"
+    assert precision[2:] == ["| 2000 x 32 | Adam | 1.5 | 2 | 0.5 | 10 |"]
+    assert storage[2:] == ["| 96 x (512,512) | 8 bits | 1 | 300 ms, 2.03 B | 50 ms, 8 B | 1.5 s, 2.04 B | 5.00 |  |  |"]
+    assert "torchao 1.2, bitsandbytes 3.4:" in speed.summaries()["options"]
+    assert "torchao 1.2, bitsandbytes 3.4：" in speed.summaries(".zh")["options"]
+    full = speed.shared_options_in_full()
+    assert '??? note "clipping"' in full and "    | 1 x 25M | SGD | max_norm | 1 | 1 ms | 1.00 | 9 ms | 9.00 |" in full
+    assert '??? note "precision"' in full
 
 
 def test_the_command_writes_the_summaries_into_the_pages_and_the_readmes(recorded):

@@ -1,8 +1,8 @@
 """The recorded measurements of `docs/measurements`, as tables and as a chart.
 
-`python -m bench optim` and `python -m bench losses` record them with `--json docs/measurements/steps.json` and
-`losses.json`; `python -m tools.docs.speed` then writes the summaries into `docs/performance.md`, its translation and
-the READMEs.
+`python -m bench optim`, `losses` and `options` record them with `--json docs/measurements/steps.json`, `losses.json`
+and `options.json`; `python -m tools.docs.speed` then writes the summaries into `docs/performance.md`, its translation
+and the READMEs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from bench import losses as losses_bench
 from bench import optim as steps_bench
 
 from .blocks import FIGURE_STYLE, svg_of
+from .options_speed import options_in_full, options_tables
 
 __all__ = [
     *("README_TENSORS", "draw_steps", "loss_rows", "losses_in_full", "losses_table", "main", "optimizer_rows"),
-    *("step_ratios", "steps_in_full", "steps_table"),
+    *("shared_options_in_full", "step_ratios", "steps_in_full", "steps_table"),
 ]
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,10 @@ def _steps() -> dict[str, Any]:
 
 def _losses() -> dict[str, Any]:
     return _read(MEASUREMENTS / "losses.json")
+
+
+def _options() -> dict[str, Any]:
+    return _read(MEASUREMENTS / "options.json")
 
 
 # --- summaries ----------------------------------------------------------------------------------------------------
@@ -123,6 +128,11 @@ def losses_in_full() -> str:
     return "\n".join(_part(name, losses_bench.table([row for row in rows if row["loss"] == name])) for name in names)
 
 
+def shared_options_in_full() -> str:
+    """Return the tables of every measured step with clipping or in a precision, in parts that open."""
+    return "\n".join(_part(title, lines) for title, lines in options_in_full(_options()))
+
+
 def _part(title: str, lines: Any) -> str:
     indented = "\n".join(f"    {line}" for line in lines)
     return f'??? note "{title}"\n\n{indented}\n'
@@ -149,13 +159,17 @@ def loss_rows(name: str) -> list[str]:
 
 
 def summaries(language: str = "") -> dict[str, str]:
-    """Return the text of each marked part of the performance page: the machine, and a table.
+    """Return the text of each marked part of the performance page: the machine, and its tables.
 
     Args:
         language: "" or ".zh".
     """
     words = ("损失", "最小", "中位数", "最大") if language else ()
-    tables = {"steps": (_steps(), steps_table()), "losses": (_losses(), losses_table(*words))}
+    tables = {
+        "steps": (_steps(), steps_table()),
+        "losses": (_losses(), losses_table(*words)),
+        "options": (_options(), options_tables(_options(), language)),
+    }
     return {name: f"{_machine(run['machine'], language)}\n\n{table}" for name, (run, table) in tables.items()}
 
 
