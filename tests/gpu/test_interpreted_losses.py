@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from piste.engine.gpu import loss_rows
 from piste.losses import functional
 from tests.losses.cases import CASES, Case, expand_weight, seeded
 from tests.mutants.contrastive import LOVASZ, PAIRS
@@ -14,7 +15,7 @@ from tests.mutants.contrastive import LOVASZ, PAIRS
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
 from .interpreter import interpreting
 
-EAGER = {"multilabel_margin", "triplet_margin_with_distance", *PAIRS, *LOVASZ}  # losses without a GPU kernel
+EAGER = {"triplet_margin_with_distance", *PAIRS, *LOVASZ}  # losses without a GPU kernel
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-12, torch.float16: 2e-3}
 CE = functional.cross_entropy
 
@@ -59,6 +60,28 @@ def test_losses_and_gradients_equal_those_of_the_eager_backend(case, reduction, 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_losses_of_other_dtypes_equal_those_of_the_eager_backend(case, dtype, monkeypatch):
     compare(case, seeded(case, None, dtype), monkeypatch)
+
+
+@pytest.mark.parametrize("listed", [0, 1, 9, 40])
+@pytest.mark.parametrize("tile", [8192, 16])
+def test_hinges_of_lists_equal_those_of_torch(tile, listed, monkeypatch):
+    """Rows of 40 classes, as one tile or as three; lists of all lengths, with classes after their ends."""
+    monkeypatch.setattr(loss_rows, "WHOLE", tile)
+    monkeypatch.setattr(loss_rows, "LOOP", 16)
+    generator = torch.Generator().manual_seed(listed)
+    x = torch.randn(3, 40, generator=generator)
+    y = torch.stack([torch.randperm(40, generator=generator) for _ in range(3)])
+    y[0, listed:], y[1, listed // 2 : listed // 2 + 1] = -1, -1
+    y[2, :2] = y[2, 0]  # twice the same class
+    found = []
+    for function in (functional.multilabel_margin_loss, torch.nn.functional.multilabel_margin_loss):
+        with interpreting() as backend:
+            wants = x.clone().requires_grad_()
+            result = function(wants, y, reduction="none")
+            found.append([result.detach(), *gradients(result, [wants])])
+        if not found[1:]:
+            assert [entry for entry, _ in backend.device.launches] == ["loss"]
+    torch.testing.assert_close(*found, rtol=3e-6, atol=3e-6)
 
 
 @pytest.mark.parametrize("name", ["mse_loss", "cross_entropy"])

@@ -30,6 +30,7 @@ def soft(**values: float) -> torch.Tensor:
 
 UNIT, HALF = torch.full((6, 4), 0.5), torch.full((6, 4), 0.25)
 CLASSES = torch.tensor([0, 1, 2, 3, 0, 1])
+LISTS = torch.tensor([[3, 0, -1, 2]] * 6)
 LOGITS = torch.arange(24.0).reshape(6, 4) / 7
 LOG = torch.log_softmax(LOGITS, 1)
 SIGNS = torch.tensor([1.0, -1, 1, 1, -1, 1])
@@ -47,12 +48,21 @@ BAD: list[tuple[str, tuple[torch.Tensor, ...], list[int]]] = [
     ("nll_loss", (spoiled(LOG, _10=2.0), CLASSES), [2]),
     ("nll_loss", (LOG, spoiled(CLASSES, _1=17)), [1]),
     ("multi_margin_loss", (LOGITS, spoiled(CLASSES, _1=17)), [1]),
+    ("multilabel_margin_loss", (LOGITS, spoiled(LISTS, _6=4)), [1]),
+    ("multilabel_margin_loss", (LOGITS, spoiled(LISTS, _9=-2, _23=17)), [2, 5]),
     ("multilabel_soft_margin_loss", (LOGITS, spoiled(UNIT, _4=2.0, _5=-3.0)), [1]),
     ("cosine_embedding_loss", (LOGITS, UNIT, spoiled(SIGNS, _2=0.0, _3=0.5)), [2, 3]),
 ]
 
 
-ROWWISE = ("cross_entropy", "nll_loss", "multi_margin_loss", "multilabel_soft_margin_loss", "cosine_embedding_loss")
+ROWWISE = (
+    "cross_entropy",
+    "nll_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "cosine_embedding_loss",
+)
 
 
 def message(function: Any, operands: Any, **settings: Any) -> str:

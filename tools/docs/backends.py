@@ -13,7 +13,6 @@ _PAIRS = ("InfoNCELoss", "NTXentLoss", "SupConLoss", "CLIPLoss", "SigLIPLoss")
 WITHOUT_GPU_KERNEL = {
     **dict.fromkeys(_PAIRS, "all pairs are scored by torch operations, in chunks"),
     **dict.fromkeys(("LovaszHingeLoss", "LovaszSoftmaxLoss"), "the errors are sorted by torch operations"),
-    "MultiLabelMarginLoss": "the kernel has no word for its formula (no GPU kernel has the word `hinges`)",
     "CTCLoss": "it has no kernel",
     "TripletMarginWithDistanceLoss": (
         "the kernel has no word for its formula (no kernel can be made of the word `distance`)"

@@ -226,6 +226,11 @@ class LossKernelSpec(NamedTuple):
         return [c for c in self.columns if c is not None]
 
     @property
+    def classes(self) -> Operand | None:
+        """The operand of class indices: one for each row, or a list."""
+        return next((c for c in self.operands if c.kind in ("index", "labels")), None)
+
+    @property
     def grad_flags(self) -> list[bool]:
         """For each operand in `operands`, whether its gradient is computed."""
         return [is_wanted for c, is_wanted in zip(self.columns, self.wanted, strict=True) if c is not None]

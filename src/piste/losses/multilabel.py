@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..engine import Bound, compute_dtype
+from ..engine import Bound, Violation, compute_dtype
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import each, hinges, index, pick, size, total
 from ..formula.words import exp, log1p, where
@@ -23,7 +23,8 @@ from .value_checks import (
     check_same_device,
     check_same_shape,
     check_tensors,
-    first_violation,
+    describe_violation,
+    find_violation,
     is_readable,
     shape_of,
 )
@@ -195,16 +196,25 @@ class MultiLabelMarginLoss(_RowPairLoss):
         return Rows(cls.formula, (x, y.long()), ("row", "labels"), options, x.dtype)
 
     @classmethod
+    def conditions(cls, rows: Rows) -> Conditions:
+        """Return the error for a class index out of range."""
+        return Conditions(index_error=_list_error)
+
+    @classmethod
     def check_values(cls, rows: Rows, given: tuple[Tensor, ...]) -> None:
         """Raise for a class index out of range."""
         x, y = given
-        classes = x.shape[-1]
-        violation = first_violation(y, (y < -1) | (y >= classes))
+        violation = find_violation(y, (y < -1) | (y >= x.shape[-1]))
         if violation:
-            raise InvalidValue(
-                f"MultiLabelMarginLoss: `target` must hold class indices in [0, {classes - 1}], ended by -1; "
-                f"received {violation}. Help: labels are numbered from 0."
-            )
+            raise _list_error(violation)
+
+
+def _list_error(found: Violation) -> InvalidValue:
+    """Return the error for class indices of a list that are out of range."""
+    return InvalidValue(
+        f"MultiLabelMarginLoss: `target` must hold class indices in [0, {found.shape[-1] - 1}], ended by -1; "
+        f"received {describe_violation(found)}. Help: labels are numbered from 0."
+    )
 
 
 _LISTS = replace(LABEL, help="MultiLabelMarginLoss takes lists of class indices", help_for={})

@@ -42,7 +42,7 @@ class GpuLossKernel(LossKernel):
         self._options = [float(value) for _, value in spec.options if is_number(value)]
         self._index = next((i for i, c in enumerate(spec.operands) if c.kind == "index"), None)
         self._is_row = spec.derivatives is None
-        self._has_checks = bool(spec.checks) or self._index is not None
+        self._has_checks = bool(spec.checks) or spec.classes is not None
         # The kernels by their layout. A formula with a word that no kernel has fails here.
         self._sources = {_ANY_LAYOUT if self._is_row else None: self._sources_of(_ANY_LAYOUT)}
 
@@ -131,7 +131,7 @@ class GpuLossKernel(LossKernel):
         if shared is None or classes > MOST_CLASSES or any(g is None or g[:3] != shared[:3] for g in groupings):
             raise Declined("its rows have too many classes, or lie in memory in several steps")
         for x, column in zip(operands, self.spec.operands, strict=True):
-            expected = first.shape if column.kind == "row" else first.shape[:-1]
+            expected = first.shape if column.kind in ("row", "labels") else first.shape[:-1]
             expected = first.shape[-1:] if column.kind == "shared" else expected
             if x.shape != expected or (column.kind != "row" and not x.is_contiguous()):
                 raise Declined("an operand has another shape, or is not contiguous")
@@ -213,7 +213,7 @@ class GpuLossKernel(LossKernel):
         """Return, for each check, its error, the shape of the first operand, and whether the values are integers."""
         shape = tuple(operands[0].shape)
         found: list[Any] = []
-        if self._index is not None:
+        if self.spec.classes is not None:
             found.append((self.spec.index_error, shape, True))
         return found + [(check.error, shape, False) for check in self.spec.checks]
 

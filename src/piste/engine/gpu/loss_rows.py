@@ -18,6 +18,7 @@ from ..row_schedule import schedule_row
 from ..specs import LossKernelSpec, Operand
 from ..violations import ValueCheck
 from .dialect import FUNCTIONS
+from .hinges import hinge_functions
 from .loss_lines import (
     CHECK_FUNCTIONS,
     block_lines,
@@ -28,7 +29,7 @@ from .loss_lines import (
     start_lines,
     update_lines,
 )
-from .row_tiles import RowTiles, checked, distributed
+from .row_tiles import HingeLines, RowTiles, distributed, with_hinge_sums
 from .step_kernel import KernelSource
 
 __all__ = ["RowLayout", "row_layout", "rows_source"]
@@ -70,10 +71,10 @@ def rows_source(spec: LossKernelSpec, layout: RowLayout, again: bool = False) ->
         layout: the layout of its rows.
         again: whether to compute only the gradients, times a factor on the device, and nothing where that is 1.
     """
-    index = next((c for c in spec.operands if c.kind == "index"), None)
+    index = _of_kind(spec, "index")
     is_sum = spec.mode == "sum" and not again
     rows = [c for c in spec.operands if c.kind == "row"]
-    flags = [] if again else [True] * (index is not None) + [False] * len(spec.checks)
+    flags = [] if again else [True] * (spec.classes is not None) + [False] * len(spec.checks)
     arguments = [(f"a_{c.name}", "i64") for c in spec.operands] + [(f"g_{c.name}", "i64") for c in spec.grad_operands]
     arguments += [(f"{letter}_{c.name}", "i64") for c in rows for letter in ("outer", "step")]
     arguments.append(("factor" if again else "out", "i64"))
@@ -101,6 +102,7 @@ def rows_source(spec: LossKernelSpec, layout: RowLayout, again: bool = False) ->
     text = [
         FUNCTIONS.strip(),
         *(["", CHECK_FUNCTIONS.strip()] if flags else []),
+        *(["", hinge_functions(layout.classes, layout.is_whole).strip()] if _of_kind(spec, "labels") else []),
         "",
         "",
         "@triton.jit",
@@ -123,24 +125,28 @@ def _tile(spec: LossKernelSpec, layout: RowLayout, again: bool) -> list[str]:
     by_name = {c.name: slope for c, slope in zip(spec.grad_operands, slopes, strict=True)}
     numbers = [x for check in checks for x in (check.count, check.shown)]
     schedule = schedule_row(0.0 if again else value, by_name, numbers, rows=names)
-    rewrite = (lambda x: x) if layout.is_whole else distributed
+
+    def rewrite(x: Any) -> Any:
+        return with_hinge_sums(x) if layout.is_whole else distributed(with_hinge_sums(x))
+
     value, *numbers = map(rewrite, (schedule.value, *schedule.conditions))
     gradients = [(rewrite(g.dense), g.index is not None, rewrite(g.at_index)) for g in schedule.gradients]
     tiles = RowTiles(
         spec.dtype,
         schedule.is_row,
         lambda name: _load(spec, layout, name),
+        lambda x, k: _hinges(spec, layout, x, k),
         (layout.rows, layout.classes),
         layout.is_whole,
     )
     tiles.lines += _places(spec, layout)
     parts = [part for dense, _, at_index in gradients for part in (dense, at_index)]
-    tiles.sum_up([checked(x) for x in (value, *numbers, *parts) if isinstance(x, Expr)])
+    tiles.sum_up([x for x in (value, *numbers, *parts) if isinstance(x, Expr)])
     bad = []
     for j in range(len(checks)):
         tiles.lines.append(f"broken_{j} = ({tiles.number(numbers[2 * j])} != 0) & serves")
         bad.append(f"broken_{j}")
-    if not again and _index(spec) is not None:
+    if not again and spec.classes is not None:
         bad.append("broken_k")
     tiles.lines += [f"bad = {' | '.join(bad)}", "fine = serves & (bad == 0)"] if bad else ["fine = serves"]
     if not again:
@@ -183,8 +189,8 @@ def _check(spec: LossKernelSpec, check: ValueCheck, rows: set[str]) -> _RowCheck
     return _RowCheck(Expr("total", Expr("where", fails, 1.0, 0.0)), 0.0, (fails, shown))
 
 
-def _index(spec: LossKernelSpec) -> Operand | None:
-    return next((c for c in spec.operands if c.kind == "index"), None)
+def _of_kind(spec: LossKernelSpec, kind: str) -> Operand | None:
+    return next((c for c in spec.operands if c.kind == kind), None)
 
 
 def _places(spec: LossKernelSpec, layout: RowLayout) -> list[str]:
@@ -205,7 +211,9 @@ def _places(spec: LossKernelSpec, layout: RowLayout) -> list[str]:
         elif c.kind == "number":
             pointer = f"a_{c.name}.to(tl.pointer_type(tl.{c.storage})) + r"
             lines.append(f"{c.name}_ = tl.load({pointer}, mask=row_inside, other=0.0).to(tl.{spec.dtype})")
-    index = _index(spec)
+    if (lists := _of_kind(spec, "labels")) is not None:
+        return lines + _lists(layout, lists.name)
+    index = _of_kind(spec, "index")
     if index is None:
         return [*lines, "serves = row_inside"]
     k = index.name
@@ -223,6 +231,44 @@ def _places(spec: LossKernelSpec, layout: RowLayout) -> list[str]:
             pointer = f"a_{c.name}.to(tl.pointer_type(tl.{c.storage})) + {at}"
             lines.append(f"at_{c.name}_{k} = tl.load({pointer}, mask=row_inside, other=0.0).to(tl.{spec.dtype})")
     return lines
+
+
+def _lists(layout: RowLayout, name: str) -> list[str]:
+    """Return the lists of classes of the rows of a tile, and which rows have one that is in range."""
+    lines = [
+        "listed = tl.load(lists[:, None] + c[None, :], mask=inside, other=-1)",
+        "is_wrong = tl.where((listed < -1) | (listed >= classes), 1, 0)",
+    ]
+    if not layout.is_whole:
+        lines = [
+            f"wrong = tl.zeros(({layout.rows}, {layout.classes}), tl.int32)",
+            f"for start in range(0, classes, {layout.classes}):",
+            "    c = start + lane",
+            "    inside = row_inside[:, None] & (c < classes)[None, :]",
+            *(f"    {line}" for line in lines),
+            "    wrong = tl.maximum(wrong, is_wrong)",
+            "is_wrong = wrong",
+        ]
+    return [
+        f"lists = a_{name}.to(tl.pointer_type(tl.int64)) + r * classes",
+        *lines,
+        "broken_k = row_inside & (tl.max(is_wrong, 1) > 0)",
+        "serves = row_inside & (broken_k == 0)",
+    ]
+
+
+def _hinges(spec: LossKernelSpec, layout: RowLayout, x: str, k: str) -> HingeLines:
+    """Return the lines that compute the hinges of the row x with the lists k."""
+    column = next(c for c in spec.operands if c.name == x)
+    at = f"a_{x}.to(tl.pointer_type(tl.{column.storage})) + base_{x}"
+    stride = _class_offset(layout, x, "1")
+    zero = f"tl.zeros(({layout.rows}, {layout.classes}), tl.{spec.dtype})"
+    of_tile = f"hinges({x}_row, {at}, {stride}, lists, serves, c, inside, classes, {zero})"
+    of_row = f"listed_slopes({at}, lists, serves, row_inside, c, classes, {zero})"
+    return HingeLines(
+        f"hinge_sums_{x}_{k}, hinge_slopes_{x}_{k} = {of_tile}",
+        None if layout.is_whole else f"hinge_slopes_{x}_{k} += {of_row}",
+    )
 
 
 def _class_offset(layout: RowLayout, name: str, place: str) -> str:
@@ -270,10 +316,18 @@ def _violations(
 ) -> list[str]:
     """Find the violations of each check in a tile that has some."""
     lines: list[str] = []
-    if _index(spec) is not None:
+    if _of_kind(spec, "index") is not None:
         lines += update_lines(0, "broken_k", "r", "index", is_index=True)
+    elif spec.classes is not None:
+
+        def use_lists(_: list[str]) -> list[str]:
+            listed = "listed = tl.load(lists[:, None] + c[None, :], mask=inside, other=-1)"
+            at = "r[:, None] * classes + c[None, :]"
+            return [listed, *update_lines(0, "(listed < -1) | (listed >= classes)", at, "listed", is_index=True)]
+
+        lines += tiles.fresh_loop((), use_lists)
     for j, (of_class, number) in enumerate(zip(of_classes, shown, strict=True)):
-        check = j + (_index(spec) is not None)
+        check = j + (spec.classes is not None)
         if of_class is None:
             word = f"({number} + no_number).to(tl.float64).to(tl.int64, bitcast=True)"
             lines += update_lines(check, f"broken_{j}", "r", word, is_index=False)

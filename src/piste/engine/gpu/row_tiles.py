@@ -8,17 +8,29 @@ each wave of sums that other sums need, and the maximum and the sum of exponenti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...formula.expression import Expr, FormulaError, topological_order
 from ..row_schedule import CLASSES
 from .loss_lines import LossLines
 
-__all__ = ["RowTiles", "checked", "distributed"]
+__all__ = ["HingeLines", "RowTiles", "distributed", "with_hinge_sums"]
 
 _SUMS = ("top", "total")
 # Where maxima start; a row of -inf alone keeps it, which leaves NaN as the loss.
 _LOWEST = {"float32": -3.0e38, "float64": -1.0e308}
+
+
+class HingeLines(NamedTuple):
+    """The lines that compute `hinge_sums_x_k` and `hinge_slopes_x_k`, for operands x and k.
+
+    Attributes:
+        of_tile: the sums, and the slopes as far as the tile determines them.
+        of_row: the rest of the slopes, which other tiles determine, or None.
+    """
+
+    of_tile: str
+    of_row: str | None
 
 
 class RowTiles:
@@ -28,6 +40,7 @@ class RowTiles:
         dtype: the dtype of the computation.
         is_row: tells rows from numbers.
         load: returns the line that reads a tile of an operand, by the operand's name.
+        hinges: returns the lines that compute the hinges of a row with a list, by the names of both operands.
         shape: the rows of a tile, and its classes.
         is_whole: whether a row fits into a tile.
     """
@@ -37,11 +50,12 @@ class RowTiles:
         dtype: str,
         is_row: Callable[[Any], bool],
         load: Callable[[str], str],
+        hinges: Callable[[str, str], HingeLines],
         shape: tuple[int, int],
         is_whole: bool,
     ) -> None:
         self.lines: list[str] = []
-        self._dtype, self._is_row, self._load = dtype, is_row, load
+        self._dtype, self._is_row, self._load, self._hinges = dtype, is_row, load, hinges
         self._shape, self._is_whole = shape, is_whole
         self._sums: dict[Expr, str] = {}
         self._numbers = LossLines(dtype, "n", self._number)
@@ -182,6 +196,14 @@ class RowTiles:
             return f"{name}_row"
         if symbol.op == "index":
             return f"c.to(tl.{self._dtype})[None, :]"
+        if symbol.op in ("hinge_sums", "hinge_slopes"):
+            x, k = (str(operand.args[0]) for operand in symbol.operands)
+            self._loaded.setdefault(x, self._load(x))
+            lines = self._hinges(x, k)
+            self._loaded.setdefault(f"hinges of {x} and {k}", lines.of_tile)
+            if symbol.op == "hinge_slopes" and lines.of_row is not None:
+                self._loaded.setdefault(f"slopes of {x} and {k}", lines.of_row)
+            return f"{symbol.op}_{x}_{k}"
         return None
 
 
@@ -242,9 +264,16 @@ def _has_each(x: Any) -> bool:
     return isinstance(x, Expr) and (x.op == "each" or (x.op in ("+", "-") and any(map(_has_each, x.args))))
 
 
-def checked(value: Any) -> Any:
-    """Raise for words that tiles don't have."""
+def with_hinge_sums(value: Any) -> Any:
+    """Replace the hinges of a row by the total of the hinges of each class.
+
+    Raises:
+        FormulaError: The hinges are those of a computed row.
+    """
+    found: dict[Expr, Any] = {}
     for node in topological_order(value):
-        if node.op in ("hinges", "hinge_slopes"):
-            raise FormulaError(f"no GPU kernel has the word `{node.op}`")
-    return value
+        args = [found[x] if isinstance(x, Expr) else x for x in node.args]
+        if node.op in ("hinges", "hinge_slopes") and any(x.op != "input" for x in node.operands):
+            raise FormulaError("the word `hinges` takes operands of the loss alone")
+        found[node] = Expr("total", Expr("hinge_sums", *args)) if node.op == "hinges" else Expr(node.op, *args)
+    return found[value] if isinstance(value, Expr) else value
