@@ -198,6 +198,97 @@ def test_parentheses_that_enclose_no_message_stay_as_they_are():
     assert "（除以元素的个数）" in shown
 
 
+class Named(torch.nn.Module):
+    """A model whose parameters have names that are words of the catalogue."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(9, 4)
+        self.group = torch.nn.Linear(4, 4)
+        self.loss = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+        self.vector = torch.nn.Parameter(torch.ones(2))
+
+
+def test_an_optimizer_and_a_loss_name_their_backend_in_chinese():
+    layer = torch.nn.Linear(3, 2)
+    assert optim.SGD(layer.parameters()).explain() == (
+        "SGD，第 0 组：2 个参数中的 2 个由融合 CPU 内核更新，全部在一遍中完成"
+    )
+    assert optim.Adam(layer.parameters(), fused=False).explain_backend() == (
+        "Adam，第 0 组：2 个参数中的 2 个由 eager 后端更新：fused=False 要求如此"
+    )
+    assert optim.LBFGS(layer.parameters()).explain() == (
+        "LBFGS，第 0 组：2 个参数中的 2 个由 torch 运算处理，所有参数为一个向量"
+    )
+    assert optim.LAMB(layer.parameters()).explain().endswith("更新，全部一起用 2 遍完成")
+    assert optim.Prodigy(layer.parameters()).explain().endswith("；对所有参数的求和由融合 CPU 内核完成")
+    assert optim.Muon([layer.weight]).explain().endswith("；矩阵阶段由 torch 运算完成")
+    x = torch.zeros(3)
+    assert losses.MSELoss(check="nan").explain_backend(x, x) == (
+        'MSELoss：由 eager 后端计算：check="nan" 检查每一个值。'
+        "在 torch.compile 下，它被逐个运算地追踪：它的公式会与相邻的运算融合"
+    )
+    assert losses.CrossEntropyLoss().explain_backend() == (
+        "CrossEntropyLoss：由融合 CPU 内核计算，梯度在同一遍中得到。在 torch.compile 下，它是算子 piste::loss"
+    )
+
+
+def test_param_groups_are_tables_in_chinese_with_the_names_of_parameters():
+    assert str(optim.param_groups(Named(), weight_decay=0.1)).splitlines() == [
+        "组  weight_decay  张量数  元素  参数",
+        "0   0.1           3       54    vector, embedding.weight, group.weight",
+        "1   0             1       4     group.bias",
+    ]
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9))
+    assert str(optim.matrix_groups(model)).splitlines() == [
+        "组  更新方式  形状    参数      原因",
+        "0   1 个矩阵  (4, 4)  1.weight  隐藏层矩阵",
+        "1   AdamW     (9, 4)  0.weight  嵌入层",
+        "1   AdamW     (4,)    1.bias    向量",
+        "1   AdamW     (9, 4)  2.weight  输出层",
+        "1   AdamW     (9,)    2.bias    向量",
+    ]
+
+
+def test_a_check_of_parameters_is_in_chinese_with_their_names():
+    model = Named()
+    optimizer = optim.SGD([model.group.weight, model.loss])
+    assert optimizer.check(model).splitlines() == [
+        "SGD 持有 4 个可训练参数中的 1 个。",
+        "可训练，未持有：vector, embedding.weight, group.bias",
+        "持有，已冻结：loss",
+    ]
+
+
+def test_a_port_is_in_chinese():
+    assert optim.port("keras", "RMSprop", rho=0.9, epsilon=1e-6).splitlines() == [
+        'piste.optim.RMSprop(model.parameters(), rho=0.9, epsilon=1e-06, convention="keras")',
+        "lr：0.001（PyTorch 的默认值：0.01）",
+        "alpha：0.9（PyTorch 的默认值：0.99）",
+        "eps：1e-06（PyTorch 的默认值：1e-08）",
+        "用这些数值，PyTorch 的公式给出不同的更新，差别最大为",
+        "  4.56e-05%，当梯度为 1 时",
+        "  133%，当梯度为 0.001 时",
+        "  6.77e+04%，当梯度为 1e-06 时",
+    ]
+    same = optim.port("keras", "SGD", learning_rate=0.1).splitlines()
+    assert same[-1] == "用这些数值，PyTorch 的公式给出相同的更新。"
+
+
+def test_the_catalogue_has_the_reasons_against_a_backend():
+    """They are strings of the engine, whose other strings are code."""
+    found = collect()
+    for reason in (
+        "its gradient is sparse",
+        "no kernel of the GPU reduces over rows and columns",
+        "Triton is not installed",
+        "the kernel of a loss could not be made ({0})",
+        "there are more than {0} classes",
+        'check="nan" inspects every value',
+    ):
+        assert reason in found
+
+
 def test_a_comparison_is_reported_in_chinese(tmp_path):
     words = ["compare", "line", "--optimizers", "sgd,adam", "--lr", "0.01", "--seeds", "2", "--epochs", "1"]
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])

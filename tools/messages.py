@@ -20,15 +20,17 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "piste"
 CATALOGUES = sorted(LOCALE.glob("*/LC_MESSAGES/piste.po"))
 
-ERRORS = {"InvalidValue", "InvalidType", "Unsupported", "PisteError", "MissingPackage", "FormulaError", "warn"}
-"""Calls of these names make an error or a warning."""
+ERRORS = {"InvalidValue", "InvalidType", "Unsupported", "PisteError", "MissingPackage", "FormulaError", "Declined"}
+"""Calls of these names make an error."""
+ABOUT_BACKENDS = re.compile(r"_?(why_\w+|describe\w*|choose_backend|decline|explain|missing|warn\w*)")
+"""Functions and calls of these names give a warning, the name of a backend, or the reason against one."""
 SHOWN = {"translate", "translated"}
 """Calls of these names take a message."""
 ERRORS_ALONE = ("engine/", "formula/")
 """Folders whose other strings are the text of kernels."""
 NOT_SHOWN = (
     *("compare/tasks/", "compare/training/smoothness.py", "losses/robust_regression"),
-    *("optim/options.py", "optim/ports.py", "losses/function_form.py", "losses/operators.py", "translation.py"),
+    *("optim/options.py", "losses/function_form.py", "losses/operators.py", "translation.py"),
 )
 """Files whose other strings are the code of built-in tasks, the meaning of options in docstrings, and schemas."""
 PAGES = ("compare/report/page.html",)
@@ -40,6 +42,7 @@ WORDS = (
     *("search", "default"),
     *("Formula", "Elements", "Rows", "Samples", "Counts", "Result", "Gradient", "Refused"),
     *("element", "elements", "row", "rows", "quadratic", "linear", "far", "the parameter", "its gradient", "the step"),
+    *("embedding", "vector"),
 )
 """Words that sentences are made of, and headings, other than those of the files of TABLES."""
 DOCUMENTED = {"rate", "decay", "Number", "Limit", "Integer", "Numbers", "Flag", "Choice", "TensorOption", "Function"}
@@ -79,12 +82,14 @@ def is_message(text: str, words: bool = False) -> bool:
 
 
 def _strings(node: ast.AST, call: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each string below a node, with the name of the call in ERRORS or SHOWN that takes it, if any."""
+    """Yield each string below a node, with the call or the function that shows it, if any."""
+    if isinstance(node, ast.FunctionDef) and ABOUT_BACKENDS.fullmatch(node.name):
+        call = node.name
     if isinstance(node, ast.Call):
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
         if name in DOCUMENTED:
             return
-        call = name if name in ERRORS | SHOWN else call
+        call = name if name in ERRORS | SHOWN or ABOUT_BACKENDS.fullmatch(name) else call
     text = template(node)
     if text is not None:
         yield text, call

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..translation import translate
 from .app import say
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def show(comparison: Comparison) -> None:
         verdict, console = comparison.verdict, Console(highlight=False)
         for table in rich_tables(comparison, console.width):
             console.print(table, "")
-        words, _, code = translate(str(verdict)).partition("\n\n")
+        words, _, code = str(verdict).partition("\n\n")
         sentence, *explained = words.split("\n")
         console.print(sentence, style="bold", markup=False)
         console.print("\n".join(explained), markup=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .app import Debug, app, in_a_sentence, say
+from .app import Debug, app, in_a_sentence
 
 
 @app.command()
@@ -24,4 +24,4 @@ def diff(
     with in_a_sentence(debug):
         from ..compare import diff as set_side_by_side
 
-        say(str(set_side_by_side(before, after, practical=practical)))
+        typer.echo(str(set_side_by_side(before, after, practical=practical)))

@@ -59,7 +59,7 @@ class Comparison(Summary):
         return f"<Comparison {self.name!r}: {counts}. {self.verdict.sentence}>"
 
     def __str__(self) -> str:
-        return translate(f"{self.table()}\n{self.verdict}")
+        return f"{translate(self.table())}\n{self.verdict}"
 
     def _repr_markdown_(self) -> str:
         return markdown_summary(self)

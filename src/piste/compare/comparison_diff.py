@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import InvalidType, InvalidValue
 from ..options import Number
+from ..translation import translate
 from .analysis.changed_settings import HASHED, differing_settings
 from .analysis.changes import Change, Side, find_changes
 from .formats import format_bytes, format_change, format_number, format_seconds
@@ -77,7 +78,7 @@ class Diff:
             f"{self.sentence} {self.test}".strip(),
             f"Before: {self.recommendations[0]}\n\nAfter: {self.recommendations[1]}",
         ]
-        return "\n\n".join(parts)
+        return translate("\n\n".join(parts))
 
     def _repr_markdown_(self) -> str:
         return str(self)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..translation import translate
+
 LEVEL = 0.05
 """The significance level of every test, and one minus the confidence of every interval."""
 
@@ -191,7 +193,7 @@ class Verdict:
     def __str__(self) -> str:
         code = f"\n{textwrap.indent(self.code, '    ')}" if self.code else ""
         explained = f"{self.test} {self.limits}".strip()
-        return "\n".join(filter(None, (self.sentence, explained, self.recommendation, code)))
+        return translate("\n".join(filter(None, (self.sentence, explained, self.recommendation, code))))
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import Unsupported
+from ..errors import Unsupported, english
 from ..formula.expression import FormulaError
 from ..torch_internals import PLAIN_TYPES, is_transforming
 from .autograd import record
@@ -166,12 +166,12 @@ class LossDispatcher:
             try:
                 kernel = backend.compile_loss(spec, operands)
             except FormulaError as error:
-                reason = f"the kernel has no word for its formula ({error})"
+                reason = f"the kernel has no word for its formula ({english(error)})"
                 continue
             except Exception as error:
                 if forced is not None:
                     raise
-                reason = f"the kernel of a loss could not be made ({error})"
+                reason = f"the kernel of a loss could not be made ({english(error)})"
                 warn_fallback(reason)
                 continue
             return kernel, f"by {backend.describe()}, with its gradients in one pass"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, compress
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import Unsupported
+from ..errors import Unsupported, english
 from ..torch_internals import PLAIN_TYPES
 from ..translation import translate
 from .backend import Backend, FastStep, StepKernel, backends_of, caller_level, forced_backend, warn_fallback
@@ -55,17 +56,30 @@ def choose_backend(spec: StepSpec, state: ParamState, options: Mapping[str, Any]
 
 def describe_backends(spec: StepSpec, states: Sequence[ParamState], options: Mapping[str, Any]) -> list[str]:
     """Return a line for each backend that steps some of the parameters, with the reason where it is the eager one."""
-    count: dict[str, int] = {}
+    count: Counter[tuple[str | None, str | None, int, str | None]] = Counter()
     for state in states:
         backend, why = choose_backend(spec, state, options)
-        passes = count_passes(spec.of(state.p))
-        how = "all in one pass" if passes == 1 else f"all together, in {passes} passes"
-        line = f"by the eager backend: {why}" if backend is None else f"by {backend.describe()}, {how}"
+        adder = None
         if spec.sums is not None:
-            adder, _ = choose_backend(spec.sums, replace(state, counters=[]), options)
-            line += f"; the sums over all parameters by {'torch operations' if adder is None else adder.describe()}"
-        count[line] = count.get(line, 0) + 1
-    return [f"{n} of {len(states)} parameters {line}" for line, n in count.items()]
+            adding, _ = choose_backend(spec.sums, replace(state, counters=[]), options)
+            adder = "torch operations" if adding is None else adding.describe()
+        count[None if backend is None else backend.describe(), why, count_passes(spec.of(state.p)), adder] += 1
+    return [_describe(n, len(states), *way) for way, n in count.items()]
+
+
+def _describe(n: int, count: int, kernel: str | None, why: str | None, passes: int, adder: str | None) -> str:
+    """Return the line for `n` of `count` parameters that the same kernel steps, or the eager backend for one reason."""
+    if kernel is None:
+        line = f"{n} of {count} parameters by the eager backend: {why}"
+    elif passes == 1:
+        line = f"{n} of {count} parameters by {kernel}, all in one pass"
+    else:
+        line = f"{n} of {count} parameters by {kernel}, all together, in {passes} passes"
+    return line if adder is None else f"{line}; the sums over all parameters by {adder}"
+
+
+def _why_not_made(error: Exception) -> str:
+    return f"its kernel could not be made ({english(error)})"
 
 
 class StepPlan:
@@ -134,10 +148,10 @@ class StepPlan:
         except Exception as error:
             if self._options["fused"] or forced_backend() is not None:
                 raise
-            _failed[self.spec] = f"its kernel could not be made ({error})"
+            _failed[self.spec] = _why_not_made(error)
             warnings.warn(
                 translate(
-                    f"{self.spec.name} falls back to the eager backend, several times slower: {error}. "
+                    f"{self.spec.name} falls back to the eager backend, several times slower: {english(error)}. "
                     "Help: fused=False silences this warning; fused=True makes it an error."
                 ),
                 RuntimeWarning,

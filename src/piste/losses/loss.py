@@ -13,6 +13,7 @@ from torch import Tensor
 from ..engine import cast_result, decline, explain, raise_reported, values
 from ..errors import InvalidType, PisteError, Unsupported
 from ..options import Function, Option
+from ..translation import translate
 from .arguments import bind_constructor, document_arguments, misuse, named_options, signature_of
 from .call import PreparedCall, ValidatedSettings, validate_settings, why_not_operator
 from .function_form import functional_form
@@ -302,8 +303,10 @@ class Loss(TorchLoss):
             operands = tuple(x.clone() if isinstance(x, Tensor) else x for x in operands)
         how = explain(lambda: self.compute(operands, settings.reduction, settings.check, **options))
         reason = self._why_traced(operands, settings, tensors)
-        compiled = "the operator piste::loss" if reason is None else f"traced: {reason}"
-        return f"{type(self).__name__}: {how}. Under torch.compile it is {compiled}"
+        name = type(self).__name__
+        if reason is None:
+            return translate(f"{name}: {how}. Under torch.compile it is the operator piste::loss")
+        return translate(f"{name}: {how}. Under torch.compile it is traced: {reason}")
 
     def _bind_operands(self, operands: tuple[Any, ...], named_operands: dict[str, Any]) -> tuple[Any, ...]:
         """Return the operands in order; raise for one that is missing or unknown."""

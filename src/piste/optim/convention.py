@@ -11,7 +11,7 @@ import torch
 from ..errors import InvalidType, InvalidValue
 from ..options import as_float
 
-__all__ = ["TITLES", "Convention", "check_convention", "origin", "translate"]
+__all__ = ["TITLES", "Convention", "as_torch", "check_convention", "origin"]
 
 TITLES = {
     "keras": "Keras",
@@ -59,7 +59,7 @@ def origin(cls: Any) -> str:
     return "PyTorch" if hasattr(torch.optim, cls.__name__) else "Piste"
 
 
-def translate(cls: Any, convention: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def as_torch(cls: Any, convention: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call in PyTorch's names, completed with the library's defaults.
 
     Args:

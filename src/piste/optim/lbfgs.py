@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidType, InvalidValue, Unsupported
+from ..translation import translate
 from . import validation
 from .clipping import reduces_gradients, scaling_of_step
 from .declaration import MISSING
@@ -103,7 +104,7 @@ class LBFGS(Optimizer):
     def explain_backend(self) -> str:
         """Return one line that names the backend."""
         count = len(self.param_groups[0]["params"])
-        return f"LBFGS, group 0: {count} of {count} parameters by torch operations on one vector of all"
+        return translate(f"LBFGS, group 0: {count} of {count} parameters by torch operations on one vector of all")
 
     explain = explain_backend
 

@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import InvalidType, InvalidValue
+from ..translation import translate
 from .adam import AdamW
-from .model_groups import ParamGroups
+from .model_groups import ParamGroups, align
 
 __all__ = ["MatrixGroups", "matrix_groups"]
 
@@ -36,13 +37,16 @@ class MatrixGroups(ParamGroups):
         self.reasons = dict(reasons)
 
     def __str__(self) -> str:
-        table = [["group", "stepped as", "shape", "parameter", "because"]]
+        head = [translate("group"), translate("stepped as"), translate("shape"), translate("parameter")]
+        table = [[*head, translate("because")]]
         for index, group in enumerate(self):
             split = group.get("split", 1)
-            kind = "AdamW" if group["adamw"] else "1 matrix" if split == 1 else f"{split} matrices"
-            table += [[str(index), kind, str(tuple(p.shape)), name, self.reasons[name]] for name, p in group["params"]]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
+            kind = "AdamW" if group["adamw"] else translate("1 matrix" if split == 1 else f"{split} matrices")
+            table += [
+                [str(index), kind, str(tuple(p.shape)), name, translate(self.reasons[name])]
+                for name, p in group["params"]
+            ]
+        return align(table)
 
 
 def matrix_groups(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InvalidType, InvalidValue
+from ..translation import translate
 
-__all__ = ["ParamGroups", "compare_with_model", "param_groups"]
+__all__ = ["ParamGroups", "align", "compare_with_model", "param_groups"]
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _WORDS = ("bias", "norm", "1d")
@@ -28,20 +30,43 @@ class ParamGroups(list[dict[str, Any]]):
     """
 
     def __str__(self) -> str:
-        names = [[name for name, _ in group["params"]] for group in self]
+        head = [
+            translate("group"),
+            "weight_decay",
+            translate("tensors"),
+            translate("elements"),
+            translate("parameters"),
+        ]
         rows = [
             [
                 str(index),
                 f"{group['weight_decay']:g}",
                 str(len(group["params"])),
                 str(sum(p.numel() for _, p in group["params"])),
-                ", ".join(named[:4]) + f", and {len(named) - 4} more" * (len(named) > 4),
+                _some([name for name, _ in group["params"]]),
             ]
-            for index, (group, named) in enumerate(zip(self, names, strict=True))
+            for index, group in enumerate(self)
         ]
-        table = [["group", "weight_decay", "tensors", "elements", "parameters"], *rows]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
+        return align([head, *rows])
+
+
+def _some(names: Sequence[str]) -> str:
+    """Write the first names of parameters, which are not translated."""
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else translate("{0}, and {1} more").format(shown, len(names) - 4)
+
+
+def align(rows: Iterable[Sequence[str]]) -> str:
+    """Write a table with columns of equal width; a Chinese character takes two places of a terminal."""
+    rows = list(rows)
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(text + " " * (w - _width(text)) for text, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _width(text: str) -> int:
+    return len(text) + sum(unicodedata.east_asian_width(c) in "WF" for c in text)
 
 
 def param_groups(
@@ -126,17 +151,22 @@ def compare_with_model(optimizer: Any, model: nn.Module) -> str:
         params[id(p)] = p
     trainable = [key for key, p in params.items() if p.requires_grad]
     kind = type(optimizer).__name__
-    return "\n".join(
-        [
-            f"{kind} holds {sum(key in held for key in trainable)} of {len(trainable)} trainable parameters.",
-            *_list("trainable, not held", (names[key][0] for key in trainable if key not in held)),
-            *_list("held, frozen", (names[key][0] for key, p in params.items() if key in held and not p.requires_grad)),
-            *_list("tied, stepped once", (" = ".join(tied) for tied in names.values() if len(tied) > 1)),
-            *_list("held, not in the model", [f"{n} parameters"] if (n := len(held - set(params))) else []),
-        ]
-    )
+    holds = f"{kind} holds {sum(key in held for key in trainable)} of {len(trainable)} trainable parameters."
+    left_out = (names[key][0] for key in trainable if key not in held)
+    frozen = (names[key][0] for key, p in params.items() if key in held and not p.requires_grad)
+    tied = (" = ".join(shared) for shared in names.values() if len(shared) > 1)
+    others = f"{len(held - set(params))} parameters"
+    lines = [
+        translate(holds),
+        *_list(translate("trainable, not held: {0}"), left_out),
+        *_list(translate("held, frozen: {0}"), frozen),
+        *_list(translate("tied, stepped once: {0}"), tied),
+        *([translate(f"held, not in the model: {others}")] if held - set(params) else []),
+    ]
+    return "\n".join(lines)
 
 
-def _list(heading: str, entries: Iterator[str] | list[str]) -> list[str]:
-    entries = list(entries)
-    return [f"{heading}: {', '.join(entries)}"] if entries else []
+def _list(text: str, names: Iterable[str]) -> list[str]:
+    """Put names of parameters into a text that is translated already: a name may be a word of the catalogue."""
+    listed = ", ".join(names)
+    return [text.format(listed)] if listed else []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..engine import MatrixSpec, StepSpec, parameters, raise_reported
 from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook, without_compiler
+from ..translation import translate
 from . import checkpoint, declaration, group_checks, validation
 from .backward_steps import stepping_in_backward
 from .clipping import SkippedSteps, scaling_of_step, steps_on_gpu
@@ -281,8 +282,9 @@ class Optimizer(torch.optim.Optimizer):
             >>> print(piste.optim.Adam(model.parameters(), fused=False).explain_backend())
             Adam, group 0: 2 of 2 parameters by the eager backend: fused=False asks for it
         """
+        text = translate("{0}, group {1}: {2}")
         return "\n".join(
-            f"{type(self).__name__}, group {index}: {line}"
+            text.format(type(self).__name__, index, translate(line))
             for index, group in enumerate(self.param_groups)
             for line in describe_group(
                 type(self).rule_of(group), group, [existing_part(self, p, group) for p in group["params"]]

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ..errors import InvalidValue, did_you_mean
-from .convention import TITLES, origin, translate
+from ..translation import translate
+from .convention import TITLES, as_torch, origin
 from .conventions import CONVENTIONS
 from .declaration import all_options
 from .registry import OPTIMIZERS
@@ -58,7 +59,7 @@ def port(framework: str, name: str, **options: Any) -> str:
         )
     cls = OPTIMIZERS[names[name.lower()]]
     with_theirs = _updates(cls, {**options, "convention": framework})  # rejects wrong options
-    ours = translate(cls, framework, options)
+    ours = as_torch(cls, framework, options)
     given = "".join(f"{key}={value!r}, " for key, value in options.items())
     declared = all_options(cls)
     lines = [f'piste.optim.{cls.__name__}(model.parameters(), {given}convention="{framework}")']
@@ -74,10 +75,11 @@ def port(framework: str, name: str, **options: Any) -> str:
         ((a - b).abs() / a.abs()).max().item() for a, b in zip(with_theirs, _updates(cls, ours), strict=True)
     ]
     if max(differences) < 1e-12:
-        return "\n".join([*lines, f"{origin(cls)}'s formula with these numbers gives the same updates."])
-    lines.append(f"{origin(cls)}'s formula with these numbers gives other updates, by up to")
-    lines += [f"  {100 * d:.3g}% at gradients of {size:g}" for size, d in zip(_SIZES, differences, strict=True)]
-    return "\n".join(lines)
+        lines.append(f"{origin(cls)}'s formula with these numbers gives the same updates.")
+    else:
+        lines.append(f"{origin(cls)}'s formula with these numbers gives other updates, by up to")
+        lines += [f"  {100 * d:.3g}% at gradients of {size:g}" for size, d in zip(_SIZES, differences, strict=True)]
+    return translate("\n".join(lines))
 
 
 def _updates(cls: Any, options: dict[str, Any]) -> list[torch.Tensor]:

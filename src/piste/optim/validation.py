@@ -9,7 +9,7 @@ import torch
 
 from ..errors import InvalidType, InvalidValue
 from ..options import as_float
-from .convention import check_convention, translate
+from .convention import as_torch, check_convention
 from .declaration import all_options, defaults
 from .option_names import help_with_name, misuse, offer_convention
 from .options import SHARED
@@ -51,7 +51,7 @@ def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params:
             raise InvalidType(f"{cls.__name__} has no option `{name}`; {help_with_name(cls, name)}{offer}")
         given[name] = value
     if convention != "torch":
-        given = translate(cls, convention, given)
+        given = as_torch(cls, convention, given)
     values = defaults(cls) | given
     check_values(cls, values)
     return values

@@ -30,8 +30,9 @@ class CpuBackend:
 
     def describe(self) -> str:
         """Name the kernels; say so where they run on one thread."""
-        threads = "" if openmp_parallel() is not None else " on one thread (PyTorch has no OpenMP thread pool here)"
-        return f"the fused CPU kernel{threads}"
+        if openmp_parallel() is None:
+            return "the fused CPU kernel on one thread (PyTorch has no OpenMP thread pool here)"
+        return "the fused CPU kernel"
 
     def why_unavailable(self) -> str | None:
         """Return that Numba is missing, or None."""

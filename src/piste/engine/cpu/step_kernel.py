@@ -85,10 +85,10 @@ def _why_not_lines(spec: StepSpec, slot: ParamState) -> str | None:
     """Return the reason why the kernel can't reduce over the rows and columns of a slot, or None."""
     if slot.p.dim() < 2:
         return "it has fewer than two dimensions, and its rule reduces over rows or columns"
-    if slot.p.is_complex() or slot.scales:
-        return (
-            f"{'its state has 8 bits' if slot.scales else 'it is complex'}, and its rule reduces over rows or columns"
-        )
+    if slot.scales:
+        return "its state has 8 bits, and its rule reduces over rows or columns"
+    if slot.p.is_complex():
+        return "it is complex, and its rule reduces over rows or columns"
     if spec.uses_position and not all(x.is_contiguous() for x in elements_of(spec, slot)):
         return "it is not contiguous, and its rule reduces over rows or columns and rounds at random"
     for name, x in zip(spec.buffers, slot.buffers, strict=False):
