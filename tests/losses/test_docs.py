@@ -7,10 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 import piste
-from piste.explain import explain
 from piste.losses.reduction import SETTINGS
 from piste.losses.registry import LOSSES
 
@@ -25,12 +23,6 @@ def test_the_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> Non
             exec(block, scope)
         shown = capsys.readouterr().out
         assert "tensor(0.6250)" in shown and "quadratic, d < beta: 1 of 4" in shown
-        x, y = torch.randn(50, dtype=torch.float64, requires_grad=True), torch.randn(50, dtype=torch.float64)
-        loss = scope["Cauchy"]()(x, y)
-        expected = torch.log(1 + (x - y) ** 2 / 2).mean()
-        torch.testing.assert_close(loss, expected)
-        torch.testing.assert_close(torch.autograd.grad(loss, x), torch.autograd.grad(expected, x))
-        assert "log(1 + d * d / 2)" in str(explain(scope["Cauchy"], x[:2], y[:2]))
     finally:
         LOSSES.clear()
         LOSSES.update(before)
