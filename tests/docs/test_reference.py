@@ -11,7 +11,7 @@ from piste.losses.elementwise import ElementwiseLoss
 from piste.optim import OPTIMIZERS, Adagrad, Adam, Optimizer
 from piste.optim.options import rate
 from tools.docs import reference
-from tools.docs.formulas import loss_variants, optimizer_formula, optimizer_variants
+from tools.docs.formulas import code_of_stage, loss_variants, optimizer_formula, optimizer_variants
 from tools.docs.groups import LOSSES_BY_TASK, OPTIMIZERS_BY_KIND
 from tools.docs.libraries import read_libraries
 from tools.docs.pictures import best_rate, draw_loss, path, valley
@@ -42,6 +42,39 @@ def test_a_letter_of_a_formula_has_one_meaning(name):
     for equations in optimizer_variants(OPTIMIZERS[name]).values():
         left = [equation.partition(" = ")[0] for equation in equations]
         assert len(left) == len(set(left))
+
+
+def test_the_formula_of_adafactor_reduces_over_rows_and_columns():
+    found = optimizer_variants(OPTIMIZERS["Adafactor"])
+    mean = r"\left(\operatorname{%s\,mean}\left(g_{t}^{2}\right) - %s_{t-1}\right)"
+    assert rf"r_{{t}} = r_{{t-1}} + \mathrm{{share}} \, {mean % ('row', 'r')}" in found[""]
+    assert rf"c_{{t}} = c_{{t-1}} + \mathrm{{share}} \, {mean % ('column', 'c')}" in found[""]
+    vector = found["Of a parameter with fewer than two dimensions"]
+    assert r"v_{t} = v_{t-1} + \mathrm{share} \, \left(g_{t}^{2} - v_{t-1}\right)" in vector
+
+
+def test_a_rule_of_matrices_has_its_formulas_and_the_code_of_its_stage():
+    assert optimizer_formula(OPTIMIZERS["Muon"]) == [
+        r"b_{t} = \mu \, b_{t-1} + \left(1 - \mu\right) \, g_{t}",
+        r"u = \mu \, b_{t} + \left(1 - \mu\right) \, g_{t}",
+        r"o = \operatorname{matrix}\left(u\right)",
+        r"\theta_{t} = \theta_{t-1} \, \left(1 - \mathrm{lr} \, \mathrm{weight\_decay}\right) - \mathrm{lr} \, o",
+    ]
+    code = "\n".join(code_of_stage(OPTIMIZERS["Muon"]))
+    assert "    def matrix(\n" in code and "        y = x @ x.mT\n" in code and "Args:" not in code
+    assert code_of_stage(Adam) == []
+
+
+def test_a_step_by_adamw_has_the_formula_of_adamw():
+    found = optimizer_formula(OPTIMIZERS["NorMuon"], adamw=True)
+    assert found == optimizer_formula(OPTIMIZERS["AdamW"], weight_decay=0.0)
+
+
+@pytest.mark.parametrize("name", [name for name, rule in OPTIMIZERS.items() if not rule.elementwise])
+def test_every_optimizer_has_a_formula_and_a_path(name):
+    page = _optimizer_page(OPTIMIZERS[name])
+    assert "## Formula" in page and ("$$" in page or "The direction, as it runs" in page)
+    assert "## Path\n" in page and '<figure data-figure="' in page
 
 
 def test_the_step_of_adabelief_is_not_its_difference():

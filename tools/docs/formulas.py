@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
+from piste.engine import MatrixSpec
 from piste.errors import PisteError
 from piste.explain.evaluation import Evaluation
 from piste.explain.steps import TracedRule
-from piste.formula import Expr, FormulaError
+from piste.formula import Expr, FormulaError, trace
 from piste.formula.differentiate import differentiate
 from piste.formula.latex import LatexPrinter
 from piste.formula.printing import read
@@ -19,39 +24,81 @@ from piste.optim import Optimizer
 from piste.optim.composition import step_spec
 from piste.optim.options import Flag
 
-__all__ = ["loss_formula", "loss_variants", "optimizer_formula", "optimizer_variants", "worked_example"]
+__all__ = [
+    "code_of_stage",
+    "loss_formula",
+    "loss_variants",
+    "optimizer_formula",
+    "optimizer_variants",
+    "worked_example",
+]
 
 
 _EULER = {"e": "E"}  # e stands for the base of the natural logarithm
 _STEP = "step"
 
 
-def optimizer_formula(optimizer: type[Optimizer], **options: Any) -> list[str]:
-    """Return the equations of a step in LaTeX, with the index t of the step as papers write it."""
-    group = optimizer([torch.zeros(1, requires_grad=True)], **options).param_groups[0]
+def optimizer_formula(optimizer: type[Optimizer], shape: Sequence[int] | None = None, **options: Any) -> list[str]:
+    """Return the equations of a step in LaTeX, with the index t of the step as papers write it.
+
+    Args:
+        optimizer: The rule; that of a matrix has the matrix stage as a function of its input.
+        shape: The shape of the parameter; by default a matrix where the rule is of matrices, or reduces over their rows
+            and columns.
+        **options: The options.
+    """
+    takes_matrices = optimizer.matrix is not None or _reduces_lines(optimizer)
+    p = torch.zeros(*(shape or ((2, 2) if takes_matrices else (1,))), requires_grad=True)
+    group = optimizer([p], **options).param_groups[0]
+    optimizer = optimizer.rule_of(group)
     spec = step_spec(optimizer, group)
+    if isinstance(spec, MatrixSpec):
+        return _matrix_formula(spec)
+    spec = spec.of(p)
     rule = TracedRule(optimizer, spec)
-    kept = (*spec.buffers, *spec.counters[1:])
-    plain = LatexPrinter()
-    names = {"p": r"\theta_{t-1}", "p'": r"\theta_{t}", "g": "g_{t}", "g'": "g'_{t}"}
-    bare = {k: f"{{{plain.name(k)}}}" if "_" in plain.name(k) else plain.name(k) for k in kept}
-    names |= {k: f"{name}_{{t-1}}" for k, name in bare.items()} | {f"{k}'": f"{name}_{{t}}" for k, name in bare.items()}
-    names[_STEP] = r"\Delta"
+    printer = _printer((*spec.buffers, *spec.counters[1:]))
     lines = [(x.name, x.value) for x in (*rule.scalars, *rule.lines, rule.moved)]
     for i, (name, value) in enumerate(lines):
         if name in [earlier for earlier, _ in lines[:i]]:  # the rule has a value of the same name as the step
             lines[i] = (_STEP, value)
-    printer = LatexPrinter(names=names)
     sums = [rf"{printer.name(x.name)} = \sum {printer(x.value)}" for x in rule.terms]
     return sums + _equations(lines, printer)
+
+
+def _reduces_lines(optimizer: type[Optimizer]) -> bool:
+    return any(b.shape in ("rows", "columns") for b in optimizer.buffers.values())
+
+
+def _printer(kept: Sequence[str]) -> LatexPrinter:
+    """Return a printer that writes the parameter, its gradient and its state with the index of the step."""
+    plain = LatexPrinter()
+    names = {"p": r"\theta_{t-1}", "p'": r"\theta_{t}", "g": "g_{t}", "g'": "g'_{t}"}
+    bare = {k: f"{{{plain.name(k)}}}" if "_" in plain.name(k) else plain.name(k) for k in kept}
+    names |= {k: f"{name}_{{t-1}}" for k, name in bare.items()} | {f"{k}'": f"{name}_{{t}}" for k, name in bare.items()}
+    return LatexPrinter(names=names | {_STEP: r"\Delta"})
+
+
+def _matrix_formula(spec: MatrixSpec) -> list[str]:
+    """Return the equations before the matrix stage, that of the stage, and those after it."""
+    *kept, last = spec.before.buffers
+    symbols = {name: Expr("input", name) for name in (*spec.before.numbers, *spec.before.counters)}
+    p, g, *buffers = (Expr("input", name) for name in ("p", "g", *kept, last))
+    _, values = trace(spec.before.element, p, g, buffers, symbols)
+    moved, _ = trace(spec.after.element, p, g, [Expr("input", "o")], symbols)
+    printer = _printer(kept)
+    lines = zip([*(f"{letter}'" for letter in kept), "u"], values, strict=True)
+    stage = r"o = \operatorname{matrix}\left(u\right)"
+    return [*_equations(lines, printer), stage, *_equations([("p'", moved)], printer)]
 
 
 def optimizer_variants(optimizer: type[Optimizer]) -> dict[str, list[str]]:
     """Return the equations at the defaults, and with each option that changes them, by the option."""
     found = {"": optimizer_formula(optimizer)}
+    if _reduces_lines(optimizer):
+        found["Of a parameter with fewer than two dimensions"] = optimizer_formula(optimizer, (1,))
     buffers = [b.when for b in optimizer.buffers.values() if b.when is not None]
     switches: dict[str, Any] = {name: True if isinstance(optimizer.options[name], Flag) else 0.9 for name in buffers}
-    switches |= {name: True for name, option in optimizer.options.items() if isinstance(option, Flag)}
+    switches |= {name: not option.default for name, option in optimizer.options.items() if isinstance(option, Flag)}
     switches |= {"weight_decay": 0.1} if "weight_decay" in optimizer.options else {}
     for name, value in switches.items():
         for others in ({}, {k: 0.9 for k in buffers if k != name and switches[k] == 0.9}, {"weight_decay": 0.1}):
@@ -61,10 +108,27 @@ def optimizer_variants(optimizer: type[Optimizer]) -> dict[str, list[str]]:
                 continue
             if lines not in found.values():
                 chosen = {name: value, **others}
-                spelled = " and ".join(f"`{k}={v}`" if v is True else f"`{k}` above 0" for k, v in chosen.items())
+                parts = (f"`{k}={v}`" if isinstance(v, bool) else f"`{k}` above 0" for k, v in chosen.items())
+                spelled = " and ".join(parts)
                 found[f"With {spelled}"] = lines
                 break
     return found
+
+
+def code_of_stage(optimizer: type[Optimizer]) -> list[str]:
+    """Return the code of a matrix stage, or of the direction of L-BFGS, with the functions of Piste that it calls."""
+    if hasattr(optimizer, "update"):
+        return []
+    module = sys.modules[optimizer.__module__]
+    is_stage = optimizer.matrix is not None
+    first = vars(optimizer)["matrix"] if is_stage else module._direction
+    called = [getattr(module, name, None) for name in first.__code__.co_names]
+    functions = [first, *(f for f in called if inspect.isfunction(f) and f.__module__.startswith("piste.optim."))]
+    code = "\n\n\n".join(textwrap.dedent(inspect.getsource(f)).strip() for f in functions)
+    code = re.sub(r" *# (type: ignore|fmt: skip).*", "", code)
+    code = re.sub(r'^ +""".*?"""\n', "", code, flags=re.MULTILINE | re.DOTALL)  # docstrings
+    title = "The matrix stage, as it runs" if is_stage else "The direction, as it runs"
+    return [f'??? note "{title}"', "", *(f"    {x}".rstrip() for x in ("``` python", *code.split("\n"), "```")), ""]
 
 
 def worked_example(loss: type[Loss], **options: Any) -> Evaluation | None:

@@ -122,15 +122,24 @@ def valley(w: Tensor) -> Tensor:
 
 
 def path(optimizer: type[Optimizer], surface: Any, steps: int = STEPS, **options: Any) -> Tensor:
-    """Return the points that an optimizer visits on a surface."""
-    w = torch.tensor(START, dtype=torch.float64, requires_grad=True)
-    stepper = optimizer([w], fused=False, **options)
-    points = [w.detach().clone()]
-    for _ in range(steps):
+    """Return the points that an optimizer visits on a surface; a rule of matrices takes a matrix of one row."""
+    start = torch.tensor(START, dtype=torch.float64)
+    w = (start if optimizer.matrix is None else start[None]).clone().requires_grad_()
+    one_at_a_time = {"max_iter": 1} if "max_iter" in optimizer.options else {}
+    stepper = optimizer([w], fused=False, **one_at_a_time, **options)
+
+    def evaluate() -> Tensor:
         stepper.zero_grad()
-        surface(w).backward()
-        stepper.step()
-        points.append(w.detach().clone())
+        height = surface(w).sum()
+        height.backward()
+        if optimizer.sparse_only:
+            w.grad = w.grad.to_sparse()
+        return height
+
+    points = [start]
+    for _ in range(steps):
+        stepper.step(evaluate)
+        points.append(w.detach().reshape(2).clone())
     return torch.stack(points)
 
 

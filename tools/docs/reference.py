@@ -20,7 +20,7 @@ from piste.options import Choice, Option
 from .backends import loss_backends, optimizer_backends
 from .elsewhere import loss_elsewhere, optimizer_elsewhere
 from .figures import placeholder
-from .formulas import loss_variants, optimizer_variants
+from .formulas import code_of_stage, loss_variants, optimizer_variants
 from .groups import LOSSES_BY_TASK, OPTIMIZERS_BY_KIND
 from .pictures import draw_loss, draw_path
 from .speed import loss_rows, optimizer_rows
@@ -60,13 +60,15 @@ def _index() -> str:
 
 def _optimizer_page(cls: type[Optimizer]) -> str:
     text = _sections(cls)
-    variants = optimizer_variants(cls) if cls.elementwise or cls.group_state else {}
+    variants = optimizer_variants(cls) if hasattr(cls, "update") or cls.matrix is not None else {}
     example = cls([torch.zeros(2, 2, requires_grad=True)])
     lines = [f"# {cls.__name__}", "", *_paragraphs(text["summary"]), ""]
+    lines += ["## Formula", ""]
     if variants:
-        lines += ["## Formula", "", *_formulas(variants.pop("")), "", _symbols(cls), ""]
+        lines += [*_formulas(variants.pop("")), "", _symbols(cls), ""]
     for name, equations in variants.items():
         lines += [f'??? note "{_plain(name)}"', "", *(f"    {line}" for line in _formulas(equations)), ""]
+    lines += code_of_stage(cls)
     lines += ["## Arguments", "", *_arguments({**cls.options, **_own_shared(cls)}), ""]
     words = ", ".join(f"`{name}`" for name in SHARED if name not in _own_shared(cls) and name != "convention")
     lines += [f"In addition the keywords of every optimizer of `torch.optim`: {words}.", ""]
@@ -74,10 +76,9 @@ def _optimizer_page(cls: type[Optimizer]) -> str:
     lines += ["## State of a parameter", "", *_state(cls, example), ""]
     lines += ["## Backend", "", *optimizer_backends(example), ""]
     lines += _speed(optimizer_rows(cls.__name__), "a step alone", "tensors", "the best other")
-    if cls.elementwise:
-        lines += ["## Path", ""]
-        lines += ["Down a valley that is 25 times steeper in one direction than in the other, from the same start:", ""]
-        lines += [placeholder(draw_path(cls)), ""]
+    lines += ["## Path", ""]
+    lines += ["Down a valley that is 25 times steeper in one direction than in the other, from the same start:", ""]
+    lines += [placeholder(draw_path(cls)), ""]
     lines += _example(text)
     return "\n".join(lines) + "\n"
 
