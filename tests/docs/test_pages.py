@@ -143,5 +143,18 @@ def test_every_label_of_a_translation_is_a_text_of_a_figure(page):
 
 def test_texts_of_a_figure_are_translated_as_a_whole():
     svg = '<text x="1">loss</text><text>loss of</text><text>a &lt; b</text><path id="loss"/>'
-    shown = with_labels(svg, labels_of("# Title\n\n<!-- labels\nloss = 损失\na < b = 甲 < 乙\n-->\n"))
-    assert shown == '<text x="1">损失</text><text>loss of</text><text>甲 &lt; 乙</text><path id="loss"/>'
+    labels = labels_of("# Title\n\n<!-- labels\nloss = 损失\na < b = 甲 < 乙\n-->\n")
+    assert (
+        with_labels(svg, labels)
+        == '<text x="1">损失</text><text>loss of</text><text>甲 &lt; 乙</text><path id="loss"/>'
+    )
+    named = with_labels('<svg role="img" aria-label="a &lt; b; loss of; loss"></svg>', labels)
+    assert named == '<svg role="img" aria-label="甲 &lt; 乙; loss of; 损失"></svg>'
+
+
+def test_a_figure_is_labeled_with_its_titles():
+    drawing = (
+        "import matplotlib.pyplot as plt\n_, (a, b) = plt.subplots(1, 2)\na.set_title('x < y')\nb.set_title('slope')\n"
+    )
+    (block,) = run_blocks([drawing], "some.md")
+    assert block.figures[0].startswith('<svg role="img" aria-label="x &lt; y; slope"')

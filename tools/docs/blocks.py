@@ -7,6 +7,7 @@ A comment `<!-- setup ... -->` of a page holds code that runs first and is not s
 
 from __future__ import annotations
 
+import html
 import io
 import os
 import re
@@ -173,9 +174,11 @@ def _take_figures() -> Iterator[str]:
 
 
 def svg_of(figure: Any) -> str:
-    """Return a figure as an SVG element that takes the color of text from the page."""
+    """Return a figure as an SVG element that takes the color of text from the page; its titles are its label."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(_TEXT, "currentColor")
-    return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    titles = dict.fromkeys(filter(None, (axes.get_title() for axes in figure.axes)))
+    label = f' role="img" aria-label="{html.escape("; ".join(titles))}"' if titles else ""
+    return re.sub(r"<metadata>.*?</metadata>", "", svg.replace("<svg", f"<svg{label}", 1), flags=re.DOTALL)

@@ -27,6 +27,11 @@ def with_labels(svg: str, labels: dict[str, str]) -> str:
         text = html.unescape(match[2])
         return f"{match[1]}{html.escape(labels.get(text, text), quote=False)}{match[3]}"
 
+    def translated_titles(match: re.Match[str]) -> str:
+        titles = html.unescape(match[1]).split("; ")
+        return f'aria-label="{html.escape("; ".join(labels.get(title, title) for title in titles))}"'
+
+    svg = re.sub(r'(?<=<svg role="img" )aria-label="([^"]*)"', translated_titles, svg)
     return re.sub(r"(<text[^>]*>)([^<]*)(</text>)", translated, svg)
 
 

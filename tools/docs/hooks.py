@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ _PICTURE = "# Picture: the code of this picture\n"
 
 def on_pre_build(config: Any) -> None:
     """Write the reference, the changes and the notebooks into the folder of the pages; they are not committed."""
+    os.environ["PISTE_LANG"] = "en"  # of the reference; a translated page sets its own
     docs = Path(config["docs_dir"])
     _write(docs / "changelog.md", (docs.parent / "CHANGELOG.md").read_text(encoding="utf-8"))
     for path, text in _reference().items():
