@@ -22,7 +22,7 @@ def generator():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("sizes", [[1], [0, 3], [16384], [16385, 7], [70_001, 32, 5]], ids=str)
+@pytest.mark.parametrize("sizes", [[1], [0, 3], [16384], [16385, 7], [1023, 1024, 1027], [70_001, 32, 5]], ids=str)
 def test_the_sum_is_that_of_exact_arithmetic(dtype, sizes, generator):
     tensors = [torch.randn(size, generator=generator).to(dtype) for size in sizes]
     total, rest = sum_of_squares(tensors)

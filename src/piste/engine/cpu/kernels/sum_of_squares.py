@@ -11,29 +11,52 @@ from ..tables import SquaresTable
 
 FLOAT32, FLOAT64, BFLOAT16 = 0, 1, 2  # kinds of tensors; any other number is float16
 BLOCK = 1 << 14  # elements
+LONG = 1 << 10  # elements from which a part is read in four runs
 
 
 @inline
-def _sum(kind, address, start, stop):
-    total = 0.0
+def _square(x, k):
+    v = float64(x[k])
+    return v * v
+
+
+@inline
+def _square_bfloat16(x, k):
+    v = float64(from_bfloat16(x[k]))
+    return v * v
+
+
+@inline
+def _square_float16(x, k):
+    v = float64(from_float16(x[k]))
+    return v * v
+
+
+@inline
+def _sum(square, x, start, stop):
+    """Add the squares of a part, a long one in four runs at once: a core reads a single run at two thirds the speed."""
+    run = (stop - start) // 4 if stop - start >= LONG else 0
+    a = b = c = d = 0.0
+    for k in range(start, start + run):
+        a = fast_add(a, square(x, k))
+        b = fast_add(b, square(x, k + run))
+        c = fast_add(c, square(x, k + 2 * run))
+        d = fast_add(d, square(x, k + 3 * run))
+    for k in range(start + 4 * run, stop):
+        a = fast_add(a, square(x, k))
+    return (a + b) + (c + d)
+
+
+@inline
+def _sum_of(kind, address, start, stop):
     if kind == FLOAT32:
-        x32 = pointer(address, float32)
-        for k in range(start, stop):
-            total = fast_add(total, float64(x32[k]) * float64(x32[k]))
+        total = _sum(_square, pointer(address, float32), start, stop)
     elif kind == FLOAT64:
-        x64 = pointer(address, float64)
-        for k in range(start, stop):
-            total = fast_add(total, x64[k] * x64[k])
+        total = _sum(_square, pointer(address, float64), start, stop)
     elif kind == BFLOAT16:
-        x16 = pointer(address, uint16)
-        for k in range(start, stop):
-            b = float64(from_bfloat16(x16[k]))
-            total = fast_add(total, b * b)
+        total = _sum(_square_bfloat16, pointer(address, uint16), start, stop)
     else:
-        h16 = pointer(address, uint16)
-        for k in range(start, stop):
-            h = float64(from_float16(h16[k]))
-            total = fast_add(total, h * h)
+        total = _sum(_square_float16, pointer(address, uint16), start, stop)
     return total
 
 
@@ -50,7 +73,7 @@ def sum_blocks(block):
             break
         i, start = tensors[at], starts[at]
         stop = start + BLOCK if start + BLOCK < sizes[i] else sizes[i]
-        sums[at] = _sum(kinds[i], addresses[i], start, stop)
+        sums[at] = _sum_of(kinds[i], addresses[i], start, stop)
 
 
 def finish(block):
