@@ -312,7 +312,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path):
             break
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 130, rest
-    assert re.search(r"Interrupted after \d+ of 2000 runs; finished runs are kept.", rest)
+    assert re.search(r"Interrupted after \d+ of 2,000 runs; finished runs are kept.", rest)
     assert "Traceback" not in rest
     assert json.loads((tmp_path / "piste-compare" / "my_task" / "results.json").read_text())["results"]
 

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 
 LAYERS: list[list[str]] = [
     ["piste.translation"],
-    ["piste.errors", "piste.version", "piste.torch_internals", "piste.text_encoding"],
+    ["piste.errors", "piste.version", "piste.torch_internals", "piste.text_encoding", "piste.wording"],
     ["piste.options", "piste.formula"],
     ["piste.engine.*"],  # specs and the passes that all code generators share
     ["piste.engine.native"],

@@ -272,6 +272,8 @@ def test_a_checkpoint_of_another_number_of_groups_or_parameters_is_rejected():
     refused(two, saved.state_dict(), "a different number of parameter groups: 1; this Adam has 2")
     fewer = OPTIMIZERS["Adam"](net[0].parameters())
     refused(fewer, saved.state_dict(), "group 0 has 4 parameters in the checkpoint and 2 in the optimizer")
+    single = OPTIMIZERS["Adam"]([net[0].bias])
+    refused(fewer, single.state_dict(), "group 0 has 1 parameter in the checkpoint and 2 in the optimizer")
 
 
 WRONG = [{"lr": -1.0}, {"lr": float("nan")}, {"betas": (0.9, 1.5)}, {"eps": -1e-8}]

@@ -227,6 +227,13 @@ def test_frozen_parameters_are_accepted_and_the_first_step_warns(name):
     assert not torch.equal(net[2].weight, before)
 
 
+def test_a_frozen_parameter_alone_is_named_in_the_singular():
+    optimizer = OPTIMIZERS["SGD"]([torch.ones(2)])
+    words = r"its only parameter is frozen \(requires_grad=False\). Help: unfreeze it with p.requires_grad_\(\)."
+    with pytest.warns(UserWarning, match=words):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("fused", [None, False], ids=["kernel", "eager"])
 @pytest.mark.parametrize(
     ("value", "error", "words"),

@@ -87,7 +87,7 @@ def test_check_lists_what_an_optimizer_does_not_hold():
         "trainable, not held: scale, norm.weight, out.bias",
         "held, frozen: norm.bias",
         "tied, stepped once: embedding.weight = out.weight",
-        "held, not in the model: 1 parameters",
+        "held, not in the model: 1 parameter",
     ]
     assert SGD(other.parameters()).check(other) == "SGD holds 2 of 2 trainable parameters."
     with pytest.raises(InvalidType, match=r"`model` must be a torch\.nn\.Module; received list"):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import InvalidType, InvalidValue
+from ..wording import plural
 from .plan import Plan
 from .training.timing import StepCost, measure_step_costs
 
@@ -89,9 +90,10 @@ def fit_to_budget(plan: Plan, costs: Mapping[str, StepCost], workers: int = 1) -
     if seconds(rungs[0], fewest) > available:
         least = (seconds(rungs[0], fewest) + REPORT_SECONDS) / PLANNED_SHARE
         raise InvalidValue(
-            f"`budget` of {format_duration(plan.budget)} is too short for {len(plan.candidates)} candidates: the "
-            f"minimum ({rungs[0][0]} seeds of {fewest} steps{f' and {rungs[0][1]} trials' * (rungs[0][1] > 1)}) takes "
-            f"about {format_duration(least)}. Help: give --budget {format_duration(1.2 * least)} (budget=) or fewer "
+            f"`budget` of {format_duration(plan.budget)} is too short for {plural(len(plan.candidates), 'candidate')}: "
+            f"the minimum ({plural(rungs[0][0], 'seed')} of {fewest} steps"
+            f"{f' and {rungs[0][1]} trials' * (rungs[0][1] > 1)}) takes about "
+            f"{format_duration(least)}. Help: give --budget {format_duration(1.2 * least)} (budget=) or fewer "
             f"candidates{', or --defaults for no search' * plan.tuned}."
         )
     fitting = [rung for rung in rungs if seconds(rung, most) <= available]

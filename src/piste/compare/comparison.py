@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import PisteError, Unsupported
 from ..translation import translate
+from ..wording import plural
 from .report.figures import curve_figure
 from .report.files import save_report
 from .report.runs import run_records
@@ -55,7 +56,7 @@ class Comparison(Summary):
         return pandas.DataFrame(run_records(self))
 
     def __repr__(self) -> str:
-        counts = f"{len(self.rows)} candidates, {len(self.results)} runs"
+        counts = f"{plural(len(self.rows), 'candidate')}, {plural(len(self.results), 'run')}"
         return f"<Comparison {self.name!r}: {counts}. {self.verdict.sentence}>"
 
     def __str__(self) -> str:

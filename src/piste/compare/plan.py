@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InvalidValue
+from ..wording import plural
 from .candidates import Candidate, make_candidates
 from .data import Data
 from .identity import digest
@@ -158,8 +159,8 @@ class Plan:
         losses = list(dict.fromkeys(c.loss for c in self.candidates))
         varied = f"configurations (lr, {', '.join(self.search)})" if self.search else "learning rates"
         return (
-            f"{self.task.name}: {optimizers} optimizer{'s' * (optimizers > 1)} with {', '.join(losses)}; "
-            f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}, {self.steps} steps each"
+            f"{self.task.name}: {plural(optimizers, 'optimizer')} with {', '.join(losses)}; "
+            f"{plural(len(self.seeds), 'seed')}, {self.steps} steps each"
             f"{f', each after its own search over {self.trials} {varied}' * self.searches}; "
             f"ranked by {self.metric.name} on {self.data.validation_size} validation examples"
             f"{', which every seed draws' * self.splits}"

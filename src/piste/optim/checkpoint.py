@@ -12,6 +12,7 @@ from torch import Tensor
 from ..engine import SCALE, blocks_of, is_matrix
 from ..errors import InvalidValue
 from ..version import __version__
+from ..wording import plural
 from . import validation
 from .options import REDUCED, Choice
 from .precision import STATE_KEYS, TENSORS
@@ -78,8 +79,8 @@ def match_checkpoint(
         if len(theirs["params"]) != len(ours["params"]):
             raise InvalidValue(
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
-                f"group {i} has {len(theirs['params'])} parameters in the checkpoint and {len(ours['params'])} in the "
-                f"optimizer.{_different_names(theirs, ours)}"
+                f"group {i} has {plural(len(theirs['params']), 'parameter')} in the checkpoint and "
+                f"{len(ours['params'])} in the optimizer.{_different_names(theirs, ours)}"
             )
     lacking = (*REDUCED, *cls.extensions, *cls.group_state)  # maybe
     state_dict = {

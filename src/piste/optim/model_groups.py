@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InvalidType, InvalidValue
 from ..translation import translate
+from ..wording import plural
 
 __all__ = ["ParamGroups", "align", "compare_with_model", "param_groups"]
 
@@ -155,7 +156,7 @@ def compare_with_model(optimizer: Any, model: nn.Module) -> str:
     left_out = (names[key][0] for key in trainable if key not in held)
     frozen = (names[key][0] for key, p in params.items() if key in held and not p.requires_grad)
     tied = (" = ".join(shared) for shared in names.values() if len(shared) > 1)
-    others = f"{len(held - set(params))} parameters"
+    others = plural(len(held - set(params)), "parameter")
     lines = [
         translate(holds),
         *_list(translate("trainable, not held: {0}"), left_out),

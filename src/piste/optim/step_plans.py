@@ -214,11 +214,13 @@ def warn_unchanged(optimizer: Any, call: str, stacklevel: int = 4) -> None:
         return
     if any(p.requires_grad for p in params):
         why = "no parameter has a gradient. Help: call loss.backward() before step(), and zero_grad() after it."
-    else:
+    elif len(params) > 1:
         why = (
             f"all of its {len(params)} parameters are frozen (requires_grad=False). "
             "Help: unfreeze some with p.requires_grad_()."
         )
+    else:
+        why = "its only parameter is frozen (requires_grad=False). Help: unfreeze it with p.requires_grad_()."
     warnings.warn(translate(f"{call} changed no parameter: {why}"), stacklevel=stacklevel)
 
 

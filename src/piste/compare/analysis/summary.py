@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...wording import plural
 from ..candidates import Candidate
 from ..formats import format_result
 from ..plan import Plan
@@ -130,7 +131,10 @@ def _describe_stopped(row: Row, runs: Runs) -> str:
     if not stopped:
         return ""
     first = stopped[0]
-    return f"{row.name} {word} in {len(stopped)} of {len(every)} runs, first with seed {first.seed}: {first.note}."
+    return (
+        f"{row.name} {word} in {len(stopped)} of {plural(len(every), 'run')}, first with seed {first.seed}: "
+        f"{first.note}."
+    )
 
 
 def _runs_of(candidate: Candidate, results: Sequence[Result]) -> list[Result]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...wording import listed, plural
 from .cells import Cells
 from .columns import is_identifier
 from .encoders import Encoder, NumberEncoder
 from .reader import Table
 from .split import Split
 from .target import Target
-from .words import listed, plural
 
 MIN_DISTINCT = 10
 """A number gives another number away only if it has this number of different values."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...wording import plural
 from .cells import Cells
 from .dates import describe_date, find_date_formats
 from .encoders import DateEncoder, Encoder, NumberEncoder, TextEncoder
 from .numbers import MIN_NUMBER_SHARE, NumberColumn
 from .reader import Table
-from .words import plural
 
 MAX_TEXT_VALUES = 20
 """The number of values of a text column, the most frequent, that get their own input; the others share one."""

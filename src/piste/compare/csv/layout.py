@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import InvalidValue
+from ...wording import plural
 from .cells import clean_cell, is_missing
 from .number_cells import PLAIN_NUMBER, parse_number_cell
-from .words import plural
 
 COMMENTS = ("#", "%", "//")
 """The beginnings of comment lines above the names."""

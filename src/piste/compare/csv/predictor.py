@@ -17,6 +17,7 @@ import torch
 
 from ...errors import InvalidType, InvalidValue
 from ...translation import translate
+from ...wording import plural
 from ..comparison import Comparison
 from ..plan import make_plan
 from ..report.files import make_output_folder
@@ -27,7 +28,6 @@ from .encoders import ENCODERS, Encoder
 from .number_cells import Convention
 from .reader import Table, read_table
 from .task import TableTask, encode, make_model
-from .words import plural
 
 FORMAT = 1
 """The version of the files in a folder."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InvalidValue
+from ...wording import listed, plural
 from .columns import is_numeric
 from .dates import date_values, describe_date, find_date_formats
 from .reader import Table
 from .target import Target, find_column
-from .words import listed, plural
 
 VALIDATION_SHARE = 0.25
 MIN_GROUPS = 4

@@ -13,12 +13,12 @@ import torch
 
 from ...errors import InvalidType, InvalidValue, did_you_mean
 from ...losses import CrossEntropyLoss
+from ...wording import listed, plural
 from ..metrics import METRICS, POSITIVE, Metric, absolute_error, scaled, squared_error
 from .columns import find_sentinels, sentinel_note
 from .dates import find_date_formats
 from .number_cells import PLAIN_NUMBER
 from .reader import Table
-from .words import listed, plural
 
 KINDS = ("classes", "number")
 MIN_ROWS = 20

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ...errors import InvalidType, InvalidValue
+from ...wording import plural
 from ..requirements import require
 from ..task import Task, check_whole_number
 from .checks import check_data
@@ -23,7 +24,6 @@ from .encoders import Encoder
 from .reader import Table, read_table
 from .split import Split, split_rows
 from .target import Target, find_column, make_objective, read_target
-from .words import plural
 
 TWO_LAYERS_FROM = 500
 """The number of training rows from which the model has a second hidden layer."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator
 
 from ...errors import InvalidValue
+from ...wording import plural
 from ..budget import MIN_SEEDS, REPORT_SECONDS, format_duration
 from ..candidates import Candidate
 from ..listener import Listener
@@ -120,7 +121,8 @@ def run_plan(
                 if now + (now - started) / number > (began or started) + plan.budget - REPORT_SECONDS:
                     left_out = (
                         f"The budget of {format_duration(plan.budget)} was used up after {number} of "
-                        f"{len(plan.seeds)} seeds. Repeat the call with the same output folder to run the others."
+                        f"{plural(len(plan.seeds), 'seed')}. Repeat the call with the same output folder to run the "
+                        "others."
                     )
                     break
             for candidate in plan.candidates:
@@ -131,7 +133,7 @@ def run_plan(
     except KeyboardInterrupt:
         if not scheduler.count:
             raise
-        interrupted = f"Interrupted after {scheduler.done:.0f} of {plan.runs} runs; finished runs are kept."
+        interrupted = f"Interrupted after {scheduler.done:,.0f} of {plural(plan.runs, 'run')}; finished runs are kept."
     finally:
         interrupts.defer()
         listener.on_end()

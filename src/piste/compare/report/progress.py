@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from ...text_encoding import encodable
 from ...translation import translate
+from ...wording import plural
 from ..budget import format_duration
 from ..candidates import Candidate
 from ..formats import format_result
@@ -45,7 +46,7 @@ class LogProgress(Listener):
 
     def on_start(self, plan: Plan, kept: int) -> None:
         finished = f", {kept} of them already finished" * bool(kept)
-        runs = f"{plan.runs} runs{finished}{_expected_duration(plan, kept)}."
+        runs = f"{plan.runs:,} run{'s' * (plan.runs != 1)}{finished}{_expected_duration(plan, kept)}."
         self._write(f"{translate(f'{plan}.')} {translate(runs)}")
         self.started = time.perf_counter()
 
@@ -142,7 +143,8 @@ class LiveProgress(Listener):
         bar.add_row(
             ProgressBar(total=plan.runs, completed=completed, width=40),
             Text(
-                f"{completed:.0f} of {plan.runs} runs, {spent:.0f} s{left}  (Ctrl-C keeps finished runs)", style="dim"
+                f"{completed:,.0f} of {plural(plan.runs, 'run')}, {spent:.0f} s{left}  (Ctrl-C keeps finished runs)",
+                style="dim",
             ),
         )
         return Group(Text(f"{plan}{_expected_duration(plan, self.kept)}", style="bold"), table, bar)

@@ -1,4 +1,4 @@
-"""Words of the sentences about a table."""
+"""Numbers with their nouns, and lists, for sentences."""
 
 from __future__ import annotations
 
