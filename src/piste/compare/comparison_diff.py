@@ -23,7 +23,14 @@ from .report.files import RESULTS_FILE, to_json_data
 from .report.tables import markdown_lines
 from .results import LEVEL, Result, Summary
 
-OUTCOMES = ("better", "worse", "equal", "undecided", "identical")
+SENTENCES = {
+    "better": ("Better in {0}: {1}.", "Better: {1}."),
+    "worse": ("Worse in {0}: {1}.", "Worse: {1}."),
+    "equal": ("Practically equal in {0}: {1}.", "Practically equal: {1}."),
+    "undecided": ("Undecided in {0}: {1}.", "Undecided: {1}."),
+    "identical": ("Identical in {0}: {1}.", "Identical: {1}."),
+}
+"""The outcomes in order, each with the sentence that names the candidates first, and the one for a further list."""
 NAMES = {"equal": "practically equal"}
 
 
@@ -196,11 +203,11 @@ def _interval(change: Change) -> str:
 
 def _sentence(metric: str, changes: Sequence[Change]) -> str:
     parts: list[str] = []
-    for outcome in OUTCOMES:
+    for outcome in SENTENCES:
         named = [change.name for change in changes if change.outcome == outcome]
         if named:
-            word = NAMES.get(outcome, outcome).capitalize() + (f" in {metric}" if not parts else "")
-            parts.append(f"{word}: {', '.join(named)}.")
+            first, further = SENTENCES[outcome]
+            parts.append((further if parts else first).format(metric, ", ".join(named)))
     missing = [c.name for c in changes if not c.outcome]
     if missing:
         parts.append(f"Without a result on both sides: {', '.join(missing)}.")

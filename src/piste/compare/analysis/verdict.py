@@ -78,9 +78,12 @@ def _sentence(
             f"Undecided in {metric}: {best} has the best mean, and no other candidate is shown to be worse "
             f"or practically equal."
         )
-    parts = [(equal, "practically equal"), (undecided, "undecided"), (worse, "worse")]
-    listed = [f"{word}: {_join(names)}" for names, word in parts if names]
-    return f"{best} has the best {metric}. " + " ".join(f"{part[0].upper()}{part[1:]}." for part in listed)
+    others = [
+        f"Practically equal: {_join(equal)}." if equal else "",
+        f"Undecided: {_join(undecided)}." if undecided else "",
+        f"Worse: {_join(worse)}." if worse else "",
+    ]
+    return " ".join([f"{best} has the best {metric}.", *filter(None, others)])
 
 
 def _sentence_without_test(evidence: Evidence, best: str, metric: str) -> str:
