@@ -20,6 +20,8 @@ from tools.docs.speed import draw_steps
 from tools.docs.tables import TABLES
 
 _PICTURE = "# Picture: the code of this picture\n"
+_COLUMNS = re.compile(r"^\S.*\S {2,}\S.*\S {2,}\S", re.MULTILINE)
+"""A line of a table: columns with spaces between them."""
 
 
 def on_pre_build(config: Any) -> None:
@@ -74,7 +76,8 @@ def _shown(fence: str, block: Block, is_chinese: bool, labels: dict[str, str]) -
         indented = "\n".join(f"    {line}".rstrip() for line in fence.replace(_PICTURE, "", 1).splitlines())
         parts = [f'??? note "{"这张图的代码" if is_chinese else "The code of this picture"}"\n\n{indented}']
     if block.output.strip():
-        parts.append(f"``` {{ .text .output }}\n{block.output.rstrip()}\n```")
+        columns = " .columns" if len(_COLUMNS.findall(block.output)) > 2 else ""
+        parts.append(f"``` {{ .text .output{columns} }}\n{block.output.rstrip()}\n```")
     parts += [placeholder(with_labels(svg, labels)) for svg in block.figures]
     return "\n\n".join(parts)
 
