@@ -79,6 +79,16 @@ def test_an_svg_has_colours_for_dark_pages_that_match_its_styles(tmp_path):
     assert all(f"{style}" in drawn for style in selected)
 
 
+def test_a_picture_without_a_layout_engine_is_saved_as_it_is(tmp_path):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 2))
+    axes = figure.add_axes((0.1, 0.2, 0.3, 0.4))
+    svg, png = save_figure(figure, tmp_path, "picture")
+    assert svg.read_text().startswith("<?xml") and png.read_bytes().startswith(b"\x89PNG")
+    assert axes.get_position().bounds == pytest.approx((0.1, 0.2, 0.3, 0.4))
+
+
 def test_a_flat_curve_has_an_axis_wider_than_its_rounding():
     assert widened(0.5, 0.5 + 1e-12) == pytest.approx((0.49975, 0.50025))
     assert widened(0.0, 0.0) == (-0.5, 0.5)

@@ -71,8 +71,9 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
         missing = use_installed_fonts(figure)
         with warnings.catch_warnings():  # text stays text in an SVG, whatever fonts this machine has
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.draw_without_rendering()
-            figure.set_layout_engine(None)  # laid out once; savefig would do it twice for each file
+            if layout := figure.get_layout_engine():  # a figure of the task may have none
+                layout.execute(figure)
+                figure.set_layout_engine(None)  # laid out once; savefig would do it twice for each file
             figure.savefig(paths[0], metadata={"Date": None})
         drawn = paths[0].read_text(encoding="utf-8")
         paths[0].write_text(drawn.replace("</style>", f"{DARK}</style>", 1), encoding="utf-8")

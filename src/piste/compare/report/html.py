@@ -49,7 +49,7 @@ def packed_plotly() -> str:
     """Return plotly.js as the page holds it: compressed, in base 64."""
     from plotly.offline import get_plotlyjs
 
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0, compresslevel=6)).decode()
 
 
 def _template() -> Template:
