@@ -49,6 +49,12 @@ def _mismatches(function: Function) -> Iterator[str]:
         yield f"regions without target cost {skipped.tolist()}"
     if dice(X[:, 1:], LABELS[:, 1:], absent="skip") != dice(X[:, 1:], LABELS[:, 1:]):
         yield "a region of one place counts as a region without target"
+    wide = torch.linspace(-3, 3, 12).reshape(1, 3, 4)
+    narrow, labels = wide.bfloat16(), (wide > 0).float()
+    found, expected = dice(narrow, labels, activation="softmax"), dice(narrow.float(), labels, activation="softmax")
+    exact = dice(narrow.double(), labels.double(), activation="softmax").item()
+    if not torch.equal(found, expected.bfloat16()) or abs(expected.item() - exact) > 1e-6:
+        yield f"16-bit logits have the loss {found}, expected {exact} rounded once"
     yield from _wrong_obstacles(dice.loss)  # type: ignore[attr-defined]
 
 

@@ -3,7 +3,7 @@
 from .backend import register
 from .cpu.backend import CpuBackend
 from .cpu.sum_of_squares import GradientSquares, sum_of_squares
-from .eager.loss import cast_result, compute_dtype, is_autocast, values
+from .eager.loss import cast_result, compute_dtype, is_autocast, rows_of_regions, values
 from .eager.pairs import PairReduction, full_precision, reduce_pairs
 from .eager.step import add_terms
 from .eager.step import step as step_eagerly
@@ -71,6 +71,7 @@ __all__ = [
     "raise_reported",
     "reduce_pairs",
     "register",
+    "rows_of_regions",
     "step_eagerly",
     "step_matrices_eagerly",
     "sum_of_squares",

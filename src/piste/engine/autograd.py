@@ -17,7 +17,7 @@ from ..errors import Unsupported
 from ..formula.evaluate import evaluate_gradient
 from ..torch_internals import apply_of, direct_backward, in_transform, is_batched
 from .backend import Computed, LossKernel
-from .eager.loss import compute_dtype
+from .eager.loss import compute_dtype, rows_of_regions
 from .loss_trace import trace_rows
 from .specs import NO_IGNORE_INDEX, LossArguments, LossKernelSpec
 
@@ -86,7 +86,9 @@ def gradients_eagerly(spec: LossKernelSpec, operands: Sequence[Tensor], argument
 def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossArguments) -> list[Tensor]:
     ignored = arguments.ignored
     divisor = _given_divisor(arguments, inputs[0].shape[:-1].numel())
-    named = dict(zip((c.name for c in spec.operands), inputs, strict=True))
+    named = dict(
+        zip((c.name for c in spec.operands), rows_of_regions([c.kind for c in spec.operands], inputs), strict=True)
+    )
     keep: Tensor | None = None
     for c in spec.operands:
         if c.kind == "index" and ignored != NO_IGNORE_INDEX:
@@ -102,6 +104,9 @@ def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossAr
     found = []
     for column, slope in zip(spec.grad_operands, _traced(spec)[1], strict=True):
         made = evaluate_gradient(slope, named, named[column.name])
+        if column.kind == "logits":
+            p = named[column.name]
+            made = p * (made - (p * made).sum(-2, keepdim=True))
         made = made if keep is None else torch.where(keep.unsqueeze(-1), made, 0)
         found.append(made / divisor if spec.mode == "sum" else made)
     return found

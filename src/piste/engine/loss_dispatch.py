@@ -148,7 +148,7 @@ class LossDispatcher:
             return None, f"by the eager backend: its dtype is {operands[0].dtype}"
         wanted = [x.requires_grad and _is_grad_enabled() for x in operands]
         spec = LossKernelSpec.of(self.spec, operands[0].dtype, wanted)
-        if any(c.kind not in ("row", "element") for c in spec.grad_operands):
+        if any(c.kind not in ("row", "element", "logits") for c in spec.grad_operands):
             return None, f"by the eager backend: no kernel computes the gradient by {spec.grad_operands[-1].name}"
         reason = f"it is on {device}"
         for backend in backends_of(device):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..formula.differentiate import RowGradient, differentiate
 from ..formula.expression import Expr, FormulaError, NamedConstant, is_number, trace
-from .specs import LossKernelSpec
+from .specs import OF_REGIONS, LossKernelSpec
 
 __all__ = ["trace_elements", "trace_rows"]
 
@@ -37,7 +37,7 @@ def trace_rows(spec: LossKernelSpec) -> tuple[Expr, list[RowGradient], list[Expr
         The loss of a row, its required gradients, its faults, and the names of the inputs that are rows.
     """
     symbols = [None if c is None else Expr("input", c.name) for c in spec.columns]
-    rows = {c.name for c in spec.columns if c is not None and c.kind in ("row", "shared", "labels")}
+    rows = {c.name for c in spec.columns if c is not None and c.kind in ("row", "shared", "labels", *OF_REGIONS)}
     options = {k: NamedConstant(k, v) if is_number(v) else v for k, v in spec.options}
     value = trace(spec.formula, *symbols, **options)
     by = [x for x, is_wanted in zip(symbols, spec.wanted, strict=True) if is_wanted and x is not None]

@@ -15,6 +15,7 @@ from .violations import ValueCheck, Violation
 __all__ = [
     "MANY_ELEMENTS",
     "NO_IGNORE_INDEX",
+    "OF_REGIONS",
     "SHORT_ROWS",
     "STORAGES",
     "Bound",
@@ -106,7 +107,11 @@ class ParamState:
     scales: Sequence[Any] = ()
 
 
-BoundKind = Literal["from 0 to", "up to", "of size"]
+OF_REGIONS = ("logits", "classes")
+"""The kinds of operands from which rows that are regions are made."""
+
+
+BoundKind = Literal["from 0 to", "up to", "of size", "class"]
 
 
 class Bound(NamedTuple):
@@ -117,8 +122,9 @@ class Bound(NamedTuple):
 
     Attributes:
         operand: the index of the operand.
-        kind: all values are "from 0 to" a number, "up to" it, or "of size" that number, with either sign.
-        number: that number.
+        kind: all values are "from 0 to" a number, "up to" it, "of size" that number, with either sign, or each is the
+            index of a "class".
+        number: that number; 0 with indices.
     """
 
     operand: int
@@ -135,6 +141,8 @@ class LossSpec(NamedTuple):
         kinds: the kind of each operand of the formula, and None for an operand that is left out: "element" or
             "weight" (a factor for each element, after the formula's operands); or "row" (a number for each class),
             "shared" (one row for all samples), "number" (of a sample), "index" (a class), "labels" (a row of classes).
+            Of rows that are regions, one for each class of a sample: "logits" (the formula takes their softmax over
+            the classes) and "classes" (an index for each place of a sample; the formula takes labels 0 and 1).
         options: the options of the formula, by name.
         faults: conditions on an element or row that make the kernel decline the call.
         bounds: ranges outside which the kernel declines the call.
@@ -197,7 +205,7 @@ class LossKernelSpec(NamedTuple):
         """Return the spec for a first operand of a dtype; `wanted` has an entry for each operand that is not None."""
         first = STORAGES[dtype]
         wide = "float32" if first in _NARROW else first
-        storages = {"shared": wide, "number": wide, "index": "int64", "labels": "int64"}
+        storages = {"shared": wide, "number": wide, "index": "int64", "labels": "int64", "classes": "int64"}
         names = (*spec.formula.__code__.co_varnames[: spec.formula.__code__.co_argcount], "weight")
         columns = tuple(
             None if kind is None else Operand(name, kind, storages.get(kind, first))

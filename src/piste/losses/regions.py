@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import Bound, cast_result, compute_dtype
+from ..engine import Bound, cast_result, compute_dtype, rows_of_regions
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import total
 from ..formula.words import sigmoid, where
@@ -48,19 +48,19 @@ def share(part: Any, whole: Any) -> Any:
 
 
 @functools.cache
-def _conditions(loss: str, is_probability: bool) -> Conditions:
+def _conditions(loss: str, is_probability: bool, is_index: bool) -> Conditions:
     """Return the ranges of the operands; the same object each time, because it is a part of the key of the kernels."""
+    if is_index:
+        return Conditions(bounds=(Bound(1, "class", 0),))
     labels = LABEL.for_kernels(loss, 1)
     if not is_probability:
         return Conditions(bounds=(Bound(1, *GUARD),), checks=(labels,))
     return Conditions(bounds=(Bound(0, *GUARD), Bound(1, *GUARD)), checks=(PROBABILITY.for_kernels(loss, 0), labels))
 
 
-def _labels(index: Tensor, x: Tensor, is_valid: bool) -> Tensor:
-    """Return labels of the shape of the input from class indices; one that is not valid labels no class."""
-    if is_valid:
-        return torch.zeros_like(x).scatter_(1, index.unsqueeze(1).long(), 1)
-    return index.unsqueeze(1) == torch.arange(x.shape[1], device=index.device).reshape(-1, *[1] * (x.dim() - 2))
+def _have_kernel(regions: tuple[Tensor, ...], kinds: tuple[str, str]) -> bool:
+    """Return whether a kernel computes the softmax with the loss."""
+    return kinds[0] == "logits" and regions[0].is_cpu and regions[0].dtype == torch.float32
 
 
 class RegionLoss(RowwiseLoss):
@@ -80,9 +80,10 @@ class RegionLoss(RowwiseLoss):
         activation: str | None = None,
         batch: bool = False,
         absent: str = "count",
+        is_for_kernel: bool = False,
         **options: Any,
     ) -> Rows:
-        """Return the places of each region as a row."""
+        """Return the places of each region as a row; for a kernel that computes the softmax, its logits."""
         name = cls.__name__
         check_tensors(name, cls.arguments, operands)
         check_same_device(name, cls.arguments, operands)
@@ -104,26 +105,32 @@ class RegionLoss(RowwiseLoss):
                 f"{name}: `target` must have the shape of `input`, or hold class indices of shape "
                 f"{tuple(x.shape[:1] + x.shape[2:])}; received {y.dtype} of shape {shape_of(y)} for {shape_of(x)}."
             )
-        if is_index:
-            is_checked = check != "off" and is_readable((y,))
-            if is_checked:
-                cls._check_indices(y, classes)
-            y = _labels(y, x, is_checked and y.is_cpu)
+        kinds = ("logits" if activation == "softmax" else "row", "classes" if is_index else "row")
         if activation == "softmax":
-            x = x.to(compute_dtype(x.dtype)).softmax(1)
-        regions = tuple((z.movedim(1, 0).flatten(1) if batch else z.flatten(2)) for z in (x, y.to(x.dtype)))
+            x = x.to(compute_dtype(x.dtype))
+        given = (x, y.long().unsqueeze(1) if is_index else y.to(x.dtype))
+        regions = tuple((z.movedim(1, 0).flatten(1) if batch else z.flatten(2)) for z in given)
+        if not (is_for_kernel and _have_kernel(regions, kinds)):
+            if is_index and check != "off" and is_readable((y,)):
+                cls._check_indices(y, classes)
+            regions, kinds = rows_of_regions(kinds, regions), ("row", "row")
         obstacle = None if regions[0].shape[-1] > 1 else "the kernel takes regions of at least 2 places"
         if absent == "skip":
             obstacle = "regions without target are counted by torch operations"
         return Rows(
             cls.formula,
             regions,
-            ("row", "row"),
+            kinds,
             {"activation": activation, **options},
             operands[0].dtype,
             denominator="weights" if absent == "skip" else "count",
             obstacle=obstacle,
         )
+
+    @classmethod
+    def rows_for_kernel(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Rows:
+        """Return rows of logits, unless each region has an incoming gradient, which the softmax spreads to all."""
+        return cls.rows(operands, check, is_for_kernel=reduction.mode != "none", **options)
 
     @classmethod
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
@@ -142,7 +149,7 @@ class RegionLoss(RowwiseLoss):
     @classmethod
     def conditions(cls, rows: Rows) -> Conditions:
         """Return the ranges of probabilities and labels."""
-        return _conditions(cls.__name__, rows.options["activation"] is None)
+        return _conditions(cls.__name__, rows.options["activation"] is None, rows.kinds[1] == "classes")
 
     @classmethod
     def check_values(cls, rows: Rows, given: tuple[Tensor, ...]) -> None:

@@ -118,6 +118,11 @@ class RowwiseLoss(Loss):
         """Return the rows of a call; raise for operands whose types, shapes or devices do not fit."""
 
     @classmethod
+    def rows_for_kernel(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Rows:
+        """Return the rows of a call in the form that its kernel takes."""
+        return cls.rows(operands, check, **options)
+
+    @classmethod
     def why_no_operator(cls, operands: tuple[Any, ...], check: str, **options: Any) -> str | None:
         """Return why torch.compile traces these rows, or None."""
         return cls.rows(operands, check, **options).obstacle
@@ -164,7 +169,7 @@ class RowwiseLoss(Loss):
     def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
         """Return the loss by the kernel where it applies, and by the eager backend otherwise."""
         if cls.tries_kernel(check):
-            rows = cls.rows(operands, check, **options)
+            rows = cls.rows_for_kernel(operands, reduction, check, **options)
             if rows.obstacle is not None:
                 decline(rows.obstacle)
             elif (target := cls._dispatcher(rows, reduction, check)) is not None:

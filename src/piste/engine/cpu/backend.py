@@ -15,6 +15,7 @@ from ..specs import LossKernelSpec, ParamState, StepSpec, has_many_short_rows
 from . import fast_step, image_cross_entropy
 from .line_kernel import LineStepKernel
 from .loss_kernel import kernel_of
+from .region_kernel import RegionKernel
 from .step_kernel import StepKernel, layout_of, why_not_step
 from .step_source import Layout
 from .tile_kernel import tile_source
@@ -72,6 +73,8 @@ class CpuBackend:
 
         Many short rows have a kernel of their own, where their loss has one.
         """
+        if spec.operands[0].kind == "logits":
+            return RegionKernel(spec)
         if not operands[0].is_contiguous() and image_cross_entropy.computes(spec):
             return image_cross_entropy.ImageCrossEntropy(spec)
         is_tiled = spec.derivatives is None and has_many_short_rows(operands[0]) and tile_source(spec) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...formula.expression import Expr, is_number
+from ...formula.expression import Expr, NamedConstant, is_number
 from ...formula.properties import is_never_positive
 from ..loss_emitter import LossEmitter
 from ..native.tables import columns_from, word
@@ -20,6 +20,7 @@ __all__ = [
     "FAST_MAX_ELEMENTS",
     "PARALLEL_MIN_ELEMENTS",
     "LossLines",
+    "ScalarLines",
     "load_expr",
     "options_lines",
     "result_code",
@@ -64,6 +65,13 @@ class LossLines(LossEmitter):
                     word = f"{op}32"
             return f"{word}({self.name(value.args[0])})"
         return super()._expression(value)
+
+
+class ScalarLines(LossLines):
+    """Lines of double precision, for the scalars of a row."""
+
+    def name(self, value: Any) -> str:
+        return f"d_{value.name}" if isinstance(value, NamedConstant) else super().name(value)
 
 
 def load_expr(column: Operand, at: str, dtype: str) -> str:

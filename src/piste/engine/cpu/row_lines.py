@@ -9,22 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...formula.expression import Expr, NamedConstant, topological_order
+from ...formula.expression import Expr, topological_order
 from ..row_schedule import RowPass, RowSchedule
 from ..specs import LossKernelSpec, Operand
 from . import range_guards
-from .loss_lines import BYTES, PARTIALS, SCRATCH, LossLines, load_expr, store_expr
+from .loss_lines import BYTES, PARTIALS, SCRATCH, LossLines, ScalarLines, load_expr, store_expr
 
 __all__ = ["RowLines"]
 
 CHUNK = 1024  # entries summed in their own precision before the sum is added in double
-
-
-class _ScalarLines(LossLines):
-    """Lines of double precision, for the scalars of a row."""
-
-    def name(self, value: Any) -> str:
-        return f"d_{value.name}" if isinstance(value, NamedConstant) else super().name(value)
 
 
 class RowLines:
@@ -42,7 +35,7 @@ class RowLines:
         self.scratch_rows = 0
         self._names: dict[Expr, str] = {}  # of the reductions that are known
         self._stored: Expr | None = None  # the exponential or sigmoid, when it is stored
-        self._scalars = _ScalarLines("float64", "n", self._known_scalar)
+        self._scalars = ScalarLines("float64", "n", self._known_scalar)
         self._printed = 0  # lines of scalars that were added to `lines`
 
     def reduce(self) -> None:

@@ -14,9 +14,11 @@ __all__ = [
     "IsOneBlock",
     "LossNumbers",
     "LossTable",
+    "RegionTable",
     "SquaresTable",
     "StepTable",
     "loss_table",
+    "region_table",
     "step_table",
 ]
 
@@ -38,6 +40,21 @@ class LossTable(WorkTable):
     scratch: int
     run: int  # blocks that a thread takes at a time
     result: int  # the dtype of a scalar result, as a place in loss_lines.STORAGES; -1 if there is no scalar
+
+
+@words
+class RegionTable(LossTable):
+    """The table of a loss of regions, whose rows are places; `classes` are the regions of a sample.
+
+    `partials` has the sum of the losses of each sample. The addresses of the operands and gradients follow.
+    """
+
+    places: int  # of a region
+    per_sample: int  # blocks of a sample
+    first: int  # the first block of this turn
+    samples: int  # of this turn
+    sums: int  # address of the float64 sums of each block
+    scalars: int  # address of the float32 scalars of each region that its gradients need
 
 
 @words
@@ -149,6 +166,12 @@ class FastLossBlock(ctypes.Structure):
 def loss_table(columns: int) -> type[LossTable]:
     """Return the type of a loss's table with a number of columns, in the field `columns`."""
     return with_columns(LossTable, columns)
+
+
+@functools.cache
+def region_table(columns: int) -> type[RegionTable]:
+    """Return the type of a table of regions with a number of columns, in the field `columns`."""
+    return with_columns(RegionTable, columns)
 
 
 @functools.cache

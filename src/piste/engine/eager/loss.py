@@ -7,18 +7,35 @@ derivatives consist of torch operations, so that a second backward, forward-mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["cast_result", "compute_dtype", "is_autocast", "values"]
+__all__ = ["cast_result", "compute_dtype", "is_autocast", "rows_of_regions", "values"]
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the computation: float32 for 16-bit floats, and otherwise the dtype itself."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def rows_of_regions(kinds: Sequence[str | None], operands: Sequence[Any]) -> tuple[Any, ...]:
+    """Return operands with the rows that the formula takes: probabilities for logits, and labels for class indices.
+
+    Args:
+        kinds: The kind of each operand, as in `LossSpec`.
+        operands: The operands: logits (..., C, places), and class indices (..., 1, places).
+    """
+    rows = list(operands)
+    for i, kind in enumerate(kinds):
+        if kind == "logits":
+            rows[i] = operands[i].softmax(-2)
+        elif kind == "classes":
+            classes = torch.arange(operands[0].shape[-2], device=operands[i].device).unsqueeze(-1)
+            rows[i] = (operands[i] == classes).to(operands[0].dtype)
+    return tuple(rows)
 
 
 def cast_result(result: Tensor, dtype: torch.dtype) -> Tensor:
