@@ -31,7 +31,7 @@ TILE = 256  # places that are computed together
 BLOCK_PLACES = 16 * TILE  # places of a block of work
 FOCUS = 0  # 1: the focal loss; 2: with a gamma of 2, whose powers are products
 EXP_FLOAT64, LOG_FLOAT64 = math.exp, math.log
-X, K, GRAD, E, M, S, F, H = 0, 1, 2, 3, 4, 5, 6, 7  # numbers of columns
+X, K, GRAD, E, M, S, F, H, TARGET = 0, 1, 2, 3, 4, 5, 6, 7, 8  # numbers of columns
 
 
 def prepare(block):
@@ -66,12 +66,13 @@ def _run(block, with_gradient):
     places, classes, scale, ignored = table.places, table.classes, table.scale, table.ignored
     per_sample = (places + BLOCK_PLACES - 1) // BLOCK_PLACES
     own = thread_number(block)
-    scratch = table.scratch + own * (classes + 4) * TILE * SIZE
-    gamma = table.gamma
+    scratch = table.scratch + own * (classes + 5) * TILE * SIZE
+    gamma, zero, one = table.gamma, REAL(0.0), REAL(1.0)
     m = column(scratch + classes * TILE * SIZE, REAL, M)
     s = column(scratch + (classes + 1) * TILE * SIZE, REAL, S)
     f = column(scratch + (classes + 2) * TILE * SIZE, REAL, F)
     h = column(scratch + (classes + 3) * TILE * SIZE, REAL, H)
+    k = column(scratch + (classes + 4) * TILE * SIZE, REAL, TARGET)
     turn, at, end = 0, 0, 0
     while True:
         turn, at, end = take_blocks(block, own, turn, 1)
@@ -85,23 +86,19 @@ def _run(block, with_gradient):
             width = TILE if place + TILE < stop else stop - place
             start = sample * classes * places + place
             t = column(table.k + (sample * places + place) * 8, int64, K)
+            for j in range(width):
+                target = t[j]
+                k[j] = REAL(-1.0) if target == ignored else REAL(target)
+                m[j], s[j], f[j] = REAL(-math.inf), zero, zero
             for c in range(classes):
                 x = column(table.x + (start + c * places) * SIZE, REAL, X)
                 e = column(scratch + c * TILE * SIZE, REAL, E)
-                if c == 0:
-                    for j in range(width):
-                        e[j] = x[j]
-                        m[j] = x[j]
-                        s[j] = REAL(0.0)
-                else:
-                    for j in range(width):
-                        v = x[j]
-                        e[j] = v
-                        m[j] = v if v > m[j] else m[j]
-            for j in range(width):  # the target's logit, before e^(x - m) takes its place
-                target = 0 if t[j] == ignored else t[j]
-                e = column(scratch + target * TILE * SIZE, REAL, E)
-                f[j] = e[j]
+                c_ = REAL(c)
+                for j in range(width):
+                    v, most, picked = x[j], m[j], f[j]
+                    e[j] = v
+                    m[j] = v if v > most else most
+                    f[j] = v if k[j] == c_ else picked
             for c in range(classes):
                 e = column(scratch + c * TILE * SIZE, REAL, E)
                 for j in range(width):
@@ -109,33 +106,36 @@ def _run(block, with_gradient):
                     e[j] = v
                     s[j] = s[j] + v
             for j in range(width):
-                f[j] = REAL(LOG(s[j])) - (f[j] - m[j])
+                f[j], h[j] = REAL(LOG(s[j])) - (f[j] - m[j]), one
             if FOCUS != 0:
                 for j in range(width):
-                    p = REAL(EXP(-f[j]))
-                    q = REAL(1.0) - p
-                    is_flat = (q == REAL(0.0)) | (q == REAL(1.0))
-                    base = REAL(1.0) if is_flat else q
+                    loss = f[j]
+                    p = REAL(EXP(-loss))
+                    q = one - p
+                    is_flat = (q == zero) | (q == one)
+                    base = one if is_flat else q
                     steep = base if FOCUS == 2 else REAL(math.pow(base, gamma - 1.0))
                     focus = steep * base
-                    slope = REAL(0.0) if is_flat else REAL(gamma) * steep * p * f[j]
-                    f[j] = focus * f[j]
-                    h[j] = REAL(scale) * (focus + slope)
+                    f[j] = focus * loss
+                    h[j] = focus + (zero if is_flat else REAL(gamma) * steep * p * loss)
             for j in range(width):
-                if t[j] != ignored:
-                    total += float64(f[j])
-                factor = float64(h[j]) if FOCUS != 0 else scale
-                f[j] = REAL(0.0) if t[j] == ignored else REAL(factor / float64(s[j]))
+                loss, slope = f[j], REAL(scale) * h[j]
+                f[j], h[j] = (loss, slope) if k[j] >= zero else (zero, zero)
+            part = zero
+            for j in range(width):
+                part = math32.fast_add(part, f[j])
+                f[j] = h[j] / s[j]
+            total += float64(part)
             if with_gradient:
                 for c in range(classes):
                     g = column(table.grad + (start + c * places) * SIZE, REAL, GRAD)
                     e = column(scratch + c * TILE * SIZE, REAL, E)
+                    c_ = REAL(c)
                     for j in range(width):
-                        g[j] = REAL(0.0) if f[j] == REAL(0.0) else e[j] * f[j]
-                for j in range(width):
-                    if t[j] != ignored:
-                        g = column(table.grad + (start + t[j] * places) * SIZE, REAL, GRAD)
-                        g[j] -= h[j] if FOCUS != 0 else REAL(scale)
+                        factor = f[j]
+                        v = e[j] * factor
+                        v = zero if factor == zero else v
+                        g[j] = v - (h[j] if k[j] == c_ else zero)
             place += width
         partials[at] = total
 
