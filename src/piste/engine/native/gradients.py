@@ -17,6 +17,7 @@ from .fastcall import make_fastcall
 from .native_guard import native_guard
 from .openmp import function_address, parallel_address_cell
 from .tables import FastStepBlock, ParameterRecord
+from .tensor_memory import FactTable, fact_words
 from .torch_internals import device_code, dtype_code, impl_offset
 
 __all__ = ["can_check", "native_step"]
@@ -46,7 +47,8 @@ def native_step(
     assert lib is not None
     kept, count = list(params), len(params)  # an object that is kept keeps its address
     stepped = {i for indices in places for i in indices}
-    parameters, dims = (ParameterRecord * count)(), array("q")
+    parameters, dims, facts = (ParameterRecord * count)(), array("q"), FactTable()
+    known = fact_words()
     for i, p in enumerate(params):
         parameters[i].object = id(p)
         if i not in stepped:
@@ -56,12 +58,16 @@ def native_step(
         parameters[i].grad_dtype, parameters[i].dtype = dtype_code(slot.g.dtype), dtype_code(slot.p.dtype)
         parameters[i].device, parameters[i].device_index = kind, index
         parameters[i].dim, parameters[i].address = slot.p.dim(), p.data_ptr()
+        parameters[i].elements = p.numel()
+        parameters[i].facts, parameters[i].grad_facts = facts.of(slot.p), facts.of(slot.g)
+        parameters[i].grad_offset = slot.g.storage_offset() * slot.g.element_size()
         for dim in zip(slot.p.shape, slot.p.stride(), slot.g.stride(), strict=True):
             dims.extend(dim)
     columns = [array("q", indices) for indices in places]
     for record, column in zip(records, columns, strict=True):
         record.tensors, record.places = len(column), column.buffer_info()[0]
-    impls, gradients = array("q", [p._cdata for p in params]), array("q", bytes(8 * count))
+    impls = array("q", [p._cdata for p in params])
+    gradients, found = (array("q", bytes(8 * count)) for _ in range(2))
     block = FastStepBlock(
         libtorch=ctypes.addressof(lib),
         item=function_address(ctypes.pythonapi.PyList_GetItem),
@@ -70,13 +76,26 @@ def native_step(
         impls=impls.buffer_info()[0],
         dims=dims.buffer_info()[0],
         gradients=gradients.buffer_info()[0],
+        found=found.buffer_info()[0],
+        masks=known.masks.buffer_info()[0],
         launches=len(records),
         records=ctypes.addressof(records),
         parallel=parallel_address_cell(),
         writes=int(writes),
     )
-    module = load_file("native/kernels/gradients", ("fast_step",), IMPL_OFFSET=impl_offset())
-    step = make_fastcall(module, "fast_step", block, lib, parameters, dims, columns, records, impls, gradients, kept)
+    constants = {
+        "IMPL_OFFSET": impl_offset(),
+        "FIRST_FACT": known.first,
+        "FACT_WORDS": len(known.masks),
+        "OWNER": known.object,
+        "STORAGE": known.storage,
+        "DATA": known.data,
+        "AUTOGRAD": known.autograd,
+        "GRADIENT": known.gradient,
+    }
+    module = load_file("native/kernels/gradients", ("fast_step",), **constants)
+    arrays = impls, gradients, found, known, facts, dims, columns
+    step = make_fastcall(module, "fast_step", block, lib, parameters, records, arrays, kept)
     return lambda given: type(given) is list and len(given) == count and step(given)
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "math",
     "noise",
     "pointer",
+    "prefetch",
     "stack_alloc",
     "to_bfloat16",
     "to_float16",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _WORD = ir.IntType(64)
+_PREFETCH = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3])
 intrinsic: Any = numba.extending.intrinsic
 inline: Any = njit(inline="always")
 """Decorator of a function that becomes part of its caller, with the caller's rules of arithmetic."""
@@ -133,6 +135,19 @@ def stack_alloc(typingctx: Any, words: Any) -> Any:
         return builder.ptrtoint(cgutils.alloca_once(builder, _WORD, words.literal_value), _WORD)
 
     return types.int64(words), codegen
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address before it is read."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        at = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        function = builder.module.declare_intrinsic("llvm.prefetch", [at.type], _PREFETCH)
+        builder.call(function, [at, *(ir.IntType(32)(number) for number in (0, 3, 1))])  # to read, in all caches, data
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
 
 
 @intrinsic

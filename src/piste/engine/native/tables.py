@@ -130,6 +130,8 @@ class FastStepBlock(ctypes.Structure):
     impls: int  # address of their TensorImpls, which serve as handles
     dims: int  # address of the size, the parameter's stride and the gradient's stride of each dimension
     gradients: int  # address of one word for each parameter, where the address of its gradient is left
+    found: int  # address of one word for each parameter, for the TensorImpl of its gradient
+    masks: int  # address of the bits of the words in `facts` that are compared
     launches: int  # number of launches
     records: int  # address of their LaunchRecords
     parallel: int  # address of a word with the address of GOMP_parallel, or 0
@@ -147,6 +149,10 @@ class ParameterRecord(ctypes.Structure):
     device: int  # type of the device, as libtorch numbers it
     device_index: int  # -1: any
     address: int
+    elements: int
+    facts: int  # address of the words of the parameter (see tensor_memory), or 0
+    grad_facts: int  # of its gradient
+    grad_offset: int  # of its gradient in the storage, in bytes
 
 
 @words
