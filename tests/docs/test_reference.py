@@ -220,6 +220,13 @@ def test_backends_are_those_of_the_cpu_and_of_a_gpu():
         "| CPU | by the fused CPU kernel, all in one pass |\n| CUDA, ROCm | by the fused GPU kernel, all in one" in adam
     )
     assert "| CUDA, ROCm | by the fused GPU kernel, all together, in 3 launches |" in lamb
+    for name, line in {
+        "Adafactor": "| CUDA, ROCm | by the eager backend: no kernel of the GPU reduces over rows and columns |",
+        "Prodigy": "| CUDA, ROCm | by the fused GPU kernel, all in one launch; the sums over all parameters by torch "
+        "operations |",
+        "SparseAdam": "| CPU | by the eager backend: its gradient is sparse |",
+    }.items():
+        assert line in _optimizer_page(OPTIMIZERS[name])
     page = _loss_page(LOSSES["CLIPLoss"])
     assert "| CUDA, ROCm | by the eager backend: all pairs are scored by torch operations, in chunks |" in page
     assert "| `torch.compile` | the operator piste::loss |" in page

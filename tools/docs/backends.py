@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from piste.engine.gpu.backend import GpuBackend
 from piste.losses import Loss
 from piste.optim import Optimizer
+from piste.optim.composition import step_spec
+from piste.optim.shards import existing_part
 
 __all__ = ["WITHOUT_GPU_KERNEL", "loss_backends", "optimizer_backends"]
 
@@ -23,17 +27,35 @@ WITHOUT_GPU_KERNEL = {
 
 def optimizer_backends(example: Optimizer) -> list[str]:
     """Return the backends of an optimizer with float32 matrices: the lines of `explain_backend`."""
+    if type(example).sparse_only:
+        line = "by the eager backend: its gradient is sparse"
+        return ["Of sparse gradients:", "", *_table([line], [line], "by the eager backend")]
     lines = [line.partition(": ")[2] for line in example.explain_backend().splitlines()]
     shown = [line.partition(" parameters ")[2] for line in lines]
     return [
         "Of float32 matrices, without sparse gradients:",
         "",
-        *_table(shown, [_on_gpu(line) for line in shown], "by the eager backend"),
+        *_table(shown, [_on_gpu(line, example) for line in shown], "by the eager backend"),
     ]
 
 
-def _on_gpu(line: str) -> str:
-    """Return the line of a GPU for that of the CPU: a launch, and two more for each level of reductions."""
+def _on_gpu(line: str, example: Optimizer) -> str:
+    """Return the line of a GPU for that of the CPU: a launch, and two more for each level of reductions.
+
+    The backend of the GPU states why it has no kernel for the step, or for sums over all parameters.
+    """
+    if not hasattr(example, "update"):  # no kernel has a part of the rule that depends on the device
+        reason = adding = None
+    else:
+        (group,) = example.param_groups
+        (p,) = group["params"]
+        spec, state = step_spec(type(example), group).of(p), existing_part(example, p, group)
+        reason = GpuBackend().why_not_step(spec, state, group)
+        adding = spec.sums and GpuBackend().why_not_step(spec.sums, replace(state, counters=[]), group)
+    if reason is not None:
+        return f"by the eager backend: {reason}"
+    if adding is not None:
+        line = line.replace("all parameters by the fused CPU kernel", "all parameters by torch operations")
     line = line.replace("the fused CPU kernel, all in one pass", "the fused GPU kernel, all in one launch")
     for passes in (2, 3, 4):
         line = line.replace(

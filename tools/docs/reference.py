@@ -77,10 +77,17 @@ def _optimizer_page(cls: type[Optimizer]) -> str:
     lines += ["## Backend", "", *optimizer_backends(example), ""]
     lines += _speed(optimizer_rows(cls.__name__), "a step alone", "tensors", "the best other")
     lines += ["## Path", ""]
-    lines += ["Down a valley that is 25 times steeper in one direction than in the other, from the same start:", ""]
+    lines += [f"{_valley(cls)}:", ""]
     lines += [placeholder(draw_path(cls)), ""]
     lines += _example(text)
     return "\n".join(lines) + "\n"
+
+
+def _valley(cls: type[Optimizer]) -> str:
+    text = "Down a valley that is 25 times steeper in one direction than in the other, from the same start"
+    if cls.matrix is not None:
+        return f"{text}; the two coordinates are a matrix of one row"
+    return f"{text}; each point is an iteration" if "max_iter" in cls.options else text
 
 
 def _own_shared(cls: type[Optimizer]) -> dict[str, Option]:
