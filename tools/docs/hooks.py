@@ -83,7 +83,8 @@ def _shown(fence: str, block: Block, is_chinese: bool, labels: dict[str, str]) -
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
-    """Convert formulas from LaTeX to MathML, which browsers draw without scripts and fonts."""
+    """Convert formulas from LaTeX to MathML, which browsers draw without scripts and fonts; mark cells of words."""
+    content = re.sub(r"<td([^>]*)>(.*?)</td>", _cell, content, flags=re.DOTALL)
     content = re.sub(
         r'<span class="arithmatex">\\\((.*?)\\\)</span>', lambda m: _mathml(m[1], "inline"), content, flags=re.DOTALL
     )
@@ -93,6 +94,12 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
         content,
         flags=re.DOTALL,
     )
+
+
+def _cell(match: re.Match[str]) -> str:
+    """Mark a cell of several Chinese characters, for which the style sheet keeps room."""
+    is_words = len(re.findall("[\u3400-\u9fff]", match[2])) > 4
+    return f'<td class="words"{match[1]}>{match[2]}</td>' if is_words else match[0]
 
 
 def _mathml(latex: str, display: str) -> str:
