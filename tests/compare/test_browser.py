@@ -132,6 +132,22 @@ def test_a_printed_page_is_light_and_fits_the_paper(page):
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
+def test_plots_are_drawn_again_for_the_width_of_the_paper(page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    widths = "return [...document.querySelectorAll('.plot svg.main-svg')].map(svg => svg.getBoundingClientRect().width)"
+    # The test before may have left plots as narrow as paper, which follow the window a frame later.
+    WebDriverWait(page, 10).until(lambda _: min(page.execute_script(widths)) > 718, "plots as wide as the window")
+    wide = page.execute_script(widths)
+    for event, expected in (("beforeprint", [680] * len(wide)), ("afterprint", wide)):
+        fire = f"window.dispatchEvent(new Event('{event}')); {widths}"  # again where a late resize came in between
+        WebDriverWait(page, 10).until(lambda _, script=fire, e=expected: page.execute_script(script) == e, event)
+
+
+def test_a_pointer_shows_whole_names(page):
+    assert page.execute_script("return document.querySelector('.plot').layout.hoverlabel.namelength") == -1
+
+
 def test_a_phone_shows_the_page_without_horizontal_scrolling(page):
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -168,5 +184,7 @@ def test_a_tall_legend_is_below_the_title_of_the_axis_on_a_phone(page, tmp_path)
         )
         assert len(gaps) == 4  # loss, metric, metric over time, smoothness
         assert all(above >= 0 and below > -1 for above, below in gaps), gaps
+        hidden = "return [...document.querySelectorAll('.legend .scrollbar')].map(bar => bar.getBBox().height)"
+        assert max(page.execute_script(hidden), default=0) == 0, "a legend that scrolls"
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

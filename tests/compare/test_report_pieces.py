@@ -15,7 +15,7 @@ import pytest
 
 from piste.compare import Loop, compare_task
 from piste.compare.report import fonts
-from piste.compare.report.figures import new_figure, save_figure, widened
+from piste.compare.report.figures import COLOURS, DASHES, new_figure, save_figure, style_numbers, widened
 from piste.compare.report.files import to_json_data
 from piste.compare.report.html import render_html
 from piste.compare.report.learning_rates import learning_rate_figure
@@ -77,6 +77,23 @@ def test_an_svg_has_colours_for_dark_pages_that_match_its_styles(tmp_path):
     selected = set(re.findall(r'\*="([^"]+)"', dark)) - {"fill:"}
     assert len(selected) == 7
     assert all(f"{style}" in drawn for style in selected)
+
+
+def test_every_curve_has_a_style_of_its_own_where_loops_outnumber_the_dashes():
+    def styles_of(optimizers, loops):
+        rows = [types.SimpleNamespace(optimizer=o, curve=f"{o} · {loop}") for o in optimizers for loop in loops]
+        return style_numbers(types.SimpleNamespace(rows=rows))
+
+    few = styles_of("AB", "12345")
+    assert {few[f"A · {n}"][0] for n in "12345"} == {0} and {few[f"{o} · 2"][1] for o in "AB"} == {1}
+    many = styles_of("AB", "123456789")
+    assert len(set(many.values())) == 18
+    assert all(colour < len(COLOURS) and dash < len(DASHES) for colour, dash in many.values())
+
+
+def test_marks_are_whole_at_the_edge_of_their_plot(found):
+    plots = dict(page_plots(found))
+    assert all(trace["cliponaxis"] is False for trace in plots["smoothness"]["figure"]["data"])
 
 
 def test_a_picture_without_a_layout_engine_is_saved_as_it_is(tmp_path):

@@ -34,10 +34,16 @@ text:not([style*="fill:"]), [style^="fill-opacity"] { fill: #e8e8ea }
 
 
 def style_numbers(comparison: Summary) -> dict[str, tuple[int, int]]:
-    """Return the numbers of the colour and of the dash of every curve: colours are of optimizers, dashes of loops."""
+    """Return the numbers of the colour and of the dash of every curve.
+
+    Colours are of optimizers and dashes of loops; where there are not enough dashes, every curve has a pair of its own.
+    """
     optimizers = sorted({row.optimizer for row in comparison.rows}, key=str.lower)
     loops = list(dict.fromkeys(row.curve.removeprefix(row.optimizer) for row in comparison.rows))
     rounds = -(-len(optimizers) // len(COLOURS))
+    if len(loops) * rounds > len(DASHES):
+        curves = dict.fromkeys(row.curve for row in comparison.rows)
+        return {name: (i % len(COLOURS), i // len(COLOURS) % len(DASHES)) for i, name in enumerate(sorted(curves))}
     numbers = {}
     for row in comparison.rows:
         round_, colour = divmod(optimizers.index(row.optimizer), len(COLOURS))

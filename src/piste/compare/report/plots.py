@@ -113,7 +113,7 @@ def _smoothness(comparison: Summary) -> dict[str, Any]:
         }
         hint = html.escape(f"{row.name}: {comparison.metric} {format_result(row.metric)}")
         mark = {"color": style["color"], "symbol": style["symbol"], "size": size}
-        traces.append({**trace, "mode": "markers", "marker": mark, "hovertext": hint})
+        traces.append({**trace, "mode": "markers", "marker": mark, "hovertext": hint, "cliponaxis": False})
     note = (
         "Descent share: the net descent of the loss as a share of its total movement. "
         "Evenness: how steadily the weights approach their final values. "

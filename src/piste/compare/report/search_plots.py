@@ -93,6 +93,7 @@ def _slice(comparison: Summary, option: str) -> dict[str, Any]:
         "type": "category",
         "categoryorder": "array",
         "categoryarray": [html.escape(text) for text in order],
+        "range": [-0.5, len(order) - 0.5],
     }
     note = "Every finished trial; the learning rates differ between trials, and a pointer on a mark shows its rate."
     return make_plot(f"Result by {option}", note, traces, x, {"title": {"text": html.escape(comparison.metric)}})
