@@ -18,8 +18,8 @@ from piste.optim.composition import step_spec
 from tests.optim.cases import OPTIONS, fullest
 
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
-from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 
 SM_80, SM_90, GFX942 = GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)
 WIDE = {"float32": "v4.b32", "float64": "v2.b64", "bfloat16": "v4.b32", "float16": "v4.b32"}
@@ -39,7 +39,8 @@ def spilled_bytes(kernel: Any, folder: Path) -> int:
     ptx, source = kernel.asm["ptx"], folder / "kernel.ptx"
     source.write_text(ptx)
     (target,) = re.findall(r"\.target (\w+)", ptx)
-    command = [knobs.nvidia.ptxas.path, "-v", "--gpu-name", target, source, "-o", folder / "kernel.cubin"]
+    assembler = get_ptxas(kernel.metadata.target.arch).path  # Triton has several, which take different versions of PTX
+    command = [assembler, "-v", "--gpu-name", target, source, "-o", folder / "kernel.cubin"]
     report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert "bytes spill stores" in report
     return sum(map(int, re.findall(r"(\d+) bytes spill", report)))
