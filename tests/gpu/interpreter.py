@@ -132,7 +132,7 @@ class InterpretedBackend(GpuBackend):
 
     def step_layout(self, spec: Any, state: Any) -> tuple[int, Layout]:
         found = layout_of(state)
-        return 0, Layout(found.columns, found.counter, self.on_device)
+        return 0, Layout(found.columns, found.counter, self.on_device or not state.counters)
 
     def compile_loss(self, spec: Any, operands: Any) -> GpuLossKernel:
         self.kernels.append(GpuLossKernel(spec, self.device))

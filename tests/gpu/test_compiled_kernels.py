@@ -73,6 +73,21 @@ def test_whole_chunks_are_read_and_written_16_bytes_at_a_time(name, rows, tmp_pa
             assert spilled_bytes(kernel, tmp_path) <= 16
 
 
+def test_sums_over_all_tensors_compile_and_read_16_bytes_at_a_time():
+    optimizer = piste.optim.Prodigy([torch.nn.Parameter(torch.zeros(3))])
+    spec = step_spec(piste.optim.Prodigy, optimizer.param_groups[0]).sums
+    kinds = ("float32",) * (2 + len(spec.buffers))
+    layout = Layout(kinds, "float32", counts_on_device=True)
+    source = reduce_source(spec, layout, True, 0)
+    for target in (SM_80, SM_90, GFX942):
+        kernel = compiled(source, target)
+        if target is not GFX942:
+            assert len(re.findall(r"ld\.global\.v4\.b32", kernel.asm["ptx"])) >= 2 * 4  # p, g, s and p0
+        compiled(finish_source(spec, layout, True, 0), target)
+        numbers = tuple("float64" if name == "d" else "value" for name in spec.numbers)
+        compiled(prepare_source(spec, layout, numbers, True, True), target)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_kernels_compile_for_other_gpus_and_dtypes(name):
     spec = spec_of(name)

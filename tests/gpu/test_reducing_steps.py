@@ -56,7 +56,7 @@ def stepped(name: str, **options: Any) -> list[torch.Tensor]:
     return [p.detach() for p in params]
 
 
-@pytest.mark.parametrize("name", ["LAMB", "LARS", "StableAdamW"])
+@pytest.mark.parametrize("name", ["LAMB", "LARS", "StableAdamW", "Prodigy"])
 def test_every_run_gives_the_same_bits(name):
     with interpreting():
         first, second = stepped(name), stepped(name)
@@ -76,7 +76,27 @@ def test_chunks_are_added_some_at_a_time(monkeypatch):
     torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["LAMB", "LARS", "StableAdamW"])
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+def test_sums_over_all_tensors_of_each_group_take_three_launches(on_device):
+    def run(**options: Any) -> list[torch.Tensor]:
+        params = [x.requires_grad_() for x in given(8)]
+        groups = [{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.1}]
+        optimizer = piste.optim.Prodigy(groups, d0=0.1, beta3=0.5, **options)
+        for step in range(3):
+            for p, g in zip(params, given(9 + step), strict=True):
+                p.grad = g
+            optimizer.step()
+        return [*(p.detach() for p in params), *(groups[1][name] for name in ("d", "d_numerator"))]
+
+    with interpreting(on_device) as backend:
+        ours = run()
+    sums = [("prepare", 1), ("reduce0", 7), ("finish0", 1), ("prepare", 1), ("reduce0", 1), ("finish0", 1)]
+    steps = [*[("prepare", 1)] * on_device, ("step", 7), *[("prepare", 1)] * on_device, ("step", 1)]
+    assert backend.device.launches == [*sums, *steps] * 3
+    torch.testing.assert_close(ours, run(fused=False), rtol=3e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("name", ["LAMB", "LARS", "StableAdamW", "Prodigy"])
 def test_tensors_that_are_not_aligned_are_reduced(name):
     def run(**options: Any) -> torch.Tensor:
         p, g = (x[1:] for x in given(5, [(8200,)] * 2))

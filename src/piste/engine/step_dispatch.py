@@ -261,12 +261,12 @@ class SumPlan(StepPlan):
     spec: SumSpec
 
     def total(self) -> list[Any]:
-        """Return the sums of the last step, as a list of numbers, and a tensor of sums for each eager parameter."""
+        """Return the sums of the last step: a list of numbers or a tensor for each kernel and each eager parameter."""
         kernels: list[Any] = [kernel for kernel, _ in self._kernels]
         return [*(kernel.total() for kernel in kernels), *(self._added if self._eager else [])]
 
     def _run_eagerly(self, states: list[ParamState], numbers: Mapping[str, Any]) -> None:
-        self._added = eager.add_terms(self.spec, states, numbers)
+        self._added = eager.add_terms(self.spec, states, numbers, on_device=self._options["capturable"])
 
     def _accept_fallback(self, index: int, state: ParamState, why: str | None) -> None:
         """Accept it: `fused=True` requires the kernel of the step."""

@@ -79,10 +79,10 @@ def numbers_after(
     with torch.set_grad_enabled(is_recorded):
         for index, (spec, own, group) in enumerate(zip(specs, numbers, groups, strict=True)):
             known = {**own, **before}
-            if on_device:
+            if is_traced or is_recorded:
                 terms: list[Any] = add_eagerly(optimizer, group, spec, known, on_device=True)
             else:
-                terms = optimizer._step_plans.add(optimizer, index, group, spec, known)
+                terms = optimizer._step_plans.add(optimizer, index, group, spec, known, on_device=on_device)
             found += (_on(x, device) for x in terms)
         sums = torch.stack(found).sum(0)
         values = sums.unbind() if on_device else sums.tolist()

@@ -119,12 +119,19 @@ class StepPlans:
             return self._step_params(optimizer, index, group, key, numbers, parts)
 
     def add(
-        self, optimizer: Any, index: int, group: dict[str, Any], spec: StepSpec, numbers: Mapping[str, Any]
+        self,
+        optimizer: Any,
+        index: int,
+        group: dict[str, Any],
+        spec: StepSpec,
+        numbers: Mapping[str, Any],
+        *,
+        on_device: bool,
     ) -> list[Any]:
-        """Return sums of the terms of a group: lists of numbers, or tensors."""
-        if index in self._sharded or group["capturable"] or group["differentiable"]:
+        """Return sums of the terms of a group: lists of numbers, or tensors; `on_device` waits for no device."""
+        if index in self._sharded or group["differentiable"] or (group["capturable"] and not on_device):
             return add_eagerly(optimizer, group, spec, numbers, on_device=True)
-        key, place = PlanKey(spec.sums, False, False, group["fused"]), ("sums", index)
+        key, place = PlanKey(spec.sums, False, on_device, group["fused"]), ("sums", index)
         if not self._step_params(optimizer, place, group, key, numbers, group["params"]):
             return []
         plan: Any = self._plans[place][0][1]

@@ -12,7 +12,7 @@ from ...torch_internals import PLAIN_TYPES
 from ..backend import FastStep, LossKernel
 from ..hoisting import has_lines
 from ..layout import alike, overlapping, real_dtype
-from ..specs import LossKernelSpec, ParamState, StepSpec, SumSpec
+from ..specs import LossKernelSpec, ParamState, StepSpec
 from .compiler import missing
 from .device import Cuda
 from .fast_step import make_fast_step
@@ -42,8 +42,6 @@ class GpuBackend:
 
     def why_not_step(self, spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> str | None:
         """Return the property of a parameter that the kernel can't handle, or None."""
-        if isinstance(spec, SumSpec):
-            return "no kernel of the GPU adds over all parameters"
         if has_lines(spec):
             return "no kernel of the GPU reduces over rows and columns"
         return why_not(state)
@@ -80,10 +78,12 @@ class GpuBackend:
 
 
 def layout_of(state: ParamState) -> Layout:
-    """Return the layout of a state that `why_not` accepts."""
+    """Return the layout of a state that `why_not` accepts; that of sums has no counters, and numbers on the device."""
     columns = (state.p, state.g, *state.buffers)
-    first = state.counters[0]
     kinds = tuple(_DTYPES[real_dtype(x)] for x in columns)
+    if not state.counters:
+        return Layout(kinds, "float32", counts_on_device=True)
+    first = state.counters[0]
     return Layout(kinds, _COUNTERS[first.dtype], first.device.type != "cpu")
 
 

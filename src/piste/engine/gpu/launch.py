@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import Unsupported
 from ..layout import real_size
-from ..specs import ParamState, StepSpec
+from ..specs import ParamState, StepSpec, SumSpec
 from .counters import HostCounters
 from .driver import Launch
 from .host_scalars import host_scalars, plain_numbers
@@ -75,9 +75,12 @@ class GpuStepKernel:
         self._sums: list[int] = []  # the addresses of `partials`, `firsts` and `found`
         if self._levels:
             firsts = array("q", accumulate((-(-size // CHUNK) for size in sizes), initial=0))
+            if isinstance(spec, SumSpec):
+                firsts = array("q", [0, self._blocks])  # of all tensors, as if they were one
             most = max(len(level.operands) for level in parts.levels)
-            made = [device.doubles(self._blocks * most), device.upload(firsts)]
-            self._on_device += [*made, device.doubles(self._count * parts.width)]
+            self._finishes = len(firsts) - 1
+            self._found = device.doubles(self._finishes * parts.width)
+            self._on_device += [device.doubles(self._blocks * most), device.upload(firsts), self._found]
             self._sums = [table.data_ptr() for table in self._on_device[-3:]]
         if layout.counts_on_device:
             self._on_device += [self._counter_table, self._rows]
@@ -88,6 +91,12 @@ class GpuStepKernel:
             if "epsilon" in self._spec.numbers:
                 numbers = {**numbers, "epsilon": self._epsilon}
             self._device.run(self._launch, gradients, numbers)
+
+    def total(self) -> Tensor:
+        """Return the sums of the last launch, on the device, of a kernel of sums."""
+        (sums,) = split(self._spec, self._layout.compute).later
+        found = self._found[: len(sums)]
+        return found if self._blocks else found.zero_()
 
     def _launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         stream, is_capturing = self._device.stream(), self._device.is_capturing()
@@ -112,8 +121,9 @@ class GpuStepKernel:
         sources = []
         for level in range(self._levels):
             sources.append((reduce_source(self._spec, self._layout, by_rows, level), self._blocks))
-            sources.append((finish_source(self._spec, self._layout, by_rows, level), self._count))
-        sources.append((step_source(self._spec, self._layout, by_rows), self._blocks))
+            sources.append((finish_source(self._spec, self._layout, by_rows, level), self._finishes))
+        if not isinstance(self._spec, SumSpec):
+            sources.append((step_source(self._spec, self._layout, by_rows), self._blocks))
         return [(self._device.launcher(source), blocks) for source, blocks in sources]
 
     def _prepared(

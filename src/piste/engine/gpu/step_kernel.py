@@ -11,7 +11,7 @@ skipped, and the factor of every gradient.
 
 A step that reduces over its tensors has more launches, in order: for each level, `reduce` leaves the sums of a chunk in
 a table, and `finish` adds those of a tensor and leaves the scalars that follow in another one (see step_scalars.py).
-Nothing waits for the device.
+Nothing waits for the device. Sums over all tensors are one such level, whose `finish` adds the chunks of all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from functools import cache
 from ...formula.expression import Expr, is_condition
 from ..emit import Emitter
 from ..hoisting import trace_step
-from ..specs import StepSpec
+from ..specs import StepSpec, SumSpec
 from ..step_levels import Level, Words, plan_levels
 from .dialect import FUNCTIONS, RANDOM_ROUNDING, triton
 
@@ -82,7 +82,7 @@ class Split:
 
 @cache
 def split(spec: StepSpec, compute: str) -> Split:
-    """Trace a step, and print the work of an element."""
+    """Trace a step, and print the work of an element; sums have one level, whose scalars are the sums."""
     traced = trace_step(spec)
     hoisted = traced.hoisted()
     emitter = Emitter(triton(compute), "x", hoisted.given)
@@ -90,6 +90,13 @@ def split(spec: StepSpec, compute: str) -> Split:
     words = Words(triton(compute), triton("float64"), lambda place: f"h{place}", _stored_scalar)
     levels = tuple(plan_levels(traced, hoisted, words))
     counters = tuple(traced.counters.items())
+    if isinstance(spec, SumSpec):
+        terms = results[1:]
+        stores = [f"tl.store(found_row + {k}, r{k})" for k in range(len(terms))]
+        level = Level([False for _ in terms], emitter.lines, list(terms), stores)
+        names = tuple(f"h{k}" for k in range(len(hoisted.scalars)))
+        sums = tuple(f"sum{k}" for k in range(len(terms)))
+        return Split(traced.columns, (), tuple(hoisted.scalars), names, (sums,), (level,), (), ())
     of_level: list[list[str]] = [[] for _ in range(1 + len(levels))]
     for k, value in enumerate(hoisted.scalars):
         of_level[hoisted.level(value)].append(f"h{k}")
