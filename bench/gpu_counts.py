@@ -24,13 +24,14 @@ from piste.engine import loss_dispatch
 from piste.engine.gpu.backend import GpuBackend, layout_of
 from piste.engine.gpu.device import PinnedTable
 from piste.engine.gpu.launch import GpuStepKernel
+from piste.engine.gpu.line_kernel import make_step_kernel
 from piste.engine.gpu.loss_kernel import GpuLossKernel
 from piste.engine.gpu.step_kernel import KernelSource
 from piste.losses import call
 
 from .gpu import KINDS, MODELS
 
-REDUCING = ("LAMB", "LARS", "StableAdamW")
+REDUCING = ("LAMB", "LARS", "StableAdamW", "Adafactor")
 SMALL_MODELS = [name for name in MODELS if sum(torch.Size(s).numel() for s in MODELS[name]) < 30_000_000]
 LOSSES = ("MSELoss", "HuberLoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "NLLLoss", "FocalLoss")
 OF_CLASSES = ("CrossEntropyLoss", "NLLLoss", "FocalLoss")
@@ -42,7 +43,7 @@ def bytes_of(source: KernelSource) -> int:
     body = source.text.partition("def element(")[2].partition("@triton.jit")[0].partition("\n")[2]
     used = set(re.findall(r"\w+", body))
     kinds = re.findall(r"a_(\w+) = at_\w+\.to\(tl\.pointer_type\(tl\.(\w+)\)\)", source.text)
-    writes = re.findall(r"tl\.store\(to_(\w+), new_", source.text)
+    writes = re.findall(r"tl\.store\(to_(\w+), ", source.text)
     read = sum(SIZES[kind] for name, kind in kinds if f"{name}_" in used)
     return read + sum(SIZES[kind] for name, kind in kinds if name in writes)
 
@@ -117,10 +118,10 @@ class CountingBackend(GpuBackend):
         return None
 
     def step_layout(self, spec: Any, state: Any) -> Any:
-        return 0, layout_of(state)
+        return 0, layout_of(spec, state)
 
     def compile_step(self, spec: Any, layout: Any, states: Any) -> GpuStepKernel:
-        return GpuStepKernel(spec, layout[1], states, self.device)
+        return make_step_kernel(spec, layout[1], states, self.device)
 
     def compile_loss(self, spec: Any, operands: Any) -> GpuLossKernel:
         return GpuLossKernel(spec, self.device)  # type: ignore[arg-type]
@@ -173,7 +174,7 @@ def step_row(model: str, kind: str, dtype: torch.dtype, speed: float, rounds: in
     with counting() as device:
         optimizer = getattr(optim, kind)(params, **options)
         host, launches = host_time(optimizer.step, device, rounds)
-    each = sum(bytes_of(source) for source, _ in launches if not source.entry.startswith("finish"))
+    each = sum(bytes_of(source) for source, _ in launches if source.entry.startswith(("reduce", "step")))
     floor = sum(p.numel() for p in params) * each / speed / 1e6
     return (
         f"{model:14s} {kind:11s} launches {len(launches)}  bytes {each:3d}  floor {floor:8.4f} ms  "

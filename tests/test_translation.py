@@ -280,7 +280,7 @@ def test_the_catalogue_has_the_reasons_against_a_backend():
     found = collect()
     for reason in (
         "its gradient is sparse",
-        "no kernel of the GPU reduces over rows and columns",
+        "it is not contiguous, and its rule reduces over rows or columns",
         "Triton is not installed",
         "the kernel of a loss could not be made ({0})",
         "there are more than {0} classes",

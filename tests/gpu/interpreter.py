@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from piste.engine.gpu.backend import GpuBackend, layout_of
 from piste.engine.gpu.compiler import function
 from piste.engine.gpu.device import PinnedTable
 from piste.engine.gpu.launch import GpuStepKernel
+from piste.engine.gpu.line_kernel import make_step_kernel
 from piste.engine.gpu.loss_kernel import GpuLossKernel
 from piste.engine.gpu.step_kernel import Layout
 from piste.losses import call
@@ -131,15 +133,15 @@ class InterpretedBackend(GpuBackend):
         self.kernels: list[GpuLossKernel] = []
 
     def step_layout(self, spec: Any, state: Any) -> tuple[int, Layout]:
-        found = layout_of(state)
-        return 0, Layout(found.columns, found.counter, self.on_device or not state.counters)
+        found = layout_of(spec, state)
+        return 0, replace(found, counts_on_device=self.on_device or not state.counters)
 
     def compile_loss(self, spec: Any, operands: Any) -> GpuLossKernel:
         self.kernels.append(GpuLossKernel(spec, self.device))
         return self.kernels[-1]
 
     def compile_step(self, spec: Any, layout: Any, states: Any) -> GpuStepKernel:
-        return GpuStepKernel(spec, layout[1], states, self.device)
+        return make_step_kernel(spec, layout[1], states, self.device)
 
 
 @contextmanager

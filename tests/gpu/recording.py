@@ -13,6 +13,7 @@ from piste.engine import backend as registry
 from piste.engine.gpu.backend import GpuBackend, layout_of
 from piste.engine.gpu.device import PinnedTable
 from piste.engine.gpu.launch import GpuStepKernel
+from piste.engine.gpu.line_kernel import make_step_kernel
 
 
 class Event:
@@ -75,10 +76,10 @@ class RecordingBackend(GpuBackend):
         return None
 
     def step_layout(self, spec: Any, state: Any) -> Any:
-        return 0, layout_of(state)
+        return 0, layout_of(spec, state)
 
     def compile_step(self, spec: Any, layout: Any, states: Any) -> GpuStepKernel:
-        return GpuStepKernel(spec, layout[1], states, self.device)
+        return make_step_kernel(spec, layout[1], states, self.device)
 
 
 @contextmanager

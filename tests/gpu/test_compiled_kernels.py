@@ -12,8 +12,9 @@ import torch
 
 import piste
 from piste.engine.gpu.compiler import compiled
-from piste.engine.gpu.step_kernel import Layout, reduce_source, split, step_source
+from piste.engine.gpu.step_kernel import Layout, reduce_source, step_source
 from piste.engine.gpu.step_scalars import finish_source, prepare_source
+from piste.engine.gpu.step_split import split
 from piste.optim.composition import step_spec
 from tests.optim.cases import OPTIONS, fullest
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from piste.engine.gpu.backend import GpuBackend
+from piste.engine.hoisting import has_lines
 from piste.losses import Loss
 from piste.optim import Optimizer
 from piste.optim.composition import step_spec
@@ -42,14 +43,17 @@ def optimizer_backends(example: Optimizer) -> list[str]:
 def _on_gpu(line: str, example: Optimizer) -> str:
     """Return the line of a GPU for that of the CPU: a launch, and two more for each level of reductions.
 
-    The backend of the GPU states why it has no kernel for the step, or for sums over all parameters.
+    The backend of the GPU states why it has no kernel for the step, or for sums over all parameters. A step that
+    reduces over rows or columns has as many passes as on the CPU, with launches between them.
     """
+    reduces_lines = False
     if not hasattr(example, "update"):  # no kernel has a part of the rule that depends on the device
         reason = adding = None
     else:
         (group,) = example.param_groups
         (p,) = group["params"]
         spec, state = step_spec(type(example), group).of(p), existing_part(example, p, group)
+        reduces_lines = has_lines(spec)
         reason = GpuBackend().why_not_step(spec, state, group)
         adding = spec.sums and GpuBackend().why_not_step(spec.sums, replace(state, counters=[]), group)
     if reason is not None:
@@ -57,12 +61,12 @@ def _on_gpu(line: str, example: Optimizer) -> str:
     if adding is not None:
         line = line.replace("all parameters by the fused CPU kernel", "all parameters by torch operations")
     line = line.replace("the fused CPU kernel, all in one pass", "the fused GPU kernel, all in one launch")
-    for passes in (2, 3, 4):
+    for passes in () if reduces_lines else (2, 3, 4):
         line = line.replace(
             f"the fused CPU kernel, all together, in {passes} passes",
             f"the fused GPU kernel, all together, in {2 * passes - 1} launches",
         )
-    return line
+    return line.replace("the fused CPU kernel", "the fused GPU kernel")
 
 
 def loss_backends(cls: type[Loss]) -> list[str]:

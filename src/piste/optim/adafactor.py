@@ -44,7 +44,7 @@ class Adafactor(Optimizer):
     names of that library.
 
     The options from `beta1` on are Piste's; with their defaults, arguments, state and values are those of
-    torch.optim.Adafactor. On a GPU the eager backend steps matrices.
+    torch.optim.Adafactor. On a GPU the eager backend steps matrices that are not contiguous.
 
     Example:
         >>> import torch, piste

@@ -17,6 +17,7 @@ from .compiler import missing
 from .device import Cuda
 from .fast_step import make_fast_step
 from .launch import GpuStepKernel
+from .line_kernel import make_step_kernel, why_not_lines, with_tile
 from .loss_kernel import GpuLossKernel
 from .step_kernel import Layout
 
@@ -42,18 +43,16 @@ class GpuBackend:
 
     def why_not_step(self, spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> str | None:
         """Return the property of a parameter that the kernel can't handle, or None."""
-        if has_lines(spec):
-            return "no kernel of the GPU reduces over rows and columns"
-        return why_not(state)
+        return why_not(spec, state)
 
     def step_layout(self, spec: StepSpec, state: ParamState) -> tuple[int, Layout]:
         """Return the device and the dtypes of a parameter, its gradient and its state."""
-        return state.p.get_device(), layout_of(state)
+        return state.p.get_device(), layout_of(spec, state)
 
     def compile_step(self, spec: StepSpec, layout: Any, states: Sequence[ParamState]) -> GpuStepKernel:
         """Make the kernel that steps some parameters of one layout."""
         index, of_columns = layout
-        return GpuStepKernel(spec, of_columns, states, Cuda(index))
+        return make_step_kernel(spec, of_columns, states, Cuda(index))
 
     def fast_step(
         self,
@@ -77,17 +76,17 @@ class GpuBackend:
         return GpuLossKernel(spec, Cuda(operands[0].get_device()))
 
 
-def layout_of(state: ParamState) -> Layout:
+def layout_of(spec: StepSpec, state: ParamState) -> Layout:
     """Return the layout of a state that `why_not` accepts; that of sums has no counters, and numbers on the device."""
     columns = (state.p, state.g, *state.buffers)
     kinds = tuple(_DTYPES[real_dtype(x)] for x in columns)
     if not state.counters:
         return Layout(kinds, "float32", counts_on_device=True)
     first = state.counters[0]
-    return Layout(kinds, _COUNTERS[first.dtype], first.device.type != "cpu")
+    return with_tile(spec, Layout(kinds, _COUNTERS[first.dtype], first.device.type != "cpu"), state.p.shape)
 
 
-def why_not(state: ParamState) -> str | None:
+def why_not(spec: StepSpec, state: ParamState) -> str | None:
     """Return why the kernel can't step a parameter with its gradient and state, or None."""
     columns = (state.p, state.g, *state.buffers)
     if state.g is not state.p.grad and state.p.grad is not None:
@@ -105,9 +104,14 @@ def why_not(state: ParamState) -> str | None:
             return "it is a lazy conjugate or negative"
     if any(x.device != state.p.device for x in columns):
         return "its gradient or its state is on another device"
-    if any(x.shape != state.p.shape or x.is_complex() != state.p.is_complex() for x in columns):
+    buffers = zip(spec.buffers, state.buffers, strict=False)  # before the first step there are none
+    elements = [state.p, state.g, *(x for name, x in buffers if name not in spec.lines)]
+    if any(x.shape != state.p.shape or x.is_complex() != state.p.is_complex() for x in elements):
         return "its gradient or its state has another shape or kind than it has"
-    if not alike(columns):
+    if has_lines(spec):
+        if (why := why_not_lines(spec, state)) is not None:
+            return why
+    elif not alike(columns):
         if any(map(overlapping, columns)):
             return "elements of it or of its state overlap in memory"
         return "it has gaps in memory, or other strides than its gradient or its state"

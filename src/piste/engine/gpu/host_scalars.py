@@ -13,7 +13,7 @@ from ...formula.words import exp, log, log1p, maximum, minimum, sign, sqrt
 from ..emit import INFIX, Dialect, Emitter
 from ..hoisting import given_inputs
 from ..specs import StepSpec
-from .step_kernel import split
+from .step_split import split
 
 _WORDS = (exp, log, log1p, maximum, minimum, sign, sqrt)
 _ROUNDED = {"float32": ctypes.c_float, "float64": ctypes.c_double}

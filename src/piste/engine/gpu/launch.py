@@ -16,8 +16,9 @@ from ..specs import ParamState, StepSpec, SumSpec
 from .counters import HostCounters
 from .driver import Launch
 from .host_scalars import host_scalars, plain_numbers
-from .step_kernel import CHUNK, HEAD, Layout, reduce_source, split, step_source
+from .step_kernel import CHUNK, HEAD, KernelSource, Layout, reduce_source, step_source
 from .step_scalars import finish_source, prepare_source
+from .step_split import Split, split
 from .table_ring import TableRing, keep_for_graphs
 
 
@@ -46,7 +47,7 @@ class GpuStepKernel:
         self._tensors = [(s.p, *s.buffers, *s.counters) for s in states]  # a table holds their addresses
         sizes = array("q", [real_size(s.p) for s in states])
         self.elements = sum(sizes)
-        blocks = chunks(sizes)
+        blocks = self._divide(states, sizes)
         self._blocks = len(blocks)
         kept = zip(*((s.p, *s.buffers) for s in states), strict=True)
         addresses = array("q", [x.data_ptr() for column in kept for x in column])
@@ -57,7 +58,7 @@ class GpuStepKernel:
         width = len(parts.scalars)
         self.gradients = array("q", bytes(8 * self._count))  # machine code leaves the addresses here
         self._gradients = TableRing(device, self._count)
-        self._launches: dict[bool, list[tuple[Launch, int]]] = {}  # kernels and blocks, without and with rows
+        self._launches: dict[bool, list[tuple[Launch, int, int]]] = {}  # without and with rows: see _make_launches
         self._kept = [spec.counters.index(letter) for letter, _ in parts.counters]  # that the rule restates
         self._epsilon = torch.finfo(getattr(torch, layout.columns[0])).eps
         columns = list(zip(*(s.counters for s in states), strict=True))
@@ -71,19 +72,27 @@ class GpuStepKernel:
             self._scalars = host_scalars(spec, layout.compute, layout.counter)
             self._rows = TableRing(device, HEAD + self._count * width)
         self._on_device = list(self._static)
-        self._levels = len(parts.levels)
         self._sums: list[int] = []  # the addresses of `partials`, `firsts` and `found`
-        if self._levels:
-            firsts = array("q", accumulate((-(-size // CHUNK) for size in sizes), initial=0))
-            if isinstance(spec, SumSpec):
-                firsts = array("q", [0, self._blocks])  # of all tensors, as if they were one
-            most = max(len(level.operands) for level in parts.levels)
-            self._finishes = len(firsts) - 1
-            self._found = device.doubles(self._finishes * parts.width)
-            self._on_device += [device.doubles(self._blocks * most), device.upload(firsts), self._found]
-            self._sums = [table.data_ptr() for table in self._on_device[-3:]]
+        self._allocate(parts, sizes)
         if layout.counts_on_device:
             self._on_device += [self._counter_table, self._rows]
+
+    def _divide(self, states: Sequence[ParamState], sizes: Sequence[int]) -> array[int]:
+        """Return the part of a tensor that each block takes."""
+        return chunks(sizes)
+
+    def _allocate(self, parts: Split, sizes: Sequence[int]) -> None:
+        """Allocate the tables of the sums of a step that reduces."""
+        if not parts.levels:
+            return
+        firsts = array("q", accumulate((-(-size // CHUNK) for size in sizes), initial=0))
+        if isinstance(self._spec, SumSpec):
+            firsts = array("q", [0, self._blocks])  # of all tensors, as if they were one
+        most = max(len(level.operands) for level in parts.levels)
+        self._found = self._device.doubles((len(firsts) - 1) * parts.width)
+        made = [self._device.doubles(self._blocks * most), self._device.upload(firsts), self._found]
+        self._on_device += made
+        self._sums = [table.data_ptr() for table in made]
 
     def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         """Step the tensors, given the addresses of their gradients and the numbers of the group."""
@@ -110,21 +119,29 @@ class GpuStepKernel:
             keep_for_graphs(self._on_device)
         scalars, by_rows = self._prepared(numbers, stream, is_capturing)
         at = self._gradients.holding(gradients, stream, is_capturing=is_capturing)
-        arguments = (*self._static_addresses, at, self._count, *scalars, *self._sums)
+        arguments = (*self._static_addresses[1:], at, self._count, *scalars, *self._sums)
         if by_rows not in self._launches:
             self._launches[by_rows] = self._make_launches(by_rows)
-        for launch, blocks in self._launches[by_rows]:
-            launch(blocks, stream, arguments)
+        for launch, blocks, table in self._launches[by_rows]:
+            launch(blocks, stream, (table, *arguments))
 
-    def _make_launches(self, by_rows: bool) -> list[tuple[Launch, int]]:
-        """Return the kernels of a step in order, other than `prepare`, with their blocks."""
-        sources = []
-        for level in range(self._levels):
-            sources.append((reduce_source(self._spec, self._layout, by_rows, level), self._blocks))
-            sources.append((finish_source(self._spec, self._layout, by_rows, level), self._finishes))
+    def _make_launches(self, by_rows: bool) -> list[tuple[Launch, int, int]]:
+        """Return the kernels of a step in order, other than `prepare`, with their blocks and the table of these."""
+        table = self._static_addresses[0]
+        sources = self._sources(by_rows)
+        return [(self._device.launcher(source), blocks, at or table) for source, blocks, at in sources]
+
+    def _sources(self, by_rows: bool) -> list[tuple[KernelSource, int, int | None]]:
+        """Return the kernels of a step in order, with their blocks, and the address of their table if it is another."""
+        sources: list[tuple[KernelSource, int, int | None]] = []
+        given = self._spec, self._layout, by_rows
+        finishes = 1 if isinstance(self._spec, SumSpec) else self._count
+        for level in range(len(split(self._spec, self._layout.compute).levels)):
+            sources.append((reduce_source(*given, level), self._blocks, None))
+            sources.append((finish_source(*given, level), finishes, None))
         if not isinstance(self._spec, SumSpec):
-            sources.append((step_source(self._spec, self._layout, by_rows), self._blocks))
-        return [(self._device.launcher(source), blocks) for source, blocks in sources]
+            sources.append((step_source(*given), self._blocks, None))
+        return sources
 
     def _prepared(
         self, numbers: Mapping[str, Any], stream: int, is_capturing: bool

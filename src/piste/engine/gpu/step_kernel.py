@@ -20,12 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ...formula.expression import Expr, is_condition
-from ..emit import Emitter
-from ..hoisting import trace_step
-from ..specs import StepSpec, SumSpec
-from ..step_levels import Level, Words, plan_levels
-from .dialect import FUNCTIONS, RANDOM_ROUNDING, triton
+from ..specs import StepSpec
+from .dialect import FUNCTIONS, RANDOM_ROUNDING
+from .step_split import Split, split
 
 BLOCK, ITERATIONS, WARPS = 1024, 4, 4
 CHUNK = BLOCK * ITERATIONS
@@ -42,6 +39,7 @@ class Layout:
     columns: tuple[str, ...]  # dtypes of the parameter, the gradient and the buffers
     counter: str  # dtype of the counters
     counts_on_device: bool = False
+    tile: tuple[int, int, int] = (0, 0, 0)  # matrices, rows and columns, in a step that reduces over lines
 
     @property
     def compute(self) -> str:
@@ -56,58 +54,6 @@ class KernelSource:
     entry: str
     signature: tuple[tuple[str, str], ...]
     warps: int = WARPS
-
-
-@dataclass(frozen=True)
-class Split:
-    """A step split between the host or `prepare`, which compute scalars, and the work of each element.
-
-    Scalars are named `h0`, `h1`, ...
-    """
-
-    columns: tuple[str, ...]
-    counters: tuple[tuple[str, object], ...]  # the next values that the rule states
-    scalars: tuple[object, ...]  # that depend on no reduction
-    names: tuple[str, ...]  # of these scalars
-    later: tuple[tuple[str, ...], ...]  # for each level, the names of the scalars that follow from it
-    levels: tuple[Level, ...]
-    lines: tuple[str, ...]
-    results: tuple[str, ...]
-
-    @property
-    def width(self) -> int:
-        """The number of all scalars of a tensor."""
-        return len(self.scalars) + sum(map(len, self.later))
-
-
-@cache
-def split(spec: StepSpec, compute: str) -> Split:
-    """Trace a step, and print the work of an element; sums have one level, whose scalars are the sums."""
-    traced = trace_step(spec)
-    hoisted = traced.hoisted()
-    emitter = Emitter(triton(compute), "x", hoisted.given)
-    results = tuple(emitter.name(value) for value in traced.results)
-    words = Words(triton(compute), triton("float64"), lambda place: f"h{place}", _stored_scalar)
-    levels = tuple(plan_levels(traced, hoisted, words))
-    counters = tuple(traced.counters.items())
-    if isinstance(spec, SumSpec):
-        terms = results[1:]
-        stores = [f"tl.store(found_row + {k}, r{k})" for k in range(len(terms))]
-        level = Level([False for _ in terms], emitter.lines, list(terms), stores)
-        names = tuple(f"h{k}" for k in range(len(hoisted.scalars)))
-        sums = tuple(f"sum{k}" for k in range(len(terms)))
-        return Split(traced.columns, (), tuple(hoisted.scalars), names, (sums,), (level,), (), ())
-    of_level: list[list[str]] = [[] for _ in range(1 + len(levels))]
-    for k, value in enumerate(hoisted.scalars):
-        of_level[hoisted.level(value)].append(f"h{k}")
-    names, *later = map(tuple, of_level)
-    scalars = tuple(x for x in hoisted.scalars if not hoisted.level(x))
-    return Split(traced.columns, counters, scalars, names, tuple(later), levels, tuple(emitter.lines), results)
-
-
-def _stored_scalar(place: int, value: Expr, name: str) -> str:
-    number = f"tl.where({name}, 1.0, 0.0).to(tl.float64)" if is_condition(value) else name
-    return f"tl.store(found_row + {place}, {number})"
 
 
 def scalar_lines(parts: Split, rows: bool, compute: str, level: int) -> list[str]:
@@ -134,7 +80,7 @@ def arguments_of(parts: Split, rows: bool, kind: str) -> list[tuple[str, str]]:
     """
     tables = [(name, "*i64") for name in ("blocks", "sizes", "addresses", "gradients")]
     scalars = [("rows", "*fp64")] if rows else [(name, kind) for name in parts.names]
-    sums = [("partials", "*fp64"), ("firsts", "*i64"), ("found", "*fp64")] if parts.levels else []
+    sums = [("partials", "*fp64"), ("firsts", "*i64"), ("found", "*fp64")] if parts.levels or parts.plan else []
     return [*tables, ("count", "i64"), *scalars, *sums]
 
 

@@ -13,7 +13,8 @@ from ..emit import Emitter
 from ..hoisting import given_inputs
 from ..specs import StepSpec
 from .dialect import FUNCTIONS, triton
-from .step_kernel import HEAD, TYPES, KernelSource, Layout, arguments_of, scalar_lines, split
+from .step_kernel import HEAD, TYPES, KernelSource, Layout, arguments_of, scalar_lines
+from .step_split import split
 
 __all__ = ["finish_source", "prepare_source"]
 
