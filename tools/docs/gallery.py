@@ -21,7 +21,7 @@ __all__ = ["COMMANDS", "add_plotly", "gallery"]
 DOCS = Path(__file__).parents[2] / "docs"
 _OPTIONS = {
     "breast-cancer": "--seeds 5 --trials 4",
-    "characters": "--optimizers sgd,adam --seeds 3 --trials 2",
+    "characters": "--optimizers sgd,rmsprop,adam --seeds 3 --trials 6",
     "diabetes": "--optimizers sgd,adam --seeds 5 --trials 4",
     "digits": "--seeds 5 --trials 4",
     "digits-cnn": "--optimizers sgd,rmsprop,adam --seeds 3 --trials 3",
