@@ -79,9 +79,9 @@ def _sentence(
             f"or practically equal."
         )
     others = [
-        f"Practically equal: {_join(equal)}." if equal else "",
-        f"Undecided: {_join(undecided)}." if undecided else "",
-        f"Worse: {_join(worse)}." if worse else "",
+        f"Practically equal: {', '.join(equal)}." if equal else "",
+        f"Undecided: {', '.join(undecided)}." if undecided else "",
+        f"Worse: {', '.join(worse)}." if worse else "",
     ]
     return " ".join([f"{best} has the best {metric}.", *filter(None, others)])
 
