@@ -82,6 +82,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--tasks", type=listed, default=["digits", "digits-cnn", "digits-rnn", "photographs"])
     parser.add_argument("--optimizers", type=listed, default=["SGD", "RMSprop", "Adam"])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="of each run; the task's epochs if not given")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     print(f"{machine()}\n")
@@ -108,9 +109,9 @@ def _in_turns(contenders: Mapping[str, Step], rounds: int) -> dict[str, list[tup
 
 
 def _row(task: Task, options: argparse.Namespace) -> str:
-    chosen = {"optimizers": options.optimizers, "seeds": options.seeds}
+    chosen = {"optimizers": options.optimizers, "seeds": options.seeds, "steps": options.steps}
     plan = make_plan(task, **chosen)
-    found = compare_task(task, **chosen, steps=20, progress=False)  # compiles the kernels
+    found = compare_task(task, **{**chosen, "steps": 20}, progress=False)  # compiles the kernels
 
     def compare() -> None:
         with tempfile.TemporaryDirectory() as folder:
