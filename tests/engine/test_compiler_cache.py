@@ -299,3 +299,18 @@ def test_loops_over_many_arrays_vectorise_without_a_global_option_of_llvm(cache,
     monkeypatch.setattr(compiler, "_llvm_text", lambda *args: texts.append(compile_entry(*args)) or texts[-1])
     compiler.load(MANY_ARRAYS, ("body",))
     assert re.search(r"fadd .*<\d+ x float>", texts[0])
+
+
+def test_wide_kernels_have_the_largest_vectors_and_leave_numba_as_it_was(cache, monkeypatch):
+    import llvmlite.binding as llvm
+    from numba.core.registry import cpu_target
+
+    texts: list[str] = []
+    compile_entry = compiler._llvm_text
+    monkeypatch.setattr(compiler, "_llvm_text", lambda *args: texts.append(compile_entry(*args)) or texts[-1])
+    machine = cpu_target.target_context.codegen()._tm
+    narrow, wide = (compiler.load(MANY_ARRAYS, ("body",), is_wide=is_wide) for is_wide in (False, True))
+    assert compiler.load(MANY_ARRAYS, ("body",), is_wide=True) is wide is not narrow
+    assert cpu_target.target_context.codegen()._tm is machine
+    widths = [max(map(int, re.findall(r"fadd .*<(\d+) x float>", text))) for text in texts]
+    assert widths[1] == (16 if llvm.get_host_cpu_features().get("avx512f") else widths[0])

@@ -29,8 +29,8 @@ from .work_sharing import make_counters, work
 
 __all__ = ["ImageCrossEntropy", "computes"]
 
-TILE = 256  # pixels that are computed together, as in the kernel
-BLOCK = 16  # tiles of a block of work, as in the kernel
+TILE = 128  # pixels that are computed together, as in the kernel
+BLOCK = 32  # tiles of a block of work, as in the kernel
 MAX_CLASSES = 4096  # with more, sums in the precision of the logits lose digits
 
 
@@ -120,4 +120,4 @@ def _module(dtype: torch.dtype, focus: int) -> CompiledModule:
     constants: dict[str, int | str] = {"FOCUS": focus} if focus else {}
     if dtype is torch.float64:
         constants |= {"REAL": "float64", "SIZE": 8, "EXP": "math.exp", "LOG": "math.log"}
-    return load_file("cpu/kernels/image_cross_entropy", ("prepare", "forward", "gradient", "finish"), **constants)
+    return load_file("cpu/kernels/image_cross_entropy", ("prepare", "forward", "gradient", "finish"), True, **constants)

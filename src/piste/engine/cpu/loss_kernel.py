@@ -55,17 +55,19 @@ class CpuLossKernel(LossKernel):
         self.scratch_rows = 0
         lanes = tile_source(spec)
         self.is_tiled = None if lanes is None else is_tiled
+        is_wide = True  # elements and tiles have long loops
         if is_tiled and lanes is not None:
             text = lanes
         elif spec.derivatives is None:
             text, self.scratch_rows = row_source.source(spec)
+            is_wide = False
         else:
             text = element_source.source(spec)
         # Separate modules, because many kernels share them.
         finish, prepare = load_file("cpu/kernels/finish", ("finish",)), None
         if spec.divisor != "given":
             prepare = load_file("cpu/kernels/mean_divisor", ("prepare",), **row_source.divisor_constants(spec))
-        self.code, self.finish = load(text, ("run",), lambda: loss_formula(spec)), finish.call["finish"]
+        self.code, self.finish = load(text, ("run",), lambda: loss_formula(spec), is_wide), finish.call["finish"]
         self.prepare = None if prepare is None else prepare.call["prepare"]
         self._modules = parts = [self.code, finish] if prepare is None else [self.code, finish, prepare]
         self.dtypes = [getattr(torch, c.storage) for c in spec.operands]

@@ -37,7 +37,7 @@ class RegionKernel(LossKernel):
     def __init__(self, spec: LossKernelSpec) -> None:
         super().__init__(spec)
         text, self.entries, self.sums, self.scalars = region_source(spec)
-        self.code = load(text, self.entries, lambda: loss_formula(spec))
+        self.code = load(text, self.entries, lambda: loss_formula(spec), is_wide=True)
         self.finish = load_file("cpu/kernels/finish", ("finish",)).call["finish"]
         self.is_one = make_is_one()
         self._options = [float(v) for _, v in spec.options if is_number(v)]

@@ -27,8 +27,8 @@ REAL: Any = float32  # float64: with math.exp and math.log
 EXP: Any = math32.exp32_nonpositive
 LOG: Any = math32.log32
 SIZE = 4  # bytes of REAL
-TILE = 256  # places that are computed together
-BLOCK_PLACES = 16 * TILE  # places of a block of work
+TILE = 128  # places that are computed together
+BLOCK_PLACES = 32 * TILE  # places of a block of work
 FOCUS = 0  # 1: the focal loss; 2: with a gamma of 2, whose powers are products
 EXP_FLOAT64, LOG_FLOAT64 = math.exp, math.log
 X, K, GRAD, E, M, S, F, H, TARGET = 0, 1, 2, 3, 4, 5, 6, 7, 8  # numbers of columns
@@ -38,14 +38,14 @@ def prepare(block):
     """Count the targets that are not ignored, and those out of range."""
     table = view(block, ImageTable)
     k = pointer(table.k, int64)
-    ignored, faults = 0, 0
-    places = table.places * table.samples
+    kept, faults = 0, 0
+    places, classes, left_out = table.places * table.samples, table.classes, table.ignored
     for r in range(places):
-        is_ignored = k[r] == table.ignored
-        is_out = (k[r] < 0) | (k[r] >= table.classes)
-        ignored += 1 if is_ignored else 0
-        faults += 1 if is_out & (not is_ignored) else 0
-    table.count, table.faults = places - ignored, faults
+        target = k[r]
+        is_kept = 0 if target == left_out else 1
+        kept += is_kept
+        faults += is_kept if (target < 0) | (target >= classes) else 0
+    table.count, table.faults = kept, faults
     table.scale = 1.0 / float64(table.count) if table.is_mean != 0 else 1.0
 
 
