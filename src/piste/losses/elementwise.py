@@ -23,6 +23,7 @@ from .value_checks import (
     check_same_device,
     check_same_shape,
     check_tensors,
+    common_dtype,
     is_readable,
 )
 
@@ -183,7 +184,7 @@ class ElementwiseLoss(Loss):
                 f"{cls.__name__}: `{cls.arguments[0]}` must hold floating-point numbers; received "
                 f"{operands[0].dtype}. Help: {cls.arguments[0]}.float()."
             )
-        return functools.reduce(torch.promote_types, dtypes)
+        return common_dtype(dtypes)
 
     @classmethod
     def _inspect(cls, operands: tuple[Tensor, ...], options: dict[str, Any], check: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from .value_checks import (
     check_same_device,
     check_same_shape,
     check_tensors,
+    common_dtype,
     shape_of,
 )
 
@@ -47,7 +47,7 @@ def check_vectors(loss: str, names: tuple[str, ...], operands: tuple[Any, ...]) 
             raise InvalidType(
                 f"{loss}: `{argument}` must hold floating-point vectors; received {x.dtype}. Help: {argument}.float()."
             )
-    return functools.reduce(torch.promote_types, [x.dtype for x in operands])
+    return common_dtype([x.dtype for x in operands])
 
 
 class VectorLoss(RowwiseLoss):

@@ -15,7 +15,7 @@ from .call import PreparedCall
 from .embeddings import check_vectors
 from .loss import Loss
 from .reduction import Reduction
-from .value_checks import check_nan, is_readable, shape_of
+from .value_checks import check_nan, common_dtype, is_readable, shape_of
 
 __all__ = ["BIAS", "PAIRS", "SCALE", "PairLoss", "as_rows", "own_column", "temperature"]
 
@@ -110,9 +110,7 @@ class PairLoss(Loss):
             operands: The score of each positive pair, and the reductions of the scores of its negatives.
             given: The vectors of the call.
         """
-        number, dtype = len(operands[0]), given[0].dtype
-        for x in given[1:]:
-            dtype = torch.promote_types(dtype, x.dtype)
+        number, dtype = len(operands[0]), common_dtype([x.dtype for x in given])
         return PreparedCall(
             cls.formula, operands, {}, dtype, lambda: number, lambda: number, "count", derivatives=cls.derivatives
         )

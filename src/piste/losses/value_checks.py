@@ -25,6 +25,7 @@ __all__ = [
     "check_same_device",
     "check_same_shape",
     "check_tensors",
+    "common_dtype",
     "describe_violation",
     "find_violation",
     "first_violation",
@@ -158,6 +159,14 @@ def _how_to_match(first: str, a: Tensor, second: str, b: Tensor) -> str:
         f"give `{second}` the shape of `{first}`; a value meant for several elements is broadcast with "
         f"{second}.expand_as({first})"
     )
+
+
+def common_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    """Return the dtype that torch promotes some dtypes to."""
+    common, *others = dtypes
+    for dtype in others:  # on Python 3.14, torch.compile warns of functools.reduce
+        common = torch.promote_types(common, dtype)
+    return common
 
 
 def is_readable(operands: Sequence[Any]) -> bool:
