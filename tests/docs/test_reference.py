@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from piste.losses import LOSSES
 from piste.losses.elementwise import ElementwiseLoss
@@ -121,6 +122,31 @@ def test_every_page_of_an_optimizer_lists_its_arguments_and_its_state(name):
         assert f"| `{key}` |" in page
     known = ", ".join(f'"{name}"'.replace("_", r"\_") for name in ("torch", *cls.conventions))
     assert (f"| `convention` | `'torch'` | one of {known} |" in page) == bool(cls.conventions)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "exists", "size", "numbers"),
+    [
+        ("Adam", "exp_avg_sq", "always", "that of the parameter", 15),
+        ("SGD", "momentum_buffer", "with `momentum`", "that of the parameter", 15),
+        ("ASGD", "mu", "always", "one number", 1),
+        ("Adafactor", "row_var", "of a matrix", "one number for each row", 3),
+        ("Adafactor", "col_var", "of a matrix", "one number for each column", 5),
+        ("Adafactor", "variance", "of no matrix", "that of the parameter", None),
+        ("NorMuon", "second_momentum_buffer", "of a matrix", "one number for each index of the first dimension", 3),
+        ("SOAP", "Q", "always", "the squares of the dimensions that have an eigenbasis, added", 9 + 25),
+    ],
+)
+def test_a_page_states_the_size_of_the_state(name, key, exists, size, numbers):
+    cls = OPTIMIZERS[name]
+    (row,) = (line for line in _optimizer_page(cls).splitlines() if line.startswith(f"| `{key}` | `"))
+    cells = [cell.strip() for cell in row.split("|")]
+    assert (cells[3], cells[5]) == (exists, size)
+    w = torch.ones(3, 5, requires_grad=True)
+    w.grad = torch.ones(3, 5)
+    optimizer = cls([w], **({"momentum": 0.9} if name == "SGD" else {}))
+    optimizer.step()
+    assert (optimizer.state[w][key].numel() if key in optimizer.state[w] else None) == numbers
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -106,14 +106,30 @@ def _symbols(cls: type[Optimizer]) -> str:
     return f"{', '.join(words)}. The other letters are arguments, and values of the step."
 
 
+_SIZES = {
+    "all": ("always", "that of the parameter"),
+    "rows": ("of a matrix", "one number for each row"),
+    "columns": ("of a matrix", "one number for each column"),
+    "first": ("of a matrix", "one number for each index of the first dimension"),
+    "vectors": ("of no matrix", "that of the parameter"),
+}
+"""Which parameters have a buffer of a shape, and its size."""
+
+
 def _state(cls: type[Optimizer], example: Optimizer) -> list[str]:
     rows = ["| key | in the formula | exists | starts at | size |", "|---|---|---|---|---|"]
     if cls.counts_steps:
         rows.append("| `step` | $t$ | always | 0 | one number |")
-    for table, size in ((cls.counters, "one number"), (cls.buffers, "that of the parameter")):
-        for key, b in table.items():
-            start = f"`{b.start}`" if isinstance(b.start, str) else f"{b.start:g}"
-            rows.append(f"| `{key}` | `{b.letter}` | {f'with `{b.when}`' if b.when else 'always'} | {start} | {size} |")
+    kept = [(key, b, "always", "one number") for key, b in cls.counters.items()]
+    for key, b in cls.buffers.items():
+        owner, size = (
+            ("always", b.shape.__doc__.removeprefix("Return ").rstrip(".")) if callable(b.shape) else _SIZES[b.shape]
+        )
+        kept.append((key, b, owner, size))
+    for key, b, owner, size in kept:
+        exists = " ".join([owner] * (owner != "always" or not b.when) + [f"with `{b.when}`"] * bool(b.when))
+        start = f"`{b.start}`" if isinstance(b.start, str) else f"{b.start:g}"
+        rows.append(f"| `{key}` | `{b.letter}` | {exists} | {start} | {size} |")
     listed = "".join(rows)
     rows += [
         f"| `{key}` | | after a step, of all parameters together | | |"

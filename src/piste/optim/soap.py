@@ -29,6 +29,7 @@ def _sizes(shape: Sequence[int], group: Mapping[str, Any]) -> list[int]:
 
 
 def _squares(shape: Sequence[int], group: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the squares of the dimensions that have an eigenbasis, added."""
     return (sum(n * n for n in _sizes(shape, group)),)
 
 
