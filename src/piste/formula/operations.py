@@ -158,7 +158,9 @@ def _tensor_total(x: Tensor) -> Tensor:
 
 
 def _tensor_mean(x: Tensor) -> Tensor:
-    return x.mean() if x.device.type == "mps" else x.mean(dtype=torch.float64).to(x.dtype)
+    # Of a sharded tensor, torch 2.9 takes the mean of the means of parts that differ in size.
+    total = x.sum() if x.device.type == "mps" else x.sum(dtype=torch.float64)
+    return (total / x.numel()).to(x.dtype)
 
 
 def _line_total(dim: int) -> Function:
