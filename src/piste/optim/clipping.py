@@ -105,9 +105,15 @@ def clip_factor(max_norm: Any, norm: Tensor, on_device: bool) -> Any:
 
 
 class SkippedSteps:
-    """Counts steps that are left out, on the device where it decides about them."""
+    """Counts steps that are left out, on the device where it decides about them, and keeps the norm of the last step.
+
+    Attributes:
+        norm: The norm of all gradients; None before a step has needed it. torch.compile of torch 2.9 to 2.11 can't set
+            it on the optimizer.
+    """
 
     def __init__(self) -> None:
+        self.norm: Tensor | None = None
         self._host = 0
         self._device: Tensor | None = None
 
@@ -169,7 +175,7 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
         return Scaling(None, grad_scale, found_inf, found_inf is not None and steps_on_gpu(optimizer))
     params = groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
     norm = _norm(optimizer, params)
-    optimizer.grad_norm = norm = norm if grad_scale is None else norm / grad_scale.to(norm.device)
+    optimizer._skipped_steps.norm = norm = norm if grad_scale is None else norm / grad_scale.to(norm.device)
     modes, on_device = {group["nonfinite"] for group in groups}, steps_on_gpu(optimizer)
     if modes != {"ignore"} and on_device:
         largest = total_norm(_gradients(params), torch.inf)  # the norm of large finite gradients may overflow

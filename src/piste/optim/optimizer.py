@@ -131,8 +131,6 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(group_checks.list_params(type(self), params), defaults)
         self._state_exposed = self._has_warned = False
         self._skipped_steps = SkippedSteps()
-        self.grad_norm: Tensor | None = None
-        """The norm of all gradients before clipping, a tensor on their device, of the last step that needed it."""
 
     def after(u: Any) -> Any:  # type: ignore[misc]
         """Return the step of one element from the result of the matrix stage."""
@@ -203,7 +201,7 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(name, default)
             group.update(self.group_constants)
         self._step_plans = StepPlans()
-        for name, value in {"_has_warned": False, "_skipped_steps": SkippedSteps(), "grad_norm": None}.items():
+        for name, value in {"_has_warned": False, "_skipped_steps": SkippedSteps()}.items():
             self.__dict__.setdefault(name, value)
 
     def state_dict(self) -> dict[str, Any]:
@@ -306,6 +304,11 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 p.grad = None
+
+    @property
+    def grad_norm(self) -> Tensor | None:
+        """The norm of all gradients before clipping, a tensor on their device, of the last step that needed it."""
+        return self._skipped_steps.norm
 
     @property
     def skipped(self) -> int:
