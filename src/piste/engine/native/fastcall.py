@@ -20,6 +20,12 @@ _NAME = ctypes.create_string_buffer(b"kernel")
 _FASTCALL = 0x80  # METH_FASTCALL
 
 
+class _Owner(str):
+    """The name of a module, as torch.compile expects of a function, that keeps objects alive."""
+
+    kept: tuple[object, ...] = ()
+
+
 def make_fastcall(module: CompiledModule, entry: str, block: ctypes.Structure, *keep: object) -> Callable[..., bool]:
     """Return a built-in function that calls an entry `(block, arguments) -> int`: True if the result is not 0.
 
@@ -44,8 +50,9 @@ def make_fastcall(module: CompiledModule, entry: str, block: ctypes.Structure, *
         flags=_FASTCALL,
         doc=0,
     )
-    own = bytes(answer)
-    # `own` becomes the self of the function and the tuple its module, so the function keeps both alive.
+    own, owner = bytes(answer), _Owner(__name__)
+    owner.kept = module, block, keep
+    # `own` becomes the self of the function and `owner` its `__module__`, so the function keeps both alive.
     make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
     new = make(function_address(ctypes.pythonapi.PyCFunction_NewEx))
-    return new(id(own) + content + Answer.name.offset, own, (module, block, *keep))  # type: ignore[attr-defined]
+    return new(id(own) + content + Answer.name.offset, own, owner)  # type: ignore[attr-defined]
