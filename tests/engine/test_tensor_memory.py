@@ -50,6 +50,18 @@ def test_the_words_of_a_tensor_are_those_that_pytorch_states():
     assert autograd[words.gradient] == x.grad._cdata
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/mem is part of Linux")
+@pytest.mark.parametrize("set_default", [torch.set_default_dtype, torch.set_default_device])
+def test_the_words_are_found_whatever_the_defaults_of_the_process_are(set_default):
+    before = {torch.set_default_dtype: torch.get_default_dtype(), torch.set_default_device: None}[set_default]
+    set_default(torch.float64 if set_default is torch.set_default_dtype else "meta")
+    try:
+        found = tensor_memory.fact_words.__wrapped__()
+    finally:
+        set_default(before)
+    assert found.first == tensor_memory.fact_words().first > 0
+
+
 def other_memory(p: Tensor) -> Tensor:
     return torch.full_like(p, 2.0)
 

@@ -69,11 +69,11 @@ class FactTable:
 def fact_words() -> FactWords:
     """Return the words that machine code compares."""
     try:
-        example = _words(torch.empty(1).as_strided((0, *_SIZES), _STRIDES))
+        example = _words(_empty(1).as_strided((0, *_SIZES), _STRIDES))
         expected = [INLINE_DIMS, 0, *_SIZES, *_STRIDES]
         (first,) = (k for k in range(len(example)) if example[k : k + len(expected)] == expected)
         after = first + len(expected)
-        base, others = _alike(lambda: torch.empty(2, 3), (0x00, 0xFF)), list(map(_alike, _OTHERS))
+        base, others = _alike(lambda: _empty(2, 3), (0x00, 0xFF)), list(map(_alike, _OTHERS))
         # The keys, which hold what is pending, are the last words; the memory behind a tensor may be anything.
         last = max(base.differing(others[-1]) & base.differing(others[-2]))
         masks = [-1] * len(expected) + [_signed(base.same[k]) for k in range(after, last + 1)]
@@ -89,9 +89,9 @@ _UNKNOWN = FactWords(0, array("q"))
 
 def _references(first: int) -> tuple[int, ...]:
     """Return the places of addresses, which are those of several tensors."""
-    made = [torch.zeros(3 + k, requires_grad=True) for k in range(4)]
+    made = [_empty(3 + k).requires_grad_() for k in range(4)]
     for x in made:
-        x.grad = torch.zeros_like(x)
+        x.grad = torch.empty_like(x)
     impls = [_words(x)[:first] for x in made]
     storages = [x.untyped_storage()._cdata for x in made]
     gradients = [0 if x.grad is None else x.grad._cdata for x in made]
@@ -118,16 +118,21 @@ def _read(address: int) -> Sequence[int]:
             return ()
 
 
+def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a tensor of memory that holds anything, whatever the defaults of the process are."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
 _OTHERS: tuple[Callable[[], Tensor], ...] = (
-    *(lambda dtype=dtype: torch.empty(2, 3, dtype=dtype) for dtype in _DTYPES),
-    *(lambda shape=shape: torch.empty(shape) for shape in ((3, 3), (2, 2), (6,), (2, 3, 1), ())),
-    lambda: torch.empty(3, 2).t(),
-    lambda: torch.empty(2, 6)[:, :3],
-    lambda: torch.empty(7)[1:].view(2, 3),
-    lambda: torch.empty(2, 3, device="meta"),
-    lambda: torch.zeros(2, 3).to_sparse(),
-    lambda: torch._neg_view(torch.empty(2, 3)),
-    lambda: torch.empty(2, 3, dtype=torch.complex64).conj(),
+    *(lambda dtype=dtype: _empty(2, 3, dtype=dtype) for dtype in _DTYPES),
+    *(lambda shape=shape: _empty(*shape) for shape in ((3, 3), (2, 2), (6,), (2, 3, 1), ())),
+    lambda: _empty(3, 2).t(),
+    lambda: _empty(2, 6)[:, :3],
+    lambda: _empty(7)[1:].view(2, 3),
+    lambda: torch.empty(2, 3, dtype=torch.float32, device="meta"),
+    lambda: _empty(2, 3).to_sparse(),
+    lambda: torch._neg_view(_empty(2, 3)),
+    lambda: _empty(2, 3, dtype=torch.complex64).conj(),
 )
 """Tensors that differ in a fact from one of float32 and shape (2, 3)."""
 
