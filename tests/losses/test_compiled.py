@@ -336,7 +336,7 @@ print("equal")
 
 
 def test_sharded_tensors_are_computed_eagerly_and_traced() -> None:
-    assert python(SHARDED) == "equal"
+    assert python(SHARDED).splitlines()[-1] == "equal"  # gloo of torch 2.9 prints a line of its own first
 
 
 INDUCTOR = """

@@ -15,6 +15,10 @@ from piste.optim.line_search import Point, find_wolfe_point
 from .reference import assert_same, model
 from .rejections import assert_rejected, weights
 
+LIMITED = pytest.mark.skipif(
+    "max_ls" not in inspect.getsource(torch.optim.LBFGS.step),
+    reason="the line search of torch 2.9 evaluates more often than max_eval, by default 5/4 of max_iter",
+)
 OPTIONS = [
     {},
     {"lr": 0.1, "max_iter": 4},
@@ -22,7 +26,7 @@ OPTIONS = [
     {"max_eval": 3, "max_iter": 10, "lr": 0.1},
     {"line_search_fn": "strong_wolfe"},
     {"line_search_fn": "strong_wolfe", "max_iter": 3, "history_size": 3},
-    {"line_search_fn": "strong_wolfe", "lr": 40.0, "max_iter": 5},
+    pytest.param({"line_search_fn": "strong_wolfe", "lr": 40.0, "max_iter": 5}, marks=LIMITED),
     {"line_search_fn": "strong_wolfe", "lr": 0.01, "max_eval": 4},
     {"line_search_fn": "strong_wolfe", "tolerance_grad": 0.3},
     {"tolerance_change": 0.1, "lr": 0.1},
