@@ -276,14 +276,16 @@ def _compile(key: str, scope: Mapping[str, Any], entries: tuple[str, ...], is_wi
 
 @contextmanager
 def _vectors_of(machine: Any) -> Iterator[None]:
-    """Have Numba choose the width of vectors for a target machine meanwhile; other versions may keep their own."""
+    """Have Numba choose the width of vectors for a target machine meanwhile; a version without `_tm` keeps its own."""
     codegen = importlib.import_module("numba.core.registry").cpu_target.target_context.codegen()
     before = getattr(codegen, "_tm", None)
-    codegen._tm = machine
+    if before is not None:
+        codegen._tm = machine
     try:
         yield
     finally:
-        codegen._tm = before
+        if before is not None:
+            codegen._tm = before
 
 
 def _llvm_text(function: Callable[..., Any], entry: str) -> str:
