@@ -23,10 +23,25 @@ from .hoisting import (
     TracedStep,
     is_reduction,
 )
+from .specs import ParamState, StepSpec
 
-__all__ = ["LINE_EXTENTS", "LinePass", "LinePlan", "LineWords", "Reduction", "Stage", "plan_lines"]
+__all__ = ["LINE_EXTENTS", "LinePass", "LinePlan", "LineWords", "Reduction", "Stage", "plan_lines", "why_not_reduced"]
 
 LINE_EXTENTS = (PER_MATRIX, PER_ROW, PER_COLUMN)
+
+
+def why_not_reduced(spec: StepSpec, state: ParamState) -> str | None:
+    """Return the reason why no kernel can reduce over the rows and columns of a parameter, or None."""
+    if state.p.dim() < 2:
+        return "it has fewer than two dimensions, and its rule reduces over rows or columns"
+    if state.p.is_complex():
+        return "it is complex, and its rule reduces over rows or columns"
+    *outer, height, breadth = state.p.shape
+    line = {"row": [*outer, height, 1], "column": [*outer, 1, breadth]}
+    for name, x in zip(spec.buffers, state.buffers, strict=False):  # before the first step there are none
+        if name in spec.lines and (list(x.shape) != line[spec.lines[name]] or not x.is_contiguous()):
+            return "a part of its state has another shape or layout than its rows or columns"
+    return None
 
 
 class LineWords(NamedTuple):

@@ -18,6 +18,7 @@ from ...torch_internals import PLAIN_TYPES
 from ..eight_bits import BLOCK
 from ..hoisting import has_lines
 from ..layout import alike, overlapping, real_dtype, real_size
+from ..line_stages import why_not_reduced
 from ..native.compiler import load
 from ..specs import ParamState, StepSpec, SumSpec
 from .formula_comments import step_formula
@@ -83,19 +84,12 @@ def why_not_step(spec: StepSpec, slot: ParamState) -> str | None:
 
 def _why_not_lines(spec: StepSpec, slot: ParamState) -> str | None:
     """Return the reason why the kernel can't reduce over the rows and columns of a slot, or None."""
-    if slot.p.dim() < 2:
-        return "it has fewer than two dimensions, and its rule reduces over rows or columns"
+    if (why := why_not_reduced(spec, slot)) is not None:
+        return why
     if slot.scales:
         return "its state has 8 bits, and its rule reduces over rows or columns"
-    if slot.p.is_complex():
-        return "it is complex, and its rule reduces over rows or columns"
     if spec.uses_position and not all(x.is_contiguous() for x in elements_of(spec, slot)):
         return "it is not contiguous, and its rule reduces over rows or columns and rounds at random"
-    for name, x in zip(spec.buffers, slot.buffers, strict=False):
-        *outer, height, breadth = slot.p.shape
-        line = {"row": [*outer, height, 1], "column": [*outer, 1, breadth]}
-        if name in spec.lines and (list(x.shape) != line[spec.lines[name]] or not x.is_contiguous()):
-            return "a part of its state has another shape or layout than its rows or columns"
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ...formula.expression import FormulaError
 from ..hoisting import PER_COLUMN, PER_MATRIX, PER_ROW, PER_TENSOR, has_lines
-from ..line_stages import LinePass
+from ..line_stages import LinePass, why_not_reduced
 from ..specs import ParamState, StepSpec
 from .launch import GpuStepKernel
 from .line_finish import STAGES, finish_source, reduces_lines_of_all
@@ -138,17 +138,10 @@ class GpuLineKernel(GpuStepKernel):
 
 def why_not_lines(spec: StepSpec, state: ParamState) -> str | None:
     """Return the reason why the kernel can't reduce over the rows and columns of a parameter, or None."""
-    if state.p.dim() < 2:
-        return "it has fewer than two dimensions, and its rule reduces over rows or columns"
-    if state.p.is_complex():
-        return "it is complex, and its rule reduces over rows or columns"
+    if (why := why_not_reduced(spec, state)) is not None:
+        return why
     if not state.p.numel():
         return "it has no elements"
-    for name, x in zip(spec.buffers, state.buffers, strict=False):
-        *outer, height, breadth = state.p.shape
-        shape = {"row": [*outer, height, 1], "column": [*outer, 1, breadth]}.get(spec.lines.get(name, ""))
-        if list(x.shape) != (shape or list(state.p.shape)):
-            return "a part of its state has another shape than its rows, its columns or itself"
     if not all(x.is_contiguous() for x in (state.p, state.g, *state.buffers)):
         return "it is not contiguous, and its rule reduces over rows or columns"
     try:
