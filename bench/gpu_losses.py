@@ -1,10 +1,10 @@
 """`python -m bench gpu-losses`: time losses with their backward on a CUDA device next to PyTorch.
 
-A row is a loss and a shape; the contenders alternate within it. The time of the graph around the loss, a multiplication
-with its backward, is measured in the same turns and subtracted from the device times. "wall" includes the host and the
-graph. Ratios above 1: Piste is faster. "floor" is the time of reading the operands and writing the gradient once at the
-copy bandwidth of the same run. The peak is the memory that a call with its backward takes beyond its operands and
-the gradient of the graph, in multiples of the input's size.
+A row is a loss and a shape; the contenders alternate within it. Times are those of the device, without the host, as
+`bench gpu` measures them; the time of the graph around the loss, a multiplication with its backward, is measured in the
+same turns and subtracted. "wall" includes the host and the graph. Ratios above 1: Piste is faster. "floor" is the time
+of reading the operands and writing the gradient once at the copy bandwidth of the same run. The peak is the memory that
+a call with its backward takes beyond its operands and the gradient of the graph, in multiples of the input's size.
 """
 
 from __future__ import annotations
