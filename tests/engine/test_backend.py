@@ -88,6 +88,7 @@ class NumpyBackend:
 
     name = "numpy"
     devices = frozenset({"cpu"})
+    takes_region_logits = False
 
     def describe(self) -> str:
         return "numpy"

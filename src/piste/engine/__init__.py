@@ -1,6 +1,6 @@
 """Run a formula over tensors: specs, the passes that all code generators share, the backends, and dispatch."""
 
-from .backend import register
+from .backend import backends_of, register
 from .cpu.backend import CpuBackend
 from .cpu.sum_of_squares import GradientSquares, sum_of_squares
 from .eager.loss import cast_result, compute_dtype, is_autocast, rows_of_regions, values
@@ -52,6 +52,7 @@ __all__ = [
     "Violation",
     "add_terms",
     "as_divisor",
+    "backends_of",
     "blocks_of",
     "cast_result",
     "compute_dtype",

@@ -139,10 +139,12 @@ class Backend(Protocol):
     Attributes:
         name: the value of PISTE_BACKEND that forces it.
         devices: the types of the devices whose tensors it takes.
+        takes_region_logits: whether its losses of regions compute the softmax in float32, or take probabilities.
     """
 
     name: str
     devices: frozenset[str]
+    takes_region_logits: bool
 
     def describe(self) -> str:
         """Name the kernels for `explain_backend`, such as "the fused CPU kernel"."""

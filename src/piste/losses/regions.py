@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import Bound, cast_result, compute_dtype, rows_of_regions
+from ..engine import Bound, backends_of, cast_result, compute_dtype, rows_of_regions
 from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import total
 from ..formula.words import sigmoid, where
@@ -60,7 +60,9 @@ def _conditions(loss: str, is_probability: bool, is_index: bool) -> Conditions:
 
 def _have_kernel(regions: tuple[Tensor, ...], kinds: tuple[str, str]) -> bool:
     """Return whether a kernel computes the softmax with the loss."""
-    return kinds[0] == "logits" and regions[0].is_cpu and regions[0].dtype == torch.float32
+    if kinds[0] != "logits" or regions[0].dtype != torch.float32:
+        return False
+    return any(backend.takes_region_logits for backend in backends_of(regions[0].device.type)[:1])
 
 
 class RegionLoss(RowwiseLoss):

@@ -28,6 +28,7 @@ class CpuBackend:
 
     name = "cpu"
     devices = frozenset({"cpu"})
+    takes_region_logits = True
 
     def describe(self) -> str:
         """Name the kernels; say so where they run on one thread."""

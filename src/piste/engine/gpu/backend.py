@@ -32,6 +32,7 @@ class GpuBackend:
 
     name = "gpu"
     devices = frozenset({"cuda"})
+    takes_region_logits = False
 
     def describe(self) -> str:
         """Name the kernels."""
@@ -67,8 +68,6 @@ class GpuBackend:
         """Return why the kernel can't compute a loss of operands like these, or None."""
         if any(x.device != operands[0].device for x in operands):
             return "its operands are on several devices"
-        if spec.operands[0].kind == "logits":
-            return "kernels of GPUs take the probabilities of regions"
         return None
 
     def compile_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> LossKernel:
