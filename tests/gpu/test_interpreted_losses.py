@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from piste.engine.gpu import loss_rows
+from piste.engine.gpu import loss_kernel
+from piste.engine.gpu.loss_rows import RowLayout, row_layout
 from piste.losses import functional
 from tests.losses.cases import CASES, Case, expand_weight, seeded
 from tests.mutants.contrastive import LOVASZ, PAIRS
@@ -17,7 +18,8 @@ from .interpreter import interpreting
 
 EAGER = {"triplet_margin_with_distance", *PAIRS, *LOVASZ}  # losses without a GPU kernel
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-12, torch.float16: 2e-3}
-CE = functional.cross_entropy
+# Rows of up to 64 classes as one tile, or as tiles of twice 16.
+TILINGS = {"whole": RowLayout(1, 64, True, 1, True, 4), "runs": RowLayout(1, 16, False, 1, True, 4, runs=2)}
 
 
 def gradients(result: torch.Tensor, operands: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -62,12 +64,24 @@ def test_losses_of_other_dtypes_equal_those_of_the_eager_backend(case, dtype, mo
     compare(case, seeded(case, None, dtype), monkeypatch)
 
 
+@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_losses_of_long_rows_equal_those_of_the_eager_backend(case, runs, monkeypatch):
+    """Rows are long if they have more classes than a tile, which has four here, or twice four; the last is partial."""
+
+    def layout(classes: int, unit: int, classes_last: bool) -> RowLayout | None:
+        return RowLayout(1, 4, False, 1, True, 4, runs=runs) if classes_last else row_layout(classes, unit, False)
+
+    monkeypatch.setattr(loss_kernel, "row_layout", layout)
+    for shape in case.shapes:
+        compare(case, seeded(case, shape, torch.float32), monkeypatch)
+
+
 @pytest.mark.parametrize("listed", [0, 1, 9, 40])
-@pytest.mark.parametrize("tile", [8192, 16])
-def test_hinges_of_lists_equal_those_of_torch(tile, listed, monkeypatch):
-    """Rows of 40 classes, as one tile or as three; lists of all lengths, with classes after their ends."""
-    monkeypatch.setattr(loss_rows, "WHOLE", tile)
-    monkeypatch.setattr(loss_rows, "LOOP", 16)
+@pytest.mark.parametrize("tiling", TILINGS)
+def test_hinges_of_lists_equal_those_of_torch(tiling, listed, monkeypatch):
+    """Rows of 40 classes; lists of all lengths, with classes after their ends."""
+    monkeypatch.setattr(loss_kernel, "row_layout", lambda *_: TILINGS[tiling])
     generator = torch.Generator().manual_seed(listed)
     x = torch.randn(3, 40, generator=generator)
     y = torch.stack([torch.randperm(40, generator=generator) for _ in range(3)])

@@ -12,6 +12,12 @@ from ..emit import INFIX, Dialect
 
 FUNCTIONS = '''
 @triton.jit
+def exponential(x):
+    """exp(x) in single precision; results below the smallest normal number may be 0."""
+    return tl.exp2(x * 1.4426950408889634)
+
+
+@triton.jit
 def log1p(x):
     """log(1 + x): the rounding error of 1 + x is divided out again."""
     u = 1.0 + x
@@ -80,7 +86,7 @@ def triton(precision: str) -> Dialect:
         "neg": "-{0}",
         "invert": "{0} == 0",
         "abs": "tl.abs({0})",
-        "exp": "tl.exp({0})",
+        "exp": "tl.exp({0})" if is_double else "exponential({0})",
         "log": "tl.log({0})",
         "log1p": "log1p({0})",
         "**": "power({0}, {1})" if is_double else f"power({wide}).to(tl.float32)",

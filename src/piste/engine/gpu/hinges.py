@@ -17,7 +17,7 @@ def unlisted(lists, serves, c, inside, classes, zero):
     while (n < classes) & (tl.max(tl.where(is_open, 1, 0)) > 0):
         j = tl.load(lists + n, mask=is_open, other=-1)
         is_open = is_open & (j >= 0)
-        other = tl.where(c[None, :] == j[:, None], zero, other)
+        other = tl.where(c == j[:, None], zero, other)
         n += 1
     return other
 
@@ -41,7 +41,7 @@ def hinges(x, x_at, stride, lists, serves, c, inside, classes, zero):
         n += 1
     return sums, slopes
 '''
-_OF_LISTED = " - tl.where(c[None, :] == j[:, None], tl.sum(counted, 1)[:, None], zero)"
+_OF_LISTED = " - tl.where(c == j[:, None], tl.sum(counted, 1)[:, None], zero)"
 _OF_LONG_ROWS = '''
 
 @triton.jit
@@ -53,15 +53,15 @@ def listed_slopes(x_at, lists, serves, row_inside, c, classes, zero):
     while (n < classes) & (tl.max(tl.where(is_open, 1, 0)) > 0):
         j = tl.load(lists + n, mask=is_open, other=-1)
         is_open = is_open & (j >= 0)
-        here = tl.where(is_open[:, None], tl.where(c[None, :] == j[:, None], 1, 0), 0)
+        here = tl.where(is_open[:, None], tl.where(c == j[:, None], 1, 0), 0)
         if tl.max(here) > 0:
             x_j = tl.load(x_at + j, mask=is_open, other=0.0).to(zero.dtype)
             counts = zero
             start = tl.full((), 0, tl.int32)
             while start < classes:
-                d = start + tl.arange(0, {lanes})
-                inside = row_inside[:, None] & (d < classes)[None, :]
-                x = tl.load(x_at[:, None] + d[None, :], mask=inside, other=0.0).to(zero.dtype)
+                d = start + tl.arange(0, {lanes})[None, :]
+                inside = row_inside[:, None] & (d < classes)
+                x = tl.load(x_at[:, None] + d, mask=inside, other=0.0).to(zero.dtype)
                 z = (1.0 - x_j)[:, None] + x
                 counts += tl.where(z <= 0.0, zero, unlisted(lists, serves, d, inside, classes, zero))
                 start += {lanes}

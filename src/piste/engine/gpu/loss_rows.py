@@ -29,13 +29,13 @@ from .loss_lines import (
     start_lines,
     update_lines,
 )
-from .row_tiles import HingeLines, RowTiles, distributed, with_hinge_sums
+from .row_tiles import HingeLines, RowTiles, class_loop, distributed, with_hinge_sums
 from .step_kernel import KernelSource
 
 __all__ = ["RowLayout", "row_layout", "rows_source"]
 
 WHOLE = 8192  # classes up to which a row is one tile
-LOOP = 4096  # classes of a tile of a longer row
+TILE = 8192  # classes of a tile of a longer row
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
 
@@ -43,12 +43,18 @@ class RowLayout(NamedTuple):
     """The properties of rows that the machine code depends on."""
 
     rows: int  # of a tile
-    classes: int  # of a tile, a power of two
+    classes: int  # of a run, a power of two
     is_whole: bool  # whether a tile holds all classes
     unit: int  # of which the number of classes and the distances between rows are multiples
     classes_last: bool  # whether the classes lie side by side, or the rows
     warps: int
+    runs: int = 1  # of classes side by side, which a tile of one row has
     in_place: bool = False  # whether the gradient replaces the first operand in memory
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of a tile: rows, or runs of one row, and classes."""
+        return self.rows * self.runs, self.classes
 
 
 def row_layout(classes: int, unit: int, classes_last: bool) -> RowLayout | None:
@@ -57,7 +63,8 @@ def row_layout(classes: int, unit: int, classes_last: bool) -> RowLayout | None:
     if not classes_last:
         return RowLayout(max(32, 4096 // power), power, True, 1, False, 4) if power <= 128 else None
     if power > WHOLE:
-        return RowLayout(1, LOOP, False, unit, True, 8)
+        run = 256 * max(4, unit)  # an access of 16 bytes for each thread
+        return RowLayout(1, run, False, unit, True, 8, TILE // run)
     rows = max(1, 1024 // power)
     return RowLayout(rows, power, True, unit, True, max(4, rows * power // 512))
 
@@ -136,7 +143,7 @@ def _tile(spec: LossKernelSpec, layout: RowLayout, again: bool) -> list[str]:
         schedule.is_row,
         lambda name: _load(spec, layout, name),
         lambda x, k: _hinges(spec, layout, x, k),
-        (layout.rows, layout.classes),
+        layout.shape,
         layout.is_whole,
     )
     tiles.lines += _places(spec, layout)
@@ -161,9 +168,12 @@ def _tile(spec: LossKernelSpec, layout: RowLayout, again: bool) -> list[str]:
         singles = [tiles.number(at_index) if has_index else None for _, has_index, at_index in gradients]
         # Several threads read the entry of the target; in place, all of them have read it before one writes.
         barrier = ["tl.debug_barrier()"] * layout.in_place
+        in_tiles = singles if layout.is_whole else [None] * len(singles)
         tiles.loop(
-            [dense for dense, _, _ in gradients], lambda found: [*barrier, *_stores(spec, layout, found, singles)]
+            [dense for dense, _, _ in gradients], lambda found: [*barrier, *_stores(spec, layout, found, in_tiles)]
         )
+        if in_tiles != singles:
+            tiles.lines += _target_stores(spec, layout, singles)
     if bad:
         shown = [tiles.number(x) for x in numbers[1::2]]
         tiles.lines += _violations(spec, layout, tiles, [c.of_class for c in checks], shown)
@@ -202,7 +212,7 @@ def _places(spec: LossKernelSpec, layout: RowLayout) -> list[str]:
         "r = group * inner + i",
     ]
     if layout.is_whole:
-        lines += ["c = lane", "inside = row_inside[:, None] & (c < classes)[None, :]"]
+        lines += ["c = lane[None, :]", "inside = row_inside[:, None] & (c < classes)"]
     step = f" * {layout.unit}" if layout.unit > 1 else ""
     for c in spec.operands:
         if c.kind == "row":
@@ -222,7 +232,7 @@ def _places(spec: LossKernelSpec, layout: RowLayout) -> list[str]:
         "counts = row_inside & (index != ignored)",
         "broken_k = counts & ((index < 0) | (index >= classes))",
         "serves = counts & (broken_k == 0)",
-        "kept = tl.where(serves, index, 0)",
+        "kept = tl.where(serves, index, 0).to(tl.int32)",
         f"{k}_ = kept.to(tl.{spec.dtype})",
     ]
     for c in spec.operands:
@@ -236,23 +246,19 @@ def _places(spec: LossKernelSpec, layout: RowLayout) -> list[str]:
 def _lists(layout: RowLayout, name: str) -> list[str]:
     """Return the lists of classes of the rows of a tile, and which rows have one that is in range."""
     lines = [
-        "listed = tl.load(lists[:, None] + c[None, :], mask=inside, other=-1)",
+        "listed = tl.load(lists[:, None] + c, mask=inside, other=-1)",
         "is_wrong = tl.where((listed < -1) | (listed >= classes), 1, 0)",
     ]
     if not layout.is_whole:
         lines = [
-            f"wrong = tl.zeros(({layout.rows}, {layout.classes}), tl.int32)",
-            f"for start in range(0, classes, {layout.classes}):",
-            "    c = start + lane",
-            "    inside = row_inside[:, None] & (c < classes)[None, :]",
-            *(f"    {line}" for line in lines),
-            "    wrong = tl.maximum(wrong, is_wrong)",
+            f"wrong = tl.zeros({layout.shape}, tl.int32)",
+            *class_loop("start", layout.shape, [*lines, "wrong = tl.maximum(wrong, is_wrong)"], is_back=False),
             "is_wrong = wrong",
         ]
     return [
         f"lists = a_{name}.to(tl.pointer_type(tl.int64)) + r * classes",
         *lines,
-        "broken_k = row_inside & (tl.max(is_wrong, 1) > 0)",
+        f"broken_k = row_inside & ({'tl.max(is_wrong, 1)' if layout.is_whole else 'tl.max(is_wrong)'} > 0)",
         "serves = row_inside & (broken_k == 0)",
     ]
 
@@ -262,7 +268,7 @@ def _hinges(spec: LossKernelSpec, layout: RowLayout, x: str, k: str) -> HingeLin
     column = next(c for c in spec.operands if c.name == x)
     at = f"a_{x}.to(tl.pointer_type(tl.{column.storage})) + base_{x}"
     stride = _class_offset(layout, x, "1")
-    zero = f"tl.zeros(({layout.rows}, {layout.classes}), tl.{spec.dtype})"
+    zero = f"tl.zeros({layout.shape}, tl.{spec.dtype})"
     of_tile = f"hinges({x}_row, {at}, {stride}, lists, serves, c, inside, classes, {zero})"
     of_row = f"listed_slopes({at}, lists, serves, row_inside, c, classes, {zero})"
     return HingeLines(
@@ -277,7 +283,7 @@ def _class_offset(layout: RowLayout, name: str, place: str) -> str:
 
 def _pointer(spec: LossKernelSpec, layout: RowLayout, column: Operand, letter: str) -> str:
     start = f"{letter}_{column.name}.to(tl.pointer_type(tl.{column.storage}))"
-    place = _class_offset(layout, column.name, "c[None, :]" if layout.classes_last else "c[None, :].to(tl.int64)")
+    place = _class_offset(layout, column.name, "c" if layout.classes_last else "c.to(tl.int64)")
     pointer = f"{start} + (base_{column.name}[:, None] + {place})"
     return f"tl.multiple_of({pointer}, (16, 16))" if layout.unit > 1 else pointer
 
@@ -285,25 +291,34 @@ def _pointer(spec: LossKernelSpec, layout: RowLayout, column: Operand, letter: s
 def _load(spec: LossKernelSpec, layout: RowLayout, name: str) -> str:
     column = next(c for c in spec.operands if c.name == name)
     if column.kind == "shared":
-        pointer = f"a_{name}.to(tl.pointer_type(tl.{column.storage})) + c[None, :]"
-        mask = "(c < classes)[None, :]"
+        pointer = f"a_{name}.to(tl.pointer_type(tl.{column.storage})) + c"
+        mask = "c < classes"
     else:
         pointer, mask = _pointer(spec, layout, column, "a"), "inside"
     return f"{name}_row = tl.load({pointer}, mask={mask}, other=0.0).to(tl.{spec.dtype})"
 
 
 def _stores(spec: LossKernelSpec, layout: RowLayout, found: Sequence[str], singles: Sequence[str | None]) -> list[str]:
-    """Store gradients; the entry at the target's class has a value of its own."""
+    """Store the gradients of a tile; the entry at the target's class has a value of its own where one is given."""
     lines = []
-    shape = f"({layout.rows}, {layout.classes})"
     for column, name, single in zip(spec.grad_operands, found, singles, strict=True):
-        value = f"{name} + tl.zeros({shape}, tl.{spec.dtype})"
+        value = name
         if single is not None:
-            value = f"tl.where(c[None, :] == kept[:, None], ({single} + no_number)[:, None], {value})"
+            value = f"tl.where(c == kept[:, None], ({single} + no_number)[:, None], {value})"
         lines += [
             f"new_{column.name} = tl.where(fine[:, None], {value}, 0.0).to(tl.{column.storage})",
             f"tl.store({_pointer(spec, layout, column, 'g')}, new_{column.name}, mask=inside)",
         ]
+    return lines
+
+
+def _target_stores(spec: LossKernelSpec, layout: RowLayout, singles: Sequence[str | None]) -> list[str]:
+    """Store the gradients at the target's class after those of all classes of a long row: no tile compares classes."""
+    lines = ["tl.debug_barrier()"]
+    for column, single in zip(spec.grad_operands, singles, strict=True):
+        if single is not None:
+            pointer = f"g_{column.name}.to(tl.pointer_type(tl.{column.storage})) + base_{column.name} + kept"
+            lines.append(f"tl.store({pointer}, ({single} + no_number).to(tl.{column.storage}), mask=fine)")
     return lines
 
 
@@ -321,8 +336,8 @@ def _violations(
     elif spec.classes is not None:
 
         def use_lists(_: list[str]) -> list[str]:
-            listed = "listed = tl.load(lists[:, None] + c[None, :], mask=inside, other=-1)"
-            at = "r[:, None] * classes + c[None, :]"
+            listed = "listed = tl.load(lists[:, None] + c, mask=inside, other=-1)"
+            at = "r[:, None] * classes + c"
             return [listed, *update_lines(0, "(listed < -1) | (listed >= classes)", at, "listed", is_index=True)]
 
         lines += tiles.fresh_loop((), use_lists)
@@ -335,7 +350,7 @@ def _violations(
 
         def use(names: list[str], check: int = check) -> list[str]:
             word = f"{names[1]}.to(tl.float64).to(tl.int64, bitcast=True)"
-            at = "r[:, None] * classes + c[None, :]"
+            at = "r[:, None] * classes + c"
             return update_lines(check, f"({names[0]} != 0) & serves[:, None] & inside", at, word, is_index=False)
 
         lines += tiles.fresh_loop(of_class, use)

@@ -2,7 +2,9 @@
 
 A number of a row (a sum, a maximum, an entry that is picked) is a vector with an entry for each row of the tile. A row
 of numbers is a tile. Where a whole row fits into a tile, its operands are read once; longer rows are read in a loop for
-each wave of sums that other sums need, and the maximum and the sum of exponentials of a softmax share one loop.
+each wave of sums that other sums need, and the maximum and the sum of exponentials of a softmax share one loop. A tile
+of a long row has runs of classes that follow each other: a thread adds up the entries that it has of all runs, and sums
+over the threads of a block are taken once, after the loop.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from typing import Any, NamedTuple
 
 from ...formula.expression import Expr, FormulaError, topological_order
 from ..row_schedule import CLASSES
+from .dialect import triton
 from .loss_lines import LossLines
 
-__all__ = ["HingeLines", "RowTiles", "distributed", "with_hinge_sums"]
+__all__ = ["HingeLines", "RowTiles", "class_loop", "distributed", "with_hinge_sums"]
 
 _SUMS = ("top", "total")
 # Where maxima start; a row of -inf alone keeps it, which leaves NaN as the loss.
@@ -59,7 +62,7 @@ class RowTiles:
         self._shape, self._is_whole = shape, is_whole
         self._sums: dict[Expr, str] = {}
         self._numbers = LossLines(dtype, "n", self._number)
-        self._flushed = self._emitters = 0
+        self._flushed = self._emitters = self._loops = 0
         self._tile = self._emitter()
         self._loaded: dict[str, str] = {}
 
@@ -92,10 +95,8 @@ class RowTiles:
         names = [self._tile.name(value) for value in values]
         body = [*self._loaded.values(), *self._tile.lines, *use(names)]
         self._tile, self._loaded = kept
-        start = f"start_{self._emitters}"
-        place = [f"c = {start} + lane", "inside = row_inside[:, None] & (c < classes)[None, :]"]
-        head = f"for {start} in range(0, classes, {self._shape[1]}):"
-        return [head, *(f"    {line}" for line in (*place, *body))]
+        self._loops += 1
+        return class_loop(f"start_{self._emitters}", self._shape, body, is_back=self._loops % 2 == 0)
 
     def sum_up(self, values: Sequence[Any]) -> None:
         """Make all sums known that some values are made of."""
@@ -114,7 +115,7 @@ class RowTiles:
         if not self._is_whole:
             for s, name in names.items():
                 start = _LOWEST[self._dtype] if s.op == "top" else 0.0
-                self.lines.append(f"all_{name} = tl.full({self._shape}, {start}, tl.{self._dtype})")
+                self.lines.append(f"all_{name} = tl.full((1, {self._shape[1]}), {start}, tl.{self._dtype})")
 
         def use(variables: list[str]) -> list[str]:
             lines: list[str] = []
@@ -130,27 +131,32 @@ class RowTiles:
                     self.lines.append(f"{name} = tl.max(all_{name}, 1)")
                     if s in pairs:
                         pair = f"all_{names[pairs[s]]}"
-                        self.lines.append(f"{pair} = {pair} * tl.exp(all_{name} - {name}[:, None])")
+                        self.lines.append(f"{pair} = {pair} * {self._exp(f'all_{name} - {name}[:, None]')}")
             self.lines += [f"{name} = tl.sum(all_{name}, 1)" for s, name in names.items() if s.op == "total"]
         self._sums |= {self._numbers.key(s): name for s, name in names.items()}
 
     def _used(self, s: Expr, name: str, variable: str, pair: str | None) -> list[str]:
         if s.op == "total":
             masked = f"tl.where(inside, {variable}, 0.0)"
-            return [f"{name} = tl.sum({masked}, 1)" if self._is_whole else f"all_{name} += {masked}"]
+            if self._is_whole:
+                return [f"{name} = tl.sum({masked}, 1)"]
+            return [f"all_{name} += tl.sum({masked}, 0, keep_dims=True)"]
         lines = [f"x_{name} = tl.where(inside, {variable}, float('-inf'))"]
         if self._is_whole:
             return [*lines, f"{name} = tl.max(x_{name}, 1)"]
         if pair is not None:
-            # Each lane has a maximum and a sum over it; the smaller of the maximum and x enters as an exponential.
+            # Each lane has a maximum, and a sum that a higher maximum scales.
             lines += [
-                f"e_{name} = tl.exp(-tl.abs(x_{name} - all_{name}))",
-                f"is_up = x_{name} > all_{name}",
-                f"all_{pair} = tl.where(is_up, all_{pair} * e_{name} + 1.0, all_{pair} + e_{name})",
-                f"all_{name} = tl.where(is_up, x_{name}, all_{name})",
+                f"top_{name} = tl.maximum(all_{name}, tl.max(x_{name}, 0, keep_dims=True))",
+                f"e_{name} = tl.sum({self._exp(f'x_{name} - top_{name}')}, 0, keep_dims=True)",
+                f"all_{pair} = all_{pair} * {self._exp(f'all_{name} - top_{name}')} + e_{name}",
+                f"all_{name} = top_{name}",
             ]
             return lines
-        return [*lines, f"all_{name} = tl.maximum(all_{name}, x_{name})"]
+        return [*lines, f"all_{name} = tl.maximum(all_{name}, tl.max(x_{name}, 0, keep_dims=True))"]
+
+    def _exp(self, x: str) -> str:
+        return str(triton(self._dtype)["exp"]).format(x)
 
     def _waiting(self, values: Sequence[Any]) -> dict[Expr, bool]:
         """Return the unknown sums whose operands are known, and whether other sums need them."""
@@ -195,7 +201,7 @@ class RowTiles:
             self._loaded.setdefault(name, self._load(name))
             return f"{name}_row"
         if symbol.op == "index":
-            return f"c.to(tl.{self._dtype})[None, :]"
+            return f"c.to(tl.{self._dtype})"
         if symbol.op in ("hinge_sums", "hinge_slopes"):
             x, k = (str(operand.args[0]) for operand in symbol.operands)
             self._loaded.setdefault(x, self._load(x))
@@ -205,6 +211,30 @@ class RowTiles:
                 self._loaded.setdefault(f"slopes of {x} and {k}", lines.of_row)
             return f"{symbol.op}_{x}_{k}"
         return None
+
+
+def class_loop(start: str, shape: tuple[int, int], body: Sequence[str], *, is_back: bool) -> list[str]:
+    """Return a loop over the classes of long rows: whole tiles, without a mask, and the rest of the row.
+
+    Args:
+        start: a name for the first class of a tile.
+        shape: the runs of a tile, and the classes of a run.
+        body: the lines for the classes `c`, of which `inside` tells those that the row has.
+        is_back: whether to go from the last class to the first: what a loop has read last is still in the cache.
+    """
+    runs, run = shape
+    size = runs * run
+    lanes = f"tl.arange(0, {runs})[:, None] * {run} + lane[None, :]"
+    first = f"(classes // {size} - 1) * {size} - {start}" if is_back else start
+    whole = [
+        f"for {start} in range(0, classes // {size} * {size}, {size}):",
+        *(f"    {line}" for line in (f"c = {first} + {lanes}", f"inside = tl.full({shape}, 1, tl.int1)", *body)),
+    ]
+    rest = [
+        f"for {start} in range(classes // {size} * {size}, classes, {size}):",
+        *(f"    {line}" for line in (f"c = {start} + {lanes}", "inside = c < classes", *body)),
+    ]
+    return [*rest, *whole] if is_back else [*whole, *rest]
 
 
 def _inputs(value: Expr) -> frozenset[str]:
