@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import piste
+from piste.engine.gpu import loss_kernel
+from piste.engine.gpu.loss_rows import RowLayout
 from piste.errors import InvalidValue
 from piste.losses import functional
 
@@ -28,6 +30,7 @@ def soft(**values: float) -> torch.Tensor:
     return spoiled(torch.full((6, 4), 0.25), **values)
 
 
+LONG = RowLayout(1, 1, False, 1, True, 4, runs=2)  # a tile of two runs of one class
 UNIT, HALF = torch.full((6, 4), 0.5), torch.full((6, 4), 0.25)
 CLASSES = torch.tensor([0, 1, 2, 3, 0, 1])
 LISTS = torch.tensor([[3, 0, -1, 2]] * 6)
@@ -71,8 +74,12 @@ def message(function: Any, operands: Any, **settings: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("is_long", [False, True])
 @pytest.mark.parametrize(("name", "operands", "rows"), BAD, ids=[f"{k}-{case[0]}" for k, case in enumerate(BAD)])
-def test_rejected_values_give_nan_and_the_error_of_the_cpu_later(name, operands, rows):
+def test_rejected_values_give_nan_and_the_error_of_the_cpu_later(name, operands, rows, is_long, monkeypatch):
+    """With `is_long`, a tile has two of the four classes."""
+    if is_long:
+        monkeypatch.setattr(loss_kernel, "row_layout", lambda *_: LONG)
     function = getattr(functional, name)
     expected = message(function, operands)
     good = [x for x in range(6) if x not in rows]
@@ -130,6 +137,18 @@ def test_every_report_is_raised_in_the_order_of_the_calls():
         with pytest.raises(InvalidValue, match=r"received 3\.5"):
             piste.check()
         piste.check()
+
+
+def test_the_first_of_several_rejected_values_in_a_long_row_is_named(monkeypatch):
+    monkeypatch.setattr(loss_kernel, "row_layout", lambda *_: LONG)
+    labels = spoiled(torch.zeros(1, 12), _3=1.5, _10=2.5)
+    expected = message(functional.multilabel_soft_margin_loss, (torch.zeros(1, 12), labels))
+    assert "1.5" in expected
+    with interpreting():
+        functional.multilabel_soft_margin_loss(torch.zeros(1, 12), labels)
+        with pytest.raises(InvalidValue) as caught:
+            piste.check()
+    assert str(caught.value).startswith(expected)
 
 
 def test_ignored_rows_are_not_checked():

@@ -62,7 +62,8 @@ class RowTiles:
         self._shape, self._is_whole = shape, is_whole
         self._sums: dict[Expr, str] = {}
         self._numbers = LossLines(dtype, "n", self._number)
-        self._flushed = self._emitters = self._loops = 0
+        self._flushed = self._emitters = 0
+        self._is_at_end = False
         self._tile = self._emitter()
         self._loaded: dict[str, str] = {}
 
@@ -81,22 +82,26 @@ class RowTiles:
             use: returns the lines that follow, given the variables of the rows.
         """
         if not self._is_whole:
-            self.lines += self.fresh_loop(values, use)
+            self.lines += self.fresh_loop(values, use, is_back=self._is_at_end)
+            self._is_at_end = not self._is_at_end
             return
         known, before = len(self._tile.lines), set(self._loaded)
         names = [self._tile.name(value) for value in values]
         self.lines += [line for name, line in self._loaded.items() if name not in before]
         self.lines += [*self._tile.lines[known:], *use(names)]
 
-    def fresh_loop(self, values: Sequence[Any], use: Callable[[list[str]], list[str]]) -> list[str]:
-        """Return the lines of a loop that reads its operands itself; the numbers that it needs are added now."""
+    def fresh_loop(
+        self, values: Sequence[Any], use: Callable[[list[str]], list[str]], *, is_back: bool = False
+    ) -> list[str]:
+        """Return lines for all classes that read their operands anew; the numbers that they need are added now."""
         kept = self._tile, self._loaded
         self._tile, self._loaded = self._emitter(), {}
         names = [self._tile.name(value) for value in values]
         body = [*self._loaded.values(), *self._tile.lines, *use(names)]
         self._tile, self._loaded = kept
-        self._loops += 1
-        return class_loop(f"start_{self._emitters}", self._shape, body, is_back=self._loops % 2 == 0)
+        if self._is_whole:
+            return body
+        return class_loop(f"start_{self._emitters}", self._shape, body, is_back=is_back)
 
     def sum_up(self, values: Sequence[Any]) -> None:
         """Make all sums known that some values are made of."""
