@@ -24,6 +24,7 @@ __all__ = [
     "PLAIN_TYPES",
     "STEP_CALLED",
     "apply_of",
+    "current_device",
     "direct_backward",
     "has_step_hooks",
     "in_transform",
@@ -223,6 +224,8 @@ STEP_CALLED = "_opt_called"
 
 raw_stream: Callable[[int], int] | None = _find("_C._cuda_getCurrentRawStream", None)
 """Returns the handle of the current stream of a CUDA device; None where the public function must be asked."""
+current_device: Callable[[], int] = _find("_C._cuda_getDevice", torch.cuda.current_device)
+"""Returns the index of the current CUDA device, once CUDA is in use."""
 
 
 # --- data and memory --------------------------------------------------------------------------------------------

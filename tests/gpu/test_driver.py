@@ -68,7 +68,7 @@ def test_the_driver_finds_each_argument_in_its_type_and_null_scratch_memory_behi
     launch_on(library)(5, 9, (2**63 + 8, -3, 0.5, 0.25, -1))
     ((function, sizes, stream, words),) = library.launches
     assert library.loaded == [b"\x7fELF", b"step"]
-    assert (function, sizes, stream) == (77, [5, 1, 1, 128, 1, 1, 0], 9)
+    assert (function, sizes, stream.value) == (77, [5, 1, 1, 128, 1, 1, 0], 9)
     formats = ("=Q", "=q", "=f4x", "=d", "=i4x")
     values = [struct.unpack(kind, word)[0] for kind, word in zip(formats, words[:5], strict=True)]
     assert values == [2**63 + 8, -3, 0.5, 0.25, -1]

@@ -32,8 +32,8 @@ def _driver() -> Any:
     """Return the library of the driver, or None."""
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        pointer, number = ctypes.c_void_p, ctypes.c_uint
-        library.cuLaunchKernel.argtypes = [pointer, *[number] * 7, pointer, pointer, pointer]
+        pointer = ctypes.c_void_p
+        # cuLaunchKernel has no types: their checks would take longer than the call itself.
         library.cuModuleLoadData.argtypes = [pointer, ctypes.c_char_p]
         library.cuModuleGetFunction.argtypes = [pointer, pointer, ctypes.c_char_p]
         library.cuGetErrorName.argtypes = [ctypes.c_int, pointer]
@@ -84,7 +84,7 @@ def _launch_of(
     values = ctypes.create_string_buffer(8 * (count + 1))  # the last one stays 0
     start = ctypes.addressof(values)
     pointers = (ctypes.c_void_p * (count + _EXTRA))(*(start + 8 * min(k, count) for k in range(count + _EXTRA)))
-    lock = threading.Lock()
+    lock, pointer = threading.Lock(), ctypes.c_void_p
 
     def launch(blocks: int, stream: int, arguments: Sequence[Any]) -> None:
         with lock:  # the driver copies the values before it returns
@@ -92,8 +92,9 @@ def _launch_of(
                 pack(values, 0, *arguments)
             except OverflowError:  # a double beyond the largest float32
                 pack(values, 0, *(_rounded(x, kind) for x, kind in zip(arguments, kinds, strict=True)))
-            if launch_kernel(function, blocks, 1, 1, threads, 1, 1, shared, stream, pointers, None):
-                _call(device, launch_kernel, function, blocks, 1, 1, threads, 1, 1, shared, stream, pointers, None)
+            to = pointer(stream)
+            if launch_kernel(function, blocks, 1, 1, threads, 1, 1, shared, to, pointers, None):
+                _call(device, launch_kernel, function, blocks, 1, 1, threads, 1, 1, shared, to, pointers, None)
 
     launch.keep = values  # type: ignore[attr-defined]
     return launch
