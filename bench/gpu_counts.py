@@ -97,9 +97,6 @@ class CountingDevice:
     def launcher(self, source: KernelSource) -> Callable[..., None]:
         return lambda blocks, stream, arguments: self.launches.append((source, blocks))
 
-    def launch(self, source: KernelSource, blocks: int, stream: int, arguments: Sequence[Any]) -> None:
-        self.launches.append((source, blocks))
-
 
 class _Done:
     def query(self) -> bool:

@@ -119,9 +119,6 @@ class InterpretedDevice:
 
         return launch
 
-    def launch(self, source: Any, blocks: int, stream: int, arguments: Sequence[Any]) -> None:
-        self.launcher(source)(blocks, stream, arguments)
-
 
 class InterpretedBackend(GpuBackend):
     """The GPU backend on an interpreted device; `on_device` puts the step counts there."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...torch_internals import raw_stream
+from ...torch_internals import current_device, raw_stream
 from .compiler import launcher
 from .driver import Launch
 from .step_kernel import KernelSource
@@ -88,7 +88,7 @@ class Cuda:
 
     def run(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function while this device is the current one."""
-        if torch.cuda.current_device() == self.index:
+        if current_device() == self.index:
             function(*arguments)
         else:
             with torch.cuda.device(self.index):
@@ -97,7 +97,3 @@ class Cuda:
     def launcher(self, source: KernelSource) -> Launch:
         """Return the function that launches a kernel, compiled now where it has not been; see `run`."""
         return launcher(source, self.index)
-
-    def launch(self, source: KernelSource, blocks: int, stream: int, arguments: Sequence[Any]) -> None:
-        """Launch a kernel, compiled at first use."""
-        self.run(lambda: launcher(source, self.index)(blocks, stream, arguments))

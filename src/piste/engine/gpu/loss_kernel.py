@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from ...formula.expression import is_number
 from ..backend import Computed, Declined, LossKernel
 from ..layout import alike
 from ..specs import LossArguments, LossKernelSpec
+from .driver import Launch
 from .loss_divisor import divisor_source
 from .loss_elements import BLOCK, ITERATIONS, elements_source
 from .loss_factor import factor_source
@@ -24,6 +25,8 @@ from .workspaces import workspace
 __all__ = ["GpuLossKernel"]
 
 MOST_CLASSES = 1 << 24  # that float32 can count
+MOST_PLANS = 1000  # of a kernel
+_empty_like = torch.empty_like
 _ANY_LAYOUT = RowLayout(1, 1024, True, 1, True, 4)
 
 
@@ -43,17 +46,20 @@ class GpuLossKernel(LossKernel):
         self._index = next((i for i, c in enumerate(spec.operands) if c.kind == "index"), None)
         self._is_row = spec.derivatives is None
         self._has_checks = bool(spec.checks) or spec.classes is not None
+        self._words = workspace_words(1 + len(spec.checks))
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._divide: Launch | None = None
         # The kernels by their layout. A formula with a word that no kernel has fails here.
         self._sources = {_ANY_LAYOUT if self._is_row else None: self._sources_of(_ANY_LAYOUT)}
 
     def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
         """Return the loss and its gradients."""
-        return self._compute(operands, arguments, map(torch.empty_like, self.select(operands)))
+        return self._compute(operands, arguments, map(_empty_like, self.select(operands)))
 
     def compute_in_place(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
         """Return the loss and its gradients, of which that by the first operand replaces it in memory."""
         _, *others = self.select(operands)
-        made = self._compute(operands, arguments, [operands[0].detach(), *map(torch.empty_like, others)])
+        made = self._compute(operands, arguments, [operands[0].detach(), *map(_empty_like, others)])
         torch.autograd.graph.increment_version(operands[0])
         return made
 
@@ -62,14 +68,13 @@ class GpuLossKernel(LossKernel):
         raise_reported()
         plan = self._planned(operands, arguments)
         first = operands[0]
-        shape = () if self.is_sum else first.shape[:-1]
         if self.is_sum or self._is_row:
-            out = torch.empty(shape, dtype=first.dtype, device=first.device)
+            out = first.new_empty(() if self.is_sum else first.shape[:-1])
         else:
-            out = torch.empty_like(first)
+            out = _empty_like(first)
         gradients = _Gradients(memory)
         gradients.plan = plan
-        self._launch(plan, operands, gradients, out)
+        self._device.run(self._launch, operands, arguments, gradients, out)
         return out, gradients
 
     def scale(
@@ -83,47 +88,122 @@ class GpuLossKernel(LossKernel):
 
         A product with gradients of 16 bits would lose what a loss is scaled up for.
         """
-        if self.is_sum:
-            assert isinstance(gradients, _Gradients)
-            self._launch(gradients.plan, operands(), gradients, grad, again=True)
-            return gradients
-        return super().scale(gradients, grad, operands, arguments)
+        if not self.is_sum:
+            return super().scale(gradients, grad, operands, arguments)
+        assert isinstance(gradients, _Gradients)
+        self._device.run(self._launch_again, operands(), gradients, grad)
+        return gradients
 
     def multiply(self, gradients: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, ...]:
         """Multiply the gradients in place; a kernel that finds a factor of 1 returns at once."""
         if not self.is_sum:
             return super().multiply(gradients, grad)
-        source = factor_source(self.spec.storage)
-        for gradient in gradients:
-            count = gradient.numel()
-            blocks = -(-count // (BLOCK * ITERATIONS))
-            self._device.launch(source, blocks, self._device.stream(), (gradient.data_ptr(), grad.data_ptr(), count))
+        self._device.run(self._launch_products, gradients, grad)
         return gradients
 
-    # --- one launch ---------------------------------------------------------------------------------------------------
+    # --- launches, while the device is the current one ----------------------------------------------------------------
+
+    def _launch(self, operands: Sequence[Tensor], arguments: LossArguments, gradients: _Gradients, out: Tensor) -> None:
+        """Launch the kernel of the loss with its gradients."""
+        device, plan = self._device, gradients.plan
+        stream, is_capturing = device.stream(), device.is_capturing()
+        given = [x.data_ptr() for x in operands]
+        given += [x.data_ptr() for x in gradients]
+        given += plan.places
+        given.append(out.data_ptr())
+        divisor = plan.divisor
+        if divisor is None:
+            by = gradients.kept = self._denominator(operands, arguments, stream, is_capturing)
+            divisor = by.data_ptr()
+        gradients.divisor = divisor
+        if self.is_sum or self._has_checks:
+            given.append(workspace(device, stream, self._words, is_capturing=is_capturing))
+        if self._has_checks:
+            reports = reports_of(device)
+            given += reports.address, reports.add(plan.checks, is_capturing=is_capturing)
+        launch = plan.launch
+        if launch is None:
+            launch = plan.launch = device.launcher(plan.source)
+        launch(plan.blocks, stream, (*given, *plan.numbers, divisor, *self._options))
+
+    def _launch_again(self, operands: Sequence[Tensor], gradients: _Gradients, grad: Tensor) -> None:
+        """Launch the kernel that computes the gradients again unless the incoming one is 1."""
+        plan = gradients.plan
+        given = [x.data_ptr() for x in operands]
+        given += [x.data_ptr() for x in gradients]
+        launch = plan.launch_again
+        if launch is None:
+            launch = plan.launch_again = self._device.launcher(plan.again)
+        numbers = (*given, *plan.places, grad.data_ptr(), *plan.numbers, gradients.divisor, *self._options)
+        launch(plan.blocks, self._device.stream(), numbers)
+
+    def _launch_products(self, gradients: Sequence[Tensor], grad: Tensor) -> None:
+        """Launch the kernel that multiplies the gradients."""
+        launch, stream = self._device.launcher(factor_source(self.spec.storage)), self._device.stream()
+        for gradient in gradients:
+            count = gradient.numel()
+            launch(-(-count // (BLOCK * ITERATIONS)), stream, (gradient.data_ptr(), grad.data_ptr(), count))
+
+    def _denominator(
+        self, operands: Sequence[Tensor], arguments: LossArguments, stream: int, is_capturing: bool
+    ) -> Tensor:
+        """Return the denominator on the device: the given one, the count of the rows not ignored, or their weights."""
+        if arguments.divisor_tensor is not None:
+            return arguments.divisor_tensor.to(torch.float64)
+        assert self._index is not None
+        index, weights = operands[self._index], operands[-1]
+        rows = index.numel()
+        by: Tensor = self._device.doubles(1)
+        iterations = -(-rows // (1024 * 1024))
+        if self._divide is None:
+            self._divide = self._device.launcher(divisor_source(self.spec.divisor, self.spec.operands[-1].storage))
+        words = workspace(self._device, stream, self._words, is_capturing=is_capturing)
+        given = (index.data_ptr(), weights.data_ptr(), by.data_ptr(), words, arguments.ignored)
+        numbers = (operands[0].shape[-1], rows, iterations, int(arguments.is_nothing_nan))
+        self._divide(-(-rows // (1024 * iterations)), stream, (*given, *numbers))
+        return by
+
+    # --- plans --------------------------------------------------------------------------------------------------------
 
     def _planned(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
-        """Return the shape of a launch; decline operands that the kernel can't walk."""
-        first = operands[0]
-        if not first.numel():
-            raise Declined("there are no elements")
+        """Return the plan of a launch; decline operands that the kernel can't walk."""
+        device = self._device.index
+        key: list[Any] = [arguments.divisor, arguments.ignored, arguments.in_place]
         for x, dtype in zip(operands, self._dtypes, strict=True):
-            if x.dtype is not dtype or x.get_device() != self._device.index:
+            if x.dtype is not dtype or x.get_device() != device:
                 raise Declined("its operands differ in device, or in dtype")
             if x.layout is not torch.strided or x.is_neg():
                 raise Declined("an operand is sparse, or a lazy negative")
-        return (self._row_plan if self._is_row else self._element_plan)(operands, arguments)
+            key += x.shape, x.stride(), x.data_ptr() & 15
+        found = tuple(key)
+        plan = self._plans.get(found)
+        if plan is None:
+            plan = self._make_plan(operands, arguments)
+            if len(self._plans) >= MOST_PLANS:  # sizes that differ in every step
+                self._plans.clear()
+            self._plans[found] = plan
+        return plan
 
-    def _element_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
+    def _make_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
+        first = operands[0]
+        if not first.numel():
+            raise Declined("there are no elements")
+        rows = first.numel() // (first.shape[-1] if self._is_row else 1)
+        divisor = None
+        if self.spec.divisor == "given":
+            divisor = float(arguments.divisor or rows) if self.is_sum else 1.0
+        launched = (self._row_plan if self._is_row else self._element_plan)(operands, arguments)
+        return _Plan(*launched, divisor, self._checks(tuple(first.shape)))
+
+    def _element_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Launched:
         first = operands[0]
         if any([x.shape != first.shape for x in operands]) or not _lie_alike(operands):
             raise Declined("its operands lie in memory in different orders")
         count = first.numel()
         iterations = max(1, min(ITERATIONS, count >> 20), -(-count // (BLOCK * MOST_BLOCKS)))
-        number, divisor = self._divisor(operands, arguments, count)
-        return _Plan(-(-count // (BLOCK * iterations)), (), (count, iterations, number), *self._sources[None], divisor)
+        return -(-count // (BLOCK * iterations)), (), (count, iterations), self._sources[None]
 
-    def _row_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
+    def _row_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Launched:
         first, classes = operands[0], operands[0].shape[-1]
         rows = [x for x, c in zip(operands, self.spec.operands, strict=True) if c.kind == "row"]
         groupings = [grouping(x) for x in rows]
@@ -146,13 +226,11 @@ class GpuLossKernel(LossKernel):
         tiles = groups * -(-inner // layout.rows)
         iterations = -(-tiles // MOST_BLOCKS)
         places = [stride // layout.unit for g in groupings for stride in g[3:]]  # type: ignore[index]
-        number, divisor = self._divisor(operands, arguments, groups * inner)
-        numbers = (inner, groups, classes // layout.unit, tiles, iterations, number)
         ignored = () if self._index is None else (arguments.ignored,)
+        numbers = (*ignored, inner, groups, classes // layout.unit, tiles, iterations)
         if layout not in self._sources:
             self._sources[layout] = self._sources_of(layout)
-        sources = self._sources[layout]
-        return _Plan(-(-tiles // iterations), tuple(places), (*ignored, *numbers), *sources, divisor)
+        return -(-tiles // iterations), tuple(places), numbers, self._sources[layout]
 
     def _sources_of(self, layout: RowLayout) -> tuple[KernelSource, KernelSource]:
         """Return the kernel of the loss with its gradients, and that of the gradients times a factor."""
@@ -167,72 +245,56 @@ class GpuLossKernel(LossKernel):
         aligned = all(x.data_ptr() % 16 == 0 for x in rows) and rows[0].shape[-1] % unit == 0
         return unit if aligned and all(stride % unit == 0 for stride in strides) else 1
 
-    def _divisor(self, operands: Sequence[Tensor], arguments: LossArguments, count: int) -> tuple[float, Tensor | None]:
-        """Return the denominator, or its address with the tensor on the device that holds it."""
-        if self.spec.divisor == "given":
-            return (float(arguments.divisor or count) if self.is_sum else 1.0), None
-        if arguments.divisor_tensor is not None:
-            by = arguments.divisor_tensor.to(torch.float64)
-        else:
-            by = self._counted(operands, arguments)
-        return by.data_ptr(), by
-
-    def _counted(self, operands: Sequence[Tensor], arguments: LossArguments) -> Tensor:
-        """Compute the denominator on the device: the count of the rows that are not ignored, or their weights."""
-        assert self._index is not None
-        index, weights = operands[self._index], operands[-1]
-        rows = index.numel()
-        by: Tensor = self._device.doubles(1)
-        iterations = -(-rows // (1024 * 1024))
-        stream = self._device.stream()
-        source = divisor_source(self.spec.divisor, self.spec.operands[-1].storage)
-        given = (index.data_ptr(), weights.data_ptr(), by.data_ptr(), self._workspace(stream), arguments.ignored)
-        numbers = (operands[0].shape[-1], rows, iterations, int(arguments.is_nothing_nan))
-        self._device.launch(source, -(-rows // (1024 * iterations)), stream, (*given, *numbers))
-        return by
-
-    def _workspace(self, stream: int) -> int:
-        return workspace(self._device, stream, workspace_words(1 + len(self.spec.checks)))
-
-    def _launch(
-        self, plan: _Plan, operands: Sequence[Tensor], gradients: Sequence[Tensor], out: Tensor, *, again: bool = False
-    ) -> None:
-        """Launch the kernel; `out` is the loss, or the incoming gradient where `again` computes the gradients."""
-        stream = self._device.stream()
-        source = plan.again if again else plan.source
-        given = [x.data_ptr() for x in (*operands, *gradients)]
-        given += [*plan.places, out.data_ptr()]
-        if not again and (self.is_sum or self._has_checks):
-            given.append(self._workspace(stream))
-        if not again and self._has_checks:
-            reports = reports_of(self._device)
-            given += [reports.address, reports.add(self._checks(operands))]
-        self._device.launch(source, plan.blocks, stream, (*given, *plan.numbers, *self._options))
-
-    def _checks(self, operands: Sequence[Tensor]) -> list[Any]:
+    def _checks(self, shape: tuple[int, ...]) -> list[Any]:
         """Return, for each check, its error, the shape of the first operand, and whether the values are integers."""
-        shape = tuple(operands[0].shape)
         found: list[Any] = []
         if self.spec.classes is not None:
             found.append((self.spec.index_error, shape, True))
         return found + [(check.error, shape, False) for check in self.spec.checks]
 
 
-class _Plan(NamedTuple):
-    """A launch: its blocks, the arguments between the addresses and the numbers, and its sources."""
+_Launched = tuple[int, tuple[int, ...], tuple[int, ...], tuple[KernelSource, KernelSource]]
+"""The blocks of a launch, the arguments between the addresses and those in front of the denominator, the kernels."""
 
-    blocks: int
-    places: tuple[int, ...]
-    numbers: tuple[float, ...]
-    source: KernelSource
-    again: KernelSource
-    divisor: Tensor | None = None  # kept until the launch
+
+class _Plan:
+    """What is the same in every launch for operands of some shapes and strides.
+
+    Attributes:
+        blocks: the number of blocks.
+        places: the arguments between the addresses of operands and gradients, and that of the loss.
+        numbers: the arguments in front of the denominator.
+        source: the kernel of the loss with its gradients.
+        again: the kernel of the gradients times a factor.
+        divisor: the denominator; None where the device holds it.
+        checks: the value checks, as reports take them.
+        launch: launches `source`; None before the first launch.
+        launch_again: launches `again`.
+    """
+
+    __slots__ = ("again", "blocks", "checks", "divisor", "launch", "launch_again", "numbers", "places", "source")
+
+    def __init__(
+        self,
+        blocks: int,
+        places: tuple[int, ...],
+        numbers: tuple[int, ...],
+        sources: tuple[KernelSource, KernelSource],
+        divisor: float | None,
+        checks: list[Any],
+    ) -> None:
+        self.blocks, self.places, self.numbers, (self.source, self.again) = blocks, places, numbers, sources
+        self.divisor, self.checks = divisor, checks
+        self.launch: Launch | None = None
+        self.launch_again: Launch | None = None
 
 
 class _Gradients(tuple[Tensor, ...]):
-    """Gradients with the launch that computed them."""
+    """Gradients with the launch that computed them: its plan, its denominator, and the tensor that holds that one."""
 
     plan: _Plan
+    divisor: float
+    kept: Tensor
 
 
 def _lie_alike(tensors: Sequence[Tensor]) -> bool:

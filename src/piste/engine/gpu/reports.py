@@ -47,7 +47,7 @@ class Reports:
         self._in_graphs: set[int] = set()
         self._found: list[tuple[_Call, tuple[int, ...]]] = []
 
-    def add(self, checks: Sequence[tuple[Reject, tuple[int, ...], bool]]) -> int:
+    def add(self, checks: Sequence[tuple[Reject, tuple[int, ...], bool]], *, is_capturing: bool) -> int:
         """Return the slot of a call with these checks. A CUDA graph keeps the slots of its calls."""
         while self._next in self._in_graphs:
             self._next = (self._next + 1) % SLOTS
@@ -55,7 +55,7 @@ class Reports:
         self._next = (slot + 1) % SLOTS
         self.calls += 1
         self._calls[slot] = _Call(self.calls, checks)
-        if self._device.is_capturing():
+        if is_capturing:
             if len(self._in_graphs) > SLOTS // 2:
                 raise RuntimeError(f"CUDA graphs hold more than {SLOTS // 2} calls of losses with value checks")
             self._in_graphs.add(slot)
@@ -68,7 +68,7 @@ class Reports:
             wait: whether to wait for all kernels that were launched.
             is_last: whether the caller is the last call, whose own violations are not late.
         """
-        if self._device.is_capturing():
+        if not (wait or self._word.value or self._found) or self._device.is_capturing():
             return
         if wait:
             self._device.synchronize()

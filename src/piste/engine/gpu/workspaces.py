@@ -13,12 +13,12 @@ __all__ = ["workspace"]
 _workspaces: dict[tuple[int, int], Tensor] = {}
 
 
-def workspace(device: Any, stream: int, words: int) -> int:
+def workspace(device: Any, stream: int, words: int, *, is_capturing: bool) -> int:
     """Return the address of the workspace of a stream; its first word, the ticket, is 0 between launches.
 
     A CUDA graph gets its own for each launch, in its own memory, as it may be replayed on any stream.
     """
-    if device.is_capturing():
+    if is_capturing:
         made: Tensor = device.zeros(words)
         keep_for_graphs([made])
         return made.data_ptr()

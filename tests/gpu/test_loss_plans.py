@@ -1,0 +1,88 @@
+"""A launch of a GPU loss is planned once for operands that lie alike, and again for all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from piste import losses
+from piste.engine.gpu import loss_kernel
+from piste.losses import functional
+
+pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
+from .interpreter import interpreting
+
+Call = Callable[[Tensor], Tensor]
+
+X, Y, Z = torch.randn(6, 4), torch.randn(6, 4), torch.randn(4, 6)
+K = torch.tensor([1, 0, 3, 3, 1, 2])
+WEIGHT = torch.tensor([1.0, 2.0, 3.0, 4.0])
+SHIFTED = torch.randn(25)[1:].view(6, 4)
+PIXELS, CLASSES_FIRST = torch.randn(2, 4, 3), torch.randn(4, 2, 3).transpose(0, 1)
+
+CALLS: dict[str, tuple[Tensor, Call]] = {
+    "mean": (X, lambda x: functional.mse_loss(x, Y)),
+    "shape": (X[:5], lambda x: functional.mse_loss(x, Y[:5])),
+    "strides": (Z.T, lambda x: functional.mse_loss(x, Z.T * 2)),
+    "divisor": (X, lambda x: functional.mse_loss(x, Y, normalizer=5)),
+    "rows": (X, lambda x: functional.cross_entropy(x, K)),
+    "ignored": (X, lambda x: functional.cross_entropy(x, K, ignore_index=3)),
+    "others ignored": (X, lambda x: functional.cross_entropy(x, K, ignore_index=1)),
+    "weights": (X, lambda x: functional.cross_entropy(x, K, weight=WEIGHT)),
+    "strides of rows": (PIXELS, lambda x: functional.cross_entropy(x, K.view(2, 3))),
+    "other strides of rows": (CLASSES_FIRST, lambda x: functional.cross_entropy(x, K.view(2, 3))),
+}
+
+
+def of(base: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """Return a loss times 3, and the gradient by its operand, which lies in memory as the given one."""
+    x = base.detach().requires_grad_()
+    loss = call(x) * 3
+    loss.backward()
+    assert x.grad is not None
+    return loss.detach(), x.grad
+
+
+def test_calls_that_differ_in_one_thing_have_plans_of_their_own():
+    expected = {name: of(*given) for name, given in CALLS.items()}
+    with interpreting():
+        for name, given in [*CALLS.items(), *reversed(CALLS.items())]:
+            torch.testing.assert_close(of(*given), expected[name], msg=lambda words, name=name: f"{name}: {words}")
+
+
+@pytest.fixture
+def planned(monkeypatch) -> list[Tensor]:
+    """The first operand of each plan that is made."""
+    made: list[Tensor] = []
+    make = loss_kernel.GpuLossKernel._make_plan
+
+    def noted(kernel: Any, operands: Sequence[Tensor], arguments: Any) -> Any:
+        made.append(operands[0])
+        return make(kernel, operands, arguments)
+
+    monkeypatch.setattr(loss_kernel.GpuLossKernel, "_make_plan", noted)
+    return made
+
+
+def test_a_call_like_an_earlier_one_is_not_planned_again(planned, monkeypatch):
+    monkeypatch.setattr(loss_kernel, "MOST_PLANS", 3)
+    loss = losses.MSELoss()
+    with interpreting():
+        of(X, lambda x: loss(x, Y))  # which prepares the module
+        planned.clear()
+        for rows in (6, 6, 5, 6, 4, 4, 6):  # the plan of 4 rows takes the place of all others
+            of(X[:rows], lambda x, rows=rows: loss(x, Y[:rows]))
+    assert [len(x) for x in planned] == [6, 5, 4, 6]
+
+
+def test_operands_off_the_16_bytes_of_an_access_have_a_plan_of_their_own(planned):
+    loss = losses.CrossEntropyLoss()
+    with interpreting():
+        for _ in range(3):
+            of(X, lambda x: loss(x, K))
+            of(SHIFTED, lambda x: loss(x, K))
+    assert [x.data_ptr() % 16 for x in planned] == [0, 4]
