@@ -179,6 +179,20 @@ def step_row(model: str, kind: str, dtype: torch.dtype, speed: float, rounds: in
     )
 
 
+def reads_of(text: str) -> int:
+    """Return how often a kernel of a loss reads the rows of its first operand: once, or in each loop over a long row.
+
+    A loop stands twice in the text, for whole tiles and for the rest of a row.
+    """
+    loop, found = "", {""}
+    for line in text.splitlines():
+        if match := re.search(r"for (start_\d+) in", line):
+            loop = match[1]
+        if "x_row = tl.load(" in line:
+            found.add(loop)
+    return max(1, len(found) - 1)
+
+
 def loss_row(name: str, rows: int, classes: int, rounds: int) -> str:
     """Count the launches of a loss with its backward; return a line."""
     x = torch.randn(rows, classes).log_softmax(1).requires_grad_()
@@ -186,8 +200,7 @@ def loss_row(name: str, rows: int, classes: int, rounds: int) -> str:
     with counting() as device:
         loss = getattr(losses, name)()
         host, launches = host_time(lambda: loss(x * 1, y).backward(), device, rounds)
-    text = "".join(source.text for source, _ in launches if source.entry == "loss")
-    reads = max(1, text.count("x_row = tl.load(") // 2)  # the backward has the text too, and returns at once
+    reads = reads_of(next(source.text for source, _ in launches if source.entry == "loss"))
     entries = ", ".join(source.entry for source, _ in launches)
     return (
         f"{name:17s} {rows:3d} x {classes:5d}  launches {len(launches)} ({entries})  reads {reads}  host {host:6.1f} us"
