@@ -93,7 +93,7 @@ class RowTiles:
     def fresh_loop(
         self, values: Sequence[Any], use: Callable[[list[str]], list[str]], *, is_back: bool = False
     ) -> list[str]:
-        """Return lines for all classes that read their operands anew; the numbers that they need are added now."""
+        """Return lines for all classes that read their operands again; the numbers that they need are added now."""
         kept = self._tile, self._loaded
         self._tile, self._loaded = self._emitter(), {}
         names = [self._tile.name(value) for value in values]
