@@ -160,6 +160,25 @@ def test_a_learning_rate_that_requires_grad_steps_as_in_torch():
     pair.step(2)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "options", [{}, {"weight_decay": 0.1, "decoupled_decay": "lr_squared"}, {"fused": False}], ids=str
+)
+def test_options_that_require_grad_step_without_a_warning(options, dtype):
+    repeats = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # PyTorch warns once in a process
+    try:
+        lr, beta = (torch.tensor(x, requires_grad=True) for x in (0.1, 0.9))
+        p = nn.Parameter(torch.ones(3, dtype=dtype))
+        optimizer = piste.optim.Adam([p], lr=lr, betas=(beta, 0.99), **options)
+        for _ in range(3):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+    finally:
+        torch.set_warn_always(repeats)
+
+
 def test_two_optimizers_step_the_same_parameters():
     pair = AgainstTorch("SGD", weights(5, 7), lr=0.1, momentum=0.9)
     more = piste.optim.Adam(pair.ours), torch.optim.Adam(pair.theirs)

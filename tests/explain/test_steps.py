@@ -224,3 +224,14 @@ def test_a_clipped_gradient_is_worked_through():
     text = piste.explain("sgd", param=[1.0, 1.0], grad=[3.0, 4.0], lr=1.0, max_norm=1.0).text
     assert "clip = 0.2" in text
     assert "p = [0.4, 0.2]" in text
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_option_that_requires_grad_is_a_number():
+    repeats = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # PyTorch warns once in a process
+    try:
+        text = str(explain("adam", [1.0], [0.5], lr=torch.tensor(0.25, requires_grad=True)))
+    finally:
+        torch.set_warn_always(repeats)
+    assert "p = [0.75]" in text

@@ -19,6 +19,7 @@ from ..optim import Optimizer
 from ..optim.clipping import clip_factor, total_norm
 from ..optim.composition import numbers_of, step_spec
 from ..optim.group_sums import numbers_after
+from ..optim.options import as_float
 from ..optim.state import param_state
 from .text import FEW, MOST, format_tensor, spell_formula
 
@@ -69,7 +70,7 @@ def explain_steps(
             "Help: leave it out."
         )
     rule = TracedRule(optimizer, cast(StepSpec, step_spec(optimizer, group)))
-    numbers = {name: float(value) for name, value in numbers_of(optimizer, group).items()}
+    numbers = {name: as_float(name, x, "a number") for name, x in numbers_of(optimizer, group).items()}
     if group["max_norm"] is not None:
         numbers["clip"] = clip_factor(group["max_norm"], total_norm([p.grad]), on_device=False)
     shown = ", ".join(f"{name}={value!r}" for name, value in options.items())

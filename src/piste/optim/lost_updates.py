@@ -92,7 +92,7 @@ class LostUpdates:
 
 
 def _sampled(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    if group["precision"] != "plain" or group["capturable"] or float(group.get("lr", 1)) == 0:
+    if group["precision"] != "plain" or group["capturable"] or bool(group.get("lr", 1) == 0):
         return []
     params = [p for p in group["params"] if p.dtype in NARROW and type(p) in PLAIN_TYPES and _has_dense_gradient(p)]
     some = params[:: max(1, len(params) // _TENSORS)]

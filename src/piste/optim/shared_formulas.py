@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import InvalidValue
 from ..formula.reductions import total
 from ..formula.words import where
@@ -56,7 +58,8 @@ def decay_kind(cls: Any, group: Mapping[str, Any], is_decoupled: bool) -> str:
 def fill_largest_rate(group: dict[str, Any]) -> None:
     """Set `lr_max` of a new param group to its learning rate, if its weight decay needs one and it has none."""
     if group["decoupled_decay"] in RATED and group["lr_max"] is None and group["lr"] > 0:
-        group["lr_max"] = float(group["lr"])
+        lr = group["lr"]
+        group["lr_max"] = lr.item() if isinstance(lr, Tensor) else float(lr)
 
 
 def largest_rate(group: Mapping[str, Any]) -> Any:

@@ -100,7 +100,10 @@ class StepPlans:
         validation.check_changed(optimizer, index, known and known[0])
         cls = type(optimizer).rule_of(group)
         key = PlanKey(step_spec(cls, group), group["differentiable"], group["capturable"], group["fused"])
-        options = (key, numbers_of(cls, group))
+        numbers = numbers_of(cls, group)
+        if not group["differentiable"]:  # Python's numbers, of tensors that require gradients, come with a warning
+            numbers = {name: x.detach() if isinstance(x, Tensor) else x for name, x in numbers.items()}
+        options = (key, numbers)
         self._known.pop(index, None)
         self._sharded.discard(index)
         if not group["differentiable"] and any(map(is_sharded, group["params"])) and takes_parts(key.spec):
