@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.losses.samples import Extreme, Points
+from tests.losses.extremes import Extreme
+from tests.losses.samples import Points
 from tests.oracle import losses as oracle
 
 Loss = Callable[..., Tensor]

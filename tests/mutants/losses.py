@@ -27,9 +27,10 @@ from tests.losses.assertions import (
 )
 from tests.losses.denominators import find_mean_mismatch
 from tests.losses.domains import DOMAINS, find_domain_mismatch, find_guard_mismatch
+from tests.losses.extremes import EXTREMES
 from tests.losses.penalty_checks import find_penalty_mismatch
 from tests.losses.region_checks import find_region_mismatch
-from tests.losses.samples import AT_CORNERS, ELEMENTS, EXTREMES, ROWS, ROWS_AT_CORNERS
+from tests.losses.samples import AT_CORNERS, ELEMENTS, ROWS, ROWS_AT_CORNERS
 from tests.losses.shapes import SHAPES, find_shape_mismatch
 from tests.losses.violations import find_wrong_words
 from tests.oracle.reference import reference
