@@ -12,6 +12,7 @@ from piste.engine.gpu.compiler import compiled
 from piste.engine.gpu.loss_divisor import divisor_source
 from piste.engine.gpu.loss_elements import elements_source
 from piste.engine.gpu.loss_factor import factor_source
+from piste.engine.gpu.loss_lines import OF_FEW
 from piste.engine.gpu.loss_rows import row_layout, rows_source
 from tests.losses.cases import CASES, Case, seeded
 
@@ -100,3 +101,15 @@ def test_factors_are_applied_16_bytes_at_a_time(storage):
 def test_denominators_compile(kind):
     for target in (SM_80, SM_90, GFX942):
         compiled(divisor_source(kind, "float32"), target)
+
+
+@pytest.mark.parametrize("kind", ["count", "weights"])
+def test_kernels_that_find_the_denominator_compile(kind):
+    case = next(
+        case for case in CASES if case.name == "cross_entropy" and ("weight" in case.options) == (kind == "weights")
+    )
+    spec = spec_of(case, torch.float32)
+    assert spec.divisor == kind
+    for target in (SM_80, SM_90, GFX942):
+        for source in sources(spec._replace(divisor=OF_FEW + kind), 10, 1):
+            compiled(source, target)

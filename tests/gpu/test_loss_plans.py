@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import piste
 from piste import losses
 from piste.engine.gpu import loss_kernel
+from piste.errors import InvalidValue
 from piste.losses import functional
 
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
@@ -86,3 +88,32 @@ def test_operands_off_the_16_bytes_of_an_access_have_a_plan_of_their_own(planned
             of(X, lambda x: loss(x, K))
             of(SHIFTED, lambda x: loss(x, K))
     assert [x.data_ptr() % 16 for x in planned] == [0, 4]
+
+
+@pytest.mark.parametrize("rows", [7, 1024, 1025])
+@pytest.mark.parametrize("options", [{}, {"weight": WEIGHT}, {"empty": "zero"}], ids=str)
+def test_few_rows_find_their_denominator_without_a_launch_of_its_own(rows, options):
+    torch.manual_seed(rows)
+    x, some, none = torch.randn(rows, 4), torch.randint(4, (rows,)), torch.full((rows,), 3)
+    some[::3] = 3
+    calls = [lambda x, k=k: functional.cross_entropy(x, k, ignore_index=3, **options) for k in (some, none)]
+    expected = [of(x, call) for call in calls]
+    with interpreting() as backend:
+        for call, (value, slopes) in zip(calls, expected, strict=True):
+            torch.testing.assert_close(of(x, call), (value, slopes), equal_nan=True)
+    launches = ["loss", "loss"] if rows <= 1024 else ["divisor", "loss", "loss"]
+    assert [name for name, _ in backend.device.launches] == 2 * launches
+
+
+def test_a_class_index_out_of_range_has_no_weight_in_the_denominator():
+    bad = K.clone()
+    bad[1] = 4
+    with interpreting():
+        x = X.clone().requires_grad_()
+        functional.cross_entropy(x, bad, weight=WEIGHT).backward()
+        good = [0, 2, 3, 4, 5]
+        y = X[good].clone().requires_grad_()
+        with pytest.raises(InvalidValue):
+            piste.check()
+        functional.cross_entropy(y, K[good], weight=WEIGHT).backward()
+    torch.testing.assert_close(x.grad[good], y.grad)

@@ -16,7 +16,7 @@ from .driver import Launch
 from .loss_divisor import divisor_source
 from .loss_elements import BLOCK, ITERATIONS, elements_source
 from .loss_factor import factor_source
-from .loss_lines import MOST_BLOCKS, workspace_words
+from .loss_lines import FEW_ROWS, MOST_BLOCKS, OF_FEW, workspace_words
 from .loss_rows import RowLayout, row_layout, rows_source
 from .reports import raise_reported, reports_of
 from .step_kernel import KernelSource
@@ -49,8 +49,11 @@ class GpuLossKernel(LossKernel):
         self._words = workspace_words(1 + len(spec.checks))
         self._plans: dict[tuple[Any, ...], _Plan] = {}
         self._divide: Launch | None = None
-        # The kernels by their layout. A formula with a word that no kernel has fails here.
-        self._sources = {_ANY_LAYOUT if self._is_row else None: self._sources_of(_ANY_LAYOUT)}
+        # A formula with a word that no kernel has fails here.
+        if self._is_row:
+            self._sources_of(_ANY_LAYOUT)
+        else:
+            self._sources = elements_source(spec), elements_source(spec, True)
 
     def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
         """Return the loss and its gradients."""
@@ -168,7 +171,7 @@ class GpuLossKernel(LossKernel):
     def _planned(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Plan:
         """Return the plan of a launch; decline operands that the kernel can't walk."""
         device = self._device.index
-        key: list[Any] = [arguments.divisor, arguments.ignored, arguments.in_place]
+        key: list[Any] = [arguments.divisor, arguments.ignored, arguments.is_nothing_nan, arguments.in_place]
         for x, dtype in zip(operands, self._dtypes, strict=True):
             if x.dtype is not dtype or x.get_device() != device:
                 raise Declined("its operands differ in device, or in dtype")
@@ -189,8 +192,10 @@ class GpuLossKernel(LossKernel):
         if not first.numel():
             raise Declined("there are no elements")
         rows = first.numel() // (first.shape[-1] if self._is_row else 1)
-        divisor = None
-        if self.spec.divisor == "given":
+        divisor: float | None = None
+        if self._counts_few(rows):
+            divisor = int(arguments.is_nothing_nan)
+        elif self.spec.divisor == "given":
             divisor = float(arguments.divisor or rows) if self.is_sum else 1.0
         launched = (self._row_plan if self._is_row else self._element_plan)(operands, arguments)
         return _Plan(*launched, divisor, self._checks(tuple(first.shape)))
@@ -201,7 +206,7 @@ class GpuLossKernel(LossKernel):
             raise Declined("its operands lie in memory in different orders")
         count = first.numel()
         iterations = max(1, min(ITERATIONS, count >> 20), -(-count // (BLOCK * MOST_BLOCKS)))
-        return -(-count // (BLOCK * iterations)), (), (count, iterations), self._sources[None]
+        return -(-count // (BLOCK * iterations)), (), (count, iterations), self._sources
 
     def _row_plan(self, operands: Sequence[Tensor], arguments: LossArguments) -> _Launched:
         first, classes = operands[0], operands[0].shape[-1]
@@ -228,15 +233,17 @@ class GpuLossKernel(LossKernel):
         places = [stride // layout.unit for g in groupings for stride in g[3:]]  # type: ignore[index]
         ignored = () if self._index is None else (arguments.ignored,)
         numbers = (*ignored, inner, groups, classes // layout.unit, tiles, iterations)
-        if layout not in self._sources:
-            self._sources[layout] = self._sources_of(layout)
-        return -(-tiles // iterations), tuple(places), numbers, self._sources[layout]
+        sources = self._sources_of(layout, is_few=self._counts_few(groups * inner))
+        return -(-tiles // iterations), tuple(places), numbers, sources
 
-    def _sources_of(self, layout: RowLayout) -> tuple[KernelSource, KernelSource]:
+    def _counts_few(self, rows: int) -> bool:
+        """Return whether each block finds the denominator from all rows."""
+        return self.spec.divisor in ("count", "weights") and rows <= FEW_ROWS
+
+    def _sources_of(self, layout: RowLayout, *, is_few: bool = False) -> tuple[KernelSource, KernelSource]:
         """Return the kernel of the loss with its gradients, and that of the gradients times a factor."""
-        if not self._is_row:
-            return elements_source(self.spec), elements_source(self.spec, True)
-        return rows_source(self.spec, layout), rows_source(self.spec, layout, True)
+        spec = self.spec._replace(divisor=OF_FEW + self.spec.divisor) if is_few else self.spec
+        return rows_source(spec, layout), rows_source(spec, layout, True)
 
     def _unit(self, rows: Sequence[Tensor], groupings: Sequence[Any]) -> int:
         """Return the elements of an access of 16 bytes where all rows are aligned, or 1."""
@@ -266,7 +273,8 @@ class _Plan:
         numbers: the arguments in front of the denominator.
         source: the kernel of the loss with its gradients.
         again: the kernel of the gradients times a factor.
-        divisor: the denominator; None where the device holds it.
+        divisor: the denominator; where each block finds it, whether the mean of no rows is NaN; None where the device
+            holds it.
         checks: the value checks, as reports take them.
         launch: launches `source`; None before the first launch.
         launch_again: launches `again`.

@@ -21,13 +21,17 @@ from .dialect import triton
 __all__ = [
     "CHECK_FUNCTIONS",
     "DETAIL",
+    "FEW_ROWS",
     "MOST_BLOCKS",
+    "OF_FEW",
     "REPORT",
     "TYPES",
     "LossLines",
     "block_lines",
+    "counted_lines",
     "divisor_argument",
     "finish_lines",
+    "nothing_line",
     "option_arguments",
     "scale_lines",
     "start_lines",
@@ -36,6 +40,8 @@ __all__ = [
 ]
 
 MOST_BLOCKS = 8192  # of a launch; larger tensors give each block more work
+FEW_ROWS = 1024  # up to which each block finds the denominator, which saves a launch
+OF_FEW = "few "  # in front of the kind of a denominator that each block finds
 DETAIL = 5
 REPORT = 8  # words of a report in pinned memory
 _SUMS = 16  # the ticket has a cache line
@@ -127,20 +133,67 @@ def option_arguments(spec: LossKernelSpec) -> list[tuple[str, str]]:
 
 
 def divisor_argument(spec: LossKernelSpec) -> tuple[str, str]:
-    """Return the argument that holds the denominator, or its address on the device."""
-    return ("divisor", "fp64") if spec.divisor == "given" else ("by", "i64")
+    """Return the argument that holds the denominator, its address on the device, or the mean of no rows."""
+    if spec.divisor == "given":
+        return "divisor", "fp64"
+    return ("is_nothing_nan", "i64") if spec.divisor.startswith(OF_FEW) else ("by", "i64")
+
+
+def counted_lines(kind: str, index: str, weights: str, storage: str) -> list[str]:
+    """Return lines that compute what rows add to a denominator.
+
+    Args:
+        kind: the "count" of the rows that are not ignored, or their "weights".
+        index: the argument with the address of the class indices, of which there are `rows`; `counted_row` has those
+            to read.
+        weights: the argument with the address of the class weights.
+        storage: the dtype of the weights.
+    """
+    part = "tl.where(counts_here, 1.0, 0.0)"
+    if kind == "weights":
+        known = "(counted_index >= 0) & (counted_index < classes)"
+        pointer = f"{weights}.to(tl.pointer_type(tl.{storage})) + counted_index"
+        part = f"tl.load({pointer}, mask=counts_here & {known}, other=0.0)"
+    pointer = f"{index}.to(tl.pointer_type(tl.int64)) + counted_row"
+    return [
+        f"counted_index = tl.load({pointer}, mask=counted_row < rows, other=0)",
+        "counts_here = (counted_row < rows) & (counted_index != ignored)",
+        f"counted = {part}.to(tl.float64)",
+    ]
+
+
+def nothing_line(name: str) -> str:
+    """Return the line that makes a denominator of no rows 1, unless their mean is NaN."""
+    return f"{name} = tl.where(({name} == 0.0) & (is_nothing_nan == 0), 1.0, {name})"
+
+
+def _divisor_lines(spec: LossKernelSpec) -> list[str]:
+    """Return the lines that find the denominator; each block counts the rows of a few itself."""
+    if spec.divisor == "given":
+        return []
+    if not spec.divisor.startswith(OF_FEW):
+        return ["divisor = tl.load(by.to(tl.pointer_type(tl.float64)))"]
+    index = next(c for c in spec.operands if c.kind == "index")
+    last = spec.operands[-1]
+    return [
+        "rows = inner * groups",
+        f"counted_row = tl.arange(0, {FEW_ROWS})",
+        *counted_lines(spec.divisor.removeprefix(OF_FEW), f"a_{index.name}", f"a_{last.name}", last.storage),
+        "divisor = tl.sum(counted)",
+        nothing_line("divisor"),
+    ]
 
 
 def scale_lines(spec: LossKernelSpec, again: bool) -> list[str]:
     """Return the factor of the gradients; with `again` and an incoming gradient of 1 the kernel ends."""
-    lines = [] if spec.divisor == "given" else ["divisor = tl.load(by.to(tl.pointer_type(tl.float64)))"]
+    lines = _divisor_lines(spec)
     if not again:
         return [*lines, f"scale = (1.0 / divisor).to(tl.{spec.dtype})"]
     return [
-        *lines,
         f"factor_ = tl.load(factor.to(tl.pointer_type(tl.{spec.storage}))).to(tl.float64)",
         "if factor_ == 1.0:",
         "    return",
+        *lines,
         f"scale = (factor_ / divisor).to(tl.{spec.dtype})",
     ]
 

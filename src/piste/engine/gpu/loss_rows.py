@@ -93,9 +93,9 @@ def rows_source(spec: LossKernelSpec, layout: RowLayout, again: bool = False) ->
     arguments += option_arguments(spec)
     compute = f"tl.{spec.dtype}"
     head = [
-        *scale_lines(spec, again),
         *(start_lines(len(flags)) if is_sum or flags else ["block = tl.program_id(0).to(tl.int64)"]),
         f"classes = (units * {layout.unit}).to(tl.int32)",
+        *scale_lines(spec, again),
         f"classes_ = classes.to({compute})",
         f"lane = tl.arange(0, {layout.classes})",
         f"no_number = tl.zeros(({layout.rows},), {compute})",
