@@ -59,7 +59,12 @@ def count_examples(batch: Batch) -> int:
 
 def take_rows(batch: Batch, rows: torch.Tensor) -> Batch:
     """Return the examples with these indices, copied."""
-    return map_tensors(lambda tensor: tensor[rows.to(tensor.device)], batch)
+    return map_tensors(lambda tensor: select_rows(tensor, rows.to(tensor.device)), batch)
+
+
+def select_rows(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return `tensor[rows]`; of a contiguous tensor several times as fast, because whole rows are copied."""
+    return tensor.index_select(0, rows) if tensor.is_contiguous() else tensor[rows]
 
 
 def concatenate(batches: list[Batch]) -> Batch | None:

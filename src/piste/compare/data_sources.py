@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..errors import InvalidType, InvalidValue
 from ..torch_internals import live_iterator
-from .batches import Batch, count_examples, map_tensors, take_rows
+from .batches import Batch, count_examples, map_tensors, select_rows, take_rows
 from .objective import Objective, check_pair
 from .training.random_state import RandomState
 
@@ -101,7 +101,7 @@ class TensorSource(BatchSource):
         x, y = self.pair
         if isinstance(x, torch.Tensor):  # without the cost of the general case
             rows = rows.to(x.device)
-            return x[rows], y[rows]
+            return select_rows(x, rows), select_rows(y, rows)
         return take_rows(self.pair, rows)
 
 

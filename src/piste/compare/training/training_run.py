@@ -58,6 +58,7 @@ class TrainingRun:
         self.model, self.loss = task.new_pair(result.seed, candidate.loss_function)
         candidate.loop.freeze_parts(self.model)
         self.judged = self.model
+        self.precision = autocast(candidate.loop, data.device)
         self.trace = WeightTrace([p for p in self.model.parameters() if p.requires_grad])
         self.seconds: list[float] = []
         self.averages = False
@@ -122,7 +123,7 @@ class TrainingRun:
     def compute_loss(self, model: torch.nn.Module, batch: Batch, step: int) -> torch.Tensor:
         """Return the training loss of a batch."""
         try:
-            with autocast(self.candidate.loop, self.data.device):
+            with self.precision:
                 return self.objective.training_loss(model, batch, self.loss)
         except Exception as error:
             if step and not self.objective.is_finite(model, batch):
