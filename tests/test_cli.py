@@ -280,15 +280,22 @@ def test_explain_takes_the_options_of_a_loss_by_flags(run):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["adam"], "Adam takes 2 operands (`param`, `grad`); received 0. Help: explain('adam', param, grad)."),
+        (["adam"], "an optimizer needs a gradient to step by. Help: piste explain adam --grad 0.5"),
         (["adam", "--grad", "1", "--lr", "-1"], "`lr` must be in [0, inf); received lr=-1.0."),
         (["adam", "--grad", "1", "--lt", "1"], "Adam has no option `lt`; did you mean `lr`?"),
         (["adam", "--grad", "x"], "--grad must be a JSON array of numbers"),
         (["adam", "--grad", "1", "lr", "1"], "an option must begin with --; received 'lr'. Help: --lr 0.1."),
+        (["adm"], "there is no loss or optimizer named 'adm'. Did you mean `adam`"),
         (["adm", "--grad", "1"], "there is no loss or optimizer named 'adm'. Did you mean `adam`"),
         (["l1", "--target", "1"], "--target needs --input. Help: piste explain l1 --input ... --target ..."),
-        (["l1"], "L1Loss takes 2 operands (`input`, `target`); received 0."),
-        (["generator"], "GeneratorLoss takes 1 operand (`fake`); received 0."),
+        (
+            ["l1"],
+            "a loss needs its operands, here `input`, `target`, as numbers or JSON arrays. Help: piste explain l1 "
+            "--input ... --target ...",
+        ),
+        (["generator"], "here `fake`, as numbers or JSON arrays. Help: piste explain generator --input ..."),
+        (["triplet_margin"], "Help: piste explain triplet_margin --input ... --target ... --more ..."),
+        (["ctc"], "Help: piste explain ctc --input ... --target ... --more ... --more ..."),
     ],
 )
 def test_explain_names_what_is_wrong_with_a_call(run, words, told):

@@ -49,4 +49,22 @@ def explain(
         named = {"grad": grad, "param": param}
         options |= {option: read_numbers(f"--{option}", text) for option, text in named.items() if text is not None}
         options |= {option: v for option, v in {"steps": steps, "check": check}.items() if v is not None}
+        if not operands and grad is None:
+            _refuse_nothing(name)
         say(explained(name, *operands, **options).text)
+
+
+def _refuse_nothing(name: str) -> None:
+    """Raise for a loss or an optimizer without operands; a name that neither has is refused by what explains it."""
+    from ..explain import operand_names
+
+    names = operand_names(name)
+    if names == ("param", "grad"):
+        raise InvalidValue(f"an optimizer needs a gradient to step by. Help: piste explain {name} --grad 0.5")
+    if names:
+        flags = [f"--{flag} ..." for flag, _ in zip(("input", "target", *["more"] * len(names)), names, strict=False)]
+        listed = ", ".join(f"`{operand}`" for operand in names)
+        raise InvalidValue(
+            f"a loss needs its operands, here {listed}, as numbers or JSON arrays. Help: piste explain {name} "
+            f"{' '.join(flags)}"
+        )

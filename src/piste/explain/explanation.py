@@ -21,7 +21,7 @@ from ..translation import translate
 from .steps import explain_steps
 from .text import format_explanation
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "explain", "operand_names"]
 
 _IN_THE_FORMULA = ("max_norm", "max_value", "cautious", "decoupled_decay", "lr_max", "convention")
 """The options of every optimizer that change the formula."""
@@ -131,6 +131,15 @@ def explain(loss: Any, *operands: Any, **options: Any) -> Explanation:
     cls: type[Loss] = loss if isinstance(loss, type) else type(loss)
     values = _take_operands(cls.__name__, repr(cls.name), cls.arguments, operands, options)
     return _explain_loss(_module(loss, options), values)
+
+
+def operand_names(name: str) -> tuple[str, ...]:
+    """Return the names of the operands of the loss or the optimizer with this name.
+
+    Raises:
+        InvalidValue: There is neither.
+    """
+    return ("param", "grad") if _find_optimizer(name) else _find_loss(name).arguments
 
 
 def _find_optimizer(subject: Any) -> tuple[type[Optimizer], dict[str, Any]] | None:
