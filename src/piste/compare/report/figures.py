@@ -161,7 +161,9 @@ def _panel(comparison: Summary, axes: Any, results: Sequence[Result], attribute:
                     done[0].steps, curves.min(0), curves.max(0), color=style[name]["color"], alpha=0.12, lw=0
                 )
     if attribute == "losses" and finished and min(finished) > 0 and max(finished) > 5 * min(finished):
-        axes.set_yscale("log")
+        from .log_axes import set_log_scale
+
+        set_log_scale(axes, "y")
     if finished:  # a diverged curve must not flatten the others
         _limits(axes, min(finished), max(finished))
     axes.set_xlabel(translated("step"), color=INK)
@@ -206,6 +208,8 @@ def _share_limits(panels: Sequence[Any]) -> None:
 
 def _label_ends(axes: Any) -> None:
     """Write each curve's name next to its end, moved apart to avoid overlaps."""
+    from matplotlib.lines import Line2D
+
     gap = LINE_HEIGHT * axes.figure.dpi / axes.get_window_extent().height
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     to_axes = axes.transData + axes.transAxes.inverted()
@@ -217,12 +221,14 @@ def _label_ends(axes: Any) -> None:
     ends.sort(key=lambda end: end[0])
     heights = _spread_apart([height for height, _ in ends], gap=min(gap, 1 / len(ends)))
     for (end, line), height in zip(ends, heights, strict=True):
-        axes.annotate(
-            line.get_label(), xy=(1.0, end), xytext=(1.05, height), xycoords="axes fraction", fontsize=10, va="center",
-            color=line.get_color(), annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "lw": 0.6, "linestyle": line.get_linestyle(),
-                        "relpos": (0, 0.5)},
+        to_label = Line2D(
+            [1.01, 1.04], [end, height], lw=0.6, color=line.get_color(), linestyle=line.get_linestyle(),
+            transform=axes.transAxes, clip_on=False,
         )  # fmt: skip
+        axes.add_artist(to_label)
+        axes.text(
+            1.05, height, line.get_label(), color=line.get_color(), fontsize=10, va="center", transform=axes.transAxes
+        )
 
 
 def _spread_apart(heights: Sequence[float], gap: float) -> list[float]:

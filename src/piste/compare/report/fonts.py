@@ -46,41 +46,39 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def show_as_text(figure: Any) -> None:
-    """Show every text as it is, in installed fonts: names may hold dollar signs, which are no formulas.
-
-    Tick labels are left out; those of logarithmic axes are formulas.
-    """
+    """Show every text as it is, in installed fonts: names may hold dollar signs, which are no formulas."""
     from matplotlib.text import Text
 
-    ticks: set[int] = set()
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        ticks |= {id(text) for text in axis.findobj(Text) if text is not axis.label}
-    for text in figure.findobj(Text):
-        if id(text) not in ticks:
-            text.set_parse_math(False)
-    use_installed_fonts(figure)
+    texts = figure.findobj(Text)
+    for text in texts:
+        text.set_parse_math(False)
+    _use_installed_fonts(texts)
 
 
 def use_installed_fonts(figure: Any) -> set[str]:
     """Let every text of a figure fall back to installed fonts; returns the characters that none of them has."""
-    families, missing = fallback_fonts({c for text in _texts(figure) for c in text.get_text() if c.isprintable()})
-    for text in _texts(figure):
+    from matplotlib.text import Text
+
+    return _use_installed_fonts(figure.findobj(Text))
+
+
+def _use_installed_fonts(texts: Iterable[Any]) -> set[str]:
+    foreign = [text for text in texts if not text.get_text().isascii()]
+    families, missing = fallback_fonts({c for text in foreign for c in text.get_text() if c.isprintable()})
+    for text in foreign:
         text.set_fontfamily([*families, "sans-serif"])  # an SVG may be read where none of them is installed
     return missing
 
 
 def write_as_code_points(figure: Any, missing: set[str]) -> None:
     """Replace the characters in every text of a figure by their code points, with a note on the figure."""
-    for text in _texts(figure):
-        text.set_text("".join(f"\\u{ord(c):04x}" if c in missing else c for c in text.get_text()))
-    if missing:
-        figure.text(0.995, 0.005, translated(NOTE), ha="right", va="bottom", fontsize=7)
-
-
-def _texts(figure: Any) -> list[Any]:
     from matplotlib.text import Text
 
-    return [text for text in figure.findobj(Text) if not text.get_text().isascii()]
+    if not missing:
+        return
+    for text in figure.findobj(Text):
+        text.set_text("".join(f"\\u{ord(c):04x}" if c in missing else c for c in text.get_text()))
+    figure.text(0.995, 0.005, translated(NOTE), ha="right", va="bottom", fontsize=7)
 
 
 def fallback_fonts(characters: Iterable[str]) -> tuple[list[str], set[str]]:

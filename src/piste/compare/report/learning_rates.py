@@ -20,6 +20,8 @@ def spans_decades(comparison: Summary, values: Sequence[float]) -> bool:
 
 def learning_rate_figure(comparison: Summary) -> Any:
     """Return the result of every learning rate of the searches, a panel for each loss; a diamond marks the default."""
+    from .log_axes import set_log_scale
+
     losses = list(dict.fromkeys(row.loss for row in comparison.rows))
     figure = new_figure(max(7.5, 4.2 * len(losses) + 1.6), 4.8)
     style = styles(comparison)
@@ -44,13 +46,13 @@ def learning_rate_figure(comparison: Summary) -> Any:
             default = [(lr, value) for _, lr, value in finished if lr == trials[0].lr]
             if default:
                 axes.plot(*zip(*default, strict=True), "D", ms=7, mfc="none", mew=1.5, color=style[name]["color"])
-        axes.set_xscale("log")
+        set_log_scale(axes, "x")
         axes.set_xlabel(translated("learning rate"), color=INK)
         axes.set_title(loss, fontsize=10, color=INK)
         style_axes(axes)
     ends = [r.metrics[-1] for r in comparison.tries if r.status == "done"]
     if ends and spans_decades(comparison, ends):
-        figure.axes[0].set_yscale("log")
+        set_log_scale(figure.axes[0], "y")
     figure.axes[0].set_ylabel(translated(f"{comparison.metric}, validation, searches"), color=INK)
     figure.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
     title = translated("result by learning rate. Diamond: default or given rate. Ticks below: pruned or diverged.")
