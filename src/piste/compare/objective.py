@@ -149,10 +149,7 @@ def call_model(model: torch.nn.Module, x: Any) -> torch.Tensor:
     Raises:
         InvalidValue: If the output is no tensor, and has none in its attribute `logits`.
     """
-    if isinstance(x, torch.Tensor):
-        output = model(x)
-    else:
-        output = model(**x) if isinstance(x, Mapping) and x else model(*x)
+    output = model(x) if isinstance(x, torch.Tensor) else model(**x) if isinstance(x, Mapping) and x else model(*x)
     if isinstance(output, torch.Tensor):
         return output
     logits = getattr(output, "logits", None)

@@ -134,10 +134,20 @@ def explain(loss: Any, *operands: Any, **options: Any) -> Explanation:
 
 
 def operand_names(name: str) -> tuple[str, ...]:
-    """Return the names of the operands of the loss or the optimizer with this name.
+    """Return the names of the operands that an explanation needs.
+
+    Args:
+        name: The name of a loss or of an optimizer.
+
+    Returns:
+        The names, in the order in which `explain` takes the operands.
 
     Raises:
-        InvalidValue: There is neither.
+        InvalidValue: No loss or optimizer has this name.
+
+    Example:
+        >>> operand_names("triplet_margin"), operand_names("adam")
+        (('anchor', 'positive', 'negative'), ('param', 'grad'))
     """
     return ("param", "grad") if _find_optimizer(name) else _find_loss(name).arguments
 
