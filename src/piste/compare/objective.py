@@ -149,7 +149,12 @@ def call_model(model: torch.nn.Module, x: Any) -> torch.Tensor:
     Raises:
         InvalidValue: If the output is no tensor, and has none in its attribute `logits`.
     """
-    output = model(x) if isinstance(x, torch.Tensor) else model(**x) if isinstance(x, Mapping) and x else model(*x)
+    if isinstance(x, torch.Tensor):
+        output = model(x)
+    elif isinstance(x, Mapping) and x:
+        output = model(**x)
+    else:
+        output = model(*x)
     if isinstance(output, torch.Tensor):
         return output
     logits = getattr(output, "logits", None)
