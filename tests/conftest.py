@@ -7,7 +7,7 @@ import signal
 collect_ignore = ["optim/record_trajectories.py", "pytorch/recorder.py"]
 """Scripts that run in environments of their own, which the collection of doctests would import."""
 
-pytest_plugins = ["tests.sampling", "pytester"]
+pytest_plugins = ["tests.isolation", "tests.sampling", "pytester"]
 os.environ["PISTE_LANG"] = "en"  # tests quote English messages, whatever the locale
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
