@@ -8,7 +8,7 @@ import pytest
 
 from piste.compare import budget, compare_task
 from piste.compare.budget import estimated_seconds, fit_to_budget, parse_duration
-from piste.compare.execution import scheduler
+from piste.compare.execution import processes, scheduler
 from piste.compare.plan import make_plan
 from piste.compare.training.timing import StepCost, measure_step_costs
 from piste.errors import InvalidType, InvalidValue
@@ -60,6 +60,35 @@ def test_a_longer_budget_buys_seeds_then_tries_then_more_of_both():
     assert fitted(263, 1) == (5, 20, 600)
     assert fitted(522, 1) == (10, 20, 600)
     assert fitted(10_000, 1) == (15, 30, 600)
+
+
+def test_the_time_that_the_start_has_used_buys_nothing():
+    plan = make_plan(task(epochs=200), optimizers=BOTH, budget=20)
+    costs = {name: StepCost(start=0.1, evaluation=0.0, step=0.9 / plan.steps) for name in BOTH}
+    with pytest.raises(InvalidValue, match=r"takes about 21s\. Help: give --budget 25s"):
+        # after 15.3 s, 3 seeds x 2 candidates x 0.175 s and 3 s for the report, in 0.85 of the time
+        fit_to_budget(plan, costs, used=15.3)
+    fit_to_budget(plan, costs, used=9)
+    assert (len(plan.seeds), plan.steps) == (3, 600)  # as of 11 s
+
+
+def test_the_workers_have_started_before_the_costs_are_measured(monkeypatch):
+    """A worker imports torch for seconds, which the budget pays once, before anything is fitted into it."""
+    seen = []
+    prepare, fit = processes.ProcessExecutor.prepare, budget.fit_to_budget
+
+    def prepared(self):
+        prepare(self)
+        seen.append(("prepared", len(self._idle)))
+
+    def fitted_late(plan, costs, workers, used):
+        seen.append(("fitted", workers, used > 0))
+        fit(plan, costs, workers, used)
+
+    monkeypatch.setattr(processes.ProcessExecutor, "prepare", prepared)
+    monkeypatch.setattr(budget, "fit_to_budget", fitted_late)
+    compare_task(task(), optimizers=["SGD"], budget=60, seeds=3, jobs=2, progress=False)
+    assert seen == [("prepared", 2), ("fitted", 2, True)]
 
 
 def test_a_budget_for_tuned_rates_buys_a_search_before_seeds():

@@ -197,10 +197,12 @@ def test_workers_end_and_their_evaluations_arrive(capsys):
     with processes.ProcessExecutor(
         plan, 2, lambda _, candidate, seed, step, *rest: seen.append((seed, step))
     ) as executor:
+        executor.prepare()
+        assert len(set(workers_of(os.getpid())) - before) == 2
         for seed in (0, 1):
             executor.submit(executor_module.Job("judged", "SGD", seed, seed, None))
         done = [executor.next_finished() for _ in range(2)]
-        assert len(set(workers_of(os.getpid())) - before) >= 2
+        assert len(set(workers_of(os.getpid())) - before) == 2
     assert {job.seed for job, _ in done} == {0, 1}
     for job, result in done:
         assert [step for seed, step in seen if seed == job.seed] == result.steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,22 +59,34 @@ def format_duration(seconds: float) -> str:
     return "".join(f"{count}{unit}" for count, unit in parts if count)
 
 
-def estimate(plan: Plan, workers: int) -> None:
-    """Measure a few steps of every candidate, fit the plan into its budget, and set its expected duration."""
+def estimate(plan: Plan, workers: int, began: float) -> None:
+    """Measure a few steps of every candidate, fit the plan into its budget, and set its expected duration.
+
+    Args:
+        plan: the comparison.
+        workers: the number of runs at a time.
+        began: when the budget began, by `time.perf_counter`.
+    """
     costs = measure_step_costs(plan)
     if plan.undecided:
-        fit_to_budget(plan, costs, workers)
+        fit_to_budget(plan, costs, workers, used=time.perf_counter() - began)
     plan.seconds = estimated_seconds(plan, costs, workers, len(plan.seeds), plan.trials, plan.steps)
 
 
-def fit_to_budget(plan: Plan, costs: Mapping[str, StepCost], workers: int = 1) -> None:
+def fit_to_budget(plan: Plan, costs: Mapping[str, StepCost], workers: int = 1, used: float = 0.0) -> None:
     """Set the undecided ones of seeds, trials and steps so that the plan ends within its budget.
+
+    Args:
+        plan: the comparison.
+        costs: the cost of the runs of each candidate.
+        workers: the number of runs at a time.
+        used: the seconds of the budget that have passed: the start of the workers and the measurement of the costs.
 
     Raises:
         InvalidValue: If the minimum does not fit; the plan is unchanged.
     """
     assert plan.budget is not None
-    available = PLANNED_SHARE * plan.budget - REPORT_SECONDS
+    available = PLANNED_SHARE * (plan.budget - used) - REPORT_SECONDS
     most = plan.steps
     fewest = min(MIN_STEPS, plan.steps) if "steps" in plan.undecided else plan.steps
     seeds = None if "seeds" in plan.undecided else len(plan.seeds)
@@ -88,7 +101,7 @@ def fit_to_budget(plan: Plan, costs: Mapping[str, StepCost], workers: int = 1) -
     if plan.extends:
         available = max(available, seconds(rungs[0], fewest))
     if seconds(rungs[0], fewest) > available:
-        least = (seconds(rungs[0], fewest) + REPORT_SECONDS) / PLANNED_SHARE
+        least = used + (seconds(rungs[0], fewest) + REPORT_SECONDS) / PLANNED_SHARE
         raise InvalidValue(
             f"`budget` of {format_duration(plan.budget)} is too short for {plural(len(plan.candidates), 'candidate')}: "
             f"the minimum ({plural(rungs[0][0], 'seed')} of {fewest} steps"

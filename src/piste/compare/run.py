@@ -114,8 +114,10 @@ def compare_task(
                 one_thread(plan.n_parameters < SINGLE_THREAD_MAX_PARAMETERS),
                 select_executor(plan, jobs, ray, listener.on_evaluate) as executor,
             ):
+                if plan.undecided:
+                    executor.prepare()
                 if plan.undecided or listener.is_visible:
-                    estimate(plan, executor.workers)
+                    estimate(plan, executor.workers, began)
                 plan.check_splits()
                 store.bind(plan)
                 runs, interrupted, left_out = run_plan(plan, store, listener, executor, interrupts, began)

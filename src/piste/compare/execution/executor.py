@@ -99,6 +99,9 @@ class Executor:
         self.plan, self.on_evaluate = plan, on_evaluate
         self._jobs: deque[Job] = deque()
 
+    def prepare(self) -> None:
+        """Start the workers; return when they can take jobs."""
+
     def submit(self, job: Job) -> None:
         """Accept a job and return at once."""
         self._jobs.append(job)

@@ -26,6 +26,9 @@ WORKER_MAIN = (
 """The program of a worker: a new interpreter, because forking a multithreaded process may deadlock, and
 multiprocessing would import the caller's `__main__` again."""
 
+READY = "ready"
+"""The first message of a worker."""
+
 
 class ProcessExecutor(Executor):
     """Runs each job in one of `workers` processes, which divide this process's threads among them."""
@@ -38,12 +41,27 @@ class ProcessExecutor(Executor):
         self._messages: queue.SimpleQueue[tuple[_Worker, Any]] = queue.SimpleQueue()
         self._failures: Counter[Job] = Counter()
 
+    def prepare(self) -> None:
+        starting = {self._start_worker() for _ in range(self.workers)}
+        while starting:
+            worker, message = self._messages.get()
+            if isinstance(message, Exception):
+                raise message
+            starting.discard(worker)
+            if message is None:  # it has ended; `submit` starts another
+                self._idle.remove(worker)
+
     def submit(self, job: Job) -> None:
         if not self._idle:
-            threads = max(torch.get_num_threads() // self.workers, 1)
-            self._all.append(_Worker(self._messages, threads, self._plan))
-            self._idle.append(self._all[-1])
+            self._start_worker()
         self._idle.pop().start(job)
+
+    def _start_worker(self) -> _Worker:
+        threads = max(torch.get_num_threads() // self.workers, 1)
+        worker = _Worker(self._messages, threads, self._plan)
+        self._all.append(worker)
+        self._idle.append(worker)
+        return worker
 
     def next_finished(self) -> tuple[Job, Result]:
         while True:
@@ -55,7 +73,7 @@ class ProcessExecutor(Executor):
             if isinstance(message, Exception):
                 raise message
             if message is not None:
-                if self.on_evaluate:
+                if self.on_evaluate and message != READY:
                     self.on_evaluate(self.plan, *message)
                 continue
             self._failures[job] += 1
@@ -123,6 +141,7 @@ def worker_main() -> None:
                 InvalidValue(f"the task can't be unpickled in another process: {type(error).__name__}: {error}."),
             )
             return
+        _send_message(output, READY)
         while True:
             job = pickle.load(sys.stdin.buffer)
             try:
