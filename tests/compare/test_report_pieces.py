@@ -19,6 +19,7 @@ from piste.compare.report.figures import COLOURS, DASHES, new_figure, save_figur
 from piste.compare.report.files import to_json_data
 from piste.compare.report.html import render_html
 from piste.compare.report.learning_rates import learning_rate_figure
+from piste.compare.report.log_axes import set_log_scale
 from piste.compare.report.plots import page_plots
 from piste.errors import Unsupported
 from tests.compare.small import task
@@ -68,6 +69,19 @@ def test_the_page_is_below_two_and_a_half_megabytes_and_holds_each_seed(found):
 def test_axes_are_named_by_their_quantity(found):
     plots = {name: plot["figure"]["layout"]["yaxis"] for name, plot in page_plots(found) if name[:-1] in AXES}
     assert {name[:-1]: axis["title"]["text"] for name, axis in plots.items()} == AXES
+
+
+def test_logarithmic_axes_have_plain_numbers():
+    figure = new_figure(4, 3)
+    axes = figure.subplots()
+    axes.plot([1e-5, 1.0], [0.2, 7.0])
+    set_log_scale(axes, "x")
+    set_log_scale(axes, "y")
+    figure.canvas.draw()
+    ticks = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
+    assert {"1e-05", "0.001", "1"} <= set(ticks)
+    minor = {text.get_text() for text in axes.get_yticklabels(which="both")}
+    assert {"0.3", "1", "4"} <= minor and not any("$" in text for text in (*ticks, *minor))
 
 
 def test_an_svg_has_colours_for_dark_pages_that_match_its_styles(tmp_path):
