@@ -32,7 +32,8 @@ DEEPSPEED = {  # its kernels for the CPU, written by hand in C++ and built at fi
 FUSED = {"SGD", "Adam", "AdamW", "Adagrad"}
 REFERENCES = {  # names in pytorch_optimizer
     "LAMB": "Lamb",
-    **{name: name for name in ("AdaBelief", "AdEMAMix", "Adan", "LARS", "Lion", "StableAdamW")},
+    **{name: name for name in ("ADOPT", "AdaBelief", "AdEMAMix", "Adan", "LARS", "Lion", "StableAdamW")},
+    **{name: name for name in ("NorMuon", "Prodigy", "SOAP")},
     **{name: name for name in ("ScheduleFreeAdamW", "ScheduleFreeSGD")},
 }
 RIVALS = ("for", "foreach", "fused", "compile", "DeepSpeed", "reference")
@@ -137,6 +138,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for workload in arguments.workloads:
         params = parameters(WORKLOADS[workload]())
         for name in arguments.optimizers:
+            if takes_matrices_alone(name) and any(p.dim() != 2 for p in params):
+                continue
             for setting, between in (("alone", None), ("interleaved", passes())):
                 if setting not in arguments.settings:
                     continue
@@ -165,6 +168,12 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     }
                 del steps
                 gc.collect()
+
+
+def takes_matrices_alone(name: str) -> bool:
+    """Return whether an optimizer refuses vectors."""
+    cls = piste.optim.OPTIMIZERS[name]
+    return cls.matrix is not None and not cls.any_shape
 
 
 def traffic(name: str) -> int:
