@@ -129,15 +129,15 @@ def counting() -> Iterator[CountingDevice]:
     """Let tensors on the CPU be taken for those of a GPU whose launches are counted."""
     backend = CountingBackend()
     registry.BACKENDS.insert(0, backend)
-    _forget_kernels()
+    forget_kernels()
     try:
         yield backend.device
     finally:
         registry.BACKENDS.remove(backend)
-        _forget_kernels()
+        forget_kernels()
 
 
-def _forget_kernels() -> None:
+def forget_kernels() -> None:
     """Let every loss choose its backend again."""
     loss_dispatch._dispatcher.cache_clear()
     call._cached_settings.clear()

@@ -15,12 +15,12 @@ from unittest import mock
 
 import torch
 
-from piste.engine import loss_dispatch
 from piste.engine.gpu import loss_elements, loss_kernel
 from piste.engine.gpu.loss_rows import RowLayout, row_layout
-from piste.losses import call, functional
+from piste.losses import functional
 
 from .gpu import bandwidth, device_time, wall_time
+from .gpu_counts import forget_kernels
 
 ROWS = (
     (8192, 128256, torch.bfloat16),
@@ -47,12 +47,6 @@ def whole_tiles(classes: int, unit: int) -> Iterator[RowLayout]:
         for warps in (2, 4, 8, 16, 32):
             if 4 <= rows * power // (32 * warps) <= 64:
                 yield RowLayout(rows, power, True, unit, True, warps)
-
-
-def forget_kernels() -> None:
-    """Let every loss make its kernels again."""
-    loss_dispatch._dispatcher.cache_clear()
-    call._cached_settings.clear()
 
 
 def timed(step: Callable[[], object], rounds: int) -> float:
