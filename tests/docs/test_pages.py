@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib
 import json
 import os
 import re
@@ -130,6 +131,19 @@ def test_the_links_of_a_page_lead_to_files(page):
         file = (DOCS / page).parent / target
         is_made = "/reference/" in file.as_posix() or file.suffix == ".ipynb" or file.name == "changelog.md"
         assert target.startswith("http") or is_made or file.resolve().is_file(), target
+
+
+@pytest.mark.parametrize("page", ["../README.md", "../README.zh-CN.md", *WRITTEN])
+def test_every_dotted_name_of_a_page_exists(page):
+    quoted = "\n".join(re.findall(r"`[^`\n]+`", read(page)))
+    for name in re.findall(r"(?<![\w/-])piste(?:\.[A-Za-z_]\w*)+", quoted):
+        parent, _, last = name.rpartition(".")
+        try:
+            found = hasattr(importlib.import_module(parent), last)
+        except ImportError:  # an attribute of a class
+            module, _, kind = parent.rpartition(".")
+            found = hasattr(getattr(importlib.import_module(module), kind), last)
+        assert found, name
 
 
 @pytest.mark.parametrize("page", [page for page in TRANSLATED if labels_of(read(page))])

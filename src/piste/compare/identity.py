@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import functools
 import hashlib
 import inspect
+import logging
+import random
 import sys
 import sysconfig
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 _OWN_PACKAGE = __name__.partition(".")[0]
 MAX_DEPTH = 20
-"""Objects that are nested deeper than this are identified by their type."""
+"""Objects that are nested deeper than this, counted from the innermost module, are identified by their type."""
+REDUCED_PACKAGES = {*sys.stdlib_module_names, "torch", "numpy"}
+"""Installed packages whose objects without attributes are identified by what pickle keeps of them."""
 
 
 def digest(*values: Any) -> str:
     """Sixteen hexadecimal digits that differ if the values differ in anything that can change a run.
 
-    Functions and classes outside installed packages are identified by their code, the values that they read from their
-    module and their closure, and their defaults; partial functions also by their bound arguments; modules by their
-    structure, options, weights and modes; datasets and other objects by their attributes.
+    Functions and classes outside installed packages are identified by their code, the values that they read from
+    modules and their closure, and their defaults; functions of installed packages by their name and closure; partial
+    functions also by their bound arguments; models by their structure, options, weights and modes; datasets and other
+    objects by their attributes, or by what pickle keeps of them; loggers by their name.
 
     >>> digest(functools.partial(print, sep="")) == digest(functools.partial(print, sep=","))
     False
@@ -41,6 +48,7 @@ class _Writer:
         self.hash = hashlib.sha256()
         self._seen: dict[int, int] = {}
         self._kept: list[Any] = []  # an id is unique only while the object lives
+        self._slots: dict[type, list[str]] = {}
         self._depth = 0
 
     def write(self, *words: Any) -> None:
@@ -55,12 +63,13 @@ class _Writer:
             return
         self._seen[id(value)] = len(self._seen)
         self._kept.append(value)
-        self._depth += 1
+        outside = self._depth
+        self._depth = 0 if isinstance(value, torch.nn.Module) else outside + 1
         if self._depth > MAX_DEPTH:
             self.write("deep", type(value).__qualname__)
         else:
             self._add_object(value)
-        self._depth -= 1
+        self._depth = outside
 
     def _add_object(self, value: Any) -> None:
         if isinstance(value, torch.Tensor):
@@ -93,39 +102,73 @@ class _Writer:
         elif isinstance(value, type):
             self._add_class(value)
         elif hasattr(value, "__array_interface__"):
-            self.write("array", value.dtype.str, value.shape, value.tobytes())
+            self._add_array(np.asarray(value))
         elif isinstance(value, torch.Generator):
             self.add(value.get_state())
+        elif isinstance(value, random.Random):
+            self.add(value.getstate())
+        elif isinstance(value, np.random.Generator):
+            self.add(value.bit_generator.state)
+        elif isinstance(value, logging.Logger):  # it refers to all others
+            self.write("logger", value.name)
         else:
             self.add(type(value))
-            if not type(value).__module__.startswith("torch.distributed"):  # the place of a run is no part of it
+            self.write(getattr(value, "__qualname__", ""))  # of a function that is not written in Python
+            if type(value).__module__.startswith("torch.distributed"):  # the place of a run is no part of it
+                return
+            if hasattr(value, "__dict__"):
                 self._add_attributes(value)
+            else:
+                self._add_reduced(value)
 
     def _add_tensor(self, tensor: torch.Tensor) -> None:
         self.write("tensor", tensor.dtype, tuple(tensor.shape), tensor.requires_grad)
-        if torch.nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided:
+        if torch.nn.parameter.is_lazy(tensor):
+            return
+        if tensor.layout is not torch.strided:
+            self._add_reduced(tensor.detach())
             return
         whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # of a sharded parameter
         data = whole.detach().cpu().contiguous()
         self.hash.update(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"")
 
+    def _add_array(self, array: np.ndarray[Any, Any]) -> None:
+        self.write("array", array.dtype.str, array.shape)
+        if array.dtype.hasobject:
+            self.add(array.tolist())
+        else:
+            self.hash.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
     def _add_function(self, function: types.FunctionType) -> None:
         self.write("function", function.__qualname__)
+        for cell in function.__closure__ or ():
+            try:
+                self.add(cell.cell_contents)
+            except ValueError:  # not assigned yet
+                self.write("empty")
         if _is_installed(function.__module__):
             self.write(function.__module__)
             return
         self._add_code(function.__code__)
         self.add(function.__defaults__)
         self.add(function.__kwdefaults__)
-        for cell in function.__closure__ or ():
-            try:
-                self.add(cell.cell_contents)
-            except ValueError:  # not assigned yet
-                self.write("empty")
-        for name in _names(function.__code__):
-            if name in function.__globals__:
+        self._add_globals(function)
+
+    def _add_globals(self, function: types.FunctionType) -> None:
+        """Add what a function reads from its module, and from others that are not installed."""
+        names, spaces = _names(function.__code__), [function.__globals__]
+        imported = {name: sys.modules[name] for name in names if name in sys.modules and not _is_installed(name)}
+        spaces.append(imported)
+        for space in spaces:  # grows by the modules that are found
+            for name in names:
+                if name not in space:
+                    continue
+                value = space[name]
                 self.write(name)
-                self.add(function.__globals__[name])
+                self.add(value)
+                is_own = isinstance(value, types.ModuleType) and not _is_installed(value.__name__)
+                if is_own and all(vars(value) is not known for known in spaces):
+                    spaces.append(vars(value))
 
     def _add_code(self, code: types.CodeType) -> None:
         self.write("code", code.co_code, code.co_names, code.co_varnames)
@@ -152,8 +195,32 @@ class _Writer:
             function = getattr(value, "__func__", None) or getattr(value, "fget", None)
             self.add(function or value)
 
+    def _add_reduced(self, value: Any) -> None:
+        """Add what pickle keeps of an object without attributes: a date, a range, a built-in function."""
+        module = type(value).__module__
+        if _is_installed(module) and module.partition(".")[0] not in REDUCED_PACKAGES:
+            return  # its data may be larger than memory
+        reduce = copyreg.dispatch_table.get(type(value))
+        try:
+            parts = value.__reduce_ex__(2) if reduce is None else reduce(value)
+        except Exception:  # a file, a lock, a generator
+            return
+        if isinstance(parts, str):
+            self.write(getattr(value, "__module__", ""), parts)
+            return
+        for part in parts:
+            self.add(list(part) if isinstance(part, Iterator) else part)
+
+    def _slots_of(self, kind: type) -> list[str]:
+        """Return the names of the attributes that a class keeps outside the dict of an object."""
+        if kind not in self._slots:
+            members = inspect.getmembers_static(kind, inspect.ismemberdescriptor)
+            self._slots[kind] = [name for name, _ in members if not name.startswith("__")]
+        return self._slots[kind]
+
     def _add_attributes(self, value: Any) -> None:
-        attributes = dict(getattr(value, "__dict__", {}))
+        attributes = dict(vars(value))
+        attributes |= {name: getattr(value, name) for name in self._slots_of(type(value)) if hasattr(value, name)}
         if isinstance(value, DataLoader):
             attributes = {n: v for n, v in attributes.items() if not n.startswith("_iterator")}
         for name, item in attributes.items():
