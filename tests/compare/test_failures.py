@@ -81,6 +81,39 @@ def test_a_failure_while_the_budget_is_fitted_is_a_marked_row_as_well():
     assert [(row.name, row.failed) for row in found.rows] == [("SGD", 0), ("hungry", 2)]
 
 
+def test_a_run_that_ends_the_program_is_a_marked_row_as_well():
+    class Leaves(SGD):
+        def step(self, closure=None):
+            raise SystemExit("no license")
+
+    options = {**OPTIONS, "optimizers": {"SGD": SGD, "leaves": Leaves}, "seeds": 2, "budget": 60, "trials": 1}
+    found = compare_task(task(), **options)
+    assert [(row.name, row.failed, row.note) for row in found.rows] == [
+        ("SGD", 0, ""), ("leaves", 2, "stopped after step 0: SystemExit: no license"),
+    ]  # fmt: skip
+
+
+def test_failures_of_further_seeds_leave_the_stored_runs_in_the_report(tmp_path):
+    class Until(SGD):
+        """Fails once the file of its test exists."""
+
+        def step(self, closure=None):
+            if (tmp_path / "full").exists():
+                raise OSError("no space left")
+            return super().step(closure)
+
+    options = {**OPTIONS, "optimizers": {"one": Until, "other": Until}, "out": tmp_path / "out"}
+    first = compare_task(task(), **options, seeds=2)
+    (tmp_path / "full").touch()
+    more = compare_task(task(), **options, seeds=3)
+    assert [(row.seeds, row.failed, row.note) for row in more.rows] == 2 * [
+        (3, 1, "stopped after step 0: OSError: no space left")
+    ]
+    of_first = [r for r in more.results if not r.failed]
+    assert [r.metrics for r in of_first] == [r.metrics for r in first.results]
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["results"]) == 6
+
+
 def test_the_same_failure_of_all_candidates_is_one_of_the_task():
     class Broken(nn.Module):
         def __init__(self):

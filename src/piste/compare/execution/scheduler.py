@@ -44,7 +44,7 @@ class _Scheduler:
         self.interrupts = interrupts
         self.running: dict[Job, Chain] = {}
         self.count, self.done = 0, 0.0  # of runs, and of whole runs
-        self.failed: dict[str, str] | None = {}  # what failed, by candidate, while no run has finished
+        self.failed: dict[str, str] | None = {}  # what failed, by candidate, while no run has finished or was stored
 
     def start(self, chain: Chain) -> None:
         """Start a chain as soon as a worker is free."""
@@ -69,7 +69,6 @@ class _Scheduler:
             InvalidValue: With the reason of the first candidate of the plan.
         """
         if not result.failed or self.failed is None:
-            self.failed = None
             return
         self.failed.setdefault(job.candidate, f"{job}: {result.note}")
         if len(self.failed) == len(self.plan.candidates):
@@ -83,6 +82,8 @@ class _Scheduler:
                 self.running[job] = chain
                 self.executor.submit(job)
                 return
+            if not result.failed:
+                self.failed = None
             self.count += 1
             self.done += self.plan.share_of_run(result)
             self.listener.on_run_end(self.plan, result)

@@ -59,7 +59,7 @@ def measure_step_costs(plan: Plan) -> dict[str, StepCost]:
                     began = time.perf_counter()
                     run.step(batch, len(first) + len(measured) + 1)
                     measured.append(time.perf_counter() - began)
-            except Exception:
+            except (Exception, SystemExit):
                 pass  # its runs will diverge or fail early; the steps measured so far count
     return {
         c.name: StepCost(

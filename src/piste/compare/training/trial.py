@@ -67,7 +67,7 @@ def run_trial(
         result.status, result.note = "diverged", str(diverged)
     except Pruned as pruned:
         result.status, result.note = "stopped", str(pruned)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = english(error).strip().split("\n")[0]
         step = result.steps[-1] if result.steps else 0
         result.status, result.note = "failed", f"stopped after step {step}: {type(error).__name__}: {text}".rstrip(": ")
