@@ -113,7 +113,8 @@ class _Writer:
             self.write("logger", value.name)
         else:
             self.add(type(value))
-            self.write(getattr(value, "__qualname__", ""))  # of a function that is not written in Python
+            name = getattr(value, "__qualname__", "")  # of a function that is not written in Python
+            self.write(name if isinstance(name, str) else "")
             if type(value).__module__.startswith("torch.distributed"):  # the place of a run is no part of it
                 return
             if hasattr(value, "__dict__"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import socket
@@ -15,7 +16,7 @@ from ..records import record_of, result_of
 from ..results import Result
 from ..search_space import format_options
 from .executor import Job
-from .lock import FolderLock
+from .lock import DatabaseLock, FolderLock
 from .settings import describe_difference, extended_settings
 
 DATABASE_FILE = "runs.db"
@@ -30,6 +31,7 @@ class Store:
     def __init__(self) -> None:
         self._results: dict[str, tuple[Job, Result]] = {}
         self.settings: dict[str, Any] = {}
+        self.held = contextlib.ExitStack()  # the locks
 
     def bind(self, plan: Plan) -> None:
         """Bind the store to this comparison; a store of another one raises InvalidValue with the difference.
@@ -62,6 +64,7 @@ class Store:
 
     def close(self) -> None:
         """Release what the store holds."""
+        self.held.close()
 
     def __enter__(self) -> Store:
         return self
@@ -78,19 +81,16 @@ class DatabaseStore(Store):
         name: The prefix of this comparison's studies; empty if the database holds one comparison alone.
         where: The name of the database in messages.
         fresh: Whether to discard the runs of this comparison.
-        writer: The machine and folder that write the runs of this name; `fresh` discards no others.
-        lock: Released with the store.
+        writer: The machine and folder of this call, which are kept with each run; `fresh` discards no runs of others.
     """
 
-    def __init__(
-        self, url: str, name: str, where: str, fresh: bool = False, writer: str = "", lock: FolderLock | None = None
-    ) -> None:
+    def __init__(self, url: str, name: str, where: str, fresh: bool = False, writer: str = "") -> None:
         import optuna
 
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._prefix, self.where = optuna, f"{name}/" if name else "", where
-        self._writer, self._lock = writer, lock
+        self._writer = writer
         self._storage = _open_storage(url)
         self._studies: dict[str, Any] = {}
         if fresh:
@@ -107,15 +107,20 @@ class DatabaseStore(Store):
 
     def _discard(self) -> None:
         names = self._names()
-        written = self._study(SETTINGS_STUDY).user_attrs.get("writer", self._writer) if names else self._writer
-        if written != self._writer:
+        for other in sorted((self._writers(names) if names else set()) - {self._writer}):
             raise InvalidValue(
-                f"{self.where} was written from {written}; --fresh (fresh=True) discards only the runs of this folder, "
+                f"{self.where} was written from {other}; --fresh (fresh=True) discards only the runs of this folder, "
                 f"{self._writer}. Help: give another folder with --out (out=)."
             )
         self._studies.clear()
-        for name in self._names():
+        for name in names:
             self._optuna.delete_study(study_name=name, storage=self._storage)
+
+    def _writers(self, names: list[str]) -> set[str]:
+        """Return the machines and folders that have written into these studies."""
+        first = self._study(SETTINGS_STUDY).user_attrs.get("writer", self._writer)
+        trials = [trial for name in names for trial in self._study(name.removeprefix(self._prefix)).trials]
+        return {first, *(trial.user_attrs.get("writer", first) for trial in trials)}
 
     def bind(self, plan: Plan) -> None:
         settings = json.loads(json.dumps(plan.settings()))
@@ -130,12 +135,15 @@ class DatabaseStore(Store):
             settings = extended_settings(self.settings, settings)
         if self.settings != settings:
             study.set_user_attr("settings", settings)
+        if "writer" not in study.user_attrs:
             study.set_user_attr("writer", self._writer)
         self.settings = settings
 
     def put(self, job: Job, result: Result) -> None:
         super().put(job, result)
         attributes = {"number": job.number, "lr": job.lr, "result": json.dumps(record_of(result))}
+        if self._writer:
+            attributes["writer"] = self._writer
         states = self._optuna.trial.TrialState
         finished = result.status == "done"
         trial = self._optuna.trial.create_trial(
@@ -150,10 +158,6 @@ class DatabaseStore(Store):
                 f"the run of {job} can't be stored in {self.where}: {_reason(error)}. Runs stored before it are kept. "
                 f"Help: free the disk or restore the database, and repeat the call."
             ) from error
-
-    def close(self) -> None:
-        if self._lock:
-            self._lock.release()
 
     def _names(self) -> list[str]:
         return [n for n in self._optuna.get_all_study_names(self._storage) if n.startswith(self._prefix)]
@@ -176,17 +180,15 @@ def open_store(folder: Path | None, storage: str | None = None, name: str = "", 
         name: The name of the comparison in the database; the name of the folder takes precedence.
         fresh: Whether to discard earlier runs.
     """
-    lock = None if folder is None else FolderLock(folder)
-    try:
+    with contextlib.ExitStack() as held:
+        if folder is not None:
+            held.callback(FolderLock(folder).release)
         if storage is not None:
-            return _open_database(storage, name if folder is None else folder.resolve().name, fresh, folder, lock)
-        if folder is None:
-            return Store()
-        return _open_folder(folder, fresh, lock)
-    except BaseException:
-        if lock:
-            lock.release()
-        raise
+            store = _open_database(storage, name if folder is None else folder.resolve().name, fresh, folder, held)
+        else:
+            store = Store() if folder is None else _open_folder(folder, fresh)
+        store.held = held.pop_all()
+        return store
 
 
 def _open_storage(url: str) -> Any:
@@ -206,14 +208,14 @@ def _open_storage(url: str) -> Any:
     return RDBStorage(url)
 
 
-def _open_folder(folder: Path, fresh: bool, lock: FolderLock | None) -> Store:
+def _open_folder(folder: Path, fresh: bool) -> Store:
     from sqlalchemy.exc import DatabaseError, OperationalError
 
     file = folder / DATABASE_FILE
     if fresh:
         file.unlink(missing_ok=True)
     try:
-        return DatabaseStore(f"sqlite:///{file.resolve()}", "", str(file), lock=lock)
+        return DatabaseStore(f"sqlite:///{file.resolve()}", "", str(file))
     except OperationalError as error:  # a full disk, missing permissions
         raise InvalidValue(
             f"{file} can't be used: {_reason(error)}. Help: free the disk and check its permissions, or give another "
@@ -226,7 +228,7 @@ def _open_folder(folder: Path, fresh: bool, lock: FolderLock | None) -> Store:
         ) from error
 
 
-def _open_database(storage: Any, name: str, fresh: bool, folder: Path | None, lock: FolderLock | None) -> Store:
+def _open_database(storage: Any, name: str, fresh: bool, folder: Path | None, held: contextlib.ExitStack) -> Store:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -238,10 +240,11 @@ def _open_database(storage: Any, name: str, fresh: bool, folder: Path | None, lo
         raise InvalidValue(f"`storage` must be the address of a database, {_EXAMPLE}; received {storage!r}.") from None
     try:
         name, writer = f"{getpass.getuser()}/{name}", f"{socket.gethostname()}:{(folder or Path.cwd()).resolve()}"
-        return DatabaseStore(storage, name, f"{name} in {shown}", fresh, writer, lock)
+        held.callback(DatabaseLock(storage, name, f"{name} in {shown}").release)
+        return DatabaseStore(storage, name, f"{name} in {shown}", fresh, writer)
     except ImportError as error:
         raise Unsupported(f"`storage` {shown} needs a driver: {str(error).rstrip('.')}. {_DRIVER}") from error
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OSError) as error:
         raise InvalidValue(f"`storage` {shown} can't be opened: {_reason(error)}.") from error
 
 
