@@ -43,6 +43,7 @@ WORDS = [
     ("Adam", "weight_deacy", "did you mean `weight_decay`"),
     ("Adam", "amsgrads", "did you mean `amsgrad`?"),
     ("SGD", "zzz", "known: `lr`, `momentum`"),
+    ("Rprop", "weight_decay", "known: `lr`, `etas`"),
 ]
 
 

@@ -94,4 +94,6 @@ def help_with_name(cls: Any, name: str) -> str:
     if name == "variant" and cls.conventions:
         versions = ", ".join(f'"{name}"' for name in cls.conventions)
         return f"`convention` takes the versions of other libraries: {versions}."
-    return did_you_mean(name, all_options(cls)).replace("Did", "did").replace("Known", "known")
+    of_decay = () if "weight_decay" in cls.options else ("decoupled_decay", "lr_max")
+    known = [option for option in all_options(cls) if option not in of_decay]
+    return did_you_mean(name, known).replace("Did", "did").replace("Known", "known")
