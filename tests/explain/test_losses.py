@@ -85,6 +85,12 @@ def test_smooth_l1_names_the_branch_of_each_element_and_how_huber_differs() -> N
     shows(explain("smooth_l1", SAMPLE, TARGET, beta=0.0), "SmoothL1Loss with beta = 0 is L1Loss.", "loss = |x - y|")
 
 
+def test_capped_logits_of_both_signs_are_written_with_their_signs() -> None:
+    text = explain("cross_entropy", [[1.0, -2.0]], [0], softcap=5.0)
+    capped = ", ".join(f"{5 * math.tanh(x / 5):.6g}" for x in (1, -2))
+    shows(text, "x = 5 * (1 if [1, -2] > 0 else -1) * (1 - exp(", f" = [{capped}];  p = [{capped}]")
+
+
 def test_the_stated_relation_of_huber_and_smooth_l1_holds() -> None:
     x, y = torch.randn(50), torch.randn(50)
     for beta in (0.5, 1.0, 2.0):

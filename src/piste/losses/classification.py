@@ -257,5 +257,4 @@ class CrossEntropyLoss(InPlace, ClassLoss):
 def capped(x: Any, c: Any) -> Any:
     """Return c tanh(x / c)."""
     e = exp(where(x > 0, x, -x) * (-2 / c))
-    t = c * (1 - e) / (1 + e)
-    return where(x > 0, t, -t)
+    return c * where(x > 0, 1, -1) * (1 - e) / (1 + e)
