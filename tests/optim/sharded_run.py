@@ -16,12 +16,14 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import distribute_tensor
 
 import piste
 from piste.engine import decode_eight_bits, positions
 from piste.errors import InvalidValue, Unsupported
 
 BAD_STEP = 2
+KINDS = ("precision", "8 bits", "matrices")  # of checkpoints
 
 
 def model(is_sharded, dtype=torch.float32):
@@ -108,6 +110,69 @@ def reductions_cover_all_parts():
             torch.testing.assert_close(runs[1][key], runs[0][key], rtol=2e-6, atol=1e-7)
 
 
+MATRICES = (
+    ("Muon", {"ns_dtype": "float32", "max_norm": 1.0}),
+    ("NorMuon", {"split": 3, "nonfinite": "skip"}),
+    ("SOAP", {"precondition_frequency": 2}),
+    ("SOAP", {"precondition_1d": True, "max_precond_dim": 6, "normalize_grads": True}),
+)
+
+
+def matrices(is_sharded, name, dtype=torch.float32, **options):
+    """The network, and an optimizer of its matrices; SOAP takes its vector too."""
+    net = model(is_sharded, dtype)
+    params = [p for p in net.parameters() if p.requires_grad and (p.dim() == 2 or name == "SOAP")]
+    return net, getattr(piste.optim, name)(params, lr=0.05, **options)
+
+
+def step_on_equal_gradients(net, optimizer, t):
+    """Step on gradients that do not depend on the number of processes."""
+    torch.manual_seed(t)
+    for p in optimizer.param_groups[0]["params"]:
+        g = torch.randn(p.shape).to(p.dtype)
+        p.grad = distribute_tensor(g, p.device_mesh, p.placements) if hasattr(p, "to_local") else g
+    optimizer.step()
+
+
+def matrices_are_gathered():
+    for name, options in MATRICES:
+        runs = []
+        for is_sharded in (False, True):
+            net, optimizer = matrices(is_sharded, name, **options)
+            for t in range(5):
+                step_on_equal_gradients(net, optimizer, t)
+            runs.append(values(net, optimizer))
+            assert "by the fused CPU kernel, all in one pass; the matrix stage" in optimizer.explain_backend()
+        tensors = [x for state in optimizer.state.values() for x in state.values() if x.dim()]
+        assert tensors and all(hasattr(x, "full_tensor") for x in tensors)
+        assert runs[0].keys() == runs[1].keys()
+        for key in runs[0]:
+            torch.testing.assert_close(runs[1][key], runs[0][key], rtol=1e-5, atol=1e-6)
+
+
+def matrices_keep_precision_and_8_bits():
+    for name in ("Muon", "SOAP"):
+        runs = []
+        for is_sharded in (False, True):
+            net, optimizer = matrices(is_sharded, name, torch.bfloat16, precision="master")
+            for t in range(4):
+                step_on_equal_gradients(net, optimizer, t)
+            runs.append(values(net, optimizer))
+        for key in runs[0]:
+            torch.testing.assert_close(runs[1][key], runs[0][key], rtol=1e-5, atol=0.05 * 2**-8)
+    net, _ = blocks(True)
+    optimizer = piste.optim.SOAP([net[0].weight], lr=0.05, state_dtype="int8", eps=1e-2)
+    for t in range(3):
+        step_on_equal_gradients(net, optimizer, t)
+    state = optimizer.state[net[0].weight]
+    assert state["exp_avg"].to_local().dtype == torch.int8 and state["exp_avg"].to_local().shape == (128, 6)
+    alone = blocks(False)[0][0].weight
+    reference = piste.optim.SOAP([alone], lr=0.05, eps=1e-2)
+    for t in range(3):
+        step_on_equal_gradients(net, reference, t)
+    torch.testing.assert_close(whole(net[0].weight), alone.detach(), rtol=0, atol=0.02)
+
+
 def replaced_state_takes_effect():
     net = model(True)
     optimizer = piste.optim.SGD(net.parameters(), lr=0.5, momentum=0.5)
@@ -164,17 +229,22 @@ def state_in_8_bits_is_refused():
         piste.optim.AdamW(net[2].parameters(), state_dtype="int8")
 
 
-def checkpointed(has_8_bits):
-    if has_8_bits:
+def checkpointed(kind):
+    if kind == "8 bits":
         return blocks(dist.is_initialized())
+    if kind == "matrices":
+        net = model(dist.is_initialized())
+        groups = [{"params": [p]} for p in net.parameters() if p.requires_grad]
+        groups[-1]["lr"] = 0.01
+        return net, piste.optim.SOAP(groups, lr=0.05)
     net = model(dist.is_initialized(), torch.bfloat16)
     weights, others = ([p for p in net.parameters() if (p.dim() == 2) is flag] for flag in (True, False))
     groups = [{"params": weights}, {"params": others, "lr": 0.01}]
     return net, piste.optim.Adam(groups, lr=0.05, precision="kahan", state_dtype="float32")
 
 
-def save(folder, has_8_bits):
-    net, optimizer = checkpointed(has_8_bits)
+def save(folder, kind):
+    net, optimizer = checkpointed(kind)
     for t in range(2):
         step(net, optimizer, t)
     of_model, of_optimizer = get_state_dict(net, optimizer)
@@ -186,16 +256,16 @@ def save(folder, has_8_bits):
         torch.save((saved, after), folder / "values.pt")
 
 
-def load(folder, has_8_bits):
-    net, optimizer = checkpointed(has_8_bits)
+def load(folder, kind):
+    net, optimizer = checkpointed(kind)
     optimizer.param_groups[0]["lr"] = 0.9
     of_model, of_optimizer = get_state_dict(net, optimizer)
     dcp.load({"model": of_model, "optimizer": of_optimizer}, checkpoint_id=folder / "checkpoint")
     set_state_dict(net, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.01]
+    assert [optimizer.param_groups[i]["lr"] for i in (0, -1)] == [0.05, 0.01]
     saved, after = torch.load(folder / "values.pt")
     # The places of numbers in a part seed the rounding to 8 bits, so another number of processes rounds otherwise.
-    for expected in (saved, after) if dist.is_initialized() or not has_8_bits else (saved,):
+    for expected in (saved, after) if dist.is_initialized() or kind != "8 bits" else (saved,):
         found = values(net, optimizer)
         assert found.keys() == expected.keys()
         for key, value in expected.items():
@@ -237,8 +307,8 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     if "RANK" not in os.environ:
-        for has_8_bits in (False, True):
-            load(folder / str(has_8_bits), has_8_bits)
+        for kind in KINDS:
+            load(folder / kind, kind)
         print("done", flush=True)
     else:
         dist.init_process_group("gloo")
@@ -248,11 +318,13 @@ if __name__ == "__main__":
         replaced_state_takes_effect()
         parts_step_in_8_bits_by_themselves()
         state_in_8_bits_is_refused()
-        for has_8_bits in (False, True):
-            (folder / str(has_8_bits)).mkdir(exist_ok=True)
-            save(folder / str(has_8_bits), has_8_bits)
+        matrices_are_gathered()
+        matrices_keep_precision_and_8_bits()
+        for kind in KINDS:
+            (folder / kind).mkdir(exist_ok=True)
+            save(folder / kind, kind)
             dist.barrier()
-            load(folder / str(has_8_bits), has_8_bits)
+            load(folder / kind, kind)
         redundancy_is_removed()
         print("done", flush=True)
         dist.barrier()

@@ -8,7 +8,6 @@ import inspect
 import pytest
 import torch
 from torch import nn
-from torch.distributed.tensor import Replicate, Shard
 
 from piste import optim
 from piste.errors import InvalidType, InvalidValue, Unsupported
@@ -316,12 +315,6 @@ def test_what_is_no_matrix_is_refused():
         "`differentiable` must be False for Muon, because its matrix stage works in place; received "
         "differentiable=True.",
     )
-    assert_rejected(
-        InvalidValue,
-        lambda: optim.Muon([weight], precision="kahan"),
-        "`precision` must be 'plain' for Muon, because a matrix stage takes no compensation; received "
-        "precision='kahan'.",
-    )
 
 
 @pytest.mark.parametrize(
@@ -364,17 +357,18 @@ def test_a_sparse_gradient_is_refused():
         optim.Muon([p]).step()
 
 
-def test_a_sharded_matrix_is_refused_and_a_replicated_one_is_not():
+def test_a_cautious_step_of_a_sharded_matrix_is_refused():
     class Spread(nn.Parameter):
-        """A parameter with the attributes of a DTensor."""
+        """A parameter with an attribute of a DTensor."""
 
         to_local = None
-        placements = (Shard(0),)
 
-    refused = "Muon steps whole matrices; received parameter 0 of param group 0, which is sharded. Help: step sharded"
+    refused = (
+        "cautious=True counts elements of the step of a whole matrix, and Muon steps the parts of a sharded one; "
+        "received parameter 0 of param group 0, a DTensor. Help: set cautious=False."
+    )
     p = Spread(torch.zeros(2, 2))
-    assert_rejected(Unsupported, lambda: optim.Muon([p]), refused)
-    Spread.placements = (Replicate(),)
+    assert_rejected(Unsupported, lambda: optim.Muon([p], cautious=True), refused)
     optim.Muon([p])
 
 

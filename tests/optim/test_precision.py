@@ -17,7 +17,7 @@ from piste.optim import lost_updates
 from .backends import assert_close, states
 from .cases import OPTIONS, fullest
 
-# LBFGS, Muon, NorMuon and SOAP refuse `precision`; SparseAdam takes sparse gradients alone; Prodigy has its own tests.
+# LBFGS refuses it; SparseAdam takes sparse gradients alone; Prodigy and rules of matrices have their own tests.
 OTHERS = {"LBFGS", "Muon", "NorMuon", "Prodigy", "SOAP", "SparseAdam"}
 OPTIMIZERS = {name: cls for name, cls in ALL.items() if name not in OTHERS}
 NARROW = (torch.bfloat16, torch.float16)

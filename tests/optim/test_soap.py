@@ -210,11 +210,6 @@ def test_clipped_gradients_make_the_eigenbases(fused):
         ({"precondition_frequency": 0}, "`precondition_frequency` must be a whole number, at least 1; received 0."),
         ({"max_precond_dim": -1}, "`max_precond_dim` must be a whole number, at least 0; received -1."),
         (
-            {"state_dtype": "int8"},
-            '`state_dtype` of SOAP must be None, "float32" or "bfloat16", because its matrix stage reads numbers '
-            'without scales; received "int8".',
-        ),
-        (
             {"capturable": True},
             "`capturable` must be False for SOAP, because the host counts the steps from one renewal of the eigenbases "
             "to the next; received capturable=True.",

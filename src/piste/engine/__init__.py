@@ -15,6 +15,7 @@ from .hoisting import count_passes
 from .layout import is_sharded, positions
 from .loss_dispatch import LossDispatcher, as_divisor, decline, dispatcher_of, explain
 from .matrix_step import MatrixPlan, MatrixSpec, describe_matrix_backends, step_matrices_eagerly
+from .parts import as_spread
 from .specs import (
     NO_IGNORE_INDEX,
     Bound,
@@ -52,6 +53,7 @@ __all__ = [
     "Violation",
     "add_terms",
     "as_divisor",
+    "as_spread",
     "backends_of",
     "blocks_of",
     "cast_result",

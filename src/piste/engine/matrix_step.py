@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from .eager.step import step as step_eagerly
+from .eight_bits import decode, encode
+from .layout import is_sharded, positions
+from .parts import own_part, whole_of
 from .specs import ParamState, StepSpec, parameters
 from .step_dispatch import StepPlan, describe_backends
 
@@ -47,60 +50,123 @@ class MatrixSpec:
 
 
 class _Stacks:
-    """The matrices of some parameters, one tensor for each shape, dtype and device."""
+    """The matrices of some parameters, one tensor for each shape, dtype and device, and their state.
 
-    def __init__(self, spec: MatrixSpec, params: Iterable[Tensor], on_device: bool) -> None:
-        alike: dict[Any, list[Tensor]] = {}
-        for p in params:
-            alike.setdefault((p.shape, p.dtype, p.device), []).append(p)
-        self._spec, self._on_device = spec, on_device
-        self._stacks: list[tuple[Tensor, list[Tensor]]] = []  # with the parameters
-        self._of: dict[int, Tensor] = {}
-        self._buffers: dict[int, list[Tensor]] = {}  # of the matrix stage
-        self._counts: dict[int, Tensor] = {}  # of steps
-        for (shape, dtype, device), matrices in alike.items():
-            stack = torch.empty(len(matrices), *shape, dtype=dtype, device=device)
-            self._stacks.append((stack, matrices))
-            self._of.update((id(p), part) for p, part in zip(matrices, stack, strict=True))
+    Args:
+        spec: the step.
+        states: the states of the parameters.
+    """
 
-    def before(self, state: ParamState) -> ParamState:
+    def __init__(self, spec: MatrixSpec, states: Iterable[ParamState]) -> None:
+        self._spec = spec
+        self._stacks: list[tuple[Tensor, list[ParamState]]] = []  # with what the stage takes of each state
+        self._before: dict[int, ParamState] = {}
+        self._after: dict[int, ParamState] = {}
+        alike: dict[Any, list[ParamState]] = {}
+        for state in states:
+            # The processes that hold parts gather them in one order, so it depends on nothing but the whole tensors.
+            whole = state.p if state.whole is None else state.whole
+            spread = (getattr(whole, name, None) for name in ("device_mesh", "placements"))
+            alike.setdefault((whole.shape, whole.dtype, whole.device, *spread), []).append(state)
+        for same in alike.values():
+            p = same[0].p
+            dtype = torch.float32 if p.dtype in spec.after.by_dtype else p.dtype  # a precision keeps more than 16 bits
+            stack = torch.empty(len(same), *p.shape, dtype=dtype, device=p.device)
+            stages = []
+            for x, state in zip(stack, same, strict=True):
+                self._before[id(state.p)], stage, self._after[id(state.p)] = _divided(spec, state, x)
+                stages.append(stage)
+            self._stacks.append((stack, stages))
+
+    def before(self, p: Tensor) -> ParamState:
         """Return the state of a parameter for the step before the matrix stage."""
-        kept, self._buffers[id(state.p)] = _split_buffers(self._spec, state)
-        self._counts[id(state.p)] = state.counters[0]
-        return replace(state, buffers=[*kept, self._of[id(state.p)]])
+        return self._before[id(p)]
 
-    def after(self, p: Tensor, g: Tensor) -> ParamState:
+    def after(self, p: Tensor) -> ParamState:
         """Return the state of a parameter for the step after the matrix stage."""
-        return ParamState(p, g, [self._of[id(p)]], [torch.zeros((), device=p.device if self._on_device else None)])
+        return self._after[id(p)]
 
     def run(self, numbers: Mapping[str, Any]) -> None:
         """Replace each matrix by the result of the matrix stage, and renew the buffers of the stage."""
         _, *names = parameters(self._spec.matrix)
         chosen = {name: numbers[name] for name in names if name not in self._spec.buffers and name != "t"}
+        is_bad = None if numbers.get("found_inf") is None else numbers["found_inf"] != 0
         with torch.no_grad():
-            for stack, params in self._stacks:
+            for stack, states in self._stacks:
                 if "t" not in names:
-                    self._run_one(stack, params, chosen)
+                    self._run_one(stack, states, chosen, is_bad)
                     continue
-                counts = [int(self._counts[id(p)].item()) for p in params]
+                counts = [int(state.counters[0].item()) for state in states]
                 for t in dict.fromkeys(counts):
                     places = [i for i, count in enumerate(counts) if count == t]
-                    part = stack if len(places) == len(params) else stack[places]
-                    self._run_one(part, [params[i] for i in places], {**chosen, "t": t})
+                    part = stack if len(places) == len(states) else stack[places]
+                    self._run_one(part, [states[i] for i in places], {**chosen, "t": t}, is_bad)
                     if part is not stack:
                         stack[places] = part
 
-    def _run_one(self, stack: Tensor, params: Sequence[Tensor], chosen: Mapping[str, Any]) -> None:
-        """Run the stage once, in place."""
-        kept = [self._buffers[id(p)] for p in params]
+    def _run_one(
+        self, stack: Tensor, states: Sequence[ParamState], chosen: Mapping[str, Any], is_bad: Tensor | None
+    ) -> None:
+        """Run the stage once, in place; where `is_bad` is true, its buffers stay as they are."""
+        whole = states[0].whole
+        u = stack if whole is None else torch.stack([whole_of(x, whole) for x in stack])
+        kept = [_numbers_of(state) for state in states]
         buffers = [torch.stack([x.flatten() for x in alike]) for alike in zip(*kept, strict=True)]
-        result = self._spec.matrix(stack if self._spec.any_shape else stack.flatten(2), *buffers, **chosen)
+        result = self._spec.matrix(u if self._spec.any_shape else u.flatten(2), *buffers, **chosen)
         result, *renewed = result if buffers else (result,)
-        stack.copy_(result.reshape(stack.shape))
-        for alike, old, values in zip(zip(*kept, strict=True), buffers, renewed, strict=False):
+        result = result.reshape(u.shape)
+        if whole is None:
+            stack.copy_(result)
+        else:
+            for x, value in zip(stack, result, strict=True):
+                x.copy_(own_part(value, whole))
+        for k, (old, values) in enumerate(zip(buffers, renewed, strict=False)):
             if values is not old:
-                for x, value in zip(alike, values, strict=True):
-                    x.copy_(value.reshape(x.shape))
+                for state, value in zip(states, values, strict=True):
+                    _renew(state, k, value, is_bad)
+
+
+def _divided(spec: MatrixSpec, state: ParamState, u: Tensor) -> tuple[ParamState, ParamState, ParamState]:
+    """Return what the step before the matrix stage, the stage and the step after it take of a state.
+
+    The counters of the stage are the step count and those of random numbers.
+    """
+    counters = state.counters
+    before, after = spec.before.of(state.p), spec.after.of(state.p)
+    kept, own, added = _split_buffers(spec, state)
+    eight = sum(x.dtype == torch.int8 for x in kept)
+    random = [counters[1], counters[-1]] if state.scales or len(after.counters) > 1 else []
+    of_before = counters if len(counters) == len(before.counters) else [counters[0], *counters[2:-1]]
+    count = torch.zeros_like(counters[-1])
+    return (
+        replace(state, buffers=[*kept, u], counters=of_before, scales=state.scales[:eight]),
+        replace(state, buffers=own, counters=[counters[0], *random], scales=state.scales[eight:]),
+        replace(state, buffers=[u, *added], counters=[count, *random[: len(after.counters) - 1]], scales=()),
+    )
+
+
+def _numbers_of(state: ParamState) -> list[Tensor]:
+    """Return the buffers of a stage as whole tensors of numbers."""
+    scales = iter(state.scales)
+    wide = (decode(x, next(scales), positions([x])) if x.dtype == torch.int8 else x for x in state.buffers)
+    return [whole_of(x, state.whole) for x in wide]
+
+
+def _renew(state: ParamState, index: int, value: Tensor, is_bad: Tensor | None) -> None:
+    """Write a buffer of a stage, in whole numbers, as it is kept: in 8 bits, and in the part of this process."""
+    x = state.buffers[index]
+    spread, x = (x, x.to_local()) if is_sharded(x) else (state.whole, x)
+    part = own_part(value.reshape(x.shape if spread is None else spread.shape), spread)
+    new = [(x, part)]
+    if x.dtype == torch.int8:
+        eight = [k for k, buffer in enumerate(state.buffers) if buffer.dtype == torch.int8]
+        _, key, step = state.counters
+        place = eight.index(index)
+        # Buffers of the step before the stage take the keys after this one.
+        codes, scales = encode(part, positions([x]), key.to(torch.int64) - 1 - place, step)
+        new = [(x, codes), (state.scales[place], scales)]
+    for old, latest in new:
+        old.copy_(latest if is_bad is None else torch.where(is_bad.to(old.device), old, latest.to(old.dtype)))
 
 
 class MatrixPlan:
@@ -122,9 +188,10 @@ class MatrixPlan:
         gradient: Callable[[Tensor], Tensor],
         options: Mapping[str, Any],
     ) -> None:
-        self._stacks = stacks = _Stacks(spec, [p for p in params if p.grad is not None], options["capturable"])
-        self._before = StepPlan(spec.before, params, lambda p: stacks.before(make_state(p)), gradient, options)
-        self._after = StepPlan(spec.after, params, lambda p: stacks.after(p, gradient(p)), gradient, options)
+        states = {id(p): make_state(p) for p in params if p.grad is not None}
+        self._stacks = stacks = _Stacks(spec, states.values())
+        self._before = StepPlan(spec.before, params, stacks.before, gradient, options)
+        self._after = StepPlan(spec.after, params, stacks.after, gradient, options)
         self.has_grad = self._before.has_grad
         self.steps_anything = self._before.steps_anything
 
@@ -147,20 +214,25 @@ def step_matrices_eagerly(
         numbers: The numbers of the group by name.
         on_device: Keep the step count in its tensor.
     """
-    stacks = _Stacks(spec, [state.p for state in states], on_device)
-    step_eagerly(spec.before, [stacks.before(state) for state in states], numbers, on_device=on_device)
+    stacks = _Stacks(spec, states)
+    step_eagerly(spec.before, [stacks.before(state.p) for state in states], numbers, on_device=on_device)
     stacks.run(numbers)
-    step_eagerly(spec.after, [stacks.after(state.p, state.g) for state in states], numbers, on_device=on_device)
+    step_eagerly(spec.after, [stacks.after(state.p) for state in states], numbers, on_device=on_device)
 
 
 def describe_matrix_backends(spec: MatrixSpec, states: Sequence[ParamState], options: Mapping[str, Any]) -> list[str]:
     """Return a line for each backend that runs the formulas before and after the matrix stage of some parameters."""
-    states = [replace(state, buffers=_split_buffers(spec, state)[0]) for state in states]
+    kept = [_split_buffers(spec, state)[0] for state in states]
+    states = [
+        replace(state, buffers=own, scales=state.scales[: sum(x.dtype == torch.int8 for x in own)])
+        for state, own in zip(states, kept, strict=True)
+    ]
     lines = describe_backends(spec.before, states, options)
     return [f"{line}; the matrix stage by torch operations" for line in lines]
 
 
-def _split_buffers(spec: MatrixSpec, state: ParamState) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the buffers of the step before the matrix stage, and those of the stage."""
-    count = len(spec.before.buffers) - 1  # the last one is the stack
-    return list(state.buffers[:count]), list(state.buffers[count:])
+def _split_buffers(spec: MatrixSpec, state: ParamState) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return the buffers of the step before the matrix stage, those of the stage, and those of the step after it."""
+    first = len(spec.before.buffers) - 1  # the last one is the stack
+    last = len(state.buffers) - len(spec.after.of(state.p).buffers) + 1
+    return list(state.buffers[:first]), list(state.buffers[first:last]), list(state.buffers[last:])

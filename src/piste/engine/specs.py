@@ -98,13 +98,17 @@ class SumSpec(StepSpec):
 
 @dataclass(frozen=True, eq=False)
 class ParamState:
-    """One parameter with its gradient, buffers and counters, and the scales of the buffers that are int8."""
+    """One parameter with its gradient, buffers and counters, and the scales of the buffers that are int8.
+
+    `whole` is the DTensor of which `p` is the part that this process holds, if it is one.
+    """
 
     p: Any
     g: Any
     buffers: list[Any]
     counters: list[Any]
     scales: Sequence[Any] = ()
+    whole: Any = None
 
 
 OF_REGIONS = ("logits", "classes")

@@ -50,8 +50,9 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
             if isinstance(vectors, StepSpec) and of_dims[0] != of_dims[1]:
                 spec = replace(spec, of_vectors=vectors, least_size=least)
             spec = with_storage(spec, *storage)
-        elif storage[1]:
-            spec = replace(spec, before=with_storage(spec.before, *storage))
+        else:
+            before, after = with_storage(spec.before, "plain", storage[1]), with_storage(spec.after, storage[0], False)
+            spec = replace(spec, before=before, after=after)
         cls._specs[key] = spec
     return spec
 

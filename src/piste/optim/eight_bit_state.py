@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import BLOCK, blocks_of, decode_eight_bits, is_sharded, positions
+from ..engine import BLOCK, as_spread, blocks_of, decode_eight_bits, is_sharded, positions
 
 __all__ = ["decode_codes", "first_codes", "lies_in_blocks"]
 
@@ -41,10 +41,5 @@ def decode_codes(codes: Any, scales: Any) -> Tensor:
     """Return the numbers of a buffer in float32, spread as its codes are."""
     if not is_sharded(codes):
         return decode_eight_bits(codes, scales, positions([codes]))
-    from torch.distributed.tensor import DTensor
-
     part = codes.to_local()
-    wide = decode_eight_bits(part, scales.to_local(), positions([part]))
-    return DTensor.from_local(  # type: ignore[no-any-return]
-        wide, codes.device_mesh, codes.placements, shape=codes.shape, stride=codes.stride()
-    )
+    return as_spread(decode_eight_bits(part, scales.to_local(), positions([part])), codes)  # type: ignore[no-any-return]

@@ -105,7 +105,7 @@ def check_group(optimizer: Any, group: Any) -> None:
     if values["convention"] == "optax" and "min_dim_size_to_factor" in cls.options:
         _check_largest(cls, group["params"], index, values["min_dim_size_to_factor"])
     if cls.matrix is not None:
-        _check_matrices(cls, group["params"], index, values.get("split", 1))
+        _check_matrices(cls, group["params"], index, values.get("split", 1), values["cautious"])
     for name, option in cls.options.items():
         if name not in optimizer.defaults:  # those of a rule that is not that of the optimizer
             group.setdefault(name, option.default)
@@ -168,8 +168,8 @@ def _check_parts(cls: Any, p: Any, index: int, group: int, values: Mapping[str, 
         )
 
 
-def _check_matrices(cls: Any, params: list[Any], group: int, split: int) -> None:
-    """Raise unless every parameter is real, and a matrix or a stack of `split` matrices."""
+def _check_matrices(cls: Any, params: list[Any], group: int, split: int, is_cautious: bool) -> None:
+    """Raise unless each parameter is real, a matrix or a stack of `split` matrices, and whole in cautious steps."""
     for i, entry in enumerate(params):
         p = entry[1] if isinstance(entry, tuple) else entry
         if cls.any_shape and p.is_complex():
@@ -183,10 +183,10 @@ def _check_matrices(cls: Any, params: list[Any], group: int, split: int) -> None
                 f"parameter {i} of param group {group} with shape {tuple(p.shape)} and dtype {p.dtype}. Help: "
                 f"{cls.__name__}(piste.optim.matrix_groups(model)) has other parameters stepped by AdamW."
             )
-        if is_sharded(p) and not all(place.is_replicate() for place in p.placements):
+        if is_cautious and is_sharded(p):
             raise Unsupported(
-                f"{cls.__name__} steps whole matrices; received parameter {i} of param group {group}, which is "
-                "sharded. Help: step sharded parameters by AdamW, or replicate the matrices."
+                f"cautious=True counts elements of the step of a whole matrix, and {cls.__name__} steps the parts of a "
+                f"sharded one; received parameter {i} of param group {group}, a DTensor. Help: set cautious=False."
             )
         if split > 1 and p.shape[0] % split:
             raise InvalidValue(

@@ -1,7 +1,7 @@
 """Parameters spread over processes (DTensor, FSDP2): each process steps the part that it holds, by the usual kernels.
 
-An elementwise rule takes the parts of parameter, gradient and state, which are spread alike. A rule that reduces over
-the tensor takes the whole DTensors by torch operations, which communicate.
+An elementwise rule takes the parts of parameter, gradient and state, which are spread alike, and so do the formulas of
+a rule of matrices. A rule that reduces over the tensor takes the whole DTensors by torch operations, which communicate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import ParamState, StepSpec, count_passes, is_sharded
+from ..engine import MatrixSpec, ParamState, count_passes, is_sharded
 from .composition import step_spec
 from .state import existing_state, gradient, state_of
 
@@ -22,7 +22,7 @@ __all__ = ["address", "existing_part", "is_sharded", "local_parts", "part_state"
 
 def takes_parts(spec: Any) -> bool:
     """Return whether a step of the part of a tensor is that part of the step of the tensor."""
-    return not isinstance(spec, StepSpec) or count_passes(spec) == 1  # matrices are accepted as replicas only
+    return count_passes(spec.after if isinstance(spec, MatrixSpec) else spec) == 1  # a matrix stage gathers the parts
 
 
 @contextmanager
@@ -43,9 +43,10 @@ def part_state(optimizer: Any, part: Tensor, group: Mapping[str, Any], parts: Se
     """Return a part with its gradient and state; missing state is created, as a DTensor where the parameter is one."""
     p = next(p for p, other in zip(group["params"], parts, strict=True) if other is part)
     buffers, counters, scales = state_of(optimizer, p, group)
-    if is_sharded(p):
-        buffers, scales = ([_spread_like(p, x) for x in tensors] for tensors in (buffers, scales))
-    return ParamState(part, gradient(optimizer.rule_of(group), part, group), buffers, counters, scales)
+    whole = p if is_sharded(p) else None
+    if whole is not None:
+        buffers, scales = _parts_like(p, buffers), [_spread_like(p, x) for x in scales]
+    return ParamState(part, gradient(optimizer.rule_of(group), part, group), buffers, counters, scales, whole)
 
 
 def existing_part(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamState:
@@ -54,14 +55,19 @@ def existing_part(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamS
     if not is_sharded(p) or not takes_parts(step_spec(optimizer.rule_of(group), group)):
         return state
     return ParamState(
-        _part(p), _part(p) if p.grad is None else _spread_like(p, p.grad), [_spread_like(p, b) for b in state.buffers],
-        state.counters, [_spread_like(p, s) for s in state.scales],
+        _part(p), _part(p) if p.grad is None else _spread_like(p, p.grad), _parts_like(p, state.buffers),
+        state.counters, [_spread_like(p, s) for s in state.scales], p,
     )  # fmt: skip
 
 
 def address(x: Any) -> int:
     """Return the address of a tensor, or of the part of it that this process holds."""
     return (_part(x) if is_sharded(x) else x).data_ptr()  # type: ignore[no-any-return]
+
+
+def _parts_like(p: Any, buffers: Sequence[Any]) -> list[Tensor]:
+    """Return the parts of buffers that belong to the part of a parameter; those of other shapes stay whole."""
+    return [_spread_like(p, x) if x.shape == p.shape else x for x in buffers]
 
 
 def _spread_like(p: Any, x: Any) -> Tensor:

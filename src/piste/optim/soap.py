@@ -90,14 +90,6 @@ class SOAP(Optimizer):
     elementwise = False
     any_shape = True
 
-    @classmethod
-    def validate_options(cls, values: Mapping[str, Any]) -> None:
-        if values.get("state_dtype") == "int8":
-            raise InvalidValue(
-                '`state_dtype` of SOAP must be None, "float32" or "bfloat16", because its matrix stage reads numbers '
-                'without scales; received "int8".'
-            )
-
     def before(g: Any) -> Any:
         return g
 

@@ -127,10 +127,7 @@ def _check_refused(cls: Any, values: Mapping[str, Any]) -> None:
             )
 
 
-_REFUSED_BY_MATRICES = {
-    "differentiable": "its matrix stage works in place",
-    "precision": "a matrix stage takes no compensation",
-}
+_REFUSED_BY_MATRICES = {"differentiable": "its matrix stage works in place"}
 
 
 def _check_decay(cls: Any, values: Mapping[str, Any]) -> None:
