@@ -1,6 +1,6 @@
 """The step of whole matrices: a formula of one element, operations on matrices, and a formula of one element again.
 
-Matrices of one shape lie in one tensor, the stack, so that a matrix stage takes all of them in one call. The formula
+Matrices of one shape lie in one tensor, the stack, so that a matrix stage takes many of them in one call. The formula
 before the stage writes into the stack, and the formula after it reads from there: nothing is gathered or copied.
 """
 
@@ -22,6 +22,9 @@ from .step_dispatch import StepPlan, describe_backends
 
 __all__ = ["MatrixPlan", "MatrixSpec", "describe_matrix_backends", "step_matrices_eagerly"]
 
+CACHED = 2**19
+"""Elements of the tensors that one call of a matrix stage takes on a CPU, whose caches hold them and the results."""
+
 
 @dataclass(frozen=True, eq=False)
 class MatrixSpec:
@@ -31,7 +34,8 @@ class MatrixSpec:
         before: a step that leaves the parameter as it is; its last buffer is the input of the matrix stage.
         matrix: the stage. It takes matrices (count, rows, columns), its buffers (count, elements), and the numbers that
             it names by keyword, such as the step count `t`; it returns matrices of as many elements, and the new
-            buffers if it has any. It runs once for all matrices of one shape and step count.
+            buffers if it has any. It runs once for all matrices of one shape and step count, and on a CPU for as many
+            of them at a time as its caches hold.
         after: a step whose only buffer is the result of the matrix stage.
         buffers: letters of the state that the stage reads and renews, the last ones of a rule.
         any_shape: whether the stage takes tensors (count, *shape) as they are, in place of matrices.
@@ -59,6 +63,7 @@ class _Stacks:
 
     def __init__(self, spec: MatrixSpec, states: Iterable[ParamState]) -> None:
         self._spec = spec
+        self._names = parameters(spec.matrix)[1:]
         self._stacks: list[tuple[Tensor, list[ParamState]]] = []  # with what the stage takes of each state
         self._before: dict[int, ParamState] = {}
         self._after: dict[int, ParamState] = {}
@@ -88,30 +93,44 @@ class _Stacks:
 
     def run(self, numbers: Mapping[str, Any]) -> None:
         """Replace each matrix by the result of the matrix stage, and renew the buffers of the stage."""
-        _, *names = parameters(self._spec.matrix)
+        names = self._names
         chosen = {name: numbers[name] for name in names if name not in self._spec.buffers and name != "t"}
         is_bad = None if numbers.get("found_inf") is None else numbers["found_inf"] != 0
         with torch.no_grad():
             for stack, states in self._stacks:
                 if "t" not in names:
-                    self._run_one(stack, states, chosen, is_bad)
+                    self._run_alike(stack, states, chosen, is_bad)
                     continue
                 counts = [int(state.counters[0].item()) for state in states]
                 for t in dict.fromkeys(counts):
                     places = [i for i, count in enumerate(counts) if count == t]
                     part = stack if len(places) == len(states) else stack[places]
-                    self._run_one(part, [states[i] for i in places], {**chosen, "t": t}, is_bad)
+                    self._run_alike(part, [states[i] for i in places], {**chosen, "t": t}, is_bad)
                     if part is not stack:
                         stack[places] = part
 
-    def _run_one(
+    def _run_alike(
+        self, stack: Tensor, states: Sequence[ParamState], chosen: Mapping[str, Any], is_bad: Tensor | None
+    ) -> None:
+        """Run the stage in place for matrices of one shape and step count."""
+        most = len(states)
+        if stack.device.type == "cpu":
+            whole = stack[0] if states[0].whole is None else states[0].whole
+            most = max(1, CACHED // max(1, whole.numel() + sum(x.numel() for x in states[0].buffers)))
+        for i, part in enumerate(stack.split(most)):
+            self._run_once(part, states[i * most : (i + 1) * most], chosen, is_bad)
+
+    def _run_once(
         self, stack: Tensor, states: Sequence[ParamState], chosen: Mapping[str, Any], is_bad: Tensor | None
     ) -> None:
         """Run the stage once, in place; where `is_bad` is true, its buffers stay as they are."""
         whole = states[0].whole
         u = stack if whole is None else torch.stack([whole_of(x, whole) for x in stack])
         kept = [_numbers_of(state) for state in states]
-        buffers = [torch.stack([x.flatten() for x in alike]) for alike in zip(*kept, strict=True)]
+        if len(states) == 1 and is_bad is None:  # the stage may work in the state
+            buffers = [x.reshape(1, -1) for x in kept[0]]
+        else:
+            buffers = [torch.stack([x.flatten() for x in alike]) for alike in zip(*kept, strict=True)]
         result = self._spec.matrix(u if self._spec.any_shape else u.flatten(2), *buffers, **chosen)
         result, *renewed = result if buffers else (result,)
         result = result.reshape(u.shape)

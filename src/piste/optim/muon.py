@@ -20,7 +20,7 @@ class Muon(Optimizer):
     embeddings, the output layer and the vectors, and prints as a table of all parameters.
 
     Differs from PyTorch: parameters of more than two dimensions are accepted, and matrices of one shape are
-    orthogonalized in one call. The options from `adamw` on are Piste's.
+    orthogonalized together. The options from `adamw` on are Piste's.
 
     Example:
         >>> import torch, piste
@@ -72,7 +72,7 @@ class Muon(Optimizer):
         u = u.unflatten(1, (split, -1)).flatten(0, 1)
         rows, columns = u.shape[1:]
         scale = 0.2 * max(rows, columns) ** 0.5 if adjust_lr_fn == "match_rms_adamw" else max(1, rows / columns) ** 0.5
-        return scale * orthogonalize(u, ns_coefficients, ns_steps, eps, ns_dtype).to(u.dtype)
+        return orthogonalize(u, ns_coefficients, ns_steps, eps, ns_dtype).to(u.dtype).mul_(scale)
 
 
 def orthogonalize(u: Tensor, coefficients: Any, steps: int, eps: float, dtype: str) -> Tensor:
@@ -101,8 +101,9 @@ def orthogonalize(u: Tensor, coefficients: Any, steps: int, eps: float, dtype: s
     is_tall = x.shape[1] > x.shape[2]
     if is_tall:
         x = x.mT
-    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=eps)
+    x, add_product = (x[0], torch.addmm) if len(x) == 1 else (x, torch.baddbmm)  # a batch of one is slower on a CPU
+    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         y = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(y, y, y, beta=b, alpha=c), x, beta=a)
-    return x.mT if is_tall else x
+        x = add_product(x, add_product(y, y, y, beta=b, alpha=c), x, beta=a)
+    return (x.mT if is_tall else x).view(u.shape)

@@ -1,0 +1,74 @@
+"""A matrix stage runs in pieces that the caches of a CPU hold; each piece has the matrices and the state of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from piste import optim
+from piste.engine import matrix_step
+from piste.optim.options import rate
+from piste.optim.state import Buffer
+
+SEEN: list[list[int]] = []
+
+
+class FirstColumns(optim.Optimizer):
+    """Steps by the gradient, and adds up the first column of each gradient."""
+
+    options = {"lr": rate(0.5)}
+    buffers = {"columns": Buffer("v", shape="first")}
+    elementwise = False
+
+    def before(g):
+        return g
+
+    def matrix(u, v):
+        SEEN.append(list(u.shape))
+        return u, v + u[:, :, 0]
+
+
+def matrices(*shapes):
+    make = torch.Generator().manual_seed(0)
+    params = [torch.randn(shape, generator=make, dtype=torch.float64).requires_grad_() for shape in shapes]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=make, dtype=torch.float64)
+    return params
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize(
+    ("cached", "pieces"),
+    [(1, [[1, 4, 6]] * 5), (48, [[2, 4, 6], [2, 4, 6], [1, 4, 6]]), (71, [[2, 4, 6], [2, 4, 6], [1, 4, 6]])],
+)
+def test_pieces_have_the_matrices_that_fit_and_their_own_state(cached, pieces, fused, monkeypatch):
+    monkeypatch.setattr(matrix_step, "CACHED", cached)
+    params = matrices(*[(4, 6)] * 5, (6, 3))
+    starts = [p.detach().clone() for p in params]
+    optimizer = FirstColumns(params, fused=fused)
+    SEEN.clear()
+    optimizer.step()
+    optimizer.step()
+    assert SEEN == [*pieces, [1, 6, 3]] * 2
+    for p, start in zip(params, starts, strict=True):
+        torch.testing.assert_close(p.detach(), start - 0.5 * p.grad - 0.5 * p.grad, rtol=0, atol=0)
+        torch.testing.assert_close(optimizer.state[p]["columns"], 2 * p.grad[:, :1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["Muon", "NorMuon", "SOAP"])
+def test_pieces_take_the_steps_of_the_whole(name, monkeypatch):
+    shapes = [*[(8, 6)] * 5, (6, 8), (6, 8), (7, 7)]
+    options = {"precondition_frequency": 2} if name == "SOAP" else {"ns_dtype": "float32"}
+    moved = {}
+    for cached in (1, 100, 2**19):
+        monkeypatch.setattr(matrix_step, "CACHED", cached)
+        params = matrices(*shapes)
+        starts = [p.detach().clone() for p in params]
+        optimizer = getattr(optim, name)(params, lr=1.0, weight_decay=0, **options)
+        for _ in range(6):
+            optimizer.step()
+        moved[cached] = [p.detach() - start for p, start in zip(params, starts, strict=True)]
+    for cached in (1, 100):
+        for a, b in zip(moved[cached], moved[2**19], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-4)  # of 6, by iterations in float32
+            assert b.abs().max() > 0.5
