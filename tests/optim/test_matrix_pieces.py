@@ -39,7 +39,7 @@ def matrices(*shapes):
 @pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize(
     ("cached", "pieces"),
-    [(1, [[1, 4, 6]] * 5), (48, [[2, 4, 6], [2, 4, 6], [1, 4, 6]]), (71, [[2, 4, 6], [2, 4, 6], [1, 4, 6]])],
+    [(1, [[1, 4, 6]] * 5), (56, [[2, 4, 6], [2, 4, 6], [1, 4, 6]]), (83, [[2, 4, 6], [2, 4, 6], [1, 4, 6]])],
 )
 def test_pieces_have_the_matrices_that_fit_and_their_own_state(cached, pieces, fused, monkeypatch):
     monkeypatch.setattr(matrix_step, "CACHED", cached)

@@ -23,7 +23,7 @@ from .step_dispatch import StepPlan, describe_backends
 __all__ = ["MatrixPlan", "MatrixSpec", "describe_matrix_backends", "step_matrices_eagerly"]
 
 CACHED = 2**19
-"""Elements of the tensors that one call of a matrix stage takes on a CPU, whose caches hold them and the results."""
+"""Numbers of matrices and buffers that one call of a matrix stage takes on a CPU, whose caches hold them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,8 @@ class MatrixSpec:
         before: a step that leaves the parameter as it is; its last buffer is the input of the matrix stage.
         matrix: the stage. It takes matrices (count, rows, columns), its buffers (count, elements), and the numbers that
             it names by keyword, such as the step count `t`; it returns matrices of as many elements, and the new
-            buffers if it has any. It runs once for all matrices of one shape and step count, and on a CPU for as many
-            of them at a time as its caches hold.
+            buffers if it has any, those that have not changed as they were given. It runs once for all matrices of one
+            shape and step count, and on a CPU for as many of them at a time as its caches hold.
         after: a step whose only buffer is the result of the matrix stage.
         buffers: letters of the state that the stage reads and renews, the last ones of a rule.
         any_shape: whether the stage takes tensors (count, *shape) as they are, in place of matrices.

@@ -109,17 +109,20 @@ class SOAP(Optimizer):
             return torch.zeros_like(g), m, v, _joined(averages, gg), _joined(bases, q)
         m, v = (x.view(u.shape).to(g.dtype) for x in (m, v))
         r = _turned(g, bases)
-        m = beta1 * m + (1 - beta1) * r
-        v = beta2 * v + (1 - beta2) * r * r
-        step = _turned_back(m / (v.sqrt() + float(eps)), bases)
+        m = m.mul(beta1).add_(r, alpha=1 - beta1)
+        v = v.mul(beta2).addcmul_(r, r, value=1 - beta2)
+        step = _turned_back(m / v.sqrt().add_(float(eps)), bases)
         if normalize_grads:
             rms = step.square().reshape(len(step), -1).mean(1).sqrt()
             step = step / (rms + LEAST).view(-1, *(1 for _ in sizes))
         if correct_bias:
             step = step * ((1 - beta2 ** (t - 1)) ** 0.5 / (1 - beta1 ** (t - 1)))
-        averages = [x if x is None else beta * x + (1 - beta) * _products(g, k) for k, x in enumerate(averages)]
+        for k, x in enumerate(averages):
+            if x is not None:
+                rows = _along(g, k)
+                x.baddbmm_(rows, rows.mT, beta=beta, alpha=1 - beta)  # in `gg`
         if (t - 1) % precondition_frequency:
-            return step, m, v, _joined(averages, gg), q
+            return step, m, v, gg[:], q
         m = _turned_back(m, bases)
         renewed: list[Tensor | None] = []
         for k, (x, basis) in enumerate(zip(averages, bases, strict=True)):
@@ -133,7 +136,7 @@ class SOAP(Optimizer):
             renewed.append(torch.linalg.qr(powers).Q)
             place = order.view(-1, *(n if j == k else 1 for j, n in enumerate(u.shape[1:])))
             v = v.gather(k + 1, place.expand_as(v))
-        return step, _turned(m, renewed), v, _joined(averages, gg), _joined(renewed, q)
+        return step, _turned(m, renewed), v, gg[:], _joined(renewed, q)
 
 
 def _matrices(flat: Tensor, sizes: Sequence[int]) -> list[Tensor | None]:
@@ -144,7 +147,7 @@ def _matrices(flat: Tensor, sizes: Sequence[int]) -> list[Tensor | None]:
             f"eigenbases of {flat.shape[1]} numbers where the options ask for {sum(n * n for n in sizes)}."
         )
     parts = flat.split([n * n for n in sizes], dim=1)
-    return [part.reshape(-1, n, n) if n else None for part, n in zip(parts, sizes, strict=True)]
+    return [part.unflatten(1, (n, n)) if n else None for part, n in zip(parts, sizes, strict=True)]
 
 
 def _joined(matrices: Sequence[Tensor | None], old: Tensor) -> Tensor:
@@ -155,6 +158,8 @@ def _joined(matrices: Sequence[Tensor | None], old: Tensor) -> Tensor:
 
 def _along(x: Tensor, k: int) -> Tensor:
     """Return tensors as matrices whose rows are a dimension."""
+    if x.dim() == 3:
+        return x if k == 0 else x.mT
     moved = x.movedim(k + 1, 1)
     return moved.reshape(*moved.shape[:2], -1)
 
@@ -167,7 +172,10 @@ def _products(g: Tensor, k: int) -> Tensor:
 
 def _multiplied(x: Tensor, k: int, matrices: Tensor) -> Tensor:
     """Return tensors with a dimension multiplied by matrices."""
-    return (matrices @ _along(x, k)).reshape(x.movedim(k + 1, 1).shape).movedim(1, k + 1)
+    if x.dim() == 3:
+        return torch.bmm(matrices, x) if k == 0 else torch.bmm(x, matrices.mT)
+    moved = x.movedim(k + 1, 1)
+    return (matrices @ moved.reshape(len(x), len(matrices[0]), -1)).view(moved.shape).movedim(1, k + 1)
 
 
 def _turned(x: Tensor, bases: Sequence[Tensor | None]) -> Tensor:
