@@ -72,7 +72,8 @@ class Muon(Optimizer):
         u = u.unflatten(1, (split, -1)).flatten(0, 1)
         rows, columns = u.shape[1:]
         scale = 0.2 * max(rows, columns) ** 0.5 if adjust_lr_fn == "match_rms_adamw" else max(1, rows / columns) ** 0.5
-        return orthogonalize(u, ns_coefficients, ns_steps, eps, ns_dtype).to(u.dtype).mul_(scale)
+        x = orthogonalize(u, ns_coefficients, ns_steps, eps, ns_dtype)
+        return x if scale == 1 else x.to(u.dtype).mul_(scale)
 
 
 def orthogonalize(u: Tensor, coefficients: Any, steps: int, eps: float, dtype: str) -> Tensor:
