@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import piste
 
-from .timing import in_turns, listed, machine, numbers, shown
+from .timing import in_turns, keep_memory, listed, machine, numbers, shown
 
 OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}}
 DEEPSPEED = {  # its kernels for the CPU, written by hand in C++ and built at first use
@@ -37,6 +37,7 @@ REFERENCES = {  # names in pytorch_optimizer
     **{name: name for name in ("ScheduleFreeAdamW", "ScheduleFreeSGD")},
 }
 RIVALS = ("for", "foreach", "fused", "compile", "DeepSpeed", "reference")
+KEYS = ("workload", "optimizer", "threads", "setting")  # of a row
 LR = 1e-6  # the weights hardly move, however long a row is timed
 
 
@@ -99,7 +100,8 @@ def contenders(name: str, params: list[Tensor], others: bool) -> dict[str, Calla
 
 def reference(name: str, params: list[Tensor]) -> Any:
     """Return the reference implementation of an optimizer, in training mode where it has modes."""
-    made = getattr(importlib.import_module("pytorch_optimizer"), REFERENCES[name])(params, lr=LR)
+    groups = [{"params": params, "use_muon": True}] if name == "NorMuon" else params
+    made = getattr(importlib.import_module("pytorch_optimizer"), REFERENCES[name])(groups, lr=LR)
     if hasattr(made, "train"):
         made.train()
     return made
@@ -138,7 +140,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for workload in arguments.workloads:
         params = parameters(WORKLOADS[workload]())
         for name in arguments.optimizers:
-            if takes_matrices_alone(name) and any(p.dim() != 2 for p in params):
+            if not is_measured(name, params):
                 continue
             for setting, between in (("alone", None), ("interleaved", passes())):
                 if setting not in arguments.settings:
@@ -170,10 +172,12 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 gc.collect()
 
 
-def takes_matrices_alone(name: str) -> bool:
-    """Return whether an optimizer refuses vectors."""
+def is_measured(name: str, params: list[Tensor]) -> bool:
+    """Return whether an optimizer takes such parameters, and a step ends in a few seconds."""
+    if name == "SOAP":  # finds the eigenvectors of matrices of this many rows and columns
+        return max((size for p in params if p.dim() > 1 for size in p.shape), default=0) <= 512
     cls = piste.optim.OPTIMIZERS[name]
-    return cls.matrix is not None and not cls.any_shape
+    return cls.matrix is None or cls.any_shape or all(p.dim() == 2 for p in params)
 
 
 def traffic(name: str) -> int:
@@ -255,7 +259,7 @@ def table(found: list[dict[str, Any]]) -> Iterator[str]:
         if "in-place" in seconds:
             most = 2e9 / seconds["in-place"]
             share = f"{row['bytes'] / seconds['piste'] / most:.0%} of {most / 1e9:.0f} GB/s"
-        what = " | ".join(str(row[key]) for key in ("workload", "optimizer", "threads", "setting"))
+        what = " | ".join(str(row[key]) for key in KEYS)
         yield (
             f"| {what} | {shown(seconds['piste'])} "
             f"| {shown(theirs) + ' (' + name + ')' if name else 'none'} | {theirs / seconds['piste']:.2f} "
@@ -283,10 +287,39 @@ def training_table(found: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
+def record(file: Path, head: str, new: list[dict[str, Any]], training: list[dict[str, Any]] | None = None) -> None:
+    """Write rows into a file of measurements, in place of its rows of the same step; keep the others.
+
+    Measurements of another machine or of other versions, as the head states them, are dropped.
+    """
+    kept: dict[str, Any] = {"rows": [], "training": []}
+    if file.exists():
+        old = json.loads(file.read_text(encoding="utf-8"))
+        if old["machine"].partition(": ")[2] == head.partition(": ")[2]:  # the head begins with the day
+            kept = old
+    by_step = {tuple(row[key] for key in KEYS): row for row in [*kept["rows"], *new]}
+    ordered = sorted(by_step.values(), key=lambda row: list(WORKLOADS).index(row["workload"]))
+    written = {"machine": head, "rows": ordered, "training": training or kept["training"]}
+    file.write_text(json.dumps(written, indent=1), encoding="utf-8")
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m bench optim", description=__doc__)
-    everything = [name for name, cls in piste.optim.OPTIMIZERS.items() if cls.elementwise]  # of tensors of any shape
-    parser.add_argument("--optimizers", type=listed, default=everything, help="names, separated by commas")
+    usual = [name for name, cls in piste.optim.OPTIMIZERS.items() if cls.elementwise and hasattr(torch.optim, name)]
+    rules = [name for name in piste.optim.OPTIMIZERS if name in REFERENCES or name in ("Adafactor", "Muon")]
+    parser.add_argument(
+        "--optimizers",
+        type=listed,
+        default=usual,
+        help="names, separated by commas; the default is the elementwise ones of torch.optim",
+    )
+    parser.add_argument(
+        "--rules",
+        dest="optimizers",
+        action="store_const",
+        const=rules,
+        help="in place of those: Adafactor, Muon and the ones of pytorch_optimizer",
+    )
     parser.add_argument(
         "--workloads", type=lambda t: [w for w in WORKLOADS if any(x in w for x in listed(t))], default=list(WORKLOADS)
     )
@@ -298,12 +331,13 @@ def main(argv: list[str]) -> None:
         "--others", action="store_true", help="also torch.compile(optimizer.step), and DeepSpeed if there"
     )
     parser.add_argument("--no-training", action="store_true", help="leave out the whole training steps")
-    parser.add_argument("--json", type=Path, help="write every measurement here")
+    parser.add_argument("--json", type=Path, help="write every measurement here, next to the others of the file")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     arguments = parser.parse_args(argv)
     if not arguments.workloads:
         parser.error(f"no workload has such a name; there are {', '.join(WORKLOADS)}")
 
+    keep_memory()
     all_threads = torch.get_num_threads()
     head = f"Measured on {time.strftime('%Y-%m-%d')}: {machine()}."
     lines = ["# The speed of a step", "", "Made by `python -m bench optim`.", HOW_TO_READ, head, ""]
@@ -312,6 +346,8 @@ def main(argv: list[str]) -> None:
     shown_head = False
     for row in rows(arguments):
         found.append(row)
+        if arguments.json:
+            record(arguments.json, head, [row])
         new = list(table([row]))
         print("\n".join(new if not shown_head else new[2:]), flush=True)
         shown_head = True
@@ -330,7 +366,7 @@ def main(argv: list[str]) -> None:
         ]
         print("\n".join(tail))
         lines += tail
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": head, "rows": found, "training": steps}, indent=1))
+    if arguments.json and steps:
+        record(arguments.json, head, [], steps)
     if arguments.markdown:
         arguments.markdown.write_text("\n".join(lines) + "\n")

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bench import optim as bench
 from tools.docs import speed
 
 STEP = {"workload": "1 x 25M", "threads": 2, "setting": "alone", "by_threads": 1.0, "bytes": 4}
@@ -20,6 +21,11 @@ STEPS = {
         {**STEP, "optimizer": "Lion", "seconds": {"piste": 0.002}, "workload": "6 small"},
     ],
     "training": [{"optimizer": "Adam", "seconds": {"piste": 1e-4, "torch": 3e-4, "no optimizer": 1e-5}}],
+}
+RULES = {
+    "machine": "Measured on 2030-01-05: a machine.",
+    "rows": [{**STEP, "optimizer": "LAMB", "seconds": {"piste": 0.002, "reference": 0.008}}],
+    "training": [],
 }
 
 
@@ -77,6 +83,7 @@ OPTIONS = {
 def recorded(tmp_path, monkeypatch):
     """Other measurements than the committed ones, and copies of the pages."""
     (tmp_path / "steps.json").write_text(json.dumps(STEPS), encoding="utf-8")
+    (tmp_path / "rules.json").write_text(json.dumps(RULES), encoding="utf-8")
     (tmp_path / "losses.json").write_text(json.dumps(LOSSES), encoding="utf-8")
     (tmp_path / "options.json").write_text(json.dumps(OPTIONS), encoding="utf-8")
     copies = {}
@@ -92,6 +99,12 @@ def recorded(tmp_path, monkeypatch):
 def test_steps_are_those_of_two_threads_alone(recorded):
     assert speed.step_ratios() == {"Adam": {"1 x 25M": 2.5}, "SGD": {"6 small": 4.5}}
     assert speed.steps_table().splitlines()[2:] == ["| Adam | 2.5 |  |", "| SGD |  | 4.5 |"]
+
+
+def test_rules_are_compared_with_their_reference(recorded):
+    assert speed.steps_table(record="rules").splitlines() == ["| | 1 x 25M |", "|---|---|", "| LAMB | 4 |"]
+    assert "    | 1 x 25M | LAMB | 2 | alone | 2 ms | 8 ms (reference) | 4.00 |" in speed.rules_in_full()
+    assert speed.optimizer_rows("LAMB") == ["| 1 x 25M | 2 | 2 ms | 8 ms (reference) | 4.00 |"]
 
 
 def test_losses_are_summarized_by_their_extremes_and_their_median(recorded):
@@ -138,6 +151,7 @@ def test_the_command_writes_the_summaries_into_the_pages_and_the_readmes(recorde
     page, chinese = (recorded[name].read_text(encoding="utf-8") for name in ("performance.md", "performance.zh.md"))
     assert "<!-- steps -->\nMeasured on 2030-01-02: a machine, 2 threads.\n\n| | 1 x 25M | 6 small |\n" in page
     assert "| mse | 1.10 | 1.50 | 2.00 |\n| l1 | 1.00 | 1.00 | 1.00 |\n<!-- end -->" in page
+    assert "<!-- rules -->\nMeasured on 2030-01-05: a machine.\n\n| | 1 x 25M |\n|---|---|\n| LAMB | 4 |\n" in page
     assert "测量于 2030-01-02：a machine，2 个线程。" in chinese
     assert "| 损失 | 最小 | 中位数 | 最大 |\n|---|---|---|---|\n| mse | 1.10 |" in chinese
     assert [line for line in before.splitlines() if line.startswith("#")] == [
@@ -161,3 +175,27 @@ def test_the_committed_pages_have_the_recorded_summaries():
     for file in speed.READMES:
         assert speed.steps_table(*speed.README_TENSORS) in file.read_text(encoding="utf-8")
     assert "SGD" in speed.draw_steps()
+
+
+HEAD = "Measured on 2030-01-02: a machine, 2 threads."
+
+
+def test_a_bench_keeps_the_rows_that_it_does_not_measure(tmp_path):
+    file = tmp_path / "steps.json"
+    adam, lion = ({**STEP, "optimizer": name, "seconds": {"piste": 0.002}} for name in ("Adam", "Lion"))
+    training = [{"optimizer": "Adam", "seconds": {"piste": 1e-4}}]
+    bench.record(file, HEAD, [{**lion, "workload": "6 small"}, adam], training)
+    faster = {**adam, "seconds": {"piste": 0.001}}
+    bench.record(file, HEAD.replace("01-02", "01-03"), [faster, lion])
+    recorded = json.loads(file.read_text(encoding="utf-8"))
+    assert recorded["machine"] == "Measured on 2030-01-03: a machine, 2 threads."
+    assert recorded["rows"] == [faster, lion, {**lion, "workload": "6 small"}]
+    assert recorded["training"] == training
+
+
+def test_a_bench_drops_the_rows_of_another_machine(tmp_path):
+    file = tmp_path / "steps.json"
+    row = {**STEP, "optimizer": "Adam", "seconds": {"piste": 0.002}}
+    bench.record(file, "Measured on 2030-01-02: another machine, 2 threads.", [{**row, "threads": 1}], [{}])
+    bench.record(file, HEAD, [row])
+    assert json.loads(file.read_text(encoding="utf-8")) == {"machine": HEAD, "rows": [row], "training": []}

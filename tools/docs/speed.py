@@ -1,8 +1,8 @@
 """The recorded measurements of `docs/measurements`, as tables and as a chart.
 
-`python -m bench optim`, `losses` and `options` record them with `--json docs/measurements/steps.json`, `losses.json`
-and `options.json`; `python -m tools.docs.speed` then writes the summaries into `docs/performance.md`, its translation
-and the READMEs.
+`python -m bench optim`, `losses` and `options` record them with `--json docs/measurements/steps.json` (`rules.json` for
+the rules that are compared with a reference implementation), `losses.json` and `options.json`;
+`python -m tools.docs.speed` then writes the summaries into `docs/performance.md`, its translation and the READMEs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .options_speed import options_in_full, options_tables
 
 __all__ = [
     *("README_TENSORS", "draw_steps", "loss_rows", "losses_in_full", "losses_table", "main", "optimizer_rows"),
-    *("shared_options_in_full", "step_ratios", "steps_in_full", "steps_table"),
+    *("rules_in_full", "shared_options_in_full", "step_ratios", "steps_in_full", "steps_table"),
 ]
 
 ROOT = Path(__file__).parents[2]
@@ -35,30 +35,23 @@ README_TENSORS = ("1 x 25M", "ResNet-18", "GPT-2 small", "2000 x 32")
 """The columns of the table of the READMEs."""
 
 
+def _read(name: str) -> dict[str, Any]:
+    """Return what a bench recorded: of "steps", "rules", "losses" or "options"."""
+    return _parsed(MEASUREMENTS / f"{name}.json")
+
+
 @cache
-def _read(file: Path) -> dict[str, Any]:
+def _parsed(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _steps() -> dict[str, Any]:
-    return _read(MEASUREMENTS / "steps.json")
-
-
-def _losses() -> dict[str, Any]:
-    return _read(MEASUREMENTS / "losses.json")
-
-
-def _options() -> dict[str, Any]:
-    return _read(MEASUREMENTS / "options.json")
 
 
 # --- summaries ----------------------------------------------------------------------------------------------------
 
 
-def step_ratios() -> dict[str, dict[str, float]]:
+def step_ratios(record: str = "steps") -> dict[str, dict[str, float]]:
     """Return the time of the best other over that of Piste, by optimizer and workload: two threads, a step alone."""
     found: dict[str, dict[str, float]] = {}
-    for row in _steps()["rows"]:
+    for row in _read(record)["rows"]:
         name, theirs = steps_bench.best(row["seconds"])
         if (row["threads"], row["setting"]) == (2, "alone") and name:  # the other libraries lack Lion
             ratio = theirs / row["seconds"]["piste"]
@@ -66,9 +59,9 @@ def step_ratios() -> dict[str, dict[str, float]]:
     return found
 
 
-def steps_table(*workloads: str) -> str:
+def steps_table(*workloads: str, record: str = "steps") -> str:
     """Return a Markdown table of `step_ratios`, of all workloads unless some are named."""
-    ratios = step_ratios()
+    ratios = step_ratios(record)
     workloads = workloads or tuple(dict.fromkeys(name for row in ratios.values() for name in row))
     lines = [f"| | {' | '.join(workloads)} |", f"|---|{'---|' * len(workloads)}"]
     for name, row in ratios.items():
@@ -79,7 +72,7 @@ def steps_table(*workloads: str) -> str:
 def losses_table(*head: str) -> str:
     """Return a Markdown table: for each loss the least, the median and the largest ratio over sizes and threads."""
     found: dict[str, list[float]] = {}
-    for row in _losses()["rows"]:
+    for row in _read("losses")["rows"]:
         found.setdefault(row["loss"], []).append(row["seconds"]["torch"] / row["seconds"]["piste"])
     lines = [f"| {' | '.join(head or ('loss', 'least', 'median', 'largest'))} |", "|---|---|---|---|"]
     for name, values in found.items():
@@ -113,24 +106,31 @@ def draw_steps() -> str:
 
 def steps_in_full() -> str:
     """Return the table of every measured step, in a part that opens for each workload, and that of training steps."""
-    rows = _steps()["rows"]
-    parts = []
-    for workload in dict.fromkeys(row["workload"] for row in rows):
-        table = steps_bench.table([row for row in rows if row["workload"] == workload])
-        parts.append(_part(workload, table))
-    return "\n".join([*parts, *steps_bench.training_table(_steps()["training"])])
+    training = steps_bench.training_table(_read("steps")["training"])
+    return "\n".join([*_parts_by_workload("steps"), *training])
+
+
+def rules_in_full() -> str:
+    """Return the table of every measured step that has a reference implementation, in parts that open."""
+    return "\n".join(_parts_by_workload("rules"))
+
+
+def _parts_by_workload(record: str) -> list[str]:
+    rows = _read(record)["rows"]
+    workloads = dict.fromkeys(row["workload"] for row in rows)
+    return [_part(name, steps_bench.table([row for row in rows if row["workload"] == name])) for name in workloads]
 
 
 def losses_in_full() -> str:
     """Return the table of every measured loss, in a part that opens for each loss."""
-    rows = _losses()["rows"]
+    rows = _read("losses")["rows"]
     names = dict.fromkeys(row["loss"] for row in rows)
     return "\n".join(_part(name, losses_bench.table([row for row in rows if row["loss"] == name])) for name in names)
 
 
 def shared_options_in_full() -> str:
     """Return the tables of every measured step with clipping or in a precision, in parts that open."""
-    return "\n".join(_part(title, lines) for title, lines in options_in_full(_options()))
+    return "\n".join(_part(title, lines) for title, lines in options_in_full(_read("options")))
 
 
 def _part(title: str, lines: Any) -> str:
@@ -140,7 +140,8 @@ def _part(title: str, lines: Any) -> str:
 
 def optimizer_rows(name: str) -> list[str]:
     """Return the measured steps of an optimizer as rows of a table: tensors, threads, Piste, the best other, ratio."""
-    measured = [row for row in _steps()["rows"] if (row["optimizer"], row["setting"]) == (name, "alone")]
+    rows = [*_read("steps")["rows"], *_read("rules")["rows"]]
+    measured = [row for row in rows if (row["optimizer"], row["setting"]) == (name, "alone")]
     shown = []
     for line in list(steps_bench.table(measured))[2:]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -150,7 +151,7 @@ def optimizer_rows(name: str) -> list[str]:
 
 def loss_rows(name: str) -> list[str]:
     """Return the measurements of a loss, by its name in the bench: shape, threads, Piste, torch, ratio."""
-    measured = [row for row in _losses()["rows"] if row["loss"] == name]
+    measured = [row for row in _read("losses")["rows"] if row["loss"] == name]
     lines = list(losses_bench.table(measured))[2:]
     return [f"| {' | '.join(cell.strip() for cell in line.split('|')[2:7])} |" for line in lines]
 
@@ -166,11 +167,12 @@ def summaries(language: str = "") -> dict[str, str]:
     """
     words = ("损失", "最小", "中位数", "最大") if language else ()
     tables = {
-        "steps": (_steps(), steps_table()),
-        "losses": (_losses(), losses_table(*words)),
-        "options": (_options(), options_tables(_options(), language)),
+        "steps": steps_table(),
+        "rules": steps_table(record="rules"),
+        "losses": losses_table(*words),
+        "options": options_tables(_read("options"), language),
     }
-    return {name: f"{_machine(run['machine'], language)}\n\n{table}" for name, (run, table) in tables.items()}
+    return {name: f"{_machine(_read(name)['machine'], language)}\n\n{table}" for name, table in tables.items()}
 
 
 def _machine(line: str, language: str) -> str:

@@ -11,7 +11,7 @@ from piste.optim import OPTIMIZERS
 
 from .elsewhere import OF_ALL
 from .libraries import read_libraries
-from .speed import losses_in_full, shared_options_in_full, steps_in_full
+from .speed import losses_in_full, rules_in_full, shared_options_in_full, steps_in_full
 
 __all__ = ["TABLES", "defaults_table", "differences_table"]
 
@@ -45,6 +45,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "optax": lambda: defaults_table("optax"),
     "losses_in_full": losses_in_full,
     "options_in_full": shared_options_in_full,
+    "rules_in_full": rules_in_full,
     "steps_in_full": steps_in_full,
     "torch": differences_table,
 }
