@@ -49,7 +49,7 @@ def test_pieces_have_the_matrices_that_fit_and_their_own_state(cached, pieces, f
     SEEN.clear()
     optimizer.step()
     optimizer.step()
-    assert SEEN == [*pieces, [1, 6, 3]] * 2
+    assert [*pieces, [1, 6, 3]] * 2 == SEEN
     for p, start in zip(params, starts, strict=True):
         torch.testing.assert_close(p.detach(), start - 0.5 * p.grad - 0.5 * p.grad, rtol=0, atol=0)
         torch.testing.assert_close(optimizer.state[p]["columns"], 2 * p.grad[:, :1], rtol=0, atol=0)
