@@ -37,6 +37,12 @@ def test_numbers_have_the_error_of_the_mean_or_the_median():
     assert baseline("r2", targets)[0] == pytest.approx(0.0)
 
 
+def test_the_r2_of_the_mean_is_zero_without_rounding_and_small_errors_stay():
+    targets = torch.tensor([0.1, 0.7, 0.3, 0.9])[:, None]
+    assert baseline("r2", targets)[0] == 0.0
+    assert 0 < baseline("rmse", 1e-14 * targets)[0] < 1e-13
+
+
 def test_a_metric_of_a_user_s_own_has_none():
     mine = Metric("mine", lambda output, target: 1.0, "max")
     value, meaning = find_baseline(mine, torch.ones(3))

@@ -51,6 +51,18 @@ def test_ctrl_c_waits_until_a_run_is_stored(where, at, tmp_path, monkeypatch):
     assert again.verdict == compare_task(task(), **OPTIONS).verdict
 
 
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("at", range(1, 8))
+def test_ctrl_c_in_any_run_of_a_search_leaves_a_report_of_the_candidates_with_final_runs(at, tmp_path, monkeypatch):
+    within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=at)
+    found = compare_task(task(), **OPTIONS | {"seeds": 1}, trials=3, out=tmp_path)
+    assert found.interrupted
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert len(kept["tries"]) + len(kept["results"]) + len(kept["defaults"]) == at
+    assert {row["name"] for row in kept["rows"]} == {r["candidate"] for r in kept["results"]}
+    assert (tmp_path / "report.html").exists() == (tmp_path / "learning_rates.svg").exists() == bool(kept["rows"])
+
+
 def test_a_second_ctrl_c_does_not_wait_for_a_store_that_hangs(tmp_path, monkeypatch):
     within(monkeypatch, optuna.storages.RDBStorage, "_create_new_trial", at=3, times=2)
     found = compare_task(task(), **OPTIONS, out=tmp_path)

@@ -261,6 +261,13 @@ class NeedsClosure(torch.optim.SGD):
         (Loop(param_groups=lambda net: 1 / 0), SGD, InvalidValue, "`param_groups` of `one` failed on the model: div"),
         (Loop(schedule=lambda o, n: 1 / 0), SGD, InvalidValue, "the schedule of `one` failed: division by zero"),
         (Loop(schedule=lambda o, n: 3), SGD, InvalidType, "the schedule of `one` must make a scheduler of torch.optim"),
+        (
+            Loop(schedule=lambda o, n: torch.optim.lr_scheduler.ReduceLROnPlateau(o)),
+            SGD,
+            InvalidValue,
+            "the schedule of `one` makes a ReduceLROnPlateau, whose step() needs `metrics`; a schedule depends on the "
+            "number of updates alone. Help: give one of constant, linear, cosine, or a function that makes",
+        ),
         (Loop(accumulate=2), functools.partial(NeedsClosure, lr=0.1), InvalidValue, "one computes the loss several"),
     ],
 )

@@ -10,6 +10,9 @@ import torch
 
 from ..metrics import METRICS, Metric, scaled
 
+ROUNDING = 1e-12
+"""Shares of a baseline nearer to 0 are 0, such as the R2 of the mean."""
+
 
 def find_baseline(metric: Metric, targets: torch.Tensor) -> tuple[float, str]:
     """Return the best metric that a constant prediction reaches on the validation set.
@@ -35,7 +38,8 @@ def find_baseline(metric: Metric, targets: torch.Tensor) -> tuple[float, str]:
         except Exception:  # the metric takes another form of output
             continue
         if math.isfinite(value):
-            found.append((value, meaning))
+            is_rounding = metric.higher_is_better and abs(value) < ROUNDING
+            found.append((0.0 if is_rounding else value, meaning))
     best_of = max if metric.higher_is_better else min
     return best_of(found, key=lambda pair: pair[0]) if found else (math.nan, "")
 

@@ -25,10 +25,11 @@ def learning_rate_figure(comparison: Summary) -> Any:
     losses = list(dict.fromkeys(row.loss for row in comparison.rows))
     figure = new_figure(max(7.5, 4.2 * len(losses) + 1.6), 4.8)
     style = styles(comparison)
+    tries = [r for r in comparison.tries if r.curve in style]  # an interruption leaves trials without a final run
     entries: dict[str, Any] = {}
     for loss, axes in zip(losses, figure.subplots(1, len(losses), sharey=True, squeeze=False)[0], strict=True):
-        for name in dict.fromkeys(r.curve for r in comparison.tries if r.loss == loss):
-            trials = [r for r in comparison.tries if r.loss == loss and r.curve == name]
+        for name in dict.fromkeys(r.curve for r in tries if r.loss == loss):
+            trials = [r for r in tries if r.loss == loss and r.curve == name]
             finished = sorted((r.seed, r.lr, r.metrics[-1]) for r in trials if r.status == "done")
             line = {**style[name], **({"linestyle": ""} if any(r.options for r in trials) else {})}
             for seed in dict.fromkeys(number for number, _, _ in finished):  # a line for each search
@@ -50,7 +51,7 @@ def learning_rate_figure(comparison: Summary) -> Any:
         axes.set_xlabel(translated("learning rate"), color=INK)
         axes.set_title(loss, fontsize=10, color=INK)
         style_axes(axes)
-    ends = [r.metrics[-1] for r in comparison.tries if r.status == "done"]
+    ends = [r.metrics[-1] for r in tries if r.status == "done"]
     if ends and spans_decades(comparison, ends):
         set_log_scale(figure.axes[0], "y")
     figure.axes[0].set_ylabel(translated(f"{comparison.metric}, validation, searches"), color=INK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..candidates import Candidate
 from ..class_metrics import check_class_indices
 from ..conventions import Convention
 from ..data import Data
+from ..loop import SCHEDULES
 from ..metrics import Metric, default_metric
 from ..objective import Loss, Objective, Prediction
 from ..search_space import configurations, format_options
@@ -152,12 +154,26 @@ def _check_optimizer(candidate: Candidate, model: torch.nn.Module, loss: Loss | 
             f"the schedule of `{candidate.name}` must make a scheduler of torch.optim.lr_scheduler; it returned "
             f"{type(scheduler).__name__}."
         )
+    needed = [] if scheduler is None else required_arguments(scheduler.step)
+    if needed:
+        raise InvalidValue(
+            f"the schedule of `{candidate.name}` makes a {type(scheduler).__name__}, whose step() needs "
+            f"`{'`, `'.join(needed)}`; a schedule depends on the number of updates alone. Help: give one of "
+            f"{', '.join(SCHEDULES)}, or a function that makes a scheduler without such an argument."
+        )
     call_or_explain(f"`ema` of `{candidate.name}` can't copy the model", new_average, model, loop.ema)
     if needs_closure(optimizer) and (loop.accumulate > 1 or loop.autocast == "float16"):
         option = "accumulate" if loop.accumulate > 1 else "autocast='float16'"
         raise InvalidValue(
             f"{candidate.optimizer} computes the loss several times in a step, which excludes `{option}`."
         )
+
+
+def required_arguments(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments that a function can't be called without."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in kinds]
 
 
 def _check_metric(metric: Metric, parts: list[Prediction], data: Data, convention: Convention) -> None:
