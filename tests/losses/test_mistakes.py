@@ -83,8 +83,44 @@ def test_targets_in_another_encoding_are_recognised() -> None:
     F.multilabel_margin_loss(X[:2], labels, check="off")
     F.multilabel_margin_loss(X[:2, :2], torch.tensor([[0, 1], [1, 0]]))  # both classes of two
     rejects(lambda: F.cross_entropy(K, X), "look exchanged: the first argument holds the logits", kind=InvalidType)
+    rejects(lambda: F.cross_entropy(P.round().long(), X), "look exchanged: the first", kind=InvalidType)
+    rejects(lambda: F.cross_entropy(MULTI.float(), X), EXCHANGED)
+    rejects(lambda: F.cross_entropy(LISTS, P), "received torch.int64. Help: input.float().", kind=InvalidType)
     images = torch.zeros(2, 3, 4, 4).log_softmax(1)
     rejects(lambda: nn.NLLLoss2d()(images, torch.zeros(2, 1, 4, 4).long()), "Help: target.squeeze(1).")
+
+
+def test_several_samples_without_classes_are_told_from_a_one_hot_target() -> None:
+    one_sample = (
+        "received torch.int64 of shape (4,) for an input (4,). Help: an input (C) is one sample; several samples"
+    )
+    rejects(lambda: F.cross_entropy(X[:, 0], K), one_sample)
+    one_hot = torch.tensor([0, 0, 1, 0])
+    rejects(lambda: F.cross_entropy(X[:, 0], one_hot), "Help: it looks one-hot: target.argmax(0)", kind=InvalidType)
+
+
+@pytest.mark.parametrize("loss", [F.coral_loss, F.corn_loss])
+def test_ranks_in_another_encoding_get_the_conversion(loss) -> None:
+    words = "`target` must hold one rank for each row of `input`, shape (4,); received torch.int64 of shape"
+    for labels in (torch.eye(4).long(), MULTI):
+        rejects(
+            lambda y=labels: loss(X, y), f"{words} {tuple(labels.shape)}. Help: target.argmax(-1), if it is one-hot"
+        )
+    loss(X, MULTI.sum(-1))
+
+
+def test_regions_of_another_shape_get_the_conversion() -> None:
+    images, one_hot = torch.rand(2, 3, 4, 4), torch.zeros(2, 4, 4, 3)
+    for target, help in (
+        (one_hot, "target.movedim(-1, 1), if its last dimension holds the classes."),
+        (torch.zeros(2, 1, 4, 4), "target.squeeze(1).long(), if it holds class indices."),
+        (torch.zeros(2, 1, 4, 4).long(), "target.squeeze(1)."),
+        (torch.zeros(2, 4, 4), "target.long(), if it holds class indices."),
+        (torch.zeros(3, 3), "one label or class index for each place of the input."),
+    ):
+        rejects(lambda y=target: F.dice_loss(images, y), f"for (2, 3, 4, 4). Help: {help}")
+    rejects(lambda: F.dice_loss(images[:, :1], torch.zeros(2, 4, 4)), "Help: target.unsqueeze(1).")
+    F.dice_loss(images, one_hot.movedim(-1, 1))
 
 
 def test_an_input_without_classes_is_rejected() -> None:
@@ -282,6 +318,7 @@ def test_names_are_found_in_any_spelling() -> None:
     spellings = ("BCE with logits", "bce-with-logits", "nn.BCEWithLogitsLoss", "F.binary_cross_entropy_with_logits")
     assert {nn.get_loss(name) for name in spellings} == {nn.BCEWithLogitsLoss}
     assert nn.get_loss("mean_squared_error") is nn.MSELoss and nn.get_loss("smoothl1") is nn.SmoothL1Loss
+    assert nn.get_loss("log_loss") is nn.BCELoss and nn.get_loss("KLD") is nn.KLDivLoss
     assert nn.get_loss("nll_loss2d") is nn.NLLLoss2d and nn.get_loss("nll_loss") is nn.NLLLoss
 
 

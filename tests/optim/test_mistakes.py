@@ -287,3 +287,19 @@ def test_one_message_lists_every_mistake_and_the_corrected_call():
     )
     assert text.endswith("Write Adam(model.parameters(), lr=0.1, betas=(0.8, 0.9)).")
     assert_rejected(InvalidType, lambda: OPTIMIZERS["SGD"](), "SGD needs `params`, the parameters to train, first.")
+
+
+def test_one_message_lists_refused_values_too_and_leaves_them_out_of_the_call():
+    rate = "`lr` must be in [0, inf); received lr=-1.0."
+    for call in (
+        lambda: OPTIMIZERS["SGD"](lr=-1, mometum=0.9),
+        lambda: OPTIMIZERS["SGD"](weights(), lr=-1, mometum=0.9),
+        lambda: OPTIMIZERS["SGD"](weights(), -1, mometum=0.9),
+    ):
+        text = assert_rejected(InvalidType, call, f"has no option `mometum`; did you mean `momentum`? {rate}")
+        assert text.endswith("Write SGD(model.parameters(), momentum=0.9).")
+    text = assert_rejected(InvalidValue, lambda: OPTIMIZERS["Adam"](weights(), -1, eps=-1, amsgrad=True), rate)
+    assert text.endswith("`eps` must be in [0, inf); received eps=-1.0. Write Adam(model.parameters(), amsgrad=True).")
+    text = assert_rejected(InvalidType, lambda: OPTIMIZERS["RMSprop"](lr=0.1, rho=1.5), "PyTorch calls it `alpha`.")
+    assert "`alpha` must be in [0, 1); received alpha=1.5." in text
+    assert text.endswith("Write RMSprop(model.parameters(), lr=0.1).")

@@ -50,7 +50,7 @@ class BCELoss(ElementwiseLoss, TorchWeightedLoss):
         tensor(0.1643)
     """
 
-    name, functional_name = "bce", "binary_cross_entropy"
+    name, functional_name, aliases = "bce", "binary_cross_entropy", ("log_loss",)
     options = {"weight": WEIGHT}
     signature = "weight, size_average, reduce, reduction"
     expects = "probabilities in [0, 1] and 0/1 labels (or probabilities) of the same shape"

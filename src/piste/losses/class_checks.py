@@ -9,7 +9,14 @@ from torch import Tensor
 
 from ..engine import Violation
 from ..errors import InvalidType, InvalidValue
-from .value_checks import check_same_device, describe_violation, find_violation, shape_of, unravel_index
+from .value_checks import (
+    check_same_device,
+    describe_violation,
+    find_violation,
+    is_readable,
+    shape_of,
+    unravel_index,
+)
 
 __all__ = [
     "Arranged",
@@ -49,7 +56,8 @@ def arrange(loss: Any, x: Tensor, y: Tensor, class_dim: int | None, check: str) 
     name = loss.__name__
     if not x.is_floating_point():
         help = "input.real or input.abs()" if x.is_complex() else "input.float()"
-        if y.is_floating_point() and y.dim() and y.shape[:1] + y.shape[2:] == x.shape:
+        is_class_index = y.is_floating_point() and y.dim() > 0 and y.shape[:1] + y.shape[2:] == x.shape
+        if is_class_index or (y.is_floating_point() and y.shape == x.shape and _is_one_hot(x)):
             help = f"input and target look exchanged: the first argument holds the {loss.input_kind}"
         raise InvalidType(
             f"{name}: `input` must hold floating-point {loss.input_kind}; received {x.dtype}. Help: {help}."
@@ -97,7 +105,9 @@ def _mismatch(
         kind, how = InvalidType, "a class index is a whole number"
     elif y.shape == x.shape:
         kind = InvalidType
-        if is_whole and loss.soft_formula:
+        if is_whole and x.dim() == 1 and not _is_one_hot(y):
+            kind, how = InvalidValue, "an input (C) is one sample; several samples have an input (N, C)"
+        elif is_whole and loss.soft_formula:
             how = f"it looks one-hot: target.argmax({dim}) gives the indices, target.float() the probabilities"
         else:
             how = f"if it is one-hot or holds scores, target.argmax({dim}) gives the class indices"
@@ -115,6 +125,11 @@ def _mismatch(
     else:
         how = "one target for each sample (and place); the classes are dimension 1 of the input"
     return kind(f"{loss.__name__}: `target` must hold {wants}; {received}. Help: {how}. {line_to_copy(loss)}")
+
+
+def _is_one_hot(y: Tensor) -> bool:
+    """Return whether the values are 0 and 1 alone, as far as they can be read."""
+    return y.dim() > 0 and is_readable((y,)) and bool(((y == 0) | (y == 1)).all())
 
 
 def line_to_copy(loss: Any) -> str:
@@ -172,12 +187,15 @@ def slack_of(dtype: torch.dtype) -> float:
     return max(1e-3, 4 * torch.finfo(dtype).eps)
 
 
-def check_probabilities(loss: Any, y: Tensor, dtype: torch.dtype) -> None:
-    """Raise for rows that are no class probabilities; a row of zeros is left out."""
+def check_probabilities(loss: Any, y: Tensor, dtype: torch.dtype, x: Tensor | None = None) -> None:
+    """Raise for rows of the target y that are no class probabilities; a row of zeros is left out.
+
+    The values of the input x, if given, show whether the operands were exchanged.
+    """
     y = y.detach()
     violation = find_violation(y, y < 0)
     if violation is not None:
-        raise probability_error(loss, violation, _help_for_negative(y))
+        raise probability_error(loss, violation, _help_for_negative(x, y))
     sums = y.sum(-1)
     slack = slack_of(dtype)
     violation = find_violation(sums, ((sums - 1).abs() > slack) & (sums != 0))
@@ -185,7 +203,9 @@ def check_probabilities(loss: Any, y: Tensor, dtype: torch.dtype) -> None:
         raise sum_error(loss, violation, _help_for_sums(y, sums, slack))
 
 
-def _help_for_negative(y: Tensor) -> str:
+def _help_for_negative(x: Tensor | None, y: Tensor) -> str:
+    if x is not None and _is_one_hot(x.detach()):
+        return "Help: the arguments look exchanged: `target` comes last"
     is_log = bool((y <= 0).all())
     return "Help: target.exp() makes probabilities of log-probabilities" if is_log else _INDICES_HELP
 

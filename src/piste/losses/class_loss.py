@@ -119,7 +119,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
             check_indices(cls, y, keep, x.shape[-1], rows.ignored)
             cls.check_input(x.detach(), torch.where(keep, y, 0), keep)
         else:
-            check_probabilities(cls, y, rows.dtype)
+            check_probabilities(cls, y, rows.dtype, x)
 
     @classmethod
     def check_input(cls, x: Tensor, k: Tensor, keep: Tensor) -> None:

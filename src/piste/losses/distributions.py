@@ -57,7 +57,7 @@ class KLDivLoss(ElementwiseLoss):
         tensor(0.3681)
     """
 
-    name, functional_name, aliases = "kl_div", "kl_div", ("kl", "kl_divergence", "kullback_leibler_divergence")
+    name, functional_name, aliases = "kl_div", "kl_div", ("kl", "kld", "kl_divergence", "kullback_leibler_divergence")
     reductions = ("mean", "sum", "none", "batchmean")
     options = {"log_target": Flag(False, "whether the target holds log-probabilities")}
     signature = "size_average, reduce, reduction, log_target"

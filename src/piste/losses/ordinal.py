@@ -38,6 +38,12 @@ class OrdinalLoss(RowwiseLoss):
         check_tensors(name, cls.arguments, operands)
         check_same_device(name, cls.arguments, operands)
         x, k = operands
+        if x.is_floating_point() and k.dim() == x.dim() > 0 and k.shape[:-1] == x.shape[:-1]:
+            raise InvalidValue(
+                f"{name}: `target` must hold one rank for each row of `input`, shape {tuple(x.shape[:-1])}; received "
+                f"{k.dtype} of shape {shape_of(k)}. Help: target.argmax(-1), if it is one-hot; "
+                "target.sum(-1), if it has a label for each step."
+            )
         if not x.is_floating_point() or k.is_floating_point() or k.is_complex():
             raise InvalidType(
                 f"{name}: `input` must hold floating-point logits and `target` ranks of dtype int64; received "

@@ -65,6 +65,18 @@ def _have_kernel(regions: tuple[Tensor, ...], kinds: tuple[str, str]) -> bool:
     return any(backend.takes_region_logits for backend in backends_of(regions[0].device.type)[:1])
 
 
+def _how_to_arrange(x: Tensor, y: Tensor) -> str:
+    """Return the help for a target of another shape than the input."""
+    rows = x.shape[:1] + x.shape[2:]
+    if y.shape == (*rows, x.shape[1]):
+        return "target.movedim(-1, 1), if its last dimension holds the classes"
+    if y.shape == (x.shape[0], 1, *x.shape[2:]):
+        return "target.squeeze(1).long(), if it holds class indices" if y.is_floating_point() else "target.squeeze(1)"
+    if y.shape == rows:
+        return "target.unsqueeze(1)" if x.shape[1] == 1 else "target.long(), if it holds class indices"
+    return "one label or class index for each place of the input"
+
+
 class RegionLoss(RowwiseLoss):
     """A loss of the predicted and the labelled region of each sample and class."""
 
@@ -105,7 +117,8 @@ class RegionLoss(RowwiseLoss):
         if not is_index and y.shape != x.shape:
             raise InvalidValue(
                 f"{name}: `target` must have the shape of `input`, or hold class indices of shape "
-                f"{tuple(x.shape[:1] + x.shape[2:])}; received {y.dtype} of shape {shape_of(y)} for {shape_of(x)}."
+                f"{tuple(x.shape[:1] + x.shape[2:])}; received {y.dtype} of shape {shape_of(y)} for {shape_of(x)}. "
+                f"Help: {_how_to_arrange(x, y)}."
             )
         kinds = ("logits" if activation == "softmax" else "row", "classes" if is_index else "row")
         if activation == "softmax":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import InvalidType, did_you_mean
+from ..errors import InvalidType, InvalidValue, did_you_mean, english, nearest
 from .convention import TITLES
 from .declaration import all_options
 
@@ -33,12 +33,13 @@ _CLIPPING = {"clipnorm", "clipvalue", "global_clipnorm"}
 
 def misuse(
     cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], unknown: list[str], has_params: bool
-) -> InvalidType:
+) -> InvalidType | InvalidValue:
     """Return an error that lists every mistake in a call, and the corrected call."""
     mistakes = [] if has_params else [f"{cls.__name__} needs `params`, the parameters to train, first."]
     mistakes += [f"{cls.__name__} has no option `{name}`; {help_with_name(cls, name)}" for name in unknown]
-    given = ["model.parameters()", *map(repr, args)]
+    kind: type[InvalidType | InvalidValue] = InvalidType if mistakes else InvalidValue
     pair = list(cls.options["betas"].default) if "betas" in cls.options else []
+    by_position = dict(zip(cls.options, args, strict=False))
     renamed: dict[str, Any] = {}
     for name, value in kwargs.items():
         words = [word for word in FOREIGN_NAMES.get(name, ()) if word in cls.options]
@@ -49,10 +50,30 @@ def misuse(
             renamed["betas"] = tuple(pair)
         elif words and name not in {"decay", "lr_decay"}:
             renamed[words[0]] = value
-    given += [f"{name}={value!r}" for name, value in renamed.items()]
-    return InvalidType(
-        f"{' '.join(mistakes)}{offer_convention(cls, args, kwargs)} Write {cls.__name__}({', '.join(given)})."
-    )
+        elif _explanation(cls, name) is None:
+            renamed.update({near: value for near in nearest(name, _suggested(cls), 1) if near not in kwargs})
+    refused = refused_values(cls, by_position | renamed)
+    mistakes += [english(error) for error in refused.values()]
+    first = [f"{name}={value!r}" for name, value in by_position.items() if name not in refused]
+    if not by_position.keys() & refused.keys():
+        first = [repr(value) for value in args]
+    given = ["model.parameters()", *first, *(f"{k}={value!r}" for k, value in renamed.items() if k not in refused)]
+    return kind(f"{' '.join(mistakes)}{offer_convention(cls, args, kwargs)} Write {cls.__name__}({', '.join(given)}).")
+
+
+def refused_values(cls: Any, values: Mapping[str, Any]) -> dict[str, InvalidType | InvalidValue]:
+    """Return the errors of options whose own values are refused, by name; the options of a convention are not read."""
+    found: dict[str, InvalidType | InvalidValue] = {}
+    if values.get("convention", "torch") != "torch":
+        return found
+    options = all_options(cls)
+    for name, value in values.items():
+        try:
+            if name in options:
+                options[name].check(name, value)
+        except (InvalidType, InvalidValue) as error:
+            found[name] = error
+    return found
 
 
 def offer_convention(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
@@ -71,6 +92,18 @@ def offer_convention(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 def help_with_name(cls: Any, name: str) -> str:
     """Return the help for an unknown option, as the second half of a sentence."""
+    near = did_you_mean(name, _suggested(cls)).replace("Did", "did").replace("Known", "known")
+    return _explanation(cls, name) or near
+
+
+def _suggested(cls: Any) -> list[str]:
+    """Return the names of the options that fit the optimizer."""
+    of_decay = () if "weight_decay" in cls.options else ("decoupled_decay", "lr_max")
+    return [option for option in all_options(cls) if option not in of_decay]
+
+
+def _explanation(cls: Any, name: str) -> str | None:
+    """Return the help for a name that means something elsewhere; None for other names, which may be misspelled."""
     words = [word for word in FOREIGN_NAMES.get(name, ()) if word in cls.options]
     if words == ["betas"]:
         return "PyTorch takes both as one pair: betas=(beta_1, beta_2)."
@@ -94,6 +127,4 @@ def help_with_name(cls: Any, name: str) -> str:
     if name == "variant" and cls.conventions:
         versions = ", ".join(f'"{name}"' for name in cls.conventions)
         return f"`convention` takes the versions of other libraries: {versions}."
-    of_decay = () if "weight_decay" in cls.options else ("decoupled_decay", "lr_max")
-    known = [option for option in all_options(cls) if option not in of_decay]
-    return did_you_mean(name, known).replace("Did", "did").replace("Known", "known")
+    return None

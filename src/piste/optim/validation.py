@@ -11,7 +11,7 @@ from ..errors import InvalidType, InvalidValue
 from ..options import as_float
 from .convention import as_torch, check_convention
 from .declaration import all_options, defaults
-from .option_names import help_with_name, misuse, offer_convention
+from .option_names import help_with_name, misuse, offer_convention, refused_values
 from .options import SHARED
 from .shared_formulas import RATED
 
@@ -34,7 +34,8 @@ def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params:
     check_convention(cls, {"convention": convention})
     known = {*all_options(cls), *(cls.conventions[convention].arguments if convention != "torch" else ())}
     unknown = [name for name in kwargs if name not in known]
-    if not has_params or len(unknown) > 1:
+    known_values = {**dict(zip(cls.options, args, strict=False)), **kwargs}
+    if not has_params or len(unknown) + len(refused_values(cls, known_values)) > 1:
         raise misuse(cls, args, kwargs, unknown, has_params)
     names = list(cls.options)
     if len(args) > len(names):
