@@ -67,6 +67,8 @@ def test_other_text_is_no_number(cell):
         (["1.140", "977"], [1140, 977]),
         (["1.014", "1400"], [1.014, 1400]),  # thousands would be 1.400
         (["10.014", "1400", "20.300"], [10014, 1400, 20300]),  # four digits may stand without a separator
+        (["1.877e+03", "2.022e+03"], [1877, 2022]),  # scientific notation separates no thousands
+        (["1,877E+03", "2,022E+03", "1.014"], [1877, 2022, 1014]),
         (["1,401 m2", "60 m2"], None),
         (["60 m2", "70"], [60, 70]),
         (["1 year", "2 years"], [1, 2]),
@@ -103,6 +105,20 @@ def test_two_readings_are_rejected_with_both_values_and_the_way_out():
         "decimal comma, and no other cell decides. Help: give the decimal sign (--decimal . or --decimal , in the "
         "command, decimal= in Python), or save the file with plain numbers."
     )
+
+
+def test_a_column_that_shows_both_signs_before_three_digits_is_rejected():
+    for cells in (["1.877", "2,022", "977"], ["2,022", "1.877"]):
+        with pytest.raises(InvalidValue, match="can be read in two ways"):
+            values(*cells)
+        assert values(*cells, decimal=".")[0] == float(cells[0].replace(",", ""))
+
+
+def test_scientific_notation_with_both_signs_or_another_decimal_sign_is_rejected():
+    with pytest.raises(InvalidValue, match=r"received '1\.877e\+03' in line 2 of data\.csv and '2,022e\+03' in line 3"):
+        values("1.877e+03", "2,022e+03")
+    with pytest.raises(InvalidValue, match=r"numbers with the decimal sign ','; received '1\.877e\+03' in line 2"):
+        values("1.877e+03", "2.022e+03", decimal=",")
 
 
 def test_two_conventions_are_rejected_with_both_lines():

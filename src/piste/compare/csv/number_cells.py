@@ -66,6 +66,12 @@ class NumberCell(NamedTuple):
     exponent: str
     unit: str
 
+    def fits(self, convention: Convention) -> bool:
+        """Return whether the number is written in a convention; scientific notation has no separator of thousands."""
+        group, body = convention.group, self.body
+        is_grouped_once = group in ".," and body.count(group) == 1 and convention.decimal not in body
+        return convention.fits(body) and not (self.exponent and is_grouped_once)
+
     def value(self, convention: Convention) -> float:
         """Return the number, read in a convention."""
         return float(f"{'-' if self.negative else ''}{convention.plain(self.body)}e{self.exponent or 0}")

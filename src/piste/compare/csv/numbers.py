@@ -20,7 +20,7 @@ _MULTIPLIERS = frozenset(
     ("%", "‰", "k", "K", "M", "m", "B", "b", "mn", "bn", "Mio", "Mio.", "Mrd", "Mrd.", "千", "万", "億", "亿")
 )
 """Suffixes that change the value, so a number without one means something else."""
-_DECIMALS = re.compile(r"(?:^|\n)[+-]?(?![1-9]\d{0,2}\.\d{3}[eE\n])\d*\.")
+_DECIMALS = re.compile(r"(?:^|\n)[+-]?(?![1-9]\d{0,2}\.\d{3}\n)\d*\.")
 """The decimal point of a plain number that can't be a separator of thousands."""
 
 
@@ -52,7 +52,7 @@ def number_values(cells: Cells, convention: Convention, unit: str = "") -> np.nd
         read = [
             None if none else parse_number_cell(t) for t, none in zip(cells.texts, cells.missing_texts, strict=True)
         ]
-        fits = [cell and convention.fits(cell.body) and _has_unit(cell, unit) for cell in read]
+        fits = [cell and cell.fits(convention) and _has_unit(cell, unit) for cell in read]
         values = [cell.value(convention) if cell and fit else np.nan for cell, fit in zip(read, fits, strict=True)]
         cells.memo[key] = np.array(values, float)
     return cells.memo[key]
@@ -130,7 +130,10 @@ def _parse(name: str, cells: Cells, decimal: str | None) -> _Candidate:
     n_present, n_numbers = cells.counts[~missing].sum(), cells.counts[numbers].sum()
     candidate.numeric = bool(n_numbers > 0 and n_present - n_numbers <= (1 - MIN_NUMBER_SHARE) * n_present)
     bodies = candidate.bodies
-    candidate.fitting = [c for c in CONVENTIONS if decimal in (None, c.decimal) and all(map(c.fits, bodies))]
+    cells_with_numbers = [cell for cell in candidate.parsed if cell]
+    candidate.fitting = [
+        c for c in CONVENTIONS if decimal in (None, c.decimal) and all(cell.fits(c) for cell in cells_with_numbers)
+    ]
     if _shows_separator(bodies):
         candidate.fitting = _consistent(candidate.fitting, bodies)
         signs = {c.decimal for c in candidate.fitting}
@@ -171,9 +174,10 @@ def _consistent(fitting: list[Convention], bodies: Sequence[str]) -> list[Conven
     """Return the conventions that one formatter could have written; all of them if none could.
 
     Both signs fit only if each separator stands once, before exactly three digits. A formatter that groups digits
-    groups all long numbers. One with decimals either writes the same number of them everywhere or drops zeros.
+    groups all long numbers. One with decimals either writes the same number of them everywhere or drops zeros. None
+    writes both signs.
     """
-    if len({c.decimal for c in fitting}) < 2:
+    if len({c.decimal for c in fitting}) < 2 or all(any(sign in body for body in bodies) for sign in ".,"):
         return fitting
     separated = [body for body in bodies if not body.isdigit()]
     whole = [body for body in bodies if body.isdigit() and body.strip("0")]
@@ -189,7 +193,7 @@ def _consistent(fitting: list[Convention], bodies: Sequence[str]) -> list[Conven
 def _column(candidate: _Candidate, convention: Convention) -> NumberColumn:
     cells = candidate.cells
     read = [
-        cell if cell and not none and convention.fits(cell.body) else None
+        cell if cell and not none and cell.fits(convention) else None
         for cell, none in zip(candidate.parsed, cells.missing_texts, strict=True)
     ]
     units = list(dict.fromkeys(cell.unit for cell in read if cell and (cell.unit or cell.body.strip("0.,"))))
@@ -224,17 +228,17 @@ def _two_conventions(candidate: _Candidate, place: Callable[[int], str], decimal
     def where(code: int) -> str:
         return place(candidate.cells.first_row(code))
 
-    bodies = {i: cell.body for i, cell in enumerate(candidate.parsed) if cell}
+    numbers = {i: cell for i, cell in enumerate(candidate.parsed) if cell}
     conventions = [c for c in CONVENTIONS if decimal in (None, c.decimal)]
-    counts = [sum(int(candidate.cells.counts[i]) * c.fits(body) for i, body in bodies.items()) for c in conventions]
+    counts = [sum(int(candidate.cells.counts[i]) * cell.fits(c) for i, cell in numbers.items()) for c in conventions]
     best = conventions[counts.index(max(counts))]
-    odd = next(i for i, body in bodies.items() if not best.fits(body))
+    odd = next(i for i, cell in numbers.items() if not cell.fits(best))
     if decimal is not None:
         return InvalidValue(
             f"`{name}` must hold numbers with the decimal sign {decimal!r}; received {texts[odd]!r} in "
             f"{where(odd)}. Help: leave `decimal` out, or write all numbers of the column alike."
         )
-    usual = [i for i, body in bodies.items() if best.fits(body)]
+    usual = [i for i, cell in numbers.items() if cell.fits(best)]
     usual = [i for i in usual if not texts[i].isdigit()] or usual
     return InvalidValue(
         f"`{name}` must hold numbers written in one way; received {texts[usual[0]]!r} in {where(usual[0])} and "
