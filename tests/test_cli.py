@@ -293,6 +293,13 @@ def test_explain_takes_the_options_of_a_loss_by_flags(run):
             "a loss needs its operands, here `input`, `target`, as numbers or JSON arrays. Help: piste explain l1 "
             "--input ... --target ...",
         ),
+        (
+            ["triplet_margin", "--input", "[[1,1]]", "--target", "[[0,1]]"],
+            "here `anchor`, `positive`, `negative`, as numbers or JSON arrays; received 2. Help: piste explain "
+            "triplet_margin --input ... --target ... --more ...",
+        ),
+        (["l1", "--input", "1", "--target", "2", "--more", "3"], "received 3. Help: piste explain l1 --input ... --ta"),
+        (["adam", "--input", "1"], "an optimizer needs a gradient to step by. Help: piste explain adam --grad 0.5"),
         (["generator"], "here `fake`, as numbers or JSON arrays. Help: piste explain generator --input ..."),
         (["triplet_margin"], "Help: piste explain triplet_margin --input ... --target ... --more ..."),
         (["ctc"], "Help: piste explain ctc --input ... --target ... --more ... --more ..."),

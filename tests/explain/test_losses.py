@@ -145,6 +145,11 @@ def test_nll_explains_its_operands() -> None:
     shows(explain("nll", [[-1.0, -2.0], [-0.5, -3.0]], [1, 0]), "loss = -x[k]", "-(-2) = 2", "2.5 / 2 = 1.25")
 
 
+def test_a_sample_of_one_label_is_written_in_the_singular() -> None:
+    x = torch.tensor([[[-1.0, -0.5]], [[-1.0, -0.5]]])
+    shows(explain("ctc", x, [[1]], [2], [1]), " for 1 label\n")
+
+
 @pytest.mark.sample(1, per="loss.name", of=6)
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_every_loss_is_explained_by_its_class_instance_function_and_name(loss) -> None:

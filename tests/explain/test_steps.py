@@ -51,6 +51,13 @@ def test_each_step_of_every_optimizer_equals_that_of_torch(name: str, options: d
     assert explanation.value is not None and explanation.value.item() == pytest.approx(expected[-1], rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_each_value_of_a_formula_has_a_name_of_its_own(name: str) -> None:
+    formula = explain(name, 0.75, 0.5).text.partition("with p =")[0]
+    names = re.findall(r"^  (\S+) =", formula, re.MULTILINE)
+    assert len(names) == len(set(names)) > 0
+
+
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda case: str(case))
 def test_the_last_line_of_each_step_computes_the_new_parameter(name: str, options: dict) -> None:
     text = explain(name, 0.75, 0.5, steps=2, **options).text

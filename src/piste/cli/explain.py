@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 import typer
@@ -49,22 +50,23 @@ def explain(
         named = {"grad": grad, "param": param}
         options |= {option: read_numbers(f"--{option}", text) for option, text in named.items() if text is not None}
         options |= {option: v for option, v in {"steps": steps, "check": check}.items() if v is not None}
-        if not operands and grad is None:
-            _refuse_nothing(name)
+        _check_operands(name, len(operands), options)
         say(explained(name, *operands, **options).text)
 
 
-def _refuse_nothing(name: str) -> None:
-    """Raise for a loss or an optimizer without operands; a name that neither has is refused by what explains it."""
+def _check_operands(name: str, count: int, options: Collection[str]) -> None:
+    """Raise for another number of operands than the loss or optimizer takes, with the flags of the command."""
     from ..explain import operand_names
 
     names = operand_names(name)
     if names == ("param", "grad"):
-        raise InvalidValue(f"an optimizer needs a gradient to step by. Help: piste explain {name} --grad 0.5")
-    if names:
+        if "grad" not in options and count < len(names):
+            raise InvalidValue(f"an optimizer needs a gradient to step by. Help: piste explain {name} --grad 0.5")
+    elif count + sum(operand in options for operand in names) != len(names):
         flags = [f"--{flag} ..." for flag, _ in zip(("input", "target", *["more"] * len(names)), names, strict=False)]
         listed = ", ".join(f"`{operand}`" for operand in names)
+        received = f"; received {count}" if count else ""
         raise InvalidValue(
-            f"a loss needs its operands, here {listed}, as numbers or JSON arrays. Help: piste explain {name} "
-            f"{' '.join(flags)}"
+            f"a loss needs its operands, here {listed}, as numbers or JSON arrays{received}. Help: piste explain "
+            f"{name} {' '.join(flags)}"
         )

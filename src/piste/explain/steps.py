@@ -147,7 +147,7 @@ class TracedRule:
         named = {value: f"{name}'" if name in taken else name for value, name in names.items()}
         scaled = new_p.args[1]  # lr * d, of p - lr * d
         if isinstance(scaled, Expr) and scaled.op == "*" and isinstance(scaled.args[1], Expr):
-            named.setdefault(scaled.args[1], "step" if "d" in taken else "d")
+            named.setdefault(scaled.args[1], "step" if "d" in {*taken, *named.values()} else "d")
         named = {value: name for value, name in named.items() if value.op != "input"}
         for letter, value in buffers.items():
             if isinstance(value, Expr) and value.op != "input":

@@ -13,6 +13,7 @@ from ..losses.call import PreparedCall
 from ..losses.ctc import CTCLoss
 from ..losses.loss import Loss
 from ..losses.value_checks import unravel_index
+from ..wording import plural
 from .evaluation import Evaluation
 
 __all__ = ["FEW", "MOST", "format_explanation", "format_tensor", "spell_formula"]
@@ -45,7 +46,7 @@ def _by_sample(module: Loss, call: PreparedCall, value: Tensor) -> str:
     values = call.formula(*call.operands, **call.options).reshape(-1)
     lengths = call.operands[3].reshape(-1).tolist()
     order = range(len(lengths)) if len(lengths) <= FEW else values.topk(MOST).indices.tolist()
-    lines = [f"  sample {i}:  {format_number(values[i].item())} for {lengths[i]} labels" for i in order]
+    lines = [f"  sample {i}:  {format_number(values[i].item())} for {plural(lengths[i], 'label')}" for i in order]
     lines.append(f"  not finite: {int((~values.isfinite()).sum())} of {len(lengths)}")
     head = (
         f"{module!r}\n\nComputed by torch.nn.functional.{module.functional_name}; -log of the probability of the labels"
