@@ -30,6 +30,13 @@ def test_labels_and_one_hot_classes():
     assert baseline("accuracy", one_hot)[0] == pytest.approx(2 / 3)
 
 
+def test_bool_targets_are_classes_or_labels():
+    assert baseline("accuracy", torch.tensor([True, False, True])) == (
+        pytest.approx(2 / 3), "the most frequent class",
+    )  # fmt: skip
+    assert baseline("accuracy", torch.tensor([[True], [True], [False]]))[0] == pytest.approx(2 / 3)
+
+
 def test_numbers_have_the_error_of_the_mean_or_the_median():
     targets = torch.tensor([[0.0], [0.0], [9.0]])
     assert baseline("rmse", targets) == (pytest.approx(math.sqrt(18)), "the mean of the targets")

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from piste.compare import compare_task, data_sources
+import piste
+from piste.compare import Task, compare_task, data_sources
 from piste.errors import InvalidType, InvalidValue
 from tests.compare.small import data, model, task
 
@@ -152,6 +153,15 @@ def test_dict_batches_with_custom_steps_give_what_pairs_give():
     plain = result(model=model, train=TensorDataset(X, Y), validation=TensorDataset(X_VAL, Y_VAL), loss="cross_entropy")
     assert found.losses == plain.losses
     assert found.metrics == plain.metrics
+
+
+def test_compare_takes_the_steps_of_a_task():
+    steps = {"training_step": dict_training, "validation_step": dict_validation, "loss": "cross_entropy"}
+    shared = {"optimizers": "SGD", "lr": 0.5, "epochs": 1, "seeds": 1, "progress": False}
+    sets = Named(X, Y), Named(X_VAL, Y_VAL)
+    (found,) = piste.compare(TwoInputs, sets, metric="accuracy", **steps, **shared).results
+    (expected,) = compare_task(Task(TwoInputs, *sets, metric="accuracy", **steps), **shared).results
+    assert found.losses == expected.losses and found.metrics == expected.metrics
 
 
 @pytest.mark.parametrize("inputs", [lambda x: (x[:, :1], x[:, 1:]), lambda x: {"left": x[:, :1], "right": x[:, 1:]}])

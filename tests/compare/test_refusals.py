@@ -82,6 +82,19 @@ TASKS = [
         "can't be copied (no copies). Help: pass a function that makes a new model",
     ),
     ({"model": nn.Linear(3, 2)}, "the model failed on a batch of the training data:"),
+    (
+        {"train": (X.double(), Y)},
+        "Help: X has the dtype torch.float64, and the weights torch.float32: give X.to(torch.float32).",
+    ),
+    (
+        {"validation": (X.to(torch.int8), Y)},
+        "the model failed on a batch of the validation data: mat1 and mat2 must have the same dtype, but got Char and "
+        "Float. Help: X has the dtype torch.int8, and the weights torch.float32: give X.to(torch.float32).",
+    ),
+    (
+        {"train": (X, Y.clone().index_fill_(0, torch.tensor([7]), 2))},
+        "for 2 classes, or ignore_index=-100; received 2 at (7,)",
+    ),
     ({"model": nn.LSTM(2, 2)}, "the model must return a tensor; it returned tuple."),
     ({"train": X}, "the training data must be a pair of tensors (X, y), a Dataset or a DataLoader"),
     ({"train": (X, Y, Y)}, "the training data must be a pair (X, y); received 3 items."),
@@ -101,6 +114,17 @@ def test_invalid_tasks_are_rejected(options, words):
     with pytest.raises((InvalidValue, InvalidType)) as caught:
         compare_task(task(**options), progress=False)
     assert words in str(caught.value)
+
+
+def test_bool_targets_are_classes_or_labels():
+    for make, loss, labels in (
+        (model, "cross_entropy", Y > 0),
+        (lambda: nn.Linear(2, 1), "bce_with_logits", Y[:, None] > 0),
+    ):
+        found = compare(
+            make, ((X, labels), (X, labels)), loss=loss, metric="accuracy", epochs=1, seeds=1, progress=False
+        )
+        assert {row.failed for row in found.rows} == {0}
 
 
 def test_data_that_is_no_pair_is_rejected():

@@ -22,6 +22,8 @@ def compare(
     batch_size: int = 64,
     device: Any = None,
     loop: Any = None,
+    training_step: Any = None,
+    validation_step: Any = None,
     seed: int = 0,
     seeds: int | None = None,
     lr: Any = None,
@@ -65,6 +67,10 @@ def compare(
         device: Where models are trained, such as "cuda" or "mps"; None leaves model and batches where the model is.
         loop: A `Loop` (from piste.compare) with a schedule, gradient clipping, accumulation, precision, averaged
             weights or early stopping, or a dict of loops, which are candidates with every optimizer.
+        training_step: A function (model, batch, loss) -> scalar, or a dict of losses, for batches of any structure. The
+            loss is the candidate's, or None without `loss`.
+        validation_step: A function (model, batch, loss) -> (output, target) for the metric. Without it the validation
+            batches are pairs (X, y).
         seed: The first seed.
         seeds: The number of seeds (5).
         lr: One learning rate for all optimizers, or a dict by name; None uses the defaults.
@@ -119,7 +125,7 @@ def compare(
     train, validation = data
     task = Task(
         model, train, validation, loss=loss, metric=metric, batch_size=batch_size, target=target, device=device,
-        name=name,
+        training_step=training_step, validation_step=validation_step, name=name,
     )  # fmt: skip
     return compare_task(
         task, optimizers=optimizers, loop=loop, epochs=epochs, steps=steps, seed=seed, seeds=seeds, lr=lr,

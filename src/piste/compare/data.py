@@ -96,6 +96,12 @@ class Data:
         """Endless training batches, epoch after epoch; the same for every candidate with the same seed."""
         return self._train.shuffled(seed)
 
+    def first_batch(self) -> Batch:
+        """Return a batch of training examples; all of them, in the order of the data, if they are few."""
+        if isinstance(self._train, TensorSource) and len(self._train) <= TRAINING_SAMPLE_SIZE:
+            return take_rows(self._train.pair, torch.arange(len(self._train)))
+        return self.training_sample[0]
+
     def training_tensors(self) -> list[Batch]:
         """Return the training data that is in memory: all of a pair of tensors, else the fixed training examples."""
         return [self._train.pair] if isinstance(self._train, TensorSource) else self.training_sample

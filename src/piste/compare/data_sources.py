@@ -92,6 +92,7 @@ class TensorSource(BatchSource):
             yield from (self._take(rows) for rows in order.split(self.batch_size)[: self.steps_per_epoch()])
 
     def sample(self, count: int) -> list[Batch]:
+        """Return one batch of random rows."""
         return [self._take(torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:count])]
 
     def in_order(self) -> Iterator[Batch]:

@@ -47,7 +47,7 @@ def find_baseline(metric: Metric, targets: torch.Tensor) -> tuple[float, str]:
 def _constants(targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, str]]:
     """Yield outputs (1, ...) that do not depend on the input, for every form of target that the metrics take."""
     if not targets.is_floating_point():
-        known = targets[targets >= 0].flatten()
+        known = targets[targets >= 0].long().flatten()
         if len(known):
             classes = max(int(known.max()), 1) + 1
             logits = torch.zeros(1, classes, *targets.shape[1:], dtype=torch.float64, device=targets.device)
@@ -56,7 +56,8 @@ def _constants(targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, str]]:
             shares = known.bincount(minlength=classes).double() / len(known)
             shares = shares.clamp_min(torch.finfo(torch.float64).tiny).log().reshape(1, -1, *[1] * (targets.dim() - 1))
             yield shares.expand_as(logits), "the shares of the classes"
-        return
+        if targets.dtype is not torch.bool:
+            return
     values = targets.double()
     if bool(((values == 0) | (values == 1)).all()):  # one-hot classes, or labels
         yield values.mean(0, keepdim=True) - 0.5, "the most frequent label"

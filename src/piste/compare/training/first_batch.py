@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...errors import InvalidType, InvalidValue
+from ...errors import InvalidType, InvalidValue, english
 from ...torch_internals import PLAIN_TYPES
 from ..batches import Batch, concatenate
 from ..candidates import Candidate
@@ -52,7 +52,7 @@ def check_on_first_batch(task: Task, data: Data, given: Sequence[Metric], candid
     Raises:
         InvalidValue: If one of them fails, with its name and the reason, or if the data holds NaN or infinity.
     """
-    objective, batch = task.objective, data.training_sample[0]
+    objective, batch = task.objective, data.first_batch()
     metric, also = given[0] if given else None, given[1:]
     if metric is not None and metric.measured and len({c.loss for c in candidates}) > 1:
         raise InvalidValue(
@@ -68,7 +68,6 @@ def check_on_first_batch(task: Task, data: Data, given: Sequence[Metric], candid
     first = next(iter(by_loss.values()))
     model, loss = task.new_pair(0, first.loss_function)
     with RandomState(0), evaluation_mode(model, loss), torch.no_grad():
-        failure = "the model failed on a batch of the validation data"
         quick = data.quick_validation
         for judged in (m for m in given if m.measured):
             call_or_explain(
@@ -77,12 +76,12 @@ def check_on_first_batch(task: Task, data: Data, given: Sequence[Metric], candid
         if all(m.measured for m in given) and metric is not None:
             resolved = list(candidates)
         else:
-            sample = [call_or_explain(failure, objective.predict, model, b, loss) for b in quick[:1]]
+            sample = [_call_model("validation", objective.predict, model, b, loss) for b in quick[:1]]
             metric = metric or default_metric(*sample[0])
             resolved = [dataclasses.replace(c, convention=c.convention.resolve(sample[0][0])) for c in candidates]
             of_outputs = [m for m in (metric, *also) if not m.measured]
             metrics = {(c.convention, m.name): m.under(c.convention) for c in resolved for m in of_outputs}
-            sample += [call_or_explain(failure, objective.predict, model, b, loss) for b in quick[1:]]
+            sample += [_call_model("validation", objective.predict, model, b, loss) for b in quick[1:]]
             made = {f"the loss `{c.loss}`": c.new_loss() for c in by_loss.values()}
             losses = {name: function for name, function in made.items() if function is not None}
             check_finite(task, model, data, losses, {f"the metric `{m.name}`": m.scores for m in metrics.values()})
@@ -105,7 +104,7 @@ def _check_loss(
 
     failure = f"the loss `{candidate.loss}` failed on the model's output"
     if objective.own_loss is None:
-        output = call_or_explain("the model failed on a batch of the training data", objective.output, model, batch)
+        output = _call_model("training", objective.output, model, batch)
         value = call_or_explain(failure, counted, output, batch[1])
     else:
         failure = f"{objective.own_loss} failed on a batch of the training data"
@@ -195,6 +194,21 @@ def _check_metric(metric: Metric, parts: list[Prediction], data: Data, conventio
             f"the metric `{metric.name}` is nan for the untrained model on the validation data. Help: return a number "
             f"for every output, such as the worst value."
         )
+
+
+def _call_model(role: str, function: Callable[..., Any], model: torch.nn.Module, batch: Batch, *args: Any) -> Any:
+    """Call a function of the model and a batch; the refusal of an input of another dtype has the conversion."""
+    failure = f"the model failed on a batch of the {role} data"
+    try:
+        return call_or_explain(failure, function, model, batch, *args)
+    except InvalidValue as error:
+        x = batch[0] if isinstance(batch, (tuple, list)) and batch else None
+        weights = [p.dtype for p in model.parameters() if p.is_floating_point()]
+        if not isinstance(x, torch.Tensor) or not weights or x.dtype in weights or "type" not in english(error):
+            raise
+        raise InvalidValue(
+            f"{english(error)}. Help: X has the dtype {x.dtype}, and the weights {weights[0]}: give X.to({weights[0]})."
+        ) from error
 
 
 def call_or_explain(failure: str, function: Callable[..., Any], *args: Any) -> Any:
