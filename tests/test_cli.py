@@ -364,6 +364,29 @@ def test_a_log_in_another_encoding_holds_the_whole_output(encoding, tmp_path):
     assert "| candidate | lr | accuracy (higher is better) |" in text
     assert "Report, curves and numbers are in piste-compare/my_task/" in text
     assert ("SGD - cross_entropy" if encoding == "shift_jis" else "SGD · cross_entropy") in text
+    assert "?" not in text
+
+
+@pytest.mark.parametrize(("encoding", "word"), [("gbk", "公式"), ("cp1252", "Formula")])
+def test_a_log_that_cannot_hold_the_language_of_the_user_is_in_english(encoding, word):
+    done = subprocess.run(
+        [sys.executable, "-m", "piste", "explain", "l1", "--input", "1", "--target", "3"],
+        capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": encoding, "PISTE_LANG": "zh"},
+    )  # fmt: skip
+    text = done.stdout.decode(encoding)
+    assert word in text and "?" not in text
+
+
+def test_a_comparison_in_a_log_that_cannot_hold_chinese_is_in_english(tmp_path):
+    (tmp_path / "my_task.py").write_text(TASK)
+    done = subprocess.run(
+        [sys.executable, "-m", "piste", "compare", "my_task.py", "--seeds", "1", "--defaults", "--optimizers", "SGD"],
+        cwd=tmp_path, capture_output=True, check=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252", "PISTE_LANG": "zh"},
+    )  # fmt: skip
+    text = done.stdout.decode("cp1252")
+    assert "Only SGD finished" in text and "seed 0  SGD" in text and "?" not in text
+    assert "只有 SGD" in (tmp_path / "piste-compare" / "my_task" / "report.md").read_text(encoding="utf-8")
 
 
 RISING = """

@@ -1,15 +1,19 @@
-"""Text for streams whose encoding lacks some of its characters: the nearest ASCII in their place."""
+"""Text for streams whose encoding lacks some of its characters: English, and the nearest ASCII in their place."""
 
 from __future__ import annotations
 
 import codecs
+import contextlib
+from collections.abc import Iterator
 from typing import TextIO
+
+from .translation import in_english, language, translate
 
 ASCII_FALLBACK = "piste.ascii"
 """The name of the error handler, as `open` and `reconfigure` take it."""
 _NEAREST = {
     "·": "-", "★": "*", "±": "+/-", "…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "≤": "<=", "≥": ">=", "→": "->",
-    "●": "o", "◐": ".", "✗": "x", "’": "'", "“": '"', "”": '"', "²": "2", "▁": "_", "█": "#",
+    "●": "o", "◐": ".", "✗": "x", "’": "'", "“": '"', "”": '"', "²": "2", "µ": "u", "▁": "_", "█": "#",
 }  # fmt: skip
 
 
@@ -20,6 +24,28 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(ASCII_FALLBACK, _replace)
+
+
+@contextlib.contextmanager
+def language_of(stream: TextIO) -> Iterator[None]:
+    """Keep messages in English in this context if the stream can't encode the language of the user.
+
+    >>> import io, os
+    >>> os.environ["PISTE_LANG"] = "zh"
+    >>> for encoding in ("gbk", "cp1252"):
+    ...     with language_of(io.TextIOWrapper(io.BytesIO(), encoding=encoding)):
+    ...         print(translate("Result"))
+    结果
+    Result
+    >>> os.environ["PISTE_LANG"] = "en"
+    """
+    try:
+        (translate("Result") if language() else "").encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        with in_english():
+            yield
+    else:
+        yield
 
 
 def encodable(text: str, stream: TextIO) -> str:

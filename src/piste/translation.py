@@ -6,9 +6,12 @@ matched with the patterns when it is shown, so that the code that builds a messa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +21,8 @@ VARIABLES = ("PISTE_LANG", "LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
 FIELD = re.compile(r"\{(\w+)(?::[^{}]*)?\}")
 """A value in a pattern, as in an f-string: `{0}`."""
 
+_is_off = ContextVar("_is_off", default=False)
+"""Whether messages stay in English."""
 _ENTRY = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"(?:\n|\Z))+)', re.MULTILINE)
 _PROSE = re.compile(r"[A-Za-z]{2,}[.,;:]? [A-Za-z]{2,}")
 _SENTENCE_END = re.compile(r"(?<=[.?!;:]) +|(?<=[.?!]\)) +| (?=\()|(?<=[。；？！：]) *(?=.)|(?=, )")
@@ -35,6 +40,8 @@ _WIDE = "[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
 
 def language() -> str | None:
     """Return the catalogue that the environment asks for, such as "zh", or None for English."""
+    if _is_off.get():
+        return None
     chosen = next(filter(None, map(os.environ.get, VARIABLES)), "")
     for name in re.split(r"[:;]", chosen):
         code = re.split(r"[_.@-]", name)[0].lower()
@@ -43,6 +50,16 @@ def language() -> str | None:
         if code.isalpha() and (LOCALE / code).is_dir():
             return code
     return None
+
+
+@contextlib.contextmanager
+def in_english() -> Iterator[None]:
+    """Keep messages in English in this context."""
+    token = _is_off.set(True)
+    try:
+        yield
+    finally:
+        _is_off.reset(token)
 
 
 def translate(text: str) -> str:

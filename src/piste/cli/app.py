@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import PisteError, english
-from ..text_encoding import ASCII_FALLBACK
+from ..text_encoding import ASCII_FALLBACK, language_of
 from ..translation import translate
 from ..version import __version__
 
@@ -35,7 +35,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a log under cp1252 or GBK lacks some characters of a table
             stream.reconfigure(errors=ASCII_FALLBACK)
     command = typer.main.get_command(app)
-    _translate_help(command)
+    with language_of(sys.stdout):
+        _translate_help(command)
     command(prog_name="piste")
 
 
@@ -50,7 +51,8 @@ def _translate_help(command: Any) -> None:
 
 def say(text: str, err: bool = False) -> None:
     """Print a text of Piste in the language of the user."""
-    typer.echo(translate(text), err=err)
+    with language_of(sys.stderr if err else sys.stdout):
+        typer.echo(translate(text), err=err)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..text_encoding import language_of
 from .app import say
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 def show(comparison: Comparison) -> None:
     """Print the tables, the verdict and the recommended lines."""
+    with language_of(sys.stdout):
+        _show(comparison)
+
+
+def _show(comparison: Comparison) -> None:
     from rich.console import Console
 
     from ..compare.report.tables import rich_tables

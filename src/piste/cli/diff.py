@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..text_encoding import language_of
 from .app import Debug, app, in_a_sentence
 
 
@@ -24,4 +26,5 @@ def diff(
     with in_a_sentence(debug):
         from ..compare import diff as set_side_by_side
 
-        typer.echo(str(set_side_by_side(before, after, practical=practical)))
+        with language_of(sys.stdout):
+            typer.echo(str(set_side_by_side(before, after, practical=practical)))

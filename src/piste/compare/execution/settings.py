@@ -32,6 +32,8 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> st
 def _change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Name the parts of a candidate that changed."""
     name = now["name"]
+    if before["loss"] != now["loss"]:
+        return f"the loss of `{name}` was {before['loss']}, now {now['loss']}"
     if before["lr"] != now["lr"]:
         old, new = ("its default" if c["lr"] is None else f"{c['lr']:g}" for c in (before, now))
         return f"the learning rate of `{name}` was {old}, now {new}"

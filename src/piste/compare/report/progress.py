@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from ...text_encoding import encodable
+from ...text_encoding import encodable, language_of
 from ...translation import translate
 from ...wording import plural
 from ..budget import format_duration
@@ -47,7 +47,8 @@ class LogProgress(Listener):
     def on_start(self, plan: Plan, kept: int) -> None:
         finished = f", {kept} of them already finished" * bool(kept)
         runs = f"{plan.runs:,} run{'s' * (plan.runs != 1)}{finished}{_expected_duration(plan, kept)}."
-        self._write(f"{translate(f'{plan}.')} {translate(runs)}")
+        with language_of(self.stream):
+            self._write(f"{translate(f'{plan}.')} {translate(runs)}")
         self.started = time.perf_counter()
 
     def on_run_end(self, plan: Plan, result: Result) -> None:
@@ -61,12 +62,13 @@ class LogProgress(Listener):
             *([] if result.lr is None else [f"lr {result.lr:.3g}"]),
             *[format_options(result.options)] * bool(result.options),
         ]
-        role = "" if result.role == "judged" else f"{translate(result.role)} {', '.join(configuration)}  "
         spent = time.perf_counter() - self.started
-        self._write(
-            f"[{self.count:>{len(str(plan.runs))}.0f}/{plan.runs}] {spent:5.1f} s  seed {result.seed}  "
-            f"{result.candidate:<{width}}  {role}{translate(outcome)}"
-        )
+        with language_of(self.stream):
+            role = "" if result.role == "judged" else f"{translate(result.role)} {', '.join(configuration)}  "
+            self._write(
+                f"[{self.count:>{len(str(plan.runs))}.0f}/{plan.runs}] {spent:5.1f} s  seed {result.seed}  "
+                f"{result.candidate:<{width}}  {role}{translate(outcome)}"
+            )
 
     def _write(self, line: str) -> None:
         print(encodable(translate(line), self.stream), file=self.stream, flush=True)
