@@ -12,6 +12,8 @@ import sys
 import types
 
 import pytest
+import torch
+from matplotlib.text import Text
 
 from piste.compare import Loop, compare_task
 from piste.compare.report import fonts
@@ -138,6 +140,21 @@ def test_characters_of_other_scripts_use_an_installed_font_or_their_code_points(
     assert figure.axes[0].get_title() == "\\u4f18化器 é"
     assert figure.axes[0].title.get_fontfamily() == [fonts.FONT, "Other", "sans-serif"]
     assert [text.get_text() for text in figure.texts] == [fonts.NOTE]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
+def test_code_points_have_room_in_a_figure(monkeypatch, tmp_path):
+    monkeypatch.setattr(fonts, "fallback_fonts", lambda characters: ([fonts.FONT], set("优化器")))
+    found = compare_task(task(), optimizers={"优化器": torch.optim.SGD}, seeds=1, steps=20, progress=False)
+    figure = found.plot()
+    save_figure(figure, tmp_path, "curves")
+    figure.draw_without_rendering()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in figure.findobj(Text)]
+    named = [box for text, box in boxes if "\\u4f18\\u5316\\u5668" in text]
+    assert len(named) == 3  # the title and the ends of two curves
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in named)
+    (note,) = (box for text, box in boxes if text == fonts.NOTE)
+    assert all(note.y1 <= box.y0 for text, box in boxes if text == "step")
 
 
 def test_plot_uses_fonts_for_other_scripts_as_saved_figures_do():

@@ -83,7 +83,9 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
             figure.savefig(paths[0], metadata={"Date": None})
         drawn = paths[0].read_text(encoding="utf-8")
         paths[0].write_text(drawn.replace("</style>", f"{DARK}</style>", 1), encoding="utf-8")
-        write_as_code_points(figure, missing)
+        if missing:
+            write_as_code_points(figure, missing, int(figure.get_figwidth() * CHARACTERS_PER_INCH))
+            figure.set_layout_engine(layout)
         figure.savefig(paths[1], dpi=160)
     return paths
 

@@ -70,15 +70,20 @@ def _use_installed_fonts(texts: Iterable[Any]) -> set[str]:
     return missing
 
 
-def write_as_code_points(figure: Any, missing: set[str]) -> None:
-    """Replace the characters in every text of a figure by their code points, with a note on the figure."""
+def write_as_code_points(figure: Any, missing: set[str], width: int) -> None:
+    """Replace the characters in every text of a figure by their code points, with a note on the figure.
+
+    Args:
+        figure: The figure; it needs a new layout afterwards.
+        missing: The characters.
+        width: The number of letters in a line of a title.
+    """
     from matplotlib.text import Text
 
-    if not missing:
-        return
     for text in figure.findobj(Text):
-        text.set_text("".join(f"\\u{ord(c):04x}" if c in missing else c for c in text.get_text()))
-    figure.text(0.995, 0.005, translated(NOTE), ha="right", va="bottom", fontsize=7)
+        lines = "".join(f"\\u{ord(c):04x}" if c in missing else c for c in text.get_text()).split("\n")
+        text.set_text("\n".join(part for line in lines for part in textwrap.wrap(line, width) or [""]))
+    figure.supxlabel(translated(NOTE), x=0.995, ha="right", fontsize=7)
 
 
 def fallback_fonts(characters: Iterable[str]) -> tuple[list[str], set[str]]:
