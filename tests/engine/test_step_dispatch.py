@@ -260,3 +260,21 @@ def test_an_import_error_of_numba_or_llvmlite_falls_back_to_the_eager_backend(tm
     assert explanation.endswith(f"{EAGER}its kernel could not be made (Numba needs NumPy 1.0 or less)")
     assert mine.startswith(f'{numbers} ["Mine falls back to the eager backend, several times slower: ')
     assert "llvmlite" in mine and "llvmlite" in explanation_mine
+
+
+def test_a_compiler_that_is_turned_off_is_named_as_the_cause(tmp_path):
+    code = """
+        import torch, piste, warnings
+        p = torch.nn.Parameter(torch.ones(3))
+        optimizer = piste.optim.SGD([p], lr=0.5)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            piste.losses.MSELoss()(p, torch.zeros(3)).backward()
+            optimizer.step()
+        print(p.sum().item(), *(str(w.message).split(": ")[1] for w in caught), optimizer.explain(), sep="; ")
+    """
+    found = python(code, NUMBA_DISABLE_JIT=1, PISTE_CACHE_DIR=tmp_path).split("; ")
+    why = "NUMBA_DISABLE_JIT turns Numba's compiler off"
+    assert float(found[0]) == pytest.approx(2.0)
+    assert found[1:3] == [f"the kernel of a loss could not be made ({why}). Help", f"{why}. Help"]
+    assert found[3].endswith(f"{EAGER}its kernel could not be made ({why})")

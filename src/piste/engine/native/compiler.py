@@ -23,6 +23,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from ...errors import Unsupported
 from . import debug
 from .object_cache import read_object, write_object
 from .openmp import openmp_parallel
@@ -253,7 +254,10 @@ def _target_machine(is_wide: bool) -> Any:
 def _compile(key: str, scope: Mapping[str, Any], entries: tuple[str, ...], is_wide: bool) -> CompiledModule:
     """Compile entries with Numba, store their object code, and link it."""
     import llvmlite.binding as llvm
+    from numba.core import config
 
+    if config.DISABLE_JIT:
+        raise Unsupported("NUMBA_DISABLE_JIT turns Numba's compiler off")
     _initialise_llvm()
     machine = _target_machine(is_wide)
     with _vectors_of(machine) if is_wide else nullcontext():
