@@ -278,3 +278,37 @@ def test_a_compiler_that_is_turned_off_is_named_as_the_cause(tmp_path):
     assert float(found[0]) == pytest.approx(2.0)
     assert found[1:3] == [f"the kernel of a loss could not be made ({why}). Help", f"{why}. Help"]
     assert found[3].endswith(f"{EAGER}its kernel could not be made ({why})")
+
+
+def test_a_slow_compiler_delays_the_first_step_of_each_thread_alone(tmp_path):
+    code = """
+        import sys, threading, time, warnings
+        import torch, piste
+        warnings.simplefilter("error")
+
+        class Slow:
+            def find_spec(self, name, path=None, target=None):
+                if name == "numba":
+                    time.sleep(2)
+
+        sys.meta_path.insert(0, Slow())
+        params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+        optimizers = [piste.optim.SGD([p], lr=0.5) for p in params]
+        spent = [[], []]
+
+        def train(i):
+            for _ in range(3):
+                began = time.perf_counter()
+                params[i].grad = torch.ones(3)
+                optimizers[i].step()
+                spent[i].append(time.perf_counter() - began)
+
+        threads = [threading.Thread(target=train, args=(i,)) for i in range(2)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print([p.tolist() for p in params], min(s[0] for s in spent) > 1, max(t for s in spent for t in s[1:]) < 1)
+        print(*("fused CPU kernel" in o.explain() for o in optimizers))
+    """
+    values, kernels = python(code, PISTE_CACHE_DIR=tmp_path).splitlines()
+    assert values == "[[-0.5, -0.5, -0.5], [-0.5, -0.5, -0.5]] True True"
+    assert kernels == "True True"
