@@ -106,7 +106,7 @@ def _mismatch(
     elif y.shape == x.shape:
         kind = InvalidType
         if is_whole and x.dim() == 1 and not _is_one_hot(y):
-            kind, how = InvalidValue, "an input (C) is one sample; several samples have an input (N, C)"
+            how = "an input (C) is one sample; several samples have an input (N, C)"
         elif is_whole and loss.soft_formula:
             how = f"it looks one-hot: target.argmax({dim}) gives the indices, target.float() the probabilities"
         else:
