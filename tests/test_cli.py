@@ -204,7 +204,7 @@ def test_explain_takes_further_operands_in_order(run):
     assert done.exit_code == 0 and f"Result\n  {value:.6g}" in done.output
     lengths = "--more", "[2]", "--more", "[1]"
     done = run("explain", "ctc", "--input", "[[[-1,-1,-1]],[[-1,-1,-1]]]", "--target", "[[1]]", *lengths)
-    assert done.exit_code == 0 and "sample 0:  0.901388 for 1 labels" in done.output  # -log(3 paths of exp(-2))
+    assert done.exit_code == 0 and "sample 0:  0.901388 for 1 label\n" in done.output  # -log(3 paths of exp(-2))
 
 
 @pytest.mark.parametrize("loss", ["triplet_margin", "cosine_embedding", "margin_ranking", "ctc"])
