@@ -213,7 +213,8 @@ def test_explain_names_the_operands_that_are_missing(run, loss):
     assert done.exit_code == 2 and "Traceback" not in done.output
     names = piste.losses.named(loss).arguments
     listed = ", ".join(f"`{name}`" for name in names)
-    words = f"takes {len(names)} operands ({listed}); received 2. Help: explain('{loss}', {', '.join(names)})."
+    flags = "--input ... --target ..." + " --more ..." * (len(names) - 2)
+    words = f"here {listed}, as numbers or JSON arrays; received 2. Help: piste explain {loss} {flags}"
     assert words in " ".join(done.output.split())
 
 

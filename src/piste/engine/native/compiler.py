@@ -254,9 +254,8 @@ def _target_machine(is_wide: bool) -> Any:
 def _compile(key: str, scope: Mapping[str, Any], entries: tuple[str, ...], is_wide: bool) -> CompiledModule:
     """Compile entries with Numba, store their object code, and link it."""
     import llvmlite.binding as llvm
-    from numba.core import config
 
-    if config.DISABLE_JIT:
+    if importlib.import_module("numba.core.config").DISABLE_JIT:
         raise Unsupported("NUMBA_DISABLE_JIT turns Numba's compiler off")
     _initialise_llvm()
     machine = _target_machine(is_wide)
