@@ -264,4 +264,7 @@ def test_backends_are_those_of_the_cpu_and_of_a_gpu():
 def test_measured_speed_is_that_of_the_rule():
     assert re.search(r"## Speed\n\nOn a CPU, of a step alone.*\n\n.*\n.*\n\| 1 x 25M \| 1 \| ", _optimizer_page(Adam))
     assert "| 4096x32000 | 1 | " in _loss_page(LOSSES["CrossEntropyLoss"])
+    lamb = _optimizer_page(OPTIMIZERS["LAMB"])
+    assert "faster. `reference` is the implementation in pytorch_optimizer. [All" in lamb
+    assert "`reference` is" not in _optimizer_page(Adam)
     assert "## Speed" not in _loss_page(LOSSES["CTCLoss"])  # not measured

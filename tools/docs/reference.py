@@ -143,7 +143,10 @@ def _speed(rows: list[str], subject: str, first: str, other: str) -> list[str]:
     """Return the measurements of an optimizer or a loss, where there are any."""
     if not rows:
         return []
-    head = f"On a CPU, of {subject}; a ratio above 1 means that Piste is faster. [All measurements](../performance.md)."
+    head = f"On a CPU, of {subject}; a ratio above 1 means that Piste is faster. "
+    if any("(reference)" in row for row in rows):
+        head += "`reference` is the implementation in pytorch_optimizer. "
+    head += "[All measurements](../performance.md)."
     table = [f"| {first} | threads | Piste | {other} | ratio |", "|---|---|---|---|---|", *rows]
     return ["## Speed", "", head, "", *table, ""]
 
