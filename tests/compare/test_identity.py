@@ -149,6 +149,48 @@ def test_an_array_counts_by_its_dtype_shape_and_content(dtype, shape):
         assert digest(array) != digest(np.ones(shape, "i8").astype(dtype))
 
 
+def test_a_package_counts_by_its_name_in_any_folder_that_pip_installs_into(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def found(name, source):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "__init__.py").write_text(source)
+        sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return digest(importlib.import_module(name).f)
+
+    own = found("a_package_of_the_user", "def f(x): return x")
+    assert found("a_package_of_the_user", "def f(x): return -x") != own
+    (tmp_path / "targeted_package-1.0.dist-info").mkdir()
+    installed = found("targeted_package", "def f(x): return x")
+    assert found("targeted_package", "def f(x): return -x") == installed
+
+
+def test_sets_that_hold_what_refers_to_them_have_a_digest():
+    class Member:
+        others = set()
+
+    Member.others.add(Member)
+    before = digest(Member)
+    Member.others.add(1)
+    assert digest(Member) != before
+
+
+def test_a_model_in_a_closure_counts_with_all_of_its_modules():
+    def loss_of(net):
+        return lambda output, target: net(output).sum()
+
+    assert digest(loss_of(nested(40))) == digest(loss_of(nested(40)))
+    assert digest(loss_of(nested(40))) != digest(loss_of(nested(40, freeze)))
+
+
+def test_the_place_of_a_module_and_of_one_that_is_shared_counts():
+    torch.manual_seed(0)
+    one, other, third = (nn.Linear(2, 2) for _ in range(3))
+    models = [nn.Sequential(*layers) for layers in ((one, other, one), (one, one, other), (one, other), (one, third))]
+    assert len({digest(net) for net in models}) == len(models)
+
+
 def test_other_loggers_and_levels_that_were_asked_for_do_not_count():
     log = logging.getLogger("a task")
     before = digest(log)

@@ -10,6 +10,7 @@ import sys
 import optuna
 import pytest
 import torch
+from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import IntegrityError, OperationalError
 from torch import nn
 
@@ -166,6 +167,30 @@ def test_a_run_that_cannot_be_stored_says_so_and_keeps_those_before_it(tmp_path,
     monkeypatch.setattr(executor_module, "run_trial", lambda *a, **o: (done.append(1), run(*a, **o))[1])
     assert found_by(tmp_path).rows
     assert len(done) == 2
+
+
+def test_a_plan_that_cannot_be_stored_is_named(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise StorageInternalError("a commit") from OSError("database or disk is full")
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "set_study_user_attr", full)
+    with pytest.raises(PisteError) as caught:
+        found_by(tmp_path)
+    assert str(caught.value) == (
+        f"the plan can't be stored in {tmp_path}/runs.db: database or disk is full. Runs stored before it are kept. "
+        f"Help: free the disk or restore the database, and repeat the call."
+    )
+
+
+@pytest.mark.parametrize("storage", [False, True], ids=["folder", "database"])
+def test_a_disk_that_is_full_after_the_tables_were_made_is_named(storage, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise StorageInternalError("a commit") from OSError("database or disk is full")
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "create_new_study", full)
+    options = {"storage": f"sqlite:///{tmp_path}/team.db"} if storage else {}
+    with pytest.raises(InvalidValue, match=r"can't be (used|opened): database or disk is full\."):
+        found_by(tmp_path / "out", **options)
 
 
 def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader
 
 _OWN_PACKAGE = __name__.partition(".")[0]
 MAX_DEPTH = 20
-"""Objects that are nested deeper than this, counted from the innermost module, are identified by their type."""
+"""Objects that are nested deeper than this are identified by their type; a model counts as one object."""
 REDUCED_PACKAGES = {*sys.stdlib_module_names, "torch", "numpy"}
 """Installed packages whose objects without attributes are identified by what pickle keeps of them."""
 
@@ -63,13 +64,12 @@ class _Writer:
             return
         self._seen[id(value)] = len(self._seen)
         self._kept.append(value)
-        outside = self._depth
-        self._depth = 0 if isinstance(value, torch.nn.Module) else outside + 1
+        self._depth += 1
         if self._depth > MAX_DEPTH:
             self.write("deep", type(value).__qualname__)
         else:
             self._add_object(value)
-        self._depth = outside
+        self._depth -= 1
 
     def _add_object(self, value: Any) -> None:
         if isinstance(value, torch.Tensor):
@@ -79,12 +79,14 @@ class _Writer:
             for key, item in value.items():
                 self.add(key)
                 self.add(item)
+        elif isinstance(value, torch.nn.Module):
+            self._add_modules(value)
         elif isinstance(value, (tuple, list)):
             self.write(type(value).__name__, len(value))
             for item in value:
                 self.add(item)
         elif isinstance(value, (set, frozenset)):
-            self.write("set", sorted(digest(item) for item in value))
+            self.write("set", sorted(map(self._digest_apart, value)))
         elif isinstance(value, functools.partial):
             self.write("partial")
             for part in (value.func, value.args, value.keywords):
@@ -132,6 +134,25 @@ class _Writer:
         whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # of a sharded parameter
         data = whole.detach().cpu().contiguous()
         self.hash.update(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"")
+
+    def _digest_apart(self, item: Any) -> str:
+        """Return the digest of an item whose place among others has no meaning."""
+        writer = _Writer()
+        writer._seen, writer._kept, writer._depth = dict(self._seen), self._kept, self._depth
+        writer.add(item)
+        return writer.hash.hexdigest()
+
+    def _add_modules(self, root: torch.nn.Module) -> None:
+        """Add a model, module after module: the depth of a module in it does not count."""
+        for name, module in root.named_modules(remove_duplicate=False):
+            self.write(name)
+            if module is not root and id(module) in self._seen:
+                self.write("seen", self._seen[id(module)])
+                continue
+            self._seen.setdefault(id(module), len(self._seen))
+            self._kept.append(module)
+            self.add(type(module))
+            self._add_attributes(module, without="_modules")
 
     def _add_array(self, array: np.ndarray[Any, Any]) -> None:
         self.write("array", array.dtype.str, array.shape)
@@ -219,13 +240,13 @@ class _Writer:
             self._slots[kind] = [name for name, _ in members if not name.startswith("__")]
         return self._slots[kind]
 
-    def _add_attributes(self, value: Any) -> None:
+    def _add_attributes(self, value: Any, without: str = "") -> None:
         attributes = dict(vars(value))
         attributes |= {name: getattr(value, name) for name in self._slots_of(type(value)) if hasattr(value, name)}
         if isinstance(value, DataLoader):
             attributes = {n: v for n, v in attributes.items() if not n.startswith("_iterator")}
         for name, item in attributes.items():
-            if name == "__orig_class__" or name.startswith("_piste"):
+            if name in ("__orig_class__", without) or name.startswith("_piste"):
                 continue
             self.write(name)
             self.add(item)
@@ -247,7 +268,11 @@ def _is_installed(module: str | None) -> bool:
     if root == _OWN_PACKAGE:
         return True
     file = getattr(sys.modules.get(root), "__file__", None)
-    return root in sys.builtin_module_names or (file is not None and file.startswith(_installed_folders()))
+    if root in sys.builtin_module_names or file is None:
+        return root in sys.builtin_module_names
+    path = Path(file)
+    folder = path.parents[1] if path.stem == "__init__" else path.parent
+    return file.startswith(_installed_folders()) or any(folder.glob("*.dist-info"))  # as pip install --target makes
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import getpass
 import json
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,11 @@ class DatabaseStore(Store):
                     f"Help: give another folder with --out (out=), or start over with --fresh (fresh=True)."
                 )
             settings = extended_settings(self.settings, settings)
-        if self.settings != settings:
-            study.set_user_attr("settings", settings)
-        if "writer" not in study.user_attrs:
-            study.set_user_attr("writer", self._writer)
+        with self._storing("the plan"):
+            if self.settings != settings:
+                study.set_user_attr("settings", settings)
+            if "writer" not in study.user_attrs:
+                study.set_user_attr("writer", self._writer)
         self.settings = settings
 
     def put(self, job: Job, result: Result) -> None:
@@ -151,11 +153,16 @@ class DatabaseStore(Store):
             value=result.metrics[-1] if finished else None,
             user_attrs=attributes,
         )
-        try:
+        with self._storing(f"the run of {job}"):
             self._study(f"{result.role}: {result.candidate}").add_trial(trial)
+
+    @contextlib.contextmanager
+    def _storing(self, subject: str) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             raise PisteError(
-                f"the run of {job} can't be stored in {self.where}: {_reason(error)}. Runs stored before it are kept. "
+                f"{subject} can't be stored in {self.where}: {_reason(error)}. Runs stored before it are kept. "
                 f"Help: free the disk or restore the database, and repeat the call."
             ) from error
 
@@ -209,6 +216,7 @@ def _open_storage(url: str) -> Any:
 
 
 def _open_folder(folder: Path, fresh: bool) -> Store:
+    from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import DatabaseError, OperationalError
 
     file = folder / DATABASE_FILE
@@ -216,7 +224,7 @@ def _open_folder(folder: Path, fresh: bool) -> Store:
         file.unlink(missing_ok=True)
     try:
         return DatabaseStore(f"sqlite:///{file.resolve()}", "", str(file))
-    except OperationalError as error:  # a full disk, missing permissions
+    except (OperationalError, StorageInternalError) as error:  # a full disk, missing permissions
         raise InvalidValue(
             f"{file} can't be used: {_reason(error)}. Help: free the disk and check its permissions, or give another "
             f"folder with --out (out=)."
@@ -229,6 +237,7 @@ def _open_folder(folder: Path, fresh: bool) -> Store:
 
 
 def _open_database(storage: Any, name: str, fresh: bool, folder: Path | None, held: contextlib.ExitStack) -> Store:
+    from optuna.exceptions import StorageInternalError
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -244,7 +253,7 @@ def _open_database(storage: Any, name: str, fresh: bool, folder: Path | None, he
         return DatabaseStore(storage, name, f"{name} in {shown}", fresh, writer)
     except ImportError as error:
         raise Unsupported(f"`storage` {shown} needs a driver: {str(error).rstrip('.')}. {_DRIVER}") from error
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, StorageInternalError, OSError) as error:
         raise InvalidValue(f"`storage` {shown} can't be opened: {_reason(error)}.") from error
 
 
