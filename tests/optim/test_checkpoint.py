@@ -261,8 +261,8 @@ def test_other_parameter_names_are_rejected():
         renamed,
         optimizer.state_dict(),
         "param group 0 have other names in the checkpoint",
-        "only in the optimizer net.0.bias",
-        "only in the checkpoint 0.bias",
+        "Only in the optimizer: net.0.bias",
+        "Only in the checkpoint: 0.bias",
     )
 
 

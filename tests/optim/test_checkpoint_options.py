@@ -56,7 +56,7 @@ def test_without_strict_parameters_that_both_have_are_loaded_by_name():
     saved = copy.deepcopy(optimizer.state_dict())
     other = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3), torch.nn.Linear(3, 3))
     loaded = Adam([(n, p) for n, p in other.double().named_parameters() if n != "0.bias"][::-1])
-    refused(loaded, saved, "has 4 parameters in the checkpoint and 5", "only in the optimizer 3.bias, 3.weight")
+    refused(loaded, saved, "has 4 parameters in the checkpoint and 5", "Only in the optimizer: 3.bias, 3.weight")
     loaded.load_state_dict(saved, strict=False)
     params = dict(other.named_parameters())
     for i, name in enumerate(saved["param_groups"][0]["param_names"]):

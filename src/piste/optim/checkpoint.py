@@ -237,7 +237,7 @@ def _match_names(theirs: Mapping[str, Any], ours: Mapping[str, Any], index: int)
         return dict(theirs)
     if sorted(saved) != sorted(named):
         raise InvalidValue(
-            f"the parameters of param group {index} have other names in the checkpoint:{_different_names(theirs, ours)}"
+            f"the parameters of param group {index} have other names in the checkpoint.{_different_names(theirs, ours)}"
         )
     ids = dict(zip(saved, theirs["params"], strict=True))
     return {**theirs, "params": [ids[name] for name in named], "param_names": named}
@@ -250,7 +250,7 @@ def _different_names(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     here = sorted(set(ours["param_names"]) - set(theirs["param_names"]))
     there = sorted(set(theirs["param_names"]) - set(ours["param_names"]))
     return (
-        f" only in the optimizer {', '.join(here[:5]) or 'none'}; only in the checkpoint "
+        f" Only in the optimizer: {', '.join(here[:5]) or 'none'}. Only in the checkpoint: "
         f"{', '.join(there[:5]) or 'none'}. Help: strict=False loads the parameters that both have."
     )
 
