@@ -28,6 +28,21 @@ class FirstColumns(optim.Optimizer):
         return u, v + u[:, :, 0]
 
 
+class SumsInPlace(optim.Optimizer):
+    """Steps by the gradient, and adds up the gradients in the memory that the stage is given."""
+
+    options = {"lr": rate(0.5)}
+    buffers = {"sums": "s"}
+    elementwise = False
+
+    def before(g):
+        return g
+
+    def matrix(u, s):
+        s.add_(u.flatten(1))
+        return u, None
+
+
 def matrices(*shapes):
     make = torch.Generator().manual_seed(0)
     params = [torch.randn(shape, generator=make, dtype=torch.float64).requires_grad_() for shape in shapes]
@@ -53,6 +68,19 @@ def test_pieces_have_the_matrices_that_fit_and_their_own_state(cached, pieces, f
     for p, start in zip(params, starts, strict=True):
         torch.testing.assert_close(p.detach(), start - 0.5 * p.grad - 0.5 * p.grad, rtol=0, atol=0)
         torch.testing.assert_close(optimizer.state[p]["columns"], 2 * p.grad[:, :1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("cached", [1, 2**19])
+def test_a_buffer_renewed_in_place_is_the_state(cached, fused, monkeypatch):
+    monkeypatch.setattr(matrix_step, "CACHED", cached)
+    params = [*matrices((4, 6), (4, 6), (6, 3)), matrices((6, 5))[0].detach().T.requires_grad_()]
+    params[-1].grad = torch.arange(30.0, dtype=torch.float64).view(5, 6)
+    optimizer = SumsInPlace(params, fused=fused)
+    optimizer.step()
+    optimizer.step()
+    for p in params:
+        torch.testing.assert_close(optimizer.state[p]["sums"], 2 * p.grad, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["Muon", "NorMuon", "SOAP"])

@@ -34,8 +34,9 @@ class MatrixSpec:
         before: a step that leaves the parameter as it is; its last buffer is the input of the matrix stage.
         matrix: the stage. It takes matrices (count, rows, columns), its buffers (count, elements), and the numbers that
             it names by keyword, such as the step count `t`; it returns matrices of as many elements, and the new
-            buffers if it has any, those that have not changed as they were given. It runs once for all matrices of one
-            shape and step count, and on a CPU for as many of them at a time as its caches hold.
+            buffers if it has any: one that has not changed as it was given, and None for one that it renewed in place.
+            It runs once for all matrices of one shape and step count, and on a CPU for as many of them at a time as its
+            caches hold.
         after: a step whose only buffer is the result of the matrix stage.
         buffers: letters of the state that the stage reads and renews, the last ones of a rule.
         any_shape: whether the stage takes tensors (count, *shape) as they are, in place of matrices.
@@ -127,10 +128,12 @@ class _Stacks:
         whole = states[0].whole
         u = stack if whole is None else torch.stack([whole_of(x, whole) for x in stack])
         kept = [_numbers_of(state) for state in states]
-        if len(states) == 1 and is_bad is None:  # the stage may work in the state
+        if len(states) == 1 and is_bad is None:  # the stage works in the state itself
             buffers = [x.reshape(1, -1) for x in kept[0]]
+            in_state = [x is y and x.is_contiguous() for x, y in zip(kept[0], states[0].buffers, strict=True)]
         else:
             buffers = [torch.stack([x.flatten() for x in alike]) for alike in zip(*kept, strict=True)]
+            in_state = [False] * len(buffers)
         result = self._spec.matrix(u if self._spec.any_shape else u.flatten(2), *buffers, **chosen)
         result, *renewed = result if buffers else (result,)
         result = result.reshape(u.shape)
@@ -140,9 +143,10 @@ class _Stacks:
             for x, value in zip(stack, result, strict=True):
                 x.copy_(own_part(value, whole))
         for k, (old, values) in enumerate(zip(buffers, renewed, strict=False)):
-            if values is not old:
-                for state, value in zip(states, values, strict=True):
-                    _renew(state, k, value, is_bad)
+            if values is old or (values is None and in_state[k]):
+                continue
+            for state, value in zip(states, old if values is None else values, strict=True):
+                _renew(state, k, value, is_bad)
 
 
 def _divided(spec: MatrixSpec, state: ParamState, u: Tensor) -> tuple[ParamState, ParamState, ParamState]:
@@ -174,6 +178,9 @@ def _numbers_of(state: ParamState) -> list[Tensor]:
 def _renew(state: ParamState, index: int, value: Tensor, is_bad: Tensor | None) -> None:
     """Write a buffer of a stage, in whole numbers, as it is kept: in 8 bits, and in the part of this process."""
     x = state.buffers[index]
+    if state.whole is None and is_bad is None and x.dtype != torch.int8 and not is_sharded(x):
+        x.copy_(value.reshape(x.shape))
+        return
     spread, x = (x, x.to_local()) if is_sharded(x) else (state.whole, x)
     part = own_part(value.reshape(x.shape if spread is None else spread.shape), spread)
     new = [(x, part)]

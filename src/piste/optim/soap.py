@@ -107,22 +107,24 @@ class SOAP(Optimizer):
             averages = [x if x is None else (1 - beta) * _products(g, k) for k, x in enumerate(averages)]
             bases = [x if x is None else _eigenbases(x) for x in averages]
             return torch.zeros_like(g), m, v, _joined(averages, gg), _joined(bases, q)
+        is_own = m.dtype == g.dtype  # so the averages are renewed in place
         m, v = (x.view(u.shape).to(g.dtype) for x in (m, v))
         r = _turned(g, bases)
-        m = m.mul(beta1).add_(r, alpha=1 - beta1)
-        v = v.mul(beta2).addcmul_(r, r, value=1 - beta2)
+        m.lerp_(r, 1 - beta1)
+        v.mul_(beta2).addcmul_(r, r, value=1 - beta2)
         step = _turned_back(m / v.sqrt().add_(float(eps)), bases)
         if normalize_grads:
             rms = step.square().reshape(len(step), -1).mean(1).sqrt()
             step = step / (rms + LEAST).view(-1, *(1 for _ in sizes))
         if correct_bias:
-            step = step * ((1 - beta2 ** (t - 1)) ** 0.5 / (1 - beta1 ** (t - 1)))
+            step.mul_((1 - beta2 ** (t - 1)) ** 0.5 / (1 - beta1 ** (t - 1)))
+        grown = None if any(sizes) else gg
         for k, x in enumerate(averages):
             if x is not None:
                 rows = _along(g, k)
-                x.baddbmm_(rows, rows.mT, beta=beta, alpha=1 - beta)  # in `gg`
+                x.baddbmm_(rows, rows.mT, beta=beta, alpha=1 - beta)  # in place, in `gg`
         if (t - 1) % precondition_frequency:
-            return step, m, v, gg[:], q
+            return step, *((None, None) if is_own else (m, v)), grown, q  # type: ignore[return-value]
         m = _turned_back(m, bases)
         renewed: list[Tensor | None] = []
         for k, (x, basis) in enumerate(zip(averages, bases, strict=True)):
@@ -136,7 +138,7 @@ class SOAP(Optimizer):
             renewed.append(torch.linalg.qr(powers).Q)
             place = order.view(-1, *(n if j == k else 1 for j, n in enumerate(u.shape[1:])))
             v = v.gather(k + 1, place.expand_as(v))
-        return step, _turned(m, renewed), v, gg[:], _joined(renewed, q)
+        return step, _turned(m, renewed), v, grown, _joined(renewed, q)  # type: ignore[return-value]
 
 
 def _matrices(flat: Tensor, sizes: Sequence[int]) -> list[Tensor | None]:
