@@ -82,3 +82,9 @@ def test_schedulers_and_averages_can_be_imported_from_piste_optim():
     assert StepLR is torch.optim.lr_scheduler.StepLR and LRScheduler is torch.optim.lr_scheduler.LRScheduler
     assert AveragedModel is torch.optim.swa_utils.AveragedModel
     assert set(torch.optim.lr_scheduler.__all__) <= set(dir(optim.lr_scheduler))
+
+
+def test_every_name_of_torch_optim_can_be_imported_from_piste_optim():
+    assert set(torch.optim.__all__) <= set(dir(optim))
+    name = "swap_in_optimizer_params_and_state"  # of torch 2.13 and later
+    assert getattr(optim, name, None) is getattr(torch.optim, name, None)

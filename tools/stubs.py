@@ -15,7 +15,7 @@ import piste
 from piste.losses import functional, penalties, with_layer
 from piste.losses.loss import Loss
 from piste.losses.reduction import LEGACY, SETTINGS, reduction_option
-from piste.optim import OPTIMIZERS
+from piste.optim import OF_TORCH, OPTIMIZERS
 from piste.optim.options import SHARED
 
 ROOT = Path(piste.__file__).parent
@@ -94,7 +94,9 @@ def optim_stub() -> str:
         "from .model_groups import param_groups as param_groups",
         "from .ports import port as port",
         "from .state import Buffer as Buffer",
+        *(f"from torch.optim import {name} as {name}" for name in OF_TORCH),
         "",
+        "OF_TORCH: dict[str, Any]",
         "OPTIMIZERS: dict[str, type[Optimizer]]",
         "__all__: list[str]",
         "",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+import torch
+
 from . import lr_scheduler, swa_utils
 from .files import load, save
 from .matrix_groups import matrix_groups
@@ -29,6 +31,9 @@ def _discover() -> dict[str, type[Optimizer]]:
 
 OPTIMIZERS.update(_discover())
 globals().update(OPTIMIZERS)
+OF_TORCH = {name: getattr(torch.optim, name) for name in torch.optim.__all__ if name not in globals()}
+"""The functions of the installed version of torch.optim, which take Piste's optimizers as they are."""
+globals().update(OF_TORCH)
 __all__ = [
     "OPTIMIZERS",
     "Buffer",

@@ -15,7 +15,9 @@ from .optimizer import Optimizer as Optimizer
 from .model_groups import param_groups as param_groups
 from .ports import port as port
 from .state import Buffer as Buffer
+from torch.optim import swap_in_optimizer_params_and_state as swap_in_optimizer_params_and_state
 
+OF_TORCH: dict[str, Any]
 OPTIMIZERS: dict[str, type[Optimizer]]
 __all__: list[str]
 
