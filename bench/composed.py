@@ -154,4 +154,4 @@ def main(argv: list[str]) -> None:
         print("\n".join(list(table([row]))[2 if found else 0 :]), flush=True)
         found.append(row)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": head, "composed": found}, indent=1))
+        arguments.json.write_text(json.dumps({"machine": head, "rows": found}, indent=1), encoding="utf-8")

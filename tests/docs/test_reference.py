@@ -267,4 +267,5 @@ def test_measured_speed_is_that_of_the_rule():
     lamb = _optimizer_page(OPTIMIZERS["LAMB"])
     assert "faster. `reference` is the implementation in pytorch_optimizer. [All" in lamb
     assert "`reference` is" not in _optimizer_page(Adam)
+    assert re.search(r"\n\| 16x1x256x256, sigmoid \| 1 \| .* \|\n", _loss_page(LOSSES["DiceLoss"]))
     assert "## Speed" not in _loss_page(LOSSES["CTCLoss"])  # not measured

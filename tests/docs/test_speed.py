@@ -39,6 +39,11 @@ LOSSES = {
     "rows": [loss("mse", 100, 6e-5), loss("mse", 1000, 4.4e-5), loss("mse", 10000, 8e-5), loss("l1", 100, 4e-5)],
 }
 
+COMPOSED = {
+    "machine": "Measured on 2030-01-06: a machine.",
+    "rows": [{**loss("dice, sigmoid", 100, 6e-5), "shape": [4, 5]}, loss("asymmetric", 100, 8e-5)],
+}
+
 
 def clipped(option, threads, **seconds):
     return {"workload": "1 x 25M", "optimizer": "SGD", "option": option, "threads": threads, "seconds": seconds}
@@ -84,6 +89,7 @@ def recorded(tmp_path, monkeypatch):
     """Other measurements than the committed ones, and copies of the pages."""
     (tmp_path / "steps.json").write_text(json.dumps(STEPS), encoding="utf-8")
     (tmp_path / "rules.json").write_text(json.dumps(RULES), encoding="utf-8")
+    (tmp_path / "composed.json").write_text(json.dumps(COMPOSED), encoding="utf-8")
     (tmp_path / "losses.json").write_text(json.dumps(LOSSES), encoding="utf-8")
     (tmp_path / "options.json").write_text(json.dumps(OPTIONS), encoding="utf-8")
     copies = {}
@@ -122,6 +128,19 @@ def test_every_measurement_is_in_the_full_tables(recorded):
         "| 1 x 25M | 1 | 1 ms | 5 ms (for) | 5.00 |",
     ]
     assert speed.loss_rows("l1") == ["| 100 | 2 | 40.0 us | 40.0 us | 1.00 |"]
+
+
+def test_losses_that_torch_lacks_are_compared_with_operations(recorded):
+    assert speed.composed_in_full().splitlines() == [
+        "Measured on 2030-01-06: a machine.",
+        "",
+        "| loss, forward and backward | shape | threads | Piste | torch operations | ratio |",
+        "|---|---|---|---|---|---|",
+        "| dice, sigmoid | 4x5 | 2 | 40 us | 60 us | 1.50 |",
+        "| asymmetric | 100 | 2 | 40 us | 80 us | 2.00 |",
+    ]
+    assert speed.composed_rows("dice") == ["| 4x5, sigmoid | 2 | 40 us | 60 us | 1.50 |"]
+    assert speed.composed_rows("mse") == []
 
 
 def test_options_are_summarized_on_two_threads(recorded):

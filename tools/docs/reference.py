@@ -23,7 +23,7 @@ from .figures import placeholder
 from .formulas import code_of_stage, loss_variants, optimizer_variants
 from .groups import LOSSES_BY_TASK, OPTIMIZERS_BY_KIND
 from .pictures import draw_loss, draw_path
-from .speed import loss_rows, optimizer_rows
+from .speed import composed_rows, loss_rows, optimizer_rows
 
 __all__ = ["reference_pages"]
 
@@ -181,6 +181,7 @@ def _loss_page(cls: type[Loss]) -> str:
     lines += loss_elsewhere(cls)
     lines += ["## Backend", "", *loss_backends(cls), ""]
     lines += _speed(loss_rows(cls.name), "the loss with its backward, checks included", "shape", "PyTorch")
+    lines += _speed(composed_rows(cls.name), "the loss with its backward, checks included", "shape", "torch operations")
     names = ", ".join(f'`"{name}"`' for name in (cls.name, *cls.aliases))
     lines += ["## Names", "", f"{names} in `piste.compare` and `piste.explain`; "]
     lines[-1] += f"the function is `piste.losses.functional.{cls.functional_name}`."

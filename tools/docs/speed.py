@@ -1,8 +1,9 @@
 """The recorded measurements of `docs/measurements`, as tables and as a chart.
 
-`python -m bench optim`, `losses` and `options` record them with `--json docs/measurements/steps.json` (`rules.json` for
-the rules that are compared with a reference implementation), `losses.json` and `options.json`;
-`python -m tools.docs.speed` then writes the summaries into `docs/performance.md`, its translation and the READMEs.
+`python -m bench optim`, `losses`, `composed` and `options` record them with `--json docs/measurements/steps.json`
+(`rules.json` for the rules that are compared with a reference implementation), `losses.json`, `composed.json` and
+`options.json`; `python -m tools.docs.speed` then writes the summaries into `docs/performance.md`, its translation and
+the READMEs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from bench import composed as composed_bench
 from bench import losses as losses_bench
 from bench import optim as steps_bench
 
@@ -23,7 +25,17 @@ from .blocks import FIGURE_STYLE, svg_of
 from .options_speed import options_in_full, options_tables
 
 __all__ = [
-    *("README_TENSORS", "draw_steps", "loss_rows", "losses_in_full", "losses_table", "main", "optimizer_rows"),
+    *(
+        "README_TENSORS",
+        "composed_in_full",
+        "composed_rows",
+        "draw_steps",
+        "loss_rows",
+        "losses_in_full",
+        "losses_table",
+        "main",
+        "optimizer_rows",
+    ),
     *("rules_in_full", "shared_options_in_full", "step_ratios", "steps_in_full", "steps_table"),
 ]
 
@@ -36,7 +48,7 @@ README_TENSORS = ("1 x 25M", "ResNet-18", "GPT-2 small", "2000 x 32")
 
 
 def _read(name: str) -> dict[str, Any]:
-    """Return what a bench recorded: of "steps", "rules", "losses" or "options"."""
+    """Return what a bench recorded: of "steps", "rules", "losses", "composed" or "options"."""
     return _parsed(MEASUREMENTS / f"{name}.json")
 
 
@@ -126,6 +138,27 @@ def losses_in_full() -> str:
     rows = _read("losses")["rows"]
     names = dict.fromkeys(row["loss"] for row in rows)
     return "\n".join(_part(name, losses_bench.table([row for row in rows if row["loss"] == name])) for name in names)
+
+
+def composed_in_full() -> str:
+    """Return the table of the losses that are measured against the torch operations that compose them."""
+    run = _read("composed")
+    return "\n".join([run["machine"], "", *(line.rpartition("|")[0].rpartition("|")[0] + "|" for line in _composed())])
+
+
+def composed_rows(name: str) -> list[str]:
+    """Return the measurements of a loss that torch lacks: shape, threads, Piste, torch operations, ratio."""
+    shown = []
+    for line in list(_composed())[2:]:
+        label, shape, *cells = (cell.strip() for cell in line.split("|")[1:-2])
+        of, _, activation = label.partition(", ")
+        if of == name:
+            shown.append(f"| {' | '.join((f'{shape}, {activation}' if activation else shape, *cells))} |")
+    return shown
+
+
+def _composed() -> Any:
+    return composed_bench.table(_read("composed")["rows"])
 
 
 def shared_options_in_full() -> str:

@@ -11,7 +11,7 @@ from piste.optim import OPTIMIZERS
 
 from .elsewhere import OF_ALL
 from .libraries import read_libraries
-from .speed import losses_in_full, rules_in_full, shared_options_in_full, steps_in_full
+from .speed import composed_in_full, losses_in_full, rules_in_full, shared_options_in_full, steps_in_full
 
 __all__ = ["TABLES", "defaults_table", "differences_table"]
 
@@ -43,6 +43,7 @@ def differences_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "keras": lambda: defaults_table("keras"),
     "optax": lambda: defaults_table("optax"),
+    "composed": composed_in_full,
     "losses_in_full": losses_in_full,
     "options_in_full": shared_options_in_full,
     "rules_in_full": rules_in_full,
