@@ -33,6 +33,12 @@ def test_equal_candidates_differ_in_at_most_five_percent_of_verdicts(scenario):
     assert wrong_verdicts(scenario, comparisons) <= stats.binom.ppf(0.999, comparisons, LEVEL)
 
 
+@pytest.mark.parametrize("kind", ["accuracy", "own splits, accuracy"])
+@pytest.mark.parametrize("examples", [30, 300])
+def test_two_seeds_whose_accuracies_agree_by_chance_tell_no_equals_apart(kind, examples):
+    assert wrong_verdicts(Scenario(kind, 7, 2, examples), 200) <= stats.binom.ppf(0.999, 200, LEVEL)
+
+
 def test_a_seed_test_is_wrong_about_new_examples_and_the_crossed_one_is_not():
     scenario = Scenario("normal", 2, 10, 300)
     before = wrong_verdicts(scenario, 200, test=shown_worse_over_seeds)
@@ -74,6 +80,29 @@ def test_both_parts_are_estimated_without_bias():
     # S / J holds the seed effect and the residual, the rest the effect of examples that all seeds share
     expected = [(0.3**2 + 2**2 / n) / seeds, 1 / n]
     assert np.mean(found, 0) == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.parametrize("has_splits", [False, True], ids=["one set", "own splits"])
+def test_the_part_of_the_variance_over_seeds_that_scores_show_is_estimated_without_bias(has_splits):
+    rng = np.random.default_rng(3)
+    own, shared = 2 * rng.normal(size=(2000, 3, 20)), rng.normal(size=(2000, 1, 20))
+    scores = own if has_splits else own + shared
+    spread = estimate_spread(scores.mean(2), scores, np.arange(60).reshape(3, 20) if has_splits else None)
+    assert spread.least.mean() == pytest.approx(4 / 20 / 3, rel=0.03)
+    assert spread.seeds.mean() == pytest.approx(4 / 20 / 3, rel=0.05)
+    larger = estimate_spread(scores.mean(2), scores, None, size=80)
+    assert larger.least == pytest.approx(estimate_spread(scores.mean(2), scores).least / 4)
+
+
+def test_an_interval_is_at_least_that_of_the_scores_where_seeds_agree_by_chance():
+    scores = np.random.default_rng(4).normal(size=(1, 2, 50))
+    scores -= scores.mean(2, keepdims=True) - 0.3  # both seeds have the same result
+    spread = estimate_spread(scores.mean(2), scores)
+    assert spread.seeds == pytest.approx(0.0)
+    interaction = scores.var(1, ddof=1).sum() / 49 / 50 / 2
+    shared = max(np.cov(*scores[0])[0, 1], 0.0) / 50
+    expected = np.hypot(1.959964 * interaction**0.5, stats.t.ppf(0.975, 49) * shared**0.5)
+    assert spread.half_widths(0.05) == pytest.approx(expected, rel=1e-4)
 
 
 def test_examples_that_seeds_do_not_share_add_nothing_and_half_shared_ones_half():

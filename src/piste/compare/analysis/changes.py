@@ -133,7 +133,9 @@ def _independent(before: Side, after: Side, change: Change) -> tuple[float, Spre
     if total[0] > 0:
         df = total**2 / (old.seeds**2 / old.seed_df + new.seeds**2 / new.seed_df)
     example_df = min(float(old.example_df), float(new.example_df))
-    return change.after - change.before, Spread(total, df, old.examples + new.examples, example_df)
+    return change.after - change.before, Spread(
+        total, df, old.examples + new.examples, example_df, old.least + new.least
+    )
 
 
 def _spread_of_mean(side: Side, name: str) -> Spread:
@@ -145,7 +147,8 @@ def _spread_of_mean(side: Side, name: str) -> Spread:
 def _join(spreads: Sequence[Spread]) -> Spread:
     """One spread of several differences."""
     seeds, df, examples = (np.concatenate([getattr(s, n) for s in spreads]) for n in ("seeds", "seed_df", "examples"))
-    return Spread(seeds, df, examples, np.array([float(s.example_df) for s in spreads]))
+    least = np.concatenate([np.broadcast_to(s.least, s.seeds.shape) for s in spreads])
+    return Spread(seeds, df, examples, np.array([float(s.example_df) for s in spreads]), least)
 
 
 def _scores(

@@ -71,11 +71,12 @@ def _enough(
 
     seeds = np.arange(evidence.seeds + 1, MAX_SEEDS + 1) / evidence.seeds
     df = spread.seed_df + (seeds - 1) * evidence.seeds
-    enough = first(seeds, Spread(spread.seeds / seeds, df, spread.examples, spread.example_df))
+    enough = first(seeds, Spread(spread.seeds / seeds, df, spread.examples, spread.example_df, spread.least / seeds))
     factors = 1.1 ** np.arange(1, math.log(MAX_EXAMPLE_FACTOR, 1.1))
-    factor = first(
-        factors, Spread(spread.seeds, spread.seed_df, spread.examples / factors, spread.example_df * factors)
+    larger = Spread(
+        spread.seeds, spread.seed_df, spread.examples / factors, spread.example_df * factors, spread.least / factors
     )
+    factor = first(factors, larger)
     return (
         None if enough is None else round(enough * evidence.seeds),
         None if factor is None or not evidence.count else math.ceil(factor * evidence.count),

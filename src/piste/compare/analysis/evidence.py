@@ -75,11 +75,8 @@ class Evidence:
         return moderate(self._spread(values, scores))
 
     def _spread(self, values: Array, scores: Array | None) -> Spread:
-        spread = estimate_spread(values, scores, self.examples)
-        if scores is None or self.examples is not None:  # samples of two splits share the same part of the examples
-            return spread
-        kept = scores.shape[2]
-        return Spread(spread.seeds, spread.seed_df, spread.examples * kept / self._size(kept), spread.example_df)
+        size = None if scores is None else self._size(scores.shape[2])
+        return estimate_spread(values, scores, self.examples, size)
 
 
 def evidence_of(by_name: Mapping[str, Sequence[Result]], finish: Callable[[float], float], count: int) -> Evidence:

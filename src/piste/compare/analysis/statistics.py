@@ -34,19 +34,22 @@ class Spread:
         seed_df: Its degrees of freedom, (m,).
         examples: The variance over new examples, beyond that in `seeds`, (m,).
         example_df: Its degrees of freedom, one number or (m,).
+        least: The part of the variance over new seeds that the scores of the examples show, which has many degrees of
+            freedom, (m,) or 0. The results of a few seeds may agree by chance.
     """
 
     seeds: Array
     seed_df: Array
     examples: Array
     example_df: Array | float
+    least: Array | float = 0.0
 
     def half_widths(self, level: Array | float) -> Array:
         """Half the widths of the two-sided intervals at a significance level (one for all, or one for each)."""
-        from scipy.special import stdtrit
+        from scipy.special import ndtri, stdtrit
 
         share = np.maximum(np.asarray(level, float), MIN_LEVEL) / 2
-        over_seeds = self.seeds * stdtrit(self.seed_df, share) ** 2
+        over_seeds = np.maximum(self.seeds * stdtrit(self.seed_df, share) ** 2, self.least * ndtri(share) ** 2)
         over_examples = self.examples * stdtrit(self.example_df, share) ** 2
         widths: Array = np.sqrt(over_seeds + over_examples)
         return widths
@@ -62,11 +65,17 @@ class Spread:
         return values
 
     def __getitem__(self, index: Any) -> Spread:
-        return Spread(self.seeds[index], self.seed_df[index], self.examples[index], self.example_df)
+        least = np.broadcast_to(self.least, self.seeds.shape)
+        return Spread(self.seeds[index], self.seed_df[index], self.examples[index], self.example_df, least[index])
 
 
-def estimate_spread(values: Array, scores: Array | None, examples: Array | None = None) -> Spread:
+def estimate_spread(
+    values: Array, scores: Array | None, examples: Array | None = None, size: int | None = None
+) -> Spread:
     """Return the spread of the means of `values` over seeds.
+
+    The variance over seeds has a part that the scores show: what a seed makes of each example, or of each example of
+    its own split, averages out over the examples of the seed.
 
     Args:
         values: The result with each seed, (m, J), J of two or more.
@@ -75,6 +84,7 @@ def estimate_spread(values: Array, scores: Array | None, examples: Array | None 
         examples: The number of the example that each score belongs to, (J, n), where seeds have different validation
             sets; None if score i is of the same example in every seed. A seed with fewer than n examples is filled up
             with scores of NaN.
+        size: The number of examples behind the scores, where these are a sample; None if they are all.
     """
     m, seeds = values.shape
     over_seeds = values.var(1, ddof=1) / seeds
@@ -86,8 +96,12 @@ def estimate_spread(values: Array, scores: Array | None, examples: Array | None 
         centred = scores - scores.mean(2, keepdims=True)
         products = np.square(centred.sum(1)).sum(1) - np.square(centred).sum((1, 2))
         shared = np.maximum(products, 0.0) / (seeds * (seeds - 1)) / (n * (n - 1))
-        return Spread(over_seeds, df, shared, float(n - 1))
-    return Spread(over_seeds, df, *_shared_by_splits(scores, examples))
+        least = centred.var(1, ddof=1).sum(1) / (n - 1) / (size or n)
+        return Spread(over_seeds, df, shared * n / (size or n), float(n - 1), least / seeds)
+    covariances, example_df = _shared_by_splits(scores, examples)
+    counts = (~np.isnan(scores[0])).sum(1) * (size or n) / n
+    least = np.maximum((np.nanvar(scores, 2, ddof=1) / counts).mean(1) - covariances, 0.0)
+    return Spread(over_seeds, df, covariances, example_df, least / seeds)
 
 
 def _shared_by_splits(scores: Array, examples: Array) -> tuple[Array, float]:
@@ -133,7 +147,7 @@ def moderate(spread: Spread) -> Spread:
     prior_df = min(PRIOR_SHARE * 2 * _inverse_trigamma(excess), most) if excess > 0 else most
     prior = math.exp(float(logs.mean()) + float(digamma(prior_df / 2)) - math.log(prior_df / 2))
     shrunk = (prior_df * prior + df * variances) / (prior_df + df)
-    return Spread(shrunk, spread.seed_df + prior_df, spread.examples, spread.example_df)
+    return Spread(shrunk, spread.seed_df + prior_df, spread.examples, spread.example_df, spread.least)
 
 
 def _inverse_trigamma(value: float) -> float:
