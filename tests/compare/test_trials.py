@@ -191,8 +191,8 @@ def test_a_large_validation_set_is_glanced_at_and_read_whole_at_the_end():
     run = found.results[0]
     assert len(run.scores) == 5000
     assert run.metrics[-1] == pytest.approx(sum(run.scores) / 5000)
-    glances = [sum(map(len, part)) for part in split_by(seen[2:], lambda x: torch.equal(x, seen[0]))]
-    assert glances == [512] * (len(run.steps) - 1) + [5000]  # seen[0] is the fixed part of the training data
+    glances = [sum(map(len, part)) for part in split_by(seen[2:], lambda x: torch.equal(x, seen[2]))]
+    assert glances == [512] * (len(run.steps) - 1) + [5000]  # seen[2] is the fixed part of the training data
     rows = {tuple(row) for row in x.tolist()}
     assert all(tuple(row) in rows for row in seen[3].tolist())
     assert torch.equal(seen[3], seen[5])

@@ -226,3 +226,26 @@ def test_the_mean_of_ignored_images_follows_the_setting(empty, expected):
 def test_python_and_the_kernel_agree_on_the_size_of_tiles_and_blocks():
     assert (kernel.TILE, kernel.BLOCK_PLACES) == (TILE, TILE * BLOCK)
     assert MAX_CLASSES < 1 << 24
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "multi_margin_loss"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_strided_sample_has_the_loss_of_a_contiguous_one(name, requires_grad, kernel_calls):
+    x = torch.randn(5, 3, dtype=torch.float64).log_softmax(0)[:, 1].requires_grad_(requires_grad)
+    y = x.detach().clone().requires_grad_(requires_grad)
+    target = torch.tensor(2)
+    loss, expected = getattr(piste.losses.functional, name)(x, target), getattr(torch.nn.functional, name)(y, target)
+    torch.testing.assert_close(loss, expected)
+    if requires_grad:
+        loss.backward()
+        expected.backward()
+        torch.testing.assert_close(x.grad, y.grad)
+    assert not kernel_calls
+
+
+def test_strided_rows_have_the_focal_loss_of_contiguous_ones(kernel_calls):
+    x, k = torch.randn(5, 6)[:, ::2], torch.tensor([0, 2, 1, 1, 0])
+    focal = piste.losses.FocalLoss()
+    torch.testing.assert_close(focal(x, k), focal(x.contiguous(), k))
+    torch.testing.assert_close(focal(x[0], k[0]), focal(x[0].contiguous(), k[0]))
+    assert not kernel_calls

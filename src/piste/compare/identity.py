@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader
 _OWN_PACKAGE = __name__.partition(".")[0]
 MAX_DEPTH = 20
 """Objects that are nested deeper than this are identified by their type; a model counts as one object."""
+FSDP_STATE = "__composable_api_state_key"
+"""The first letters of the attributes in which torch.distributed keeps its state; the rest differs in each process."""
 REDUCED_PACKAGES = {*sys.stdlib_module_names, "torch", "numpy"}
 """Installed packages whose objects without attributes are identified by what pickle keeps of them."""
 
@@ -117,7 +119,7 @@ class _Writer:
             self.add(type(value))
             name = getattr(value, "__qualname__", "")  # of a function that is not written in Python
             self.write(name if isinstance(name, str) else "")
-            if type(value).__module__.startswith("torch.distributed"):  # the place of a run is no part of it
+            if _is_of_place(type(value).__module__):
                 return
             if hasattr(value, "__dict__"):
                 self._add_attributes(value)
@@ -163,6 +165,9 @@ class _Writer:
 
     def _add_function(self, function: types.FunctionType) -> None:
         self.write("function", function.__qualname__)
+        if _is_of_place(function.__module__):
+            self.write(function.__module__)
+            return
         for cell in function.__closure__ or ():
             try:
                 self.add(cell.cell_contents)
@@ -246,7 +251,7 @@ class _Writer:
         if isinstance(value, DataLoader):
             attributes = {n: v for n, v in attributes.items() if not n.startswith("_iterator")}
         for name, item in attributes.items():
-            if name in ("__orig_class__", without) or name.startswith("_piste"):
+            if name in ("__orig_class__", without) or name.startswith(("_piste", FSDP_STATE)):
                 continue
             self.write(name)
             self.add(item)
@@ -262,6 +267,11 @@ def _names(code: types.CodeType) -> list[str]:
 
 
 @functools.cache
+def _is_of_place(module: str | None) -> bool:
+    """Return whether a module spreads a model over processes: the place of a run, which is no part of it."""
+    return module is not None and f"{module}.".startswith("torch.distributed.")
+
+
 def _is_installed(module: str | None) -> bool:
     """Return whether a version identifies the module: the standard library, an installed package, or Piste."""
     root = (module or "builtins").partition(".")[0]

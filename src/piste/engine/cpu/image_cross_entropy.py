@@ -71,11 +71,13 @@ class ImageCrossEntropy(LossKernel):
 
     def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
         x, k = operands
+        if x.dim() < 3:  # a view of one sample or of rows
+            raise Declined("the logits are no images")
         x = x.movedim(-1, 1)
         is_mean = self.spec.divisor == "count"
         if not is_mean and arguments.divisor != 1:
             raise Declined("the mean has a denominator of its own")
-        if x.dim() < 3 or not x.is_contiguous() or x.is_neg() or not x.numel() or x.shape[1] > MAX_CLASSES:
+        if not x.is_contiguous() or x.is_neg() or not x.numel() or x.shape[1] > MAX_CLASSES:
             raise Declined("the logits are no contiguous images, or have too many classes")
         if k.dtype is not torch.int64 or k.shape != x.shape[:1] + x.shape[2:] or not k.is_contiguous():
             raise Declined("the class indices are no contiguous images")
