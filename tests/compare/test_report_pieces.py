@@ -322,6 +322,8 @@ def test_results_of_a_search_that_span_decades_have_logarithmic_axes(of_loops, e
     plots = dict(page_plots(found))
     rates = plots["rates"]["figure"]
     assert rates["layout"]["yaxis"].get("type", "linear") == axis
+    assert rates["layout"]["yaxis"].get("exponentformat") == ("power" if axis == "log" else None)
+    assert rates["layout"]["xaxis"]["exponentformat"] == "power"
     last = plots["parallel"]["figure"]["data"][0]["dimensions"][-1]
     shown = [math.log10(e) for e in errors] if axis == "log" else errors
     assert last["values"] == pytest.approx(shown)

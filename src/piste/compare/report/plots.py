@@ -13,7 +13,7 @@ from ..formats import format_result
 from ..results import Row, Summary
 from .figures import widened
 from .search_plots import search_plots
-from .traces import make_line, make_plot, style_of
+from .traces import LOG_AXIS, make_line, make_plot, style_of
 
 
 def page_plots(comparison: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -91,7 +91,7 @@ def _curves(
     logarithmic = attribute == "losses" and finished and min(finished) > 0 and max(finished) > 5 * min(finished)
     axis: dict[str, Any] = {
         "title": {"text": html.escape(translate(label))},
-        "type": "log" if logarithmic else "linear",
+        **(LOG_AXIS if logarithmic else {"type": "linear"}),
     }
     if finished:  # a diverged curve must not flatten the others
         ends = list(widened(min(finished), max(finished)))

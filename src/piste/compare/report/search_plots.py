@@ -11,7 +11,7 @@ from ...translation import translate
 from ..results import Result, Summary
 from ..search_space import format_options
 from .learning_rates import spans_decades
-from .traces import make_line, make_plot, style_of
+from .traces import LOG_AXIS, make_line, make_plot, style_of
 
 NONE = "–"
 """The value of an option in trials of a candidate that does not take it."""
@@ -54,8 +54,8 @@ def _learning_rates(comparison: Summary) -> dict[str, Any]:
         "The learning rates of every trial; a line joins those of one seed's search. Diamond: the default "
         "or given rate. Ticks below: pruned or diverged."
     )
-    axis = {"title": {"text": translate("learning rate")}, "type": "log", "exponentformat": "power"}
-    result = {"title": {"text": html.escape(comparison.metric)}, **({"type": "log"} if by_decades else {})}
+    axis = {"title": {"text": translate("learning rate")}, **LOG_AXIS}
+    result = {"title": {"text": html.escape(comparison.metric)}, **(LOG_AXIS if by_decades else {})}
     return make_plot("Result by learning rate", note, traces, axis, result)
 
 

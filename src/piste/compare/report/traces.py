@@ -11,6 +11,8 @@ from .figures import COLOURS, style_numbers
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "diamond", "square", "cross", "triangle-up")
+LOG_AXIS = {"type": "log", "exponentformat": "power"}
+"""A logarithmic axis; Plotly would write a ten-thousandth as 100 micro."""
 
 
 def make_plot(
