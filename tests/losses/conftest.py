@@ -32,6 +32,15 @@ def fast_path_on_and_off(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
+def backends_not_chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let losses choose their backends in a test, and again after it."""
+    monkeypatch.setattr(call_module, "_cached_settings", {})
+    loss_dispatch._dispatcher.cache_clear()
+    yield
+    loss_dispatch._dispatcher.cache_clear()
+
+
+@pytest.fixture
 def computed_by_kernel(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Record whether a kernel computed each loss."""
     seen: list[bool] = []

@@ -180,7 +180,7 @@ def test_logits_that_the_kernel_can_not_walk_are_copied(kernels):
     torch.testing.assert_close(ours, wanted)
 
 
-def test_autocast_and_forced_eager_backends_are_refused(monkeypatch):
+def test_autocast_and_forced_eager_backends_are_refused(monkeypatch, backends_not_chosen):
     _, logits = model((6, 4), torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         assert "autocast keeps results in float32" in refusal(lambda: CE(logits, TARGETS, inplace=True))
