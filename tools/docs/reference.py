@@ -139,14 +139,14 @@ def _state(cls: type[Optimizer], example: Optimizer) -> list[str]:
     return rows if len(rows) > 2 else ["None."]
 
 
-def _speed(rows: list[str], subject: str, first: str, other: str) -> list[str]:
+def _speed(rows: list[str], subject: str, first: str, other: str, page: str = "performance") -> list[str]:
     """Return the measurements of an optimizer or a loss, where there are any."""
     if not rows:
         return []
     head = f"On a CPU, of {subject}; a ratio above 1 means that Piste is faster. "
     if any("(reference)" in row for row in rows):
         head += "`reference` is the implementation in pytorch_optimizer. "
-    head += "[All measurements](../performance.md)."
+    head += f"[All measurements](../{page}.md)."
     table = [f"| {first} | threads | Piste | {other} | ratio |", "|---|---|---|---|---|", *rows]
     return ["## Speed", "", head, "", *table, ""]
 
@@ -180,8 +180,9 @@ def _loss_page(cls: type[Loss]) -> str:
     lines += ["## Differences from PyTorch", "", *_paragraphs(text.get("differs from torch", [])), ""]
     lines += loss_elsewhere(cls)
     lines += ["## Backend", "", *loss_backends(cls), ""]
-    lines += _speed(loss_rows(cls.name), "the loss with its backward, checks included", "shape", "PyTorch")
-    lines += _speed(composed_rows(cls.name), "the loss with its backward, checks included", "shape", "torch operations")
+    subject = "the loss with its backward, checks included"
+    lines += _speed(loss_rows(cls.name), subject, "shape", "PyTorch")
+    lines += _speed(composed_rows(cls.name), subject, "shape", "torch operations", "losses")
     names = ", ".join(f'`"{name}"`' for name in (cls.name, *cls.aliases))
     lines += ["## Names", "", f"{names} in `piste.compare` and `piste.explain`; "]
     lines[-1] += f"the function is `piste.losses.functional.{cls.functional_name}`."

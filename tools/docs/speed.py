@@ -107,7 +107,8 @@ def draw_steps() -> str:
         axes.axvline(1, color="gray", linewidth=1)
         axes.set_xscale("log")
         axes.set_yticks(range(len(names)), names)
-        axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50, 100], ["0.5", "1", "2", "5", "10", "20", "50", "100"])
+        ticks = ["0.5", "1", "2", "5", "10", "20", "50", "100", "200", "500"]
+        axes.set_xticks(list(map(float, ticks)), ticks)
         axes.set(xlabel="time of the best other / time of Piste", title="a step on a CPU, two threads")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         return svg_of(figure)
