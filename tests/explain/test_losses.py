@@ -18,7 +18,7 @@ LOSSES = sorted(set(LOSSES.values()), key=lambda loss: loss.name)
 
 
 def operands(loss: type[piste.losses.Loss]):
-    return eval(f"({loss.example})", {"torch": torch})
+    return eval(f"({loss.example},)", {"torch": torch})
 
 
 def shows(text: object, *lines: str) -> None:
