@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -100,3 +102,15 @@ def test_pieces_take_the_steps_of_the_whole(name, monkeypatch):
         for a, b in zip(moved[cached], moved[2**19], strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-4)  # of 6, by iterations in float32
             assert b.abs().max() > 0.5
+
+
+@pytest.mark.parametrize(("whole", "pieces"), [(None, [1, 1, 1]), (torch.empty(5, 4), [3])], ids=["whole", "part"])
+def test_parts_of_sharded_matrices_are_gathered_in_one_piece_whatever_their_size(whole, pieces, monkeypatch):
+    """Processes with parts of other sizes would make other pieces, and gather in another order."""
+    monkeypatch.setattr(matrix_step, "CACHED", 1)
+    found = []
+    stacks = object.__new__(matrix_step._Stacks)
+    monkeypatch.setattr(stacks, "_run_once", lambda part, states, *others: found.append(len(states)), raising=False)
+    states = [SimpleNamespace(whole=whole, buffers=[torch.empty(3, 4)]) for _ in range(3)]
+    stacks._run_alike(torch.empty(3, 3, 4), states, {}, None)
+    assert found == pieces

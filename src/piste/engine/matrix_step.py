@@ -115,9 +115,8 @@ class _Stacks:
     ) -> None:
         """Run the stage in place for matrices of one shape and step count."""
         most = len(states)
-        if stack.device.type == "cpu":
-            whole = stack[0] if states[0].whole is None else states[0].whole
-            most = max(1, CACHED // max(1, whole.numel() + sum(x.numel() for x in states[0].buffers)))
+        if stack.device.type == "cpu" and states[0].whole is None:  # processes with parts of other sizes stay in step
+            most = max(1, CACHED // max(1, stack[0].numel() + sum(x.numel() for x in states[0].buffers)))
         for i, part in enumerate(stack.split(most)):
             self._run_once(part, states[i * most : (i + 1) * most], chosen, is_bad)
 
