@@ -111,5 +111,6 @@ def test_kernels_that_find_the_denominator_compile(kind):
     spec = spec_of(case, torch.float32)
     assert spec.divisor == kind
     for target in (SM_80, SM_90, GFX942):
-        for source in sources(spec._replace(divisor=OF_FEW + kind), 10, 1):
-            compiled(source, target)
+        for how in (spec._replace(divisor=OF_FEW + kind), spec._replace(rejects_nothing=True)):
+            for source in sources(how, 10, 1):
+                compiled(source, target)

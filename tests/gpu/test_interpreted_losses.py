@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from piste.engine.gpu import loss_kernel
 from piste.engine.gpu.loss_rows import RowLayout, row_layout
+from piste.errors import InvalidValue
 from piste.losses import functional
 from tests.losses.cases import CASES, Case, expand_weight, seeded
 from tests.mutants.contrastive import LOVASZ, PAIRS
@@ -118,3 +120,29 @@ def test_denominators_in_tensors_stay_on_the_device(name, monkeypatch):
         expected = torch.nn.functional.cross_entropy(wanted, y, reduction="sum") / 7
     (expected * 2).backward()
     torch.testing.assert_close((loss, ours.grad), (expected, wanted.grad))
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "cross_entropy"])
+@pytest.mark.parametrize("empty", ["nan", "zero", "raise"])
+def test_denominators_of_0_on_the_device_follow_the_setting(name, empty, monkeypatch):
+    x, zero = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), torch.tensor(0.0)
+    y = torch.tensor([0, 3, 1, 2, 1]) if name == "cross_entropy" else torch.zeros(5, 4)
+    with interpreting() as backend:
+        for module in ("elementwise", "rowwise"):
+            monkeypatch.setattr(f"piste.losses.{module}.as_divisor", lambda divisor: divisor)
+        loss = functools.partial(getattr(functional, name), normalizer=zero, empty=empty)
+        if empty == "raise":
+            with pytest.raises(InvalidValue, match="there is nothing to take the mean of"):
+                loss(x, y)
+            return
+        ours = x.clone().requires_grad_()
+        result = loss(ours, y)
+        assert [entry for entry, _ in backend.device.launches] == ["loss"]
+    if empty == "nan":
+        assert result.isinf()
+        return
+    result.backward()
+    wanted = x.clone().requires_grad_()
+    expected = getattr(torch.nn.functional, name)(wanted, y, reduction="sum")
+    expected.backward()
+    torch.testing.assert_close((result, ours.grad), (expected, wanted.grad))

@@ -157,3 +157,45 @@ def test_ignored_rows_are_not_checked():
         x = spoiled(LOG, _10=2.0)
         assert functional.nll_loss(x, spoiled(CLASSES, _2=-100)).isfinite()
         piste.check()
+
+
+NOTHING = [
+    ("cross_entropy", (LOGITS, torch.full((6,), -100)), {}),
+    ("cross_entropy", (LOGITS, torch.full((6,), -100)), {"normalizer": "count", "label_smoothing": 0.1}),
+    ("cross_entropy", (LOGITS, torch.zeros(6, dtype=torch.long)), {"weight": torch.tensor([0.0, 1.0, 1.0, 1.0])}),
+    ("nll_loss", (LOG, torch.full((6,), 2)), {"ignore_index": 2, "check": "off"}),
+    ("focal_loss", (LOGITS, torch.full((6,), -100)), {}),
+]
+
+
+@pytest.mark.parametrize("few", [1024, 0])
+@pytest.mark.parametrize(("name", "operands", "options"), NOTHING, ids=[f"{k}-{c[0]}" for k, c in enumerate(NOTHING)])
+def test_a_mean_of_nothing_gives_the_error_of_the_cpu_later(name, operands, options, few, monkeypatch):
+    """With 0 in `few`, a kernel of its own finds the denominator."""
+    monkeypatch.setattr(loss_kernel, "FEW_ROWS", few)
+    function, settings = getattr(functional, name), {**options, "empty": "raise"}
+    expected = message(function, operands, **settings)
+    with interpreting() as backend:
+        x = operands[0].clone().requires_grad_()
+        loss = function(x, operands[1], **settings)
+        loss.backward()
+        assert ("divisor" in dict(backend.device.launches)) == (not few)
+        assert loss.isnan() and (x.grad == 0).all()
+        with pytest.raises(InvalidValue) as caught:
+            piste.check()
+        assert str(caught.value).startswith(expected)
+        assert "(Found on the GPU in call" in str(caught.value)
+        if settings.get("check") is None:
+            assert message(function, operands, **settings, check="sync") == expected
+        assert function(operands[0], CLASSES % 2 + 1, **{**settings, "ignore_index": 1}).isfinite()
+        piste.check()
+
+
+def test_a_class_index_out_of_range_is_reported_before_a_mean_of_nothing():
+    weight = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    bad = spoiled(torch.zeros(6, dtype=torch.long), _4=9)
+    with interpreting():
+        functional.cross_entropy(LOGITS, bad, weight=weight, empty="raise")
+        with pytest.raises(InvalidValue, match=r"received 9 at \(4,\)"):
+            piste.check()
+        piste.check()

@@ -156,7 +156,8 @@ class LossSpec(NamedTuple):
             class index) of those rows.
         checks: all conditions on which values are rejected, for backends that can't decline a call once it is launched;
             others have `faults` and `bounds`.
-        index_error: returns the error for class indices out of range.
+        index_error: returns the error for class indices out of range, or of no rows; see `Violation`.
+        rejects_nothing: whether a denominator of 0, a "count" or "weights", is an error.
     """
 
     formula: Callable[..., Any]
@@ -169,6 +170,7 @@ class LossSpec(NamedTuple):
     divisor: str = "given"
     checks: tuple[ValueCheck, ...] = ()
     index_error: Callable[[Violation], Exception] | None = None
+    rejects_nothing: bool = False
 
 
 STORAGES = {
@@ -203,6 +205,7 @@ class LossKernelSpec(NamedTuple):
     divisor: str
     checks: tuple[ValueCheck, ...] = ()
     index_error: Callable[[Violation], Exception] | None = None
+    rejects_nothing: bool = False
 
     @classmethod
     def of(cls, spec: LossSpec, dtype: torch.dtype, wanted: Sequence[bool]) -> LossKernelSpec:
@@ -219,7 +222,7 @@ class LossKernelSpec(NamedTuple):
         asked = tuple(c is not None and next(flags) for c in columns)
         return cls(
             spec.formula, spec.derivatives, columns, spec.options, spec.faults, asked, spec.bounds, spec.mode,
-            spec.divisor, spec.checks, spec.index_error,
+            spec.divisor, spec.checks, spec.index_error, spec.rejects_nothing,
         )  # fmt: skip
 
     @property
@@ -274,7 +277,7 @@ class LossArguments(NamedTuple):
         divisor: the denominator of a mean; 0 stands for the number of rows or elements.
         divisor_tensor: the denominator of a mean where the device holds it.
         ignored: the class index of rows that are left out, or NO_IGNORE_INDEX.
-        is_nothing_nan: whether the mean of no rows is NaN; otherwise the kernel declines it.
+        is_nothing_nan: whether the mean of no rows is NaN; otherwise it is 0, or the kernel declines it.
         dims: the number of dimensions that the first operand must have, with more than one class; negative: any.
         in_place: whether the gradient by the first operand replaces it in memory.
     """

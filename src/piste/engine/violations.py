@@ -12,7 +12,7 @@ class Violation(NamedTuple):
     """The values that break a value check.
 
     Attributes:
-        number: their number.
+        number: their number; 0 reports that a mean has no rows, and the rest is 0 too.
         first: the position of the first, in a contiguous tensor of the checked values.
         value: the first.
         farthest: the position of the one farthest from 0.

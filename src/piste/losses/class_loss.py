@@ -26,6 +26,7 @@ from .class_checks import (
     sum_error,
 )
 from .loss import TorchWeightedLoss
+from .reduction import nothing_error
 from .rowwise import Conditions, Rows, RowwiseLoss, rows_of_violation
 from .value_checks import check_same_device, check_tensors
 
@@ -151,8 +152,14 @@ def _obstacle(x: Tensor, y: Tensor, has_indices: bool) -> str | None:
 
 @functools.cache
 def _index_error(cls: Any, ignore_index: int) -> Callable[[Violation], Exception]:
-    """Return the error for class indices that a kernel reports; the same function for the same arguments."""
-    return lambda found: index_error(cls, rows_of_violation(found), found.shape[-1], ignore_index)
+    """Return the error for class indices that a kernel reports, or for no rows: the same for the same arguments."""
+
+    def error(found: Violation) -> Exception:
+        if not found.number:
+            return nothing_error(cls.__name__)
+        return index_error(cls, rows_of_violation(found), found.shape[-1], ignore_index)
+
+    return error
 
 
 @functools.cache

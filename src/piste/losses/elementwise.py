@@ -107,8 +107,10 @@ class ElementwiseLoss(Loss):
         denominator = reduction.denominator(call) if reduction.mode in ("mean", "batchmean") else 1.0
         divisor = as_divisor(denominator) if isinstance(denominator, Tensor) else float(denominator)
         is_on_device = isinstance(divisor, Tensor)
-        if is_on_device and reduction.empty != "nan":
+        if is_on_device and reduction.empty == "raise":
             return decline("whether there is anything to take the mean of is known on the device alone")
+        if isinstance(divisor, Tensor) and reduction.empty == "zero":
+            divisor = torch.where(divisor == 0, 1, divisor)
         if divisor is None or (not is_on_device and divisor == 0):
             return decline("the denominator is 0, or a tensor that can't be read here or needs a gradient")
         operands, kinds = call.operands, ("element",) * len(call.operands)

@@ -33,7 +33,15 @@ from ..options import Choice, Flag, Option
 from ..translation import translate
 from .value_checks import is_readable
 
-__all__ = ["LEGACY", "SETTINGS", "Reduction", "make_reduction", "reduction_of_flags", "reduction_option"]
+__all__ = [
+    "LEGACY",
+    "SETTINGS",
+    "Reduction",
+    "make_reduction",
+    "nothing_error",
+    "reduction_of_flags",
+    "reduction_option",
+]
 
 
 @dataclass(frozen=True)
@@ -102,13 +110,13 @@ class Reduction(NamedTuple):
             is_empty = denominator == 0
             if self.empty == "raise":
                 if is_readable((denominator,)) and bool(is_empty):
-                    self._raise_for_empty(loss)
+                    raise nothing_error(loss)
                 return total / denominator
             return total / torch.where(is_empty, 1, denominator)
         if denominator:
             return total / denominator
         if self.empty == "raise":
-            self._raise_for_empty(loss)
+            raise nothing_error(loss)
         return total if self.empty == "zero" else total * math.nan
 
     def denominator(self, call: Any) -> Any:
@@ -120,12 +128,13 @@ class Reduction(NamedTuple):
             return by
         return call.count() if by == "count" else call.weights()
 
-    @staticmethod
-    def _raise_for_empty(loss: str) -> None:
-        raise InvalidValue(
-            f"{loss}: there is nothing to take the mean of: every element is ignored, has weight 0, or the batch is "
-            'empty. Help: skip such a batch, or empty="zero" counts it as 0.'
-        )
+
+def nothing_error(loss: str) -> InvalidValue:
+    """Return the error for a mean of nothing."""
+    return InvalidValue(
+        f"{loss}: there is nothing to take the mean of: every element is ignored, has weight 0, or the batch is "
+        'empty. Help: skip such a batch, or empty="zero" counts it as 0.'
+    )
 
 
 def make_reduction(

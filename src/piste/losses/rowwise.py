@@ -199,7 +199,10 @@ class RowwiseLoss(Loss):
                 return None
             has_weights = name == "weights" and "shared" in rows.kinds and rows.operands[-1] is not None
             if isinstance(name, Tensor):
-                how, by = "device", name
+                if reduction.empty == "raise":
+                    decline("whether there is anything to take the mean of is known on the device alone")
+                    return None
+                how, by = "device", name if reduction.empty == "nan" else torch.where(name == 0, 1, name)
             elif not isinstance(name, str):
                 by = float(name)
             elif has_weights:
@@ -220,5 +223,6 @@ class RowwiseLoss(Loss):
             how,
             checks,
             index_error,
+            reduction.empty == "raise" and how in ("count", "weights"),
         )
-        return dispatcher_of(spec), LossArguments.of(by, rows.ignored, reduction.empty == "nan", dims)
+        return dispatcher_of(spec), LossArguments.of(by, rows.ignored, reduction.empty != "zero", dims)

@@ -105,7 +105,7 @@ class ImageCrossEntropy(LossKernel):
         self.module.call["prepare"](at)
         if table.faults:
             raise Declined("a class index is out of range")
-        if is_mean and not table.count and not arguments.is_nothing_nan:
+        if is_mean and not table.count and (self.spec.rejects_nothing or not arguments.is_nothing_nan):
             raise Declined("there are no rows to take the mean of")
         gradients: tuple[Tensor, ...] = ()
         if self.spec.grad_operands:

@@ -146,7 +146,7 @@ class CpuLossKernel(LossKernel):
         at = ctypes.addressof(table)
         if self.prepare is not None:
             self.prepare(at)
-            if numbers.divisor == 0 and not arguments.is_nothing_nan:
+            if numbers.divisor == 0 and (self.spec.rejects_nothing or not arguments.is_nothing_nan):
                 raise Declined("there are no rows to take the mean of")
             numbers.scale *= factor
         self.code.parallel("run", at, threads)

@@ -168,6 +168,13 @@ def nothing_line(name: str) -> str:
 
 
 def _divisor_lines(spec: LossKernelSpec) -> list[str]:
+    """Return the lines that find the denominator, and whether one of no rows is an error."""
+    if not spec.rejects_nothing:
+        return _found_divisor_lines(spec)
+    return [*_found_divisor_lines(spec), "is_nothing = divisor == 0.0", "divisor = tl.where(is_nothing, 1.0, divisor)"]
+
+
+def _found_divisor_lines(spec: LossKernelSpec) -> list[str]:
     """Return the lines that find the denominator; each block counts the rows of a few itself."""
     if spec.divisor == "given":
         return []
@@ -232,12 +239,13 @@ def block_lines(checks: int) -> list[str]:
     return lines
 
 
-def finish_lines(result: Sequence[str], is_index: Sequence[bool]) -> list[str]:
+def finish_lines(result: Sequence[str], is_index: Sequence[bool], *, rejects_nothing: bool = False) -> list[str]:
     """Take a ticket; in the last block, add the sums and report the violations.
 
     Args:
         result: the lines that store the sum of all blocks, named `total`; none where there is no sum.
         is_index: for each check, whether its values are integers.
+        rejects_nothing: whether a mean of no rows is reported, as a violation of the first check by no value.
     """
     checks = len(is_index)
     if not result and not checks:
@@ -276,4 +284,13 @@ def finish_lines(result: Sequence[str], is_index: Sequence[bool]) -> list[str]:
                 f"            found = report(words, to, blocks, {checks}, {j}, {int(flag)})",
             ]
         lines.append("        tl.store(word, 1)")
+    if rejects_nothing:
+        lines += [
+            "    if is_nothing & (tl.sum(bad) == 0):",
+            "        start = reports.to(tl.pointer_type(tl.int64))",
+            f"        here = start + (slot + 1) * {REPORT}",
+            *(f"        tl.store(here + {k}, 0)" for k in range(1, 7)),
+            "        tl.store(here, 1)",
+            "        tl.store(start, 1)",
+        ]
     return lines

@@ -120,8 +120,10 @@ def rows_source(spec: LossKernelSpec, layout: RowLayout, again: bool = False) ->
         *(["    tl.store(sums + block, tl.sum(sums_here))"] if is_sum else []),
         *(f"    {line}" for line in block_lines(len(flags))),
     ]
-    result = [f"tl.store(out.to(tl.pointer_type(tl.{spec.storage})), (total / divisor).to(tl.{spec.storage}))"]
-    text += [f"    {line}" for line in finish_lines(result if is_sum else [], flags)]
+    mean = "tl.where(is_nothing, float('nan'), total / divisor)" if spec.rejects_nothing else "(total / divisor)"
+    result = [f"tl.store(out.to(tl.pointer_type(tl.{spec.storage})), {mean}.to(tl.{spec.storage}))"]
+    rejects_nothing = spec.rejects_nothing and is_sum
+    text += [f"    {line}" for line in finish_lines(result if is_sum else [], flags, rejects_nothing=rejects_nothing)]
     return KernelSource("\n".join([*text, ""]), "loss", tuple(arguments), layout.warps)
 
 
