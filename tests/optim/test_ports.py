@@ -54,6 +54,19 @@ def test_the_lines_of_the_report_run():
         assert eval(line, {"piste": piste, "model": Model()}).param_groups[0]["convention"] == framework
 
 
+def test_the_report_compares_updates_of_zero():
+    assert port("keras", "Adam", lr=0.0).endswith("PyTorch's formula with these numbers gives the same updates.")
+    lines = port("optax", "Rprop", learning_rate=0.1).splitlines()  # optax's first step is 0, and PyTorch's is not
+    assert [line.split("%")[0].strip() for line in lines[-3:]] == ["100", "100", "100"]
+
+
+@pytest.mark.parametrize("option", ["fused", "foreach", "capturable", "differentiable"])
+def test_the_report_takes_options_of_backends(option):
+    (line, *found), expected = port("keras", "Adam", **{option: True}).splitlines(), port("keras", "Adam").splitlines()
+    assert line == f'piste.optim.Adam(model.parameters(), {option}=True, convention="keras")'
+    assert found[-3:] == expected[-3:]
+
+
 def test_wrong_calls_of_the_report_are_rejected():
     assert_rejected(
         InvalidValue,
@@ -63,3 +76,14 @@ def test_wrong_calls_of_the_report_are_rejected():
     assert_rejected(InvalidValue, lambda: port("keras", "Adan"), "received 'Adan'. Did you mean `Adam`")
     assert_rejected(InvalidType, lambda: port("keras", "Adam", rho=0.9), "Adam has no option `rho`")
     assert_rejected(InvalidType, lambda: port("optax", "Adam"), "Adam needs `lr`")
+    assert_rejected(InvalidType, lambda: port("keras", 3), '`name` must be the name of an optimizer, such as "Adam"')
+    assert_rejected(InvalidValue, lambda: port(["keras"], "Adam"), "`framework` must be one of")
+    assert_rejected(InvalidType, lambda: port("keras", "Adam", fused="no"), "`fused` must be True, False or None")
+    assert_rejected(
+        InvalidValue,
+        lambda: port("keras", "Adam", convention="optax"),
+        "`convention` must be left out, because `framework` is the convention; received convention='optax'",
+    )
+    assert_rejected(
+        InvalidValue, lambda: port("optax", "soap"), "`Adafactor`. piste.optim.SOAP has no such convention; help(piste"
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..errors import InvalidValue, did_you_mean
+from ..errors import InvalidType, InvalidValue, did_you_mean
 from ..translation import translate
 from .convention import TITLES, as_torch, origin
 from .conventions import CONVENTIONS
@@ -17,6 +17,8 @@ __all__ = ["port"]
 
 _SIZES = (1.0, 1e-3, 1e-6)
 _STEPS = 5
+_OF_BACKENDS = ("fused", "foreach", "capturable", "differentiable")
+"""The options that change no number."""
 
 
 def port(framework: str, name: str, **options: Any) -> str:
@@ -48,17 +50,14 @@ def port(framework: str, name: str, **options: Any) -> str:
           133% at gradients of 0.001
           6.77e+04% at gradients of 1e-06
     """
-    if framework not in TITLES:
-        known = ", ".join(f'"{title}"' for title in TITLES)
-        raise InvalidValue(f"`framework` must be one of {known}; received {framework!r}.")
-    names = {known.lower(): known for known, rules in CONVENTIONS.items() if framework in rules}
-    if name.lower() not in names:
+    cls = _find_optimizer(framework, name)
+    if "convention" in options:
         raise InvalidValue(
-            f"`name` must be an optimizer of {TITLES[framework]} that piste.optim shares; received {name!r}. "
-            f"{did_you_mean(name, names.values())}"
+            f"`convention` must be left out, because `framework` is the convention; received "
+            f"convention={options['convention']!r} and framework={framework!r}."
         )
-    cls = OPTIMIZERS[names[name.lower()]]
-    with_theirs = _updates(cls, {**options, "convention": framework})  # rejects wrong options
+    cls([torch.zeros(1, requires_grad=True)], **options, convention=framework)  # rejects wrong options
+    with_theirs = _updates(cls, {**options, "convention": framework})
     ours = as_torch(cls, framework, options)
     given = "".join(f"{key}={value!r}, " for key, value in options.items())
     declared = all_options(cls)
@@ -71,9 +70,7 @@ def port(framework: str, name: str, **options: Any) -> str:
     if CONVENTIONS[cls.__name__][framework].decoupled and ours.get("weight_decay"):
         ours["decoupled_weight_decay"] = True
     ours = {key: value for key, value in ours.items() if key in declared}
-    differences = [
-        ((a - b).abs() / a.abs()).max().item() for a, b in zip(with_theirs, _updates(cls, ours), strict=True)
-    ]
+    differences = [_difference(a, b) for a, b in zip(with_theirs, _updates(cls, ours), strict=True)]
     if max(differences) < 1e-12:
         lines.append(f"{origin(cls)}'s formula with these numbers gives the same updates.")
     else:
@@ -82,11 +79,44 @@ def port(framework: str, name: str, **options: Any) -> str:
     return translate("\n".join(lines))
 
 
+def _find_optimizer(framework: Any, name: Any) -> Any:
+    """Return the class of an optimizer of a framework.
+
+    Raises:
+        InvalidType: The name is no text.
+        InvalidValue: The framework or the optimizer is unknown.
+    """
+    if not isinstance(framework, str) or framework not in TITLES:
+        known = ", ".join(f'"{title}"' for title in TITLES)
+        raise InvalidValue(f"`framework` must be one of {known}; received {framework!r}.")
+    if not isinstance(name, str):
+        raise InvalidType(
+            f'`name` must be the name of an optimizer, such as "Adam"; received {name!r} of type {type(name).__name__}.'
+        )
+    names = {known.lower(): known for known, rules in CONVENTIONS.items() if framework in rules}
+    if name.lower() in names:
+        return OPTIMIZERS[names[name.lower()]]
+    here = {known.lower(): known for known in OPTIMIZERS}.get(name.lower())
+    help_ = did_you_mean(name, names.values())
+    if here is not None:
+        help_ += f" piste.optim.{here} has no such convention; help(piste.optim.{here}) names its origin."
+    raise InvalidValue(
+        f"`name` must be an optimizer of {TITLES[framework]} that piste.optim shares; received {name!r}. {help_}"
+    )
+
+
+def _difference(theirs: torch.Tensor, ours: torch.Tensor) -> float:
+    """Return the largest difference of updates as a part of theirs, or of ours where theirs is 0."""
+    gap = (theirs - ours).abs()
+    return (gap / torch.where(theirs == 0, ours, theirs).abs()).nan_to_num(nan=0.0).max().item()
+
+
 def _updates(cls: Any, options: dict[str, Any]) -> list[torch.Tensor]:
     """Return the updates of a few steps with gradients of each size, in float64.
 
     The parameter is a number; that of a rule that reduces over rows and columns is a matrix.
     """
+    options = {key: value for key, value in options.items() if key not in _OF_BACKENDS}
     found = []
     start = torch.zeros(1) if cls.elementwise else torch.tensor([[1.0, -2.0], [0.5, 3.0]])
     for size in _SIZES:
