@@ -120,3 +120,24 @@ def test_a_gradient_scaler_is_served_by_the_kernel(name, on_device, monkeypatch)
         torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6)
         for key, wanted in reference.state[q].items():
             torch.testing.assert_close(optimizer.state[p][key], wanted, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+def test_the_first_step_after_left_out_ones_is_the_first_for_the_rule_too(on_device, fused, monkeypatch):
+    """SGD with dampening begins with the gradient; torch has no momentum buffer before."""
+    for module in (clipping, optimizer_module):
+        monkeypatch.setattr(module, "steps_on_gpu", lambda optimizer: True)
+    first, second = torch.ones(5, requires_grad=True), torch.ones(3, requires_grad=True)
+    with interpreting(on_device):
+        optimizer = piste.optim.SGD(
+            [first, second], lr=1.0, momentum=0.5, dampening=0.25, nonfinite="skip", fused=fused
+        )
+        first.grad = torch.full((5,), torch.inf)
+        optimizer.step()
+        for step, gradient in enumerate((2.0, 4.0)):
+            first.grad, second.grad = torch.full((5,), gradient), None if step else torch.ones(3)
+            optimizer.step()  # with another plan each
+        assert optimizer.skipped == 1
+    assert first.tolist() == [1 - 2.0 - (0.5 * 2.0 + 0.75 * 4.0)] * 5
+    assert second.tolist() == [0.0] * 3

@@ -119,8 +119,8 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
         elif buffers[-1].dtype == torch.int8:  # the option has changed
             codes, scale = buffers[-1], state.pop(key + SCALE)
             buffers[-1] = state[key] = decode_codes(codes, scale).to(dtype)
-    if not rule.counts_steps:  # t isn't saved; it only has to be 1 at the first step alone
-        counters.insert(0, like.clone() if is_first else torch.ones_like(like))
+    if not rule.counts_steps:
+        counters.insert(0, _unsaved_step_count(optimizer, p, like, is_first))
     for key in precision.tensors_of(mode):
         buffers.append(_entry(state, key, partial(precision.first_tensor, key, p)))
     if mode == "stochastic" or has_8_bits:
@@ -128,6 +128,22 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
             first = partial(precision.first_count, key, optimizer, p, group)
             counters.insert(place, _counter(state, key, like, first))
     return buffers, counters, scales
+
+
+def _unsaved_step_count(optimizer: Any, p: Tensor, like: Tensor, is_first: bool) -> Tensor:
+    """Return the step count of a parameter whose rule saves none: it only has to be 1 at the first step alone.
+
+    It is kept from plan to plan, because a GPU may have left out the first step, which made the state.
+    """
+    if torch.compiler.is_compiling():
+        return like.clone() if is_first else torch.ones_like(like)
+    kept = optimizer._step_plans.unsaved_counts
+    if is_first or p not in kept:
+        kept[p] = like.clone() if is_first else torch.ones_like(like)
+    elif kept[p].device != like.device:
+        kept[p] = kept[p].to(like.device)
+    count: Tensor = kept[p]
+    return count
 
 
 def gradient(cls: Any, p: Tensor, group: Mapping[str, Any]) -> Tensor:

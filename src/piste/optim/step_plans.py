@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..engine import (
     MatrixPlan,
@@ -61,6 +62,8 @@ class StepPlans:
         """Whether the options that were asked for last scale gradients or skip steps."""
         self.lost_updates = LostUpdates()
         self.gradient_norm = GradientNorm()
+        self.unsaved_counts: Any = WeakTensorKeyDictionary()
+        """The step counts of parameters whose rule saves none."""
         self._plans: dict[Any, list[tuple[Any, StepPlan]]] = {}
         self._sharded: set[int] = set()  # groups with parameters of which this process holds a part
         self._pointers: list[int] = []
@@ -181,6 +184,7 @@ class StepPlans:
         """Drop the plans if state was replaced or moved, because plans contain addresses."""
         if self._plans and _state_pointers(optimizer) != self._pointers:
             self._plans.clear()
+            self.unsaved_counts.clear()
 
 
 def add_eagerly(
