@@ -111,7 +111,27 @@ def test_allocations_are_measured():
         del a
         return b + 1
 
-    assert 8000 <= peak_bytes_during(action) <= 9000
+    assert 8000 <= peak_bytes_during(action, torch.device("cpu")) <= 9000
+
+
+def test_the_peaks_of_all_gpus_are_measured(monkeypatch):
+    """A model on the second GPU; the allocators of both are fakes."""
+    held, peaks = [100, 700], [500, 900]
+
+    def allocate(gpu: int, count: int) -> None:
+        held[gpu] += count
+        peaks[gpu] = max(peaks[gpu], held[gpu])
+
+    def action() -> None:
+        allocate(1, 4000)
+        allocate(1, -3000)
+        torch.ones(1000)  # on the host
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda gpu: peaks.__setitem__(gpu, held[gpu]))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", held.__getitem__)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)
+    assert peak_bytes_during(action, torch.device("cuda", 1)) == 4000
 
 
 def test_state_bytes_counts_every_tensor_once():

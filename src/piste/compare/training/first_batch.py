@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ...engine import raise_reported
 from ...errors import InvalidType, InvalidValue, english
 from ...torch_internals import PLAIN_TYPES
 from ..batches import Batch, concatenate
@@ -212,9 +213,11 @@ def _call_model(role: str, function: Callable[..., Any], model: torch.nn.Module,
 
 
 def call_or_explain(failure: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Call `function`; an exception becomes an InvalidValue that begins with `failure`."""
+    """Call `function`; an exception, or the report of a GPU, becomes an InvalidValue that begins with `failure`."""
     try:
-        return function(*args)
+        value = function(*args)
+        raise_reported(wait=True, is_last=True)
+        return value
     except Exception as error:
         text = str(error).strip().split("\n")[0] or type(error).__name__
         raise InvalidValue(f"{failure}: {text}") from error

@@ -30,17 +30,23 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def peak_bytes_during(action: Callable[[], Any]) -> int:
+def peak_bytes_during(action: Callable[[], Any], device: torch.device) -> int:
     """Return the peak of the memory that `action` allocates, in bytes, as reported by PyTorch's allocators.
 
     On the CPU PyTorch's profiler records every allocation; on a GPU the allocator records the peak.
+
+    Args:
+        action: Allocates the memory.
+        device: Where it computes: on the CPU, or on a GPU, where the peaks of all GPUs are added.
     """
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        peak = _cpu_peak_during(action)
-        return peak + torch.cuda.max_memory_allocated() - before
-    return _cpu_peak_during(action)
+    if device.type != "cuda":
+        return _cpu_peak_during(action)
+    gpus = range(torch.cuda.device_count())
+    for gpu in gpus:
+        torch.cuda.reset_peak_memory_stats(gpu)
+    before = sum(map(torch.cuda.memory_allocated, gpus))
+    action()
+    return sum(map(torch.cuda.max_memory_allocated, gpus)) - before
 
 
 def _cpu_peak_during(action: Callable[[], Any]) -> int:

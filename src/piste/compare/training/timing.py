@@ -10,7 +10,7 @@ from ..plan import Plan
 from ..results import Result
 from .random_state import RandomState
 from .training_run import TrainingRun
-from .trial import typical_step
+from .trial import drop_reports, typical_step
 
 MIN_MEASURED_SECONDS = 0.01
 """The duration of the measured steps of each candidate; at least one step is measured."""
@@ -61,6 +61,8 @@ def measure_step_costs(plan: Plan) -> dict[str, StepCost]:
                     measured.append(time.perf_counter() - began)
             except (Exception, SystemExit):
                 pass  # its runs will diverge or fail early; the steps measured so far count
+            finally:
+                drop_reports()
     return {
         c.name: StepCost(
             min(starts), evaluations.get(c.loss, 0.0), typical_step(steps[c.name] or [0.0], c.loop.accumulate)

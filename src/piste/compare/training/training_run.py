@@ -72,7 +72,7 @@ class TrainingRun:
         batches = self.data.batches(self.result.seed)
         warmup = [next(batches) for _ in range(min(warmup_steps(loop), steps))]
         # The first steps allocate the state and the gradients: their memory is measured, and their time is not.
-        self.result.peak_bytes = peak_bytes_during(functools.partial(self.start, warmup))
+        self.result.peak_bytes = peak_bytes_during(functools.partial(self.start, warmup), self.data.device)
         self.result.state_bytes = state_bytes(self.updates.optimizer)
         later = [step for step in evaluation_steps if step > len(warmup)]
         if len(evaluation_steps) > len(later) + 1:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ...errors import english
+from ...engine import raise_reported
+from ...errors import PisteError, english
 from ..candidates import Candidate
 from ..data import Data
 from ..metrics import Metric
@@ -62,7 +63,7 @@ def run_trial(
     try:
         run = TrainingRun(task, data, metric, candidate, result, steps, also, on_evaluate)
         with RandomState(seed):
-            run.train()
+            _train(run)
     except Diverged as diverged:
         result.status, result.note = "diverged", str(diverged)
     except Pruned as pruned:
@@ -72,6 +73,8 @@ def run_trial(
         step = result.steps[-1] if result.steps else 0
         result.status, result.note = "failed", f"stopped after step {step}: {type(error).__name__}: {text}".rstrip(": ")
         return result
+    finally:
+        drop_reports()
     result.step_seconds = typical_step(run.seconds, candidate.loop.accumulate)
     if result.status == "done":
         if on_end:
@@ -82,6 +85,26 @@ def run_trial(
     if run.trace.points[0].numel() <= MAX_PATH_PARAMETERS:
         result.path = [point.tolist() for point in run.trace.points]
     return result
+
+
+def _train(run: TrainingRun) -> None:
+    """Train; a value that a GPU has rejected is raised in place of the NaN that it caused."""
+    try:
+        run.train()
+    except (Diverged, Pruned):
+        raise_reported(wait=True)
+        raise
+    raise_reported(wait=True)
+
+
+def drop_reports() -> None:
+    """Drop the values that a GPU has rejected and not reported yet; they would fail the next run."""
+    while True:
+        try:
+            raise_reported(wait=True)
+        except PisteError:
+            continue
+        return
 
 
 def typical_step(seconds: list[float], accumulate: int) -> float:
