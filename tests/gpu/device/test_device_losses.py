@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 import piste
+from piste.engine import LossDispatcher
 from piste.errors import InvalidValue
 from piste.losses import functional
+from tests.gpu.interpreter import forget_kernels
+from tests.gpu.test_interpreted_losses import EAGER
 from tests.gpu.test_loss_checks import BAD
 from tests.losses.cases import CASES, Case, expand_weight, seeded
 
@@ -32,15 +38,37 @@ def outcome(case: Case, operands: Any, **settings: Any) -> list[torch.Tensor]:
     return [result.detach(), *(x for x in found if x is not None)]
 
 
+@contextmanager
+def served_calls() -> Iterator[list[bool]]:
+    """Record, for each call of a loss that a kernel may serve, whether one did."""
+    seen: list[bool] = []
+    original = LossDispatcher.loss
+
+    def watched(*args: Any) -> Any:
+        result = original(*args)
+        seen.append(result is not None)
+        return result
+
+    with mock.patch.object(LossDispatcher, "loss", watched):
+        yield seen
+
+
 def compare(case: Case, shape: Any, dtype: torch.dtype, monkeypatch: Any, **settings: Any) -> None:
     operands = [on_device(x, dtype) for x in seeded(case, shape, torch.float64)]
     options = {k: on_device(v, dtype) for k, v in case.options.items()}
     if case.function_only:
         options = expand_weight(options, operands[0])
-    ours = outcome(case, operands, **options, **settings)
-    monkeypatch.setenv("PISTE_BACKEND", "eager")
-    wanted = outcome(case, operands, **options, **settings)
+    found = []
+    for forced in ("", "eager"):
+        monkeypatch.setenv("PISTE_BACKEND", forced)
+        forget_kernels()  # a loss keeps the backend that it has chosen
+        with served_calls() as served:
+            found.append(outcome(case, operands, **options, **settings))
+        has_kernel = case.name not in EAGER and case.options.get("absent") != "skip"
+        assert any(served) == (has_kernel and not forced)
     monkeypatch.delenv("PISTE_BACKEND")
+    forget_kernels()
+    ours, wanted = found
     for a, b in zip(ours, wanted, strict=True):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
