@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import distribute_tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import piste
 from piste.engine import decode_eight_bits, positions
@@ -108,6 +108,29 @@ def reductions_cover_all_parts():
             assert ("eager" in explanation) == is_sharded, explanation
         for key in runs[0]:
             torch.testing.assert_close(runs[1][key], runs[0][key], rtol=2e-6, atol=1e-7)
+
+
+def reductions_cover_parameters_of_fewer_rows_than_processes():
+    """Operations of a DTensor spread the values of such a parameter in another way than the parameter is."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for name, options in (
+        ("Adafactor", {}),
+        ("Adafactor", {"precision": "kahan"}),
+        ("StableAdamW", {"cautious": True}),
+        ("Prodigy", {"cautious": True, "d0": 1e-3}),
+    ):
+        runs = []
+        for is_sharded in (False, True):
+            torch.manual_seed(0)
+            w = torch.randn(1, 4, 5).to(torch.bfloat16 if "precision" in options else torch.float32)
+            p = (distribute_tensor(w, mesh, [Shard(0)]) if is_sharded else w).requires_grad_()
+            optimizer = getattr(piste.optim, name)([p], **options)
+            for t in range(3):
+                step_on_equal_gradients(None, optimizer, t)
+            runs.append([whole(p), *map(whole, optimizer.state[p].values())])
+            assert p.shape[0] < dist.get_world_size()
+        for alone, together in zip(*runs, strict=True):
+            torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
 MATRICES = (
@@ -314,6 +337,7 @@ if __name__ == "__main__":
         dist.init_process_group("gloo")
         steps_equal_those_of_one_process()
         reductions_cover_all_parts()
+        reductions_cover_parameters_of_fewer_rows_than_processes()
         sums_cover_all_parts_of_all_parameters()
         replaced_state_takes_effect()
         parts_step_in_8_bits_by_themselves()

@@ -57,7 +57,7 @@ def step(
         else:
             _apply(spec, slot.p, slot.g, slot.buffers, scalars, differentiable)
         for x, old in before:
-            x.copy_(torch.where(found_inf.to(x.device) != 0, old, x))
+            _store(x, torch.where(found_inf.to(x.device) != 0, old, x))
 
 
 def add_terms(
@@ -154,9 +154,16 @@ def _apply(
     compute = _COMPUTE.get(p.dtype, p.dtype)
     before = [x.clone() if clone else x.to(compute) for x in (p, g, *buffers)]
     after_p, after = program.element(before[0], before[1], before[2:], scalars)
-    p.copy_(after_p)
+    _store(p, after_p)
     for buffer, value in zip(buffers, after, strict=True):
-        buffer.copy_(value)
+        _store(buffer, value)
+
+
+def _store(x: Any, value: Any) -> None:
+    """Set a tensor; a value that operations of a DTensor have spread otherwise is spread as it is."""
+    if is_sharded(x) and is_sharded(value) and value.placements != x.placements:
+        value = value.redistribute(x.device_mesh, x.placements)
+    x.copy_(value)
 
 
 def _step_in_8_bits(program: StepSpec, slot: ParamState, scalars: Mapping[str, Any]) -> None:
