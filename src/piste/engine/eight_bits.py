@@ -47,7 +47,7 @@ def encode(x: Tensor, places: Tensor, key: Any, step: Any) -> tuple[Tensor, Tens
     """Return the codes of numbers, and the scale of each block."""
     x = x.to(torch.float32)
     size = x.abs()
-    scales = torch.zeros(blocks_of(x.numel()), device=x.device)
+    scales = torch.zeros(blocks_of(x.numel()), dtype=torch.float32, device=x.device)
     scales.scatter_reduce_(0, (places // BLOCK).reshape(-1), size.reshape(-1), "amax")
     scale = scales[places // BLOCK]
     below = torch.floor(127 * torch.sqrt(torch.sqrt(size / scale)))

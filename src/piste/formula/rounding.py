@@ -50,7 +50,7 @@ def noise(key: Any, step: Any, position: Any) -> Tensor:
         step: The step, in [0, 2^24).
         position: The places of the elements.
     """
-    key, step, position = (torch.as_tensor(x).to(torch.int64) for x in (key, step, position))
+    key, step, position = (torch.as_tensor(x, dtype=torch.int64) for x in (key, step, position))
     first = _mixed(_mixed(key + _SALT) ^ step)
     second = _mixed(first + _SALT)
     return (_mixed(_mixed(position ^ first) + second) >> 16).to(torch.float32)

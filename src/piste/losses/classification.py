@@ -257,4 +257,4 @@ class CrossEntropyLoss(InPlace, ClassLoss):
 def capped(x: Any, c: Any) -> Any:
     """Return c tanh(x / c)."""
     e = exp(where(x > 0, x, -x) * (-2 / c))
-    return c * where(x > 0, 1, -1) * (1 - e) / (1 + e)
+    return c * where(x > 0, 1 - e, e - 1) / (1 + e)

@@ -282,7 +282,7 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
         _check_operands(name, linear_weight.shape[-1] if linear_weight.dim() else 0, input, target)
         check_same_device(name, ("input", "linear_weight"), (input, linear_weight))
         _Linear.validate(label_smoothing=label_smoothing)
-        logits = torch.empty((), device=target.device).expand(
+        logits = torch.empty((), dtype=torch.float32, device=target.device).expand(
             (*input.shape[:-1], linear_weight.shape[0], *linear_weight.shape[1:-1])
         )
         x, y, has_indices, _ = arrange(_Linear, logits, target, None, check)
@@ -316,7 +316,7 @@ if hasattr(torch.nn, "LinearCrossEntropyLoss"):
             return value
 
         def weights() -> Tensor:
-            by = torch.ones(x.shape[-1], device=y.device) if weight is None else weight
+            by = torch.ones(x.shape[-1], dtype=torch.float32, device=y.device) if weight is None else weight
             return (y * by).sum() if keep is None else torch.where(keep, by[torch.where(keep, y, 0)], 0).sum()
 
         count = (lambda: x[..., 0].numel()) if keep is None else keep.sum

@@ -290,6 +290,11 @@ def _check_state(cls: Any, index: Any, p: Tensor, state: Any, group: Mapping[str
             )
 
 
+def counter_dtype() -> torch.dtype:
+    """Return the dtype of new counters, as in torch.optim: 16 bits can't count beyond 256 or 2048."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
 def as_counter(value: Any) -> Tensor:
     """Return a saved counter as a tensor; old checkpoints of torch.optim have Python numbers."""
-    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.get_default_dtype())
+    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=counter_dtype())

@@ -100,7 +100,7 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
     mode = group["precision"] if precision.is_narrow(p, group) else "plain"
     state = optimizer._state[p] if rule.counts_steps or kept or mode != "plain" else {}
     device = p.device if _counts_on_device(group) else "cpu"
-    like = torch.zeros((), dtype=torch.get_default_dtype(), device=device)
+    like = torch.zeros((), dtype=checkpoint.counter_dtype(), device=device)
     counters = []
     if rule.counts_steps:
         counters.append(_counter(state, "step", like, lambda: 0.0))
