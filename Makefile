@@ -69,9 +69,12 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 replay: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.replay $(BASE)
 
-# On a machine with a GPU: compare every optimizer with the eager backend.
-test-gpu: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/gpu
+# On a machine with a GPU: compare every optimizer and loss with the eager backend. Nothing is installed, so no network is
+# needed: Python has torch, Triton, Numba and pytest, and is that of .venv if there is one. With compute-sanitizer:
+#   make test-gpu RUN="compute-sanitizer --error-exitcode 1" TESTS="tests/gpu/device -k 'in_double or losses_and or that_reduce'"
+TESTS ?= tests/gpu
+test-gpu:
+	PYTHONPATH=src:. $(RUN) $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest $(TESTS)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench optim
