@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -30,6 +31,46 @@ def trained(cls, steps=4):
         train(net, optimizer, [t])
         zs.append([optimizer.state[p]["z"].clone() for p in net.parameters()])
     return net, optimizer, zs
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch has no distributed package here")
+@pytest.mark.parametrize("flatten", [False, True])
+@every
+def test_states_of_distributed_checkpoints_say_which_weights_they_hold(cls, flatten):
+    from torch.distributed.checkpoint import state_dict as dcp
+
+    net, optimizer, _ = trained(cls)
+    options = dcp.StateDictOptions(flatten_optimizer_state_dict=flatten)
+    plain = copy.deepcopy(dcp.get_state_dict(net, optimizer, options=options))
+    with optimizer.averaged():
+        averaged = copy.deepcopy(dcp.get_state_dict(net, optimizer, options=options))
+    assert not torch.allclose(averaged[0]["0.weight"], plain[0]["0.weight"], rtol=1e-3)
+    train(net, optimizer, range(4, 6))
+    for of_net, of_optimizer in (plain, averaged):
+        other = model()
+        resumed = cls(other.parameters(), **CLASSES[cls])
+        dcp.set_model_state_dict(other, of_net)
+        dcp.set_optimizer_state_dict(other, resumed, of_optimizer, options=options)
+        resumed.load_state_dict(resumed.state_dict())  # of trained weights again
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train(other, resumed, range(4, 6))
+        assert_same(other.parameters(), net.parameters())
+
+
+def test_weights_that_are_loaded_after_an_averaged_state_lead_to_a_warning():
+    net, optimizer, _ = trained(optim.ScheduleFreeSGD)
+    with optimizer.averaged():
+        weights, state = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
+    other = model()
+    resumed = optim.ScheduleFreeSGD(other.parameters())
+    resumed.load_state_dict(state)
+    other.load_state_dict(weights)
+    with pytest.warns(UserWarning, match=r"the weights were set after it.* Help: load the model before the optimizer"):
+        train(other, resumed, [4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(other, resumed, [5])
 
 
 @every

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import update_bn
 
 from ..errors import InvalidValue, Unsupported
+from ..translation import translate
 from .checkpoint import KEY
 
 __all__ = ["AveragedWeights"]
@@ -24,14 +26,17 @@ class AveragedWeights:
         "cautious": "its state and its weights move by the same step",
         "decoupled_decay": "its weights are an average, which the decay would have to follow",
     }
+    # torch.distributed.checkpoint keeps the param groups and drops the entry `piste`; the name is the authors'
+    group_constants: ClassVar[Mapping[str, Any]] = {"train_mode": True}
     _is_averaged = False
+    _resumed: Sequence[tuple[torch.Tensor, int]] = ()  # parameters that loading made the trained ones, by version
 
     @contextmanager
     def averaged(self, model: nn.Module | None = None, batches: Iterable[Any] | None = None) -> Iterator[None]:
         """Put the averaged weights in place of those that are trained, until the context ends.
 
         Evaluate and save a model in this context. `state_dict()` says which weights the parameters are: its entry
-        `piste` has `weights`, "averaged" or "training".
+        `piste` has `weights`, "averaged" or "training", and its param groups `train_mode`, False or True.
 
         Args:
             model: The model, whose batch normalization has statistics of the trained weights. Its statistics are those
@@ -70,7 +75,7 @@ class AveragedWeights:
             raise Unsupported(f"{name}.averaged() is entered already. Help: end its context first.")
         trained = [(p, p.detach().clone()) for p, _, _ in self._averages()]
         buffers = [(b, b.clone()) for b in _statistics(model)]
-        self._is_averaged = True
+        self._set_averaged(True)
         try:
             with torch.no_grad():
                 for p, z, beta in self._averages():
@@ -79,10 +84,17 @@ class AveragedWeights:
                 update_bn(batches, model)
             yield
         finally:
-            self._is_averaged = False
+            self._set_averaged(False)
             with torch.no_grad():
                 for x, value in (*trained, *buffers):
                     x.copy_(value)
+
+    def _set_averaged(self, is_averaged: bool) -> None:
+        """Note which weights the parameters are, in the param groups too."""
+        optimizer: Any = self
+        self._is_averaged = is_averaged
+        for group in optimizer.param_groups:
+            group["train_mode"] = not is_averaged
 
     def _averages(self) -> Iterator[tuple[Any, Any, float]]:
         """Yield the parameters that have been stepped, with z and beta."""
@@ -119,10 +131,12 @@ class AveragedWeights:
                 "are in place. Help: call it outside of averaged()."
             )
         super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
-        if state_dict.get(KEY, {}).get("weights") == "averaged":
+        groups_are_averaged = any(group.get("train_mode") is False for group in state_dict["param_groups"])
+        if groups_are_averaged or state_dict.get(KEY, {}).get("weights") == "averaged":
             with torch.no_grad():
                 for p, z, beta in self._averages():
                     p.lerp_(z.to(p.dtype), 1 - beta)
+            self._resumed = [(p, p._version) for p, _, _ in self._averages()]
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         if self._is_averaged:
@@ -130,6 +144,18 @@ class AveragedWeights:
                 f"{type(self).__name__}.step() trains other weights than the averaged ones, which are in place. Help: "
                 "step outside of averaged()."
             )
+        if self._resumed and not torch.compiler.is_compiling():
+            resumed, self._resumed = self._resumed, ()
+            if any(p._version != version for p, version in resumed):
+                warnings.warn(
+                    translate(
+                        f"{type(self).__name__}.load_state_dict() computed the trained weights from averaged ones, "
+                        "and the weights were set after it; training may go on from averaged weights. Help: load the "
+                        "model before the optimizer, by set_model_state_dict() and set_optimizer_state_dict() in place "
+                        "of set_state_dict(), or save outside of averaged()."
+                    ),
+                    stacklevel=3,
+                )
         return super()._step(closure)  # type: ignore[misc]
 
 
