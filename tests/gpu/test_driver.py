@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from piste.engine.gpu import driver
+from piste.engine.gpu import driver, native_launch
 
 KINDS = ("*i64", "i64", "fp32", "fp64", "i32")
+NULLS = 4
+_POINTER, _UINT = ctypes.c_void_p, ctypes.c_uint
+LAUNCH_KERNEL = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, *[_UINT] * 7, _POINTER, ctypes.POINTER(_POINTER), _POINTER)
 
 
 class Library:
-    """Stands for the driver: it reads the arguments of a launch as cuLaunchKernel does."""
+    """Stands for the driver: it reads the arguments of a launch as cuLaunchKernel does, a function of C."""
 
-    def __init__(self, results: list[int]) -> None:
+    def __init__(self, results: list[int], *, has_context: bool = True) -> None:
+        self.has_context = has_context
         self.results, self.launches, self.loaded, self.contexts = results, [], [], []
+        self.cuLaunchKernel = LAUNCH_KERNEL(self._launch_kernel)
 
     def cuModuleLoadData(self, module: Any, image: bytes) -> int:
         self.loaded.append(image)
@@ -30,10 +36,13 @@ class Library:
         function._obj.value = 77
         return 0
 
-    def cuLaunchKernel(self, function: Any, *rest: Any) -> int:
-        *sizes, stream, pointers, _ = rest
-        words = [ctypes.string_at(pointer, 8) for pointer in pointers]
-        self.launches.append((function.value, sizes, stream, words))
+    def _launch_kernel(self, function: int, *rest: Any) -> int:
+        *sizes, stream, pointers, extra = rest
+        words = [ctypes.string_at(pointers[k], 8) for k in range(len(KINDS) + NULLS)]
+        self.launches.append((function, sizes, stream, words))
+        assert extra is None
+        if not self.has_context:
+            return 201
         return self.results.pop(0) if self.results else 0
 
     def cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> int:
@@ -42,6 +51,7 @@ class Library:
 
     def cuCtxSetCurrent(self, context: Any) -> int:
         self.contexts.append("current")
+        self.has_context = True
         return 0
 
     def cuGetErrorName(self, result: int, name: Any) -> int:
@@ -54,8 +64,13 @@ def kernel(**facts: Any) -> Any:
     return SimpleNamespace(metadata=SimpleNamespace(**(known | facts)), asm={"cubin": b"\x7fELF"})
 
 
-@pytest.fixture
-def launch_on(monkeypatch) -> Callable[..., Any]:
+@pytest.fixture(params=["native", "ctypes"])
+def launch_on(monkeypatch, request) -> Callable[..., Any]:
+    if request.param == "ctypes":
+        monkeypatch.setattr(native_launch, "native_guard", lambda: None)
+    else:
+        assert native_launch.native_guard(), "the self-test of the native guard fails on this machine"
+
     def made(library: Library | None, **facts: Any) -> Any:
         monkeypatch.setattr(driver, "_driver", lambda: library)
         return driver.driver_launch(kernel(**facts), KINDS, 2)
@@ -68,7 +83,7 @@ def test_the_driver_finds_each_argument_in_its_type_and_null_scratch_memory_behi
     launch_on(library)(5, 9, (2**63 + 8, -3, 0.5, 0.25, -1))
     ((function, sizes, stream, words),) = library.launches
     assert library.loaded == [b"\x7fELF", b"step"]
-    assert (function, sizes, stream.value) == (77, [5, 1, 1, 128, 1, 1, 0], 9)
+    assert (function, sizes, stream) == (77, [5, 1, 1, 128, 1, 1, 0], 9)
     formats = ("=Q", "=q", "=f4x", "=d", "=i4x")
     values = [struct.unpack(kind, word)[0] for kind, word in zip(formats, words[:5], strict=True)]
     assert values == [2**63 + 8, -3, 0.5, 0.25, -1]
@@ -83,15 +98,34 @@ def test_a_number_beyond_the_largest_float32_is_infinite(launch_on):
 
 
 def test_a_thread_without_a_context_gets_that_of_the_device(launch_on):
-    library = Library([201, 201])
+    library = Library([], has_context=False)
     launch_on(library)(1, 0, (1, 2, 3.0, 4.0, 5))
     assert library.contexts == [2, "current"]
+    assert library.launches[-1][3][:2] == [struct.pack("=q", 1), struct.pack("=q", 2)]
 
 
 def test_an_error_of_the_driver_is_raised_by_its_name(launch_on):
     launch = launch_on(Library([700, 700]))
     with pytest.raises(RuntimeError, match=r"could not run a kernel: CUDA_ERROR_ILLEGAL_ADDRESS \(700\)"):
         launch(1, 0, (1, 2, 3.0, 4.0, 5))
+
+
+def test_another_thread_runs_during_a_launch(launch_on):
+    library, seen = Library([]), []
+    entered, answered = threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> int:
+        entered.set()
+        seen.append(answered.wait(10))
+        return 0
+
+    library.cuLaunchKernel = LAUNCH_KERNEL(wait)
+    launch = launch_on(library)
+    other = threading.Thread(target=lambda: entered.wait(10) and answered.set())
+    other.start()
+    launch(1, 0, (1, 2, 3.0, 4.0, 5))
+    other.join()
+    assert seen == [True]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor
 import piste
 from piste import losses
 from piste.engine.gpu import loss_kernel
+from piste.engine.native import operands
 from piste.errors import InvalidValue
 from piste.losses import functional
 
@@ -53,7 +54,8 @@ def test_calls_that_differ_in_one_thing_have_plans_of_their_own():
     expected = {name: of(*given) for name, given in CALLS.items()}
     with interpreting():
         for name, given in [*CALLS.items(), *reversed(CALLS.items())]:
-            torch.testing.assert_close(of(*given), expected[name], msg=lambda words, name=name: f"{name}: {words}")
+            for _ in range(3):  # the third one is checked by machine code
+                torch.testing.assert_close(of(*given), expected[name], msg=lambda words, name=name: f"{name}: {words}")
 
 
 @pytest.fixture
@@ -79,6 +81,65 @@ def test_a_call_like_an_earlier_one_is_not_planned_again(planned, monkeypatch):
         for rows in (6, 6, 5, 6, 4, 4, 6):  # the plan of 4 rows takes the place of all others
             of(X[:rows], lambda x, rows=rows: loss(x, Y[:rows]))
     assert [len(x) for x in planned] == [6, 5, 4, 6]
+
+
+@pytest.fixture(params=["native", "python"])
+def looked_up(monkeypatch, request) -> list[Tensor]:
+    """The first operand of each call whose plan Python looks up, where machine code answers and where it can't."""
+    if request.param == "python":
+        monkeypatch.setattr(operands, "native_guard", lambda: None)
+    asked: list[Tensor] = []
+    planned = loss_kernel.GpuLossKernel._planned
+
+    def noted(kernel: Any, given: Sequence[Tensor], arguments: Any) -> Any:
+        asked.append(given[0])
+        return planned(kernel, given, arguments)
+
+    monkeypatch.setattr(loss_kernel.GpuLossKernel, "_planned", noted)
+    return asked
+
+
+LATER: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "the same": lambda loss, x: loss(x, K),
+    "fewer rows": lambda loss, x: loss(x[:5], K[:5]),
+    "other strides": lambda loss, x: loss(x.T.contiguous().T, K),
+    "another index": lambda loss, x: loss(x, K.flip(0)),
+    "another dtype": lambda loss, x: loss(x.double(), K).float(),
+    "another dtype of the target": lambda loss, x: loss(x, K.int()),
+}
+
+
+def ignoring_3() -> losses.CrossEntropyLoss:
+    return losses.CrossEntropyLoss(ignore_index=3)
+
+
+@pytest.mark.parametrize("change", LATER.values(), ids=LATER.keys())
+def test_from_the_third_call_on_machine_code_finds_what_differs(looked_up, change, request):
+    same = LATER["the same"]
+    expected, usual = (of(X, lambda x, call=call: call(ignoring_3(), x)) for call in (change, same))
+    loss = ignoring_3()  # which keeps the kernels that it finds
+    with interpreting():
+        for _ in range(4):
+            of(X, lambda x: loss(x, K))
+        count = len(looked_up)
+        found = of(X, lambda x: change(loss, x))
+        is_looked_up = len(looked_up) > count
+        again = of(X, lambda x: loss(x, K))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(again, usual)
+    is_native = "native" in request.node.callspec.id
+    assert is_looked_up == (not is_native or change not in (same, LATER["another index"]))
+
+
+def test_a_violation_in_a_call_that_machine_code_checks_is_reported(looked_up):
+    loss = losses.CrossEntropyLoss()
+    bad = K.clone()
+    bad[2] = 4
+    with interpreting():
+        for k in (K, K, K, bad):
+            loss(X.clone().requires_grad_(), k)
+        with pytest.raises(InvalidValue, match="4"):
+            piste.check()
 
 
 def test_operands_off_the_16_bytes_of_an_access_have_a_plan_of_their_own(planned):

@@ -91,7 +91,7 @@ class LossDispatcher:
         if (
             latest is not None
             and first.numel() <= latest.max_fast_elements
-            and not (latest.is_narrow and _is_autocast_enabled("cpu"))
+            and not (latest.is_narrow and _is_autocast_enabled(first.device.type))
         ):
             computed = latest.compute_fast(operands, arguments)
             if computed is not None:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
+
+from .native_launch import NULLS, make_native_launch
 
 __all__ = ["driver_launch"]
 
 _INVALID_CONTEXT = 201
 _FORMATS = {"i64": "q", "i32": "i4x", "fp64": "d", "fp32": "f4x"}  # each argument takes 8 bytes
 _REALS = {"fp64": ctypes.c_double, "fp32": ctypes.c_float}
-_EXTRA = 4  # null pointers behind the arguments; Triton's kernels take addresses of scratch memory there
 _MAX_SHARED = 48 << 10  # bytes of shared memory that a kernel may use without asking for it
 
 Launch = Callable[[int, int, Sequence[Any]], None]
@@ -79,24 +79,25 @@ def _launch_of(
     launch_kernel: Any, function: ctypes.c_void_p, threads: int, shared: int, kinds: Sequence[str], device: int
 ) -> Launch:
     """Return the function that launches a loaded kernel."""
+    formats = "".join("Q" if kind.startswith("*") else _FORMATS[kind] for kind in kinds)
+    pack = struct.Struct(f"=qQ{formats}8x").pack  # the blocks, the stream, the arguments, and a word of 0
     count = len(kinds)
-    pack = struct.Struct("=" + "".join("Q" if kind.startswith("*") else _FORMATS[kind] for kind in kinds)).pack_into
-    values = ctypes.create_string_buffer(8 * (count + 1))  # the last one stays 0
-    start = ctypes.addressof(values)
-    pointers = (ctypes.c_void_p * (count + _EXTRA))(*(start + 8 * min(k, count) for k in range(count + _EXTRA)))
-    lock, pointer = threading.Lock(), ctypes.c_void_p
+    start, pointers_to = (
+        make_native_launch(launch_kernel, function, threads, shared, count),
+        ctypes.c_void_p * (count + NULLS),
+    )
 
     def launch(blocks: int, stream: int, arguments: Sequence[Any]) -> None:
-        with lock:  # the driver copies the values before it returns
-            try:
-                pack(values, 0, *arguments)
-            except OverflowError:  # a double beyond the largest float32
-                pack(values, 0, *(_rounded(x, kind) for x, kind in zip(arguments, kinds, strict=True)))
-            to = pointer(stream)
-            if launch_kernel(function, blocks, 1, 1, threads, 1, 1, shared, to, pointers, None):
-                _call(device, launch_kernel, function, blocks, 1, 1, threads, 1, 1, shared, to, pointers, None)
+        try:
+            words = pack(blocks, stream, *arguments)
+        except OverflowError:  # a double beyond the largest float32
+            words = pack(blocks, stream, *(_rounded(x, kind) for x, kind in zip(arguments, kinds, strict=True)))
+        if start is None or not start(words):
+            values = ctypes.create_string_buffer(words)
+            pointers = pointers_to(*(ctypes.addressof(values) + 16 + 8 * min(k, count) for k in range(count + NULLS)))
+            to = ctypes.c_void_p(stream)
+            _call(device, launch_kernel, function, blocks, 1, 1, threads, 1, 1, shared, to, pointers, None)
 
-    launch.keep = values  # type: ignore[attr-defined]
     return launch
 
 

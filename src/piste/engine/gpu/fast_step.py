@@ -5,7 +5,6 @@ Python takes a microsecond to ask a parameter for its gradient and its address, 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,6 +48,4 @@ def make_fast_step(
     kernels: Sequence[tuple[GpuStepKernel, Sequence[int]]],
 ) -> FastStep | None:
     """Return the fast step of a plan, or None where Python has to check the parameters."""
-    if importlib.util.find_spec("numba") is None or not can_check(params, states, [i for _, i in kernels]):
-        return None
-    return FastStep(params, states, kernels)
+    return FastStep(params, states, kernels) if can_check(params, states, [i for _, i in kernels]) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 from array import array
 from collections.abc import Callable
@@ -24,10 +25,10 @@ __all__ = ["native_guard"]
 def native_guard() -> Libtorch | None:
     """Return the functions of libtorch that machine code may call, or None where Python asks about tensors.
 
-    It is None if `PISTE_FAST_PATH` is 0, if a private name of PyTorch or CPython is missing, or if the self-test fails:
-    the guard's answers about tensors whose answers are known.
+    It is None if `PISTE_FAST_PATH` is 0, if Numba or a private name of PyTorch or CPython is missing, or if the
+    self-test fails: the guard's answers about tensors whose answers are known.
     """
-    if os.environ.get("PISTE_FAST_PATH") == "0":
+    if os.environ.get("PISTE_FAST_PATH") == "0" or importlib.util.find_spec("numba") is None:
         return None
     lib = resolve_libtorch()
     return lib if lib is not None and _passes_self_test(lib) else None

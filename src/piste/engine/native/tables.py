@@ -16,6 +16,8 @@ __all__ = [
     "FastStepBlock",
     "LaunchRecord",
     "Libtorch",
+    "OperandBlock",
+    "OperandRecord",
     "ParameterRecord",
     "TensorFacts",
     "WorkTable",
@@ -166,6 +168,31 @@ class LaunchRecord(ctypes.Structure):
     places: int  # address of the place of each tensor among the parameters
     gradients: int  # address of the column of gradients
     max_shares: int  # 0: one thread steps everything
+
+
+@words
+class OperandBlock(ctypes.Structure):
+    """The argument block of `are_alike`."""
+
+    libtorch: int
+    operands: int  # their number
+    records: int  # address of their OperandRecords
+    dims: int  # address of the size and the stride of each dimension of each operand
+    device: int  # type of the device, as libtorch numbers it
+    device_index: int  # -1: any
+    tuple: int  # address of the type
+    tensor: int  # address of the type
+    parameter: int  # address of the type
+
+
+@words
+class OperandRecord(ctypes.Structure):
+    """What one operand must be."""
+
+    dtype: int
+    dim: int
+    wants_grad: int
+    misalignment: int  # its address modulo `ALIGNMENT`
 
 
 @functools.cache
