@@ -1,6 +1,7 @@
 """`python -m bench gpu-counts`: count the launches, bytes and host time of GPU steps and losses without a device.
 
-Tensors lie on the CPU, and a launch does nothing but count, so neither a GPU nor Triton is needed. "bytes" are read and
+Tensors lie on the CPU, and a launch is counted and calls a function that does nothing, as it would call the driver, so
+neither a GPU nor Triton is needed. "bytes" are read and
 written by the kernels for each element; the floor is their time at the bandwidth given. "host" is the median wall time
 of a step in microseconds, next to the budget of 50 us and 25 ns for each tensor; that of a loss includes its backward
 and the graph around it. "tables" is the memory of a step on the device beyond parameters, gradients and state.
@@ -9,6 +10,7 @@ and the graph around it. "tables" is the memory of a step on the device beyond p
 from __future__ import annotations
 
 import argparse
+import ctypes
 import re
 import statistics
 import time
@@ -23,6 +25,7 @@ from piste.engine import backend as registry
 from piste.engine import loss_dispatch
 from piste.engine.gpu.backend import GpuBackend, layout_of
 from piste.engine.gpu.device import PinnedTable
+from piste.engine.gpu.driver import launch_of
 from piste.engine.gpu.launch import GpuStepKernel
 from piste.engine.gpu.line_kernel import make_step_kernel
 from piste.engine.gpu.loss_kernel import GpuLossKernel
@@ -95,7 +98,17 @@ class CountingDevice:
         function(*arguments)
 
     def launcher(self, source: KernelSource) -> Callable[..., None]:
-        return lambda blocks, stream, arguments: self.launches.append((source, blocks))
+        start = launch_of(_NOTHING, _HANDLE, 32 * source.warps, 0, [kind for _, kind in source.signature], 0)
+
+        def launch(blocks: int, stream: int, arguments: Sequence[Any]) -> None:
+            self.launches.append((source, blocks))
+            start(blocks, stream, arguments)
+
+        return launch
+
+
+_NOTHING, _HANDLE = ctypes.CDLL(None).abs, ctypes.c_void_p(1 << 32)
+"""A function of C in place of cuLaunchKernel: it returns the low half of the kernel's handle, 0, which is success."""
 
 
 class _Done:

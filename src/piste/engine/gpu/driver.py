@@ -16,7 +16,7 @@ from typing import Any
 
 from .native_launch import NULLS, make_native_launch
 
-__all__ = ["driver_launch"]
+__all__ = ["driver_launch", "launch_of"]
 
 _INVALID_CONTEXT = 201
 _FORMATS = {"i64": "q", "i32": "i4x", "fp64": "d", "fp32": "f4x"}  # each argument takes 8 bytes
@@ -72,20 +72,27 @@ def driver_launch(kernel: Any, kinds: Sequence[str], device: int) -> Launch | No
     image, name = kernel.asm["cubin"], facts.name.encode()
     _call(device, library.cuModuleLoadData, ctypes.byref(module), image)
     _call(device, library.cuModuleGetFunction, ctypes.byref(function), module, name)
-    return _launch_of(library.cuLaunchKernel, function, 32 * facts.num_warps, facts.shared, kinds, device)
+    return launch_of(library.cuLaunchKernel, function, 32 * facts.num_warps, facts.shared, kinds, device)
 
 
-def _launch_of(
+def launch_of(
     launch_kernel: Any, function: ctypes.c_void_p, threads: int, shared: int, kinds: Sequence[str], device: int
 ) -> Launch:
-    """Return the function that launches a loaded kernel."""
+    """Return the function that launches a loaded kernel.
+
+    Args:
+        launch_kernel: cuLaunchKernel, or a function of C with its arguments.
+        function: the handle of the kernel.
+        threads: the threads of a block.
+        shared: the bytes of shared memory.
+        kinds: the Triton type of each argument.
+        device: the index of the device.
+    """
     formats = "".join("Q" if kind.startswith("*") else _FORMATS[kind] for kind in kinds)
     pack = struct.Struct(f"=qQ{formats}8x").pack  # the blocks, the stream, the arguments, and a word of 0
     count = len(kinds)
-    start, pointers_to = (
-        make_native_launch(launch_kernel, function, threads, shared, count),
-        ctypes.c_void_p * (count + NULLS),
-    )
+    start = make_native_launch(launch_kernel, function, threads, shared, count)
+    pointers_to = ctypes.c_void_p * (count + NULLS)
 
     def launch(blocks: int, stream: int, arguments: Sequence[Any]) -> None:
         try:
