@@ -141,3 +141,15 @@ def test_the_first_step_after_left_out_ones_is_the_first_for_the_rule_too(on_dev
         assert optimizer.skipped == 1
     assert first.tolist() == [1 - 2.0 - (0.5 * 2.0 + 0.75 * 4.0)] * 5
     assert second.tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("name", ["Adam", "LAMB", "Adafactor", "NAdam"])
+def test_parameters_without_elements_count_their_steps(name, on_device):
+    with interpreting(on_device):
+        p = torch.zeros(0, 3, requires_grad=True)
+        p.grad = torch.zeros(0, 3)
+        optimizer = getattr(piste.optim, name)([p])
+        for _ in range(2):
+            optimizer.step()
+    assert optimizer.state[p]["step"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import piste
 from piste import losses
 from piste.engine.gpu import loss_kernel
 from piste.engine.native import operands
+from piste.engine.specs import LossArguments
 from piste.errors import InvalidValue
 from piste.losses import functional
 
@@ -178,3 +180,11 @@ def test_a_class_index_out_of_range_has_no_weight_in_the_denominator():
             piste.check()
         functional.cross_entropy(y, K[good], weight=WEIGHT).backward()
     torch.testing.assert_close(x.grad[good], y.grad)
+
+
+def test_a_denominator_on_another_gpu_is_brought_to_that_of_the_loss():
+    elsewhere, here = torch.tensor(3.0), torch.tensor(4.0)
+    device = SimpleNamespace(local=lambda x: here if x is elsewhere else x)
+    kernel = SimpleNamespace(_device=device)
+    found = loss_kernel.GpuLossKernel._denominator(kernel, (X,), LossArguments.of(elsewhere), 0, is_capturing=False)
+    assert found.dtype == torch.float64 and found == 4

@@ -96,7 +96,7 @@ class GpuStepKernel:
 
     def launch(self, gradients: array[int], numbers: Mapping[str, Any]) -> None:
         """Step the tensors, given the addresses of their gradients and the numbers of the group."""
-        if self._blocks:
+        if self._blocks or self._spec.counters:  # tensors without elements count their steps
             if "epsilon" in self._spec.numbers:
                 numbers = {**numbers, "epsilon": self._epsilon}
             self._device.run(self._launch, gradients, numbers)
@@ -118,6 +118,8 @@ class GpuStepKernel:
         if is_capturing:
             keep_for_graphs(self._on_device)
         scalars, by_rows = self._prepared(numbers, stream, is_capturing)
+        if not self._blocks:
+            return
         at = self._gradients.holding(gradients, stream, is_capturing=is_capturing)
         arguments = (*self._static_addresses[1:], at, self._count, *scalars, *self._sums)
         if by_rows not in self._launches:

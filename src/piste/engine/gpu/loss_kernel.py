@@ -174,7 +174,8 @@ class GpuLossKernel(LossKernel):
     ) -> Tensor:
         """Return the denominator on the device: the given one, the count of the rows not ignored, or their weights."""
         if arguments.divisor_tensor is not None:
-            return arguments.divisor_tensor.to(torch.float64)
+            given: Tensor = self._device.local(arguments.divisor_tensor)
+            return given.to(torch.float64)
         assert self._index is not None
         index, weights = operands[self._index], operands[-1]
         rows = index.numel()
@@ -183,9 +184,9 @@ class GpuLossKernel(LossKernel):
         if self._divide is None:
             self._divide = self._device.launcher(divisor_source(self.spec.divisor, self.spec.operands[-1].storage))
         words = workspace(self._device, stream, self._words, is_capturing=is_capturing)
-        given = (index.data_ptr(), weights.data_ptr(), by.data_ptr(), words, arguments.ignored)
+        addresses = (index.data_ptr(), weights.data_ptr(), by.data_ptr(), words, arguments.ignored)
         numbers = (operands[0].shape[-1], rows, iterations, int(arguments.is_nothing_nan))
-        self._divide(-(-rows // (1024 * iterations)), stream, (*given, *numbers))
+        self._divide(-(-rows // (1024 * iterations)), stream, (*addresses, *numbers))
         return by
 
     # --- plans --------------------------------------------------------------------------------------------------------
