@@ -31,8 +31,6 @@ _SPREAD = "codes and scales are spread alike"
 _DIVIDES = "a remainder is 0 or is not, whatever its sign"
 EQUIVALENT_BLOCKS = {
     "decode_codes: codes -> scales": _SPREAD,
-    "decode_codes: codes -> scales (number 5)": _SPREAD,
-    "decode_codes: codes -> scales (number 6)": _SPREAD,
     "lies_in_blocks: p.shape[0] % parts -> -(p.shape[0] % parts)": _DIVIDES,
     "lies_in_blocks: p.numel() % (BLOCK * parts) -> -(p.numel() % (BLOCK * parts))": _DIVIDES,
     "lies_in_blocks: BLOCK * parts -> -(BLOCK * parts)": _DIVIDES,
@@ -40,6 +38,8 @@ EQUIVALENT_BLOCKS = {
 EQUIVALENT_SHARDS = {
     "_spread_like: x if x.placements == p.placements else x.redistribute(placements=p.placements) -> "
     "x.redistribute(placements=p.placements)": "a tensor with these placements is returned as it is",
+    "part_state: p if is_sharded(p) else None -> p": "a tensor that is not spread is its own whole",
+    "existing_part: p -> group (number 10)": "which backend steps a part does not depend on its whole",
 }
 """Changes that change nothing, and why."""
 
@@ -141,6 +141,11 @@ def _fault_of_places(module: Any) -> str | None:
     torch.testing.assert_close(sharded.to_local(), torch.full((2,), -0.5))
     if "group 1: 1 of 1 parameters by the fused CPU" not in made.explain():
         return "AdamW of Muon steps no parts"
+    matrix = _spread(torch.ones(8, 4), Shard(0))
+    if "1 of 1 parameters by the fused CPU kernel" not in piste.optim.Muon([matrix]).explain():
+        return "the formulas of Muon step no parts"
+    with pytest.raises(piste.errors.Unsupported, match="cautious=True counts elements"):
+        piste.optim.Muon([matrix], cautious=True)
     wide = _spread(torch.ones(8, 256), Shard(0))
     wide.grad = torch.zeros_like(wide)
     made = piste.optim.SGD([wide], lr=1.0, momentum=0.5, state_dtype="int8")

@@ -118,13 +118,12 @@ class SOAP(Optimizer):
             step = step / (rms + LEAST).view(-1, *(1 for _ in sizes))
         if correct_bias:
             step.mul_((1 - beta2 ** (t - 1)) ** 0.5 / (1 - beta1 ** (t - 1)))
-        grown = None if any(sizes) else gg
         for k, x in enumerate(averages):
             if x is not None:
                 rows = _along(g, k)
                 x.baddbmm_(rows, rows.mT, beta=beta, alpha=1 - beta)  # in place, in `gg`
         if (t - 1) % precondition_frequency:
-            return step, *((None, None) if is_own else (m, v)), grown, q  # type: ignore[return-value]
+            return step, *((None, None) if is_own else (m, v)), None, q  # type: ignore[return-value]
         m = _turned_back(m, bases)
         renewed: list[Tensor | None] = []
         for k, (x, basis) in enumerate(zip(averages, bases, strict=True)):
@@ -138,7 +137,7 @@ class SOAP(Optimizer):
             renewed.append(torch.linalg.qr(powers).Q)
             place = order.view(-1, *(n if j == k else 1 for j, n in enumerate(u.shape[1:])))
             v = v.gather(k + 1, place.expand_as(v))
-        return step, _turned(m, renewed), v, grown, _joined(renewed, q)  # type: ignore[return-value]
+        return step, _turned(m, renewed), v, None, _joined(renewed, q)  # type: ignore[return-value]
 
 
 def _matrices(flat: Tensor, sizes: Sequence[int]) -> list[Tensor | None]:
@@ -176,8 +175,7 @@ def _multiplied(x: Tensor, k: int, matrices: Tensor) -> Tensor:
     """Return tensors with a dimension multiplied by matrices."""
     if x.dim() == 3:
         return torch.bmm(matrices, x) if k == 0 else torch.bmm(x, matrices.mT)
-    moved = x.movedim(k + 1, 1)
-    return (matrices @ moved.reshape(len(x), len(matrices[0]), -1)).view(moved.shape).movedim(1, k + 1)
+    return (matrices @ _along(x, k)).view(x.movedim(k + 1, 1).shape).movedim(1, k + 1)
 
 
 def _turned(x: Tensor, bases: Sequence[Tensor | None]) -> Tensor:

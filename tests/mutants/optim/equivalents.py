@@ -69,14 +69,25 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "CONVENTIONS: True -> False (number 10)": "AdamW decouples its weight decay by itself",
     },
     "piste.optim.muon": {
-        f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL
+        **{f"orthogonalize: {change}": "either product costs more or less, with one result" for change in TALL},
+        **dict.fromkeys(
+            (
+                "orthogonalize: (x[0], torch.addmm) if len(x) == 1 else (x, torch.baddbmm) -> (x, torch.baddbmm)",
+                "orthogonalize: 1 -> 0 (number 2)",
+            ),
+            "the product of a batch of one is that of its matrix",
+        ),
+        **dict.fromkeys(
+            (
+                "Muon.matrix: x if scale == 1 else x.to(u.dtype).mul_(scale) -> x.to(u.dtype).mul_(scale)",
+                "Muon.matrix: 1 -> 0 (number 6)",
+            ),
+            "a product with 1",
+        ),
     },
     "piste.optim.soap": {
         "SOAP.matrix: m -> v": "both are 0 before the first step",
-        **{
-            f"SOAP.matrix: gg -> q{number}": "rows without numbers are returned as they were"
-            for number in (" (number 3)", " (number 4)", " (number 5)")
-        },
+        "SOAP.matrix: gg -> q (number 3)": "rows without numbers are returned as they were",
         "SOAP.matrix: gg -> q": "both have one dtype",
         "SOAP.matrix: rms + LEAST -> rms - LEAST": "no root mean square other than 0 is as small",
         **{
@@ -89,6 +100,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         },
         "SOAP.matrix: u -> m (number 4)": "m has the shape of u by then",
         "_multiplied: matrices @ _along(x, k) -> -(matrices @ _along(x, k))": "a turn and its reverse",
+        **dict.fromkeys(("_multiplied: 3 -> 6", "_multiplied: 3 -> 0"), "matrices are a case of the general product"),
+        "SOAP.matrix: m -> v (number 2)": "both have one dtype",
+        "SOAP.matrix: (None, None) if is_own else (m, v) -> (m, v)": "None stands for what was renewed in place",
     },
     "piste.optim.prodigy": {
         "Prodigy.finish: d -> d_max (number 3)": "while d is d0, so is d_max",

@@ -77,7 +77,8 @@ def checks_of_muon(modules: Mapping[str, ModuleType]) -> Iterator[Check]:
 
 def _fault_of_muon(make: Any, options: Mapping[str, Any]) -> str | None:
     numbers = torch.Generator().manual_seed(0)
-    ours = [torch.randn(6, 2, generator=numbers, dtype=torch.float64), torch.randn(3, 4, generator=numbers).double()]
+    shapes = [(6, 2), (3, 4)] if options["ns_steps"] else [(6, 2), (3, 4), (8, 2)]
+    ours = [torch.randn(shape, generator=numbers).double() for shape in shapes]
     theirs = [p.clone() for p in ours]
     a = make(ours, lr=0.5, momentum=0.7, fused=False, **options)
     b = torch.optim.Muon(theirs, lr=0.5, momentum=0.7, **options)
@@ -200,6 +201,21 @@ def checks_of_soap(modules: Mapping[str, ModuleType]) -> Iterator[Check]:
             yield partial(in_double, fault_of_a_run, make, run, 0, 1e-5)
     yield partial(in_double, _fault_of_shapes, make)
     yield partial(in_double, _fault_of_an_eigenbasis, make)
+    yield partial(_fault_of_averages_of_16_bits, make)
+
+
+def _fault_of_averages_of_16_bits(make: Any) -> str | None:
+    """Averages in bfloat16 that are not those in float32, to three digits."""
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        p = torch.zeros(3, 2)
+        optimizer = make([p], state_dtype=dtype, precondition_frequency=3)
+        for t in range(5):
+            p.grad = gradient_of(t, (3, 2)).float()
+            optimizer.step()
+        found.append([optimizer.state[p][key].float() for key in ("exp_avg", "exp_avg_sq")])
+    is_same = all(torch.allclose(a, b, rtol=0, atol=0.02 * float(a.abs().max())) for a, b in zip(*found, strict=True))
+    return None if is_same else f"averages in float32 and in bfloat16 are {found}"
 
 
 def _fault_of_an_eigenbasis(make: Any) -> str | None:
