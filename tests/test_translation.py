@@ -98,6 +98,30 @@ def test_an_error_has_its_names_and_numbers_and_no_english():
     assert misspelled.endswith("您要找的是 `weight_decay` 或 `decoupled_weight_decay` 吗？")
 
 
+def test_the_help_for_values_of_other_libraries_is_chinese():
+    x = torch.zeros(4, 3)
+    pairs = [
+        (
+            message_of(losses.QuantileLoss(), x, x[:, 0]),
+            "帮助：target[:, None].expand_as(input)，如果每个值用于第 1 维上的",
+        ),
+        (message_of(losses.QuantileLoss, quantile=[0.1]), "帮助：quantiles=torch.tensor([0.1])，此时输入对每个分位数"),
+        (message_of(losses.QuantileLoss, quantile=90), "帮助：把百分数除以 100：quantile=0.9。"),
+        (message_of(losses.SigmoidFocalLoss, alpha=-1), "帮助：alpha=None 表示所有标签的权重相同"),
+        (message_of(losses.ArcFaceLoss, margin=28.6), "帮助：间隔以弧度为单位；28.6 度应写成 margin=0.499164。"),
+        (message_of(losses.DistillationLoss, divergence="kl"), '帮助："forward" 是 KL(teacher, student)，"reverse" 是'),
+        (message_of(losses.GeneratorLoss, "vanilla"), '这种博弈的生成器是 "non_saturating" 或 "minimax"。'),
+        (message_of(losses.GRPOLoss, epsilon=0.2), "GRPOLoss() 没有参数 `epsilon`。请写 `clip_low` 和 `clip_high`。"),
+        (
+            message_of(optim.lr_scheduler.WarmupConstantLR, optim.SGD(P), 2, option="weight_deacy"),
+            "收到 'weight_deacy'，但 SGD 的参数组 0 没有这个选项。您要找的是 `weight_decay`",
+        ),
+    ]
+    for message, words in pairs:
+        assert words in message, message
+        assert not re.search("[a-z]{2,} [a-z]{2,}", message), message
+
+
 def test_values_of_the_user_are_not_translated():
     column = message_of(piste.compare, torch.nn.Linear(1, 1), (1, 2), loss="mse", optimizers=["the targets"])
     assert "the targets" not in CHINESE or "目标" not in column

@@ -29,7 +29,7 @@ SHOWN = {"translate", "translated"}
 ERRORS_ALONE = ("engine/", "formula/")
 """Folders whose other strings are the text of kernels."""
 NOT_SHOWN = (
-    *("compare/tasks/", "compare/training/smoothness.py", "losses/robust_regression"),
+    *("compare/tasks/", "compare/training/smoothness.py"),
     *("optim/options.py", "losses/function_form.py", "losses/operators.py", "translation.py"),
 )
 """Files whose other strings are the code of built-in tasks, the meaning of options in docstrings, and schemas."""
@@ -87,7 +87,9 @@ def _strings(node: ast.AST, call: str = "") -> Iterator[tuple[str, str]]:
         call = node.name
     if isinstance(node, ast.Call):
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        if name in DOCUMENTED:
+        if name in DOCUMENTED:  # but not the help of their refusals
+            for shown in (*node.args[3:], *(k.value for k in node.keywords if k.arg in ("help", "help_for"))):
+                yield from _strings(shown, call)
             return
         call = name if name in ERRORS | SHOWN or ABOUT_BACKENDS.fullmatch(name) else call
     text = template(node)

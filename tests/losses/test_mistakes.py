@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 
 import pytest
 import torch
@@ -366,3 +367,156 @@ def test_a_game_that_the_other_player_has_is_answered_with_the_word_to_write(mak
 def test_a_penalty_takes_the_discriminator_and_not_its_scores() -> None:
     words = "gradient_penalty: `discriminator` must be a module or a function of samples; received Tensor. Help: pass"
     rejects(lambda: nn.gradient_penalty(X, X, X), words, kind=InvalidType)
+
+
+def help_with(call) -> str:
+    with pytest.raises(piste.errors.PisteError) as refusal:
+        call()
+    return str(refusal.value).split("Help: ")[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "shapes", "position", "line"),
+    [
+        (nn.MSELoss, ((4, 3), (4,)), 1, "target[:, None].expand_as(input)"),
+        (nn.MSELoss, ((3, 3), (3,)), 1, "target[:, None].expand_as(input)"),
+        (nn.BCEWithLogitsLoss, ((2, 3, 4, 5), (2, 4, 5)), 1, "target[:, None].expand_as(input)"),
+        (nn.MSELoss, ((4, 3, 2), (4,)), 1, "target[..., None, None].expand_as(input)"),
+        (nn.HuberLoss, ((4, 3, 2), (4, 3)), 1, "target[..., None].expand_as(input)"),
+        (nn.HuberLoss, ((4, 3, 2), (3, 2)), 1, "target.expand_as(input)"),
+        (nn.L1Loss, ((4,), (4, 2)), 0, "input[..., None].expand_as(target)"),
+        (lambda: nn.QuantileLoss(quantiles=torch.tensor([0.1, 0.5, 0.9])), ((4, 3), (4,)), 1, "target[:, None].exp"),
+        (nn.GRPOLoss, ((4, 3), (4, 3), (4,)), 2, "advantage[:, None].expand_as(input)"),
+        (nn.TripletMarginLoss, ((4, 3), (4, 3), (3,)), 2, "negative.expand_as(anchor)"),
+    ],
+)
+def test_the_line_for_operands_of_other_shapes_works(make, shapes, position, line) -> None:
+    loss = make()
+    operands = [-torch.rand(shape, generator=torch.Generator().manual_seed(i)) for i, shape in enumerate(shapes)]
+    if isinstance(loss, nn.BCEWithLogitsLoss):
+        operands[1] = -operands[1]
+    help = help_with(lambda: loss(*operands))
+    assert line in help and "CrossEntropyLoss" not in help
+    (shown,) = re.findall(r"\w+(?:\[[^]]*\])?\.expand_as\(\w+\)", help)
+    expanded = eval(shown, dict(zip(loss.arguments, operands, strict=True)))
+    large = max(shapes, key=len)
+    small = shapes[position]
+    for index in ((0,) * len(large), tuple(n - 1 for n in large)):  # by hand: which value stands at a place
+        if line.startswith(("target.", "negative.")):
+            own = index[len(large) - len(small) :]
+        elif len(small) == len(large) - 1 and ":" in line:
+            own = index[:1] + index[2:]
+        else:
+            own = index[: len(small)]
+        assert expanded[index] == operands[position][own]
+    operands[position] = expanded
+    assert loss(*operands).isfinite()
+
+
+def test_an_operand_of_floats_is_not_taken_for_class_indices() -> None:
+    x, floats, classes = X, torch.zeros(4), K
+    rejects(lambda: nn.DistillationLoss()(x, floats), "(4, 3) and (4,). Help: give `teacher` the shape of `student`.")
+    rejects(
+        lambda: nn.DistillationLoss()(x, classes),
+        "Help: if `teacher` holds class indices, CrossEntropyLoss is the loss for them.",
+    )
+    rejects(
+        lambda: nn.QuantileLoss()(x, classes),
+        "Help: target[:, None].expand_as(input), if each value is meant for all elements along dimension 1; "
+        "if `target` holds class indices, CrossEntropyLoss is the loss for them.",
+    )
+    rejects(lambda: nn.TripletMarginLoss()(x, x, floats), "Help: give `negative` the shape of `anchor`.")
+    rejects(lambda: nn.MultiLabelSoftMarginLoss()(x, floats), "Help: give `target` the shape of `input`.")
+    rejects(lambda: nn.MSELoss()(x, torch.zeros(5)), "(4, 3) and (5,). Help: give `target` the shape of `input`.")
+    for other in (classes > 0, floats):
+        assert "class indices" not in help_with(lambda other=other: nn.MSELoss()(x, other))
+    assert "class indices" not in help_with(lambda: nn.GRPOLoss()(-x.abs(), -x.abs(), classes))
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "words"),
+    [
+        (nn.CrossEntropyLoss, "lse_square_scale", "Write `z_loss`."),  # Liger, flash-attention
+        (nn.CrossEntropyLoss, "z_loss_multiplier", "Write `z_loss`."),  # OLMo
+        (nn.CrossEntropyLoss, "final_logit_softcapping", "Write `softcap`."),  # Gemma 2
+        (nn.CrossEntropyLoss, "smoothing", "Write `label_smoothing`."),  # timm
+        (nn.CrossEntropyLoss, "inplace_backward", "Write `inplace`."),  # flash-attention
+        (nn.CrossEntropyLoss, "num_items_in_batch", "Write `normalizer`."),  # transformers
+        (nn.AsymmetricLoss, "gamma_neg", "Write `gamma_negative`."),  # timm
+        (nn.AsymmetricLoss, "gamma_pos", "Write `gamma_positive`."),
+        (nn.AsymmetricLoss, "clip", "Write `margin`."),
+        (nn.ArcFaceLoss, "s", "Write `scale`."),  # insightface
+        (nn.CosFaceLoss, "m", "Write `margin`."),
+        (nn.GRPOLoss, "epsilon", "Write `clip_low` and `clip_high`."),  # TRL
+        (nn.GRPOLoss, "epsilon_high", "Write `clip_high`."),
+        (nn.DPOLoss, "loss_type", "Write `variant`."),
+        (nn.DiceLoss, "sigmoid", 'Write activation="sigmoid".'),  # MONAI
+        (nn.DiceLoss, "squared_pred", "Write `squared`."),
+        (nn.DiceLoss, "smooth_nr", "Write `smooth`."),
+        (nn.LovaszSoftmaxLoss, "ignore", "Write `ignore_index`."),  # its authors
+        (nn.QuantileLoss, "alpha", "Write `quantile`."),  # scikit-learn
+        (nn.ExpectileLoss, "tau", "Write `expectile`."),
+        (nn.InfoNCELoss, "tau", "Write `temperature`."),
+        (nn.DistillationLoss, "T", "Write `temperature`."),
+        (nn.CLIPLoss, "temperature", "Its operand `logit_scale` is 1 / temperature."),
+        (nn.CharbonnierLoss, "epsilon", "Write `eps`."),
+        (nn.GeneralRobustLoss, "c", "Write `scale`."),  # its author
+    ],
+)
+def test_a_name_of_another_library_gets_that_of_the_option(loss, name, words) -> None:
+    rejects(lambda: loss(**{name: 0.1}), f"{loss.__name__}() has no argument `{name}`. {words}", kind=InvalidType)
+
+
+def test_a_value_in_the_meaning_of_another_library_gets_the_value_to_write() -> None:
+    rejects(
+        lambda: nn.SigmoidFocalLoss(alpha=-1),
+        "`alpha` must be in [0, 1], a torch.Tensor or None; received alpha=-1.0. Help: alpha=None weighs all labels",
+    )
+    rejects(
+        lambda: nn.ArcFaceLoss(margin=28.6),
+        "`margin` must be in [0, 1.5708); received margin=28.6. Help: the margin is in radians; 28.6 degrees are "
+        "margin=0.499164.",
+    )
+    rejects(lambda: nn.ArcFaceLoss(margin=100), "Help: the margin is in radians, and less than a right angle.")
+    nn.ArcFaceLoss(margin=float(help_with(lambda: nn.ArcFaceLoss(margin=89.99999)).rpartition("=")[2][:-1]))
+    for several in ([0.1, 0.9], (0.1, 0.9), torch.tensor([0.1, 0.9], dtype=torch.float64).numpy()):
+        rejects(
+            lambda several=several: nn.QuantileLoss(quantile=several),
+            "`quantile` must be a number in [0, 1]; received quantile=",
+            "Help: quantiles=torch.tensor([0.1, 0.9]), for an input with a prediction for each quantile.",
+            kind=InvalidType,
+        )
+    rejects(
+        lambda: nn.QuantileLoss(quantile=torch.tensor([0.1, 0.9])),
+        "`quantile` must be a number in [0, 1]; received a tensor of shape (2,). Help: `quantiles` takes a tensor",
+        kind=InvalidType,
+    )
+    rejects(
+        lambda: nn.ExpectileLoss(expectile=torch.tensor([0.1, 0.9])),
+        "`expectile` must be a number in [0, 1]; received a tensor of shape (2,). Help: it is one number for the whole",
+        kind=InvalidType,
+    )
+    rejects(
+        lambda: nn.QuantileLoss(quantile=90), "received quantile=90.0. Help: divide percentages by 100: quantile=0.9."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("kl", '"forward" is KL(teacher, student), and "reverse" is KL(student, teacher).'),
+        ("KL_div", '"forward" is KL(teacher, student), and "reverse" is KL(student, teacher).'),
+        ("reverse_kl", '"reverse" is KL(student, teacher).'),
+        ("js", '"jsd" is the Jensen-Shannon divergence.'),
+    ],
+)
+def test_a_divergence_by_another_name_gets_the_word_for_it(value, words) -> None:
+    rejects(
+        lambda: nn.DistillationLoss(divergence=value),
+        f'must be one of "forward", "reverse", "jsd"; received {value!r}. Help: {words}',
+    )
+
+
+def test_the_vanilla_game_gets_the_words_for_it() -> None:
+    rejects(lambda: nn.DiscriminatorLoss("vanilla"), 'Help: the discriminator of that game is "logistic".')
+    rejects(lambda: nn.GeneratorLoss("vanilla"), 'the generator of that game is "non_saturating" or "minimax".')

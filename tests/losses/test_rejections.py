@@ -34,7 +34,8 @@ def test_shapes_are_never_broadcast(function) -> None:
     rejects(lambda: function(a, b, check="off"), "must have the same shape")
     rejects(lambda: function(torch.zeros(2, 3), torch.zeros(3, 2)), "target.T, if rows and columns were exchanged")
     rejects(lambda: function(torch.zeros(2, 6), torch.zeros(3, 4)), "target.reshape(input.shape)")
-    rejects(lambda: function(torch.zeros(4, 3), torch.zeros(4)), "class indices, CrossEntropyLoss is the loss")
+    rejects(lambda: function(torch.zeros(4, 3), torch.zeros(4)), "Help: target[:, None].expand_as(input), if each")
+    rejects(lambda: function(torch.zeros(4, 3), torch.arange(4)), "class indices, CrossEntropyLoss is the loss")
     rejects(lambda: function(torch.zeros(4, 3), torch.zeros(3)), "target.expand_as(input)")
 
 

@@ -100,6 +100,15 @@ def test_another_option_is_scheduled_and_the_learning_rate_stays(make, option):
     assert optimizer.param_groups[0]["lr"] == 0.125
 
 
+@pytest.mark.parametrize("make", [optim.AdamW, torch.optim.AdamW])
+def test_the_last_learning_rates_are_those_of_the_groups_whatever_the_option(make):
+    first, second = weights(2)
+    optimizer = make([{"params": [first]}, {"params": [second], "lr": 0.25}], lr=0.5, weight_decay=0.5)
+    schedule = WarmupConstantLR(optimizer, 2, option="weight_decay")
+    assert schedule.get_last_lr() == torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0).get_last_lr() == [0.5, 0.25]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
 def test_two_schedules_of_two_options_run_side_by_side():
     optimizer = optim.AdamW(weights(), lr=1.0, weight_decay=0.5)
     first, second = WarmupConstantLR(optimizer, 4), WarmupCosineLR(optimizer, 2, option="weight_decay")
@@ -190,6 +199,22 @@ def sgd():
             InvalidValue,
             lambda: WarmupConstantLR(sgd(), 2, option="alpha"),
             "`option` must name a numeric option of every param group (lr, momentum, dampening, weight_decay",
+        ),
+        (
+            InvalidValue,
+            lambda: WarmupConstantLR(sgd(), 2, option="alpha"),
+            "received 'alpha', but param group 0 of SGD has no such option.",
+        ),
+        (InvalidValue, lambda: WarmupConstantLR(sgd(), 2, option="weight_deacy"), "Did you mean `weight_decay`?"),
+        (
+            InvalidValue,
+            lambda: WarmupConstantLR(sgd(), 2, option="wd"),
+            "no such option. PyTorch calls it `weight_decay`",
+        ),
+        (
+            InvalidType,
+            lambda: WarmupConstantLR(sgd(), 2, option=["lr"]),
+            "`option` must be the name of an option, such as \"weight_decay\"; received ['lr'] of type list.",
         ),
         (
             InvalidValue,

@@ -45,7 +45,9 @@ class DiscriminatorLoss(ElementwiseLoss):
             ("logistic", "least_squares", "wasserstein", "hinge", "relativistic"),
             "the game of discriminator and generator",
             {
-                **dict.fromkeys(("minimax", "non_saturating"), 'the discriminator of that game is "logistic"'),
+                **dict.fromkeys(
+                    ("minimax", "non_saturating", "vanilla"), 'the discriminator of that game is "logistic"'
+                ),
                 "lsgan": 'kind="least_squares"',
                 "wgan": 'kind="wasserstein"',
             },
@@ -111,7 +113,7 @@ class GeneratorLoss(ElementwiseLoss):
             ("non_saturating", "minimax", "least_squares", "wasserstein", "hinge"),
             "the game of discriminator and generator",
             {
-                "logistic": 'the generator of that game is "non_saturating" or "minimax"',
+                **dict.fromkeys(("logistic", "vanilla"), 'the generator of that game is "non_saturating" or "minimax"'),
                 "relativistic": 'the generator needs the real scores: DiscriminatorLoss("relativistic")(fake, real)',
                 "lsgan": 'kind="least_squares"',
                 "wgan": 'kind="wasserstein"',

@@ -71,6 +71,14 @@ def with_target(x: Any, k: Any, target: Any, scale: Any) -> Any:
     return -pick(log_softmax(scale * where(index(x) == each(k), each(target), x)), k)
 
 
+def _help_with_margin(value: Any) -> str | None:
+    if not (isinstance(value, (int, float)) and value >= math.pi / 2):
+        return None
+    if value >= 90:
+        return "the margin is in radians, and less than a right angle"
+    return f"the margin is in radians; {value:g} degrees are margin={round(math.radians(value), 6)}"
+
+
 class ArcFaceLoss(AngularLoss):
     """Cross entropy of s cos(t), with cos(t_k + m) for the target's class k, of angles t (Deng et al. 2019).
 
@@ -98,7 +106,7 @@ class ArcFaceLoss(AngularLoss):
 
     name, functional_name = "arcface", "arcface_loss"
     options = {
-        "margin": Number(0.5, "the angle m that is added, in radians", high=math.pi / 2),
+        "margin": Number(0.5, "the angle m that is added, in radians", high=math.pi / 2, help=_help_with_margin),
         "scale": Number(64.0, "the factor s of the cosines", above=True),
         "ignore_index": IGNORE_INDEX,
         "class_dim": CLASS_DIM,

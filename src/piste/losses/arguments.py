@@ -10,17 +10,139 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InvalidType, did_you_mean
-from ..options import Option, document, make_signature
+from ..options import Option, document, make_signature, names_here
 from .reduction import LEGACY, SETTINGS, reduction_of_flags, reduction_option
 from .registry import fold_name
 
 __all__ = ["bind", "bind_constructor", "document_arguments", "misuse", "named_options", "signature_of"]
 
-_ROLES = {
-    **dict.fromkeys(("pred", "preds", "prediction", "predictions", "output", "outputs", "ypred", "yhat"), "input"),
-    **dict.fromkeys(("label", "labels", "truth", "ytrue", "y", "targets"), "target"),
+_FOREIGN_NAMES = {
+    "input": (
+        "pred",
+        "preds",
+        "prediction",
+        "predictions",
+        "output",
+        "outputs",
+        "y_pred",
+        "y_hat",
+        "per_token_logps",
+        "logits",
+    ),
+    "target": (
+        "label",
+        "labels",
+        "truth",
+        "y_true",
+        "y",
+        "targets",
+    ),
+    "student": ("student_logits",),
+    "teacher": ("teacher_logits",),
+    "key": ("positive_key",),
+    "image": ("image_features",),
+    "text": ("text_features",),
+    "chosen": (
+        "policy_chosen_logps",
+        "chosen_logps",
+    ),
+    "rejected": (
+        "policy_rejected_logps",
+        "rejected_logps",
+    ),
+    "reference_chosen": (
+        "ref_chosen_logps",
+        "reference_chosen_logps",
+    ),
+    "reference_rejected": (
+        "ref_rejected_logps",
+        "reference_rejected_logps",
+    ),
+    "old": ("old_per_token_logps",),
+    "reference": ("ref_per_token_logps",),
+    "weight": ("completion_mask",),
+    "negatives": ("negative_keys",),
+    "z_loss": (
+        "lse_square_scale",
+        "z_loss_multiplier",
+        "z_loss_weight",
+        "z_loss_coef",
+    ),
+    "softcap": (
+        "logit_softcapping",
+        "final_logit_softcapping",
+        "soft_cap",
+        "logit_cap",
+    ),
+    "label_smoothing": ("smoothing",),
+    "inplace": ("inplace_backward",),
+    "ignore_index": (
+        "ignore",
+        "ignore_label",
+    ),
+    "class_dim": (
+        "axis",
+        "dim",
+    ),
+    "normalizer": (
+        "num_items_in_batch",
+        "avg_factor",
+    ),
+    "temperature": (
+        "tau",
+        "temp",
+        "t",
+    ),
+    "quantile": (
+        "tau",
+        "alpha",
+        "q",
+    ),
+    "expectile": (
+        "tau",
+        "quantile",
+        "alpha",
+    ),
+    "margin": (
+        "m",
+        "clip",
+    ),
+    "scale": (
+        "s",
+        "c",
+    ),
+    "gamma_negative": ("gamma_neg",),
+    "gamma_positive": ("gamma_pos",),
+    "clip_low": (
+        "epsilon",
+        "epsilon_low",
+    ),
+    "clip_high": (
+        "epsilon",
+        "epsilon_high",
+    ),
+    "eps": ("epsilon",),
+    "smooth": (
+        "smooth_nr",
+        "smooth_dr",
+    ),
+    "squared": ("squared_pred",),
+    "activation": (
+        "sigmoid",
+        "softmax",
+    ),
+    "variant": ("loss_type",),
+    "kind": (
+        "loss_type",
+        "gan_mode",
+    ),
 }
-"""Names of the operands in other libraries."""
+"""The operands and options with their names in other libraries: Keras, Liger, MONAI, optax, timm, TRL and others."""
+
+_BY_FOREIGN_NAME: dict[str, tuple[str, ...]] = {}
+for _own, _foreign in _FOREIGN_NAMES.items():
+    for _name in map(fold_name, _foreign):
+        _BY_FOREIGN_NAME[_name] = (*_BY_FOREIGN_NAME.get(_name, ()), _own)
 
 
 def named_options(loss: Any) -> dict[str, Option]:
@@ -70,7 +192,7 @@ def bind(
     unknown = [name for name in kwargs if name not in signature.parameters]
     if unknown:
         raise InvalidType(
-            " ".join(f"{called}() has no argument `{name}`. {_hint(name, signature)}" for name in unknown)
+            " ".join(f"{called}() has no argument `{name}`. {_hint(loss, name, signature)}" for name in unknown)
         )
     try:
         return dict(signature.bind(*args, **kwargs).arguments)
@@ -84,15 +206,22 @@ def misuse(loss: Any, called: str, reason: object) -> InvalidType:
     return InvalidType(f"{called}: {reason}. {wants} are {loss.expects}. A line that works: {loss.line_that_works()}")
 
 
-def _hint(name: str, signature: inspect.Signature) -> str:
+def _hint(loss: Any, name: str, signature: inspect.Signature) -> str:
     """Return the help for an unknown argument."""
     if name == "alpha" and "weight" in signature.parameters and "gamma" in signature.parameters:
         return "A number alpha is a factor of the whole loss; `weight` is a tensor with an alpha for each class."
-    role = _ROLES.get(fold_name(name))
     if name == "from_logits":
         return "CrossEntropyLoss and BCEWithLogitsLoss take logits, NLLLoss log-probabilities, BCELoss probabilities."
-    if role is not None and role in signature.parameters:
-        return f"Write `{role}`."
+    folded = fold_name(name)
+    words = names_here(folded, _BY_FOREIGN_NAME, signature.parameters)
+    if words == ["activation"]:
+        return f'Write activation="{folded}".'
+    if len(words) == 2:
+        return f"Write `{words[0]}` and `{words[1]}`."
+    if words:
+        return f"Write `{words[0]}`."
+    if "logit_scale" in loss.arguments and "temperature" in (folded, *_BY_FOREIGN_NAME.get(folded, ())):
+        return "Its operand `logit_scale` is 1 / temperature."
     return did_you_mean(name, sorted(signature.parameters))
 
 

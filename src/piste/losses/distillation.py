@@ -17,6 +17,15 @@ from .value_checks import check_same_device, check_same_shape, check_tensors, sh
 __all__ = ["DistillationLoss"]
 
 
+_KL = '"forward" is KL(teacher, student), and "reverse" is KL(student, teacher)'
+_DIVERGENCES = {
+    **dict.fromkeys(("kl", "kld", "kl_div", "kldiv", "kl_divergence"), _KL),
+    **dict.fromkeys(("fkl", "forward_kl"), '"forward" is KL(teacher, student)'),
+    **dict.fromkeys(("rkl", "reverse_kl"), '"reverse" is KL(student, teacher)'),
+    **dict.fromkeys(("js", "gjs", "jensen_shannon"), '"jsd" is the Jensen-Shannon divergence'),
+}
+
+
 class DistillationLoss(RowwiseLoss):
     """A divergence of the softmax of a student's logits from that of a teacher's, at a temperature T (Hinton 2015).
 
@@ -50,7 +59,9 @@ class DistillationLoss(RowwiseLoss):
     arguments = ("student", "teacher")
     options = {
         "temperature": Number(1.0, "what the logits are divided by", above=True),
-        "divergence": Choice("forward", ("forward", "reverse", "jsd"), "from the teacher, from the student, or both"),
+        "divergence": Choice(
+            "forward", ("forward", "reverse", "jsd"), "from the teacher, from the student, or both", _DIVERGENCES
+        ),
         "beta": Number(0.5, 'the share of the teacher in the mixture of "jsd"', high=1.0, above=True),
         "scale": Flag(True, "whether the loss is multiplied by the square of the temperature"),
     }

@@ -138,7 +138,7 @@ class ElementwiseLoss(Loss):
         """Operands of one shape, device and dtype, with the weights broadcast to them."""
         name = cls.__name__
         check_tensors(name, cls.arguments, operands)
-        check_same_shape(name, cls.arguments, operands)
+        check_same_shape(name, cls.arguments, operands, is_elementwise=True)
         check_same_device(name, cls.arguments, operands)
         dtype = cls._dtype(operands)
         working = compute_dtype(dtype)

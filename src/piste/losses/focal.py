@@ -32,6 +32,10 @@ def mix(x: Any, y: Any, positive: Any, negative: Any) -> Any:
     return of_positive + where((y == 1) & (x == math.inf), 0, (1 - y) * negative)
 
 
+def _help_with_alpha(value: Any) -> str | None:
+    return "alpha=None weighs all labels alike, as -1 does in torchvision" if value == -1 else None
+
+
 class SigmoidFocalLoss(ElementwiseLoss):
     """Binary cross entropy of a logit x times a (1 - p_t)^gamma, p_t the probability of the label (Lin et al. 2017).
 
@@ -67,6 +71,7 @@ class SigmoidFocalLoss(ElementwiseLoss):
             "broadcast to the shape of `input`, such as (C,) for classes; None weighs all alike",
             high=1.0,
             closed=True,
+            help=_help_with_alpha,
         ),
         "gamma": Number(2.0, "the power of 1 - p_t; the larger, the less easy examples count"),
         "weight": WEIGHT,

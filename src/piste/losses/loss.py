@@ -116,7 +116,14 @@ class Loss(TorchLoss):
             for name, value in options.items():
                 option = cls.options[name]
                 if isinstance(value, Tensor) and option.annotation in ("float", "int", "int | None"):
-                    raise InvalidType(f"`{name}` must be {option.range}; received a tensor. Help: {name}.item().")
+                    wanted = f"a number in {option.range}" if option.annotation == "float" else option.range
+                    if value.numel() != 1:
+                        help = getattr(option, "help", None)
+                        words = (help and help(value)) or "it is one number for the whole loss"
+                        raise InvalidType(
+                            f"`{name}` must be {wanted}; received a tensor of shape {shape_of(value)}. Help: {words}."
+                        )
+                    raise InvalidType(f"`{name}` must be {wanted}; received a tensor. Help: {name}.item().")
                 option.check(name, value)
         except PisteError as error:
             raise type(error)(f"{cls.__name__}: {error}") from None

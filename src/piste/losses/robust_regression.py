@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 from ..engine import BoundKind
 from ..errors import InvalidValue
 from ..formula.words import exp, log, log1p, maximum, sqrt, where
@@ -154,6 +156,17 @@ class GeneralRobustLoss(ElementwiseLoss):
         return s, -s
 
 
+def _help_with_quantile(value: Any) -> str | None:
+    if isinstance(value, (int, float)):
+        return f"divide percentages by 100: quantile={value / 100:g}" if 1 < value <= 100 else None
+    if isinstance(value, Tensor):
+        return "`quantiles` takes a tensor, for an input with a prediction for each quantile"
+    if isinstance(value, (list, tuple)) or hasattr(value, "tolist"):
+        numbers = value.tolist() if hasattr(value, "tolist") else [*value]
+        return f"quantiles=torch.tensor({numbers}), for an input with a prediction for each quantile"
+    return None
+
+
 class QuantileLoss(ElementwiseLoss):
     """The pinball loss, max(q d, (q - 1) d) with d = y - x: its minimum is the quantile q (Koenker and Bassett 1978).
 
@@ -182,7 +195,7 @@ class QuantileLoss(ElementwiseLoss):
 
     name, functional_name, aliases = "quantile", "quantile_loss", ("pinball",)
     options = {
-        "quantile": Number(0.5, "the quantile q", high=1.0, closed=True),
+        "quantile": Number(0.5, "the quantile q", high=1.0, closed=True, help=_help_with_quantile),
         "quantiles": TensorOption("the quantile of each element, in [0, 1], broadcast to the shape of `input`"),
         "weight": WEIGHT,
     }

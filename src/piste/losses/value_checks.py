@@ -131,34 +131,67 @@ def shape_of(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def check_same_shape(loss: str, names: Sequence[str], operands: Sequence[Tensor]) -> None:
-    """Raise for operands of different shapes, which torch would broadcast to an unintended loss."""
+def check_same_shape(loss: str, names: Sequence[str], operands: Sequence[Tensor], is_elementwise: bool = False) -> None:
+    """Raise for operands of different shapes, which torch would broadcast to an unintended loss.
+
+    Args:
+        loss: The name of the loss.
+        names: The names of the operands.
+        operands: The operands.
+        is_elementwise: Whether one value may be meant for all elements of a row, in contrast to losses of whole rows.
+    """
     shape = operands[0].shape
     for name, operand in zip(names[1:], operands[1:], strict=False):
         if operand.shape != shape:
             raise InvalidValue(
                 f"{loss}: `{names[0]}` and `{name}` must have the same shape; received "
                 f"{shape_of(operands[0])} and {shape_of(operand)}. Help: "
-                f"{_how_to_match(names[0], operands[0], name, operand)}."
+                f"{_how_to_match(names[0], operands[0], name, operand, is_elementwise)}."
             )
 
 
-def _how_to_match(first: str, a: Tensor, second: str, b: Tensor) -> str:
+def _how_to_match(first: str, a: Tensor, second: str, b: Tensor, is_elementwise: bool) -> str:
     for name, x, other, y in ((first, a, second, b), (second, b, first, a)):
         if x.dim() == y.dim() + 1:
             for dim in range(x.dim()):
                 if x.shape[dim] == 1 and x.shape[:dim] + x.shape[dim + 1 :] == y.shape:
                     return f"{name}.squeeze({dim}) or {other}.unsqueeze({dim})"
-    if b.dim() + 1 == a.dim() and b.dim() and a.shape[:1] + a.shape[2:] == b.shape:
-        return f"if `{second}` holds class indices, CrossEntropyLoss is the loss for them"
+    helps = []
+    if b.dim() and b.dim() + 1 == a.dim() and a.shape[:1] + a.shape[2:] == b.shape:
+        if is_elementwise:
+            helps.append(
+                f"{second}[:, None].expand_as({first}), if each value is meant for all elements along dimension 1"
+            )
+        if second in ("target", "teacher") and _may_hold_indices(b):
+            helps.append(f"if `{second}` holds class indices, CrossEntropyLoss is the loss for them")
+    if helps:
+        return "; ".join(helps)
     if a.dim() == b.dim() == 2 and a.shape == b.shape[::-1]:
         return f"{second}.T, if rows and columns were exchanged"
     if a.numel() == b.numel():
         return f"{second}.reshape({first}.shape), if the order of the elements is the same"
-    return (
-        f"give `{second}` the shape of `{first}`; a value meant for several elements is broadcast with "
-        f"{second}.expand_as({first})"
-    )
+    for name, x, other, y in ((second, b, first, a), (first, a, second, b)):
+        if 0 < x.dim() < y.dim() and is_elementwise and y.shape[: x.dim()] == x.shape:
+            index = ", ".join(["..."] + ["None"] * (y.dim() - x.dim()))
+            return f"{name}[{index}].expand_as({other}), if each value is meant for several elements"
+        if _expands(x, y) and (is_elementwise or x.shape[-1:] == y.shape[-1:]):
+            return (
+                f"give `{second}` the shape of `{first}`; a value meant for several elements is broadcast with "
+                f"{name}.expand_as({other})"
+            )
+    return f"give `{second}` the shape of `{first}`"
+
+
+def _may_hold_indices(x: Tensor) -> bool:
+    return not (x.is_floating_point() or x.is_complex() or x.dtype is torch.bool)
+
+
+def _expands(x: Tensor, y: Tensor) -> bool:
+    """Return whether x.expand_as(y) is possible."""
+    try:
+        return torch.broadcast_shapes(x.shape, y.shape) == y.shape
+    except RuntimeError:
+        return False
 
 
 def common_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:

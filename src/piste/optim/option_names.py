@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidType, InvalidValue, did_you_mean, english, nearest
+from ..options import names_here
 from .convention import TITLES
 from .declaration import all_options
 
@@ -42,7 +43,7 @@ def misuse(
     by_position = dict(zip(cls.options, args, strict=False))
     renamed: dict[str, Any] = {}
     for name, value in kwargs.items():
-        words = [word for word in FOREIGN_NAMES.get(name, ()) if word in cls.options]
+        words = names_here(name, FOREIGN_NAMES, cls.options)
         if name not in unknown:
             renamed[name] = value
         elif words == ["betas"]:
@@ -104,7 +105,7 @@ def _suggested(cls: Any) -> list[str]:
 
 def _explanation(cls: Any, name: str) -> str | None:
     """Return the help for a name that means something elsewhere; None for other names, which may be misspelled."""
-    words = [word for word in FOREIGN_NAMES.get(name, ()) if word in cls.options]
+    words = names_here(name, FOREIGN_NAMES, cls.options)
     if words == ["betas"]:
         return "PyTorch takes both as one pair: betas=(beta_1, beta_2)."
     if name in {"decay", "lr_decay"} and "lr_decay" not in words:

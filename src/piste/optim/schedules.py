@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..errors import InvalidType, InvalidValue
-from ..options import Choice, Integer, Number, Option
+from ..errors import InvalidType, InvalidValue, did_you_mean, nearest
+from ..options import Choice, Integer, Number, Option, names_here
+from .option_names import FOREIGN_NAMES
 
 __all__ = ["InverseSquareRootLR", "Schedule", "WarmupConstantLR", "WarmupCosineLR", "WarmupStableDecayLR"]
 
@@ -19,7 +20,8 @@ class Schedule(LRScheduler, ABC):
     """The base of schedules: the value of an option at a step is its initial value times `factor`.
 
     A schedule is an `LRScheduler` of torch.optim, for its optimizers and those of Piste. Call `step()` after each
-    optimizer step.
+    optimizer step. `get_last_lr` returns the learning rates, whatever the option; the values of another option are in
+    the param groups.
 
     Args:
         optimizer: The optimizer.
@@ -27,7 +29,7 @@ class Schedule(LRScheduler, ABC):
         last_epoch: The number of steps done before the next one, less 1, as in torch.optim.
 
     Raises:
-        InvalidType: `optimizer` is not an optimizer.
+        InvalidType: `optimizer` is not an optimizer, or `option` is not a string.
         InvalidValue: A param group lacks the option, or its value is not a number.
 
     Example:
@@ -44,13 +46,14 @@ class Schedule(LRScheduler, ABC):
     def __init__(self, optimizer: torch.optim.Optimizer, option: str = "lr", last_epoch: int = -1) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InvalidType(f"`optimizer` must be a torch.optim.Optimizer; received {type(optimizer).__name__}.")
+        if not isinstance(option, str):
+            raise InvalidType(
+                f'`option` must be the name of an option, such as "weight_decay"; received {option!r} of type '
+                f"{type(option).__name__}."
+            )
         for index, group in enumerate(optimizer.param_groups):
             if not _is_number(group.get(option)):
-                numeric = ", ".join(name for name, value in group.items() if _is_number(value))
-                raise InvalidValue(
-                    f"`option` must name a numeric option of every param group ({numeric}); received {option!r}, which "
-                    f"is {group.get(option)!r} in param group {index} of {type(optimizer).__name__}."
-                )
+                raise _refusal_of_option(option, group, index, type(optimizer).__name__)
             if last_epoch != -1 and f"initial_{option}" not in group:
                 raise InvalidValue(
                     f"`last_epoch` above -1 resumes a schedule, whose initial value is in the param group as "
@@ -82,6 +85,14 @@ class Schedule(LRScheduler, ABC):
             else:
                 group[self.option] = value
         return [group["lr"] for group in groups]
+
+    def get_last_lr(self) -> list[Any]:
+        """Return the learning rates of the param groups at the last `step()`, as every scheduler of torch does.
+
+        The values of another option are in the param groups: `[group["weight_decay"] for group in
+        optimizer.param_groups]`.
+        """
+        return super().get_last_lr()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state, and set the option to its value at the step of the state.
@@ -295,6 +306,25 @@ def _check_order(total_steps: int, **parts: int) -> None:
         named = " + ".join(f"`{name}`" for name in parts)
         given = ", ".join(f"{name}={value}" for name, value in parts.items())
         raise InvalidValue(f"{named} must not exceed `total_steps`; received {given}, total_steps={total_steps}.")
+
+
+def _refusal_of_option(option: str, group: dict[str, Any], index: int, optimizer: str) -> InvalidValue:
+    """Return the error for an option that a param group lacks, or whose value is not a number."""
+    numeric = [name for name, value in group.items() if _is_number(value) and not name.startswith("initial_")]
+    allowed, where = ", ".join(numeric), f"param group {index} of {optimizer}"
+    if option in group:
+        return InvalidValue(
+            f"`option` must name a numeric option of every param group ({allowed}); received {option!r}, which is "
+            f"{group[option]!r} in {where}."
+        )
+    words = names_here(option, FOREIGN_NAMES, numeric)
+    help = f" PyTorch calls it `{words[0]}`." if words else ""
+    if not words and nearest(option, numeric):
+        help = f" {did_you_mean(option, numeric)}"
+    return InvalidValue(
+        f"`option` must name a numeric option of every param group ({allowed}); received {option!r}, but {where} has "
+        f"no such option.{help}"
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ derived from that list. `piste.compare` validates its arguments with the same cl
 """
 
 from .choices import Choice, Flag, Function, TensorOption
+from .foreign_names import names_here
 from .numeric import Factor, Integer, Limit, Number, NumberOrTensor, Numbers, as_float
 from .option import NoLetters, Option, document, make_signature
 
@@ -24,4 +25,5 @@ __all__ = [
     "as_float",
     "document",
     "make_signature",
+    "names_here",
 ]

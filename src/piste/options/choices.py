@@ -55,7 +55,7 @@ class Choice(NoLetters):
         default: The default.
         allowed: The valid values.
         doc: The meaning, as the end of a sentence.
-        help_for: The help for a word that is not valid, as a sentence without its period.
+        help_for: The help for words that are not valid, in lower case, as sentences without their period.
 
     Example:
         >>> from piste.optim.options import Choice
@@ -87,8 +87,9 @@ class Choice(NoLetters):
         words = [word for word in self.allowed if isinstance(word, str)]
         if not words:
             raise InvalidValue(f"`{name}` must be {self.range}; received {name}={value!r}.")
-        if isinstance(value, str) and value in self.help_for:
-            raise InvalidValue(f"`{name}` must be {self.range}; received {value!r}. Help: {self.help_for[value]}.")
+        help = self.help_for.get(value.lower()) if isinstance(value, str) else None
+        if help is not None:
+            raise InvalidValue(f"`{name}` must be {self.range}; received {value!r}. Help: {help}.")
         hint = f" {did_you_mean(value, words)}" if isinstance(value, str) and nearest(value, words) else ""
         raise InvalidValue(f"`{name}` must be {self.range}; received {value!r}.{hint}")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ..errors import InvalidType, InvalidValue
+from ..errors import InvalidType, InvalidValue, PisteError
 from .option import NoLetters
 
 __all__ = ["Factor", "Integer", "Limit", "Number", "NumberOrTensor", "Numbers", "as_float"]
@@ -28,6 +28,7 @@ class Number:
         high: The upper end of the range.
         above: Exclude `low`.
         closed: Include `high`.
+        help: Returns the help for a value that is not valid, as a sentence without its period, or None.
 
     Example:
         >>> from piste.optim.options import Number
@@ -44,6 +45,7 @@ class Number:
     high: float = math.inf
     above: bool = False
     closed: bool = False
+    help: Callable[[Any], str | None] | None = field(default=None, repr=False)
     annotation = "float"
 
     @property
@@ -55,11 +57,28 @@ class Number:
     def check(self, name: str, value: Any) -> None:
         """Raise unless `value` is in the range."""
         # torch.compile makes symbols of plain numbers, which have no text.
-        number = value if type(value) in (float, int) else as_float(name, value, f"a number in {self.range}")
+        number = value if type(value) in (float, int) else self._convert(name, value)
         is_above = number > self.low if self.above or self.low == -math.inf else number >= self.low
         is_below = number <= self.high if self.closed else number < self.high
         if not (is_above and is_below):  # NaN is neither
+            help = self.help(value) if self.help is not None else None
+            if help is not None:
+                raise InvalidValue(
+                    f"`{name}` must be in {self.range}; received {name}={float(number)!r}. Help: {help}."
+                )
             raise InvalidValue(f"`{name}` must be in {self.range}; received {name}={float(number)!r}.")
+
+    def _convert(self, name: str, value: Any) -> float:
+        try:
+            return as_float(name, value, f"a number in {self.range}")
+        except PisteError:
+            help = self.help(value) if self.help is not None else None
+            if help is None:
+                raise
+            raise InvalidType(
+                f"`{name}` must be a number in {self.range}; received {name}={value!r} of type {type(value).__name__}. "
+                f"Help: {help}."
+            ) from None
 
     def letters(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Yield the numbers of the option by their names in a formula."""
