@@ -76,7 +76,7 @@ def _help_with_margin(value: Any) -> str | None:
         return None
     if value >= 90:
         return "the margin is in radians, and less than a right angle"
-    return f"the margin is in radians; {value:g} degrees are margin={round(math.radians(value), 6)}"
+    return f"margin={round(math.radians(value), 6)} is {value:g} degrees in radians, the unit of the margin"
 
 
 class ArcFaceLoss(AngularLoss):

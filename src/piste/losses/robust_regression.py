@@ -158,7 +158,7 @@ class GeneralRobustLoss(ElementwiseLoss):
 
 def _help_with_quantile(value: Any) -> str | None:
     if isinstance(value, (int, float)):
-        return f"divide percentages by 100: quantile={value / 100:g}" if 1 < value <= 100 else None
+        return f"quantile={value / 100:g}, if it is a percentage" if 1 < value <= 100 else None
     if isinstance(value, Tensor):
         return "`quantiles` takes a tensor, for an input with a prediction for each quantile"
     if isinstance(value, (list, tuple)) or hasattr(value, "tolist"):
