@@ -4,10 +4,12 @@ import zlib
 
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import piste
 from piste.compare import compare_task
+from piste.compare.results import LEVEL
 from tests.compare.small import task
 
 
@@ -45,7 +47,8 @@ def test_copies_of_adamw_differ_in_at_most_five_percent_of_comparisons(drawn):
     calls = drawn(range(100), 20)
     differing, told = zip(*map(compare_two_copies, calls), strict=True)
     assert sum(differing) > len(calls) - 10  # the searches do find different rates
-    assert sum(told) <= 5
+    # As many as a level of 5 % leads to by chance in all but one of a thousand tests: 5 of 20, 13 of 100.
+    assert sum(told) <= stats.binom.ppf(0.999, len(calls), LEVEL)
 
 
 def scaled(factor, rate):
