@@ -68,7 +68,6 @@ CLAMPED = "only where all places are ignored, and the result is masked there"
 EQUIVALENT: dict[str, dict[str, str]] = {
     f"{PACKAGE}.pairs": {
         "PairLoss.call_of: 0 -> 1": "both have the same length",
-        "PairLoss.call_of: 1 -> 0": "the first dtype is promoted with itself too",
         "PairLoss.factor: value -> like (number 4)": "a scale that can't be read is refused with vectors of the CPU",
         "PairLoss.factor: value -> like (number 5)": "a scale that can't be read is refused with vectors of the CPU",
     },
