@@ -12,7 +12,7 @@ from torch.nn import functional
 from piste.engine.row_schedule import RowSchedule, schedule_row
 from piste.formula import row_functions as row
 from piste.formula.differentiate import differentiate
-from piste.formula.expression import Expr, FormulaError
+from piste.formula.expression import Expr, FormulaError, topological_order
 from piste.formula.words import exp, log1p, sigmoid, where
 
 X, Y, K, W = (Expr("input", name) for name in "xykw")
@@ -205,3 +205,21 @@ def test_parts_of_a_gradient_at_two_indices_are_rejected() -> None:
     j = Expr("input", "j")
     with pytest.raises(FormulaError, match="several single classes"):
         scheduled(row.pick(X, K) * row.pick(X, j), X)
+
+
+def test_a_gradient_multiplies_its_row_by_one_number():
+    """The factors of a softmax, a slope of the row and the scale are multiplied first."""
+    logp = row.pick(row.log_softmax(X), K)
+    schedule = scheduled(-((1 - exp(logp)) ** 2) * logp, X, stores_exponentials=True)
+    (gradient,) = schedule.gradients
+    assert gradient.dense.op == "*"
+    exponential, factor = gradient.dense.args
+    assert exponential is schedule.stored and factor.op == "each"
+
+
+def test_the_probability_of_a_class_is_read_from_the_exponential_that_its_gradient_reads():
+    logp = row.pick(row.log_softmax(X), K)
+    schedule = scheduled(-((1 - exp(logp)) ** 2) * logp, X)
+    (gradient,) = schedule.gradients
+    scalars = topological_order(schedule.value, gradient.at_index)
+    assert len([node for node in scalars if node.op == "exp" and not schedule.is_row(node)]) == 1

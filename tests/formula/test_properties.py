@@ -25,15 +25,20 @@ def test_scalars_are_recognized(scalar: Expr) -> None:
     assert not RowTest({"x", "y"})(scalar)
 
 
-@pytest.mark.parametrize("value", [-abs(x), -abs(x - y), x - each(Expr("top", x))], ids=repr)
+@pytest.mark.parametrize(
+    "value", [-abs(x), -abs(x - y), x - each(Expr("top", x)), pick(x, k) - Expr("top", x)], ids=repr
+)
 def test_a_value_that_is_never_positive_is_recognized(value: Expr) -> None:
     assert is_never_positive(value)
     torch.manual_seed(0)
-    inputs = {"x": torch.randn(20, 7) * 10, "y": torch.randn(20, 7)}
+    inputs = {"x": torch.randn(20, 7) * 10, "y": torch.randn(20, 7), "k": torch.arange(20) % 7}
     assert (Evaluator(inputs)(value) <= 0).all()
 
 
-@pytest.mark.parametrize("value", [x, -x, abs(x), x - y, y - each(Expr("top", x)), each(Expr("top", x)) - x, -1.0])
+MAYBE = [x, -x, abs(x), x - y, y - each(Expr("top", x)), each(Expr("top", x)) - x, pick(y, k) - Expr("top", x), -1.0]
+
+
+@pytest.mark.parametrize("value", MAYBE, ids=repr)
 def test_a_value_that_may_be_positive_is_not_recognized(value: Expr) -> None:
     assert not is_never_positive(value)
 

@@ -179,9 +179,10 @@ class _Lowering:
         if op == "log_softmax":
             x, largest, sum_, _ = self._exponentials(args[0])
             return (x - Expr("each", largest)) - Expr("each", Expr("log", sum_))
-        if op == "exp" and isinstance(args[0], Expr) and args[0].op == "log_softmax":
-            _, _, sum_, exponential = self._exponentials(args[0].args[0])
-            return exponential * Expr("each", 1.0 / sum_)
+        if op == "exp" and _is_log_softmax(args[0]):
+            return self._softmax(args[0].args[0])
+        if op == "exp" and isinstance(args[0], Expr) and args[0].op == "pick" and _is_log_softmax(args[0].args[0]):
+            return self.entry(self._softmax(args[0].args[0].args[0]), args[0].args[1])
         if op == "sigmoid":
             return _lower_sigmoid(self(args[0]))
         if op == "norm":
@@ -191,6 +192,10 @@ class _Lowering:
         if op == "each" and not isinstance(args[0], Expr):
             return args[0]
         return Expr(op, *map(self, args))
+
+    def _softmax(self, x: Any) -> Any:
+        _, _, sum_, exponential = self._exponentials(x)
+        return exponential * Expr("each", 1.0 / sum_)
 
     def _exponentials(self, x: Any) -> tuple[Any, Any, Any, Any]:
         """Return a row, its largest entry, the sum of exp(row - largest), and that exponential."""
@@ -220,7 +225,7 @@ class _Lowering:
     def scale(self, operand: str, gradient: RowGradient) -> ScheduledGradient:
         """Return a gradient times `SCALE`, with the parts at one entry added to the dense part there."""
         dense = self(gradient.dense)
-        scaled = dense * Expr("each", SCALE)
+        scaled = _times(dense, SCALE)
         if not gradient.at_index:
             return ScheduledGradient(operand, scaled)
         (_, index), *others = gradient.at_index
@@ -230,6 +235,19 @@ class _Lowering:
         for scalar, _ in gradient.at_index:
             at_index = at_index + self(scalar)
         return ScheduledGradient(operand, scaled, index, at_index * SCALE)
+
+
+def _is_log_softmax(value: Any) -> bool:
+    return isinstance(value, Expr) and value.op == "log_softmax"
+
+
+def _times(row: Any, scalar: Any) -> Any:
+    """Return a row times a scalar; scalars of a product are multiplied first, which takes one product for the row."""
+    if isinstance(row, Expr) and row.op == "*":
+        for x, y in (row.args, reversed(row.args)):
+            if isinstance(y, Expr) and y.op == "each":
+                return _times(x, y.args[0] * scalar)
+    return row * Expr("each", scalar)
 
 
 def _lower_sigmoid(x: Any) -> Any:

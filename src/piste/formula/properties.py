@@ -37,7 +37,7 @@ class RowTest:
 
 
 def is_never_positive(value: Any) -> bool:
-    """Return whether a value has a form that is never above 0: -|x|, or an entry of a row minus the largest one.
+    """Return whether a value has a form that is never above 0: -|x|, or entries of a row, or one, minus the largest.
 
     Other values that are never positive are not recognized.
 
@@ -50,5 +50,7 @@ def is_never_positive(value: Any) -> bool:
         case Expr(op="neg", args=(Expr(op="abs"),)):
             return True
         case Expr(op="-", args=(x, Expr(op="each", args=(Expr(op="top", args=(y,)),)))):
+            return x is y
+        case Expr(op="-", args=(Expr(op="pick", args=(x, _)), Expr(op="top", args=(y,)))):
             return x is y
     return False

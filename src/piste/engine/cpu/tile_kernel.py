@@ -205,8 +205,12 @@ class _Kernel:
                 entry = store_expr(c.storage, f"{staged}[c * {LANES} + i]")
                 tile.lines += _over_entries(f"g_{c.name}[i * classes + c] = {entry}")
             if single is not None:
-                entry = store_expr(c.storage, f"({single} if {serves} != {self.zero} else {self.zero})")
-                tile.lines += ["for j in range(width):", f"    g_{c.name}[j * classes + kept_index[j]] = {entry}"]
+                tile.lines += [
+                    OVER_LANES,
+                    f"    {single} = {single} if {serves} != {self.zero} else {self.zero}",
+                    "for j in range(width):",
+                    f"    g_{c.name}[j * classes + kept_index[j]] = {store_expr(c.storage, single)}",
+                ]
 
     def _lane(self, column: int, place: str = "j") -> str:
         return f"lane[{column * LANES} + {place}]"
