@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from piste.translation import FIELD, LOCALE, read_catalogue
+from piste.translation import FIELD, read_catalogue
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "piste"
-CATALOGUES = sorted(LOCALE.glob("*/LC_MESSAGES/piste.po"))
+CATALOGUES = sorted((SOURCE / "locale").glob("*/LC_MESSAGES/piste.po"))
 
 ERRORS = {"InvalidValue", "InvalidType", "Unsupported", "PisteError", "MissingPackage", "FormulaError", "Declined"}
 """Calls of these names make an error."""
