@@ -88,7 +88,8 @@ def test_smooth_l1_names_the_branch_of_each_element_and_how_huber_differs() -> N
 def test_capped_logits_of_both_signs_are_written_with_their_signs() -> None:
     text = explain("cross_entropy", [[1.0, -2.0]], [0], softcap=5.0)
     capped = ", ".join(f"{5 * math.tanh(x / 5):.6g}" for x in (1, -2))
-    shows(text, "x = 5 * (1 if [1, -2] > 0 else -1) * (1 - exp(", f" = [{capped}];  p = [{capped}]")
+    e = "exp(([1, -2] if [1, -2] > 0 else -[1, -2]) * (-2) / 5)"
+    shows(text, f"x = 5 * (1 - {e} if [1, -2] > 0 else {e} - 1) / (1 + {e}) = [{capped}];  p = [{capped}]")
 
 
 def test_the_stated_relation_of_huber_and_smooth_l1_holds() -> None:
