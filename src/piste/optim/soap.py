@@ -44,7 +44,8 @@ class SOAP(Optimizer):
     of more than `max_precond_dim` rows. Vectors take the steps of Adam. The weight decay is decoupled.
 
     `GG` in the state has the averages of all dimensions, and `Q` their eigenbases, of float32 or wider. Tensors of one
-    shape are turned together, by torch operations.
+    shape are turned together, by torch operations. Where the first gradient has fewer columns than rows, rounding
+    decides between eigenbases of the same values: then runs that round otherwise, as on other devices, may differ.
 
     torch.optim has no SOAP. The values are those of the authors' implementation, without `merge_dims`, with the weight
     decay in front of the step, as in AdamW, and with eigenbases of float64 for such parameters.
