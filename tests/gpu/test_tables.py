@@ -12,6 +12,7 @@ from piste.engine.gpu.device import PinnedTable
 from piste.engine.gpu.launch import chunks
 from piste.engine.gpu.step_kernel import CHUNK
 from piste.engine.gpu.table_ring import TableRing
+from piste.engine.native.native_guard import native_guard
 from piste.formula.operations import divide, power
 
 
@@ -85,14 +86,18 @@ def test_every_chunk_of_every_tensor_has_an_entry():
     assert entries == [(1, 0), (2, 0), (3, 0), (3, 1)]
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_counters_advance_together_and_differences_are_noticed(native, monkeypatch):
+@pytest.mark.parametrize("numba", ["compiles", "is missing", "is off"])
+def test_counters_advance_together_and_differences_are_noticed(numba, monkeypatch):
     import torch
 
-    if not native:
+    if numba == "is missing":
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    elif numba == "is off":
+        monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert (native_guard.__wrapped__() is not None) == (numba == "compiles")
     columns = [[torch.tensor(3.0), torch.tensor(3.0)], [torch.tensor(0.5), torch.tensor(0.5)]]
     counters = HostCounters(columns, "float32")
+    assert (counters._native is not None) == (numba == "compiles")
     assert counters.advance() and counters.read(1) == (4.0, 0.5)
     counters.store([1, 0], [0.25, 5.0])
     assert counters.read(0) == counters.read(1) == (5.0, 0.25)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
+
+from ..native.compiler import has_compiler, load
 
 _NUMBER = {"float32": ctypes.c_float, "float64": ctypes.c_double}
 
@@ -57,10 +58,8 @@ class HostCounters:
 
 def _native(columns: int, kind: str) -> dict[str, Callable[[int], int]] | None:
     """Return the machine code of `advance` and `store`, or None where Numba can't make it."""
-    if importlib.util.find_spec("numba") is None:
+    if not has_compiler():
         return None
-    from ..native.compiler import load
-
     lines = [
         "def advance(table) -> int:",
         *(f"    col_{k} = pointer(table[{1 + k}], int64)" for k in range(columns)),

@@ -28,7 +28,7 @@ from . import debug
 from .object_cache import read_object, write_object
 from .openmp import openmp_parallel
 
-__all__ = ["CompiledModule", "load", "load_file"]
+__all__ = ["CompiledModule", "has_compiler", "load", "load_file"]
 
 _lock = threading.RLock()
 _loaded: dict[str, CompiledModule] = {}
@@ -82,6 +82,11 @@ def load(
             arithmetic take up to a third less time then, and loops of fewer than 64 turns more.
     """
     return _load((source,), entries, lambda: _generated(source), lambda: (source, formula()), is_wide)
+
+
+def has_compiler() -> bool:
+    """Return whether Numba is installed, and compiles as far as the environment says."""
+    return importlib.util.find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
 def load_file(name: str, entries: tuple[str, ...], is_wide: bool = False, /, **constants: int | str) -> CompiledModule:

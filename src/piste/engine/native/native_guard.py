@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import os
 from array import array
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compiler import load_file
+from .compiler import has_compiler, load_file
 from .fastcall import make_fastcall
 from .tables import Libtorch, TensorFacts
 from .torch_internals import CPYTHON_OFFSETS, dtype_code, impl_offset, resolve_libtorch
@@ -25,10 +24,10 @@ __all__ = ["native_guard"]
 def native_guard() -> Libtorch | None:
     """Return the functions of libtorch that machine code may call, or None where Python asks about tensors.
 
-    It is None if `PISTE_FAST_PATH` is 0, if Numba or a private name of PyTorch or CPython is missing, or if the
-    self-test fails: the guard's answers about tensors whose answers are known.
+    It is None if `PISTE_FAST_PATH` is 0, if Numba can't compile, if a private name of PyTorch or CPython is
+    missing, or if the self-test fails: the guard's answers about tensors whose answers are known.
     """
-    if os.environ.get("PISTE_FAST_PATH") == "0" or importlib.util.find_spec("numba") is None:
+    if os.environ.get("PISTE_FAST_PATH") == "0" or not has_compiler():
         return None
     lib = resolve_libtorch()
     return lib if lib is not None and _passes_self_test(lib) else None
