@@ -15,7 +15,7 @@ def process_state() -> dict[str, Any]:
     """Return what changes the result, the speed or the words of tests that follow, by name."""
     return {
         "default dtype": torch.get_default_dtype(),
-        "default device": str(torch.get_default_device()),
+        "default device": default_device(),
         "number of threads": torch.get_num_threads(),
         "grad mode": torch.is_grad_enabled(),
         "anomaly detection": torch.is_anomaly_enabled(),
@@ -28,6 +28,14 @@ def process_state() -> dict[str, Any]:
         "torch.optim.Adam": torch.optim.Adam,
         "variables of Piste": {name: value for name, value in os.environ.items() if name.startswith("PISTE_")},
     }
+
+
+def default_device() -> str:
+    """Return the default device."""
+    try:
+        return str(torch.get_default_device())
+    except AttributeError:  # of torch 2.9, after set_default_device(None)
+        return "cpu"
 
 
 def flushes_half(smallest: float) -> bool:

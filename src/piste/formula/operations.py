@@ -152,9 +152,20 @@ def _each(v: Tensor) -> Tensor:
     return v.unsqueeze(-1)
 
 
+def _added_up(x: Any) -> Any:
+    """Return sums of a sharded tensor in every process: torch 2.9 adds a number to the part of each process."""
+    placements = getattr(x, "placements", ())
+    if not any(place.is_partial() for place in placements):
+        return x
+    from torch.distributed.tensor import Replicate
+
+    return x.redistribute(placements=[Replicate() if place.is_partial() else place for place in placements])
+
+
 def _tensor_total(x: Tensor) -> Tensor:
     # Kernels also add in double precision; MPS has none.
-    return x.sum() if x.device.type == "mps" else x.sum(dtype=torch.float64).to(x.dtype)
+    total: Tensor = _added_up(x.sum() if x.device.type == "mps" else x.sum(dtype=torch.float64))
+    return total.to(x.dtype)
 
 
 def _tensor_mean(x: Tensor) -> Tensor:
@@ -166,7 +177,8 @@ def _tensor_mean(x: Tensor) -> Tensor:
 def _line_total(dim: int) -> Function:
     def on_tensors(x: Tensor) -> Tensor:
         wide = x if x.device.type == "mps" else x.double()
-        return wide.sum(dim, keepdim=True).to(x.dtype)
+        total: Tensor = _added_up(wide.sum(dim, keepdim=True))
+        return total.to(x.dtype)
 
     return on_tensors
 

@@ -162,7 +162,7 @@ def compose(
         after = _rule(f"{cls.__name__}.after", cls.after, [], flags)
 
         def first(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
-            state = dict(zip(kept, buffers, strict=False))
+            state = {name: buffers[k] for k, name in enumerate(kept)}  # torch.compile of 2.9 takes no zip of both
             u, new = before(p, descent(p, g, scalars), state, scalars)
             return p, [*(new[x] for x in kept), u]
 
