@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 
 import piste
+from tests.isolation import default_dtype
 from tests.losses.cases import CASES, Case
 
 HALVES = (torch.bfloat16, torch.float16)
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def results(function: Any, operands: tuple[Any, ...], **options: Any) -> list[torch.Tensor]:

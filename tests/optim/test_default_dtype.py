@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 
 from piste import optim
+from tests.isolation import default_dtype
 
 from .cases import OPTIONS, fullest
 
@@ -22,16 +21,6 @@ SHARED: list[dict[str, Any]] = [
     {"precision": "kahan"},
 ]
 RULES = [name for name in optim.OPTIMIZERS if name not in ("SparseAdam", "LBFGS")]
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def trained(name: str, dtype: torch.dtype, **options: Any) -> list[torch.Tensor]:
