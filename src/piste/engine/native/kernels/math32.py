@@ -1,8 +1,9 @@
-"""exp, log and log1p of float32 that vectorise, within 2 units in the last place; sums in any order; bits of floats.
+"""exp, log and log1p of float32 that vectorise; sums in any order; bits of floats.
 
-A function is a range reduction and a polynomial (Cephes' coefficients unless stated otherwise), without a branch: it
-selects among values that are computed already. Infinities, zeros and NaN give the results of `math`; a result too
-small for a normal number is rounded to zero or to the nearest subnormal number.
+exp is within 1 unit in the last place, and the logarithms within 2. A function is a range reduction and a polynomial
+(Cephes' coefficients, but for exp and where it is stated), without a branch: it selects among values that are computed
+already. Infinities, zeros and NaN give the results of `math`; a result too small for a normal number is rounded to zero
+or to the nearest subnormal number.
 """
 
 from __future__ import annotations
@@ -68,39 +69,41 @@ def _as_float(typingctx: Any, x: Any) -> Any:
 
 _ROUND = float32(12582912.0)  # 1.5 * 2^23: adding it rounds a float32 to a whole number, which its low bits then hold
 _ABOVE, _BELOW = int32(0x4B400000 - 126), int32(0x4B400000 - 151)  # the bits of _ROUND, less the exponent of 1/2, 2^24
+_EXPONENT = float32(12582912.0 + 151.0)  # _ROUND for the exponents of 2^(n + 24)
+_TINY = float32(5.9604644775390625e-8)  # 2^-24
 
 
 @inline
-def _reduced(y):
-    """e^r, where y = n ln 2 + r; and n + _ROUND."""
-    t = y * float32(1.44269504088896341) + _ROUND
-    n = t - _ROUND
+def _reduced(y, rounding, unit):
+    """e^r times a power of two, where y = n ln 2 + r, and n + `rounding`. The polynomial adds an error of 0.03 ulp."""
+    t = y * float32(1.44269504088896341) + rounding
+    n = t - rounding
     r = y - n * float32(0.693359375) + n * float32(2.12194440e-4)
-    p = float32(1.9875691500e-4) * r + float32(1.3981999507e-3)
-    p = p * r + float32(8.3334519073e-3)
-    p = p * r + float32(4.1665795894e-2)
-    p = p * r + float32(1.6666665459e-1)
-    p = p * r + float32(5.0000001201e-1)
-    return p * r * r + r + float32(1.0), t
+    p = float32(1.3814496342e-3) * unit * r + float32(8.3687519654e-3) * unit
+    p = p * r + float32(4.1668392718e-2) * unit
+    p = p * r + float32(1.6666519642e-1) * unit
+    p = p * r + float32(4.9999994040e-1) * unit
+    p = p * r + unit
+    return p * r + unit, t
 
 
 @inline
 def exp32(x):
     """e^x = 2^n e^r with n the nearest whole number to x / ln 2; NaN goes through all of it."""
     low = float32(-104.0) if x < float32(-104.0) else x
-    p, t = _reduced(float32(89.0) if low > float32(89.0) else low)
+    p, t = _reduced(float32(89.0) if low > float32(89.0) else low, _ROUND, float32(1.0))
     # 2^n in two factors, so that the largest and the subnormal come out right: 2 and 2^(n - 1), or 2^-24 and 2^(n + 24)
     is_below = t < _ROUND
-    rest = float32(5.9604644775390625e-8) if is_below else float32(2.0)
+    rest = _TINY if is_below else float32(2.0)
     near = int32(signed_bits(t) - (_BELOW if is_below else _ABOVE))
     return p * _as_float(int32(near << int32(23))) * rest
 
 
 @inline
 def exp32_nonpositive(x):
-    """e^x of x up to 0, which needs no choice between factors."""
-    p, t = _reduced(float32(-104.0) if x < float32(-104.0) else x)
-    return p * _as_float(int32(int32(signed_bits(t) - _BELOW) << int32(23))) * float32(5.9604644775390625e-8)
+    """e^x of x up to 0, where 2^(n + 24) is a normal number and 2^-24 is a factor of the polynomial."""
+    p, t = _reduced(float32(-104.0) if x < float32(-104.0) else x, _EXPONENT, _TINY)
+    return p * _as_float(int32(signed_bits(t) << int32(23)))
 
 
 @inline
