@@ -160,6 +160,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.25, "betas": (0.5, 0.75, 0.875), "eps": 0.125, "weight_decay": 0.3, "alpha": 2.0},
         {"lr": 0.25, "betas": (0.5, 0.75, 0.875), "eps": 0.125, "alpha": 2.0, "warmup": 3},
         {"lr": 0.25, "betas": (0.0, 0.0, 0.0), "eps": 0.125, "alpha": 0.0},
+        {"lr": 0.25, "betas": (0.0, 0.75, 0.875), "eps": 0.125, "alpha": 2.0, "warmup": 4},
+        {"lr": 0.25, "betas": (0.0, 0.75, 0.0), "eps": 0.125, "alpha": 2.0, "warmup": 4},
     ],
 }
 

@@ -204,8 +204,10 @@ def ademamix(p, g, s, t, o):
     alpha = o.alpha
     if t < o.warmup:
         alpha = min(t * alpha / o.warmup, alpha)
-        share, a, b = t / o.warmup, beta1.log(), beta3.log()
-        beta3 = min((a * b / ((1 - share) * b + share * a)).exp(), beta3)
+        share = t / o.warmup
+        first, last = (-1 / beta.log() if beta > 0 else Number(0) for beta in (beta1, beta3))  # half-lives over log(2)
+        half_life = (1 - share) * first + share * last
+        beta3 = min((-1 / half_life).exp(), beta3) if half_life > 0 else Number(0)
     fast = beta1 * s.get("exp_avg_fast", 0) + (1 - beta1) * g
     slow = beta3 * s.get("exp_avg_slow", 0) + (1 - beta3) * g
     v = beta2 * s.get("exp_avg_sq", 0) + (1 - beta2) * g**2

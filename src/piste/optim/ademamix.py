@@ -4,6 +4,9 @@ from ..formula.words import exp, log, maximum, minimum, sqrt, where
 from .optimizer import Optimizer
 from .options import Number, betas, eps, rate, weight_decay
 
+LEAST = 2.0**-126
+"""What stands for a sum of 0, of decay rates of 0."""
+
 
 class AdEMAMix(Optimizer):
     """AdEMAMix: Adam with a second, slow average of gradients (Pagliardini et al. 2024).
@@ -53,6 +56,5 @@ class AdEMAMix(Optimizer):
 
 
 def _rise(start: Any, end: Any, share: Any) -> Any:
-    """Return the decay rate whose half-life is a share of the way between those of two others."""
-    a, b = log(start), log(end)
-    return exp(a * b / ((1 - share) * b + share * a))
+    """Return the decay rate whose half-life is a share of the way between those of two others; that of 0 is 0."""
+    return exp(1 / minimum((1 - share) / log(start) + share / log(end), -LEAST))
