@@ -11,6 +11,7 @@ from torch import nn
 
 from piste import optim
 from piste.errors import InvalidValue, Unsupported
+from tests.isolation import default_dtype
 
 from .reference import assert_same, model, train
 from .rejections import assert_rejected
@@ -195,3 +196,33 @@ FALLING = [0.0, -0.4, -0.5, 0.4, -0.45]
 
 def test_a_falling_rate_keeps_the_weight_of_the_largest_and_a_rate_of_zero_moves_nothing():
     assert path_of_falling_rates(optim.ScheduleFreeSGD) == pytest.approx(FALLING)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@every
+def test_weights_of_float64_have_all_digits_with_the_default_dtype(cls, fused):
+    """The mean of all z, weighted by t^r lr^2, with sums in double precision whatever the default dtype is."""
+    w = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    optimizer = cls([w], **CLASSES[cls], r=0.5, warmup_steps=3, fused=fused)
+    total, mean = 0.0, 0.0
+    with default_dtype(torch.float32):
+        for t in range(1, 30):
+            w.grad = torch.tensor([float(t % 4 - 1)], dtype=torch.float64)
+            optimizer.step()
+            weight = t**0.5 * (0.1 * min(t / 3, 1)) ** 2
+            total, mean = total + weight, mean + weight * optimizer.state[w]["z"].item()
+        with optimizer.averaged():
+            assert w.item() == pytest.approx(mean / total, rel=1e-13)
+
+
+@every
+def test_a_state_of_float32_counters_steps_by_the_kernel(cls):
+    _, optimizer, _ = trained(cls)
+    state = copy.deepcopy(optimizer.state_dict())
+    for entry in state["state"].values():
+        entry.update({key: entry[key].float() for key in ("step", "weight_sum", "lr_max")})
+    other = model()
+    resumed = cls(other.parameters(), fused=True)
+    resumed.load_state_dict(state)
+    train(other, resumed, [4])
+    assert resumed.state[other[0].weight]["step"].dtype == torch.float32

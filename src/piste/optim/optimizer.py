@@ -38,7 +38,8 @@ class Optimizer(torch.optim.Optimizer):
       It returns the step `d` and the new buffers; the parameter changes by `-lr * d`;
     - `per_step`: numbers that depend on the step count `t` and the options alone, as formulas by name, in order.
       A number with the name of an option (`lr`) replaces that option in this step;
-    - `counters`: 0-d state tensors other than the step count, declared like `buffers`.
+    - `counters`: 0-d state tensors other than the step count, declared like `buffers`. They are float32 where the
+      default dtype is, and float64 with `double_counters`.
 
     A rule that adds over all parameters declares also
 
@@ -95,6 +96,7 @@ class Optimizer(torch.optim.Optimizer):
     decay_option: ClassVar[str] = ""  # an option that decays the weights, like decoupled weight decay
     has_rate: ClassVar[bool] = False  # whether the step of the rule contains the learning rate
     counts_steps: ClassVar[bool] = True  # whether checkpoints have a "step"
+    double_counters: ClassVar[bool] = False  # keep the counters in float64, as sums over many steps need
     state_from_start: ClassVar[bool] = False  # create state at construction, not at the first step
     sparse_safe: ClassVar[bool] = False  # entries without a gradient don't change: allows sparse gradients
     elementwise: ClassVar[bool] = True  # whether `update` alone states the step, so that it can be shown in numbers

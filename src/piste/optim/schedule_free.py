@@ -57,6 +57,7 @@ class ScheduleFreeSGD(AveragedWeights, Optimizer):
     buffers = {"z": Buffer("z", start="p")}
     counters = _COUNTERS
     per_step = _PER_STEP
+    double_counters = True
     has_rate = True
 
     def update(p: Any, g: Any, z: Any, *, lr: Any, c: Any, beta: Any) -> Any:
@@ -97,6 +98,7 @@ class ScheduleFreeAdamW(AveragedWeights, Optimizer):
     buffers = {"z": Buffer("z", start="p"), "exp_avg_sq": "v"}
     counters = _COUNTERS
     per_step = _PER_STEP
+    double_counters = True
     has_rate = True
 
     def update(

@@ -100,7 +100,7 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
     mode = group["precision"] if precision.is_narrow(p, group) else "plain"
     state = optimizer._state[p] if rule.counts_steps or kept or mode != "plain" else {}
     device = p.device if _counts_on_device(group) else "cpu"
-    like = torch.zeros((), dtype=checkpoint.counter_dtype(), device=device)
+    like = torch.zeros((), dtype=_counter_dtype(rule, state, device), device=device)
     counters = []
     if rule.counts_steps:
         counters.append(_counter(state, "step", like, lambda: 0.0))
@@ -231,6 +231,14 @@ def _filled_like(p: Tensor, start: float, dtype: torch.dtype) -> Tensor:
     if start:
         (torch.view_as_real(buffer) if buffer.is_complex() else buffer).fill_(start)
     return buffer
+
+
+def _counter_dtype(rule: Any, state: Mapping[str, Any], device: Any) -> torch.dtype:
+    """Return the dtype of new counters: that of the existing ones, because a kernel takes one dtype."""
+    existing = [state[key] for key in ("step", *rule.counters) if isinstance(state.get(key), Tensor)]
+    if rule.double_counters and torch.device(device).type != "mps":  # which has no float64
+        return existing[0].dtype if existing else torch.float64
+    return checkpoint.counter_dtype()
 
 
 def _counter(state: dict[str, Any], key: str, like: Tensor, start: Callable[[], float]) -> Tensor:
