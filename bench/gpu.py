@@ -4,7 +4,8 @@ A row is a model and an optimizer; the contenders alternate within it. "wall" in
 device. "device" is the time between two events on a device that is kept busy until the host has launched the step: the
 host is no part of it, as in a training loop that runs ahead of its device (for at most 1,000 launches, which a queue
 holds). Ratios above 1: Piste is faster. The share of the copy bandwidth counts each tensor that a step reads or writes
-once; the bandwidth is measured in the same run.
+once; the bandwidth is measured in the same run. With `--clipped`, Piste steps with `max_norm=1.0` and
+`nonfinite="skip"`, and PyTorch after `clip_grad_norm_`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from piste import optim
 Step = Callable[[], object]
 KINDS = ("AdamW", "SGD", "Adagrad", "RMSprop", "Adadelta", "Adamax", "NAdam", "RAdam", "Lion")
 STREAMS = {"SGD": 5, "RMSprop": 5, "Adagrad": 5, "Lion": 5}  # tensors read and written; 7 for the others
+CLIPPED: dict[str, Any] = {"max_norm": 1.0, "nonfinite": "skip"}
 _CYCLES = 2e6  # of the device in a millisecond, at most
 _FEW = 0.05  # milliseconds: below this floor a step is limited by launches, not by memory
 
@@ -115,10 +118,10 @@ def parameters(shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
     return params
 
 
-def contenders(kind: str, params: list[torch.Tensor]) -> dict[str, Step]:
+def contenders(kind: str, params: list[torch.Tensor], *, clipped: bool) -> dict[str, Step]:
     """Return the steps of Piste and of PyTorch's implementations, on the same parameters."""
     options: dict[str, Any] = {"lr": 1e-3, **({"momentum": 0.9} if kind == "SGD" else {})}
-    steps: dict[str, Step] = {"piste": getattr(optim, kind)(params, **options).step}
+    steps: dict[str, Step] = {"piste": getattr(optim, kind)(params, **options, **(CLIPPED if clipped else {})).step}
     if hasattr(torch.optim, kind):
         for how in ("foreach", "fused"):
             try:
@@ -126,11 +129,16 @@ def contenders(kind: str, params: list[torch.Tensor]) -> dict[str, Step]:
                 step()
             except (TypeError, RuntimeError):  # this optimizer has no such implementation
                 continue
-            steps[how] = step
+            steps[how] = partial(_clip_and, step, params) if clipped else step
     return steps
 
 
-def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds: int) -> str:
+def _clip_and(step: Step, params: list[torch.Tensor]) -> None:
+    torch.nn.utils.clip_grad_norm_(params, CLIPPED["max_norm"])
+    step()
+
+
+def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds: int, *, clipped: bool = False) -> str:
     """Measure an optimizer on a model; return its line.
 
     Args:
@@ -139,15 +147,16 @@ def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds:
         params: the parameters of the model.
         speed: the copy bandwidth in GB/s.
         rounds: the number of measurements.
+        clipped: whether the step clips its gradients.
     """
     start = time.perf_counter()
-    steps = contenders(kind, params)
+    steps = contenders(kind, params, clipped=clipped)
     steps["piste"]()
     torch.cuda.synchronize()
     first = time.perf_counter() - start
     result = alternate(steps, rounds)
     wall, device = result.pop("piste")
-    floor = sum(p.numel() for p in params) * 4 * STREAMS.get(kind, 7) / speed / 1e6
+    floor = sum(p.numel() for p in params) * 4 * (STREAMS.get(kind, 7) + clipped) / speed / 1e6
     share = f"{floor / device:4.0%} of copy" if floor > _FEW else ""
     rest = "  ".join(f"{how} {w:.3f} / {d:.3f}" for how, (w, d) in result.items())
     # Some optimizers have no counterpart in torch.optim.
@@ -167,6 +176,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--optimizers", nargs="*", choices=KINDS, default=list(KINDS))
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--clipped", action="store_true", help="clip the norm of the gradients, and leave out bad steps"
+    )
     chosen = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise SystemExit("bench gpu needs a CUDA device.")
@@ -176,7 +188,7 @@ def main(arguments: list[str]) -> None:
         params = parameters(MODELS[model])
         for kind in chosen.optimizers:
             try:
-                print(row(model, kind, params, speed, chosen.rounds), flush=True)
+                print(row(model, kind, params, speed, chosen.rounds, clipped=chosen.clipped), flush=True)
             except Exception as error:  # the other rows are measured all the same
                 print(
                     f"{model:14s} {kind:8s} {type(error).__name__}: {(str(error).splitlines() or [''])[-1]}", flush=True

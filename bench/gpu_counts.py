@@ -4,7 +4,9 @@ Tensors lie on the CPU, and a launch is counted and calls a function that does n
 neither a GPU nor Triton is needed. "bytes" are read and
 written by the kernels for each element; the floor is their time at the bandwidth given. "host" is the median wall time
 of a step in microseconds, next to the budget of 50 us and 25 ns for each tensor; that of a loss includes its backward
-and the graph around it. "tables" is the memory of a step on the device beyond parameters, gradients and state.
+and the graph around it. "tables" is the memory of a step on the device beyond parameters, gradients and state. With
+`--clipped`, steps have `max_norm=1.0` and `nonfinite="skip"`; the few operations of torch that follow from the norm are
+part of "host", and are not counted as launches.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -31,8 +34,10 @@ from piste.engine.gpu.line_kernel import make_step_kernel
 from piste.engine.gpu.loss_kernel import GpuLossKernel
 from piste.engine.gpu.step_kernel import KernelSource
 from piste.losses import call
+from piste.optim import clipping
+from piste.optim import optimizer as optimizer_module
 
-from .gpu import KINDS, MODELS
+from .gpu import CLIPPED, KINDS, MODELS
 
 REDUCING = ("LAMB", "LARS", "StableAdamW", "Adafactor")
 SMALL_MODELS = [name for name in MODELS if sum(torch.Size(s).numel() for s in MODELS[name]) < 30_000_000]
@@ -144,7 +149,11 @@ def counting() -> Iterator[CountingDevice]:
     registry.BACKENDS.insert(0, backend)
     forget_kernels()
     try:
-        yield backend.device
+        with ExitStack() as stack:
+            for module in (clipping, optimizer_module):
+                stack.enter_context(patch.object(module, "steps_on_gpu", lambda optimizer: True))
+            stack.enter_context(patch.object(clipping.GradientSquares, "of", lambda params: None))
+            yield backend.device
     finally:
         registry.BACKENDS.remove(backend)
         forget_kernels()
@@ -167,7 +176,7 @@ def host_time(step: Callable[[], object], device: CountingDevice, rounds: int) -
     return statistics.median(times[3:]) * 1e6, list(device.launches)
 
 
-def step_row(model: str, kind: str, dtype: torch.dtype, speed: float, rounds: int) -> str:
+def step_row(model: str, kind: str, dtype: torch.dtype, speed: float, rounds: int, *, clipped: bool = False) -> str:
     """Count the steps of an optimizer on a model; return a line.
 
     Args:
@@ -176,11 +185,13 @@ def step_row(model: str, kind: str, dtype: torch.dtype, speed: float, rounds: in
         dtype: the dtype of its parameters.
         speed: the bandwidth in GB/s.
         rounds: the number of steps that are timed.
+        clipped: whether the step clips its gradients.
     """
     params = [torch.zeros(shape, dtype=dtype).requires_grad_() for shape in MODELS[model]]
     for p in params:
         p.grad = torch.zeros_like(p)
     options: dict[str, Any] = {"lr": 1e-3, **({"momentum": 0.9} if kind in ("SGD", "LARS") else {})}
+    options |= CLIPPED if clipped else {}
     with counting() as device:
         optimizer = getattr(optim, kind)(params, **options)
         host, launches = host_time(optimizer.step, device, rounds)
@@ -229,10 +240,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--dtype", choices=list(SIZES), default="float32")
     parser.add_argument("--bandwidth", type=float, default=3000.0, help="GB/s of the floor (3000)")
     parser.add_argument("--rounds", type=int, default=51)
+    parser.add_argument(
+        "--clipped", action="store_true", help="clip the norm of the gradients, and leave out bad steps"
+    )
     chosen = parser.parse_args(arguments)
     for model in chosen.models:
         for kind in chosen.optimizers:
-            print(step_row(model, kind, getattr(torch, chosen.dtype), chosen.bandwidth, chosen.rounds), flush=True)
+            given = getattr(torch, chosen.dtype), chosen.bandwidth, chosen.rounds
+            print(step_row(model, kind, *given, clipped=chosen.clipped), flush=True)
     for name in chosen.losses:
         for rows, classes in ((256, 10), (64, 32000)) if name in OF_CLASSES else ((256, 10),):
             print(loss_row(name, rows, classes, chosen.rounds), flush=True)

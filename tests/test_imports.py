@@ -23,7 +23,7 @@ LAYERS: list[list[str]] = [
     ["piste.engine.eager", "piste.engine.cpu", "piste.engine.gpu"],
     ["piste.engine.autograd"],
     ["piste.engine.step_dispatch", "piste.engine.loss_dispatch"],
-    ["piste.engine.matrix_step"],
+    ["piste.engine.matrix_step", "piste.engine.gradient_sums"],
     ["piste.engine"],
     ["piste.optim", "piste.losses"],
     ["piste.explain", "piste.patching", "piste.compare.requirements"],

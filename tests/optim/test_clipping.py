@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 
 import piste
 from piste.errors import InvalidValue
-from piste.optim import OPTIMIZERS
+from piste.optim import OPTIMIZERS, clipping
 
 from .cases import ELEMENTWISE
 from .reference import PAIRS
@@ -115,6 +116,22 @@ def test_large_finite_gradients_whose_norm_overflows_are_not_skipped():
     optimizer.step()
     assert optimizer.skipped == 0
     torch.testing.assert_close(p.detach(), torch.full((3,), -3.0))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64], ids=str
+)
+def test_devices_find_bad_values_whatever_the_size_and_dtype_of_gradients(dtype, bad):
+    """GPUs sum sizes, which is the way for gradients that their kernels don't take."""
+    largest = torch.finfo(dtype).max if dtype != torch.float64 else 1e300
+    gradients = [torch.full((3,), largest, dtype=dtype), torch.zeros(0), torch.ones(2, 2), torch.eye(2).to_sparse()]
+    assert not clipping.any_nonfinite(gradients)
+    assert not clipping.any_nonfinite([])
+    for k in (0, 2):
+        wrong = [g.clone() for g in gradients]
+        wrong[k].view(-1)[1] = bad
+        assert clipping.any_nonfinite(wrong)
 
 
 def test_a_gradient_that_is_not_finite_is_named_before_anything_changes():

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 import piste
+from piste.optim.clipping import any_nonfinite
 
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))
@@ -41,6 +42,15 @@ for row in (0, 5):  # in the shard of either rank
     message, after = stepped(bad, nonfinite="raise")
     assert "received nan and 0 more among the 18 values of the gradient of parameter 0 in param group 0" in message
     assert torch.equal(after, start)
+
+def found(grads):  # as where all parameters are on GPUs; the one row of the second gradient is in the first shard
+    return any_nonfinite([distribute_tensor(g, mesh, [Shard(0)]) for g in grads]).item()
+
+
+one = torch.full((1, 3), 1e30, dtype=torch.bfloat16)
+assert not found([gradient, one])
+assert found([bad, one])
+assert found([gradient, one / 0])
 print("agreed", flush=True)
 dist.barrier()
 dist.destroy_process_group()

@@ -11,6 +11,7 @@ from .eight_bits import BLOCK, SCALE, blocks_of
 from .eight_bits import decode as decode_eight_bits
 from .gpu.backend import GpuBackend
 from .gpu.reports import raise_reported
+from .gradient_sums import DeviceGradientSums
 from .hoisting import count_passes
 from .layout import is_sharded, positions
 from .loss_dispatch import LossDispatcher, as_divisor, decline, dispatcher_of, explain
@@ -37,6 +38,7 @@ __all__ = [
     "SCALE",
     "Bound",
     "BoundKind",
+    "DeviceGradientSums",
     "GradientSquares",
     "LossArguments",
     "LossDispatcher",

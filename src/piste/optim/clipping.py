@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import GradientSquares, sum_of_squares
+from ..engine import DeviceGradientSums, GradientSquares, sum_of_squares
 from ..errors import InvalidValue
 
 __all__ = [
     "GradientNorm",
     "Scaling",
     "SkippedSteps",
+    "any_nonfinite",
     "clip_factor",
     "raise_nonfinite",
     "reduces_gradients",
@@ -40,21 +41,39 @@ def reduces_gradients(group: Mapping[str, Any]) -> bool:
 
 
 @torch.no_grad()
-def total_norm(gradients: Sequence[Tensor], order: float = 2.0) -> Tensor:
-    """Return a norm of all gradients as one vector, a 0-d tensor on the device of the first.
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the 2-norm of all gradients as one vector, a 0-d tensor on the device of the first.
 
     Dense gradients on the CPU are read once, by a kernel that adds in float64; other 16-bit gradients are reduced in
     float32. The norm of sharded gradients is that of all shards.
     """
-    squares, rest = sum_of_squares(gradients) if order == 2.0 else (0.0, gradients)
+    squares, rest = sum_of_squares(gradients)
     if len(rest) < len(gradients):
         wide = torch.float64 if torch.float64 in {g.dtype for g in gradients} else torch.float32
         others = total_norm(rest).item() if rest else 0.0
         return torch.tensor(math.hypot(math.sqrt(squares), others), dtype=wide)
     values = [*map(_values, gradients)]
-    narrow = [torch.linalg.vector_norm(g, order, dtype=torch.float32) for g in values if g.dtype in _NARROW]
-    norm = torch.nn.utils.get_total_norm([*(g for g in values if g.dtype not in _NARROW), *narrow], order)
+    narrow = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in values if g.dtype in _NARROW]
+    norm = torch.nn.utils.get_total_norm([*(g for g in values if g.dtype not in _NARROW), *narrow])
     return _whole(norm)
+
+
+@torch.no_grad()
+def any_nonfinite(gradients: Sequence[Tensor]) -> Tensor:
+    """Return whether a value of any gradient is not finite, on the device of the first.
+
+    The sum of the sizes of all values decides, in float64, where those of smaller dtypes can't overflow. The largest
+    size would do, but torch takes none of an empty tensor, such as a part of a sharded gradient.
+    """
+    alike: dict[Any, list[Tensor]] = {}
+    for g in map(_values, gradients):
+        alike.setdefault((g.device, g.dtype), []).append(g)
+    sums = [
+        _whole(torch.stack(torch._foreach_norm(same, 1, dtype=torch.promote_types(dtype, torch.float64))).sum())
+        for (_, dtype), same in alike.items()
+    ]
+    total = sum((x.to(sums[0].device) for x in sums), start=torch.zeros((), dtype=torch.float64))
+    return total.isfinite().logical_not()
 
 
 class GradientNorm:
@@ -65,31 +84,37 @@ class GradientNorm:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[bool, ...], GradientSquares | None] = {}
-        self._latest: GradientSquares | None = None
+        self._sums: dict[tuple[bool, ...], GradientSquares | DeviceGradientSums | None] = {}
+        self._latest: GradientSquares | DeviceGradientSums | None = None
 
-    def __call__(self, params: list[Tensor]) -> Tensor:
-        """Return the norm, as `total_norm` does."""
-        squares = None if self._latest is None else self._latest(params)
-        if squares is None:
-            squares = self._of_another(params)
-        if self._latest is None or squares is None:
-            return total_norm(_gradients(params))
-        return torch.tensor(math.sqrt(squares), dtype=self._latest.dtype)
+    def __call__(self, params: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the norm, as `total_norm` does, and the number of values that are not finite where a GPU counts them.
 
-    def _of_another(self, params: list[Tensor]) -> float | None:
-        """Return the sum of squares by an earlier sum for the same parameters with gradients, or by a new one."""
+        Both stay on the device of the gradients.
+        """
+        found = None if self._latest is None else self._latest(params)
+        if found is None:
+            found = self._of_another(params)
+        if self._latest is None or found is None:
+            return total_norm(_gradients(params)), None
+        if isinstance(found, Tensor):
+            squares, nonfinite = found.unbind()
+            return squares.sqrt().to(self._latest.dtype), nonfinite
+        return torch.tensor(math.sqrt(found), dtype=self._latest.dtype), None
+
+    def _of_another(self, params: list[Tensor]) -> float | Tensor | None:
+        """Return the sums by earlier ones for the same parameters with gradients, or by new ones."""
         has_grad = tuple(p.grad is not None for p in params)
         is_new = has_grad not in self._sums
         self._latest = self._sums.pop(has_grad, None)
-        squares = None if self._latest is None else self._latest(params)
-        if squares is None and (is_new or self._latest is not None):  # None is kept where Python has to ask
-            self._latest = GradientSquares.of(params)
-            squares = None if self._latest is None else self._latest(params)
+        found = None if self._latest is None else self._latest(params)
+        if found is None and (is_new or self._latest is not None):  # None is kept where Python has to ask
+            self._latest = GradientSquares.of(params) or DeviceGradientSums.of(params)
+            found = None if self._latest is None else self._latest(params)
         self._sums[has_grad] = self._latest
         if len(self._sums) > _KEPT_SUMS:
             del self._sums[next(iter(self._sums))]
-        return squares
+        return found
 
 
 def clip_factor(max_norm: Any, norm: Tensor, on_device: bool) -> Any:
@@ -100,8 +125,10 @@ def clip_factor(max_norm: Any, norm: Tensor, on_device: bool) -> Any:
         norm: The norm of all gradients.
         on_device: Keep the factor a tensor, so that the step does not wait for the device.
     """
-    factor = torch.clamp(max_norm / (norm + EPSILON), max=1.0)
-    return factor if on_device else factor.item()
+    if on_device:
+        return torch.clamp(max_norm / (norm + EPSILON), max=1.0)
+    factor = float(max_norm) / (norm.item() + EPSILON)
+    return 1.0 if factor > 1.0 else factor  # NaN stays
 
 
 class SkippedSteps:
@@ -174,15 +201,16 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
     if not any(map(reduces_gradients, groups)):
         return Scaling(None, grad_scale, found_inf, found_inf is not None and steps_on_gpu(optimizer))
     params = groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
-    norm = _norm(optimizer, params)
+    norm, nonfinite = _norm(optimizer, params)
     optimizer._skipped_steps.norm = norm = norm if grad_scale is None else norm / grad_scale.to(norm.device)
     modes, on_device = {group["nonfinite"] for group in groups}, steps_on_gpu(optimizer)
     if modes != {"ignore"} and on_device:
-        largest = total_norm(_gradients(params), torch.inf)  # the norm of large finite gradients may overflow
-        is_bad = largest.isfinite().logical_not().to(torch.float32)
+        if nonfinite is None:  # the norm of large finite gradients may overflow
+            nonfinite = any_nonfinite(_gradients(params))
+        is_bad = (nonfinite != 0).to(torch.float32)
         found_inf = is_bad if found_inf is None else torch.maximum(is_bad, found_inf.to(is_bad.device))
         optimizer._skipped_steps.add(found_inf)
-    elif modes != {"ignore"} and not norm.isfinite() and not all(map(is_finite, _gradients(params))):
+    elif modes != {"ignore"} and not math.isfinite(norm.item()) and not all(map(is_finite, _gradients(params))):
         if "raise" in modes:
             raise_nonfinite(optimizer, groups)
         optimizer._skipped_steps.add(1)
@@ -225,10 +253,12 @@ def is_finite(g: Tensor) -> bool:
     return not _whole(_values(g).isfinite().logical_not().sum()).item()
 
 
-def _norm(optimizer: Any, params: list[Tensor]) -> Tensor:
-    return (
-        total_norm(_gradients(params)) if torch.compiler.is_compiling() else optimizer._step_plans.gradient_norm(params)
-    )
+def _norm(optimizer: Any, params: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return what `GradientNorm` does; torch.compile traces the operations of torch."""
+    if torch.compiler.is_compiling():
+        return total_norm(_gradients(params)), None
+    found: tuple[Tensor, Tensor | None] = optimizer._step_plans.gradient_norm(params)
+    return found
 
 
 def _gradients(params: Iterable[Tensor]) -> list[Tensor]:

@@ -149,6 +149,8 @@ class GpuStepKernel:
         self, numbers: Mapping[str, Any], stream: int, is_capturing: bool
     ) -> tuple[tuple[float, ...] | tuple[int], bool]:
         """Advance the counters; return the scalars, or the address of the rows that hold them, and which of the two."""
+        if not (self._spec.numbers or self._spec.counters):  # sums of nothing but the tensors
+            return (), False
         if self._counters is None:
             return (self._prepare_on_device(numbers, stream),), True
         if is_capturing:

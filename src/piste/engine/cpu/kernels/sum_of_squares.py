@@ -10,7 +10,6 @@ from ...native.kernels.work_sharing import take_blocks, thread_number
 from ..tables import SquaresTable
 
 FLOAT32, FLOAT64, BFLOAT16 = 0, 1, 2  # kinds of tensors; any other number is float16
-BLOCK = 1 << 14  # elements
 LONG = 1 << 10  # elements from which a part is read in four runs
 
 
@@ -72,7 +71,8 @@ def sum_blocks(block):
         if at == end:
             break
         i, start = tensors[at], starts[at]
-        stop = start + BLOCK if start + BLOCK < sizes[i] else sizes[i]
+        is_last = at + 1 == table.blocks or tensors[at + 1] != i
+        stop = sizes[i] if is_last else starts[at + 1]
         sums[at] = _sum_of(kinds[i], addresses[i], start, stop)
 
 
