@@ -81,6 +81,8 @@ class CountingDevice:
     def zeros(self, count: int) -> torch.Tensor:
         return self._kept(torch.zeros(count, dtype=torch.int64))
 
+    lasting_zeros = zeros
+
     def synchronize(self) -> None:
         pass
 

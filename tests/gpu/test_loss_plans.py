@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,8 @@ from torch import Tensor
 
 import piste
 from piste import losses
-from piste.engine.gpu import loss_kernel
+from piste.engine.gpu import loss_kernel, table_ring, workspaces
+from piste.engine.gpu.device import Cuda
 from piste.engine.native import operands
 from piste.engine.specs import LossArguments
 from piste.errors import InvalidValue
@@ -180,6 +183,67 @@ def test_a_class_index_out_of_range_has_no_weight_in_the_denominator():
             piste.check()
         functional.cross_entropy(y, K[good], weight=WEIGHT).backward()
     torch.testing.assert_close(x.grad[good], y.grad)
+
+
+@pytest.mark.parametrize("rows", [5, 1030])
+@pytest.mark.parametrize("capturing", [False, True])
+def test_a_loss_keeps_no_memory_but_what_lasts(rows, capturing, monkeypatch):
+    """What is allocated while PyTorch prepares or captures a CUDA graph must be free again, or be given back."""
+    monkeypatch.setattr(workspaces, "_workspaces", {})
+    x, k = torch.randn(rows, 4, requires_grad=True), torch.randint(4, (rows,))
+    with interpreting() as backend:
+        device, made, lasting = backend.device, [], []
+        device.capturing = capturing
+        zeros = device.zeros
+
+        def watched(count: int) -> Tensor:
+            memory = zeros(count)
+            made.append(weakref.ref(memory))
+            return memory
+
+        monkeypatch.setattr(device, "zeros", watched)
+        monkeypatch.setattr(device, "lasting_zeros", lambda count: lasting.append(zeros(count)) or lasting[-1])
+        kept = {id(t) for t in table_ring._seen_by_graphs}
+        functional.cross_entropy(x, k, ignore_index=2).backward()
+        launches = [name for name, _ in device.launches if name in ("loss", "divisor")]
+        assert [memory() for memory in made] == [None] * (capturing * (len(launches) - 1))
+        assert len(lasting) == (not capturing)
+        assert {id(t) for t in table_ring._seen_by_graphs} == kept
+        (kernel,) = backend.kernels
+        assert kernel._scalar.untyped_storage().nbytes() == 0
+
+
+def test_lasting_memory_is_allocated_by_another_thread(monkeypatch):
+    """Threads have pools of their own while PyTorch prepares a CUDA graph."""
+    calls: list[Any] = []
+
+    class Stream:
+        def wait_event(self, event: Any) -> None:
+            calls.append(("wait", threading.get_ident()))
+
+    class Event:
+        def record(self, stream: Any) -> None:
+            calls.append(("record", threading.get_ident()))
+
+    class Memory:
+        def record_stream(self, stream: Any) -> None:
+            calls.append(("keep", threading.get_ident()))
+
+    def zeros(self: Any, count: int) -> Memory:
+        calls.append(("allocate", threading.get_ident()))
+        return Memory()
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(Cuda, "zeros", zeros)
+    assert isinstance(Cuda(0).lasting_zeros(3), Memory)
+    here = threading.get_ident()
+    assert [(name, thread == here) for name, thread in calls] == [
+        ("allocate", False),
+        ("record", False),
+        ("wait", True),
+        ("keep", True),
+    ]
 
 
 def test_a_denominator_on_another_gpu_is_brought_to_that_of_the_loss():

@@ -220,10 +220,11 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_options_that_do_not_fit_are_refused_with_the_reason(name):
     value, allowed, why = REFUSED[name]
+    help_ = " Help: capture the forward and the backward pass alone" * (name == "capturable")
     assert_rejected(
         InvalidValue,
         lambda: optim.LBFGS(weights(), **{name: value}),
-        f"`{name}` must be {allowed} for LBFGS, because {why}; received {name}={value!r}.",
+        f"`{name}` must be {allowed} for LBFGS, because {why}; received {name}={value!r}.{help_}",
     )
 
 

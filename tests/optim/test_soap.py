@@ -212,7 +212,8 @@ def test_clipped_gradients_make_the_eigenbases(fused):
         (
             {"capturable": True},
             "`capturable` must be False for SOAP, because the host counts the steps from one renewal of the eigenbases "
-            "to the next; received capturable=True.",
+            "to the next; received capturable=True. Help: capture the forward and the backward pass alone, and call "
+            "`step` outside of the CUDA graph.",
         ),
     ],
     ids=str,

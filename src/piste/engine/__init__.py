@@ -29,7 +29,7 @@ from .specs import (
     is_matrix,
     parameters,
 )
-from .step_dispatch import StepPlan, SumPlan, describe_backends
+from .step_dispatch import StepPlan, SumPlan, describe_backends, is_captured
 from .violations import ValueCheck, Violation
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "explain",
     "full_precision",
     "is_autocast",
+    "is_captured",
     "is_matrix",
     "is_sharded",
     "parameters",

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..errors import InvalidValue, did_you_mean
+from ..errors import InvalidValue, Unsupported, did_you_mean
 from ..translation import translate
 from .specs import LossArguments, LossKernelSpec, ParamState, StepSpec
 
@@ -213,6 +213,14 @@ def forced_backend() -> str | None:
 
 
 _warned: set[str] = set()
+
+
+def captured_counts(rule: str) -> Unsupported:
+    """Return the error for a step in a CUDA graph whose step counts are not in it."""
+    return Unsupported(
+        f"{rule}.step() can't be captured in a CUDA graph while its step counts are on the CPU: "
+        "every replay would repeat the same count. Help: pass capturable=True."
+    )
 
 
 def warn_fallback(cause: str) -> None:

@@ -6,7 +6,7 @@ import warnings
 import weakref
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, compress
 from typing import Any
@@ -17,12 +17,21 @@ from torch import Tensor
 from ..errors import Unsupported, english
 from ..torch_internals import PLAIN_TYPES
 from ..translation import translate
-from .backend import Backend, FastStep, StepKernel, backends_of, caller_level, forced_backend, warn_fallback
+from .backend import (
+    Backend,
+    FastStep,
+    StepKernel,
+    backends_of,
+    caller_level,
+    captured_counts,
+    forced_backend,
+    warn_fallback,
+)
 from .eager import step as eager
 from .hoisting import count_passes
 from .specs import ParamState, StepSpec, SumSpec
 
-__all__ = ["StepPlan", "SumPlan", "choose_backend", "describe_backends"]
+__all__ = ["StepPlan", "SumPlan", "choose_backend", "describe_backends", "is_captured"]
 
 _failed: weakref.WeakKeyDictionary[StepSpec, str] = weakref.WeakKeyDictionary()
 """Specs whose kernel could not be made, with the reason."""
@@ -30,6 +39,11 @@ _failed: weakref.WeakKeyDictionary[StepSpec, str] = weakref.WeakKeyDictionary()
 _address = Tensor.data_ptr
 _contiguous = Tensor.is_contiguous
 _size = Tensor.numel
+
+
+def is_captured(tensors: Iterable[Tensor]) -> bool:
+    """Return whether a CUDA graph captures work on tensors now, which runs at each replay."""
+    return any(x.is_cuda for x in tensors) and torch.cuda.is_current_stream_capturing()
 
 
 def choose_backend(spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> tuple[Backend | None, str | None]:
@@ -194,6 +208,8 @@ class StepPlan:
         """Step by the kernels, and the other parameters by the eager backend."""
         if any(params[i].grad is None for i in self._eager):
             return False
+        if not self._options["capturable"] and is_captured([params[i] for i in self._eager]):
+            raise captured_counts(self.spec.name)
         states = [replace(state, g=self._gradient(params[i])) for i, state in self._eager.items()]
         if any(choose_backend(self.spec, state, self._options)[0] is not None for state in states):
             return False

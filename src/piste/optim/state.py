@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..engine import SCALE, ParamState, is_matrix
+from ..engine import SCALE, ParamState, is_captured, is_matrix
 from ..errors import Unsupported
 from . import checkpoint, precision
 from .eight_bit_state import decode_codes, first_codes
@@ -98,7 +98,10 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
     rule = optimizer.rule_of(group)
     kept = {key: b for key, b in rule.buffers.items() if b.exists(is_matrix(p, least_size(group)), group)}
     mode = group["precision"] if precision.is_narrow(p, group) else "plain"
-    state = optimizer._state[p] if rule.counts_steps or kept or mode != "plain" else {}
+    is_kept = rule.counts_steps or bool(kept) or mode != "plain"
+    if is_kept and not optimizer._state.get(p) and not torch.compiler.is_compiling() and is_captured([p]):
+        raise first_step_captured(optimizer)
+    state = optimizer._state[p] if is_kept else {}
     device = p.device if _counts_on_device(group) else "cpu"
     like = torch.zeros((), dtype=_counter_dtype(rule, state, device), device=device)
     counters = []
@@ -128,6 +131,15 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
             first = partial(precision.first_count, key, optimizer, p, group)
             counters.insert(place, _counter(state, key, like, first))
     return buffers, counters, scales
+
+
+def first_step_captured(optimizer: Any) -> Unsupported:
+    """Return the error for a first step in a CUDA graph."""
+    return Unsupported(
+        f"{type(optimizer).__name__}.step() must run once before a CUDA graph captures it, because every replay would "
+        "make its state and its tables again. Help: step before the capture, on another stream, with gradients of the "
+        "same parameters, dtypes and strides."
+    )
 
 
 def _unsaved_step_count(optimizer: Any, p: Tensor, like: Tensor, is_first: bool) -> Tensor:

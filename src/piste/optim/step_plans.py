@@ -23,6 +23,7 @@ from ..engine import (
     SumPlan,
     SumSpec,
     add_terms,
+    is_captured,
     step_eagerly,
     step_matrices_eagerly,
 )
@@ -32,7 +33,7 @@ from .clipping import GradientNorm, Scaling, reduces_gradients
 from .composition import numbers_of, step_spec
 from .lost_updates import LostUpdates
 from .shards import address, is_sharded, local_parts, part_state, takes_parts
-from .state import gradient, param_state
+from .state import first_step_captured, gradient, param_state
 
 __all__ = ["StepPlans", "step_traced_group", "traced_groups", "warn_unchanged"]
 
@@ -160,6 +161,8 @@ class StepPlans:
         has = [p.grad is not None for p in params]
         plan = next((plan for _, plan in plans[1:] if plan.has_grad == has), None)
         if plan is None or not plan.step(params, numbers):
+            if is_captured([p for p in params if p.grad is not None]):
+                raise first_step_captured(optimizer)
             kind: Any = next(k for spec, k in _KINDS.items() if isinstance(key.spec, spec))
             options = {**group, "capturable": key.on_device}
             plan = kind(

@@ -123,6 +123,11 @@ def _check_refused(cls: Any, values: Mapping[str, Any]) -> None:
     for name, why in {**(_REFUSED_BY_MATRICES if cls.matrix is not None else {}), **cls.refused}.items():
         allowed = SHARED[name].default
         if values.get(name, allowed) not in (allowed, False):
+            if name == "capturable":
+                raise InvalidValue(
+                    f"`capturable` must be False for {cls.__name__}, because {why}; received capturable=True. Help: "
+                    "capture the forward and the backward pass alone, and call `step` outside of the CUDA graph."
+                )
             raise InvalidValue(
                 f"`{name}` must be {allowed!r} for {cls.__name__}, because {why}; received {name}={values[name]!r}."
             )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import piste
+from piste.errors import Unsupported
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -152,6 +153,31 @@ def test_step_counts_of_a_checkpoint_of_the_host_move_to_the_device():
     resumed.step()
     assert resumed.state[q]["step"].device.type == "cuda" and resumed.state[q]["step"].item() == 2
     torch.testing.assert_close(q, p, rtol=2e-6, atol=2e-6)
+
+
+def test_a_first_step_is_not_captured():
+    p = torch.ones(10, device="cuda", requires_grad=True)
+    p.grad = torch.ones_like(p)
+    for fused in (None, False):
+        optimizer = piste.optim.Adam([p], lr=0.5, capturable=True, fused=fused)
+        message = "must run once before a CUDA graph captures it"
+        with pytest.raises(Unsupported, match=message), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            p.grad.mul_(2)
+            optimizer.step()
+        optimizer.step()
+        assert optimizer.state[p]["step"].item() == 1
+    assert p.tolist() == pytest.approx([0.0] * 10, abs=1e-6)
+
+
+def test_a_captured_step_of_the_eager_backend_needs_counts_on_the_device():
+    p = torch.ones(10, device="cuda", requires_grad=True)
+    p.grad = torch.ones_like(p)
+    optimizer = piste.optim.SGD([p], lr=0.5, fused=False)
+    optimizer.step()
+    with pytest.raises(Unsupported, match="pass capturable=True"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        p.grad.mul_(2)
+        optimizer.step()
+    assert p.tolist() == [0.5] * 10
 
 
 def test_bad_steps_are_left_out_while_a_graph_is_replayed():

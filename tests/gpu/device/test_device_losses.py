@@ -225,6 +225,32 @@ def test_a_captured_loss_reports_its_replays():
     assert loss.isnan()
 
 
+@pytest.mark.parametrize("rows", [64, 5000])
+def test_compiled_graphs_hold_no_memory_of_a_loss(rows):
+    """PyTorch rejects memory of its pool for CUDA graphs that is no result of the compiled function."""
+    torch.manual_seed(1)
+    inputs = [torch.randn(rows, 20, device="cuda") for _ in range(5)]
+    k = torch.randint(30, (rows,), device="cuda")
+    k[0] = -100
+    found = []
+    for mode in ("reduce-overhead", None):
+        forget_kernels()
+        torch._dynamo.reset()
+        torch.manual_seed(2)
+        model = torch.nn.Linear(20, 30, device="cuda")
+
+        def step(x: torch.Tensor, model: torch.nn.Module = model) -> torch.Tensor:
+            return functional.cross_entropy(model(x), k) + functional.mse_loss(model(x), x.repeat(1, 2)[:, :30])
+
+        run = torch.compile(step, mode=mode) if mode else step
+        for x in inputs:
+            loss = run(x)
+            loss.backward()
+        found.append([loss.detach().clone(), *(p.grad.clone() for p in model.parameters())])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+    piste.check()
+
+
 def test_streams_have_workspaces_of_their_own():
     torch.manual_seed(1)
     x, y = torch.randn(4_000_000, device="cuda"), torch.rand(4_000_000, device="cuda")

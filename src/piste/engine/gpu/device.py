@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -56,6 +57,27 @@ class Cuda:
     def zeros(self, count: int) -> Tensor:
         """Allocate words of 0 on the device."""
         return torch.zeros(count, dtype=torch.int64, device=self._device)
+
+    def lasting_zeros(self, count: int) -> Tensor:
+        """Allocate words of 0 for the work of the current stream, to be kept after the call.
+
+        A thread may allocate in a pool of its own: torch.compile(mode="reduce-overhead") does so before it captures a
+        CUDA graph, and rejects memory of the pool that is no result of the compiled function. So another thread
+        allocates.
+        """
+        event = torch.cuda.Event()
+
+        def allocate() -> Tensor:
+            made = self.zeros(count)
+            event.record(torch.cuda.current_stream(self._device))
+            return made
+
+        with ThreadPoolExecutor(1) as thread:
+            made = thread.submit(allocate).result()
+        stream = torch.cuda.current_stream(self._device)
+        stream.wait_event(event)
+        made.record_stream(stream)
+        return made
 
     def synchronize(self) -> None:
         """Wait for everything that the device has been given."""

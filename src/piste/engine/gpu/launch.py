@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import Unsupported
+from ..backend import captured_counts
 from ..layout import real_size
 from ..specs import ParamState, StepSpec, SumSpec
 from .counters import HostCounters
@@ -154,10 +154,7 @@ class GpuStepKernel:
         if self._counters is None:
             return (self._prepare_on_device(numbers, stream),), True
         if is_capturing:
-            raise Unsupported(
-                f"{self._spec.name}.step() can't be captured in a CUDA graph while its step counts are on the CPU: "
-                "every replay would repeat the same count. Help: pass capturable=True."
-            )
+            raise captured_counts(self._spec.name)
         values = plain_numbers(self._spec, numbers)
         grad_scale = numbers.get("grad_scale")
         factor = 1.0 if grad_scale is None else 1.0 / grad_scale.item()

@@ -52,7 +52,7 @@ class GpuLossKernel(LossKernel):
         self._words = workspace_words(1 + len(spec.checks))
         self._plans: dict[tuple[Any, ...], _Plan] = {}
         self._latest: _Plan | None = None
-        self._scalar: Tensor | None = None  # of the dtype of the loss, on the device
+        self._scalar: Tensor | None = None  # of the dtype of the loss, on the device, without memory
         self._divide: Launch | None = None
         # A formula with a word that no kernel has fails here.
         if self._is_row:
@@ -98,7 +98,7 @@ class GpuLossKernel(LossKernel):
         first = operands[0]
         if self.is_sum:
             if self._scalar is None:
-                self._scalar = first.new_empty(())
+                self._scalar = _without_memory(first.new_empty(()))
             out = _empty_like(self._scalar)
         else:
             out = first.new_empty(first.shape[:-1]) if self._is_row else _empty_like(first)
@@ -144,7 +144,8 @@ class GpuLossKernel(LossKernel):
             divisor = by.data_ptr()
         gradients.divisor = divisor
         if self.is_sum or self._has_checks:
-            given.append(workspace(device, stream, self._words, is_capturing=is_capturing))
+            words = workspace(device, stream, self._words, is_capturing=is_capturing)
+            given.append(words.data_ptr())
         if self._has_checks:
             reports = reports_of(device)
             given += reports.address, reports.add(plan.checks, is_capturing=is_capturing)
@@ -184,7 +185,7 @@ class GpuLossKernel(LossKernel):
         if self._divide is None:
             self._divide = self._device.launcher(divisor_source(self.spec.divisor, self.spec.operands[-1].storage))
         words = workspace(self._device, stream, self._words, is_capturing=is_capturing)
-        addresses = (index.data_ptr(), weights.data_ptr(), by.data_ptr(), words, arguments.ignored)
+        addresses = (index.data_ptr(), weights.data_ptr(), by.data_ptr(), words.data_ptr(), arguments.ignored)
         numbers = (operands[0].shape[-1], rows, iterations, int(arguments.is_nothing_nan))
         self._divide(-(-rows // (1024 * iterations)), stream, (*addresses, *numbers))
         return by
@@ -333,6 +334,12 @@ class _Gradients(tuple[Tensor, ...]):
     plan: _Plan
     divisor: float
     kept: Tensor
+
+
+def _without_memory(x: Tensor) -> Tensor:
+    """Free the memory of a tensor whose dtype and device alone are needed; see `Cuda.lasting_zeros`."""
+    x.untyped_storage().resize_(0)
+    return x
 
 
 def _is_unknown(operands: object) -> bool:

@@ -86,8 +86,8 @@ class Reports:
 
     def _collect(self) -> None:
         """Move all reports from the slots to the list."""
+        self._word.value = 0  # before waiting: a kernel that another thread launches then sets it again
         self._device.synchronize()
-        self._word.value = 0
         content = (ctypes.c_int64 * (REPORT * (SLOTS + 1))).from_address(self.address)
         for slot, call in enumerate(self._calls):
             at = REPORT * (slot + 1)

@@ -1,0 +1,111 @@
+"""A CUDA graph captures a step only where each replay is another step; the capture is simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from piste import optim
+from piste.engine import is_captured, step_dispatch
+from piste.errors import InvalidValue, Unsupported
+from piste.optim import state, step_plans
+
+from .rejections import assert_rejected
+
+FIRST = (
+    "must run once before a CUDA graph captures it, because every replay would make its state and its tables again. "
+    "Help: step before the capture, on another stream, with gradients of the same parameters, dtypes and strides."
+)
+
+
+@pytest.fixture
+def capture(monkeypatch) -> list[bool]:
+    """Whether a graph captures the work of now."""
+    now = [False]
+
+    def is_captured(tensors: Sequence[Any]) -> bool:
+        return now[0] and bool(tensors)
+
+    for module in (state, step_plans, step_dispatch):
+        monkeypatch.setattr(module, "is_captured", is_captured)
+    return now
+
+
+def weights() -> list[torch.Tensor]:
+    params = [torch.linspace(-1, 1, 6).reshape(2, 3).requires_grad_(), torch.ones(3, 1, requires_grad=True)]
+    for p in params:
+        p.grad = torch.full_like(p, 0.5)
+    return params
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon", "Prodigy", "Adafactor"])
+def test_the_first_step_can_not_be_captured(name, capture):
+    params, others = weights(), weights()
+    ours, other = (getattr(optim, name)(given, capturable=True) for given in (params, others))
+    capture[0] = True
+    message = assert_rejected(Unsupported, ours.step)
+    assert message == f"{name}.step() {FIRST}"
+    assert not ours.state
+    torch.testing.assert_close(params, weights())
+    capture[0] = False
+    for _ in range(2):
+        ours.step()
+        other.step()
+        capture[0] = True  # the second step is another replay
+    torch.testing.assert_close(params, others)
+
+
+def test_gradients_of_other_parameters_need_a_step_before_the_capture(capture):
+    params = weights()
+    optimizer = optim.Adam(params, capturable=True)
+    optimizer.step()
+    params[1].grad = None
+    capture[0] = True
+    assert_rejected(Unsupported, optimizer.step, FIRST)
+    capture[0] = False
+    optimizer.step()
+    capture[0] = True
+    optimizer.step()
+    assert [optimizer.state[p]["step"].item() for p in params] == [3, 1]
+
+
+def test_a_capture_without_gradients_steps_nothing(capture):
+    capture[0] = True
+    optim.Adam([torch.ones(2, requires_grad=True)], capturable=True).step()
+
+
+def test_the_eager_backend_refuses_a_capture_that_would_repeat_a_step_count(capture):
+    params = weights()
+    optimizer = optim.Adam(params, fused=False)
+    optimizer.step()
+    before = [p.detach().clone() for p in params]
+    capture[0] = True
+    message = assert_rejected(Unsupported, optimizer.step)
+    assert message == (
+        "Adam.step() can't be captured in a CUDA graph while its step counts are on the CPU: every replay would repeat "
+        "the same count. Help: pass capturable=True."
+    )
+    torch.testing.assert_close([p.detach() for p in params], before)
+    assert optimizer.state[params[0]]["step"].item() == 1
+
+
+def test_work_on_cuda_devices_alone_is_captured(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert not is_captured([torch.ones(1)])
+    on_gpu: Any = SimpleNamespace(is_cuda=True)
+    assert is_captured([torch.ones(1), on_gpu])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert not is_captured([on_gpu])
+
+
+@pytest.mark.parametrize("name", ["SOAP", "LBFGS"])
+def test_a_rule_that_no_graph_can_capture_says_what_to_do(name):
+    message = assert_rejected(InvalidValue, lambda: getattr(optim, name)(weights(), capturable=True))
+    assert message.endswith(
+        "received capturable=True. Help: capture the forward and the backward pass alone, and call `step` outside of "
+        "the CUDA graph."
+    )
