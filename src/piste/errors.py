@@ -39,8 +39,10 @@ def english(error: BaseException) -> str:
     return str(error.args[0]) if isinstance(error, PisteError) and error.args else str(error)
 
 
-def nearest(word: str, words: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
+def nearest(word: str, words: Iterable[str], count: int = 3, cutoff: float | None = None) -> list[str]:
     """Return the known words most like `word`, best first; empty when none is alike."""
+    if cutoff is None:
+        cutoff = 0.5 if len(word) < 4 else 0.6  # one of two letters
     by_folded = {w.lower(): w for w in words}
     return [by_folded[w] for w in difflib.get_close_matches(word.lower(), by_folded, n=count, cutoff=cutoff)]
 

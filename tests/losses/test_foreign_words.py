@@ -142,3 +142,36 @@ def test_a_divergence_by_another_name_gets_the_word_for_it(value, words) -> None
 def test_the_vanilla_game_gets_the_words_for_it() -> None:
     rejects(lambda: nn.DiscriminatorLoss("vanilla"), 'Help: the discriminator of that game is "logistic".')
     rejects(lambda: nn.GeneratorLoss("vanilla"), 'the generator of that game is "non_saturating" or "minimax".')
+
+
+@pytest.mark.parametrize(
+    ("cls", "argument", "words"),
+    [
+        (nn.ArcFaceLoss, "num_classes", "The loss has no weights: `input` holds cosines (N, C), linear(normalize("),
+        (nn.CosFaceLoss, "embedding_size", "The loss has no weights: `input` holds cosines"),
+        (nn.CrossEntropyLoss, "num_classes", "The classes are counted from the shape of `input`."),
+        (nn.FocalLoss, "n_classes", "The classes are counted from the shape of `input`."),
+        (nn.TverskyLoss, "num_classes", "The classes are counted from the shape of `input`."),
+        (nn.LovaszSoftmaxLoss, "num_classes", "The classes are counted from the shape of `input`."),
+        (nn.CORNLoss, "num_classes", "The number of ranks is one more than that of the logits in a row of `input`."),
+        (nn.DiceLoss, "from_logits", 'Logits are taken with activation="sigmoid" or activation="softmax".'),
+        (nn.DiceLoss, "include_background", "Leave the first class out of the operands: input[:, 1:]"),
+        (nn.DiceLoss, "to_onehot_y", "Class indices (N, d1, ...) are taken as they are."),
+        (nn.DiceLoss, "jaccard", "JaccardLoss is a loss of its own."),
+        (nn.LovaszSoftmaxLoss, "only_present", "Write `classes`."),
+        (nn.GRPOLoss, "loss_type", "The denominator is `normalizer`, or the sum of `weight`"),
+        (nn.MSELoss, "num_classes", "Known: `check`"),
+    ],
+)
+def test_arguments_without_an_equal_are_answered_with_what_to_do(cls, argument, words) -> None:
+    rejects(lambda: cls(**{argument: 1}), f"{cls.__name__}() has no argument `{argument}`. {words}", kind=InvalidType)
+
+
+def test_the_cosines_that_the_help_describes_are_those_of_the_loss() -> None:
+    """The directions are weights of one's own: the loss is that of the logits that it makes of them."""
+    torch.manual_seed(0)
+    embedding, weight, target = torch.randn(5, 4), torch.randn(3, 4), torch.tensor([0, 2, 1, 1, 0])
+    normalize = torch.nn.functional.normalize
+    cosines = torch.nn.functional.linear(normalize(embedding), normalize(weight))
+    expected = torch.nn.functional.cross_entropy(4 * (cosines - 0.35 * torch.eye(3)[target]), target)
+    torch.testing.assert_close(nn.CosFaceLoss(scale=4.0)(cosines, target), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from functools import partial
@@ -14,7 +15,9 @@ from piste.errors import InvalidType, InvalidValue
 from piste.optim import OPTIMIZERS, Adam, Optimizer, RMSprop
 from piste.optim.convention import TITLES
 from piste.optim.conventions import CONVENTIONS
+from piste.optim.declaration import all_options
 from piste.optim.options import rate
+from tools.docs.libraries import read_libraries
 
 from .rejections import assert_rejected, weights
 
@@ -141,6 +144,10 @@ def test_defaults_and_names_are_those_of_the_library(name, convention, given, ex
 
 ONLY = [
     ("LAMB", "timm", {"grad_averaging": True, "caution": False, "corrected_weight_decay": False}),
+    ("RMSprop", "optax", {"initial_scale": 0.0, "eps_in_sqrt": True, "nesterov": False, "bias_correction": False}),
+    ("NAdam", "optax", {"eps_root": 0.0, "nesterov": True}),
+    ("AdaBelief", "optax", {"eps_root": 1e-16, "nesterov": False}),
+    ("LARS", "optax", {"eps": 0.0, "trust_ratio_mask": True}),
     (
         "LAMB",
         "pytorch_optimizer",
@@ -148,7 +155,7 @@ ONLY = [
         | {"pre_norm": False, "adam_debias": False},
     ),
     ("Adafactor", "keras", {"relative_step": True}),
-    ("Adafactor", "optax", {"factored": True, "decay_offset": 0, "weight_decay_mask": None}),
+    ("Adafactor", "optax", {"factored": True, "decay_offset": 0}),
 ]
 """Arguments of a library that are accepted with one value."""
 
@@ -165,6 +172,78 @@ def test_arguments_of_a_library_with_one_value_are_accepted_with_that_value(name
         )
         call = partial(OPTIMIZERS[name], weights(), **rate, **{argument: other}, convention=convention)
         assert_rejected(InvalidValue, call, words)
+
+
+@pytest.mark.parametrize("convention", ["keras", "optax"])
+def test_the_defaults_of_every_argument_of_a_library_are_accepted_and_change_nothing(convention):
+    """The signatures are those that tools.docs.libraries reads off Keras and optax."""
+    for name, entry in read_libraries()[convention]["optimizers"].items():
+        if convention not in OPTIMIZERS[name].conventions:
+            continue
+        plain = OPTIMIZERS[name](weights(), lr=0.1, convention=convention).param_groups[0]
+        for argument, text in entry["arguments"].items():
+            if argument == "learning_rate":
+                continue
+            value = text if text == "float32" else ast.literal_eval(text)  # a dtype of JAX
+            given = OPTIMIZERS[name](weights(), lr=0.1, **{argument: value}, convention=convention).param_groups[0]
+            assert {**given, "params": 0} == {**plain, "params": 0}, (name, argument)
+
+
+def test_keras_clips_by_its_own_names():
+    group = OPTIMIZERS["Adam"](weights(), global_clipnorm=1.0, clipvalue=0.5, convention="keras").param_groups[0]
+    assert (group["max_norm"], group["max_value"]) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "convention", "argument", "help"),
+    [
+        ("SGD", "keras", {"clipnorm": 1.0}, 'must be None with convention="keras"; received clipnorm=1.0. Help: torch'),
+        ("Adam", "keras", {"use_ema": True}, "Help: torch.optim.swa_utils.AveragedModel averages the weights."),
+        ("Adam", "optax", {"mu_dtype": "bfloat16"}, "Help: `state_dtype` sets the dtype of the state, state_dtype="),
+        ("Adafactor", "optax", {"weight_decay_mask": True}, "Help: param groups have a weight_decay each"),
+    ],
+)
+def test_arguments_with_an_equal_elsewhere_are_answered_with_it(name, convention, argument, help):
+    call = partial(OPTIMIZERS[name], weights(), lr=0.1, **argument, convention=convention)
+    assert_rejected(InvalidValue, call, help)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Lion"])
+def test_an_option_that_the_rule_lacks_is_rejected_with_a_convention(name):
+    call = partial(OPTIMIZERS[name], weights(), epsilon=0.1, convention="keras")
+    assert_rejected(InvalidType, call, f"{name} has no option `epsilon`; ")
+
+
+def test_every_name_of_a_library_stands_for_an_option():
+    for name, conventions in CONVENTIONS.items():
+        for rules in conventions.values():
+            ours = {text.partition("[")[0].lstrip("-") for text in rules.names.values()}
+            assert ours <= all_options(OPTIMIZERS[name]).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "convention", "argument", "help"),
+    [
+        ("Adam", "optax", "beta_1", "Adam has no option `beta_1`; optax calls it `b1`."),
+        ("Adam", "keras", "b2", "Adam has no option `b2`; Keras calls it `beta_2`."),
+        ("LAMB", "timm", "beta1", "PyTorch takes both as one pair"),
+        ("Rprop", "optax", "eta", "Rprop has no option `eta`; optax calls it `learning_rate`."),
+        ("Adam", "keras", "learning_ratee", "did you mean `learning_rate`?"),
+        ("RMSprop", "optax", "momentums", "did you mean `momentum`?"),
+        (
+            "Adafactor",
+            "optax",
+            "zzz",
+            "known: `learning_rate`, `decay_rate`, `eps`, `clipping_threshold`",
+        ),
+        ("Adam", "torch", "learning_ratee", "PyTorch calls it `lr`."),
+        ("Adam", "torch", "use_emas", "known: `lr`, `betas`"),
+    ],
+)
+def test_the_help_for_a_wrong_name_has_the_names_of_the_library(name, convention, argument, help):
+    lr = {} if argument in ("eta", "learning_ratee") and convention == "torch" else {"lr": 0.1}
+    call = partial(OPTIMIZERS[name], weights(), **lr, **{argument: 0.5}, convention=convention)
+    assert_rejected(InvalidType, call, help)
 
 
 def test_a_rate_of_the_wrong_type_is_rejected_by_its_name_in_the_library():

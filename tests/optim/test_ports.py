@@ -73,7 +73,8 @@ def test_wrong_calls_of_the_report_are_rejected():
         lambda: port("jax", "Adam"),
         '`framework` must be one of "keras", "optax", "timm", "transformers", "pytorch_optimizer"; received',
     )
-    assert_rejected(InvalidValue, lambda: port("keras", "Adan"), "received 'Adan'. Did you mean `Adam`")
+    assert_rejected(InvalidValue, lambda: port("keras", "Adan"), "received 'Adan'. Known: `SGD`")
+    assert_rejected(InvalidValue, lambda: port("keras", "Adamm"), "received 'Adamm'. Did you mean `Adam`")
     assert_rejected(InvalidType, lambda: port("keras", "Adam", rho=0.9), "Adam has no option `rho`")
     assert_rejected(InvalidType, lambda: port("optax", "Adam"), "Adam needs `lr`")
     assert_rejected(InvalidType, lambda: port("keras", 3), '`name` must be the name of an optimizer, such as "Adam"')

@@ -42,6 +42,11 @@ class AngularLoss(ClassLoss):
     expects = "cosines (N, C) between embeddings and the directions of the classes, and class indices (N)"
     example = "torch.rand(3, 5), torch.tensor([1, 0, 4])"
     index_faults = (_no_cosine,)
+    elsewhere = dict.fromkeys(
+        ("num_classes", "embedding_size", "in_features", "out_features"),
+        "The loss has no weights: `input` holds cosines (N, C), linear(normalize(embedding), normalize(weight)) of "
+        "torch.nn.functional, with your own weight (C, D).",
+    )
 
     @classmethod
     def check_input(cls, x: Tensor, k: Tensor, keep: Tensor) -> None:

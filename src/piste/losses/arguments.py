@@ -14,7 +14,10 @@ from ..options import Option, document, make_signature, names_here
 from .reduction import LEGACY, SETTINGS, reduction_of_flags, reduction_option
 from .registry import fold_name
 
-__all__ = ["bind", "bind_constructor", "document_arguments", "misuse", "named_options", "signature_of"]
+__all__ = ["COUNTED", "bind", "bind_constructor", "document_arguments", "misuse", "named_options", "signature_of"]
+
+COUNTED = dict.fromkeys(("num_classes", "n_classes"), "The classes are counted from the shape of `input`.")
+"""The help for the number of classes, which no loss takes."""
 
 _FOREIGN_NAMES = {
     "input": (
@@ -132,6 +135,7 @@ _FOREIGN_NAMES = {
         "softmax",
     ),
     "variant": ("loss_type",),
+    "classes": ("only_present",),
     "kind": (
         "loss_type",
         "gan_mode",
@@ -210,8 +214,12 @@ def _hint(loss: Any, name: str, signature: inspect.Signature) -> str:
     """Return the help for an unknown argument."""
     if name == "alpha" and "weight" in signature.parameters and "gamma" in signature.parameters:
         return "A number alpha is a factor of the whole loss; `weight` is a tensor with an alpha for each class."
+    if name == "from_logits" and "activation" in signature.parameters:
+        return 'Logits are taken with activation="sigmoid" or activation="softmax".'
     if name == "from_logits":
         return "CrossEntropyLoss and BCEWithLogitsLoss take logits, NLLLoss log-probabilities, BCELoss probabilities."
+    if name in loss.elsewhere:
+        return str(loss.elsewhere[name])
     folded = fold_name(name)
     words = names_here(folded, _BY_FOREIGN_NAME, signature.parameters)
     if words == ["activation"]:

@@ -14,6 +14,7 @@ from ..engine import NO_IGNORE_INDEX, Bound, ValueCheck, Violation, compute_dtyp
 from ..errors import InvalidValue
 from ..formula.row_functions import pick, total
 from ..options import Integer, TensorOption
+from .arguments import COUNTED
 from .call import PreparedCall
 from .class_checks import (
     arrange,
@@ -41,6 +42,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
     """A loss of rows of classes: the dimension of the classes, targets, class weights, and ignored rows."""
 
     input_kind: ClassVar[str] = "logits"
+    elsewhere = COUNTED
     denominator: ClassVar[str] = "weights"  # for class indices
     supports_ignore_index: ClassVar[bool] = True
     symbols: ClassVar[dict[str, str]] = {

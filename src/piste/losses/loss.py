@@ -57,6 +57,7 @@ class Loss(TorchLoss):
     expects: ClassVar[str] = "two tensors of the same shape, of floating-point numbers"
     example: ClassVar[str] = "torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])"
     symbols: ClassVar[dict[str, str]] = {}  # the meaning of the formula's symbols, where they are not the arguments
+    elsewhere: ClassVar[Mapping[str, str]] = {}  # arguments of other libraries without an equal, with what to do
     branches: ClassVar[tuple[str, str] | None] = None  # the names of the two sides of the formula's `where`
 
     # Derived from the declaration:

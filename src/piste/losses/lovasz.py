@@ -13,6 +13,7 @@ from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import total
 from ..formula.words import where
 from ..options import Choice, Flag, Integer
+from .arguments import COUNTED
 from .call import PreparedCall
 from .loss import Loss
 from .reduction import Reduction
@@ -190,6 +191,7 @@ class LovaszSoftmaxLoss(LovaszLoss):
         "ignore_index": IGNORE_INDEX,
     }
     signature = "reduction, activation, per_image, classes, ignore_index"
+    elsewhere = COUNTED
     expects = "logits (N, C, d1, ...) and class indices (N, d1, ...)"
     symbols = {
         "e": "the errors of each class, the largest first",

@@ -22,6 +22,7 @@ class OrdinalLoss(RowwiseLoss):
     """A loss of a rank from 0 to K - 1 and the K - 1 logits of its steps."""
 
     formula: ClassVar[Any]
+    elsewhere = {"num_classes": "The number of ranks is one more than that of the logits in a row of `input`."}
     expects = "logits (N, K - 1) of the steps between K ranks, and ranks (N) of dtype int64"
     example = "torch.randn(3, 4), torch.tensor([1, 0, 4])"
     symbols = {"x": "a row of input", "y": "whether the rank is above each step", "m": "whether each step counts"}

@@ -65,6 +65,7 @@ class GRPOLoss(ElementwiseLoss):
         "weight": WEIGHT,
     }
     signature = "reduction, clip_low, clip_high, beta, reference, weight"
+    elsewhere = {"loss_type": "The denominator is `normalizer`, or the sum of `weight`: help(GRPOLoss) lists them."}
     denominator = "weights"
     extras = ("reference",)
     symbols = {"p": "input", "q": "old", "a": "advantage", "p0": "reference"}

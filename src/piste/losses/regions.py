@@ -13,6 +13,7 @@ from ..errors import InvalidType, InvalidValue
 from ..formula.row_functions import total
 from ..formula.words import sigmoid, where
 from ..options import Choice, Flag, Number, Option
+from .arguments import COUNTED
 from .binary import GUARD, LABEL
 from .call import PreparedCall
 from .reduction import Reduction
@@ -81,6 +82,12 @@ class RegionLoss(RowwiseLoss):
     """A loss of the predicted and the labelled region of each sample and class."""
 
     formula: ClassVar[Any]
+    elsewhere = {
+        **COUNTED,
+        "include_background": "Leave the first class out of the operands: input[:, 1:], and labels target[:, 1:].",
+        "to_onehot_y": "Class indices (N, d1, ...) are taken as they are.",
+        "jaccard": "JaccardLoss is a loss of its own.",
+    }
     expects = "probabilities or logits (N, C, d1, ...), and labels of that shape or class indices (N, d1, ...)"
     example = "torch.rand(2, 3, 4, 4), torch.randint(3, (2, 4, 4))"
     symbols = {"x": "a region of input", "y": "its labels"}

@@ -23,6 +23,19 @@ TITLES = {
 """The names of the libraries in messages, by the values of `convention`."""
 
 
+_AVERAGE = "torch.optim.swa_utils.AveragedModel averages the weights"
+_DTYPE = '`state_dtype` sets the dtype of the state, state_dtype="bfloat16"'
+_HELP = {
+    "clipnorm": "torch.nn.utils.clip_grad_norm_([p], c) of each parameter; `max_norm` clips the norm of all",
+    **dict.fromkeys(("use_ema", "ema_momentum", "ema_overwrite_frequency"), _AVERAGE),
+    "loss_scale_factor": "torch.amp.GradScaler scales the loss",
+    "gradient_accumulation_steps": "gradients add up until zero_grad(): step once for all backward passes",
+    **dict.fromkeys(("accumulator_dtype", "dtype_momentum", "mu_dtype"), _DTYPE),
+    "weight_decay_mask": "param groups have a weight_decay each, as optim.param_groups(model) makes them",
+}
+"""What does the same for an argument that is accepted with one value only."""
+
+
 @dataclass(frozen=True)
 class Convention:
     """An optimizer as another library has it.
@@ -47,6 +60,11 @@ class Convention:
     absent: tuple[str, ...] = ()
     none: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def names_of(self, option: str) -> list[str]:
+        """Return the library's names of an option: one for each of its numbers, or the option's own name."""
+        names = [name for name, ours in self.names.items() if ours.partition("[")[0].lstrip("-") == option]
+        return names or [option] * (option not in self.absent)
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -100,9 +118,10 @@ def as_torch(cls: Any, convention: str, given: Mapping[str, Any]) -> dict[str, A
 def _check_fixed(cls: Any, convention: str, name: str, value: Any) -> None:
     only = cls.conventions[convention].fixed[name]
     if value != only:
+        help = _HELP.get(name, f"{TITLES[convention]}'s other formula has no equal here")
         raise InvalidValue(
             f'`{name}` of {cls.__name__} must be {only!r} with convention="{convention}"; received {name}={value!r}. '
-            f"Help: {TITLES[convention]}'s other formula has no equal here."
+            f"Help: {help}."
         )
 
 

@@ -5,6 +5,9 @@ Where `update` is None, the rule of the optimizer holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from .convention import Convention
 from .convention_formulas import (
     keras_adafactor,
@@ -29,19 +32,41 @@ from .convention_formulas import (
 
 __all__ = ["CONVENTIONS"]
 
-_KERAS = {"learning_rate": "lr", "epsilon": "eps"}
+_KERAS_RATE = {"learning_rate": "lr", "global_clipnorm": "max_norm", "clipvalue": "max_value"}
+_KERAS = {**_KERAS_RATE, "epsilon": "eps"}
 _KERAS_BETAS = {**_KERAS, "beta_1": "betas[0]", "beta_2": "betas[1]"}
+_KERAS_ONLY = {
+    "clipnorm": None, "use_ema": False, "ema_momentum": 0.99, "ema_overwrite_frequency": None,
+    "loss_scale_factor": None, "gradient_accumulation_steps": None,
+}  # fmt: skip
+_OPTAX_ONLY = {"eps_root": 0.0, "mu_dtype": None, "nesterov": False}
 _OPTAX = {"learning_rate": "lr"}
 _OPTAX_BETAS = {**_OPTAX, "b1": "betas[0]", "b2": "betas[1]"}
 _LAMB_FLAGS = ("bias_correction", "trust_clip", "always_adapt")
 
+
+def _keras(
+    defaults: Mapping[str, Any], names: Mapping[str, str], update: Callable[..., Any] | None = None,
+    fixed: Mapping[str, Any] | None = None, **others: Any,
+) -> Convention:  # fmt: skip
+    """Return a convention of Keras, with the arguments that all of its optimizers have."""
+    none = {"weight_decay": 0.0}
+    return Convention(defaults, names, update, none=none, fixed={**_KERAS_ONLY, **(fixed or {})}, **others)
+
+
 CONVENTIONS: dict[str, dict[str, Convention]] = {
     "SGD": {
-        "keras": Convention({"lr": 0.01}, _KERAS, keras_sgd, has_rate=True, decoupled=True, absent=("dampening",)),
-        "optax": Convention({"lr": None}, _OPTAX, absent=("dampening", "weight_decay")),
+        "keras": _keras({"lr": 0.01}, _KERAS_RATE, keras_sgd, has_rate=True, decoupled=True, absent=("dampening",)),
+        "optax": Convention(
+            {"lr": None},
+            _OPTAX,
+            absent=("dampening", "weight_decay"),
+            none={"momentum": 0.0},
+            fixed={"accumulator_dtype": None},
+        ),
     },
     "RMSprop": {
-        "keras": Convention(
+        "keras": _keras(
             {"lr": 0.001, "alpha": 0.9, "eps": 1e-7},
             {**_KERAS, "rho": "alpha"},
             rms,
@@ -54,10 +79,12 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
             rms,
             has_rate=True,
             absent=("weight_decay",),
+            none={"momentum": 0.0},
+            fixed={"initial_scale": 0.0, "eps_in_sqrt": True, "nesterov": False, "bias_correction": False},
         ),
     },
     "Adagrad": {
-        "keras": Convention(
+        "keras": _keras(
             {"lr": 0.001, "initial_accumulator_value": 0.1, "eps": 1e-7},
             _KERAS,
             keras_adagrad,
@@ -72,26 +99,32 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
         ),
     },
     "Adadelta": {
-        "keras": Convention({"lr": 0.001, "rho": 0.95, "eps": 1e-7}, _KERAS, decoupled=True),
-        "optax": Convention({"lr": None}, _OPTAX),
+        "keras": _keras({"lr": 0.001, "rho": 0.95, "eps": 1e-7}, _KERAS, decoupled=True),
+        "optax": Convention({"lr": None}, _OPTAX, fixed={"weight_decay_mask": None}),
     },
     "Adam": {
-        "keras": Convention(
-            {"eps": 1e-7}, _KERAS_BETAS, keras_adam, decoupled=True, absent=("decoupled_weight_decay",)
+        "keras": _keras({"eps": 1e-7}, _KERAS_BETAS, keras_adam, decoupled=True, absent=("decoupled_weight_decay",)),
+        "optax": Convention(
+            {"lr": None},
+            _OPTAX_BETAS,
+            optax_adam,
+            absent=("weight_decay", "decoupled_weight_decay"),
+            fixed=_OPTAX_ONLY,
         ),
-        "optax": Convention({"lr": None}, _OPTAX_BETAS, optax_adam, absent=("weight_decay", "decoupled_weight_decay")),
     },
     "AdamW": {
-        "keras": Convention({"eps": 1e-7, "weight_decay": 0.004}, _KERAS_BETAS, keras_adam, decoupled=True),
-        "optax": Convention({"lr": None, "weight_decay": 1e-4}, _OPTAX_BETAS, decoupled=True, absent=("amsgrad",)),
+        "keras": _keras({"eps": 1e-7, "weight_decay": 0.004}, _KERAS_BETAS, keras_adam, decoupled=True),
+        "optax": Convention(
+            {"lr": None, "weight_decay": 1e-4}, _OPTAX_BETAS, decoupled=True, absent=("amsgrad",), fixed=_OPTAX_ONLY
+        ),
     },
     "Adamax": {
-        "keras": Convention({"lr": 0.001, "eps": 1e-7}, _KERAS_BETAS, keras_adamax, decoupled=True),
+        "keras": _keras({"lr": 0.001, "eps": 1e-7}, _KERAS_BETAS, keras_adamax, decoupled=True),
         "optax": Convention({"lr": None}, _OPTAX_BETAS, absent=("weight_decay",)),
     },
     "NAdam": {
         # The momentum of Keras rises as PyTorch's does with momentum_decay=1.
-        "keras": Convention(
+        "keras": _keras(
             {"lr": 0.001, "eps": 1e-7, "momentum_decay": 1.0},
             _KERAS_BETAS,
             decoupled=True,
@@ -102,11 +135,12 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
             _OPTAX_BETAS,
             optax_nadam,
             absent=("weight_decay", "decoupled_weight_decay", "momentum_decay"),
+            fixed={**_OPTAX_ONLY, "nesterov": True},
         ),
     },
     "LAMB": {
-        "keras": Convention({"eps": 1e-7}, _KERAS_BETAS, keras_lamb, decoupled=True, absent=_LAMB_FLAGS),
-        "optax": Convention({"lr": None}, _OPTAX_BETAS, absent=_LAMB_FLAGS),
+        "keras": _keras({"eps": 1e-7}, _KERAS_BETAS, keras_lamb, decoupled=True, absent=_LAMB_FLAGS),
+        "optax": Convention({"lr": None}, _OPTAX_BETAS, absent=_LAMB_FLAGS, fixed={"eps_root": 0.0}),
         "timm": Convention(
             {"weight_decay": 0.01, "max_norm": 1.0, "always_adapt": False},
             {"max_grad_norm": "max_norm"},
@@ -129,12 +163,37 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
             },
         ),
     },
-    "LARS": {"optax": Convention({"lr": None}, _OPTAX, optax_lars, has_rate=True, absent=("adapt",))},
-    "RAdam": {
-        "optax": Convention({"lr": None}, _OPTAX_BETAS, optax_radam, absent=("weight_decay", "decoupled_weight_decay"))
+    "LARS": {
+        "optax": Convention(
+            {"lr": None},
+            _OPTAX,
+            optax_lars,
+            has_rate=True,
+            absent=("adapt",),
+            fixed={"eps": 0.0, "weight_decay_mask": True, "trust_ratio_mask": True},
+        )
     },
-    "AdaBelief": {"optax": Convention({"lr": None}, _OPTAX_BETAS, optax_adabelief, absent=("weight_decay",))},
-    "Adan": {"optax": Convention({"lr": None}, {**_OPTAX_BETAS, "b3": "betas[2]"}, optax_adan)},
+    "RAdam": {
+        "optax": Convention(
+            {"lr": None},
+            _OPTAX_BETAS,
+            optax_radam,
+            absent=("weight_decay", "decoupled_weight_decay"),
+            fixed={"eps_root": 0.0, "threshold": 5.0, "nesterov": False},
+        )
+    },
+    "AdaBelief": {
+        "optax": Convention(
+            {"lr": None},
+            _OPTAX_BETAS,
+            optax_adabelief,
+            absent=("weight_decay",),
+            fixed={"eps_root": 1e-16, "nesterov": False},
+        )
+    },
+    "Adan": {
+        "optax": Convention({"lr": None}, {**_OPTAX_BETAS, "b3": "betas[2]"}, optax_adan, fixed={"eps_root": 1e-8})
+    },
     "Rprop": {
         "optax": Convention(
             {"lr": None},
@@ -149,11 +208,11 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
         )
     },
     "Lion": {
-        "keras": Convention({"lr": 0.001}, _KERAS_BETAS),
-        "optax": Convention({"lr": None, "weight_decay": 1e-3}, _OPTAX_BETAS),
+        "keras": _keras({"lr": 0.001}, {k: v for k, v in _KERAS_BETAS.items() if k != "epsilon"}),
+        "optax": Convention({"lr": None, "weight_decay": 1e-3}, _OPTAX_BETAS, fixed={"mu_dtype": None}),
     },
     "Adafactor": {
-        "keras": Convention(
+        "keras": _keras(
             {"lr": 0.001, "eps": (1e-30, 1e-3)},
             {
                 **_KERAS,
@@ -165,7 +224,6 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
             keras_adafactor,
             decoupled=True,
             absent=("beta1", "beta2_cap", "scale_parameter", "relative_step", "warmup_init", "min_dim_size_to_factor"),
-            none={"weight_decay": 0.0},
             fixed={"relative_step": True},
         ),
         "optax": Convention(
@@ -182,7 +240,7 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
             optax_adafactor,
             absent=("relative_step", "warmup_init"),
             none={"beta1": 0.0, "weight_decay": 0.0},
-            fixed={"factored": True, "decay_offset": 0, "weight_decay_mask": None},
+            fixed={"factored": True, "decay_offset": 0, "weight_decay_mask": None, "dtype_momentum": "float32"},
         ),
         "transformers": Convention(
             {"eps": (1e-30, 1e-3)},

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import InvalidType, InvalidValue, did_you_mean, english, nearest
 from ..options import names_here
-from .convention import TITLES
+from .convention import TITLES, Convention
 from .declaration import all_options
 
 FOREIGN_NAMES = {
@@ -37,7 +37,8 @@ def misuse(
 ) -> InvalidType | InvalidValue:
     """Return an error that lists every mistake in a call, and the corrected call."""
     mistakes = [] if has_params else [f"{cls.__name__} needs `params`, the parameters to train, first."]
-    mistakes += [f"{cls.__name__} has no option `{name}`; {help_with_name(cls, name)}" for name in unknown]
+    convention = kwargs.get("convention", "torch")
+    mistakes += [f"{cls.__name__} has no option `{name}`; {help_with_name(cls, name, convention)}" for name in unknown]
     kind: type[InvalidType | InvalidValue] = InvalidType if mistakes else InvalidValue
     pair = list(cls.options["betas"].default) if "betas" in cls.options else []
     by_position = dict(zip(cls.options, args, strict=False))
@@ -52,7 +53,8 @@ def misuse(
         elif words and name not in {"decay", "lr_decay"}:
             renamed[words[0]] = value
         elif _explanation(cls, name) is None:
-            renamed.update({near: value for near in nearest(name, _suggested(cls), 1) if near not in kwargs})
+            near = nearest(name, _suggested(cls, convention), 1)
+            renamed.update({option: value for option in near if option not in kwargs})
     refused = refused_values(cls, by_position | renamed)
     mistakes += [english(error) for error in refused.values()]
     first = [f"{name}={value!r}" for name, value in by_position.items() if name not in refused]
@@ -87,25 +89,41 @@ def offer_convention(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         f' {cls.__name__}({call}, convention="{convention}") has the names, defaults and formula of '
         f"{TITLES[convention]}."
         for convention, rules in cls.conventions.items()
-        if unknown <= set(rules.arguments)
+        if unknown & rules.names.keys() and all(_takes(rules, name, kwargs[name]) for name in unknown)
     )
 
 
-def help_with_name(cls: Any, name: str) -> str:
-    """Return the help for an unknown option, as the second half of a sentence."""
-    near = did_you_mean(name, _suggested(cls)).replace("Did", "did").replace("Known", "known")
-    return _explanation(cls, name) or near
+def _takes(rules: Convention, name: str, value: Any) -> bool:
+    """Return whether a convention has an argument, with this value where it has only one."""
+    return name in rules.names or (name in rules.fixed and rules.fixed[name] == value)
 
 
-def _suggested(cls: Any) -> list[str]:
-    """Return the names of the options that fit the optimizer."""
+def help_with_name(cls: Any, name: str, convention: str = "torch") -> str:
+    """Return the help for an unknown option, as the second half of a sentence, in the names of a convention."""
+    suggested = _suggested(cls, convention)
+    help = _explanation(cls, name, convention)
+    if help is None and not nearest(name, suggested, cutoff=0.8):  # a misspelled name of another library
+        help = next((_explanation(cls, near, convention) for near in nearest(name, FOREIGN_NAMES, 1, 0.8)), None)
+    return help or did_you_mean(name, suggested).replace("Did", "did").replace("Known", "known")
+
+
+def _suggested(cls: Any, convention: str = "torch") -> list[str]:
+    """Return the names of the options that fit the optimizer, those of a library where it has the convention."""
     of_decay = () if "weight_decay" in cls.options else ("decoupled_decay", "lr_max")
-    return [option for option in all_options(cls) if option not in of_decay]
+    options = [option for option in all_options(cls) if option not in of_decay]
+    rules = cls.conventions.get(convention)
+    return options if rules is None else [name for option in options for name in rules.names_of(option)]
 
 
-def _explanation(cls: Any, name: str) -> str | None:
+def _explanation(cls: Any, name: str, convention: str = "torch") -> str | None:
     """Return the help for a name that means something elsewhere; None for other names, which may be misspelled."""
     words = names_here(name, FOREIGN_NAMES, cls.options)
+    rules = cls.conventions.get(convention)
+    theirs = [own for word in words for own in rules.names_of(word)] if rules is not None else []
+    if rules is not None and words and theirs != ["betas"]:
+        numbered = [own for own in theirs if own[-1:] == name[-1:] and name[-1:].isdigit()] or theirs
+        called = " and ".join(f"`{own}`" for own in numbered)
+        return f"{TITLES[convention]} calls it {called}." if called else None
     if words == ["betas"]:
         return "PyTorch takes both as one pair: betas=(beta_1, beta_2)."
     if name in {"decay", "lr_decay"} and "lr_decay" not in words:

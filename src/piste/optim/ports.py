@@ -97,9 +97,11 @@ def _find_optimizer(framework: Any, name: Any) -> Any:
     if name.lower() in names:
         return OPTIMIZERS[names[name.lower()]]
     here = {known.lower(): known for known in OPTIMIZERS}.get(name.lower())
-    help_ = did_you_mean(name, names.values())
-    if here is not None:
-        help_ += f" piste.optim.{here} has no such convention; help(piste.optim.{here}) names its origin."
+    if here is None:
+        help_ = did_you_mean(name, names.values())
+    else:
+        known = ", ".join(f"`{known}`" for known in names.values())
+        help_ = f"Known: {known}. piste.optim.{here} has no such convention; help(piste.optim.{here}) names its origin."
     raise InvalidValue(
         f"`name` must be an optimizer of {TITLES[framework]} that piste.optim shares; received {name!r}. {help_}"
     )

@@ -49,7 +49,7 @@ def bind(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_params:
         if name in given:
             raise InvalidType(f"{cls.__name__} received `{name}` twice: by position and by name. Help: drop one.")
         if name not in known:
-            raise InvalidType(f"{cls.__name__} has no option `{name}`; {help_with_name(cls, name)}{offer}")
+            raise InvalidType(f"{cls.__name__} has no option `{name}`; {help_with_name(cls, name, convention)}{offer}")
         given[name] = value
     if convention != "torch":
         given = as_torch(cls, convention, given)
