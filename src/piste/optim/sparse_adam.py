@@ -12,7 +12,7 @@ class SparseAdam(Optimizer):
     the step is m / (1 - beta1^t) * sqrt(1 - beta2^t) / (sqrt(v) + eps). Entries without a gradient keep their value and
     their state, where Adam would move them by their average. The cost is that of the entries that have one.
 
-    Differs from PyTorch: the step count is a tensor, as in Adam.
+    Differs from PyTorch: the step count is a tensor, as in Adam; in checkpoints it is a number.
 
     Example:
         >>> import torch, piste
@@ -37,3 +37,15 @@ class SparseAdam(Optimizer):
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
         return m * (sqrt(1 - beta2**t) / (1 - beta1**t)) / (sqrt(v) + eps), m, v
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state and the options of all groups, with step counts as numbers.
+
+        torch.optim.SparseAdam computes with a tensor in float32, and would resume with other updates.
+        """
+        saved = super().state_dict()
+        saved["state"] = {
+            key: {**entry, "step": int(entry["step"])} if "step" in entry else entry
+            for key, entry in saved["state"].items()
+        }
+        return saved
