@@ -71,7 +71,8 @@ class CORALLoss(OrdinalLoss):
     """The sum over the steps j of binary cross entropy of the logit x_j with the label k > j (Cao et al. 2020).
 
     From https://arxiv.org/abs/1901.07884. k is the rank, and the probability of a rank above j is sigmoid(x_j). The
-    logits of a consistent model share all but their biases. A mean divides by the number of rows.
+    logits of a consistent model share all but their biases. The predicted rank is the number of steps that are more
+    probable than not, `(input > 0).sum(-1)`. A mean divides by the number of rows.
 
     Shape:
         input: (N, K - 1), (K - 1) or with more dimensions, floating logits. 16-bit floats are computed in float32.
@@ -88,8 +89,11 @@ class CORALLoss(OrdinalLoss):
 
     Example:
         >>> import torch, piste
-        >>> piste.losses.CORALLoss()(torch.tensor([[2., 0., -1.]]), torch.tensor([2]))
+        >>> input = torch.tensor([[2., 0., -1.]])
+        >>> piste.losses.CORALLoss()(input, torch.tensor([2]))
         tensor(1.1333)
+        >>> (input > 0).sum(-1)
+        tensor([1])
     """
 
     name, functional_name = "coral", "coral_loss"
@@ -103,8 +107,9 @@ class CORNLoss(OrdinalLoss):
     """CORAL of conditional probabilities: step j counts in the rows of rank j or above (Shi et al. 2021).
 
     From https://arxiv.org/abs/2111.08851. sigmoid(x_j) is the probability that the rank k is above j, if it is above
-    j - 1. A mean divides by the number of steps that count in all rows, the sum of min(k + 1, K - 1);
-    normalizer="count" divides by the number of rows.
+    j - 1, so that of k > j is their product up to j, and the predicted rank is
+    `(input.sigmoid().cumprod(-1) > 0.5).sum(-1)`. A mean divides by the number of steps that count in all rows, the sum
+    of min(k + 1, K - 1); normalizer="count" divides by the number of rows.
 
     Shape:
         input: (N, K - 1), (K - 1) or with more dimensions, floating logits. 16-bit floats are computed in float32.
@@ -120,8 +125,11 @@ class CORNLoss(OrdinalLoss):
 
     Example:
         >>> import torch, piste
-        >>> piste.losses.CORNLoss()(torch.tensor([[2., 0., -1.]]), torch.tensor([0]))
+        >>> input = torch.tensor([[2., 0., -1.]])
+        >>> piste.losses.CORNLoss()(input, torch.tensor([0]))
         tensor(2.1269)
+        >>> (input.sigmoid().cumprod(-1) > 0.5).sum(-1)
+        tensor([1])
     """
 
     name, functional_name = "corn", "corn_loss"
