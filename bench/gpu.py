@@ -5,7 +5,7 @@ device. "device" is the time between two events on a device that is kept busy un
 host is no part of it, as in a training loop that runs ahead of its device (for at most 1,000 launches, which a queue
 holds). Ratios above 1: Piste is faster. The share of the copy bandwidth counts each tensor that a step reads or writes
 once; the bandwidth is measured in the same run. With `--clipped`, Piste steps with `max_norm=1.0` and
-`nonfinite="skip"`, and PyTorch after `clip_grad_norm_`.
+`nonfinite="skip"`, and PyTorch after `clip_grad_norm_`; with `--eight-bits` Piste alone keeps its state in 8 bits.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def parameters(shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
     return params
 
 
-def contenders(kind: str, params: list[torch.Tensor], *, clipped: bool) -> dict[str, Step]:
-    """Return the steps of Piste and of PyTorch's implementations, on the same parameters."""
+def contenders(kind: str, params: list[torch.Tensor], own: dict[str, Any]) -> dict[str, Step]:
+    """Return the steps of Piste, with options of its own, and of PyTorch's implementations, on the same parameters."""
     options: dict[str, Any] = {"lr": 1e-3, **({"momentum": 0.9} if kind == "SGD" else {})}
-    steps: dict[str, Step] = {"piste": getattr(optim, kind)(params, **options, **(CLIPPED if clipped else {})).step}
+    steps: dict[str, Step] = {"piste": getattr(optim, kind)(params, **options, **own).step}
     if hasattr(torch.optim, kind):
         for how in ("foreach", "fused"):
             try:
@@ -129,7 +129,7 @@ def contenders(kind: str, params: list[torch.Tensor], *, clipped: bool) -> dict[
                 step()
             except (TypeError, RuntimeError):  # this optimizer has no such implementation
                 continue
-            steps[how] = partial(_clip_and, step, params) if clipped else step
+            steps[how] = partial(_clip_and, step, params) if "max_norm" in own else step
     return steps
 
 
@@ -138,7 +138,7 @@ def _clip_and(step: Step, params: list[torch.Tensor]) -> None:
     step()
 
 
-def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds: int, *, clipped: bool = False) -> str:
+def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds: int, own: dict[str, Any]) -> str:
     """Measure an optimizer on a model; return its line.
 
     Args:
@@ -147,16 +147,18 @@ def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds:
         params: the parameters of the model.
         speed: the copy bandwidth in GB/s.
         rounds: the number of measurements.
-        clipped: whether the step clips its gradients.
+        own: options of Piste.
     """
     start = time.perf_counter()
-    steps = contenders(kind, params, clipped=clipped)
+    steps = contenders(kind, params, own)
     steps["piste"]()
     torch.cuda.synchronize()
     first = time.perf_counter() - start
     result = alternate(steps, rounds)
     wall, device = result.pop("piste")
-    floor = sum(p.numel() for p in params) * 4 * (STREAMS.get(kind, 7) + clipped) / speed / 1e6
+    streams = STREAMS.get(kind, 7)
+    streams = 3 + (streams - 3) / 4 if "state_dtype" in own else streams
+    floor = sum(p.numel() for p in params) * 4 * (streams + ("max_norm" in own)) / speed / 1e6
     share = f"{floor / device:4.0%} of copy" if floor > _FEW else ""
     rest = "  ".join(f"{how} {w:.3f} / {d:.3f}" for how, (w, d) in result.items())
     # Some optimizers have no counterpart in torch.optim.
@@ -170,15 +172,24 @@ def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds:
     )
 
 
+def add_own_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of options that PyTorch lacks."""
+    parser.add_argument("--clipped", action="store_true", help="clip the norm of the gradients, leave out bad steps")
+    parser.add_argument("--eight-bits", action="store_true", help="keep the state of Piste in 8 bits")
+
+
+def own_options(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of Piste for the flags that are set."""
+    return {**(CLIPPED if chosen.clipped else {}), **({"state_dtype": "int8"} if chosen.eight_bits else {})}
+
+
 def main(arguments: list[str]) -> None:
     """Print a row for each model and optimizer."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__)
     parser.add_argument("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--optimizers", nargs="*", choices=KINDS, default=list(KINDS))
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument(
-        "--clipped", action="store_true", help="clip the norm of the gradients, and leave out bad steps"
-    )
+    add_own_options(parser)
     chosen = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise SystemExit("bench gpu needs a CUDA device.")
@@ -188,7 +199,7 @@ def main(arguments: list[str]) -> None:
         params = parameters(MODELS[model])
         for kind in chosen.optimizers:
             try:
-                print(row(model, kind, params, speed, chosen.rounds, clipped=chosen.clipped), flush=True)
+                print(row(model, kind, params, speed, chosen.rounds, own_options(chosen)), flush=True)
             except Exception as error:  # the other rows are measured all the same
                 print(
                     f"{model:14s} {kind:8s} {type(error).__name__}: {(str(error).splitlines() or [''])[-1]}", flush=True

@@ -37,13 +37,13 @@ from piste.losses import call
 from piste.optim import clipping
 from piste.optim import optimizer as optimizer_module
 
-from .gpu import CLIPPED, KINDS, MODELS
+from .gpu import KINDS, MODELS, add_own_options, own_options
 
 REDUCING = ("LAMB", "LARS", "StableAdamW", "Adafactor")
 SMALL_MODELS = [name for name in MODELS if sum(torch.Size(s).numel() for s in MODELS[name]) < 30_000_000]
 LOSSES = ("MSELoss", "HuberLoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "NLLLoss", "FocalLoss")
 OF_CLASSES = ("CrossEntropyLoss", "NLLLoss", "FocalLoss")
-SIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+SIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 def bytes_of(source: KernelSource) -> int:
@@ -178,7 +178,7 @@ def host_time(step: Callable[[], object], device: CountingDevice, rounds: int) -
     return statistics.median(times[3:]) * 1e6, list(device.launches)
 
 
-def step_row(model: str, kind: str, dtype: torch.dtype, speed: float, rounds: int, *, clipped: bool = False) -> str:
+def step_row(model: str, kind: str, dtype: torch.dtype, speed: float, rounds: int, own: dict[str, Any]) -> str:
     """Count the steps of an optimizer on a model; return a line.
 
     Args:
@@ -187,13 +187,13 @@ def step_row(model: str, kind: str, dtype: torch.dtype, speed: float, rounds: in
         dtype: the dtype of its parameters.
         speed: the bandwidth in GB/s.
         rounds: the number of steps that are timed.
-        clipped: whether the step clips its gradients.
+        own: options of Piste.
     """
     params = [torch.zeros(shape, dtype=dtype).requires_grad_() for shape in MODELS[model]]
     for p in params:
         p.grad = torch.zeros_like(p)
     options: dict[str, Any] = {"lr": 1e-3, **({"momentum": 0.9} if kind in ("SGD", "LARS") else {})}
-    options |= CLIPPED if clipped else {}
+    options |= own
     with counting() as device:
         optimizer = getattr(optim, kind)(params, **options)
         host, launches = host_time(optimizer.step, device, rounds)
@@ -239,17 +239,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--models", nargs="*", choices=list(MODELS), default=SMALL_MODELS)
     parser.add_argument("--optimizers", nargs="*", choices=[*KINDS, *REDUCING], default=[*KINDS, *REDUCING])
     parser.add_argument("--losses", nargs="*", choices=LOSSES, default=list(LOSSES))
-    parser.add_argument("--dtype", choices=list(SIZES), default="float32")
+    parser.add_argument("--dtype", choices=["float64", "float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--bandwidth", type=float, default=3000.0, help="GB/s of the floor (3000)")
     parser.add_argument("--rounds", type=int, default=51)
-    parser.add_argument(
-        "--clipped", action="store_true", help="clip the norm of the gradients, and leave out bad steps"
-    )
+    add_own_options(parser)
     chosen = parser.parse_args(arguments)
     for model in chosen.models:
         for kind in chosen.optimizers:
             given = getattr(torch, chosen.dtype), chosen.bandwidth, chosen.rounds
-            print(step_row(model, kind, *given, clipped=chosen.clipped), flush=True)
+            print(step_row(model, kind, *given, own_options(chosen)), flush=True)
     for name in chosen.losses:
         for rows, classes in ((256, 10), (64, 32000)) if name in OF_CLASSES else ((256, 10),):
             print(loss_row(name, rows, classes, chosen.rounds), flush=True)

@@ -20,14 +20,24 @@ LAUNCHES = {
 
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_steps_have_these_launches_and_bytes(name):
-    line = gpu_counts.step_row("6 small", name, torch.float32, 3000.0, 2)
+    line = gpu_counts.step_row("6 small", name, torch.float32, 3000.0, 2, {})
     launches, each = LAUNCHES[name]
     assert f"launches {launches}  bytes  {each}  floor" in line
     assert re.search(r"host +[\d.]+ us of  50.1 ", line)
 
 
 def test_bytes_are_those_of_the_dtype():
-    assert "bytes  14 " in gpu_counts.step_row("6 small", "AdamW", torch.bfloat16, 3000.0, 2)
+    assert "bytes  14 " in gpu_counts.step_row("6 small", "AdamW", torch.bfloat16, 3000.0, 2, {})
+
+
+def test_clipping_reads_the_gradients_once_more():
+    own = {"max_norm": 1.0, "nonfinite": "skip"}
+    assert "launches 3  bytes  32 " in gpu_counts.step_row("6 small", "AdamW", torch.float32, 3000.0, 2, own)
+
+
+def test_state_in_8_bits_is_read_and_written_by_the_byte():
+    own = {"state_dtype": "int8"}
+    assert "launches 1  bytes  16 " in gpu_counts.step_row("6 small", "AdamW", torch.float32, 3000.0, 2, own)
 
 
 def test_losses_have_these_launches_and_reads():

@@ -105,6 +105,11 @@ def test_counters_advance_together_and_differences_are_noticed(numba, monkeypatc
     assert [x.item() for x in columns[1]] == [0.5, 0.25]
     columns[0][1].fill_(9.0)
     assert not counters.advance() and counters.read(1) == (10.0, 0.25)
+    columns = [[torch.tensor(3.0), torch.tensor(3.0)], [torch.tensor(1.0), torch.tensor(2.0)]]
+    counters = HostCounters(columns, "float32", own=[1])
+    assert counters.advance()
+    counters.store([0], [7.0])
+    assert (counters.read(0), counters.read(1)) == ((7.0, 1.0), (7.0, 2.0))
 
 
 def test_the_host_divides_and_raises_to_powers_as_the_device_does():

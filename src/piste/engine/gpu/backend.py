@@ -78,7 +78,7 @@ class GpuBackend:
 def layout_of(spec: StepSpec, state: ParamState) -> Layout:
     """Return the layout of a state that `why_not` accepts; that of sums has no counters, and numbers on the device."""
     columns = (state.p, state.g, *state.buffers)
-    kinds = tuple(_DTYPES[real_dtype(x)] for x in columns)
+    kinds = tuple("int8" if x.dtype == torch.int8 else _DTYPES[real_dtype(x)] for x in columns)
     if not state.counters:
         return Layout(kinds, "float32", counts_on_device=True)
     first = state.counters[0]
@@ -90,14 +90,12 @@ def why_not(spec: StepSpec, state: ParamState) -> str | None:
     columns = (state.p, state.g, *state.buffers)
     if state.g is not state.p.grad and state.p.grad is not None:
         return "its gradient is sparse"  # the state holds a dense copy
-    if state.scales:
-        return "its state has 8 bits, which the kernels of the CPU alone take"
     for x in (*columns, *state.counters):
         if type(x) not in PLAIN_TYPES:
             return f"it is a {type(x).__name__}, a tensor subclass with operations of its own"
         if x.layout != torch.strided:
             return "its gradient is sparse" if x.is_sparse else f"its layout is {x.layout}"
-        if real_dtype(x) not in _DTYPES:
+        if real_dtype(x) not in _DTYPES and not (x.dtype == torch.int8 and state.scales):
             return f"its dtype is {x.dtype}"
         if x.is_conj() or x.is_neg():
             return "it is a lazy conjugate or negative"
@@ -108,6 +106,8 @@ def why_not(spec: StepSpec, state: ParamState) -> str | None:
     if any(x.shape != state.p.shape or x.is_complex() != state.p.is_complex() for x in elements):
         return "its gradient or its state has another shape or kind than it has"
     if has_lines(spec):
+        if state.scales:
+            return "its state has 8 bits, and its rule reduces over rows or columns"
         if (why := why_not_lines(spec, state)) is not None:
             return why
     elif not alike(columns):

@@ -20,23 +20,25 @@ class HostCounters:
     Args:
         columns: for each counter the 0-d tensors on the CPU, one for each parameter.
         kind: their dtype.
+        own: the columns of numbers that each parameter has for itself, and that never change.
     """
 
-    def __init__(self, columns: Sequence[Sequence[Tensor]], kind: str) -> None:
+    def __init__(self, columns: Sequence[Sequence[Tensor]], kind: str, own: Sequence[int] = ()) -> None:
         self._columns, self._number = columns, _NUMBER[kind]
+        self._common = [k for k in range(len(columns)) if k not in own]
         self._addresses = [array("q", [x.data_ptr() for x in column]) for column in columns]
         self._table = array("q", [len(columns[0]), *(column.buffer_info()[0] for column in self._addresses)])
         self._values = array("d", bytes(8 * len(columns)))
         self._table.append(self._values.buffer_info()[0])
-        self._native = _native(len(columns), kind)
+        self._native = _native(len(columns), kind, self._common)
 
     def advance(self) -> bool:
-        """Add 1 to every step count; return whether all tensors have the same counters."""
+        """Add 1 to every step count; return whether all tensors have the same counters but for their own ones."""
         if self._native is not None:
             return bool(self._native["advance"](self._table.buffer_info()[0]))
         for t in self._columns[0]:
             t += 1
-        return all(len({x.item() for x in column}) == 1 for column in self._columns)
+        return all(len({x.item() for x in self._columns[k]}) == 1 for k in self._common)
 
     def read(self, tensor: int) -> tuple[float, ...]:
         """Return the counters of one tensor."""
@@ -56,7 +58,7 @@ class HostCounters:
                 self._number.from_address(address).value = value
 
 
-def _native(columns: int, kind: str) -> dict[str, Callable[[int], int]] | None:
+def _native(columns: int, kind: str, common: Sequence[int]) -> dict[str, Callable[[int], int]] | None:
     """Return the machine code of `advance` and `store`, or None where Numba can't make it."""
     if not has_compiler():
         return None
@@ -72,7 +74,7 @@ def _native(columns: int, kind: str) -> dict[str, Callable[[int], int]] | None:
         "        if t[0] != first_0:",
         "            same = 0",
     ]
-    for k in range(1, columns):
+    for k in common[1:]:
         lines += [f"        if pointer(col_{k}[i], {kind})[0] != first_{k}:", "            same = 0"]
     lines += [
         "    return same",
@@ -81,7 +83,7 @@ def _native(columns: int, kind: str) -> dict[str, Callable[[int], int]] | None:
         f"    values = pointer(table[{1 + columns}], float64)",
         *(f"    col_{k} = pointer(table[{1 + k}], int64)" for k in range(columns)),
         "    for i in range(table[0]):",
-        *(f"        pointer(col_{k}[i], {kind})[0] = {kind}(values[{k}])" for k in range(columns)),
+        *(f"        pointer(col_{k}[i], {kind})[0] = {kind}(values[{k}])" for k in common),
         "    return 0",
         "",
     ]

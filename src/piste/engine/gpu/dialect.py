@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from ..eight_bits import BLOCK
 from ..emit import INFIX, Dialect
 
 FUNCTIONS = '''
@@ -69,6 +70,38 @@ def float16_at_random(x, r):
     return tl.where(x != x, x, rounded)
 '''
 """The functions of steps that round at random, as in formula/rounding.py."""
+
+EIGHT_BITS = f'''
+@triton.jit
+def from_eight_bits(code, scale):
+    y = code.to(tl.float32) * {1 / 127}
+    return scale * (y * y * y * tl.abs(y))
+
+
+@triton.jit
+def fourth(code):
+    y = code * {1 / 127}
+    return y * y * (y * y)
+
+
+@triton.jit
+def eight_bits(x, key, step, position, blocks: tl.constexpr):
+    """The codes of numbers, and the scales of their blocks. Integers have the order of sizes, with NaN at the end."""
+    x = x.to(tl.float32)
+    size = tl.abs(x)
+    sizes = tl.reshape(size.to(tl.int32, bitcast=True), (blocks, {BLOCK}))
+    scales = tl.max(sizes, axis=1).to(tl.float32, bitcast=True)
+    scale = tl.reshape(tl.broadcast_to(scales[:, None], (blocks, {BLOCK})), (blocks * {BLOCK},))
+    below = tl.floor(127.0 * tl.sqrt_rn(tl.sqrt_rn(tl.div_rn(size, scale))))
+    below = tl.where(below < 127.0, below, 127.0)
+    low, high = fourth(below) * scale, fourth(below + 1.0) * scale
+    up = size - low > noise(key, step, position) * 0.0000152587890625 * (high - low)
+    code = below + tl.where(up, 1.0, 0.0)
+    code = tl.where(code < 127.0, tl.where(code > 1.0, code, 1.0), 127.0)
+    code = tl.where(size > 0.0, tl.where(scale < float("inf"), code, 0.0), 0.0)
+    return tl.where(x < 0.0, -code, code).to(tl.int32).to(tl.int8), scales
+'''
+"""The functions of state in 8 bits, as in engine/eight_bits.py."""
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...formula.expression import Expr
 from ..backend import captured_counts
 from ..layout import real_size
 from ..specs import ParamState, StepSpec, SumSpec
@@ -20,6 +21,9 @@ from .step_kernel import CHUNK, HEAD, KernelSource, Layout, reduce_source, step_
 from .step_scalars import finish_source, prepare_source
 from .step_split import Split, split
 from .table_ring import TableRing, keep_for_graphs
+
+OWN = "rounding_key"
+"""The counter that each parameter has for itself. It seeds noise, and no formula of scalars reads it."""
 
 
 def chunks(sizes: Sequence[int]) -> array[int]:
@@ -44,12 +48,12 @@ class GpuStepKernel:
     def __init__(self, spec: StepSpec, layout: Layout, states: Sequence[ParamState], device: Any) -> None:
         self._spec, self._layout, self._device = spec, layout, device
         self._count = len(states)
-        self._tensors = [(s.p, *s.buffers, *s.counters) for s in states]  # a table holds their addresses
+        self._tensors = [(s.p, *s.buffers, *s.scales, *s.counters) for s in states]  # a table holds their addresses
         sizes = array("q", [real_size(s.p) for s in states])
         self.elements = sum(sizes)
         blocks = self._divide(states, sizes)
         self._blocks = len(blocks)
-        kept = zip(*((s.p, *s.buffers) for s in states), strict=True)
+        kept = zip(*((s.p, *s.buffers, *s.scales) for s in states), strict=True)
         addresses = array("q", [x.data_ptr() for column in kept for x in column])
         self._static = [device.upload(table) for table in (blocks, sizes, addresses)]
         self._static_addresses = [table.data_ptr() for table in self._static]
@@ -68,7 +72,10 @@ class GpuStepKernel:
             self._counter_table = device.upload(array("q", [x.data_ptr() for column in columns for x in column]))
             self._rows = device.doubles(HEAD + self._count * width)
         else:
-            self._counters = HostCounters(columns, layout.counter)
+            own = [spec.counters.index(OWN)] if OWN in spec.counters else []
+            self._counters = HostCounters(columns, layout.counter, own)
+            self._own = array("d", [x.item() for k in own for x in columns[k]])
+            self._own_places = [k for k, value in enumerate(parts.scalars) if value is Expr("input", f"n_{OWN}")]
             self._scalars = host_scalars(spec, layout.compute, layout.counter)
             self._rows = TableRing(device, HEAD + self._count * width)
         self._on_device = list(self._static)
@@ -158,12 +165,18 @@ class GpuStepKernel:
         values = plain_numbers(self._spec, numbers)
         grad_scale = numbers.get("grad_scale")
         factor = 1.0 if grad_scale is None else 1.0 / grad_scale.item()
-        if self._counters.advance() and factor == 1.0:
+        rows = array("d", [0.0, factor])
+        assert isinstance(self._rows, TableRing)
+        if self._counters.advance():
             kept, scalars = self._scalars(*values, *self._counters.read(0))
             if kept:
                 self._counters.store(self._kept, kept)
-            return scalars, False
-        rows = array("d", [0.0, factor])
+            if factor == 1.0 and not self._own_places:
+                return scalars, False
+            rows.extend(array("d", scalars) * self._count)
+            for place in self._own_places:
+                rows[HEAD + place :: len(scalars)] = self._own
+            return (self._rows.holding(rows, stream, is_capturing=False),), True
         known: dict[tuple[float, ...], Any] = {}
         for tensor in range(self._count):
             counters = self._counters.read(tensor)
@@ -173,7 +186,6 @@ class GpuStepKernel:
             if kept:
                 self._counters.store(self._kept, kept, tensor)
             rows.extend(map(float, scalars))
-        assert isinstance(self._rows, TableRing)
         return (self._rows.holding(rows, stream, is_capturing=False),), True
 
     def _prepare_on_device(self, numbers: Mapping[str, Any], stream: int) -> int:

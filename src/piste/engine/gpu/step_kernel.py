@@ -1,8 +1,8 @@
 """The GPU kernel of a step as Triton source: one launch steps all tensors of a group.
 
 `step` takes one chunk of one tensor per block. Three tables say where the data lies: the chunk of each block, the
-size of each tensor and the address of each column of each tensor. Aligned whole chunks take a path of 16-byte
-accesses without masks.
+size of each tensor and the address of each column of each tensor, and of the scales of columns of 8 bits. Aligned whole
+chunks take a path of 16-byte accesses without masks.
 
 The scalars of a tensor arrive in one of two ways. As arguments, where all tensors share them; the host computes them
 in double precision. In rows of a table, one row per tensor, written by the host or by `prepare`, a kernel of one block
@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from ..eight_bits import BLOCK as EIGHT_BIT_BLOCK
 from ..specs import StepSpec
-from .dialect import FUNCTIONS, RANDOM_ROUNDING
+from .dialect import EIGHT_BITS, FUNCTIONS, RANDOM_ROUNDING
 from .step_split import Split, split
 
 BLOCK, ITERATIONS, WARPS = 1024, 4, 4
@@ -106,13 +107,14 @@ def _pass_source(spec: StepSpec, layout: Layout, rows: bool, level: int | None) 
     else:
         entry, lines, results = f"reduce{level}", tuple(parts.levels[level].lines), tuple(parts.levels[level].operands)
     kept = [columns[0], *columns[2:]]
+    eight = [name for name, kind in zip(columns, layout.columns, strict=True) if kind == "int8"]
     elements = [*(f"{name}_" for name in columns), *(["position_"] * spec.uses_position)]
     kinds = dict(zip(columns, layout.columns, strict=True))
     arguments = arguments_of(parts, rows, TYPES[layout.compute])
 
     def block(is_whole: bool) -> list[str]:
         sums = None if level is None else len(results)
-        return _block(columns, kinds, kept, elements, names, layout.compute, rows, sums, is_whole=is_whole)
+        return _block(columns, kinds, elements, names, layout.compute, rows, sums, parts.seeds, is_whole=is_whole)
 
     def around(size: int, t: str) -> list[list[str]]:
         """Return the lines before and after the blocks of a chunk."""
@@ -126,7 +128,8 @@ def _pass_source(spec: StepSpec, layout: Layout, rows: bool, level: int | None) 
     whole, tail = around(BLOCK, "t"), around(TAIL, "u")
     text = [
         FUNCTIONS.strip(),
-        *(("", "", RANDOM_ROUNDING.strip()) if spec.uses_position else ()),
+        *(("", "", RANDOM_ROUNDING.strip()) if spec.uses_position or eight else ()),
+        *(("", "", EIGHT_BITS.strip()) if eight else ()),
         "",
         "",
         "@triton.jit",
@@ -142,9 +145,11 @@ def _pass_source(spec: StepSpec, layout: Layout, rows: bool, level: int | None) 
         f"    first = (block & 0xFFFFFFFF) * {CHUNK}",
         "    left = tl.load(sizes + i) - first",
         *(f"    at_{name} = tl.load(addresses + {k} * count + i)" for k, name in enumerate(kept)),
+        *(f"    at_e_{name} = tl.load(addresses + {len(kept) + k} * count + i)" for k, name in enumerate(eight)),
         "    at_g = tl.load(gradients + i)",
         *(f"    {line}" for line in scalar_lines(parts, rows, layout.compute, done)),
         *(f"    a_{name} = at_{name}.to(tl.pointer_type(tl.{kinds[name]})) + first" for name in columns),
+        *(f"    e_{name} = at_e_{name}.to(tl.pointer_type(tl.float32)) + first // {EIGHT_BIT_BLOCK}" for name in eight),
         f"    lane = tl.arange(0, {BLOCK})",
         f"    bits = {' | '.join(f'at_{name}' for name in columns)}",
         f"    if ((bits & 15) == 0) & (left >= {CHUNK}):",
@@ -168,12 +173,12 @@ def _pass_source(spec: StepSpec, layout: Layout, rows: bool, level: int | None) 
 def _block(
     columns: Sequence[str],
     kinds: dict[str, str],
-    kept: Sequence[str],
     elements: Sequence[str],
     scalars: Sequence[str],
     compute: str,
     rows: bool,
     sums: int | None,
+    seeds: Sequence[str],
     *,
     is_whole: bool,
 ) -> list[str]:
@@ -185,15 +190,37 @@ def _block(
         place = f"a_{name} + {start}"
         # The compiler can't derive the alignment of an address that was an integer.
         lines.append(f"to_{name} = tl.multiple_of({place}, 16)" if is_whole else f"to_{name} = {place}")
-    lines += [f"{name}_ = tl.load(to_{name}{mask}).to(tl.{compute})" for name in columns]
+    for name in columns:
+        value = f"tl.load(to_{name}{mask})"
+        if kinds[name] == "int8":
+            value = f"from_eight_bits({value}, tl.load(e_{name} + ({start}) // {EIGHT_BIT_BLOCK}{mask}))"
+        lines.append(f"{name}_ = {value}.to(tl.{compute})")
     lines += ["g_ = g_ * factor"] if rows else []
-    lines += [f"position_ = first + {start}"] if "position_" in elements else []
+    kept = [columns[0], *columns[2:]]
+    eight = [name for name in kept if kinds[name] == "int8" and sums is None]
+    lines += [f"position_ = first + {start}"] if "position_" in elements or eight else []
     call = f"element({', '.join([*elements, *scalars])})"
     new = [f"new_{name}" for name in kept] if sums is None else [f"v{k}" for k in range(sums)]
     lines.append(f"{', '.join(new)}{',' if len(new) == 1 else ''} = {call}")
+    for j, name in enumerate(eight, 1):
+        lines += _encode(name, j, seeds, is_whole=is_whole)
     if sums is None:
         lines += [f"tl.store(to_{name}, new_{name}.to(tl.{kinds[name]}){mask})" for name in kept]
     for k in range(sums or 0):
         value = f"tl.cast(v{k}, tl.float64)"
         lines.append(f"t{k} += {value}" if is_whole else f"u{k} += tl.where(inside, {value}, 0.0)")
     return [f"            {line}" for line in lines]
+
+
+def _encode(name: str, number: int, seeds: Sequence[str], *, is_whole: bool) -> list[str]:
+    """Replace the new values of a column by codes of 8 bits, and store the scales of their blocks."""
+    key, step = seeds
+    blocks = (BLOCK if is_whole else TAIL) // EIGHT_BIT_BLOCK
+    value = f"new_{name}" if is_whole else f"tl.where(inside, new_{name}, 0.0)"
+    first, mask = f"k * {blocks}", ""
+    if not is_whole:
+        first, mask = f"n // {EIGHT_BIT_BLOCK}", f", mask=n + {EIGHT_BIT_BLOCK} * tl.arange(0, {blocks}) < left"
+    return [
+        f"new_{name}, top_{name} = eight_bits({value}, {key} + {number}, {step}, position_, {blocks})",
+        f"tl.store(e_{name} + {first} + tl.arange(0, {blocks}), top_{name}{mask})",
+    ]

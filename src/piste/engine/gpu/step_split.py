@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ...formula.expression import Expr, is_condition
+from ..eight_bits import NOISE_SEEDS
 from ..emit import Emitter
 from ..hoisting import PER_COLUMN, PER_MATRIX, PER_ROW, PER_TENSOR, Hoisted, TracedStep, has_lines, trace_step
 from ..line_stages import LinePlan, LineWords, plan_lines
@@ -36,6 +37,7 @@ class Split:
     results: tuple[str, ...]
     plan: LinePlan | None = None  # of a step that reduces over rows or columns, in place of levels
     counts: tuple[tuple[int, int], ...] = ()  # for each extent the number of its values, in such a step
+    seeds: tuple[str, ...] = ()  # the scalars that seed the noise of state in 8 bits, if the rule rounds at random
 
     @property
     def width(self) -> int:
@@ -52,6 +54,7 @@ def split(spec: StepSpec, compute: str) -> Split:
         return _with_lines(traced, hoisted, compute)
     emitter = Emitter(triton(compute), "x", hoisted.given)
     results = tuple(emitter.name(value) for value in traced.results)
+    seeds = tuple(str(hoisted.given(Expr("input", name))) for name in NOISE_SEEDS if "rounding_key" in spec.counters)
     counters = tuple(traced.counters.items())
     if isinstance(spec, SumSpec):
         terms = results[1:]
@@ -63,7 +66,8 @@ def split(spec: StepSpec, compute: str) -> Split:
     levels = tuple(plan_levels(traced, hoisted, words))
     later = tuple(_names(hoisted, 1 + k) for k in range(len(levels)))
     scalars = tuple(x for x in hoisted.scalars if not hoisted.level(x))
-    return Split(traced.columns, counters, scalars, _names(hoisted, 0), later, levels, tuple(emitter.lines), results)
+    names = _names(hoisted, 0)
+    return Split(traced.columns, counters, scalars, names, later, levels, tuple(emitter.lines), results, seeds=seeds)
 
 
 def _names(hoisted: Hoisted, level: int) -> tuple[str, ...]:
