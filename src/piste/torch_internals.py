@@ -34,6 +34,7 @@ __all__ = [
     "is_rewriting",
     "is_transforming",
     "live_iterator",
+    "outside_of_compiler",
     "profile_hook",
     "raw_stream",
     "record_allocations",
@@ -211,6 +212,25 @@ def without_compiler(method: Callable[..., Any]) -> Callable[..., Any]:
     wrapper = method.__func__
     hidden = getattr(wrapper, "__wrapped__", None) if wrapper.__globals__["__name__"] == "torch._compile" else None
     return method if hidden is None else types.MethodType(hidden, method.__self__)
+
+
+_disable_dynamo = _find("_disable_dynamo", None)
+
+
+def outside_of_compiler(function: Callable[..., Any], reason: str) -> Callable[..., Any]:
+    """Return a function that torch.compile does not trace; with fullgraph=True it fails and shows the reason.
+
+    `torch.compiler.disable` does the same, and imports the compiler at once, which takes more than a second.
+    """
+    if _disable_dynamo is not None:
+        hidden: Any = _disable_dynamo(function)
+    else:
+
+        def hidden(*args: Any) -> Any:
+            return torch.compiler.disable(function, reason=reason)(*args)
+
+    hidden._torchdynamo_disable, hidden._torchdynamo_disable_msg = True, reason
+    return hidden  # type: ignore[no-any-return]
 
 
 LOAD_HOOKS = "_optimizer_load_state_dict_pre_hooks"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
+from piste import torch_internals
 from piste.optim import OPTIMIZERS
 
 from ..engine.process import python
@@ -84,3 +87,78 @@ print("same")
 
 def test_bound_steps_compile_without_a_warning():
     assert python(COMPILE) == "same"
+
+
+@pytest.mark.sample(1, per="name", of=3)
+@every
+def test_a_compiled_step_moves_a_single_number(name):
+    """Compilers leave out `copy_` to a 0-d tensor of float64 on the CPU; step counts are such tensors here too."""
+    ours, theirs = (torch.nn.Parameter(torch.tensor(1.0)) for _ in range(2))
+    a, b = OPTIMIZERS[name]([ours], lr=0.05), OPTIMIZERS[name]([theirs], lr=0.05)
+    step = torch.compile(a.step, backend="aot_eager")
+    for t in range(3):
+        ours.grad, theirs.grad = torch.tensor(t + 1.0), torch.tensor(t + 1.0)
+        step()
+        b.step()
+    assert ours.item() != 1.0
+    assert_same([ours, *a.state[ours].values()], [theirs, *b.state[theirs].values()])
+
+
+HOST = {
+    "SOAP": ({"precondition_frequency": 2}, "The matrix stage of this optimizer reads the step count on the host"),
+    "skip": ({"nonfinite": "skip"}, 'nonfinite="skip" on a CPU and nonfinite="raise" read the gradients on the host'),
+    "raise": ({"nonfinite": "raise"}, 'nonfinite="skip" on a CPU and nonfinite="raise" read the gradients on the host'),
+}
+
+
+@pytest.mark.parametrize(("options", "reason"), HOST.values(), ids=HOST)
+def test_a_step_that_asks_the_host_runs_outside_of_the_graphs(options, reason):
+    """The closure is compiled, the values are those of an uncompiled step, and fullgraph=True shows the reason."""
+    ours, theirs = copies(model())
+    name = "SOAP" if "precondition_frequency" in options else "Adam"
+    a, b = (OPTIMIZERS[name](m.parameters(), lr=0.05, **options) for m in (ours, theirs))
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    def closure():
+        a.zero_grad()
+        loss = sum(p.square().sum() for p in ours.parameters())
+        loss.backward()
+        return loss
+
+    compiled = torch.compile(lambda: a.step(closure), backend=count)
+    for _ in range(4):
+        compiled()
+        b.zero_grad()
+        sum(p.square().sum() for p in theirs.parameters()).backward()
+        b.step()
+    assert graphs
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(p, q)
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match=re.escape(reason)):
+        torch.compile(a.step, backend="eager", fullgraph=True)()
+
+
+@pytest.mark.parametrize("is_private", [True, False])
+def test_a_function_outside_of_the_compiler_is_not_traced(is_private, monkeypatch):
+    if not is_private:
+        monkeypatch.setattr(torch_internals, "_disable_dynamo", None)
+    seen = []
+    hidden = torch_internals.outside_of_compiler(lambda: seen.append(torch.compiler.is_compiling()), "a reason")
+
+    def function(x):
+        hidden()
+        return x + 1
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="eager")
+    for _ in range(2):
+        assert compiled(torch.zeros(1)) == 1
+    assert seen == [False, False]
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="a reason"):
+        torch.compile(function, backend="eager", fullgraph=True)(torch.zeros(2))

@@ -322,10 +322,12 @@ def test_a_recorded_step_has_the_gradient_of_its_estimate():
     assert torch.autograd.gradcheck(stepped, torch.tensor([0.5, -2.0], dtype=torch.float64, requires_grad=True))
 
 
-def test_a_compiled_step_is_the_eager_one():
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_step_is_the_eager_one(backend):
+    torch._dynamo.reset()
     nets = [model() for _ in range(2)]
     optimizers = [optim.Prodigy(net.parameters(), **EARLY, fused=False) for net in nets]
-    compiled = torch.compile(optimizers[0].step, backend="eager")
+    compiled = torch.compile(optimizers[0].step, backend=backend)
     for t in range(4):
         for net, step in zip(nets, (compiled, optimizers[1].step), strict=True):
             train(net, type("Step", (), {"step": staticmethod(step)}), [t])

@@ -5,7 +5,7 @@ from .cpu.backend import CpuBackend
 from .cpu.sum_of_squares import GradientSquares, sum_of_squares
 from .eager.loss import cast_result, compute_dtype, is_autocast, rows_of_regions, values
 from .eager.pairs import PairReduction, full_precision, reduce_pairs
-from .eager.step import add_terms
+from .eager.step import add_terms, store
 from .eager.step import step as step_eagerly
 from .eight_bits import BLOCK, SCALE, blocks_of
 from .eight_bits import decode as decode_eight_bits
@@ -80,6 +80,7 @@ __all__ = [
     "rows_of_regions",
     "step_eagerly",
     "step_matrices_eagerly",
+    "store",
     "sum_of_squares",
     "values",
 ]

@@ -226,6 +226,11 @@ def steps_on_gpu(optimizer: Any) -> bool:
     return all(p.is_cuda for group in groups for p in group["params"])
 
 
+def decides_on_host(optimizer: Any) -> bool:
+    """Return whether the host has to read the gradients, because a step may be skipped or refused."""
+    return not steps_on_gpu(optimizer) and any(group["nonfinite"] != "ignore" for group in optimizer.param_groups)
+
+
 def raise_nonfinite(optimizer: Any, groups: Iterable[Mapping[str, Any]]) -> None:
     """Raise for the first gradient that is not finite.
 

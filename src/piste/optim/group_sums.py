@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import StepSpec, parameters
+from ..engine import StepSpec, parameters, store
 from ..errors import InvalidValue
 from .options import Flag
 from .step_plans import add_eagerly
@@ -95,7 +95,7 @@ def numbers_after(
             if is_recorded:
                 state[name] = value
             elif isinstance(value, Tensor):
-                state[name].copy_(value)
+                store(state[name], value)
             else:
                 state[name].fill_(value)
     if is_recorded:

@@ -57,7 +57,7 @@ def step(
         else:
             _apply(spec, slot.p, slot.g, slot.buffers, scalars, differentiable)
         for x, old in before:
-            _store(x, torch.where(found_inf.to(x.device) != 0, old, x))
+            store(x, torch.where(found_inf.to(x.device) != 0, old, x))
 
 
 def add_terms(
@@ -130,16 +130,16 @@ def _counted(program: StepSpec, slot: ParamState, numbers: Mapping[str, Any], on
     def read(letter: str) -> Any:
         return _wide(kept[letter]) if on_device else kept[letter].item()
 
-    def store(letter: str, value: Any) -> Any:
+    def renew(letter: str, value: Any) -> Any:
         if isinstance(value, Tensor):
-            kept[letter].copy_(value)
+            store(kept[letter], value)
         else:
             kept[letter].fill_(value)
         return read(letter)
 
     if "t" in kept:
-        kept["t"] += 1
-    return numbers, {letter: read(letter) for letter in kept}, store
+        store(kept["t"], kept["t"] + 1)
+    return numbers, {letter: read(letter) for letter in kept}, renew
 
 
 def _wide(counter: Tensor) -> Tensor:
@@ -154,13 +154,18 @@ def _apply(
     compute = _COMPUTE.get(p.dtype, p.dtype)
     before = [x.clone() if clone else x.to(compute) for x in (p, g, *buffers)]
     after_p, after = program.element(before[0], before[1], before[2:], scalars)
-    _store(p, after_p)
+    store(p, after_p)
     for buffer, value in zip(buffers, after, strict=True):
-        _store(buffer, value)
+        store(buffer, value)
 
 
-def _store(x: Any, value: Any) -> None:
-    """Set a tensor; a value that operations of a DTensor have spread otherwise is spread as it is."""
+def store(x: Any, value: Any) -> None:
+    """Set a tensor; a value that operations of a DTensor have spread otherwise is spread as it is.
+
+    Compilers of PyTorch leave out `copy_` to a 0-d tensor of float64 on the CPU, which they take for a Python number.
+    """
+    if torch.compiler.is_compiling() and x.dim() == 0 and not is_sharded(x):
+        x = x.view(1)
     if is_sharded(x) and is_sharded(value) and value.placements != x.placements:
         value = value.redistribute(x.device_mesh, x.placements)
     x.copy_(value)
