@@ -246,6 +246,24 @@ def test_the_help_for_a_wrong_name_has_the_names_of_the_library(name, convention
     assert_rejected(InvalidType, call, help)
 
 
+@pytest.mark.parametrize(
+    ("convention", "given", "corrected"),
+    [
+        (
+            "keras",
+            {"beta_1": 0.8, "b2": 0.5, "epsilonn": 0.1},
+            "beta_1=0.8, beta_2=0.5, epsilon=0.1, convention='keras')",
+        ),
+        ("optax", {"lr": 0.1, "beta1": 0.8, "epsilonn": 0.1}, "lr=0.1, b1=0.8, eps=0.1, convention='optax')"),
+        ("torch", {"learning_ratee": 0.1, "beta_22": 0.5}, "lr=0.1, betas=(0.9, 0.5), convention='torch')"),
+    ],
+)
+def test_the_corrected_call_runs_in_the_convention(convention, given, corrected):
+    call = partial(OPTIMIZERS["Adam"], weights(), **given, convention=convention)
+    assert_rejected(InvalidType, call, f"Write Adam(model.parameters(), {corrected}.")
+    eval(f"Adam(weights(), {corrected}", {"Adam": Adam, "weights": weights})
+
+
 def test_a_rate_of_the_wrong_type_is_rejected_by_its_name_in_the_library():
     assert_rejected(
         InvalidType,

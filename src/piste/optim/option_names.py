@@ -44,15 +44,18 @@ def misuse(
     by_position = dict(zip(cls.options, args, strict=False))
     renamed: dict[str, Any] = {}
     for name, value in kwargs.items():
-        words = names_here(name, FOREIGN_NAMES, cls.options)
+        word = _spelled(cls, name, convention)
+        words, theirs = names_here(word, FOREIGN_NAMES, cls.options), _names_in(cls, word, convention)
         if name not in unknown:
             renamed[name] = value
+        elif theirs:
+            renamed[theirs[0]] = value
         elif words == ["betas"]:
-            pair[name.endswith("2")] = value
+            pair[word.endswith("2")] = value
             renamed["betas"] = tuple(pair)
-        elif words and name not in {"decay", "lr_decay"}:
+        elif words and word not in {"decay", "lr_decay"}:
             renamed[words[0]] = value
-        elif _explanation(cls, name) is None:
+        elif _explanation(cls, word, convention) is None:
             near = nearest(name, _suggested(cls, convention), 1)
             renamed.update({option: value for option in near if option not in kwargs})
     refused = refused_values(cls, by_position | renamed)
@@ -100,11 +103,25 @@ def _takes(rules: Convention, name: str, value: Any) -> bool:
 
 def help_with_name(cls: Any, name: str, convention: str = "torch") -> str:
     """Return the help for an unknown option, as the second half of a sentence, in the names of a convention."""
-    suggested = _suggested(cls, convention)
-    help = _explanation(cls, name, convention)
-    if help is None and not nearest(name, suggested, cutoff=0.8):  # a misspelled name of another library
-        help = next((_explanation(cls, near, convention) for near in nearest(name, FOREIGN_NAMES, 1, 0.8)), None)
-    return help or did_you_mean(name, suggested).replace("Did", "did").replace("Known", "known")
+    near = did_you_mean(name, _suggested(cls, convention)).replace("Did", "did").replace("Known", "known")
+    return _explanation(cls, _spelled(cls, name, convention), convention) or near
+
+
+def _spelled(cls: Any, name: str, convention: str) -> str:
+    """Return the name of another library that a misspelled one is like, unless it is more like an option."""
+    if name in FOREIGN_NAMES or nearest(name, _suggested(cls, convention), cutoff=0.8):
+        return name
+    return next(iter(nearest(name, FOREIGN_NAMES, 1, 0.8)), name)
+
+
+def _names_in(cls: Any, name: str, convention: str) -> list[str]:
+    """Return the names that a library has for what a name of another one stands for; none where they are PyTorch's."""
+    rules = cls.conventions.get(convention)
+    if rules is None:
+        return []
+    theirs = [own for word in names_here(name, FOREIGN_NAMES, cls.options) for own in rules.names_of(word)]
+    numbered = [own for own in theirs if own[-1:] == name[-1:] and name[-1:].isdigit()]
+    return [] if theirs == ["betas"] else numbered or theirs
 
 
 def _suggested(cls: Any, convention: str = "torch") -> list[str]:
@@ -118,12 +135,9 @@ def _suggested(cls: Any, convention: str = "torch") -> list[str]:
 def _explanation(cls: Any, name: str, convention: str = "torch") -> str | None:
     """Return the help for a name that means something elsewhere; None for other names, which may be misspelled."""
     words = names_here(name, FOREIGN_NAMES, cls.options)
-    rules = cls.conventions.get(convention)
-    theirs = [own for word in words for own in rules.names_of(word)] if rules is not None else []
-    if rules is not None and words and theirs != ["betas"]:
-        numbered = [own for own in theirs if own[-1:] == name[-1:] and name[-1:].isdigit()] or theirs
-        called = " and ".join(f"`{own}`" for own in numbered)
-        return f"{TITLES[convention]} calls it {called}." if called else None
+    if theirs := _names_in(cls, name, convention):
+        called = " and ".join(f"`{own}`" for own in theirs)
+        return f"{TITLES[convention]} calls it {called}."
     if words == ["betas"]:
         return "PyTorch takes both as one pair: betas=(beta_1, beta_2)."
     if name in {"decay", "lr_decay"} and "lr_decay" not in words:
