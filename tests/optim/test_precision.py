@@ -370,6 +370,15 @@ def test_the_step_does_not_wait_for_the_count_of_lost_updates(monkeypatch):
     assert len(asked) == 4
 
 
+def test_a_learning_rate_on_a_device_is_not_read():
+    """A rate without values stands for one that the host would have to wait for."""
+    p = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    group = {"params": [p], "precision": "plain", "capturable": False}
+    assert len(lost_updates._sampled({**group, "lr": torch.zeros((), device="meta")})) == 1
+    assert lost_updates._sampled({**group, "lr": torch.zeros(())}) == []
+
+
 def test_updates_that_a_schedule_makes_too_small_are_reported_later():
     p = torch.full((400,), 100.0, dtype=torch.bfloat16, requires_grad=True)
     optimizer = piste.optim.SGD([p], lr=1.0)

@@ -92,11 +92,16 @@ class LostUpdates:
 
 
 def _sampled(group: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    if group["precision"] != "plain" or group["capturable"] or bool(group.get("lr", 1) == 0):
+    if group["precision"] != "plain" or group["capturable"] or _is_zero(group.get("lr", 1)):
         return []
     params = [p for p in group["params"] if p.dtype in NARROW and type(p) in PLAIN_TYPES and _has_dense_gradient(p)]
     some = params[:: max(1, len(params) // _TENSORS)]
     return [(p, _values(p).clone(), _values(p.grad) != 0) for p in some]
+
+
+def _is_zero(rate: Any) -> bool:
+    """Return whether a learning rate is 0, as far as the host knows without waiting for a device."""
+    return not (isinstance(rate, Tensor) and rate.device.type != "cpu") and bool(rate == 0)
 
 
 def _counted(sample: list[tuple[Tensor, Tensor, Tensor]]) -> list[_Counts]:
