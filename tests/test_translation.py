@@ -111,6 +111,12 @@ def test_the_help_for_values_of_other_libraries_is_chinese():
         (message_of(losses.ArcFaceLoss, margin=28.6), "帮助：margin=0.499164 是 28.6 度的弧度值，间隔以弧度为单位。"),
         (message_of(losses.DistillationLoss, divergence="kl"), '帮助："forward" 是 KL(teacher, student)，"reverse" 是'),
         (message_of(losses.GeneratorLoss, "vanilla"), '这种博弈的生成器是 "non_saturating" 或 "minimax"。'),
+        (
+            message_of(optim.Adam, P, lr=0.1, eps_root=1, convention="optax"),
+            "帮助：optax 的另一个公式在这里没有对应。",
+        ),
+        (message_of(optim.Adam, P, beta1=0.1, convention="keras"), "没有选项 `beta1`；Keras 称之为 `beta_1`。"),
+        (message_of(losses.ArcFaceLoss, num_classes=3), "没有参数 `num_classes`。此损失没有权重：`input` 是余弦"),
         (message_of(losses.GRPOLoss, epsilon=0.2), "GRPOLoss() 没有参数 `epsilon`。请写 `clip_low` 和 `clip_high`。"),
         (
             message_of(optim.lr_scheduler.WarmupConstantLR, optim.SGD(P), 2, option="weight_deacy"),
@@ -352,6 +358,11 @@ def test_a_list_of_sentences_is_translated_to_its_end():
         "Lion 需要多于 100 个随机种子，或两者都更多。"
     )
     assert translate("8 (1.77 ms, 2 of 3)") == "8（1.77 ms，3 中的 2）"
+
+
+def test_lists_of_options_of_several_mistakes_are_translated():
+    message = message_of(optim.SGD, P, zzz=1, qqq=2)
+    assert message.count("；已知的有：`lr`, ") == 2 and message.endswith("`lr_max`。请写 SGD(model.parameters())。")
 
 
 def test_the_period_of_a_number_ends_no_part_of_a_message():

@@ -25,6 +25,7 @@ _is_off = ContextVar("_is_off", default=False)
 """Whether messages stay in English."""
 _ENTRY = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"(?:\n|\Z))+)', re.MULTILINE)
 _PROSE = re.compile(r"[A-Za-z]{2,}[.,;:]? [A-Za-z]{2,}")
+_LABEL = re.compile(r"\b[a-z]{3,}: ")
 _SENTENCE_END = re.compile(r"(?<=[.?!;:]) +|(?<=[.?!]\)) +| (?=\()|(?<=[。；？！：]) *(?=.)|(?=, )")
 _CHOICE = re.compile(r"(`[^`]*`|\"[^\"]*\"|-?[\d.]+)( or (`[^`]*`|\"[^\"]*\"|-?[\d.]+))+")
 _SPAN = re.compile(r"([-+]?[\d.]+(?:e[-+]\d+)?) to ([-+]?[\d.]+(?:e[-+]\d+)?)")
@@ -194,7 +195,7 @@ class _Line:
             count = bool(self.find_message(head)) + bool(self.find_message(tail.strip())) if head and tail else 0
             if count:
                 found.insert(0 if count == 2 else len(found), _join(self.translate(head), self.translate(tail)))
-        best = min((t for t in found if t), key=lambda t: len(_PROSE.findall(t)), default=core)
+        best = min((t for t in found if t), key=_english_left, default=core)
         if best == core:
             return text
         before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
@@ -249,6 +250,11 @@ class _Line:
         for i, part in enumerate(pattern.translated):
             text = _join(text, shown[part] if i % 2 else part, "")
         return text
+
+
+def _english_left(text: str) -> tuple[int, int]:
+    """Return the number of pairs of English words in a translation, and that of words in front of a list."""
+    return len(_PROSE.findall(text)), len(_LABEL.findall(text))
 
 
 def _is_enclosed(text: str) -> bool:
