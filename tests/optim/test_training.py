@@ -254,8 +254,11 @@ def test_the_parameter_stays_the_same_tensor_and_its_version_counts_up(name):
 def test_a_step_without_any_gradient_warns_once(name):
     net = model()
     optimizer = OPTIMIZERS[name](net.parameters())
-    with pytest.warns(UserWarning, match=rf"{name}.step\(\) changed no parameter: no parameter has a gradient"):
+    with pytest.warns(
+        UserWarning, match=rf"{name}.step\(\) changed no parameter: no parameter has a gradient"
+    ) as caught:
         optimizer.step()
+    assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step()

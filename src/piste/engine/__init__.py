@@ -1,6 +1,6 @@
 """Run a formula over tensors: specs, the passes that all code generators share, the backends, and dispatch."""
 
-from .backend import backends_of, register
+from .backend import backends_of, caller_level, register
 from .cpu.backend import CpuBackend
 from .cpu.sum_of_squares import GradientSquares, sum_of_squares
 from .eager.loss import cast_result, compute_dtype, is_autocast, rows_of_regions, values
@@ -58,6 +58,7 @@ __all__ = [
     "as_spread",
     "backends_of",
     "blocks_of",
+    "caller_level",
     "cast_result",
     "compute_dtype",
     "count_passes",

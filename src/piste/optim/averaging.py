@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import update_bn
 
+from ..engine import caller_level
 from ..errors import InvalidValue, Unsupported
 from ..translation import translate
 from .checkpoint import KEY
@@ -154,7 +155,7 @@ class AveragedWeights:
                         "model before the optimizer, by set_model_state_dict() and set_optimizer_state_dict() in place "
                         "of set_state_dict(), or save outside of averaged()."
                     ),
-                    stacklevel=3,
+                    stacklevel=caller_level(),
                 )
         return super()._step(closure)  # type: ignore[misc]
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..engine import caller_level
 from ..torch_internals import PLAIN_TYPES
 from ..translation import translate
 from .precision import NARROW
@@ -87,7 +88,7 @@ class LostUpdates:
                 f'than half the distance to the next number. Help: precision="kahan", "master" or "stochastic" keeps '
                 "them; so do float32 parameters under torch.autocast."
             ),
-            stacklevel=4,
+            stacklevel=caller_level(),
         )
 
 

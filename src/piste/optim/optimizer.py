@@ -9,28 +9,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..engine import MatrixSpec, StepSpec, parameters, raise_reported
-from ..torch_internals import (
-    LOAD_HOOKS,
-    has_step_hooks,
-    is_profiling,
-    outside_of_compiler,
-    profile_hook,
-    without_compiler,
-)
+from ..engine import MatrixSpec, StepSpec, parameters
+from ..torch_internals import LOAD_HOOKS, has_step_hooks, is_profiling, profile_hook, without_compiler
 from ..translation import translate
 from . import checkpoint, declaration, group_checks, validation
 from .backward_steps import stepping_in_backward
-from .clipping import SkippedSteps, decides_on_host, scaling_of_step, steps_on_gpu
+from .clipping import SkippedSteps, steps_on_gpu
 from .composition import describe_group
 from .convention import Convention
-from .group_sums import numbers_after, share_group_state
+from .group_sums import share_group_state
 from .model_groups import compare_with_model
 from .options import Option
 from .shards import existing_part
 from .shared_formulas import fill_largest_rate
 from .state import as_buffer, state_of
-from .step_plans import StepPlans, step_traced_group, traced_groups, warn_unchanged
+from .step_plans import StepPlans
+from .stepping import take_step
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -379,80 +373,7 @@ class Optimizer(torch.optim.Optimizer):
         return stepping_in_backward(self)
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        if not torch.compiler.is_compiling():
-            moved = self._step_groups()
-        elif self._counts_on_host:
-            moved = _step_with_host_counts(self)
-        elif decides_on_host(self):
-            moved = _step_with_host_decision(self)
-        else:
-            moved = self._step_traced_groups()
-        if not moved and not self._has_warned:
-            self._has_warned = True
-            warn_unchanged(self, f"{type(self).__name__}.step()")
-        return loss
-
-    def _step_groups(self) -> bool:
-        """Step all groups by their plans; return whether a parameter has a gradient, or the step is skipped."""
-        raise_reported()
-        moved, plans = False, self._step_plans
-        if self._state_exposed:
-            plans.forget_other_state(self)
-        options = plans.options(self)
-        if plans.scales or "found_inf" in self.__dict__:
-            scaling = scaling_of_step(self)
-            if scaling is None:
-                return True
-            groups = zip(options, self.param_groups, strict=True)
-            options = [(scaling.key(key), scaling.numbers(numbers, group)) for (key, numbers), group in groups]
-        if self.group_state:
-            numbers = numbers_after(self, [key.spec for key, _ in options], [own for _, own in options])
-            options = [(key, own) for (key, _), own in zip(options, numbers, strict=True)]
-        watch = plans.lost_updates
-        if watch.is_on:
-            watch.before(self.param_groups)
-        for index, group in enumerate(self.param_groups):
-            moved = plans.step_group(self, index, group, *options[index]) or moved
-        if watch.is_on:
-            watch.after(type(self).__name__)
-        return moved
-
-    def _step_traced_groups(self) -> bool:
-        """Do the same by torch operations, which torch.compile traces."""
-        scaling = scaling_of_step(self)
-        if scaling is None:
-            return True
-        moved = False
-        specs, numbers = traced_groups(self, scaling)
-        if self.group_state:
-            numbers = numbers_after(self, specs, numbers)
-        for group, spec, own in zip(self.param_groups, specs, numbers, strict=True):
-            moved = step_traced_group(self, group, spec, own) or moved
-        return moved
-
-
-def _call_step_groups(optimizer: Optimizer) -> bool:
-    return optimizer._step_groups()
-
-
-_step_with_host_counts = outside_of_compiler(
-    _call_step_groups,
-    translate(
-        "The matrix stage of this optimizer reads the step count on the host, so torch.compile runs its step outside "
-        "of the graph. Help: fullgraph=False."
-    ),
-)
-_step_with_host_decision = outside_of_compiler(
-    _call_step_groups,
-    translate(
-        'nonfinite="skip" on a CPU and nonfinite="raise" read the gradients on the host, so torch.compile runs the '
-        'step outside of the graph. Help: fullgraph=False, or nonfinite="ignore".'
-    ),
-)
+        return take_step(self, closure)
 
 
 def _call_step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:

@@ -23,6 +23,7 @@ from ..engine import (
     SumPlan,
     SumSpec,
     add_terms,
+    caller_level,
     is_captured,
     step_eagerly,
     step_matrices_eagerly,
@@ -224,7 +225,7 @@ def step_traced_group(optimizer: Any, group: dict[str, Any], spec: Any, numbers:
     return len(slots) > 0  # torch 2.9 to 2.11 can't trace `bool` of a list
 
 
-def warn_unchanged(optimizer: Any, call: str, stacklevel: int = 4) -> None:
+def warn_unchanged(optimizer: Any, call: str) -> None:
     """Warn that a call changed no parameter, with the reason."""
     params: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
     if not params:  # ZeroRedundancyOptimizer may leave a process none
@@ -238,7 +239,8 @@ def warn_unchanged(optimizer: Any, call: str, stacklevel: int = 4) -> None:
         )
     else:
         why = "its only parameter is frozen (requires_grad=False). Help: unfreeze it with p.requires_grad_()."
-    warnings.warn(translate(f"{call} changed no parameter: {why}"), stacklevel=stacklevel)
+    level = 1 if torch.compiler.is_compiling() else caller_level()  # the compiler traces no frames
+    warnings.warn(translate(f"{call} changed no parameter: {why}"), stacklevel=level)
 
 
 def _state_pointers(optimizer: Any) -> list[int]:
