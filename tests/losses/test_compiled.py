@@ -79,6 +79,48 @@ def test_every_loss_compiles_to_one_graph_with_the_eager_value_and_gradients(cas
         assert bool(compiled.operators) is has_operator(case)
 
 
+def has_batch(case: Case) -> bool:
+    """Whether the operands of a loss have a dimension that no option fixes."""
+    size = seeded(case)[0].shape[:1]
+    options = [v for v in case.options.values() if isinstance(v, torch.Tensor)]
+    return size.numel() > 2 and all(v.dim() == 0 or v.shape[:1] != size for v in options)
+
+
+@pytest.mark.sample(1, per="case.name", of=4)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("case", [c for c in CASES if has_operator(c) and has_batch(c)], ids=str)
+def test_one_graph_takes_batches_of_every_size(case: Case, reduction: str) -> None:
+    operands = seeded(case)
+    size = operands[0].shape[0]
+    is_batched = [o.dim() > 0 and o.shape[0] == size for o in operands]
+
+    def step(*given):
+        return case.function(*given, reduction=reduction, **case.options)
+
+    compiled = Compiled(step)
+    for n in (size, size - 1):
+        batch = [o[:n].clone() if flag else o for o, flag in zip(operands, is_batched, strict=True)]
+        for x, flag in zip(batch, is_batched, strict=True):
+            if flag:
+                torch._dynamo.mark_dynamic(x, 0)
+        leaves = [x.requires_grad_(x.is_floating_point()) for x in batch]
+        value = compiled(*leaves)
+        wanted = [x for x in leaves if x.requires_grad]
+        found = torch.autograd.grad(value.sum() * 3, wanted, allow_unused=True, materialize_grads=True)
+        torch.testing.assert_close([value.detach(), *found], [x for x in trained(step, batch) if x is not None])
+    assert len(compiled.operators) == 1
+
+
+def test_eager_calls_in_between_compile_nothing_again():
+    compiled = Compiled(lambda x, y: F.cross_entropy(x, y, label_smoothing=0.125))
+    compiled(X, Y)
+    for k in range(3):
+        F.cross_entropy(X, Y, label_smoothing=0.125)
+        F.mse_loss(X, X, normalizer=7.5 + k)
+        compiled(X, Y)
+    assert len(compiled.operators) == 1
+
+
 @pytest.mark.sample(1, per="case.name", of=4)
 @pytest.mark.parametrize("case", [c for c in MODULES if not c.options], ids=str)
 def test_every_loss_compiles_to_one_graph_without_gradients(case: Case) -> None:

@@ -7,6 +7,7 @@ over them. A second backward and transforms differentiate torch operations.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ def gradients_eagerly(spec: LossKernelSpec, operands: Sequence[Tensor], argument
 
 def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossArguments) -> list[Tensor]:
     ignored = arguments.ignored
-    divisor = _given_divisor(arguments, inputs[0].shape[:-1].numel())
+    divisor = _given_divisor(arguments, math.prod(inputs[0].shape[:-1]))
     named = dict(
         zip((c.name for c in spec.operands), rows_of_regions([c.kind for c in spec.operands], inputs), strict=True)
     )

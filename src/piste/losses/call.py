@@ -16,6 +16,7 @@ from .reduction import Reduction
 __all__ = ["MAX_CACHED_SETTINGS", "PreparedCall", "ValidatedSettings", "validate_settings", "why_not_operator"]
 
 MAX_CACHED_SETTINGS = 1000
+_is_compiling = torch.compiler.is_compiling
 _cached_settings: dict[tuple[Any, ...], ValidatedSettings] = {}
 
 
@@ -62,6 +63,9 @@ def validate_settings(loss: Any, given: dict[str, Any]) -> tuple[ValidatedSettin
         The settings, and the options that are tensors.
     """
     tensors: dict[str, Tensor] = {}
+    if _is_compiling():  # a compiled graph would depend on what the cache holds
+        tensors = {n: v for n, v in given.items() if n in loss.options and isinstance(v, Tensor)}
+        return _validated(loss, given, tensors), tensors
     key: tuple[Any, ...] = (loss, *given.items(), *map(type, given.values()))  # as True == 1
     is_hashable = True
     try:
@@ -76,15 +80,19 @@ def validate_settings(loss: Any, given: dict[str, Any]) -> tuple[ValidatedSettin
         settings, is_hashable = None, False
         tensors = {n: v for n, v in given.items() if n in loss.options and isinstance(v, Tensor)}
     if settings is None:
-        values = loss.defaults | given
-        reduction = loss.validate_all(values)
-        options = {n: values[n] for n in loss.options if n not in tensors}
-        settings = ValidatedSettings(reduction, values["check"], options)
-        if is_hashable and not isinstance(values["normalizer"], Tensor) and not torch.compiler.is_compiling():
+        settings = _validated(loss, given, tensors)
+        if is_hashable and not isinstance(settings.reduction.normalizer, Tensor):
             if len(_cached_settings) >= MAX_CACHED_SETTINGS:  # a normalizer may be another number in every step
                 _cached_settings.clear()
             _cached_settings[key] = settings
     return settings, tensors
+
+
+def _validated(loss: Any, given: dict[str, Any], tensors: dict[str, Tensor]) -> ValidatedSettings:
+    values = loss.defaults | given
+    reduction = loss.validate_all(values)
+    options = {n: values[n] for n in loss.options if n not in tensors}
+    return ValidatedSettings(reduction, values["check"], options)
 
 
 def why_not_operator(given: Sequence[Any], settings: ValidatedSettings) -> str | None:

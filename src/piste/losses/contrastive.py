@@ -207,6 +207,6 @@ class NTXentLoss(PairLoss):
         p = scale * (a * b).sum(-1)
         z = torch.cat([a, b])
         own = own_column(z)
-        excluded = torch.cat([own, own.roll(len(a))], 1)
+        excluded = torch.cat([own, own.roll(a.shape[0])], 1)
         (n,) = reduce_pairs(z, z, scale, None, excluded, PairReduction(chunk=chunk_size))
         return cls.call_of((torch.cat([p, p]), n), operands)

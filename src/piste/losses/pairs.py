@@ -96,7 +96,7 @@ class PairLoss(Loss):
     @classmethod
     def check_has_negatives(cls, names: tuple[str, ...], x: Tensor, check: str) -> None:
         """Raise for a batch of one pair."""
-        if len(x) == 1 and check != "off":
+        if x.shape[0] == 1 and check != "off":
             raise InvalidValue(
                 f"{cls.__name__}: `{names[0]}` must have at least 2 rows; received {shape_of(x)}. Help: the other rows "
                 "of the batch are the negatives, without which the loss is 0 whatever the vectors."
@@ -110,7 +110,7 @@ class PairLoss(Loss):
             operands: The score of each positive pair, and the reductions of the scores of its negatives.
             given: The vectors of the call.
         """
-        number, dtype = len(operands[0]), common_dtype([x.dtype for x in given])
+        number, dtype = operands[0].shape[0], common_dtype([x.dtype for x in given])
         return PreparedCall(
             cls.formula, operands, {}, dtype, lambda: number, lambda: number, "count", derivatives=cls.derivatives
         )
@@ -133,4 +133,4 @@ def _how_to_flatten(name: str, x: Tensor) -> str:
 
 def own_column(x: Tensor) -> Tensor:
     """Return the column of the positive pair of each row (N, 1)."""
-    return torch.arange(len(x), device=x.device).unsqueeze(1)
+    return torch.arange(x.shape[0], device=x.device).unsqueeze(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -160,7 +161,7 @@ class RowwiseLoss(Loss):
             x if x is None or kind in ("index", "labels") else x.to(working)
             for x, kind in zip(rows.operands, rows.kinds, strict=True)
         )
-        number = rows.operands[0].shape[:-1].numel()
+        number = math.prod(rows.operands[0].shape[:-1])
         return PreparedCall(
             rows.formula, operands, rows.options, rows.dtype, lambda: number, lambda: number, rows.denominator
         )

@@ -104,9 +104,9 @@ def _mean_score_of_class(z: Tensor, y: Tensor, scale: Tensor) -> tuple[Tensor, T
     """Return the mean score of each vector and the others of its class, and their number, by sums over classes."""
     order = y.argsort()
     is_first = y[order] != y[order].roll(1)
-    group = torch.zeros_like(y, dtype=torch.int64).scatter(0, order, is_first.cumsum(0) % len(y))
+    group = torch.zeros_like(y, dtype=torch.int64).scatter(0, order, is_first.cumsum(0) % y.shape[0])
     # index_select adds the gradients in order, as indexing by a tensor does not.
     sums = torch.zeros_like(z).index_add(0, group, z).index_select(0, group)
-    ones = z.new_ones(len(z))
+    ones = z.new_ones(z.shape[0])
     others = torch.zeros_like(ones).index_add(0, group, ones).index_select(0, group) - 1
     return scale * (z * (sums - z)).sum(-1) / others.clamp_min(1), others

@@ -38,7 +38,9 @@ class PairReduction(NamedTuple):
     chunk: int | None = None
 
     def chunks(self, rows: int, columns: int) -> Iterator[slice]:
-        """Yield the rows of each chunk."""
+        """Yield the rows of each chunk; for sizes that stand for several, whose tensors have no values, all rows."""
+        if not isinstance(rows, int):
+            return iter([slice(0, rows)])
         size = self.chunk or max(1, LARGEST_CHUNK // max(columns, 1))
         return (slice(start, start + size) for start in range(0, rows, size))
 
@@ -108,8 +110,8 @@ class _InChunks(torch.autograd.Function):
         how: PairReduction,
     ) -> Any:
         is_log = how.kind == "log_sum_exp"
-        rows, columns = a.new_empty(len(a)), a.new_full((len(b),), -math.inf if is_log else 0.0)
-        for chunk in how.chunks(len(a), len(b)):
+        rows, columns = a.new_empty(a.shape[0]), a.new_full((b.shape[0],), -math.inf if is_log else 0.0)
+        for chunk in how.chunks(a.shape[0], b.shape[0]):
             s = _scores(a, b, scale, bias, excluded, chunk)
             if is_log:
                 rows[chunk] = s.logsumexp(1)
@@ -147,7 +149,7 @@ def _gradients(
     by_bias = None if bias is None else torch.zeros_like(bias)
     # Without scores the log-sum-exp is -inf, and each exp(score - log-sum-exp) is to be 0.
     rows, columns = (torch.where(x == -math.inf, 0, x) for x in (rows, columns))
-    for chunk in how.chunks(len(a), len(b)):
+    for chunk in how.chunks(a.shape[0], b.shape[0]):
         s = _scores(a, b, scale, bias, excluded, chunk)
         if how.kind == "log_sum_exp":
             w = (s - rows[chunk, None]).exp_().mul_(grads[0][chunk, None])
