@@ -112,6 +112,15 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "_first_value: group -> dtype (number 5)": "rows, columns and the first dimension don't depend on the options",
         "_filled_like: start -> dtype": "a state of 0 is filled with 0 again",
     },
+    "piste.optim.ademamix": dict.fromkeys(
+        (
+            "AdEMAMix.per_step: where(risen < 1, _rise(beta1, beta3, risen), beta3) -> _rise(beta1, beta3, risen)",
+            "AdEMAMix.per_step: risen < 1 -> risen <= 1",
+            "AdEMAMix.per_step: risen -> beta1",
+            "AdEMAMix.per_step: 1 -> 2 (number 3)",
+        ),
+        "_rise ends at beta3, but for a rounding that `where` leaves out",
+    ),
     "piste.optim.schedule_free": dict.fromkeys(
         (
             "_PER_STEP: where(W > 0, w / where(W > 0, W, 1), 0) -> w / where(W > 0, W, 1)",
