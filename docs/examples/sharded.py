@@ -7,6 +7,7 @@ and so is every decision that follows from them.
 
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -72,6 +73,10 @@ def main() -> None:
     )  # fmt: skip
     if rank == 0:
         print(found)
+    if dist.get_backend() == "gloo":
+        time.sleep(
+            0.2
+        )  # its threads release the tensors of the last sum; if Python ends before, PyTorch aborts (#190489)
     dist.destroy_process_group()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -352,4 +353,5 @@ if __name__ == "__main__":
         redundancy_is_removed()
         print("done", flush=True)
         dist.barrier()
+        time.sleep(0.2)  # see tests/torchrun.py
         dist.destroy_process_group()
