@@ -77,13 +77,52 @@ def test_without_strict_names_are_required_on_both_sides():
         unnamed.load_state_dict(optimizer.state_dict(), strict=False)
 
 
+def test_without_strict_a_checkpoint_without_a_common_name_is_refused():
+    """A wrapper's prefix must not lose all state silently."""
+    net = model()
+    optimizer = named(net)
+    train(net, optimizer, range(2))
+    wrapped = Adam([(f"module.{name}", p) for name, p in copy.deepcopy(net).named_parameters()])
+    words = r"no parameter name in common; the first ones are `0\.weight` and `module\.0\.weight`\. Help: wrappers"
+    for hyperparameters in ("checkpoint", "keep"):
+        with pytest.raises(InvalidValue, match=words):
+            wrapped.load_state_dict(optimizer.state_dict(), strict=False, hyperparameters=hyperparameters)
+    assert not wrapped.state
+
+
+def test_without_strict_a_checkpoint_with_too_few_names_is_refused():
+    net = model()
+    optimizer = named(net)
+    train(net, optimizer, [0])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["param_names"] = ["0.weight"]
+    with pytest.raises(InvalidValue, match="a name for each of its parameters; received 1 name for 4 parameters"):
+        named(copy.deepcopy(net)).load_state_dict(saved, strict=False)
+    with pytest.raises(InvalidType, match="`strict` must be True or False; received strict='no'"):
+        named(net).load_state_dict(optimizer.state_dict(), strict="no")
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_kept_options_take_the_estimate_of_the_checkpoint(strict):
+    """The estimate of Prodigy belongs to the state, whatever becomes of the options."""
+    net = model()
+    optimizer = OPTIMIZERS["Prodigy"](net.named_parameters(), d0=1e-3)
+    train(net, optimizer, range(5))
+    other = OPTIMIZERS["Prodigy"](copy.deepcopy(net).named_parameters(), lr=0.5)
+    other.load_state_dict(optimizer.state_dict(), strict=strict, hyperparameters="keep")
+    for name in ("d", "d_max", "d_numerator", "k"):
+        assert torch.equal(other.param_groups[0][name], optimizer.param_groups[0][name])
+    assert other.param_groups[0]["k"] == 5
+    assert other.param_groups[0]["lr"] == 0.5
+
+
 def test_without_strict_another_number_of_groups_keeps_options():
     net = model()
     optimizer = named(net)
     train(net, optimizer, range(2))
     groups = [{"params": list(net[i].named_parameters(prefix=str(i))), "lr": 0.1 + i} for i in (0, 2)]
     split = Adam(groups)
-    with pytest.raises(InvalidValue, match=r'1 param groups and this Adam 2\. Help: hyperparameters="keep"'):
+    with pytest.raises(InvalidValue, match=r'1 param group and this Adam 2\. Help: hyperparameters="keep"'):
         split.load_state_dict(optimizer.state_dict(), strict=False)
     split.load_state_dict(optimizer.state_dict(), strict=False, hyperparameters="keep")
     assert [group["lr"] for group in split.param_groups] == [0.1, 2.1]

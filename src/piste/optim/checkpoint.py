@@ -14,7 +14,7 @@ from ..errors import InvalidValue
 from ..version import __version__
 from ..wording import plural
 from . import validation
-from .options import REDUCED, Choice
+from .options import REDUCED, Choice, Flag
 from .precision import STATE_KEYS, TENSORS
 from .registry import OPTIMIZERS
 
@@ -58,6 +58,7 @@ def match_checkpoint(
     """
     cls = type(optimizer)
     Choice("checkpoint", ("checkpoint", "keep")).check("hyperparameters", hyperparameters)
+    Flag(True).check("strict", strict)
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
         raise InvalidValue(
             f"{cls.__name__}.load_state_dict takes the result of optimizer.state_dict(), a dict with `state` and "
@@ -147,10 +148,24 @@ def _pick_by_name(optimizer: Any, state_dict: Mapping[str, Any], hyperparameters
         )
     if len(saved) != len(groups) and hyperparameters != "keep":
         raise InvalidValue(
-            f"the checkpoint has {len(saved)} param groups and this {type(optimizer).__name__} {len(groups)}. "
-            'Help: hyperparameters="keep" keeps the options of the optimizer.'
+            f"the checkpoint has {plural(len(saved), 'param group')} and this {type(optimizer).__name__} {len(groups)}"
+            '. Help: hyperparameters="keep" keeps the options of the optimizer.'
         )
+    for i, group in enumerate(saved):
+        if len(group["param_names"]) != len(group["params"]):
+            raise InvalidValue(
+                f"param group {i} of the checkpoint must have a name for each of its parameters; received "
+                f"{plural(len(group['param_names']), 'name')} for {plural(len(group['params']), 'parameter')}. "
+                "Help: save the optimizer again."
+            )
     ids = {name: index for group in saved for name, index in zip(group["param_names"], group["params"], strict=True)}
+    ours_first = next((name for group in groups for name in group["param_names"]), None)
+    if ids and ours_first is not None and not any(name in ids for group in groups for name in group["param_names"]):
+        raise InvalidValue(
+            f"the checkpoint and this {type(optimizer).__name__} have no parameter name in common; the first ones are "
+            f"`{next(iter(ids))}` and `{ours_first}`. Help: wrappers of a model add a prefix, such as `module.`; make "
+            "the optimizer from the named_parameters() of the same module."
+        )
     numbers = iter(range(sum(len(group["params"]) for group in groups)))
     state, picked = {}, []
     for i, ours in enumerate(groups):
@@ -158,7 +173,8 @@ def _pick_by_name(optimizer: Any, state_dict: Mapping[str, Any], hyperparameters
         for number, name in zip(own, ours["param_names"], strict=True):
             if name in ids and ids[name] in state_dict["state"]:
                 state[number] = state_dict["state"][ids[name]]
-        options = saved[i] if hyperparameters == "checkpoint" else ours
+        kept = {name: saved[0][name] for name in type(optimizer).group_state if saved}  # the same in all groups
+        options = saved[i] if hyperparameters == "checkpoint" else {**ours, **kept}
         picked.append({**options, "params": own, "param_names": list(ours["param_names"])})
     return {**state_dict, "state": state, "param_groups": picked}
 

@@ -240,8 +240,8 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             InvalidType: An option is of the wrong type.
-            InvalidValue: The checkpoint is of another optimizer, or has other groups, names or shapes. The optimizer
-                has not changed.
+            InvalidValue: The checkpoint is of another optimizer, or has other groups, names or shapes, or no parameter
+                in common. The optimizer has not changed.
         """
         hooks = getattr(self, LOAD_HOOKS, {})
         for hook in hooks.values():
