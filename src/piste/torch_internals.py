@@ -27,6 +27,7 @@ __all__ = [
     "current_device",
     "direct_backward",
     "has_step_hooks",
+    "in_loss_parallel",
     "in_transform",
     "is_batched",
     "is_fake",
@@ -118,6 +119,12 @@ def is_fake(x: Tensor) -> bool:
     if _fake_tensor is None:
         return type(x) is not Tensor and type(x) is not torch.nn.Parameter
     return isinstance(x, _fake_tensor)
+
+
+def in_loss_parallel() -> bool:
+    """Return whether `torch.distributed.tensor.parallel.loss_parallel` is active; False if PyTorch can't tell."""
+    handlers = _find("distributed.tensor.DTensor._op_dispatcher._custom_op_handlers", ())
+    return torch.ops.aten._log_softmax_backward_data.default in handlers
 
 
 # --- autograd ---------------------------------------------------------------------------------------------------

@@ -208,13 +208,27 @@ def _index(x: Tensor) -> Tensor:
 
 
 def _log_softmax(x: Tensor) -> Tensor:
+    if hasattr(x, "to_local"):
+        # Within `loss_parallel` of PyTorch the operator on a DTensor has the gradient of its input for its own.
+        shifted = x - x.detach().amax(-1, keepdim=True)
+        return shifted - shifted.exp().sum(-1, keepdim=True).log()
     return torch.log_softmax(x, -1)
 
 
 def _pick(x: Any, k: Tensor) -> Any:
     if not isinstance(x, Tensor):  # a number for every class
         return x
-    return x[k] if x.dim() == 1 and k.dim() else x.gather(-1, k.unsqueeze(-1)).squeeze(-1)
+    if x.dim() == 1 and k.dim():
+        return x[k]
+    picked: Any = x.gather(-1, k.unsqueeze(-1))
+    if hasattr(picked, "to_local") and any(place.is_partial() for place in picked.placements):
+        # Each process has the entries of its classes, and PyTorch can't add them up after a change of the shape.
+        from torch.distributed.tensor import Replicate
+
+        picked = picked.redistribute(
+            placements=[Replicate() if place.is_partial() else place for place in picked.placements]
+        )
+    return picked.squeeze(-1)
 
 
 def _hinges(x: Tensor, k: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..engine import ValueCheck, Violation
-from ..errors import InvalidValue
+from ..engine import ValueCheck, Violation, is_sharded
+from ..errors import InvalidValue, Unsupported
 from ..formula.row_functions import log_softmax, pick, size, total
 from ..formula.words import exp, where
 from ..options import Flag, Number
+from ..torch_internals import in_loss_parallel
 from .call import ValidatedSettings
 from .class_checks import line_to_copy
 from .class_loss import CLASS_DIM, CLASS_WEIGHT, IGNORE_INDEX, ClassLoss
@@ -77,6 +78,17 @@ class NLLLoss(ClassLoss):
         return -pick(x, k) if w is None else -pick(w, k) * pick(x, k)
 
     index_faults = (_above_zero,)
+
+    @classmethod
+    def compute(cls, operands: tuple[Any, ...], reduction: Reduction, check: str, **options: Any) -> Tensor:
+        """Return the loss; raise where it gets no gradient through the operator that made its input."""
+        x = operands[0]
+        if isinstance(x, Tensor) and x.requires_grad and is_sharded(x) and in_loss_parallel():
+            raise Unsupported(
+                f"{cls.__name__} can't be trained within torch's loss_parallel(), where log_softmax leaves its "
+                "gradient to torch.nn.functional.nll_loss. Help: CrossEntropyLoss takes the logits."
+            )
+        return super().compute(operands, reduction, check, **options)
 
     @classmethod
     def check_input(cls, x: Tensor, k: Tensor, keep: Tensor) -> None:
