@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 
 import pytest
+import torch
 
+import piste
 from piste.engine.gpu import table_ring
+from piste.engine.gpu.backend import layout_of
 from piste.engine.gpu.counters import HostCounters
 from piste.engine.gpu.device import PinnedTable
 from piste.engine.gpu.launch import chunks
+from piste.engine.gpu.line_kernel import make_step_kernel
 from piste.engine.gpu.step_kernel import CHUNK
 from piste.engine.gpu.table_ring import TableRing
 from piste.engine.native.native_guard import native_guard
+from piste.engine.specs import ParamState
 from piste.formula.operations import divide, power
+from piste.optim.composition import step_spec
+
+from .recording import recording
 
 
 class Event:
@@ -117,3 +126,16 @@ def test_the_host_divides_and_raises_to_powers_as_the_device_does():
     assert divide(1.0, 0.0) == inf and divide(-1.0, 0.0) == -inf and divide(0.0, 0.0) != divide(0.0, 0.0)
     assert power(0.0, -1.0) == inf and power(10.0, 400.0) == inf
     assert power(-2.0, 0.5) != power(-2.0, 0.5) and power(-2.0, 3.0) == -8.0
+
+
+def test_whole_numbers_on_the_device_are_read_as_numbers():
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    with recording() as backend:
+        state = ParamState(p, p.grad, [], [torch.zeros(())])
+        spec = step_spec(piste.optim.SGD, piste.optim.SGD([p]).param_groups[0])
+        layout = replace(layout_of(spec, state), counts_on_device=True)
+        kernel = make_step_kernel(spec, layout, [state], backend.device)
+        numbers = dict.fromkeys(spec.numbers, 0.5) | {"lr": torch.ones((), dtype=torch.int64, device="meta")}
+        kernel.launch(array("q", [p.grad.data_ptr()]), numbers)
+    assert [entry for entry, *_ in backend.device.launches] == ["prepare", "step"]

@@ -193,6 +193,10 @@ class GpuStepKernel:
         assert isinstance(self._rows, Tensor)
         values = [self._device.local(numbers[name]) for name in self._spec.numbers]
         on_device = [isinstance(x, Tensor) and x.device.type != "cpu" for x in values]
+        values = [
+            x.double() if is_tensor and not x.is_floating_point() else x
+            for x, is_tensor in zip(values, on_device, strict=True)
+        ]
         kinds = tuple(
             str(x.dtype).removeprefix("torch.") if is_tensor else "value"
             for x, is_tensor in zip(values, on_device, strict=True)
