@@ -7,6 +7,7 @@ machine code relies, and verifies them by a self-test.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import types
 from collections.abc import Callable
@@ -30,6 +31,7 @@ __all__ = [
     "in_loss_parallel",
     "in_transform",
     "is_batched",
+    "is_compiler_on",
     "is_fake",
     "is_profiling",
     "is_rewriting",
@@ -238,6 +240,16 @@ def outside_of_compiler(function: Callable[..., Any], reason: str) -> Callable[.
 
     hidden._torchdynamo_disable, hidden._torchdynamo_disable_msg = True, reason
     return hidden  # type: ignore[no-any-return]
+
+
+_frame_callback = _find("_C._dynamo.eval_frame.get_eval_frame_callback", None)
+
+
+def is_compiler_on() -> bool:
+    """Return whether torch.compile traces the caller, or would take the functions that are called now."""
+    if _is_compiling():
+        return True
+    return "torch._dynamo" in sys.modules if _frame_callback is None else callable(_frame_callback())
 
 
 LOAD_HOOKS = "_optimizer_load_state_dict_pre_hooks"

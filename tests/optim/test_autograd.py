@@ -143,6 +143,26 @@ def test_a_step_that_asks_the_host_runs_outside_of_the_graphs(options, reason):
         torch.compile(a.step, backend="eager", fullgraph=True)()
 
 
+@pytest.mark.parametrize("name", ["SparseAdam", "SGD", "Adagrad"])
+def test_sparse_gradients_are_stepped_outside_of_the_graphs(name):
+    def run(wrap):
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        layer = torch.nn.Embedding(10, 3, sparse=True)
+        optimizer = OPTIMIZERS[name](layer.parameters(), lr=0.1)
+        step = wrap(optimizer.step)
+        for k in range(3):
+            optimizer.zero_grad()
+            layer(torch.tensor([1, 2, 1 + k])).square().sum().backward()
+            step()
+        return layer.weight.detach(), *optimizer.state[layer.weight].values()
+
+    for mine, wanted in zip(
+        run(lambda step: torch.compile(step, backend="eager")), run(lambda step: step), strict=True
+    ):
+        assert torch.equal(mine, wanted)
+
+
 @pytest.mark.parametrize("is_private", [True, False])
 def test_a_function_outside_of_the_compiler_is_not_traced(is_private, monkeypatch):
     if not is_private:

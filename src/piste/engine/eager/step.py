@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...torch_internals import is_compiler_on, outside_of_compiler
+from ...translation import translate
 from ..eight_bits import decode, encode
 from ..layout import is_sharded, positions
 from ..specs import ParamState, StepSpec, SumSpec
@@ -53,7 +55,7 @@ def step(
         if slot.scales:
             _step_in_8_bits(spec, slot, scalars)
         elif slot.g.is_sparse:
-            _sparse_step(spec, slot, scalars)
+            (_sparse_step_outside if is_compiler_on() else _sparse_step)(spec, slot, scalars)
         else:
             _apply(spec, slot.p, slot.g, slot.buffers, scalars, differentiable)
         for x, old in before:
@@ -196,3 +198,9 @@ def _sparse_step(program: StepSpec, slot: ParamState, scalars: Mapping[str, Any]
     _apply(program, part[0], g.values(), part[1:], scalars, clone=False)
     for x, values in zip(whole, part, strict=True):
         x[index] = values
+
+
+_sparse_step_outside = outside_of_compiler(
+    _sparse_step,
+    translate("torch.compile takes no sparse gradients, so the step of their entries is no part of a graph."),
+)
