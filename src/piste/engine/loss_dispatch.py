@@ -16,7 +16,7 @@ from ..formula.expression import FormulaError
 from ..torch_internals import PLAIN_TYPES, is_transforming
 from .autograd import record
 from .backend import Declined, LossKernel, backends_of, forced_backend, warn_fallback
-from .specs import STORAGES, LossArguments, LossKernelSpec, LossSpec, has_many_short_rows
+from .specs import STORAGES, LossArguments, LossKernelSpec, LossSpec, has_few_long_rows, has_many_short_rows
 
 __all__ = ["LossDispatcher", "as_divisor", "decline", "dispatcher_of", "explain"]
 
@@ -72,8 +72,8 @@ class LossDispatcher:
     def __init__(self, spec: LossSpec) -> None:
         self.spec = spec
         self.count = sum(kind is not None for kind in spec.kinds)
-        # By the device, dtype and contiguity of the first operand, whether it has many short rows, and the operands
-        # that want a gradient.
+        # By the device, dtype and contiguity of the first operand, whether it has many short or few long rows, and the
+        # operands that want a gradient.
         self.kernels: dict[tuple[Any, ...], LossKernel | None] = {}
         # The last kernel with a fast path, without and with a gradient by the first operand.
         self.latest: list[LossKernel | None] = [None, None]
@@ -122,8 +122,9 @@ class LossDispatcher:
             decline("an operand is a tensor subclass, with operations of its own")
             return None
         wanted = map(_requires_grad, operands) if _is_grad_enabled() else ()
-        is_tiled = self.spec.derivatives is None and has_many_short_rows(first)
-        key = first.device, first.dtype, first.is_contiguous(), is_tiled, *wanted
+        is_rows = self.spec.derivatives is None
+        arranged = is_rows and has_many_short_rows(first), is_rows and has_few_long_rows(first)
+        key = first.device, first.dtype, first.is_contiguous(), *arranged, *wanted
         try:
             kernel = self.kernels[key]
         except KeyError:

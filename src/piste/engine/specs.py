@@ -27,6 +27,7 @@ __all__ = [
     "ParamState",
     "StepSpec",
     "SumSpec",
+    "has_few_long_rows",
     "has_many_short_rows",
     "is_matrix",
     "parameters",
@@ -260,9 +261,18 @@ SHORT_ROWS, MANY_ELEMENTS = 64, 4096
 """The most classes and the least elements of `has_many_short_rows`."""
 
 
+LONG_ROWS, FEW_ROWS = 1 << 16, 4
+"""The fewest classes and one more than the most rows of `has_few_long_rows`."""
+
+
 def has_many_short_rows(x: torch.Tensor) -> bool:
     """Return whether a backend may compute the rows of an operand by a kernel of its own, many at a time."""
     return x.dim() > 0 and x.shape[-1] <= SHORT_ROWS and x.numel() >= MANY_ELEMENTS
+
+
+def has_few_long_rows(x: torch.Tensor) -> bool:
+    """Return whether threads share each row of an operand; by its shape alone, so that they don't decide the bits."""
+    return x.dim() > 1 and x.shape[-1] >= LONG_ROWS and x.numel() < x.shape[-1] * FEW_ROWS
 
 
 NO_IGNORE_INDEX = -(1 << 62)

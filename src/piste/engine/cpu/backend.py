@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 
+from ...formula.expression import FormulaError
 from ..backend import FastStep, LossKernel
 from ..hoisting import has_lines
 from ..native.openmp import openmp_parallel
-from ..specs import LossKernelSpec, ParamState, StepSpec, has_many_short_rows
+from ..specs import LossKernelSpec, ParamState, StepSpec, has_few_long_rows, has_many_short_rows
 from . import fast_step, image_cross_entropy
 from .line_kernel import LineStepKernel
 from .loss_kernel import kernel_of
-from .region_kernel import RegionKernel
+from .region_kernel import LongRowsKernel, RegionKernel
 from .step_kernel import StepKernel, layout_of, why_not_step
 from .step_source import Layout
 from .tile_kernel import tile_source
@@ -72,11 +74,14 @@ class CpuBackend:
     def compile_loss(self, spec: LossKernelSpec, operands: Sequence[Tensor]) -> LossKernel:
         """Make the kernel of a loss; that of images where the classes of a cross entropy are far apart.
 
-        Many short rows have a kernel of their own, where their loss has one.
+        Many short rows have a kernel of their own, and fewer rows than threads, where their loss has one.
         """
         if spec.operands[0].kind == "logits":
             return RegionKernel(spec)
         if not operands[0].is_contiguous() and image_cross_entropy.computes(spec):
             return image_cross_entropy.ImageCrossEntropy(spec)
+        if spec.derivatives is None and has_few_long_rows(operands[0]):
+            with suppress(FormulaError):
+                return LongRowsKernel(spec)
         is_tiled = spec.derivatives is None and has_many_short_rows(operands[0]) and tile_source(spec) is not None
         return kernel_of(spec, is_tiled)

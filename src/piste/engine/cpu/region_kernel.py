@@ -1,4 +1,4 @@
-"""The CPU kernel of a loss of regions with a softmax over the classes: logits and gradient are touched once or twice.
+"""The CPU kernel of a loss of regions, whose places threads share: operands and gradient are touched once or twice.
 
 The samples are computed in turns, of as many as the caches of the cores hold, so that the gradient finds the
 probabilities there.
@@ -19,13 +19,14 @@ from ..native.compiler import load, load_file
 from ..specs import LossArguments, LossKernelSpec
 from .formula_comments import loss_formula
 from .is_one import make_is_one
+from .loss_kernel import kernel_of
 from .loss_lines import PARALLEL_MIN_ELEMENTS, result_code
 from .memory import gradient_like
 from .region_source import BLOCK_PLACES, SHARED_ROWS, TILE, region_source
 from .tables import LossNumbers, region_table
 from .work_sharing import make_counters, work
 
-__all__ = ["RegionKernel"]
+__all__ = ["LongRowsKernel", "RegionKernel"]
 
 TURN_BYTES = 1 << 20  # of the probabilities of a turn, for each thread: half of a core's cache
 MAX_CLASSES = 4096  # with more, sums in the precision of the logits lose digits
@@ -111,3 +112,17 @@ class RegionKernel(LossKernel):
                 raise Declined(f"an operand is on {operand.device}, or is not contiguous")
             if operand.is_neg() or operand.is_conj():
                 raise Declined("an operand is a lazy conjugate or negative")
+
+
+class LongRowsKernel(RegionKernel):
+    """A loss of fewer rows than threads, which share each row; the kernel of rows takes what this one declines."""
+
+    def __init__(self, spec: LossKernelSpec) -> None:
+        super().__init__(spec)
+        self._rows = kernel_of(spec)
+
+    def compute(self, operands: Sequence[Tensor], arguments: LossArguments) -> Computed:
+        try:
+            return super().compute(operands, arguments)
+        except Declined:
+            return self._rows.compute(operands, arguments)

@@ -1,12 +1,13 @@
-"""Generates the kernel of a loss of regions, whose probabilities are a softmax over the classes at each place.
+"""Generates the kernel of a loss of regions, whose places threads share.
 
-The regions of a sample are rows of places, one for each class. The softmax couples them: a stage before the sums of the
-rows makes probabilities of a tile of places, all classes at once, and a stage after the gradient by the probabilities
-makes that by the logits. Vector lanes run over places. The kernel has three entries:
+The regions of a sample are rows of places, one for each class. Where the operand is logits, a softmax over the classes
+at each place couples them: a stage before the sums of the rows makes probabilities of a tile of places, all classes at
+once, and a stage after the gradient by the probabilities makes that by the logits. Vector lanes run over places. The
+kernel has three entries:
 
-1. `sums` leaves the probabilities where the gradient will lie, and the sums of each region over a block of places.
+1. `sums` leaves the sums of each region over a block of places, and the probabilities where the gradient will lie.
 2. `scalars` adds the sums of the blocks, and leaves the loss of each region and the scalars that its gradient needs.
-3. `slopes` replaces the probabilities by the gradient.
+3. `slopes` writes the gradient, in place of the probabilities.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .work_sharing import shared_lines
 
 __all__ = ["BLOCK_PLACES", "TILE", "RegionSource", "region_source"]
 
-TILE = 256  # places that are computed together
+TILE, LONG_TILE = 256, 1024  # places that are computed together, with and without a softmax
 BLOCK_PLACES = 16 * TILE  # places of a block of work
 PLACES, PER_SAMPLE, FIRST, SAMPLES, SUMS, SCALARS = (
     word(RegionTable, name) for name in ("places", "per_sample", "first", "samples", "sums", "scalars")
@@ -37,6 +38,8 @@ ROW = 4 * TILE  # bytes of a row of scratch memory
 FREE = COLUMNS + 4  # the number of the first column of scratch memory, behind operands and gradients
 OF_PLACE = (("top", FREE), ("whole", FREE + 1), ("index", FREE + 2))
 SHARED_ROWS = len(OF_PLACE)
+OF_LOGITS = (["logits", "row"], ["logits", "classes"])
+"""The kinds of operands of which the softmax over the classes is computed too."""
 E = f"e = column(scratch + ({SHARED_ROWS} + c) * {ROW}, float32, {FREE + 3})"
 D = f"d = column(scratch + ({SHARED_ROWS} + classes + c) * {ROW}, float32, {FREE + 4})"
 
@@ -76,52 +79,52 @@ class _Kernel:
 
     def __init__(self, spec: LossKernelSpec) -> None:
         self.spec, self.wanted = spec, spec.grad_operands
+        if len(spec.operands) != 2 or [x.kind for x in spec.operands] not in (*OF_LOGITS, ["row", "row"]):
+            raise FormulaError("regions have probabilities or logits, and labels")
         self.logits, self.labels = spec.operands
-        if spec.dtype != "float32":  # exp of float64 has no vector form
-            raise FormulaError("a softmax over classes is computed in float32")
+        self.is_softmax = self.logits.kind == "logits"
+        self.tile = TILE if self.is_softmax else LONG_TILE
+        of_rows = [x.storage for x in spec.operands if x.kind != "classes"]
+        if spec.dtype != "float32" or set(of_rows) != {"float32"}:  # exp of float64 has no vector form
+            raise FormulaError("regions are computed in float32")
         if spec.mode == "none":  # an incoming gradient of each region would be a part of the sum over the classes
             raise FormulaError("the losses of regions are added")
         if self.wanted and self.wanted[0] != self.logits:
             raise FormulaError("the gradient by the labels goes with that by the logits")
         value, slopes, faults, rows = trace_rows(spec)
         by_name = {c.name: slope for c, slope in zip(self.wanted, slopes, strict=True)}
-        self.schedule = schedule_row(value, by_name, faults, rows=rows)
+        stores = bool(self.wanted) and not self.is_softmax  # where the gradient will lie
+        self.schedule = schedule_row(value, by_name, faults, rows=rows, stores_exponentials=stores)
         if [row_pass.kind for row_pass in self.schedule.passes] != ["total"] or self.schedule.conditions:
             raise FormulaError("regions have one pass of sums")
         self.summands = self.schedule.passes[0].reductions
         self.per_block = f"(classes * {len(self.summands)} + 1)"  # sums of a block, the last one counts faults
         self.slots: dict[Expr, tuple[str, Any]] = {}  # the scalars of the gradients, by their common form
         self.keys = LossLines(spec.dtype, "", lambda _: None)
-        self.gradients = self._body([gradient.dense for gradient in self.schedule.gradients])
+        stored = self.schedule.passes[0].stores
+        self.gradients = self._body([gradient.dense for gradient in self.schedule.gradients], stored)
 
     def sums(self) -> list[str]:
         """Return the entry that makes probabilities and adds them over each block."""
         known_scalars = len(self.slots)
-        body, names = self._body([node.args[0] for node in self.summands])
+        stored = self.schedule.passes[0].stores
+        body, names = self._body([*(node.args[0] for node in self.summands), *([] if stored is None else [stored])])
         if len(self.slots) > known_scalars:
             raise FormulaError("a sum of a region depends on another one")
-        x, keeps = self.logits.name, [f"g_{self.logits.name}[j] = p_"] if self.wanted else []
+        x, keeps = self.logits.name, []
+        if self.wanted and self.is_softmax:
+            keeps = [f"g_{x}[j] = p_"]
+        elif stored is not None:
+            keeps = [f"g_{x}[j] = {names.pop()}"]
+        kept_at = [self._operand("g", self.wanted[0])] if keeps else []
         tile = [
             *self._indices(is_checked=True),
-            OVER_PLACES,
-            "    top[j], whole[j] = float32(-math.inf), float32(0.0)",
+            *(self._softmax() if self.is_softmax else []),
             "for c in range(classes):",
-            *_indented(self._operand("a", self.logits), E, OVER_PLACES),
-            f"        v = a_{x}[j]",
-            "        e[j] = v",
-            "        top[j] = v if v > top[j] else top[j]",
-            "for c in range(classes):",
-            *_indented(E, OVER_PLACES),
-            "        v = exp32_nonpositive(e[j] - top[j])",
-            "        e[j] = v",
-            "        whole[j] = whole[j] + v",
-            OVER_PLACES,
-            "    whole[j] = float32(1.0) / whole[j]",
-            "for c in range(classes):",
-            *_indented("c_ = float32(c)", E, *self._labels(), *(self._operand("g", c) for c in self.wanted[:1])),
+            *_indented("c_ = float32(c)", *self._probability([E]), *self._labels(), *kept_at),
             *(f"    part{i} = float32(0.0)" for i in range(len(names))),
             f"    {OVER_PLACES}",
-            "        p_ = e[j] * whole[j]",
+            f"        p_ = {'e[j] * whole[j]' if self.is_softmax else f'a_{x}[j]'}",
             *(f"        {line}" for line in (*body, *self._guards(), *keeps)),
             *(f"        part{i} = fast_add(part{i}, float32({name}))" for i, name in enumerate(names)),
             *(f"    sums[c * {len(names)} + {i}] += float64(part{i})" for i in range(len(names))),
@@ -133,11 +136,33 @@ class _Kernel:
             "    sums[i] = 0.0",
             "faults = 0",
             *(range_guards.start(bound, "float32") for bound in bounds),
-            *_over_tiles(tile),
+            *_over_tiles(tile, self.tile),
             *(f"faults += 1 if {range_guards.broken(bound, 'float32')} else 0" for bound in bounds),
             f"sums[classes * {len(names)}] = float64(faults)",
         ]
         return self._of_blocks("sums", block)
+
+    def _probability(self, of_softmax: list[str]) -> list[str]:
+        return of_softmax if self.is_softmax else [self._operand("a", self.logits)]
+
+    def _softmax(self) -> list[str]:
+        """Return the lines that leave e^(x - max) of each class, and the reciprocal of their sum."""
+        return [
+            OVER_PLACES,
+            "    top[j], whole[j] = float32(-math.inf), float32(0.0)",
+            "for c in range(classes):",
+            *_indented(self._operand("a", self.logits), E, OVER_PLACES),
+            f"        v = a_{self.logits.name}[j]",
+            "        e[j] = v",
+            "        top[j] = v if v > top[j] else top[j]",
+            "for c in range(classes):",
+            *_indented(E, OVER_PLACES),
+            "        v = exp32_nonpositive(e[j] - top[j])",
+            "        e[j] = v",
+            "        whole[j] = whole[j] + v",
+            OVER_PLACES,
+            "    whole[j] = float32(1.0) / whole[j]",
+        ]
 
     def scalars(self) -> list[str]:
         """Return the entry that makes the loss of each region and the scalars of its gradients from its sums."""
@@ -177,38 +202,46 @@ class _Kernel:
         ]
 
     def slopes(self) -> list[str]:
-        """Return the entry that replaces probabilities by the gradient by the logits."""
-        body, (by_p, *others) = self.gradients
-        g = f"g_{self.logits.name}"
+        """Return the entry that writes the gradient, from the probabilities in its place where there is a softmax."""
+        body, names = self.gradients
         operands = [self._operand("g", c) for c in self.wanted]
+        scalars = [*self._scalars(), *(f"{name} = scalars[{i}]" for i, (name, _) in enumerate(self.slots.values()))]
+        stores = [f"g_{c.name}[j] = {name}" for c, name in zip(self.wanted, names, strict=True)]
+        before, after = [], []
+        p = f"a_{self.logits.name}[j]"
+        if self.is_softmax:
+            p, (by_p, *_) = f"g_{self.logits.name}[j]", names
+            stores[0] = f"e[j], d[j] = p_, {by_p}"
+            stores.insert(1, f"whole[j] = whole[j] + p_ * {by_p}")
+            before = [OVER_PLACES, "    whole[j] = float32(0.0)"]
+            after = ["for c in range(classes):", *_indented(E, D, operands[0], OVER_PLACES)]
+            after.append(f"        {p} = e[j] * (d[j] - whole[j])")
         tile = [
             *self._indices(),
-            OVER_PLACES,
-            "    whole[j] = float32(0.0)",
+            *before,
             "for c in range(classes):",
-            *_indented("c_ = float32(c)", E, D, *self._labels(), *operands, *self._scalars()),
-            *(f"    {name} = scalars[{i}]" for i, (name, _) in enumerate(self.slots.values())),
-            f"    {OVER_PLACES}",
-            f"        p_ = {g}[j]",
-            *(f"        {line}" for line in body),
-            f"        e[j], d[j] = p_, {by_p}",
-            f"        whole[j] = whole[j] + p_ * {by_p}",
-            *(f"        g_{c.name}[j] = {name}" for c, name in zip(self.wanted[1:], others, strict=True)),
-            "for c in range(classes):",
-            *_indented(E, D, operands[0], OVER_PLACES),
-            f"        {g}[j] = e[j] * (d[j] - whole[j])",
+            *_indented(
+                "c_ = float32(c)", *self._probability([E, D]), *self._labels(), *operands, *scalars, OVER_PLACES
+            ),
+            f"        p_ = {p}",
+            *(f"        {line}" for line in (*body, *stores)),
+            *after,
         ]
-        return self._of_blocks("slopes", _over_tiles(tile))
+        return self._of_blocks("slopes", _over_tiles(tile, self.tile))
 
-    def _body(self, values: Sequence[Any]) -> tuple[list[str], list[str]]:
-        """Return the lines inside a loop over places, and the names of their results."""
+    def _body(self, values: Sequence[Any], stored: Expr | None = None) -> tuple[list[str], list[str]]:
+        """Return the lines inside a loop over places, and the names of their results, where a value is stored."""
         loads: dict[str, str] = {}
+        key = None if stored is None else self.keys.key(stored)
 
         def known(node: Expr) -> str | None:
             if node.op == "each":
                 return self._scalar(node.args[0])
             if not self.schedule.is_row(node):
                 return self._scalar(node) if any(x.op == "input" for x in topological_order(node)) else None
+            if stored is not None and node.op == stored.op and self.keys.key(node) is key:
+                loads["kept"] = f"kept_ = g_{self.logits.name}[j]"
+                return "kept_"
             if node.op != "input":
                 return None
             if node.args[0] == self.logits.name:
@@ -248,7 +281,8 @@ class _Kernel:
 
     def _guards(self) -> list[str]:
         bounds = [bound for bound in self.spec.bounds if bound.kind != "class"]
-        return [line for bound in bounds for line in range_guards.update(bound, "label_", "float32")]
+        values = ("p_", "label_")
+        return [line for bound in bounds for line in range_guards.update(bound, values[bound.operand], "float32")]
 
     def _operand(self, letter: str, operand: Operand) -> str:
         """Return the line that finds the places of a class: of an operand (a), or of its gradient (g)."""
@@ -285,11 +319,11 @@ class _Kernel:
         return [*self._head(name), *shared_lines(of_block, f"table[{RUN}]"), ""]
 
 
-def _over_tiles(lines: Sequence[str]) -> list[str]:
+def _over_tiles(lines: Sequence[str], size: int) -> list[str]:
     """Return a loop over the tiles of a block."""
     return [
         "while place < stop:",
-        f"    width = {TILE} if place + {TILE} < stop else stop - place",
+        f"    width = {size} if place + {size} < stop else stop - place",
         *_indented(*lines),
         "    place += width",
     ]
