@@ -12,7 +12,7 @@ import torch
 from piste import optim
 from piste.engine import is_captured, step_dispatch
 from piste.errors import InvalidValue, Unsupported
-from piste.optim import state, step_plans
+from piste.optim import state, step_plans, stepping
 
 from .rejections import assert_rejected
 
@@ -30,7 +30,7 @@ def capture(monkeypatch) -> list[bool]:
     def is_captured(tensors: Sequence[Any]) -> bool:
         return now[0] and bool(tensors)
 
-    for module in (state, step_plans, step_dispatch):
+    for module in (state, step_plans, step_dispatch, stepping):
         monkeypatch.setattr(module, "is_captured", is_captured)
     return now
 
@@ -76,6 +76,27 @@ def test_gradients_of_other_parameters_need_a_step_before_the_capture(capture):
 def test_a_capture_without_gradients_steps_nothing(capture):
     capture[0] = True
     optim.Adam([torch.ones(2, requires_grad=True)], capturable=True).step()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("SOAP", "the host counts the steps from one renewal of the eigenbases to the next"),
+        ("LBFGS", "it reads the loss on the host, to decide how often it evaluates"),
+    ],
+)
+def test_optimizers_that_the_host_decides_about_refuse_a_capture(name, why, capture):
+    params = weights()
+    optimizer = getattr(optim, name)(params)
+    calls = []
+    capture[0] = True
+    message = assert_rejected(Unsupported, lambda: optimizer.step(lambda: calls.append(None)))
+    assert message == (
+        f"{name}.step() can't be captured in a CUDA graph, because {why}. Help: capture the forward and the backward "
+        "pass alone, and call `step` outside of the CUDA graph."
+    )
+    assert not optimizer.state and len(calls) == (name == "SOAP")  # a closure comes before the step
+    torch.testing.assert_close(params, weights())
 
 
 def test_the_eager_backend_refuses_a_capture_that_would_repeat_a_step_count(capture):

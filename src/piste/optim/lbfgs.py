@@ -15,6 +15,7 @@ from .line_search import Point, find_wolfe_point
 from .optimizer import Optimizer
 from .options import Choice, Integer, Number, rate
 from .shards import is_sharded
+from .stepping import refuse_capture
 
 
 class LBFGS(Optimizer):
@@ -126,6 +127,7 @@ class LBFGS(Optimizer):
                 "optimizer.step(closure) with a function that calls zero_grad() and backward() and returns the loss."
             )
         validation.check_changed(self, 0, None)
+        refuse_capture(self)
         with torch.enable_grad():
             loss = closure()
         group = self.param_groups[0]

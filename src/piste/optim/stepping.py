@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from ..engine import raise_reported
+from ..engine import is_captured, raise_reported
+from ..errors import Unsupported
 from ..torch_internals import outside_of_compiler
 from ..translation import translate
 from .clipping import decides_on_host, scaling_of_step
 from .group_sums import numbers_after
 from .step_plans import step_traced_group, traced_groups, warn_unchanged
 
-__all__ = ["take_step"]
+__all__ = ["refuse_capture", "take_step"]
 
 
 def take_step(optimizer: Any, closure: Callable[[], Any] | None) -> Any:
@@ -42,9 +43,24 @@ def take_step(optimizer: Any, closure: Callable[[], Any] | None) -> Any:
     return loss
 
 
+def refuse_capture(optimizer: Any) -> None:
+    """Raise if a CUDA graph captures the step of an optimizer that refuses `capturable`.
+
+    Raises:
+        Unsupported: Always, where a graph captures such a step.
+    """
+    why = optimizer.refused.get("capturable")
+    if why is not None and is_captured([p for group in optimizer.param_groups for p in group["params"]]):
+        raise Unsupported(
+            f"{type(optimizer).__name__}.step() can't be captured in a CUDA graph, because {why}. Help: capture the "
+            "forward and the backward pass alone, and call `step` outside of the CUDA graph."
+        )
+
+
 def _step_groups(optimizer: Any) -> bool:
     """Step all groups by their plans; return whether a parameter has a gradient, or the step is skipped."""
     raise_reported()
+    refuse_capture(optimizer)
     moved, plans = False, optimizer._step_plans
     if optimizer._state_exposed:
         plans.forget_other_state(optimizer)
