@@ -118,6 +118,9 @@ def test_work_on_cuda_devices_alone_is_captured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert not is_captured([torch.ones(1)])
     on_gpu: Any = SimpleNamespace(is_cuda=True)
+    if not torch.cuda.is_initialized():
+        assert not is_captured([on_gpu])  # a tensor without memory
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert is_captured([torch.ones(1), on_gpu])
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     assert not is_captured([on_gpu])

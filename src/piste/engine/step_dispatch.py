@@ -42,8 +42,11 @@ _size = Tensor.numel
 
 
 def is_captured(tensors: Iterable[Tensor]) -> bool:
-    """Return whether a CUDA graph captures work on tensors now, which runs at each replay."""
-    return any(x.is_cuda for x in tensors) and torch.cuda.is_current_stream_capturing()
+    """Return whether a CUDA graph captures work on tensors now, which runs at each replay.
+
+    Tensors without memory may be on CUDA devices where there is no CUDA.
+    """
+    return any(x.is_cuda for x in tensors) and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def choose_backend(spec: StepSpec, state: ParamState, options: Mapping[str, Any]) -> tuple[Backend | None, str | None]:

@@ -14,10 +14,9 @@ from piste.optim import OPTIMIZERS
 from piste.optim.conventions import CONVENTIONS
 from tests.optim.cases import ELEMENTWISE
 from tests.optim.rejections import weights
+from tests.optim.test_convention_names import OF_LIBRARIES, ONLY
 from tests.optim.test_conventions import (
     LEARNING_RATES,
-    OF_LIBRARIES,
-    ONLY,
     RUNS,
     SMALL_NORMS,
     late_relative_step,
