@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from piste.engine import LossDispatcher, loss_dispatch
-from piste.engine.cpu import fast_loss, is_one, loss_kernel
+from piste.engine.cpu import fast_loss, is_one, loss_kernel, region_kernel
 from piste.losses import call as call_module
 
 
@@ -55,3 +55,18 @@ def computed_by_kernel(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     monkeypatch.setattr(call_module, "_cached_settings", {})
     loss_dispatch._dispatcher.cache_clear()
     return seen
+
+
+@pytest.fixture
+def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """The calls that the kernel of regions computed."""
+    calls: list[None] = []
+    original = region_kernel.RegionKernel.compute
+
+    def compute(self, operands, arguments):
+        computed = original(self, operands, arguments)
+        calls.append(None)
+        return computed
+
+    monkeypatch.setattr(region_kernel.RegionKernel, "compute", compute)
+    return calls

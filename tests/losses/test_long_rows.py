@@ -7,27 +7,11 @@ import torch
 from torch import Tensor
 
 import piste
-from piste.engine.cpu import region_kernel
 from piste.engine.specs import LONG_ROWS
 from piste.errors import InvalidValue
 
 NAMES = ["dice", "jaccard", "tversky", "focal_tversky"]
 PLACES = LONG_ROWS + 5000  # several blocks, the last of which ends within a tile
-
-
-@pytest.fixture(autouse=True)
-def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """The calls that the kernel of long rows computed by itself."""
-    calls: list[None] = []
-    original = region_kernel.RegionKernel.compute
-
-    def compute(self, operands, arguments):
-        computed = original(self, operands, arguments)
-        calls.append(None)
-        return computed
-
-    monkeypatch.setattr(region_kernel.RegionKernel, "compute", compute)
-    return calls
 
 
 def operands(classes: int = 1, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

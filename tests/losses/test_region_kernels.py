@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,21 +14,6 @@ from piste.engine.cpu.region_source import BLOCK_PLACES, TILE
 
 F = piste.losses.functional
 CLOSE = {"rtol": 4e-6, "atol": 2e-7}
-
-
-@pytest.fixture(autouse=True)
-def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
-    """The calls that the kernel of regions computed."""
-    calls: list[None] = []
-    original = region_kernel.RegionKernel.compute
-
-    def compute(self, operands, arguments):
-        computed = original(self, operands, arguments)
-        calls.append(None)
-        return computed
-
-    monkeypatch.setattr(region_kernel.RegionKernel, "compute", compute)
-    yield calls
 
 
 def labels_of(y: Tensor, x: Tensor) -> Tensor:
