@@ -168,7 +168,7 @@ def test_arguments_without_an_equal_are_answered_with_what_to_do(cls, argument, 
 
 
 def test_the_cosines_that_the_help_describes_are_those_of_the_loss() -> None:
-    """The directions are weights of one's own: the loss is that of the logits that it makes of them."""
+    """Each row of `weight` is the direction of a class."""
     torch.manual_seed(0)
     embedding, weight, target = torch.randn(5, 4), torch.randn(3, 4), torch.tensor([0, 2, 1, 1, 0])
     normalize = torch.nn.functional.normalize
