@@ -17,7 +17,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -35,7 +35,6 @@ from piste.engine.gpu.loss_kernel import GpuLossKernel
 from piste.engine.gpu.step_kernel import KernelSource
 from piste.losses import call
 from piste.optim import clipping
-from piste.optim import optimizer as optimizer_module
 
 from .gpu import KINDS, MODELS, add_own_options, own_options
 
@@ -151,10 +150,7 @@ def counting() -> Iterator[CountingDevice]:
     registry.BACKENDS.insert(0, backend)
     forget_kernels()
     try:
-        with ExitStack() as stack:
-            for module in (clipping, optimizer_module):
-                stack.enter_context(patch.object(module, "steps_on_gpu", lambda optimizer: True))
-            stack.enter_context(patch.object(clipping.GradientSquares, "of", lambda params: None))
+        with patch.object(clipping.GradientSquares, "of", lambda params: None):
             yield backend.device
     finally:
         registry.BACKENDS.remove(backend)

@@ -203,7 +203,9 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
     params = groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
     norm, nonfinite = _norm(optimizer, params)
     optimizer._skipped_steps.norm = norm = norm if grad_scale is None else norm / grad_scale.to(norm.device)
-    modes, on_device = {group["nonfinite"] for group in groups}, steps_on_gpu(optimizer)
+    modes = {group["nonfinite"] for group in groups}
+    # A count of a GPU shows that all gradients lie there; asking two thousand parameters takes longer than the step.
+    on_device = steps_on_gpu(optimizer) if nonfinite is None else _may_wait_for_no_device(optimizer)
     if modes != {"ignore"} and on_device:
         if nonfinite is None:  # the norm of large finite gradients may overflow
             nonfinite = any_nonfinite(_gradients(params))
@@ -220,10 +222,14 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
 
 def steps_on_gpu(optimizer: Any) -> bool:
     """Return whether a step can be scaled and skipped without waiting, because all of it can be on GPUs."""
-    groups = optimizer.param_groups
-    if "capturable" in optimizer.refused or any(g["nonfinite"] == "raise" or g["differentiable"] for g in groups):
-        return False
-    return all(p.is_cuda for group in groups for p in group["params"])
+    return _may_wait_for_no_device(optimizer) and all(p.is_cuda for g in optimizer.param_groups for p in g["params"])
+
+
+def _may_wait_for_no_device(optimizer: Any) -> bool:
+    """Return whether the options let a step be scaled and skipped without waiting for a device."""
+    return "capturable" not in optimizer.refused and not any(
+        group["nonfinite"] == "raise" or group["differentiable"] for group in optimizer.param_groups
+    )
 
 
 def decides_on_host(optimizer: Any) -> bool:
