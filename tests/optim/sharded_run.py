@@ -6,6 +6,7 @@ import copy
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -297,6 +303,31 @@ def load(folder, kind):
         step(net, optimizer, 3)
 
 
+def averaged_weights_go_on_from_the_trained_ones():
+    def make():
+        net = model(True)
+        return net, piste.optim.ScheduleFreeAdamW(net.parameters(), lr=0.05)
+
+    net, optimizer = make()
+    for t in (0, 1):
+        step(net, optimizer, t)
+    with optimizer.averaged():
+        of_model, of_optimizer = copy.deepcopy(get_state_dict(net, optimizer))
+    step(net, optimizer, 3)
+    other, resumed = make()
+    set_model_state_dict(other, of_model)
+    set_optimizer_state_dict(other, resumed, of_optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(other, resumed, 3)
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(whole(p), whole(q))
+    other, resumed = make()
+    set_state_dict(other, resumed, model_state_dict=of_model, optim_state_dict=of_optimizer)
+    with pytest.warns(UserWarning, match="the weights were set after it"):
+        step(other, resumed, 3)
+
+
 def redundancy_is_removed():
     """ZeroRedundancyOptimizer gives each process some of the parameters; one of them may get none."""
 
@@ -350,6 +381,7 @@ if __name__ == "__main__":
             save(folder / kind, kind)
             dist.barrier()
             load(folder / kind, kind)
+        averaged_weights_go_on_from_the_trained_ones()
         redundancy_is_removed()
         print("done", flush=True)
         dist.barrier()

@@ -13,6 +13,7 @@ from piste import optim
 from piste.errors import InvalidValue, Unsupported
 from tests.isolation import default_dtype
 
+from . import reference
 from .reference import assert_same, model, train
 from .rejections import assert_rejected
 
@@ -21,6 +22,7 @@ CLASSES = {
     optim.ScheduleFreeAdamW: {"lr": 0.1, "betas": (0.6, 0.9)},
 }
 pytestmark = pytest.mark.usefixtures("double_scalars")
+TRAIN = reference.__file__
 every = pytest.mark.parametrize("cls", CLASSES)
 
 
@@ -59,19 +61,54 @@ def test_states_of_distributed_checkpoints_say_which_weights_they_hold(cls, flat
         assert_same(other.parameters(), net.parameters())
 
 
-def test_weights_that_are_loaded_after_an_averaged_state_lead_to_a_warning():
-    net, optimizer, _ = trained(optim.ScheduleFreeSGD)
+USES = {
+    "step": lambda net, optimizer: train(net, optimizer, [4]),
+    "step_in_backward": lambda net, optimizer: optimizer.step_in_backward().__enter__(),
+    "averaged": lambda net, optimizer: optimizer.averaged().__enter__(),
+    "state_dict": lambda net, optimizer: optimizer.state_dict(),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@every
+def test_weights_that_are_loaded_after_an_averaged_state_lead_to_a_warning(cls, use):
+    net, optimizer, _ = trained(cls)
     with optimizer.averaged():
         weights, state = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
     other = model()
-    resumed = optim.ScheduleFreeSGD(other.parameters())
+    resumed = cls(other.parameters())
     resumed.load_state_dict(state)
     other.load_state_dict(weights)
-    with pytest.warns(UserWarning, match=r"the weights were set after it.* Help: load the model before the optimizer"):
-        train(other, resumed, [4])
+    words = r"the weights were set after it.* Help: load the model before the optimizer"
+    with pytest.warns(UserWarning, match=words) as found:
+        USES[use](other, resumed)
+    assert [warning.filename for warning in found] == [USES[use].__code__.co_filename if use != "step" else TRAIN]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train(other, resumed, [5])
+        resumed.state_dict()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch has no distributed package here")
+@every
+def test_weights_of_a_distributed_checkpoint_that_was_loaded_in_place_are_the_trained_ones(cls, tmp_path):
+    """`set_state_dict` loads the optimizer first, and then copies the parameters onto themselves."""
+    from torch.distributed import checkpoint as files
+    from torch.distributed.checkpoint import state_dict as dcp
+
+    net, optimizer, _ = trained(cls)
+    with optimizer.averaged():
+        of_net, of_optimizer = dcp.get_state_dict(net, optimizer)
+        files.save({"net": of_net, "optimizer": of_optimizer}, checkpoint_id=tmp_path, no_dist=True)
+    other = model()
+    resumed = cls(other.parameters(), **CLASSES[cls])
+    of_net, of_optimizer = dcp.get_state_dict(other, resumed)
+    files.load({"net": of_net, "optimizer": of_optimizer}, checkpoint_id=tmp_path, no_dist=True)
+    dcp.set_state_dict(other, resumed, model_state_dict=of_net, optim_state_dict=of_optimizer)
+    for run in ((net, optimizer), (other, resumed)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train(*run, range(4, 6))
+    assert_same(other.parameters(), net.parameters())
 
 
 @every
@@ -144,6 +181,7 @@ def test_the_averaged_side_refuses_steps_checkpoints_and_a_second_context(cls):
     with optimizer.averaged():
         refused = f"{name}.step() trains other weights than the averaged ones, which are in place."
         assert_rejected(Unsupported, optimizer.step, refused)
+        assert_rejected(Unsupported, optimizer.step_in_backward, refused.replace("step()", "step_in_backward()"))
         assert_rejected(
             Unsupported,
             lambda: optimizer.load_state_dict(optimizer.state_dict()),

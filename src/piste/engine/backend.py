@@ -240,7 +240,7 @@ def warn_fallback(cause: str) -> None:
 
 def caller_level() -> int:
     """Return the `stacklevel` of the first line outside Piste and PyTorch, for a warning of the calling function."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("piste", "torch"):
+    frame, level, passed = sys._getframe(1), 1, ("piste", "torch", "contextlib")
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in passed:
         frame, level = frame.f_back, level + 1
     return level

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from ..engine import caller_level
 from ..errors import InvalidValue, Unsupported
 from ..translation import translate
 from .checkpoint import KEY
+from .shards import part_of
 
 __all__ = ["AveragedWeights"]
 
@@ -30,7 +31,7 @@ class AveragedWeights:
     # torch.distributed.checkpoint keeps the param groups and drops the entry `piste`; the name is the authors'
     group_constants: ClassVar[Mapping[str, Any]] = {"train_mode": True}
     _is_averaged = False
-    _resumed: Sequence[tuple[torch.Tensor, int]] = ()  # parameters that loading made the trained ones, by version
+    _resumed: Sequence[tuple[torch.Tensor, int]] = ()  # parameters that loading made the trained ones, with their sums
 
     @contextmanager
     def averaged(self, model: nn.Module | None = None, batches: Iterable[Any] | None = None) -> Iterator[None]:
@@ -74,6 +75,7 @@ class AveragedWeights:
             )
         if self._is_averaged:
             raise Unsupported(f"{name}.averaged() is entered already. Help: end its context first.")
+        self._warn_of_later_weights()
         trained = [(p, p.detach().clone()) for p, _, _ in self._averages()]
         buffers = [(b, b.clone()) for b in _statistics(model)]
         self._set_averaged(True)
@@ -108,6 +110,7 @@ class AveragedWeights:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state and the options of all groups, and which weights the parameters are."""
+        self._warn_of_later_weights()
         state: dict[str, Any] = super().state_dict()  # type: ignore[misc]
         state[KEY]["weights"] = "averaged" if self._is_averaged else "training"
         return state
@@ -115,7 +118,8 @@ class AveragedWeights:
     def load_state_dict(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """Load a checkpoint; if it was saved with averaged weights, the parameters become the trained ones.
 
-        Load the model's weights first.
+        Load the model's weights first. Weights that are set later lead to a warning at the next use: a step can't
+        correct them, because its gradient is that of the averaged weights by then.
 
         Args:
             state_dict: The result of `state_dict()`.
@@ -132,32 +136,61 @@ class AveragedWeights:
                 "are in place. Help: call it outside of averaged()."
             )
         super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
+        self._resumed = ()
         groups_are_averaged = any(group.get("train_mode") is False for group in state_dict["param_groups"])
         if groups_are_averaged or state_dict.get(KEY, {}).get("weights") == "averaged":
             with torch.no_grad():
                 for p, z, beta in self._averages():
                     p.lerp_(z.to(p.dtype), 1 - beta)
-            self._resumed = [(p, p._version) for p, _, _ in self._averages()]
+            self._resumed = [(p, _sum_of_bits(p)) for p, _, _ in self._averages()]
+
+    def step_in_backward(self) -> AbstractContextManager[None]:
+        """Step each parameter within a backward pass, as `Optimizer.step_in_backward` does.
+
+        Raises:
+            Unsupported: As in `Optimizer.step_in_backward`, or the averaged weights are in place.
+        """
+        self._check_side("step_in_backward")
+        context: AbstractContextManager[None] = super().step_in_backward()  # type: ignore[misc]
+        return context
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        self._check_side("step")
+        return super()._step(closure)  # type: ignore[misc]
+
+    def _check_side(self, method: str) -> None:
+        """Raise in `averaged()`, and warn of weights that were set after an averaged state was loaded."""
         if self._is_averaged:
             raise Unsupported(
-                f"{type(self).__name__}.step() trains other weights than the averaged ones, which are in place. Help: "
-                "step outside of averaged()."
+                f"{type(self).__name__}.{method}() trains other weights than the averaged ones, which are in place. "
+                "Help: step outside of averaged()."
             )
-        if self._resumed and not torch.compiler.is_compiling():
-            resumed, self._resumed = self._resumed, ()
-            if any(p._version != version for p, version in resumed):
-                warnings.warn(
-                    translate(
-                        f"{type(self).__name__}.load_state_dict() computed the trained weights from averaged ones, "
-                        "and the weights were set after it; training may go on from averaged weights. Help: load the "
-                        "model before the optimizer, by set_model_state_dict() and set_optimizer_state_dict() in place "
-                        "of set_state_dict(), or save outside of averaged()."
-                    ),
-                    stacklevel=caller_level(),
-                )
-        return super()._step(closure)  # type: ignore[misc]
+        if not torch.compiler.is_compiling():
+            self._warn_of_later_weights()
+
+    def _warn_of_later_weights(self) -> None:
+        """Warn once if parameters that loading made the trained ones have other values by now.
+
+        `set_state_dict` of torch.distributed.checkpoint copies parameters that were loaded in place onto themselves, so
+        the values tell, not the fact that they were set.
+        """
+        resumed, self._resumed = self._resumed, ()
+        if any(_sum_of_bits(p) != known for p, known in resumed):
+            warnings.warn(
+                translate(
+                    f"{type(self).__name__}.load_state_dict() computed the trained weights from averaged ones, and "
+                    "the weights were set after it; they may be the averaged ones, which the optimizer takes for the "
+                    "trained ones. Help: load the model before the optimizer, by set_model_state_dict() and "
+                    "set_optimizer_state_dict() in place of set_state_dict(), or save outside of averaged()."
+                ),
+                stacklevel=caller_level(),
+            )
+
+
+def _sum_of_bits(p: torch.Tensor) -> int:
+    """Return a number that tells the values of a parameter, or of its part on this process, from others."""
+    part = part_of(p).detach()
+    return int((torch.view_as_real(part) if part.is_complex() else part).reshape(-1).view(torch.int16).sum())
 
 
 def _statistics(model: nn.Module | None) -> list[torch.Tensor]:

@@ -17,7 +17,7 @@ from ..engine import MatrixSpec, ParamState, count_passes, is_sharded
 from .composition import step_spec
 from .state import existing_state, gradient, state_of
 
-__all__ = ["address", "existing_part", "is_sharded", "local_parts", "part_state", "takes_parts"]
+__all__ = ["address", "existing_part", "is_sharded", "local_parts", "part_of", "part_state", "takes_parts"]
 
 
 def takes_parts(spec: Any) -> bool:
@@ -62,7 +62,12 @@ def existing_part(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> ParamS
 
 def address(x: Any) -> int:
     """Return the address of a tensor, or of the part of it that this process holds."""
-    return (_part(x) if is_sharded(x) else x).data_ptr()  # type: ignore[no-any-return]
+    return part_of(x).data_ptr()
+
+
+def part_of(x: Any) -> Tensor:
+    """Return the part of a DTensor that this process holds; another tensor is returned as it is."""
+    return _part(x) if is_sharded(x) else x
 
 
 def _parts_like(p: Any, buffers: Sequence[Any]) -> list[Tensor]:
