@@ -45,6 +45,13 @@ def test_a_shape_is_rejected_where_no_state_tells_it():
     refused(other, sgd.state_dict(), "parameter 0 has shape (5, 4) in the checkpoint; the parameter has (6, 4)")
 
 
+def test_a_custom_optimizer_is_not_looked_for_in_piste():
+    net, adam = started(Adam, {})
+    saved = adam.state_dict()
+    saved["piste"]["optimizer"] = "Signum"
+    refused(Adam(net.parameters()), saved, "not one of Adam but of Signum. Help: load it with Signum; where another")
+
+
 def named(net, **options):
     return Adam(net.named_parameters(), **options)
 
@@ -75,6 +82,50 @@ def test_without_strict_names_are_required_on_both_sides():
         optimizer.load_state_dict(unnamed.state_dict(), strict=False)
     with pytest.raises(InvalidValue, match="received an optimizer without names"):
         unnamed.load_state_dict(optimizer.state_dict(), strict=False)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("described", [True, False])
+def test_another_size_of_a_layer_that_both_name_has_a_help_that_works(strict, described):
+    def net_with(outputs, head="head"):
+        net = torch.nn.Sequential()
+        net.add_module("body", torch.nn.Linear(4, 5))
+        net.add_module(head, torch.nn.Linear(5, outputs))
+        return net.double()
+
+    net = net_with(3)
+    optimizer = named(net)
+    train(net, optimizer, [0])
+    saved = optimizer.state_dict()
+    what = "parameter head.weight"
+    if not described:  # as torch.optim's, or one of torch.distributed.checkpoint
+        del saved["piste"]
+        what = "`exp_avg` of parameter head.weight"
+    with pytest.raises(InvalidValue) as caught:
+        named(net_with(2)).load_state_dict(saved, strict=strict)
+    assert str(caught.value).endswith(
+        f"{what} has shape (3, 5) in the checkpoint; the parameter has (2, 5). Both have this name, so the layer had "
+        "another size when it was saved. Help: construct the model with the sizes of the checkpoint; or give the layer "
+        "another name, and strict=False leaves it out."
+    )
+    named(net_with(3)).load_state_dict(saved, strict=strict)
+    other = net_with(2, "new_head")
+    loaded = named(other)
+    loaded.load_state_dict(saved, strict=False)
+    assert set(loaded.state) == set(other.body.parameters())
+
+
+def test_the_help_against_other_names_is_one_that_works():
+    net = model()
+    optimizer = named(net)
+    train(net, optimizer, [0])
+    wrapped = Adam([(f"module.{name}", p) for name, p in copy.deepcopy(net).named_parameters()])
+    refused(wrapped, optimizer.state_dict(), "Only in the checkpoint: 0.bias", "a prefix, such as `module.`")
+    _, unnamed = started(Adam, {})
+    words = "without names. Help: load it with strict=True into an optimizer of the same parameters"
+    with pytest.raises(InvalidValue, match=words):
+        optimizer.load_state_dict(unnamed.state_dict(), strict=False)
+    named(model()).load_state_dict(unnamed.state_dict())
 
 
 def test_without_strict_a_checkpoint_without_a_common_name_is_refused():

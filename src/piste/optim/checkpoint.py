@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -22,9 +22,17 @@ KEY = "piste"
 """The entry of a checkpoint that describes the optimizer; torch.optim ignores it."""
 
 
-OTHER_ORDER = (
+_OTHER_ORDER = (
     "The checkpoint is of other parameters, or of another order. Help: construct both optimizers from "
     "model.named_parameters(), and parameters are matched by name."
+)
+_OTHER_SIZE = (
+    "Both have this name, so the layer had another size when it was saved. Help: construct the model with the sizes of "
+    "the checkpoint; or give the layer another name, and strict=False leaves it out."
+)
+_OTHER_PREFIX = (
+    "Help: wrappers of a model add a prefix, such as `module.`; make the optimizer from the named_parameters() of the "
+    "same module."
 )
 
 
@@ -81,13 +89,13 @@ def match_checkpoint(
             raise InvalidValue(
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
                 f"group {i} has {plural(len(theirs['params']), 'parameter')} in the checkpoint and "
-                f"{len(ours['params'])} in the optimizer.{_different_names(theirs, ours)}"
+                f"{len(ours['params'])} in the optimizer.{_different_names(theirs, ours, saved, groups)}"
             )
     lacking = (*REDUCED, *cls.extensions, *cls.group_state)  # maybe
     state_dict = {
         **state_dict,
         "param_groups": [
-            {**{name: ours[name] for name in lacking}, **_match_names(theirs, ours, i)}
+            {**{name: ours[name] for name in lacking}, **_match_names(i, saved, groups)}
             for i, (theirs, ours) in enumerate(zip(saved, groups, strict=True))
         ],
     }
@@ -98,7 +106,7 @@ def match_checkpoint(
         ]
     of_index = {index: group for group in state_dict["param_groups"] for index in group["params"]}
     for index, p, state in _pairs(optimizer, state_dict):
-        _check_state(cls.rule_of(of_index[index]), index, p, state, of_index[index])
+        _check_state(cls.rule_of(of_index[index]), index, p, state, of_index[index], _are_named(saved, groups))
     for i, group in enumerate(state_dict["param_groups"]):
         rule = cls.rule_of(group)
         options = {k: v for k, v in group.items() if k in rule.options or k in REDUCED}
@@ -110,9 +118,10 @@ def match_checkpoint(
 def _check_kind(cls: Any, state_dict: Mapping[str, Any]) -> None:
     """Raise if the checkpoint says that it is of another optimizer."""
     kind = state_dict.get(KEY, {}).get("optimizer", cls.__name__)
+    found = f"piste.optim.{kind}" if kind in OPTIMIZERS else kind
     if kind != cls.__name__:
         raise InvalidValue(
-            f"this checkpoint is not one of {cls.__name__} but of {kind}. Help: load it with piste.optim.{kind}; where "
+            f"this checkpoint is not one of {cls.__name__} but of {kind}. Help: load it with {found}; where "
             f'another optimizer may take its state, as AdamW may take Adam\'s, delete its entry "{KEY}" first.'
         )
 
@@ -133,18 +142,32 @@ def _check_shapes(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
         if there != here:
             raise InvalidValue(
                 f"parameter {name} has shape {tuple(there)} in the checkpoint; the parameter has {tuple(here)}. "
-                f"{OTHER_ORDER}"
+                f"{_OTHER_SIZE if by_name else _OTHER_ORDER}"
             )
+
+
+def _are_named(saved: Iterable[Mapping[str, Any]], groups: Iterable[Mapping[str, Any]]) -> bool:
+    return all("param_names" in group for group in (*saved, *groups))
+
+
+def _have_common_name(saved: Iterable[Mapping[str, Any]], groups: Iterable[Mapping[str, Any]]) -> bool:
+    theirs, ours = ({name for group in side for name in group["param_names"]} for side in (saved, groups))
+    return not theirs.isdisjoint(ours)
 
 
 def _pick_by_name(optimizer: Any, state_dict: Mapping[str, Any], hyperparameters: str) -> dict[str, Any]:
     """Return a checkpoint with the groups of the optimizer, and the saved state of the parameters that both have."""
     saved, groups = state_dict["param_groups"], optimizer.param_groups
-    if not all("param_names" in group for group in (*saved, *groups)):
+    if not _are_named(saved, []):
         raise InvalidValue(
-            "strict=False matches parameters by name; received "
-            f"{'an optimizer' if all('param_names' in group for group in saved) else 'a checkpoint'} without names. "
-            "Help: construct optimizers from model.named_parameters()."
+            "strict=False matches parameters by name; received a checkpoint without names. Help: load it with "
+            "strict=True into an optimizer of the same parameters, in the order of the saved one; optimizers that are "
+            "constructed from model.named_parameters() save names."
+        )
+    if not _are_named([], groups):
+        raise InvalidValue(
+            "strict=False matches parameters by name; received an optimizer without names. Help: construct it from "
+            "model.named_parameters()."
         )
     if len(saved) != len(groups) and hyperparameters != "keep":
         raise InvalidValue(
@@ -160,11 +183,10 @@ def _pick_by_name(optimizer: Any, state_dict: Mapping[str, Any], hyperparameters
             )
     ids = {name: index for group in saved for name, index in zip(group["param_names"], group["params"], strict=True)}
     ours_first = next((name for group in groups for name in group["param_names"]), None)
-    if ids and ours_first is not None and not any(name in ids for group in groups for name in group["param_names"]):
+    if ids and ours_first is not None and not _have_common_name(saved, groups):
         raise InvalidValue(
             f"the checkpoint and this {type(optimizer).__name__} have no parameter name in common; the first ones are "
-            f"`{next(iter(ids))}` and `{ours_first}`. Help: wrappers of a model add a prefix, such as `module.`; make "
-            "the optimizer from the named_parameters() of the same module."
+            f"`{next(iter(ids))}` and `{ours_first}`. {_OTHER_PREFIX}"
         )
     numbers = iter(range(sum(len(group["params"]) for group in groups)))
     state, picked = {}, []
@@ -244,8 +266,11 @@ def _check_options(cls: Any, group: Mapping[str, Any], index: int, state: Mappin
         )
 
 
-def _match_names(theirs: Mapping[str, Any], ours: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """Return the saved group in the parameter order of our group, if both have names."""
+def _match_names(
+    index: int, all_saved: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return a saved group in the parameter order of our group, if both have names."""
+    theirs, ours = all_saved[index], groups[index]
     if "param_names" not in theirs or "param_names" not in ours:
         return dict(theirs)
     saved, named = list(theirs["param_names"]), list(ours["param_names"])
@@ -253,30 +278,38 @@ def _match_names(theirs: Mapping[str, Any], ours: Mapping[str, Any], index: int)
         return dict(theirs)
     if sorted(saved) != sorted(named):
         raise InvalidValue(
-            f"the parameters of param group {index} have other names in the checkpoint.{_different_names(theirs, ours)}"
+            f"the parameters of param group {index} have other names in the checkpoint."
+            f"{_different_names(theirs, ours, all_saved, groups)}"
         )
     ids = dict(zip(saved, theirs["params"], strict=True))
     return {**theirs, "params": [ids[name] for name in named], "param_names": named}
 
 
-def _different_names(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """Return the names that only one side has, as the end of a message; "" without names."""
-    if "param_names" not in theirs or "param_names" not in ours:
+def _different_names(
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    saved: Iterable[Mapping[str, Any]],
+    groups: Iterable[Mapping[str, Any]],
+) -> str:
+    """Return the names that only one of two groups has, as the end of a message; "" without names."""
+    if not _are_named(saved, groups):
         return ""
     here = sorted(set(ours["param_names"]) - set(theirs["param_names"]))
     there = sorted(set(theirs["param_names"]) - set(ours["param_names"]))
+    by_name = "Help: strict=False loads the parameters that both have."
     return (
         f" Only in the optimizer: {', '.join(here[:5]) or 'none'}. Only in the checkpoint: "
-        f"{', '.join(there[:5]) or 'none'}. Help: strict=False loads the parameters that both have."
+        f"{', '.join(there[:5]) or 'none'}. {by_name if _have_common_name(saved, groups) else _OTHER_PREFIX}"
     )
 
 
-def _check_state(cls: Any, index: Any, p: Tensor, state: Any, group: Mapping[str, Any]) -> None:
+def _check_state(cls: Any, index: Any, p: Tensor, state: Any, group: Mapping[str, Any], is_named: bool) -> None:
+    name = group["param_names"][group["params"].index(index)] if is_named else index
     known = [*cls.state_keys(), *STATE_KEYS, *(key + SCALE for key in cls.buffers)]
     unknown = [key for key in state if key not in known]
     if unknown:
         raise InvalidValue(
-            f"this checkpoint is not one of {cls.__name__}: parameter {index} has {_join_names(state)}, "
+            f"this checkpoint is not one of {cls.__name__}: parameter {name} has {_join_names(state)}, "
             f"where {cls.__name__} keeps {_join_names(known) or 'nothing'}."
         )
     matrix = is_matrix(p, group.get("min_dim_size_to_factor", 0))
@@ -284,7 +317,7 @@ def _check_state(cls: Any, index: Any, p: Tensor, state: Any, group: Mapping[str
     missing = [key for key in always if state and state.get(key) is None]
     if missing:
         raise InvalidValue(
-            f"this checkpoint is not one of {cls.__name__}, or incomplete: parameter {index} has no "
+            f"this checkpoint is not one of {cls.__name__}, or incomplete: parameter {name} has no "
             f"{_join_names(missing)}."
         )
     for key in cls.buffers:
@@ -293,7 +326,7 @@ def _check_state(cls: Any, index: Any, p: Tensor, state: Any, group: Mapping[str
             shape = None if scale is None else tuple(scale.shape)
             if shape != (blocks_of(p.numel()),):
                 raise InvalidValue(
-                    f"`{key}` of parameter {index} has 8 bits, so the checkpoint must hold `{key}{SCALE}` of shape "
+                    f"`{key}` of parameter {name} has 8 bits, so the checkpoint must hold `{key}{SCALE}` of shape "
                     f"{(blocks_of(p.numel()),)}; received {shape}. Help: save the optimizer again."
                 )
     for key in (*cls.buffers, *TENSORS.values()):
@@ -301,8 +334,8 @@ def _check_state(cls: Any, index: Any, p: Tensor, state: Any, group: Mapping[str
         expected = cls.buffers[key].shape_for(p, group) if key in cls.buffers else p.shape
         if isinstance(value, Tensor) and value.shape != expected:
             raise InvalidValue(
-                f"`{key}` of parameter {index} has shape {tuple(value.shape)} in the checkpoint; the parameter has "
-                f"{tuple(expected)}. {OTHER_ORDER}"
+                f"`{key}` of parameter {name} has shape {tuple(value.shape)} in the checkpoint; the parameter has "
+                f"{tuple(expected)}. {_OTHER_SIZE if is_named else _OTHER_ORDER}"
             )
 
 
