@@ -228,6 +228,38 @@ def test_wrong_arguments_are_refused_before_the_optimizer_changes(kind, call, wo
     assert_rejected(kind, call, words)
 
 
+@pytest.mark.parametrize(
+    ("make", "constant"),
+    [
+        (optim.SGD, ["rounding_seed", "lr_max"]),
+        (optim.Adagrad, ["initial_accumulator_value"]),
+        (optim.Prodigy, ["d0", "d", "d_max", "d_numerator", "k"]),
+        (optim.Adafactor, ["min_dim_size_to_factor"]),
+        (torch.optim.Adagrad, ["initial_accumulator_value"]),
+    ],
+)
+def test_counts_seeds_first_values_and_numbers_of_the_step_have_no_schedule(make, constant):
+    optimizer = make(weights(), lr=0.5)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, 10, cycle_momentum=False)
+    for group in optimizer.param_groups:
+        group.update({name: 1.0 for name in constant if name not in group or group[name] is None})
+    before = {name: copy.copy(value) for name, value in optimizer.param_groups[0].items() if name != "params"}
+    for option in (*constant, "initial_lr", "max_lr"):
+        message = assert_rejected(
+            InvalidValue,
+            lambda option=option: WarmupConstantLR(optimizer, 2, option=option),
+            f"received {option!r}, which no schedule may change.",
+        )
+        listed = message.partition("(")[2].partition(")")[0].split(", ")
+        assert {"lr", "weight_decay"} <= set(listed) and not {*constant, "initial_lr", "max_lr"} & set(listed)
+    assert {name: value for name, value in optimizer.param_groups[0].items() if name != "params"} == before
+
+
+def test_a_number_that_a_user_puts_into_the_param_groups_has_a_schedule():
+    optimizer = optim.SGD([{"params": weights(), "multiplier": 2.0}], lr=0.5)
+    assert rates(WarmupConstantLR(optimizer, 2, option="multiplier"), optimizer, 2, "multiplier") == [[1.0], [2.0]]
+
+
 def test_a_schedule_without_a_factor_cannot_be_made():
     class Nothing(Schedule):
         pass

@@ -16,7 +16,7 @@ from .option_names import FOREIGN_NAMES, help_with_name
 from .shards import is_sharded, takes_parts
 from .validation import check_values
 
-_SCHEDULER_KEYS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"}
+SCHEDULER_KEYS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum"}
 """The keys that the schedulers of torch.optim write into a param group."""
 
 
@@ -85,7 +85,7 @@ def check_group(optimizer: Any, group: Any) -> None:
         )
     cls = type(optimizer).rule_of(optimizer.defaults | group)
     known = all_options(cls)
-    others = {*optimizer.defaults, *cls.group_constants, *cls.group_state, *_SCHEDULER_KEYS, "params", "param_names"}
+    others = {*optimizer.defaults, *cls.group_constants, *cls.group_state, *SCHEDULER_KEYS, "params", "param_names"}
     for key in group:
         if key in known or key in others:
             continue

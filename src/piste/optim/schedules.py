@@ -11,7 +11,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InvalidType, InvalidValue, did_you_mean, nearest
 from ..options import Choice, Integer, Number, Option, names_here
+from .declaration import all_options
+from .group_checks import SCHEDULER_KEYS
 from .option_names import FOREIGN_NAMES
+from .registry import OPTIMIZERS
 
 __all__ = ["InverseSquareRootLR", "Schedule", "WarmupConstantLR", "WarmupCosineLR", "WarmupStableDecayLR"]
 
@@ -25,12 +28,14 @@ class Schedule(LRScheduler, ABC):
 
     Args:
         optimizer: The optimizer.
-        option: The name of the option: "lr", "weight_decay", or any other whose value is a number.
+        option: The name of the option: "lr", "weight_decay", or any other whose value is a number and may change from
+            step to step.
         last_epoch: The number of steps done before the next one, less 1, as in torch.optim.
 
     Raises:
         InvalidType: `optimizer` is not an optimizer, or `option` is not a string.
-        InvalidValue: A param group lacks the option, or its value is not a number.
+        InvalidValue: A param group lacks the option, or its value is not a number, or stays the same in all steps, such
+            as `rounding_seed`.
 
     Example:
         >>> import torch, piste
@@ -52,8 +57,9 @@ class Schedule(LRScheduler, ABC):
                 f"{type(option).__name__}."
             )
         for index, group in enumerate(optimizer.param_groups):
-            if not _is_number(group.get(option)):
-                raise _refusal_of_option(option, group, index, type(optimizer).__name__)
+            constant = _constant_options(type(optimizer), group)
+            if not _is_number(group.get(option)) or option in constant:
+                raise _refusal_of_option(option, group, index, type(optimizer).__name__, constant)
             if last_epoch != -1 and f"initial_{option}" not in group:
                 raise InvalidValue(
                     f"`last_epoch` above -1 resumes a schedule, whose initial value is in the param group as "
@@ -308,10 +314,33 @@ def _check_order(total_steps: int, **parts: int) -> None:
         raise InvalidValue(f"{named} must not exceed `total_steps`; received {given}, total_steps={total_steps}.")
 
 
-def _refusal_of_option(option: str, group: dict[str, Any], index: int, optimizer: str) -> InvalidValue:
-    """Return the error for an option that a param group lacks, or whose value is not a number."""
-    numeric = [name for name, value in group.items() if _is_number(value) and not name.startswith("initial_")]
+def _constant_options(optimizer: Any, group: dict[str, Any]) -> set[str]:
+    """Return the numbers of a param group that no schedule changes, of an optimizer of Piste or of torch.optim.
+
+    They are counts and seeds, first values of the state, numbers that steps or other schedules write, and the largest
+    learning rate.
+    """
+    written = {name for name in group if name in SCHEDULER_KEYS or name.startswith("initial_")}
+    named = optimizer if hasattr(optimizer, "rule_of") else OPTIMIZERS.get(optimizer.__name__)
+    if named is None:
+        return written
+    rule = named.rule_of(group)
+    whole = {name for name, option in all_options(rule).items() if isinstance(option, Integer)}
+    starts = {*rule.group_state.values(), *(b.start for b in (*rule.buffers.values(), *rule.counters.values()))}
+    return written | whole | (starts & rule.options.keys() - {"lr"}) | {*rule.group_state, "lr_max"}
+
+
+def _refusal_of_option(
+    option: str, group: dict[str, Any], index: int, optimizer: str, constant: set[str]
+) -> InvalidValue:
+    """Return the error for an option that a param group lacks, that stays as it is, or whose value is not a number."""
+    numeric = [name for name, value in group.items() if _is_number(value) and name not in constant]
     allowed, where = ", ".join(numeric), f"param group {index} of {optimizer}"
+    if option in constant and option in group:
+        return InvalidValue(
+            f"`option` must name a numeric option of every param group ({allowed}); received {option!r}, which no "
+            "schedule may change."
+        )
     if option in group:
         return InvalidValue(
             f"`option` must name a numeric option of every param group ({allowed}); received {option!r}, which is "
