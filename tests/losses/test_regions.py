@@ -92,3 +92,32 @@ def test_the_worked_region_has_its_value_by_hand() -> None:
 
 def test_indices_empty_regions_and_powers_at_0_are_as_stated() -> None:
     assert find_region_mismatch(lambda name: getattr(F, losses.named(name).functional_name)) is None
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("kind", ["labels", "indices"])
+def test_further_calls_have_the_values_of_the_first_and_reject_what_it_rejects(kind, batch) -> None:
+    """The kernel takes operands of known dtypes and numbers of dimensions at once, in any shape."""
+    activation = {"labels": "sigmoid", "indices": "softmax"}[kind]
+    loss = losses.DiceLoss(activation=activation, batch=batch)
+    for shape in ((2, 3, 4, 5), (2, 3, 4, 5), (1, 2, 3, 4), (3, 4, 2, 2)):
+        x = torch.randn(shape, dtype=torch.float64).float().requires_grad_()
+        rows = shape[:1] + shape[2:]
+        y = torch.rand(shape) if kind == "labels" else torch.randint(shape[1], rows)
+        wide = x.detach().double().requires_grad_()
+        labels = y.double() if kind == "labels" else y
+        expected = F.dice_loss(wide, labels, activation=activation, batch=batch)
+        loss(x, y).backward()
+        expected.backward()
+        torch.testing.assert_close(loss(x, y), expected.float())
+        torch.testing.assert_close(x.grad, wide.grad.float())
+    assert [*filter(None, loss._validated_settings[0].kernels.values())]
+    x, y = torch.randn(2, 3, 4, 5), torch.rand(2, 3, 4, 5) if kind == "labels" else torch.zeros(2, 4, 5).long()
+    for wrong, words in (
+        ((x, y[:1]), "must have the shape of `input`"),
+        ((x[:, :1], y[:, :1, :1]), "must have the shape of `input`"),
+        ((x[0, 0], y[0, 0]), r"must be \(N, C, d1, ...\); received \(4, 5\)"),
+        ((x, y + 3), "`target` must (be in|hold class indices)"),
+    ):
+        with pytest.raises(PisteError, match=words):
+            loss(*wrong)

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..formula.expression import Expr, FormulaError, topological_order
 from ..formula.operations import OPERATIONS
+from ..formula.properties import is_never_positive
 from ..formula.words import exp, where
 
 Dialect = Mapping[str, str | tuple[str, ...]]
@@ -25,6 +26,9 @@ LOADED = ("input", "pick")  # operations whose results are loaded, not computed
 
 
 def _spelled_sigmoid(x: Any) -> Any:
+    if is_never_positive(x):
+        e = exp(x)
+        return e / (1 + e)
     e = exp(where(x > 0, -x, x))
     return where(x > 0, 1, e) / (1 + e)
 

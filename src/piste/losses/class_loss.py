@@ -99,7 +99,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
             dtype,
             denominator=cls.denominator if has_indices else "count",
             ignored=ignore_index if cls.supports_ignore_index and has_indices else NO_IGNORE_INDEX,
-            moved_dim=moved_dim,
+            arrange=None if moved_dim is None or not has_indices else functools.partial(_move_classes, moved_dim),
             obstacle=_obstacle(x, y, has_indices),
         )
 
@@ -143,6 +143,11 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         call.operands, call.keep, call.count = (x, k, weight), keep, keep.sum
         call.weights = lambda: (keep if weight is None else torch.where(keep, pick(weight, k), 0)).sum()
         return call
+
+
+def _move_classes(dim: int, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return the operands with the classes of the input in its last dimension."""
+    return (x.movedim(dim, -1), *others)
 
 
 def _obstacle(x: Tensor, y: Tensor, has_indices: bool) -> str | None:

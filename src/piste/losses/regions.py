@@ -66,6 +66,22 @@ def _have_kernel(regions: tuple[Tensor, ...], kinds: tuple[str, str]) -> bool:
     return any(backend.takes_region_logits for backend in backends_of(regions[0].device.type)[:1])
 
 
+def _regions(x: Tensor, batch: bool) -> Tensor:
+    """Return the places of each region as a row."""
+    return x.movedim(1, 0).flatten(1) if batch else x.flatten(2)
+
+
+def _arranged(batch: bool, is_index: bool, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the regions of an input and its labels or class indices, or None where their shapes don't fit."""
+    if is_index:
+        if x.shape[1] < 2 or y.shape != x.shape[:1] + x.shape[2:]:
+            return None
+        y = y.unsqueeze(1)
+    elif y.shape != x.shape:
+        return None
+    return _regions(x, batch), _regions(y, batch)
+
+
 def _how_to_arrange(x: Tensor, y: Tensor) -> str:
     """Return the help for a target of another shape than the input."""
     rows = x.shape[:1] + x.shape[2:]
@@ -130,11 +146,13 @@ class RegionLoss(RowwiseLoss):
         kinds = ("logits" if activation == "softmax" else "row", "classes" if is_index else "row")
         if activation == "softmax":
             x = x.to(compute_dtype(x.dtype))
+        is_converted = x is not operands[0] or y.dtype is not (torch.int64 if is_index else x.dtype)
         given = (x, y.long().unsqueeze(1) if is_index else y.to(x.dtype))
-        regions = tuple((z.movedim(1, 0).flatten(1) if batch else z.flatten(2)) for z in given)
+        regions = tuple(_regions(z, batch) for z in given)
         if not (is_for_kernel and _have_kernel(regions, kinds)):
             if is_index and check != "off" and is_readable((y,)):
                 cls._check_indices(y, classes)
+            is_converted = is_converted or kinds != ("row", "row")
             regions, kinds = rows_of_regions(kinds, regions), ("row", "row")
         obstacle = None if regions[0].shape[-1] > 1 else "the kernel takes regions of at least 2 places"
         if absent == "skip":
@@ -146,6 +164,7 @@ class RegionLoss(RowwiseLoss):
             {"activation": activation, **options},
             operands[0].dtype,
             denominator="weights" if absent == "skip" else "count",
+            arrange=None if is_converted else functools.partial(_arranged, batch, is_index),
             obstacle=obstacle,
         )
 

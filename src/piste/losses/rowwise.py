@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -42,7 +41,9 @@ class Rows(NamedTuple):
     dtype: torch.dtype  # of the result
     denominator: str = "count"
     ignored: int = NO_IGNORE_INDEX
-    moved_dim: int | None = None  # the dimension of the given input whose classes were moved to the end
+    # Returns the rows of further operands of these dtypes and numbers of dimensions, and None where shapes don't fit.
+    # Where it is None, the rows are the operands as given, or converted ones.
+    arrange: Callable[..., Any] | None = None
     obstacle: str | None = None  # why no kernel takes these operands
 
 
@@ -84,13 +85,13 @@ class RowwiseLoss(Loss):
             check_class_weight(cls.__name__, tensors["weight"])
         hit = settings.kernels.get(kind)
         if hit:
-            dispatcher, arguments, moved_dim = hit
+            dispatcher, arguments, arrange = hit
             given = (*operands, *tensors.values()) if tensors else operands
-            if moved_dim is not None:
-                given = (x.movedim(moved_dim, -1), *given[1:])
-            result = dispatcher.loss(given, arguments)
+            if arrange is not None:
+                given = arrange(*given)
+            result = None if given is None else dispatcher.loss(given, arguments)
             if result is not None:
-                settings.last_hit = None if tensors or moved_dim is not None or settings.waits else hit
+                settings.last_hit = None if tensors or arrange is not None or settings.waits else hit
                 return result
         result = super().call(operands, settings, tensors)
         if hit is None and isinstance(x, Tensor) and not torch.compiler.is_compiling():
@@ -101,17 +102,20 @@ class RowwiseLoss(Loss):
     def _kernel_for(
         cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]
     ) -> tuple[Any, ...]:
-        """Return the dispatcher for further calls of this kind, its launch arguments and the moved dimension, or ()."""
+        """Return the dispatcher for further calls of this kind, its arguments and `Rows.arrange`; or ()."""
         if settings.check == "nan" or isinstance(settings.reduction.normalizer, Tensor):
             return ()
-        rows = cls.rows(operands, settings.check, **settings.options, **tensors)
+        rows = cls.rows_for_kernel(operands, settings.reduction, settings.check, **settings.options, **tensors)
         given = (*operands, *tensors.values())
-        unconverted = tuple(x for x in rows.operands if x is not None)
-        moved = 0 if rows.moved_dim is None else 1  # the input is a view then, whose dtype is that of the given one
-        if len(unconverted) != len(given) or not all(map(operator.is_, unconverted[moved:], given[moved:])):
+        if rows.arrange is not None:
+            given = rows.arrange(*given)
+        taken = [x for x in rows.operands if x is not None]
+        if len(taken) != len(given) or any(
+            x is not y and (rows.arrange is None or x.dtype is not y.dtype) for x, y in zip(taken, given, strict=True)
+        ):
             return ()
-        target = cls._dispatcher(rows, settings.reduction, settings.check, operands[0].ndim)
-        return () if target is None else (*target, rows.moved_dim)
+        target = cls._dispatcher(rows, settings.reduction, settings.check, taken[0].dim())
+        return () if target is None else (*target, rows.arrange)
 
     @classmethod
     @abstractmethod
