@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 
 import torch
@@ -52,6 +53,7 @@ def main() -> None:
     if dist.get_rank() == 0:
         print("\n".join(lines), flush=True)
     dist.barrier()
+    time.sleep(0.2)  # see tests/torchrun.py
     dist.destroy_process_group()
 
 
