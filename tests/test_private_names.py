@@ -137,7 +137,8 @@ WANTED[None], WANTED["autograd.forward_ad._current_level"]
 PATHS = (
     "_C._functorch.peek_interpreter_stack", "_C._functorch.is_legacy_batchedtensor",
     "_C._functorch.is_functorch_wrapped_tensor", "_C._functorch.is_batchedtensor", "_C._functorch.get_unwrapped",
-    "_C._len_torch_dispatch_stack", "_C._len_torch_function_stack", "_C._FunctionBase", "_subclasses.FakeTensor",
+    "_C._len_torch_dispatch_stack", "_C._len_torch_function_stack", "_C._get_function_stack_at", "_C._FunctionBase",
+    "_subclasses.FakeTensor",
     "optim.optimizer._global_optimizer_pre_hooks", "optim.optimizer._global_optimizer_post_hooks",
     "autograd._profiler_enabled", *AT_RUN_TIME,
 )

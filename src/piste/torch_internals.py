@@ -72,6 +72,7 @@ _is_compiling = torch.compiler.is_compiling
 _interpreter = _find("_C._functorch.peek_interpreter_stack", _always)
 _dispatch_modes = _find("_C._len_torch_dispatch_stack", _always)
 _function_modes = _find("_C._len_torch_function_stack", _always)
+_function_mode = _find("_C._get_function_stack_at", None)
 _is_tracing = _find("_C._is_tracing", torch.jit.is_tracing)
 
 is_batched: Callable[[Tensor], bool] = _find("_C._functorch.is_legacy_batchedtensor", _always)
@@ -92,7 +93,17 @@ def is_rewriting() -> bool:
 
 def is_transforming() -> bool:
     """Return whether PyTorch traces, transforms or intercepts operations now; True if it can't tell."""
-    return bool(is_rewriting() or _dispatch_modes() or _function_modes())
+    return bool(is_rewriting() or _dispatch_modes() or (_function_modes() and not _are_default_devices()))
+
+
+def _are_default_devices() -> bool:
+    """Return whether all modes of torch functions are default devices, which concern no call with tensors.
+
+    CUDA graphs of torch.compile set one while they warm up.
+    """
+    if _function_mode is None:
+        return False
+    return all(type(_function_mode(k)).__module__ == "torch.utils._device" for k in range(_function_modes()))
 
 
 _is_wrapped = _find("_C._functorch.is_functorch_wrapped_tensor", None)

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from piste.engine.gpu import driver, native_launch
+from piste.engine.gpu import device, driver, native_launch
 
 KINDS = ("*i64", "i64", "fp32", "fp64", "i32")
 NULLS = 4
+OWN, OTHERS = 1 << 40, 1 << 41  # contexts of the device, and of another one
+RELAXED = 2
 _POINTER, _UINT = ctypes.c_void_p, ctypes.c_uint
 LAUNCH_KERNEL = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, *[_UINT] * 7, _POINTER, ctypes.POINTER(_POINTER), _POINTER)
 
@@ -22,14 +24,14 @@ LAUNCH_KERNEL = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, *[_UINT] * 7, _POINTER,
 class Library:
     """Stands for the driver: it reads the arguments of a launch as cuLaunchKernel does, a function of C."""
 
-    def __init__(self, results: list[int], *, has_context: bool = True) -> None:
-        self.has_context = has_context
+    def __init__(self, results: list[int], *, context: int | None = OWN, refusal: int = 201) -> None:
+        self.context, self.refusal, self.mode = context, refusal, 0
         self.results, self.launches, self.loaded, self.contexts = results, [], [], []
         self.cuLaunchKernel = LAUNCH_KERNEL(self._launch_kernel)
 
     def cuModuleLoadData(self, module: Any, image: bytes) -> int:
         self.loaded.append(image)
-        return 0
+        return 0 if self.mode == RELAXED else 900  # as if a CUDA graph were captured
 
     def cuModuleGetFunction(self, function: Any, module: Any, name: bytes) -> int:
         self.loaded.append(name)
@@ -41,17 +43,26 @@ class Library:
         words = [ctypes.string_at(pointers[k], 8) for k in range(len(KINDS) + NULLS)]
         self.launches.append((function, sizes, stream, words))
         assert extra is None
-        if not self.has_context:
-            return 201
+        if self.context != OWN:
+            return self.refusal
         return self.results.pop(0) if self.results else 0
+
+    def cuThreadExchangeStreamCaptureMode(self, mode: Any) -> int:
+        self.mode, mode._obj.value = mode._obj.value, self.mode
+        return 0
 
     def cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> int:
         self.contexts.append(device)
+        context._obj.value = OWN
+        return 0
+
+    def cuCtxGetCurrent(self, context: Any) -> int:
+        context._obj.value = self.context
         return 0
 
     def cuCtxSetCurrent(self, context: Any) -> int:
         self.contexts.append("current")
-        self.has_context = True
+        self.context = context.value
         return 0
 
     def cuGetErrorName(self, result: int, name: Any) -> int:
@@ -97,9 +108,11 @@ def test_a_number_beyond_the_largest_float32_is_infinite(launch_on):
     assert struct.unpack("=f4x", words[2]) == (float("-inf"),) and struct.unpack("=d", words[3]) == (1e39,)
 
 
-def test_a_thread_without_a_context_gets_that_of_the_device(launch_on):
-    library = Library([], has_context=False)
-    launch_on(library)(1, 0, (1, 2, 3.0, 4.0, 5))
+@pytest.mark.parametrize("refusal", [201, 400], ids=["invalid context", "invalid handle"])
+@pytest.mark.parametrize("context", [None, OTHERS], ids=["none", "another's"])
+def test_a_thread_without_the_context_of_the_device_gets_it(launch_on, context, refusal):
+    library = Library([], context=context, refusal=refusal)
+    launch_on(library)(1, 9, (1, 2, 3.0, 4.0, 5))
     assert library.contexts == [2, "current"]
     assert library.launches[-1][3][:2] == [struct.pack("=q", 1), struct.pack("=q", 2)]
 
@@ -108,6 +121,15 @@ def test_an_error_of_the_driver_is_raised_by_its_name(launch_on):
     launch = launch_on(Library([700, 700]))
     with pytest.raises(RuntimeError, match=r"could not run a kernel: CUDA_ERROR_ILLEGAL_ADDRESS \(700\)"):
         launch(1, 0, (1, 2, 3.0, 4.0, 5))
+
+
+def test_machine_code_is_loaded_and_memory_pinned_while_a_graph_is_captured(launch_on, monkeypatch):
+    library = Library([])
+    assert launch_on(library) is not None  # the library refuses in the mode of a capture
+    seen = []
+    monkeypatch.setattr(device, "PinnedTable", lambda words: seen.append(library.mode))
+    device.Cuda(0).pinned(3)
+    assert seen == [RELAXED] and library.mode == 0
 
 
 def test_another_thread_runs_during_a_launch(launch_on):

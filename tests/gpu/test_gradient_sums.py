@@ -13,6 +13,7 @@ from piste.engine.gpu.step_kernel import CHUNK, WARPS, Layout, reduce_source
 from piste.engine.gpu.step_scalars import finish_source
 from piste.engine.gradient_sums import SUMS
 from piste.optim import clipping
+from piste.optim.clipping import GradientNorm
 
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
 from piste.engine.gpu.compiler import compiled
@@ -142,3 +143,17 @@ def test_the_gradients_alone_are_read_16_bytes_at_a_time(dtype, tmp_path):
             assert len(re.findall(rf"ld\.global\.{WIDE[dtype]}", ptx)) == vectors
             assert "st.global.v" not in ptx
             assert spilled_bytes(kernel, tmp_path) == 0
+
+
+def test_a_graph_captures_no_tables_of_new_sums(monkeypatch):
+    """The copy of a table to the device would be part of the graph, and its memory on the host another's then."""
+    norm_of_step, params = GradientNorm(), with_gradients(torch.float32)
+    with interpreting() as backend, monkeypatch.context() as patch:
+        patch.setattr(GradientSquares, "of", lambda params: None)
+        patch.setattr(clipping, "is_captured", lambda tensors: True)
+        norm, nonfinite = norm_of_step(params)
+        assert norm.item() == pytest.approx(norm_of(params), rel=1e-6) and nonfinite is None
+        assert backend.device.launches == []
+        patch.setattr(clipping, "is_captured", lambda tensors: False)
+        assert norm_of_step(params)[1].item() == 0
+        assert [entry for entry, _ in backend.device.launches] == ["reduce0", "finish0"]

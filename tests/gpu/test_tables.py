@@ -89,6 +89,20 @@ def test_a_table_that_a_graph_has_seen_is_never_rewritten(monkeypatch):
     assert kept.address == seen and kept.content == B.tobytes()
 
 
+def test_graphs_and_launches_of_the_same_content_share_a_table(monkeypatch):
+    """PyTorch's allocator may have to ask the driver for pinned memory, which a capture forbids."""
+    monkeypatch.setattr(table_ring, "_seen_by_graphs", [])
+    device = Device()
+    ring = TableRing(device, 2)
+    first = ring.holding(A, 1, is_capturing=False)
+    allocated = len(device.tables)
+    assert {ring.holding(A, stream, is_capturing=True) for stream in (2, 3, 2)} == {first}
+    assert ring.holding(A, 1, is_capturing=False) == first
+    assert len(device.tables) == allocated and len(table_ring._seen_by_graphs) == 1
+    assert ring.holding(B, 1, is_capturing=False) != first
+    assert ring.holding(C, 1, is_capturing=False) != first
+
+
 def test_every_chunk_of_every_tensor_has_an_entry():
     sizes = [0, 1, CHUNK, CHUNK + 1]
     entries = [(entry >> 32, entry & 0xFFFFFFFF) for entry in chunks(sizes)]

@@ -28,7 +28,7 @@ def trained(name: str, dtype: torch.dtype, **options: Any) -> list[torch.Tensor]
     generator = torch.Generator().manual_seed(0)
 
     def random(shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
 
     shapes = [(4, 3), (6, 8), *([] if name in ("Muon", "NorMuon") else [(70,), ()])]
     parameters = [random(shape).requires_grad_() for shape in shapes]

@@ -50,7 +50,9 @@ def noise(key: Any, step: Any, position: Any) -> Tensor:
         step: The step, in [0, 2^24).
         position: The places of the elements.
     """
-    key, step, position = (torch.as_tensor(x, dtype=torch.int64) for x in (key, step, position))
+    key, step, position = (
+        torch.as_tensor(x, dtype=torch.int64, device=getattr(x, "device", "cpu")) for x in (key, step, position)
+    )
     first = _mixed(_mixed(key + _SALT) ^ step)
     second = _mixed(first + _SALT)
     return (_mixed(_mixed(position ^ first) + second) >> 16).to(torch.float32)
@@ -66,4 +68,4 @@ def _mixed(x: Tensor) -> Tensor:
 
 def on_float(function: Callable[..., Tensor]) -> Callable[..., float]:
     """Return a function of tensors as one of Python's floats, which are rounded to float32 first."""
-    return lambda *args: float(function(*(torch.tensor(x, dtype=torch.float32) for x in args)))
+    return lambda *args: float(function(*(torch.tensor(x, dtype=torch.float32, device="cpu") for x in args)))

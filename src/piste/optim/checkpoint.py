@@ -346,4 +346,4 @@ def counter_dtype() -> torch.dtype:
 
 def as_counter(value: Any) -> Tensor:
     """Return a saved counter as a tensor; old checkpoints of torch.optim have Python numbers."""
-    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=counter_dtype())
+    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=counter_dtype(), device="cpu")

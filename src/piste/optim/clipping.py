@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import DeviceGradientSums, GradientSquares, sum_of_squares
+from ..engine import DeviceGradientSums, GradientSquares, is_captured, sum_of_squares
 from ..errors import InvalidValue
 
 __all__ = [
@@ -51,7 +51,7 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     if len(rest) < len(gradients):
         wide = torch.float64 if torch.float64 in {g.dtype for g in gradients} else torch.float32
         others = total_norm(rest).item() if rest else 0.0
-        return torch.tensor(math.hypot(math.sqrt(squares), others), dtype=wide)
+        return torch.tensor(math.hypot(math.sqrt(squares), others), dtype=wide, device="cpu")
     values = [*map(_values, gradients)]
     narrow = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in values if g.dtype in _NARROW]
     norm = torch.nn.utils.get_total_norm([*(g for g in values if g.dtype not in _NARROW), *narrow])
@@ -72,7 +72,8 @@ def any_nonfinite(gradients: Sequence[Tensor]) -> Tensor:
         _whole(torch.stack(torch._foreach_norm(same, 1, dtype=torch.promote_types(dtype, torch.float64))).sum())
         for (_, dtype), same in alike.items()
     ]
-    total = sum((x.to(sums[0].device) for x in sums), start=torch.zeros((), dtype=torch.float64))
+    start = torch.zeros((), dtype=torch.float64, device="cpu")
+    total = sum((x.to(sums[0].device) for x in sums), start=start)
     return total.isfinite().logical_not()
 
 
@@ -100,7 +101,7 @@ class GradientNorm:
         if isinstance(found, Tensor):
             squares, nonfinite = found.unbind()
             return squares.sqrt().to(self._latest.dtype), nonfinite
-        return torch.tensor(math.sqrt(found), dtype=self._latest.dtype), None
+        return torch.tensor(math.sqrt(found), dtype=self._latest.dtype, device="cpu"), None
 
     def _of_another(self, params: list[Tensor]) -> float | Tensor | None:
         """Return the sums by earlier ones for the same parameters with gradients, or by new ones."""
@@ -109,6 +110,9 @@ class GradientNorm:
         self._latest = self._sums.pop(has_grad, None)
         found = None if self._latest is None else self._latest(params)
         if found is None and (is_new or self._latest is not None):  # None is kept where Python has to ask
+            if is_captured(_gradients(params)):  # a graph would copy the tables of new sums at each replay
+                self._latest = None
+                return None
             self._latest = GradientSquares.of(params) or DeviceGradientSums.of(params)
             found = None if self._latest is None else self._latest(params)
         self._sums[has_grad] = self._latest

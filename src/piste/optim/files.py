@@ -176,4 +176,4 @@ def _read(data: bytearray, start: int, entry: dict[str, Any]) -> Tensor:
     if len(part) != end - begin:
         raise ValueError(f"it ends before byte {start + end}")
     dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
-    return torch.frombuffer(part, dtype=dtype).reshape(shape) if part else torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(part, dtype=dtype).reshape(shape) if part else torch.empty(shape, dtype=dtype, device="cpu")

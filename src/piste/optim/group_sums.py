@@ -26,7 +26,9 @@ def share_group_state(optimizer: Any, group: dict[str, Any]) -> None:
     first = optimizer.param_groups[0]
     for name, start in optimizer.group_state.items():
         value = first[name] if name in first else first[start] if isinstance(start, str) else start
-        group[name] = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+        if not isinstance(value, Tensor):
+            value = torch.tensor(float(value), dtype=torch.float64, device="cpu")
+        group[name] = value
 
 
 def check_groups(optimizer: Any) -> None:

@@ -85,8 +85,8 @@ class ImageCrossEntropy(LossKernel):
         blocks = x.shape[0] * (-(-places // (TILE * BLOCK)))
         threads = torch.get_num_threads() if blocks > 1 else 1
         partials, counters = array("d", bytes(8 * blocks)), make_counters(threads)
-        scratch = torch.empty(threads * TILE * (classes + 5), dtype=x.dtype)
-        out = torch.empty((), dtype=x.dtype)
+        scratch = torch.empty(threads * TILE * (classes + 5), dtype=x.dtype, device=x.device)
+        out = x.new_empty(())
         table = ImageTable(
             **work(counters, blocks),
             places=places,

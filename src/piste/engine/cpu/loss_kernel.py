@@ -78,7 +78,7 @@ class CpuLossKernel(LossKernel):
             self.max_fast_elements = min(FAST_MAX_ELEMENTS, LARGE // self.dtypes[0].itemsize - 1)
         self.is_one = make_is_one()
         self._result = result_code(spec)
-        self._scalar = torch.empty((), dtype=self.dtypes[0])
+        self._scalar = torch.empty((), dtype=self.dtypes[0], device="cpu")
 
     def compute_fast(self, operands: tuple[Tensor, ...], arguments: LossArguments) -> Computed | None:
         out = _empty_like(self._scalar) if self.is_sum else self._each(operands[0])
@@ -97,7 +97,8 @@ class CpuLossKernel(LossKernel):
         return out, gradients
 
     def _each(self, first: Tensor) -> Tensor:
-        return torch.empty(first.shape if self.spec.derivatives is not None else first.shape[:-1], dtype=self.dtypes[0])
+        shape = first.shape if self.spec.derivatives is not None else first.shape[:-1]
+        return torch.empty(shape, dtype=self.dtypes[0], device=first.device)
 
     def fill(
         self,
@@ -141,7 +142,8 @@ class CpuLossKernel(LossKernel):
             columns=tuple(columns),
         )
         if self.scratch_rows:
-            scratch = torch.empty(threads * self.scratch_rows * classes, dtype=getattr(torch, self.spec.dtype))
+            dtype = getattr(torch, self.spec.dtype)
+            scratch = torch.empty(threads * self.scratch_rows * classes, dtype=dtype, device=first.device)
             table.scratch = scratch.data_ptr()
         at = ctypes.addressof(table)
         if self.prepare is not None:

@@ -23,4 +23,4 @@ def gradient_like(x: Tensor) -> Tensor:
     storage = getattr(_kept, "storage", None)
     if storage is None or storage.nbytes() != bytes_ or storage_is_shared(storage):
         storage = _kept.storage = torch.UntypedStorage(bytes_)
-    return torch.empty(0, dtype=x.dtype).set_(storage, 0, x.shape, x.stride())  # type: ignore[call-overload]
+    return torch.empty(0, dtype=x.dtype, device=x.device).set_(storage, 0, x.shape, x.stride())  # type: ignore[call-overload]

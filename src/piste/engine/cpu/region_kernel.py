@@ -56,9 +56,9 @@ class RegionKernel(LossKernel):
         numbers = LossNumbers.from_buffer(memory)
         per_sample = -(-places // BLOCK_PLACES)
         threads = torch.get_num_threads() if x.numel() > PARALLEL_MIN_ELEMENTS else 1
-        sums = torch.empty(samples * per_sample * (classes * self.sums + 1), dtype=torch.float64)
-        scratch = torch.empty(threads * (2 * classes + SHARED_ROWS) * TILE, dtype=torch.float32)
-        scalars = torch.empty(regions * self.scalars, dtype=torch.float32)
+        sums = torch.empty(samples * per_sample * (classes * self.sums + 1), dtype=torch.float64, device=x.device)
+        scratch = torch.empty(threads * (2 * classes + SHARED_ROWS) * TILE, dtype=torch.float32, device=x.device)
+        scalars = torch.empty(regions * self.scalars, dtype=torch.float32, device=x.device)
         partials = array("d", bytes(16 * samples))
         columns = [tensor.data_ptr() for tensor in (*operands, *gradients)]
         table = region_table(len(columns))(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...torch_internals import current_device, raw_stream
 from .compiler import launcher
-from .driver import Launch
+from .driver import Launch, permitted_in_captures
 from .step_kernel import KernelSource
 
 
@@ -21,9 +21,10 @@ class PinnedTable:
     """64-bit words of host memory that kernels of the device read."""
 
     def __init__(self, words: int, *, pin: bool = True) -> None:
-        self._memory = torch.empty(max(words, 1), dtype=torch.int64, pin_memory=pin)
+        self._memory = torch.empty(max(words, 1), dtype=torch.int64, device="cpu", pin_memory=pin)
         self.address = self._memory.data_ptr()
         self.content = b""
+        self.is_in_graphs = False  # whether a CUDA graph holds its address
         self.streams: set[int] = set()  # streams of the launches that read it since it was written
         self.events: list[Any] = []
 
@@ -47,7 +48,7 @@ class Cuda:
 
     def upload(self, values: array[int]) -> Tensor:
         """Copy words to the device, without waiting for it."""
-        host = torch.frombuffer(values, dtype=torch.int64) if values else torch.zeros(1, dtype=torch.int64)
+        host = torch.frombuffer(values or array("q", [0]), dtype=torch.int64)
         return host.pin_memory().to(self._device, non_blocking=True)
 
     def doubles(self, count: int) -> Tensor:
@@ -90,7 +91,8 @@ class Cuda:
 
     def pinned(self, words: int) -> PinnedTable:
         """Allocate a table in pinned memory."""
-        return PinnedTable(words)
+        with permitted_in_captures():
+            return PinnedTable(words)
 
     def stream(self) -> int:
         """Return the handle of the current stream."""

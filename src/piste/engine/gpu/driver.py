@@ -10,15 +10,16 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from .native_launch import NULLS, make_native_launch
 
-__all__ = ["driver_launch", "launch_of"]
+__all__ = ["driver_launch", "launch_of", "permitted_in_captures"]
 
-_INVALID_CONTEXT = 201
+_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 _FORMATS = {"i64": "q", "i32": "i4x", "fp64": "d", "fp32": "f4x"}  # each argument takes 8 bytes
 _REALS = {"fp64": ctypes.c_double, "fp32": ctypes.c_float}
 _MAX_SHARED = 48 << 10  # bytes of shared memory that a kernel may use without asking for it
@@ -38,10 +39,29 @@ def _driver() -> Any:
         library.cuModuleGetFunction.argtypes = [pointer, pointer, ctypes.c_char_p]
         library.cuGetErrorName.argtypes = [ctypes.c_int, pointer]
         library.cuDevicePrimaryCtxRetain.argtypes = [pointer, ctypes.c_int]
+        library.cuCtxGetCurrent.argtypes = [pointer]
         library.cuCtxSetCurrent.argtypes = [pointer]
+        library.cuThreadExchangeStreamCaptureMode.argtypes = [pointer]
     except (OSError, AttributeError):
         return None
     return library
+
+
+@contextmanager
+def permitted_in_captures() -> Iterator[None]:
+    """Let this thread load machine code and allocate pinned memory while a CUDA graph is captured, in any thread.
+
+    The driver forbids that, and ends the capture, because such calls may wait for the device.
+    """
+    library, mode = _driver(), ctypes.c_int(_RELAXED)
+    if library is None:
+        yield
+        return
+    library.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+    try:
+        yield
+    finally:
+        library.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
 
 
 def driver_launch(kernel: Any, kinds: Sequence[str], device: int) -> Launch | None:
@@ -70,8 +90,9 @@ def driver_launch(kernel: Any, kinds: Sequence[str], device: int) -> Launch | No
         return None
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
     image, name = kernel.asm["cubin"], facts.name.encode()
-    _call(device, library.cuModuleLoadData, ctypes.byref(module), image)
-    _call(device, library.cuModuleGetFunction, ctypes.byref(function), module, name)
+    with permitted_in_captures():
+        _call(device, library.cuModuleLoadData, ctypes.byref(module), image)
+        _call(device, library.cuModuleGetFunction, ctypes.byref(function), module, name)
     return launch_of(library.cuLaunchKernel, function, 32 * facts.num_warps, facts.shared, kinds, device)
 
 
@@ -114,13 +135,22 @@ def _rounded(x: Any, kind: str) -> Any:
 
 
 def _call(device: int, function: Any, *arguments: Any) -> None:
-    """Call the driver; make the context of the device current where the thread has none."""
+    """Call the driver; do so again where the thread had no context, or that of another device."""
     result = function(*arguments)
-    if result == _INVALID_CONTEXT:
-        library, context = _driver(), ctypes.c_void_p()
-        result = library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
-        result = result or library.cuCtxSetCurrent(context) or function(*arguments)
+    if result and _has_changed_context(device):
+        result = function(*arguments)
     if result:
         name = ctypes.c_char_p()
         _driver().cuGetErrorName(result, ctypes.byref(name))
         raise RuntimeError(f"the CUDA driver could not run a kernel: {(name.value or b'?').decode()} ({result})")
+
+
+def _has_changed_context(device: int) -> bool:
+    """Make PyTorch's context of a device that of the thread, and return True; or return False where it is already.
+
+    A thread of autograd may have none, because PyTorch makes one current in its first call of CUDA's runtime.
+    """
+    library, current, own = _driver(), ctypes.c_void_p(), ctypes.c_void_p()
+    if library.cuCtxGetCurrent(ctypes.byref(current)) or library.cuDevicePrimaryCtxRetain(ctypes.byref(own), device):
+        return False
+    return current.value != own.value and library.cuCtxSetCurrent(own) == 0

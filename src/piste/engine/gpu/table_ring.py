@@ -62,16 +62,22 @@ class TableRing:
             table.streams, table.events = set(), []
             self._current = table
         if is_capturing:
-            _seen_by_graphs.append(table)
-            if table in self._given:
-                self._given.remove(table)
-            self._current = None  # a graph has seen it: it stays as it is
-        else:
+            self._keep_as_it_is(table)
+        elif not table.is_in_graphs:
             if not table.streams:
                 self._given.append(table)
             table.streams.add(stream)
+        if not is_capturing:
             self._spare = self._spare or self._device.pinned(self._words)
         return table.address
+
+    def _keep_as_it_is(self, table: PinnedTable) -> None:
+        """Keep a table that a CUDA graph reads; other graphs and launches may read it, as long as it is current."""
+        if not table.is_in_graphs:
+            table.is_in_graphs = True
+            _seen_by_graphs.append(table)
+            if table in self._given:
+                self._given.remove(table)
 
     def _free(self) -> PinnedTable:
         """Return a table that nothing reads, or a new one; drop those of other rings that nothing reads."""

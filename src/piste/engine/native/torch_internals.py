@@ -82,7 +82,7 @@ def impl_offset() -> int:
     words = Tensor.__basicsize__ // 8
     try:
         common = set(range(words))
-        for example in [torch.empty(()) for _ in range(3)]:
+        for example in [torch.empty((), device="cpu") for _ in range(3)]:
             memory = (ctypes.c_int64 * words).from_address(id(example))
             common &= {k for k, word in enumerate(memory) if word == example._cdata}
     except AttributeError:
@@ -93,7 +93,7 @@ def impl_offset() -> int:
 @functools.cache
 def dtype_code(dtype: torch.dtype) -> int:
     """Return libtorch's number of a dtype."""
-    return _read("dtype", torch.empty(0, dtype=dtype))
+    return _read("dtype", torch.empty(0, dtype=dtype, device="cpu"))
 
 
 def device_code(x: Tensor) -> tuple[int, int]:
