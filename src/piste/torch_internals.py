@@ -101,7 +101,7 @@ def _are_default_devices() -> bool:
 
     CUDA graphs of torch.compile set one while they warm up.
     """
-    if _function_mode is None:
+    if _function_mode is None or _function_modes is _always:
         return False
     return all(type(_function_mode(k)).__module__ == "torch.utils._device" for k in range(_function_modes()))
 

@@ -146,3 +146,17 @@ def test_denominators_of_0_on_the_device_follow_the_setting(name, empty, monkeyp
     expected = getattr(torch.nn.functional, name)(wanted, y, reduction="sum")
     expected.backward()
     torch.testing.assert_close((result, ours.grad), (expected, wanted.grad))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_sign_of_a_lazily_negated_gradient_counts(inplace):
+    x, k = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 4
+    found = []
+    for sign in (1, -1):
+        leaf = x.clone().requires_grad_()
+        factor = torch.tensor(1 - 2j).conj().imag if sign == 1 else torch.tensor(-2.0)
+        assert factor.is_neg() == (sign == 1)
+        with interpreting():
+            functional.cross_entropy(leaf * 1, k, inplace=inplace).backward(factor)
+        found.append(leaf.grad * sign)
+    assert torch.equal(*found)

@@ -194,7 +194,7 @@ class GpuStepKernel:
         values = [self._device.local(numbers[name]) for name in self._spec.numbers]
         on_device = [isinstance(x, Tensor) and x.device.type != "cpu" for x in values]
         values = [
-            x.double() if is_tensor and not x.is_floating_point() else x
+            (x.double() if not x.is_floating_point() else x.resolve_neg()) if is_tensor else x
             for x, is_tensor in zip(values, on_device, strict=True)
         ]
         kinds = tuple(

@@ -121,14 +121,14 @@ class GpuLossKernel(LossKernel):
         if not self.is_sum:
             return super().scale(gradients, grad, operands, arguments)
         assert isinstance(gradients, _Gradients)
-        self._device.run(self._launch_again, operands(), gradients, grad)
+        self._device.run(self._launch_again, operands(), gradients, grad.resolve_neg())
         return gradients
 
     def multiply(self, gradients: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, ...]:
         """Multiply the gradients in place; a kernel that finds a factor of 1 returns at once."""
         if not self.is_sum:
             return super().multiply(gradients, grad)
-        self._device.run(self._launch_products, gradients, grad)
+        self._device.run(self._launch_products, gradients, grad.resolve_neg())
         return gradients
 
     # --- launches, while the device is the current one ----------------------------------------------------------------
@@ -176,7 +176,7 @@ class GpuLossKernel(LossKernel):
         """Return the denominator on the device: the given one, the count of the rows not ignored, or their weights."""
         if arguments.divisor_tensor is not None:
             given: Tensor = self._device.local(arguments.divisor_tensor)
-            return given.to(torch.float64)
+            return given.to(torch.float64).resolve_neg()
         assert self._index is not None
         index, weights = operands[self._index], operands[-1]
         rows = index.numel()
