@@ -186,7 +186,7 @@ def test_steps_with_state_in_8_bits_equal_those_of_the_eager_backend(name, dtype
                     assert apart.max() <= 1 and (apart > 0).float().mean() < 0.02, key
                 elif value.is_floating_point():
                     torch.testing.assert_close(ours.state[p][key], value, rtol=2e-6, atol=2e-6)
-        ours.load_state_dict(theirs.state_dict())
+        ours.load_state_dict(theirs.state_dict(), hyperparameters="keep")  # `fused` among them
         with torch.no_grad():
             for p, q in zip(*(side.param_groups[0]["params"] for side in sides), strict=True):
                 p.copy_(q)
