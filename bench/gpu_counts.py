@@ -33,6 +33,7 @@ from piste.engine.gpu.launch import GpuStepKernel
 from piste.engine.gpu.line_kernel import make_step_kernel
 from piste.engine.gpu.loss_kernel import GpuLossKernel
 from piste.engine.gpu.step_kernel import KernelSource
+from piste.errors import InvalidValue
 from piste.losses import call
 from piste.optim import clipping
 
@@ -243,7 +244,11 @@ def main(arguments: list[str]) -> None:
     for model in chosen.models:
         for kind in chosen.optimizers:
             given = getattr(torch, chosen.dtype), chosen.bandwidth, chosen.rounds
-            print(step_row(model, kind, *given, own_options(chosen)), flush=True)
+            try:
+                text = step_row(model, kind, *given, own_options(chosen))
+            except InvalidValue as error:  # a rule that refuses an option
+                text = f"{model:14s} {kind:11s} {error}"
+            print(text, flush=True)
     for name in chosen.losses:
         for rows, classes in ((256, 10), (64, 32000)) if name in OF_CLASSES else ((256, 10),):
             print(loss_row(name, rows, classes, chosen.rounds), flush=True)

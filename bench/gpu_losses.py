@@ -76,15 +76,22 @@ def measure(case: Case, speed: float, rounds: int, compiled: bool) -> str:
 
     theirs, ours = getattr(functional, name), getattr(piste_functional, name)
     steps = {"graph": graph, "torch": step(theirs), "piste": step(ours), "unchecked": step(ours, check="off")}
+    why_not = ""
     if compiled:
+        torch.compiler.reset()  # it would compile the second shape of a loss for all shapes
         steps["compile"] = step(torch.compile(theirs))
+        try:
+            steps["compile"]()
+        except Exception as error:  # such as a missing C compiler
+            del steps["compile"]
+            why_not = f"compile {type(error).__name__}: {(str(error).splitlines() or [''])[0]}  "
     peaks = {who: peak(steps[who], x) for who in ("torch", "piste")}
     times = alternate(steps, rounds)
     base = times["graph"][1]
     net = {who: max(device - base, _SMALL) for who, (_, device) in times.items()}
     floor = (2 * x.nbytes + sum(y.nbytes for y in others)) / speed / 1e6
     best = min(net["torch"], net.get("compile", net["torch"]))
-    compile_text = f"compile {net['compile']:.3f} ({best / net['piste']:.2f}x)  " if compiled else ""
+    compile_text = f"compile {net['compile']:.3f} ({best / net['piste']:.2f}x)  " if "compile" in net else why_not
     return (
         f"piste {net['piste']:.3f}  torch {net['torch']:.3f} ({net['torch'] / net['piste']:.2f}x)  {compile_text}"
         f"floor {floor:.3f}  wall {times['torch'][0] / times['piste'][0]:.2f}x of {times['piste'][0]:.3f}  "

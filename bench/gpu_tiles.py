@@ -57,14 +57,26 @@ def timed(step: Callable[[], object], rounds: int) -> float:
     return statistics.median(device_time(step, wall) for _ in range(rounds))
 
 
-def rows(speed: float, rounds: int) -> None:
+def shown(step: Callable[[], object], floor: float, rounds: int) -> str:
+    """Return the time of a step and its ratio to the floor, or the error: the other tiles are measured all the same."""
+    try:
+        time = timed(step, rounds)
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[-1]}"
+    return f"{time:.4f} ms  {time / floor:5.2f}"
+
+
+def rows(speed: float, rounds: int, only: str) -> None:
     """Print the times of cross entropies by their tiles."""
     for n, classes, dtype in ROWS:
+        name = f"cross entropy {n} x {classes} {str(dtype)[6:]}"
+        if only not in name:
+            continue
         x = torch.randn(n, classes, device="cuda", dtype=dtype, requires_grad=True)
         target = torch.randint(classes, (n,), device="cuda")
         floor = 2 * x.nbytes / speed / 1e6
         unit = 16 // dtype.itemsize if classes % (16 // dtype.itemsize) == 0 else 1
-        print(f"cross entropy {n} x {classes} {str(dtype)[6:]}, floor {floor:.4f} ms", flush=True)
+        print(f"{name}, floor {floor:.4f} ms", flush=True)
         chosen: Any = row_layout(classes, unit, True)
         for layout in (chosen, *whole_tiles(classes, unit), *(long_tiles(unit) if classes > 4096 else ())):
 
@@ -72,18 +84,18 @@ def rows(speed: float, rounds: int) -> None:
                 return layout
 
             with mock.patch.object(loss_kernel, "row_layout", layout_of):
-                time = timed(lambda x=x, target=target: functional.cross_entropy(x, target), rounds)  # type: ignore[misc]
+                time = shown(lambda x=x, target=target: functional.cross_entropy(x, target), floor, rounds)  # type: ignore[misc]
             mark = "now" if layout is chosen else ""
-            print(f"  {time:.4f} ms  {time / floor:5.2f}  {layout.shape}, {layout.warps} warps {mark}", flush=True)
+            print(f"  {time}  {layout.shape}, {layout.warps} warps {mark}", flush=True)
     forget_kernels()
 
 
-def elements(speed: float, rounds: int) -> None:
+def elements(speed: float, rounds: int, only: str) -> None:
     """Print the times of losses of elements by their blocks."""
     x, y = torch.randn(_COUNT, device="cuda", requires_grad=True), torch.rand(_COUNT, device="cuda")
     floor = 3 * x.nbytes / speed / 1e6
     now = loss_elements.BLOCK, loss_elements.ITERATIONS
-    for name in ELEMENTS:
+    for name in (name for name in ELEMENTS if only in name):
         loss = getattr(functional, name)
         print(f"{name} {_COUNT:,}, floor {floor:.4f} ms", flush=True)
         for block, iterations in (now, (512, 8), (1024, 1), (1024, 2), (1024, 8), (1024, 16), (2048, 2), (2048, 8)):
@@ -91,20 +103,21 @@ def elements(speed: float, rounds: int) -> None:
             # The source of a kernel is kept by its loss, and has the size of a block in its text.
             source = mock.patch.object(loss_kernel, "elements_source", loss_elements.elements_source.__wrapped__)
             with mock.patch.multiple(loss_kernel, **sizes), mock.patch.multiple(loss_elements, **sizes), source:
-                time = timed(lambda loss=loss: loss(x, y), rounds)  # type: ignore[misc]
+                time = shown(lambda loss=loss: loss(x, y), floor, rounds)  # type: ignore[misc]
             mark = "now" if (block, iterations) == now else ""
-            print(f"  {time:.4f} ms  {time / floor:5.2f}  {iterations} x {block} {mark}", flush=True)
+            print(f"  {time}  {iterations} x {block} {mark}", flush=True)
     forget_kernels()
 
 
 def main(arguments: list[str]) -> None:
     """Print a line for each loss, shape and tile."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu-tiles", description=__doc__)
+    parser.add_argument("--only", default="", help="losses whose name contains this text; all compile for minutes")
     parser.add_argument("--rounds", type=int, default=9)
     chosen = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise SystemExit("bench gpu-tiles needs a CUDA device.")
     speed = bandwidth()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {speed:.0f} GB/s; medians")
-    rows(speed, chosen.rounds)
-    elements(speed, chosen.rounds)
+    rows(speed, chosen.rounds, chosen.only)
+    elements(speed, chosen.rounds, chosen.only)

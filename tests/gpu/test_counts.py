@@ -53,3 +53,11 @@ def test_the_command_prints_a_row_for_each(capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("6 small        Lion        launches 1  bytes  20 ")
     assert second.startswith("HuberLoss         256 x    10  launches 2 (loss, loss)")
+
+
+def test_a_rule_that_refuses_an_option_has_a_row_too(capsys):
+    options = ["--models", "6 small", "--optimizers", "Adafactor", "Lion", "--losses", "--rounds", "2", "--eight-bits"]
+    gpu_counts.main(options)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("6 small        Adafactor   `state_dtype` of Adafactor must be ")
+    assert second.startswith("6 small        Lion        launches 1  bytes  14 ")
