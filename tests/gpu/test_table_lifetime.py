@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 from array import array
 
+import torch
+
 from piste.engine.gpu import table_ring
-from piste.engine.gpu.device import PinnedTable
+from piste.engine.gpu.device import Cuda, PinnedTable
 from piste.engine.gpu.table_ring import TableRing
 
 
@@ -29,6 +31,20 @@ class Device:
     def record(self, stream: int) -> Event:
         self.events.append(Event())
         return self.events[-1]
+
+
+def test_events_are_those_of_the_stream_of_the_launch(monkeypatch):
+    """`torch.cuda.ExternalStream(0)` is another stream than the default one, so its events are done at once."""
+    recorded, kept = [], []
+    record = type("Event", (), {"record": lambda _, stream: recorded.append(stream)})
+    table = type("Table", (), {"record_stream": lambda _, stream: kept.append(stream)})()
+    monkeypatch.setattr(torch.cuda, "Event", record)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", None)
+    monkeypatch.setattr(torch.cuda, "get_stream_from_external", lambda *handle: handle)
+    for handle in (0, 4096):
+        Cuda(1).record(handle)
+        Cuda(1).keep([table], handle)
+    assert recorded == kept == [(0, torch.device("cuda", 1)), (4096, torch.device("cuda", 1))]
 
 
 def test_tables_outlive_their_ring_while_a_kernel_may_read_them(monkeypatch):

@@ -26,6 +26,27 @@ def test_queued_launches_keep_the_gradients_that_they_were_given():
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("stream", ["default", "other"])
+def test_queued_launches_keep_their_tables_while_the_device_is_busy(stream):
+    """No launch has begun when the last one is made, and each has gradients at another address."""
+    p = torch.zeros(10_000, device="cuda", requires_grad=True)
+    optimizer = piste.optim.SGD([p], lr=1.0, fused=True)
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    gradients = [torch.full_like(p, float(2**k)) for k in range(20)]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.default_stream() if stream == "default" else torch.cuda.Stream()):
+        torch.cuda._sleep(500_000_000)
+        for gradient in gradients:
+            p.grad = gradient
+            optimizer.step()
+        busy = torch.cuda.Event()
+        busy.record()
+        assert not busy.query()
+    torch.cuda.synchronize()
+    assert bool((p == -(2.0**20 - 1)).all())
+
+
 def test_plans_that_change_while_launches_are_queued():
     results = []
     for fused in (True, False):

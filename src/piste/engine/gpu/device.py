@@ -87,7 +87,7 @@ class Cuda:
     def keep(self, tables: Sequence[Tensor], stream: int) -> None:
         """Let tables live until a stream has done what it has been given, also where they are freed before."""
         for table in tables:
-            table.record_stream(torch.cuda.ExternalStream(stream, device=self._device))
+            table.record_stream(self._stream_of(stream))
 
     def pinned(self, words: int) -> PinnedTable:
         """Allocate a table in pinned memory."""
@@ -107,8 +107,12 @@ class Cuda:
     def record(self, stream: int) -> Any:
         """Return an event after everything that a stream has been given."""
         event = torch.cuda.Event()
-        event.record(torch.cuda.ExternalStream(stream, device=self._device))
+        event.record(self._stream_of(stream))
         return event
+
+    def _stream_of(self, handle: int) -> Any:
+        """Return the stream of a handle. `ExternalStream` makes a new one for 0, the handle of the default stream."""
+        return torch.cuda.get_stream_from_external(handle, self._device)
 
     def run(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function while this device is the current one."""
