@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,7 +154,8 @@ CASES += [
     Case("charbonnier", real),
     Case("charbonnier", real, {"eps": 0.5}),
     Case("general_robust", real),
-    *(Case("general_robust", real, {"alpha": alpha, "scale": 0.7}) for alpha in (2.0, 0.5, 0.0, -2.0)),
+    *(Case("general_robust", real, {"alpha": alpha, "scale": 0.7}) for alpha in (2.0, 0.5, 0.0, -2.0, -20.0)),
+    *(Case("general_robust", real, {"alpha": alpha, "scale": 2.0}) for alpha in (-math.inf, math.inf)),
     Case("quantile", real),
     Case("quantile", real, {"quantile": 0.9}),
     Case("quantile", real, {"quantiles": C3 / 4}, ((4, 3), (2, 1, 3))),

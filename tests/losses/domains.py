@@ -107,7 +107,7 @@ DOMAINS = [
     Domain("quantile", "quantiles", (0.5, 1.0), (0.0, 1.0, 0.5), (-1e-9, 1 + 1e-9, INF, NAN)),
     Domain("expectile", "expectile", (0.5, 1.0), (0, 1, 0.5), (-1e-9, 1 + 1e-9, NAN), always=True),
     Domain("charbonnier", "eps", (0.5, 1.0), (1e-9, 2), (0, -1e-9, INF, NAN), always=True),
-    Domain("general_robust", "alpha", (0.5, 1.0), (-4.0, 0, 2, 3.5), (INF, -INF, NAN), always=True),
+    Domain("general_robust", "alpha", (0.5, 1.0), (-4.0, 0, 2, 3.5, INF, -INF), (NAN,), always=True),
     Domain("general_robust", "scale", (0.5, 1.0), (1e-9, 2), (0, -1e-9, INF, NAN), always=True),
     Domain("sigmoid_focal", "target", (0.5, None), **SOFT),
     Domain("sigmoid_focal", "alpha", (0.5, 1.0), (0.0, 1.0, 0.5), (-1e-9, 1 + 1e-9, INF, NAN)),

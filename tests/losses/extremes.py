@@ -71,8 +71,31 @@ EXTREMES = [
     Extreme("general_robust", (1e-12, 0.0), 0.5e-24, 1e-12, {"alpha": 0.5}),
     Extreme("general_robust", (1e6, 0.0), 2.0, 1.6e-17, {"alpha": -2.0}),
     Extreme("general_robust", (100.0, 0.0), 1.002, 0.0, {"alpha": -1e3}),
+    Extreme("general_robust", (1e6, 0.0), 1.0, 0.0, {"alpha": -INF}),
+    Extreme("general_robust", (1e6, 0.0), INF, INF, {"alpha": INF}),
+    *(
+        Extreme("general_robust", (1e-18, 0.0), 0.5e-36, 1e-18, {"alpha": a})
+        for a in (-INF, INF, -1e300, 1e300, -1e23, 1e23, -1e6, -1e-300, 1e-300)
+    ),
+    *(
+        Extreme(
+            "general_robust",
+            (2.0, 0.0),
+            abs(math.expm1(math.copysign(2.0, a))),
+            2 * math.exp(math.copysign(2.0, a)),
+            {"alpha": a},
+        )
+        for a in (-INF, INF, -1e300, 1e300, -1e38, 1e20)
+    ),
+    *(Extreme("general_robust", (2.0, 0.0), math.log(3.0), 2 / 3, {"alpha": a}) for a in (1e-300, -1e-310)),
+    *(
+        Extreme("general_robust", (2.0, 0.0), 2.0, 2.0, {"alpha": a})
+        for a in (math.nextafter(2, 0), math.nextafter(2, 3))
+    ),
     Extreme("quantile", (INF, 0.0), INF, 0.25, {"quantile": 0.75}),
     Extreme("quantile", (-INF, 0.0), INF, -0.75, {"quantile": 0.75}),
+    Extreme("quantile", (2.0, 0.0), 2 * (1 - 0.9999), 1 - 0.9999, {"quantile": 0.9999}),  # 1 - q in double precision
+    Extreme("expectile", (2.0, 0.0), 4 * (1 - 0.9999), 4 * (1 - 0.9999), {"expectile": 0.9999}),
     Extreme("expectile", (-1e15, 0.0), 0.75e30, -1.5e15, {"expectile": 0.75}),
     *(
         Extreme("sigmoid_focal", (x, y), INF if (x > 0) != y else 0.0, (0.25, 0.75)[x > 0] * ((x > 0) - y))

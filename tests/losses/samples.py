@@ -79,6 +79,7 @@ ELEMENTS = [
     Points("charbonnier", LINE, {"eps": 0.5}),
     Points("charbonnier", LINE),
     *(Points("general_robust", LINE, {"alpha": a, "scale": 0.7}) for a in (2.0, 1.0, 0.5, 1e-9, 0.0, -2.0)),
+    *(Points("general_robust", LINE, {"alpha": a, "scale": 2.0}) for a in (-20.0, -math.inf, math.inf)),
     Points("general_robust", LINE),
     Points("quantile", LINE, {"quantile": 0.9}),
     Points("quantile", LINE),

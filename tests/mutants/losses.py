@@ -100,6 +100,7 @@ SMOOTHED = "(1 - label_smoothing) * y + label_smoothing / size(x)"
 EVEN = "the square, the absolute value or the norm is the same"
 BORDER = "both sides are the same number there, and its slope is written down apart"
 NEAR_0, FAR = "-0.5 * log1p(-t * t)", "d + log1p(e) - math.log(2)"
+FAR_FROM_LIMIT = "the limit has the bits of the formula from far smaller numbers on"
 ROUNDING = "both forms are the same number up to rounding, which a test of small differences measures"
 UNUSED = "it stands in where the result is not used"
 MASKED = "it is multiplied by 0"
@@ -175,6 +176,31 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             for part in ("formula", "derivatives")
             for other in ("2 - alpha", "-(alpha - 2)")
         },
+        **{f"GeneralRobustLoss.derivatives: alpha - 2 -> {x} (number 2)": EVEN for x in ("2 - alpha", "-(alpha - 2)")},
+        **{
+            f"GeneralRobustLoss.{part}: {change}": FAR_FROM_LIMIT
+            for part in ("formula", "derivatives")
+            for change in ("abs(alpha) > LIMIT -> abs(alpha) >= LIMIT", "alpha > 0 -> alpha >= 0", "0 -> 1")
+        },
+        "GeneralRobustLoss.formula: abs(alpha) < 1 / LIMIT -> abs(alpha) <= 1 / LIMIT": FAR_FROM_LIMIT,
+        "GeneralRobustLoss.formula: 1 -> 2 (number 3)": FAR_FROM_LIMIT,
+        "GeneralRobustLoss.formula: 0.5 * factor -> 0.5 / factor": "it is 1 or -1",
+        **{
+            f"GeneralRobustLoss.formula: {change}": "z / b is below the smallest number in single precision alone"
+            for change in (
+                "abs(alpha) > STEEP -> abs(alpha) >= STEEP",
+                "abs(alpha) > STEEP -> abs(alpha) < STEEP",
+                "abs(alpha) -> alpha (number 3)",
+                "abs(alpha) -> -abs(alpha) (number 3)",
+                "alpha -> scale (number 8)",
+                "where(z < 1e-18, 0.5 * alpha / b * z, u) -> u",
+                "z < 1e-18 -> z <= 1e-18",
+                "1e-18 -> 2e-18",
+                "1e-18 -> 0",
+            )
+        },
+        "GeneralRobustLoss.derivatives: abs(alpha) > STEEP -> abs(alpha) >= STEEP": ROUNDING,
+        "GeneralRobustLoss.derivatives: abs(alpha) -> alpha (number 2)": ROUNDING,
         "LogCoshLoss.formula: (1 - e) / (1 + e) -> -((1 - e) / (1 + e))": EVEN,
         **{f"LogCoshLoss.formula: 1 - e -> {other}": EVEN for other in ("e - 1", "-(1 - e)")},
         "LogCoshLoss.formula: 1 + e -> -(1 + e)": EVEN,
@@ -183,7 +209,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "LogCoshLoss.formula: 1 -> 0 (number 3)": ROUNDING,
         "LogCoshLoss.formula: 1 -> 2 (number 3)": ROUNDING,
         "GeneralRobustLoss.formula: abs(u) < 0.5 -> abs(u) <= 0.5": BORDER,
-        "GeneralRobustLoss.formula: 0.5 -> 1.0 (number 3)": ROUNDING,
+        "GeneralRobustLoss.formula: 0.5 -> 1.0 (number 5)": ROUNDING,
         "ExpectileLoss.formula: d >= 0 -> d > 0": BORDER,
     },
     "piste.losses.focal": {

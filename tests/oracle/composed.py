@@ -57,6 +57,8 @@ def general_robust_loss(input: Tensor, target: Tensor, alpha: float = 1.0, scale
         return z / 2
     if alpha == 0:
         return torch.log(z / 2 + 1)
+    if abs(alpha) == math.inf:
+        return -torch.expm1(-z / 2) if alpha < 0 else torch.expm1(z / 2)
     return abs(alpha - 2) / alpha * ((z / abs(alpha - 2) + 1) ** (alpha / 2) - 1)
 
 

@@ -48,12 +48,14 @@ def charbonnier(x: Any, y: Any, eps: float = 1e-3) -> mpf:
 
 
 def general_robust(x: Any, y: Any, alpha: float = 1.0, scale: float = 1.0) -> mpf:
-    """Barron 2019, eq. 8."""
+    """Barron 2019, eq. 8, and the limit at infinity."""
     z, a = ((mpf(x) - mpf(y)) / mpf(scale)) ** 2, mpf(alpha)
     if a == 2:
         return z / 2
     if a == 0:
         return mpmath.log(z / 2 + 1)
+    if mpmath.isinf(a):
+        return mpmath.sign(a) * mpmath.expm1(mpmath.sign(a) * z / 2)
     return abs(a - 2) / a * ((z / abs(a - 2) + 1) ** (a / 2) - 1)
 
 

@@ -98,12 +98,18 @@ class CharbonnierLoss(ElementwiseLoss):
         return sqrt(d * d + eps * eps)
 
 
+LIMIT, STEEP = 1e24, 8.0
+"""The size of alpha from which the loss has the bits of its limit, and that of 0 below one over it; the size from which
+powers of alpha are exponentials."""
+
+
 class GeneralRobustLoss(ElementwiseLoss):
     """With z = ((x - y) / scale)^2 and b = |alpha - 2|: b / alpha ((z / b + 1)^(alpha / 2) - 1) (Barron 2019).
 
     From https://arxiv.org/abs/1701.03077. alpha = 2 is z / 2, alpha = 1 Charbonnier's sqrt(z + 1) - 1, alpha = 0
-    Cauchy's log(z / 2 + 1), alpha = -2 Geman and McClure's 2 z / (z + 4); a large negative alpha nears Welsch's
-    1 - exp(-z / 2). Values near alpha = 0 and near z = 0 are computed without cancellation.
+    Cauchy's log(z / 2 + 1), alpha = -2 Geman and McClure's 2 z / (z + 4), alpha = -inf Welsch's (Leclerc's)
+    1 - exp(-z / 2), and alpha = inf the other limit, exp(z / 2) - 1. Values and slopes near these alphas and near
+    z = 0 are computed without cancellation.
     The mean divides by the number of elements, or by the sum of the weights where `weight` is given.
 
     Shape:
@@ -116,7 +122,7 @@ class GeneralRobustLoss(ElementwiseLoss):
         InvalidType: An operand is no tensor of real numbers.
 
     Differs from torch: torch has no such loss. `lossfun` of the author's robust_loss_pytorch takes the difference, and
-    its `approximate=True` moves alpha away from 0 and 2.
+    its `approximate=True` moves alpha away from 0 and 2. With alpha=inf it bounds z / 2 by 87.5, the slope too.
 
     Example:
         >>> import torch, piste
@@ -126,7 +132,7 @@ class GeneralRobustLoss(ElementwiseLoss):
 
     name, functional_name, aliases = "general_robust", "general_robust_loss", ("barron",)
     options = {
-        "alpha": Number(1.0, "the shape: the smaller, the less an outlier counts", low=-math.inf),
+        "alpha": Number(1.0, "the shape: the smaller, the less an outlier counts", low=-math.inf, closed=True),
         "scale": Number(1.0, "the difference at which the parabola ends", above=True),
         "weight": WEIGHT,
     }
@@ -138,20 +144,31 @@ class GeneralRobustLoss(ElementwiseLoss):
         z = d * d
         if alpha == 2:
             return 0.5 * z
-        b = abs(alpha - 2)
-        s = log1p(z / b)
-        if alpha == 0:
-            return s
+        if abs(alpha) > LIMIT:
+            factor = 1 if alpha > 0 else -1
+            u = 0.5 * factor * z
+        else:
+            b = abs(alpha - 2)
+            s = log1p(z / b)
+            if abs(alpha) < 1 / LIMIT:
+                return s
+            factor = b / alpha
+            u = 0.5 * alpha * s
+            if abs(alpha) > STEEP:
+                u = where(z < 1e-18, 0.5 * alpha / b * z, u)  # z / b may be below the smallest number
         # e^u - 1, by Kahan's quotient where the difference would cancel
-        u = 0.5 * alpha * s
         w = exp(u)
         near = where(w == 1, u, (w - 1) * u / log(w))
-        return b / alpha * where(abs(u) < 0.5, near, w - 1)
+        return factor * where(abs(u) < 0.5, near, w - 1)
 
     def derivatives(x, y, *, alpha, scale):
         d = (x - y) / scale
         s = d / scale
-        if alpha != 2:
+        if abs(alpha) > LIMIT:
+            s = s * exp(0.5 * d * d if alpha > 0 else -0.5 * d * d)
+        elif abs(alpha) > STEEP:  # a power of z / b + 1 would have the rounding of this sum, alpha / 2 times
+            s = s * exp((0.5 * alpha - 1) * log1p(d * d / abs(alpha - 2)))
+        elif alpha != 2:
             s = s * (d * d / abs(alpha - 2) + 1) ** (0.5 * alpha - 1)
         return s, -s
 

@@ -24,7 +24,7 @@ class Number:
         default: The default.
         doc: The meaning, as the end of a sentence.
         letter: The name in the formula, if it differs from that of the argument.
-        low: The lower end of the range.
+        low: The lower end of the range; -inf is no part of it, unless both ends are infinite and `closed`.
         high: The upper end of the range.
         above: Exclude `low`.
         closed: Include `high`.
@@ -51,14 +51,17 @@ class Number:
     @property
     def range(self) -> str:
         """The valid values in words."""
-        is_open = self.above or self.low == -math.inf
-        return f"{'(' if is_open else '['}{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
+        return f"{'(' if self._is_open else '['}{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
+
+    @property
+    def _is_open(self) -> bool:
+        return self.above or (self.low == -math.inf and not (self.closed and self.high == math.inf))
 
     def check(self, name: str, value: Any) -> None:
         """Raise unless `value` is in the range."""
         # torch.compile makes symbols of plain numbers, which have no text.
         number = value if type(value) in (float, int) else self._convert(name, value)
-        is_above = number > self.low if self.above or self.low == -math.inf else number >= self.low
+        is_above = number > self.low if self._is_open else number >= self.low
         is_below = number <= self.high if self.closed else number < self.high
         if not (is_above and is_below):  # NaN is neither
             help = self.help(value) if self.help is not None else None
