@@ -8,17 +8,21 @@ from typing import Any
 import pytest
 import torch
 
+from piste import losses
 from piste.engine.gpu import loss_kernel
 from piste.engine.gpu.loss_rows import RowLayout, row_layout
 from piste.errors import InvalidValue
 from piste.losses import functional
+from tests.losses.assertions import find_extreme_mismatch
 from tests.losses.cases import CASES, Case, expand_weight, seeded
+from tests.losses.extremes import EXTREMES
 from tests.mutants.contrastive import LOVASZ, PAIRS
 
 pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are not tested")
 from .interpreter import interpreting
 
 EAGER = {"triplet_margin_with_distance", *PAIRS, *LOVASZ}  # losses without a GPU kernel
+OF_DIFFERENCES = ("general_robust", "quantile", "expectile")
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-12, torch.float16: 2e-3}
 # Rows of up to 64 classes as one tile, or as tiles of twice 16.
 TILINGS = {"whole": RowLayout(1, 64, True, 1, True, 4), "runs": RowLayout(1, 16, False, 1, True, 4, runs=2)}
@@ -77,6 +81,14 @@ def test_losses_of_long_rows_equal_those_of_the_eager_backend(case, runs, monkey
     monkeypatch.setattr(loss_kernel, "row_layout", layout)
     for shape in case.shapes:
         compare(case, seeded(case, shape, torch.float32), monkeypatch)
+
+
+@pytest.mark.parametrize("extreme", [e for e in EXTREMES if e.name in OF_DIFFERENCES], ids=str)
+def test_numbers_made_of_options_alone_have_double_precision(extreme):
+    function = getattr(functional, losses.named(extreme.name).functional_name)
+    with interpreting() as backend:
+        assert find_extreme_mismatch(function, extreme, torch.float32, "sum") is None
+    assert {entry for entry, _ in backend.device.launches} == {"loss"}
 
 
 @pytest.mark.parametrize("listed", [0, 1, 9, 40])

@@ -1,22 +1,69 @@
-"""The emitter of losses: options are read at run time, and value and derivative share subexpressions."""
+"""The emitter of losses: options are read at run time, and value and derivative share subexpressions.
+
+What a formula computes of its options alone is computed in double precision, and rounded once: alpha - 2 is 0 in single
+precision where alpha is 2.00000001.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from ..formula.expression import Expr, NamedConstant, topological_order
+from ..formula.expression import Expr, NamedConstant, is_condition, topological_order
+from ..formula.operations import OPERATIONS
 from .emit import Dialect, Emitter
 
 __all__ = ["LossEmitter"]
 
+ELEMENTWISE = {name for name, operation in OPERATIONS.items() if operation.kind in ("elementwise", "condition")}
+
+
+class OptionEmitter(Emitter):
+    """An emitter of double precision of values of options; an option `beta` is the variable `d_beta` of the kernel."""
+
+    def name(self, value: Any) -> str:
+        """Return the variable that holds a value, after adding the lines that compute it."""
+        return f"d_{value.name}" if isinstance(value, NamedConstant) else super().name(value)
+
 
 class LossEmitter(Emitter):
-    """An emitter of a loss; an option `beta` is the variable `o_beta` of the kernel."""
+    """An emitter of a loss; an option `beta` is the variable `o_beta` of the kernel, and `d_beta` in double precision.
 
-    def __init__(self, dialect: Dialect, prefix: str, given: Callable[[Expr], str | None]) -> None:
-        super().__init__(dialect, prefix, given)
+    Args:
+        dialect: the words of the language.
+        prefix: the start of every variable name.
+        given: the name of an expression whose value exists already, or None.
+        double: the words of the language in double precision; None where `dialect` is that already.
+        rounded: a template that converts a number in double precision.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        prefix: str,
+        given: Callable[[Expr], str | None],
+        double: Dialect | None = None,
+        rounded: str = "{0}",
+    ) -> None:
+        super().__init__(dialect, prefix, self._given_or_of_options)
+        self._given_by_caller, self._rounded = given, rounded
+        self._of_options = None if double is None else OptionEmitter(double, f"{prefix}o", lambda _: None)
         self._keys: dict[Expr, Expr] = {}
+        self._known: dict[Expr, bool] = {}  # whether a value depends on options alone
+
+    def _given_or_of_options(self, value: Expr) -> str | None:
+        if self._of_options is None or is_condition(value) or not self._is_of_options(value):
+            return self._given_by_caller(value)
+        known = len(self._of_options.lines)
+        number = self._of_options.name(value)
+        self.lines += self._of_options.lines[known:]
+        return self._assigned(self._rounded.format(number))
+
+    def _is_of_options(self, value: Expr) -> bool:
+        """Return whether a value is a number computed of options alone."""
+        for node in topological_order(value, stop=self._known.__contains__):
+            self._known[node] = node.op in ELEMENTWISE and all([self._known[x] for x in node.operands])
+        return self._known[value]
 
     def name(self, value: Any) -> str:
         """Return the variable that holds a value, after adding the lines that compute it."""

@@ -51,7 +51,8 @@ class LossLines(LossEmitter):
     """An emitter of exp and log that vectorise."""
 
     def __init__(self, precision: str, prefix: str, given: Callable[[Expr], str | None]) -> None:
-        super().__init__(numba(precision), prefix, given)
+        double = None if precision == "float64" else numba("float64")
+        super().__init__(numba(precision), prefix, given, double, f"{precision}({{0}})")
         self._precision = precision
 
     def _expression(self, value: Expr) -> str:

@@ -21,6 +21,7 @@ from .loss_lines import (
     divisor_argument,
     finish_lines,
     option_arguments,
+    option_lines,
     scale_lines,
     start_lines,
     update_lines,
@@ -44,7 +45,7 @@ def elements_source(spec: LossKernelSpec, again: bool = False) -> KernelSource:
     checks = () if again else spec.checks
     letters = [f"{c.name}_" for c in spec.operands]
     options = option_arguments(spec)
-    numbers = ", ".join([*letters, "scale", *(name for name, _ in options)])
+    numbers = ", ".join([*letters, "scale", *(name for name, _ in options), *(f"o_{name[2:]}" for name, _ in options)])
     arguments = [(f"a_{c.name}", "i64") for c in spec.operands] + [(f"g_{c.name}", "i64") for c in spec.grad_operands]
     is_sum = spec.mode == "sum" and not again
     if again:
@@ -62,7 +63,7 @@ def elements_source(spec: LossKernelSpec, again: bool = False) -> KernelSource:
         *_functions(spec, checks, numbers, again),
         "@triton.jit",
         f"def loss({', '.join(name for name, _ in arguments)}):",
-        *(f"    {line}" for line in scale_lines(spec, again)),
+        *(f"    {line}" for line in (*option_lines(spec), *scale_lines(spec, again))),
         *(f"    {line}" for line in (start_lines(len(checks)) if is_sum or checks else ["block = tl.program_id(0)"])),
         f"    size = iterations * {BLOCK}",
         "    first = block.to(tl.int64) * size",

@@ -33,6 +33,7 @@ __all__ = [
     "finish_lines",
     "nothing_line",
     "option_arguments",
+    "option_lines",
     "scale_lines",
     "start_lines",
     "update_lines",
@@ -124,12 +125,19 @@ class LossLines(LossEmitter):
     """An emitter whose options are arguments of the kernel."""
 
     def __init__(self, precision: str, prefix: str, given: Callable[[Expr], str | None]) -> None:
-        super().__init__(triton(precision), prefix, given)
+        double = None if precision == "float64" else triton("float64")
+        super().__init__(triton(precision), prefix, given, double, f"{{0}}.to(tl.{precision})")
 
 
 def option_arguments(spec: LossKernelSpec) -> list[tuple[str, str]]:
-    """Return the arguments that hold the numbers among the options, with their types."""
-    return [(f"o_{name}", TYPES[spec.dtype]) for name, value in spec.options if is_number(value)]
+    """Return the arguments that hold the numbers among the options in double precision, with their types."""
+    return [(f"d_{name}", "fp64") for name, value in spec.options if is_number(value)]
+
+
+def option_lines(spec: LossKernelSpec) -> list[str]:
+    """Return the lines that round the numbers among the options to the precision of the computation (o_)."""
+    names = [name for name, value in spec.options if is_number(value)]
+    return [f"o_{name} = d_{name}.to(tl.{spec.dtype})" for name in names]
 
 
 def divisor_argument(spec: LossKernelSpec) -> tuple[str, str]:

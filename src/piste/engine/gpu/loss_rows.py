@@ -25,6 +25,7 @@ from .loss_lines import (
     divisor_argument,
     finish_lines,
     option_arguments,
+    option_lines,
     scale_lines,
     start_lines,
     update_lines,
@@ -95,6 +96,7 @@ def rows_source(spec: LossKernelSpec, layout: RowLayout, again: bool = False) ->
     head = [
         *(start_lines(len(flags)) if is_sum or flags else ["block = tl.program_id(0).to(tl.int64)"]),
         f"classes = (units * {layout.unit}).to(tl.int32)",
+        *option_lines(spec),
         *scale_lines(spec, again),
         f"classes_ = classes.to({compute})",
         f"lane = tl.arange(0, {layout.classes})",
