@@ -8,10 +8,25 @@ import pytest
 import torch
 
 import piste
+from piste.formula import where
+from piste.losses.elementwise import ElementwiseLoss
 from tests.isolation import default_dtype
 from tests.losses.cases import CASES, Case
 
-HALVES = (torch.bfloat16, torch.float16)
+OTHERS = (torch.bfloat16, torch.float16, torch.float64)
+
+
+class OfTwoNumbers(ElementwiseLoss):
+    """A loss with a slope of 0.1 or 0.7, which no dtype has exactly."""
+
+    def formula(x, y):
+        return where(x > y, 0.1, 0.7) * abs(x - y) + where(x > 1, 0.3, where(x < -1, 0.6, 0.9))
+
+
+class WithStatedSlopes(OfTwoNumbers):
+    def derivatives(x, y):
+        s = where(x > y, 0.1, 0.7) * where(x > y, 1, -1)
+        return s, -s
 
 
 def results(function: Any, operands: tuple[Any, ...], **options: Any) -> list[torch.Tensor]:
@@ -39,7 +54,7 @@ def test_the_default_dtype_changes_no_bit(
         for name, value in case.options.items()
     }
     expected = results(case.function, operands, **options)
-    for default in HALVES:
+    for default in OTHERS:
         with default_dtype(default):
             assert same(results(case.function, operands, **options), expected), default
 
@@ -51,9 +66,34 @@ def test_the_default_dtype_changes_no_bit_of_the_kernel_of_regions(shape: tuple[
     x = torch.randn(shape, generator=generator)
     y = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
     expected = results(loss, (x, y))
-    for default in HALVES:
+    for default in OTHERS:
         with default_dtype(default):
             assert same(results(loss, (x, y)), expected), default
+
+
+@pytest.mark.parametrize("loss", [OfTwoNumbers, WithStatedSlopes])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_where_of_two_numbers_has_the_dtype_of_the_computation(
+    loss: type[ElementwiseLoss],
+    dtype: torch.dtype,
+    is_compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    backends_not_chosen: None,
+) -> None:
+    monkeypatch.setenv("PISTE_BACKEND", "eager")
+    x, y = torch.tensor([2.0, 0.5, -2.0], dtype=dtype), torch.zeros(3, dtype=dtype)
+    wide = dtype if dtype == torch.float64 else torch.float32
+    slopes, others = (torch.tensor(numbers, dtype=wide) for numbers in ([0.1, 0.1, 0.7], [0.3, 0.9, 0.6]))
+    expected = [(slopes * x.abs() + others).to(dtype), (slopes * x.sign()).to(dtype)]
+    for default in (torch.float32, *OTHERS):
+        torch._dynamo.reset()
+        function = loss(reduction="none")
+        function = torch.compile(function, backend="eager", fullgraph=True) if is_compiled else function
+        with default_dtype(default):
+            given = x.clone().requires_grad_()
+            found = function(given, y)
+            assert same([found.detach(), *torch.autograd.grad(found.sum(), given)], expected), default
 
 
 def test_a_softcap_of_float64_has_all_digits(monkeypatch: pytest.MonkeyPatch, backends_not_chosen: None) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..formula.evaluate import evaluate_gradient
+from ..formula.operations import in_dtype
 from ..torch_internals import apply_of, direct_backward, in_transform, is_batched
 from .backend import Computed, LossKernel
 from .eager.loss import compute_dtype, rows_of_regions
@@ -77,7 +78,7 @@ def gradients_eagerly(spec: LossKernelSpec, operands: Sequence[Tensor], argument
     if spec.derivatives is None:
         return _row_gradients(spec, inputs, arguments)
     elements = [x for x, c in zip(inputs, spec.operands, strict=True) if c.kind == "element"]
-    found = spec.derivatives(*elements, **dict(spec.options))
+    found = in_dtype(inputs[0].dtype, spec.derivatives, *elements, **dict(spec.options))
     found = [s for s, is_wanted in zip(found, spec.wanted, strict=False) if is_wanted]
     if spec.operands[-1].kind == "weight":
         found = [s * inputs[-1] for s in found]

@@ -58,12 +58,5 @@ def _evaluate(formula: Callable[..., Any], operands: Mapping[str, Any], options:
         return tuple(map(Evaluator(operands), found))
     like = tensors[0]
 
-    def as_tensor(x: Any) -> Tensor:
-        return x if isinstance(x, Tensor) else like.new_tensor(x)
-
-    def choose(condition: Any, a: Any, b: Any) -> Tensor:
-        """Choose in the dtype of the operands, where two numbers would have torch's default."""
-        return torch.where(condition, as_tensor(a), as_tensor(b))
-
-    evaluate = Evaluator(operands, {"where": choose})
+    evaluate = Evaluator(operands)
     return tuple(torch.zeros_like(like) + evaluate(x) for x in found)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .differentiate import RowGradient
 from .expression import Expr, topological_order
-from .operations import apply
+from .operations import apply, in_dtype
 
 __all__ = ["Evaluator", "evaluate_gradient"]
 
@@ -31,15 +31,24 @@ class Evaluator:
 
     def __init__(self, inputs: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self._inputs, self._functions = inputs, functions or {}
+        tensors = [x for x in inputs.values() if isinstance(x, Tensor) and x.is_floating_point()]
+        self._dtype = tensors[0].dtype if tensors else None
         self._values: dict[Expr, Any] = {}
 
     def __call__(self, value: Any) -> Any:
         """Return the value of an expression; a number is returned as a float."""
         if not isinstance(value, Expr):
             return float(value)
+        if value not in self._values:
+            if self._dtype is None:
+                self._evaluate_below(value)
+            else:
+                in_dtype(self._dtype, self._evaluate_below, value)
+        return self._values[value]
+
+    def _evaluate_below(self, value: Expr) -> None:
         for node in topological_order(value, stop=self._values.__contains__):
             self._values[node] = self._evaluate(node)
-        return self._values[value]
 
     def _evaluate(self, node: Expr) -> Any:
         if node.op == "input":

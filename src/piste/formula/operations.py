@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .rounding import noise, on_float, to_nearest, to_neighbour
 
-__all__ = ["OPERATIONS", "Operation", "apply", "divide", "power"]
+__all__ = ["OPERATIONS", "Operation", "apply", "divide", "in_dtype", "power"]
 
 Kind = Literal["elementwise", "condition", "scalar", "row", "reduction", "line"]
 Function = Callable[..., Any]
@@ -66,6 +67,41 @@ def apply(name: str, *args: Any) -> Any:
     if on_floats is None:
         raise TypeError(f"`{name}` takes a row: a tensor whose last dimension are the classes; received {args[0]!r}")
     return on_floats(*args)
+
+
+_thread = threading.local()
+_traced: torch.dtype | None = None  # of a formula under torch.compile, which traces no locals of a thread
+
+
+def in_dtype(dtype: torch.dtype, formula: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Return the result of a formula on tensors, whose numbers have a dtype where no operand tells it.
+
+    Such is `where` of two numbers: torch gives it the default dtype, which the user may change.
+
+    Args:
+        dtype: The dtype of the computation.
+        formula: A formula, or its derivatives.
+        *args: Its arguments.
+        **options: Its options by name.
+    """
+    global _traced
+    if torch.compiler.is_compiling():
+        before, _traced = _traced, dtype
+        try:
+            return formula(*args, **options)
+        finally:
+            _traced = before
+    before = getattr(_thread, "dtype", None)
+    _thread.dtype = dtype
+    try:
+        return formula(*args, **options)
+    finally:
+        _thread.dtype = before
+
+
+def _dtype_of_numbers() -> torch.dtype:
+    dtype = _traced if torch.compiler.is_compiling() else getattr(_thread, "dtype", None)
+    return torch.float32 if dtype is None else dtype
 
 
 # --- floats -------------------------------------------------------------------------------------------------------
@@ -132,7 +168,11 @@ def _where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def _where_on_tensors(condition: Any, a: Any, b: Any) -> Any:
-    return torch.where(condition, a, b) if isinstance(condition, Tensor) else _where(condition, a, b)
+    if not isinstance(condition, Tensor):
+        return _where(condition, a, b)
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        b = torch.full_like(condition, b, dtype=_dtype_of_numbers())
+    return torch.where(condition, a, b)
 
 
 def _on_two_tensors(function: Callable[[Tensor, Tensor], Tensor]) -> Function:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..engine import StepSpec, parameters, store
 from ..errors import InvalidValue
+from ..formula.operations import in_dtype
 from .options import Flag
 from .step_plans import add_eagerly
 
@@ -120,10 +121,12 @@ def finish_sums(
         sums: The sums over all parameters, as floats or as tensors.
     """
     assert spec.sums is not None
-    scalars = spec.sums.scalars(numbers, {}, lambda letter, value: value)
+    dtype = next((x.dtype for x in sums if isinstance(x, Tensor)), torch.float64)
+    scalars = in_dtype(dtype, spec.sums.scalars, numbers, {}, lambda letter, value: value)
     flags = {name: bool(group[name]) for name, option in cls.options.items() if isinstance(option, Flag)}
     asked = parameters(cls.finish)[len(sums) :]
-    after = cls.finish(*sums, **{name: flags[name] if name in flags else scalars[name] for name in asked})
+    given = {name: flags[name] if name in flags else scalars[name] for name in asked}
+    after = in_dtype(dtype, cls.finish, *sums, **given)
     return dict(zip(cls.group_state, after, strict=True))
 
 

@@ -34,8 +34,7 @@ def cautious_step(d: Any, g: Any) -> Any:
     Returns:
         `d` where `d g > 0`, times the number of elements over 1 + the number of those; and 0 elsewhere.
     """
-    one = where(d == d, 1.0, d)  # in the dtype of the step, where two constants would have the default dtype
-    agrees = where(d * g > 0, one, 0.0)
+    agrees = where(d * g > 0, 1.0, 0.0)
     kept = total(agrees)
     return (kept + total(1 - agrees)) / (kept + 1) * agrees * d
 

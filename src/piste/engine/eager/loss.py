@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...formula.operations import in_dtype
+
 __all__ = ["cast_result", "compute_dtype", "is_autocast", "rows_of_regions", "values"]
 
 
@@ -62,13 +64,14 @@ def values(
     if (
         derivatives is None or operands[0].is_complex()
     ):  # the derivatives are real, and abs of PyTorch is differentiable
-        return formula(*operands, **options)
+        x = operands[0].real if operands[0].is_complex() else operands[0]
+        return in_dtype(x.dtype, formula, *operands, **options)
     if not torch.compiler.is_compiling():
         return _Written.apply(formula, derivatives, options, *operands)
     # torch.compile can trace neither expressions nor a function of which no gradient is wanted.
     is_trained = torch.is_grad_enabled() and any([x.requires_grad for x in operands])
     if hasattr(derivatives, "is_derived") or not is_trained:
-        return formula(*operands, **options)
+        return in_dtype(operands[0].dtype, formula, *operands, **options)
     return _Compiled.apply(formula, derivatives, options, *operands)
 
 
@@ -79,7 +82,7 @@ class _Compiled(torch.autograd.Function):
     def forward(
         formula: Callable[..., Any], derivatives: Callable[..., Any], options: dict[str, Any], *operands: Tensor
     ) -> Tensor:
-        return formula(*operands, **options)
+        return in_dtype(operands[0].dtype, formula, *operands, **options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -89,7 +92,7 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        slopes = ctx.derivatives(*ctx.saved_tensors, **ctx.options)
+        slopes = in_dtype(ctx.saved_tensors[0].dtype, ctx.derivatives, *ctx.saved_tensors, **ctx.options)
         wanted = ctx.needs_input_grad[3:]
         return (
             None,
@@ -104,6 +107,6 @@ class _Written(_Compiled):
 
     @staticmethod
     def jvp(ctx: Any, _formula: None, _derivatives: None, _options: None, *tangents: Tensor | None) -> Tensor:
-        slopes = ctx.derivatives(*ctx.saved_tensors, **ctx.options)
+        slopes = in_dtype(ctx.saved_tensors[0].dtype, ctx.derivatives, *ctx.saved_tensors, **ctx.options)
         parts = [s * t for s, t in zip(slopes, tangents, strict=True) if s is not None and t is not None]
         return sum(parts[1:], parts[0])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...formula.operations import in_dtype
 from ...torch_internals import is_compiler_on, outside_of_compiler
 from ...translation import translate
 from ..eight_bits import decode, encode
@@ -49,7 +50,8 @@ def step(
         slot = _unscaled(slot, grad_scale)
         kept = (slot.p, *slot.buffers, *slot.counters, *slot.scales)
         before = [] if found_inf is None else [(x, x.clone()) for x in kept]
-        scalars = spec.scalars(*_counted(spec, slot, known, on_device or differentiable))
+        given = _counted(spec, slot, known, on_device or differentiable)
+        scalars = in_dtype(_dtype_of_scalars(slot.p), spec.scalars, *given)
         if spec.uses_position or slot.scales:
             scalars["position"] = positions([slot.p, *(() if slot.g.is_sparse else (slot.g,)), *slot.buffers])
         if slot.scales:
@@ -94,9 +96,10 @@ def add_terms(
             buffers = [decode(x, next(scales), places) if x.dtype == torch.int8 else x for x in buffers]
         p, g, *buffers = _columns(slot.p, slot.g, buffers)
         compute = _COMPUTE.get(p.dtype, p.dtype)
-        scalars = spec.scalars(numbers, {}, lambda letter, value: value)
-        _, terms = spec.element(p.to(compute), g.to(compute), [x.to(compute) for x in buffers], scalars)
-        wide = torch.float32 if p.device.type == "mps" else torch.float64
+        scalars = in_dtype(_dtype_of_scalars(p), spec.scalars, numbers, {}, lambda letter, value: value)
+        own = [x.to(compute) for x in buffers]
+        _, terms = in_dtype(compute, spec.element, p.to(compute), g.to(compute), own, scalars)
+        wide = _dtype_of_scalars(p)
         sums = [term.sum(dtype=wide) for term in terms]
         found.append(torch.stack([x.full_tensor() if is_sharded(x) else x for x in sums]))
     return found
@@ -144,6 +147,10 @@ def _counted(program: StepSpec, slot: ParamState, numbers: Mapping[str, Any], on
     return numbers, {letter: read(letter) for letter in kept}, renew
 
 
+def _dtype_of_scalars(p: Tensor) -> torch.dtype:
+    return torch.float32 if p.device.type == "mps" else torch.float64
+
+
 def _wide(counter: Tensor) -> Tensor:
     # In float32, 1 - beta2**t loses most of its digits; MPS has no float64.
     return counter.clone() if counter.device.type == "mps" else counter.to(torch.float64, copy=True)
@@ -155,7 +162,7 @@ def _apply(
     p, g, *buffers = _columns(p, g, buffers)
     compute = _COMPUTE.get(p.dtype, p.dtype)
     before = [x.clone() if clone else x.to(compute) for x in (p, g, *buffers)]
-    after_p, after = program.element(before[0], before[1], before[2:], scalars)
+    after_p, after = in_dtype(compute, program.element, before[0], before[1], before[2:], scalars)
     store(p, after_p)
     for buffer, value in zip(buffers, after, strict=True):
         store(buffer, value)
