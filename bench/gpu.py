@@ -1,10 +1,12 @@
-"""`python -m bench gpu`: time the steps of optimizers on a CUDA device next to the best of PyTorch.
+"""`python -m bench gpu`: time the steps of optimizers on a CUDA device next to those of PyTorch.
 
-A row is a model and an optimizer; the contenders alternate within it. "wall" includes the host and waits for the
-device. "device" is the time between two events on a device that is kept busy until the host has launched the step: the
-host is no part of it, as in a training loop that runs ahead of its device (for at most 1,000 launches, which a queue
-holds). Ratios above 1: Piste is faster. The share of the copy bandwidth counts each tensor that a step reads or writes
-once; the bandwidth is measured in the same run. With `--clipped`, Piste steps with `max_norm=1.0` and
+A row is a model and an optimizer; the contenders alternate within it: Piste and PyTorch's loop over the parameters, its
+`foreach` and its `fused`, of which the best one counts. With `--compile` the step under torch.compile is one more, with
+ratios of its own. "wall" includes the host and waits for the device. "device" is the time between two events on a
+device that is kept busy until the host has launched the step: the host is no part of it, as in a training loop that
+runs ahead of its device (for at most 1,000 launches, which a queue holds). Ratios above 1: Piste is faster. The share
+of the copy bandwidth counts each tensor that a step reads or writes once; the bandwidth is measured in the same run.
+"first" is the first step, with all that is compiled for it. With `--clipped`, Piste steps with `max_norm=1.0` and
 `nonfinite="skip"`, and PyTorch after `clip_grad_norm_`; with `--eight-bits` Piste alone keeps its state in 8 bits.
 """
 
@@ -12,9 +14,10 @@ from __future__ import annotations
 
 import argparse
 import gc
+import inspect
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,8 +26,16 @@ import torch
 from piste import optim
 
 Step = Callable[[], object]
-KINDS = ("AdamW", "SGD", "Adagrad", "RMSprop", "Adadelta", "Adamax", "NAdam", "RAdam", "Lion")
-STREAMS = {"SGD": 5, "RMSprop": 5, "Adagrad": 5, "Lion": 5}  # tensors read and written; 7 for the others
+STREAMS = {
+    "AdamW": 7, "SGD": 5, "Adagrad": 5, "RMSprop": 5, "Adadelta": 7, "Adamax": 7, "NAdam": 7, "RAdam": 7, "Lion": 5,
+    "LAMB": 11, "LARS": 7, "StableAdamW": 9, "Adafactor": 6,
+}  # fmt: skip
+"""The tensors that the kernels of a step read and write."""
+KINDS = tuple(STREAMS)[:9]
+FURTHER = (*tuple(STREAMS)[9:], "Prodigy")
+MATRICES = ("Muon", "NorMuon")
+"""Optimizers of matrices, which step the model of hidden matrices alone."""
+DEVICE = "cuda"
 CLIPPED: dict[str, Any] = {"max_norm": 1.0, "nonfinite": "skip"}
 _CYCLES = 2e6  # of the device in a millisecond, at most
 _FEW = 0.05  # milliseconds: below this floor a step is limited by launches, not by memory
@@ -35,6 +46,11 @@ def gpt2(layers: int, width: int) -> list[tuple[int, ...]]:
     block = [(width,), (width,), (3 * width, width), (3 * width,), (width, width), (width,), (width,), (width,)]
     block += [(4 * width, width), (4 * width,), (width, 4 * width), (width,)]
     return [(50257, width), (1024, width), *block * layers, (width,), (width,)]
+
+
+def hidden(layers: int, width: int) -> list[tuple[int, ...]]:
+    """Return the shapes of the four matrices of each layer of a transformer."""
+    return [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] * layers
 
 
 def resnet50() -> list[tuple[int, ...]]:
@@ -53,13 +69,16 @@ def resnet50() -> list[tuple[int, ...]]:
 
 MODELS: dict[str, list[tuple[int, ...]]] = {
     "1 x 100M": [(100_000_000,)],
+    "1 x 250M": [(250_000_000,)],
     "GPT-2 small": gpt2(12, 768),
     "ResNet-50": resnet50(),
     "1B transformer": gpt2(24, 1792),
     "100 x (64,64)": [(64, 64)] * 100,
     "2000 x 32": [(32,)] * 2000,
     "6 small": [(64, 64), (64,)] * 3,
+    "48 matrices": hidden(12, 768),
 }
+OF_MATRICES = "48 matrices"
 
 
 def wall_time(step: Step) -> float:
@@ -112,24 +131,33 @@ def bandwidth() -> float:
 
 def parameters(shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
     """Make parameters with gradients on the device."""
-    params = [torch.randn(shape, device="cuda", requires_grad=True) for shape in shapes]
+    params = [torch.randn(shape, device=DEVICE, requires_grad=True) for shape in shapes]
     for p in params:
         p.grad = torch.randn_like(p)
     return params
 
 
-def contenders(kind: str, params: list[torch.Tensor], own: dict[str, Any]) -> dict[str, Step]:
+def contenders(
+    kind: str, params: list[torch.Tensor], own: dict[str, Any], is_compiled: bool = False
+) -> dict[str, Step]:
     """Return the steps of Piste, with options of its own, and of PyTorch's implementations, on the same parameters."""
-    options: dict[str, Any] = {"lr": 1e-3, **({"momentum": 0.9} if kind == "SGD" else {})}
+    options: dict[str, Any] = {"lr": 1e-3, **({"momentum": 0.9} if kind in ("SGD", "LARS") else {})}
     steps: dict[str, Step] = {"piste": getattr(optim, kind)(params, **options, **own).step}
-    if hasattr(torch.optim, kind):
-        for how in ("foreach", "fused"):
-            try:
-                step = getattr(torch.optim, kind)(params, **options, **{how: True}).step
-                step()
-            except (TypeError, RuntimeError):  # this optimizer has no such implementation
-                continue
-            steps[how] = partial(_clip_and, step, params) if "max_norm" in own else step
+    theirs = getattr(torch.optim, kind, None)
+    if theirs is None:
+        return steps
+    ways = [way for way in ("foreach", "fused") if way in inspect.signature(theirs).parameters]
+    for name in ("loop", *ways):
+        try:
+            step = theirs(params, **options, **{way: way == name for way in ways}).step
+            step()
+        except RuntimeError:  # this optimizer has no such implementation for these parameters
+            continue
+        steps[name] = step
+    if is_compiled:
+        steps["compile"] = torch.compile(theirs(params, **options).step)
+    if "max_norm" in own:
+        steps |= {name: partial(_clip_and, step, params) for name, step in steps.items() if name != "piste"}
     return steps
 
 
@@ -138,7 +166,15 @@ def _clip_and(step: Step, params: list[torch.Tensor]) -> None:
     step()
 
 
-def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds: int, own: dict[str, Any]) -> str:
+def row(
+    model: str,
+    kind: str,
+    params: list[torch.Tensor],
+    speed: float,
+    rounds: int,
+    own: dict[str, Any],
+    is_compiled: bool = False,
+) -> str:
     """Measure an optimizer on a model; return its line.
 
     Args:
@@ -148,28 +184,55 @@ def row(model: str, kind: str, params: list[torch.Tensor], speed: float, rounds:
         speed: the copy bandwidth in GB/s.
         rounds: the number of measurements.
         own: options of Piste.
+        is_compiled: whether PyTorch's step under torch.compile is timed too.
     """
-    start = time.perf_counter()
-    steps = contenders(kind, params, own)
-    steps["piste"]()
-    torch.cuda.synchronize()
-    first = time.perf_counter() - start
-    result = alternate(steps, rounds)
-    wall, device = result.pop("piste")
-    streams = STREAMS.get(kind, 7)
-    streams = 3 + (streams - 3) / 4 if "state_dtype" in own else streams
-    floor = sum(p.numel() for p in params) * 4 * (streams + ("max_norm" in own)) / speed / 1e6
-    share = f"{floor / device:4.0%} of copy" if floor > _FEW else ""
-    rest = "  ".join(f"{how} {w:.3f} / {d:.3f}" for how, (w, d) in result.items())
-    # Some optimizers have no counterpart in torch.optim.
-    ratios = [
-        f"{min(times[k] for times in result.values()) / own:5.2f}x" if result else "   -  "
-        for k, own in enumerate((wall, device))
-    ]
+    steps = contenders(kind, params, own, is_compiled)
+    first, failed = first_times(steps, ("piste",), ("compile",))
+    times = alternate(steps, rounds)
+    wall, device = times.pop("piste")
+    share = ""
+    if kind in STREAMS:
+        streams = STREAMS[kind]
+        streams = 3 + (streams - 3) / 4 if "state_dtype" in own else streams
+        floor = sum(p.numel() for p in params) * 4 * (streams + ("max_norm" in own)) / speed / 1e6
+        share = f"{floor / device:4.0%} of copy" if floor > _FEW else ""
+    compiled = times.pop("compile", None)
+    walls, devices = ([each[k] for each in times.values()] for k in (0, 1))
+    rest = "  ".join(f"{how} {w:.3f} / {d:.3f}" for how, (w, d) in times.items())
+    if compiled is not None:
+        rest += (
+            f"  compile {compiled[0]:.3f} / {compiled[1]:.3f} ({_ratio([compiled[0]], wall)}, "
+            f"{_ratio([compiled[1]], device)}), first {first['compile']:.1f} s"
+        )
     return (
-        f"{model:14s} {kind:8s} wall {wall:7.3f} ({ratios[0]})  device {device:7.3f} "
-        f"({ratios[1]})  {share:12s} first {first:4.1f} s  {rest}"
+        f"{model:14s} {kind:11s} wall {wall:7.3f} ({_ratio(walls, wall)})  device {device:7.3f} "
+        f"({_ratio(devices, device)})  {share:12s} first {first['piste']:4.1f} s  {rest}{failed}"
     )
+
+
+def first_times(steps: dict[str, Step], needed: Sequence[str], others: Sequence[str]) -> tuple[dict[str, float], str]:
+    """Return the seconds of first calls; others that fail are taken away, with the reason as text."""
+    seconds, failed = {}, ""
+    for name in (*needed, *others):
+        if name not in steps:
+            continue
+        start = time.perf_counter()
+        try:
+            steps[name]()
+        except Exception as error:  # such as a missing C compiler
+            if name in needed:
+                raise
+            del steps[name]
+            failed += f"  {name} {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            continue
+        torch.cuda.synchronize()
+        seconds[name] = time.perf_counter() - start
+    return seconds, failed
+
+
+def _ratio(theirs: list[float], own: float) -> str:
+    """Return the time of the best of PyTorch's implementations over that of Piste; PyTorch may have none."""
+    return f"{min(theirs) / own:5.2f}x" if theirs else "   -  "
 
 
 def add_own_options(parser: argparse.ArgumentParser) -> None:
@@ -186,9 +249,11 @@ def own_options(chosen: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Print a row for each model and optimizer."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__)
+    kinds = (*KINDS, *FURTHER, *MATRICES)
     parser.add_argument("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--optimizers", nargs="*", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--optimizers", nargs="*", choices=kinds, default=[*KINDS, *MATRICES])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compile", action="store_true", help="also time PyTorch's step under torch.compile")
     add_own_options(parser)
     chosen = parser.parse_args(arguments)
     if not torch.cuda.is_available():
@@ -198,11 +263,14 @@ def main(arguments: list[str]) -> None:
     for model in chosen.models:
         params = parameters(MODELS[model])
         for kind in chosen.optimizers:
+            if (kind in MATRICES) != (model == OF_MATRICES):
+                continue
             try:
-                print(row(model, kind, params, speed, chosen.rounds, own_options(chosen)), flush=True)
+                print(row(model, kind, params, speed, chosen.rounds, own_options(chosen), chosen.compile), flush=True)
             except Exception as error:  # the other rows are measured all the same
                 print(
-                    f"{model:14s} {kind:8s} {type(error).__name__}: {(str(error).splitlines() or [''])[-1]}", flush=True
+                    f"{model:14s} {kind:11s} {type(error).__name__}: {(str(error).splitlines() or [''])[-1]}",
+                    flush=True,
                 )
             gc.collect()
             torch.cuda.empty_cache()

@@ -4,13 +4,15 @@ A row is a loss and a shape; the contenders alternate within it. Times are those
 `bench gpu` measures them; the time of the graph around the loss, a multiplication with its backward, is measured in the
 same turns and subtracted. "wall" includes the host and the graph. Ratios above 1: Piste is faster. "floor" is the time
 of reading the operands and writing the gradient once at the copy bandwidth of the same run. The peak is the memory that
-a call with its backward takes beyond its operands and the gradient of the graph, in multiples of the input's size.
+a call with its backward takes beyond its operands and the gradient of the graph, in multiples of the input's size; "in
+place" is cross entropy with `inplace=True`. Liger Kernel's cross entropy takes part where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +21,10 @@ from torch.nn import functional
 
 import piste.losses.functional as piste_functional
 
-from .gpu import alternate, bandwidth
+from .gpu import DEVICE, alternate, bandwidth, first_times
 
 Case = tuple[str, Callable[[], tuple[torch.Tensor, ...]], dict[str, Any]]
+OTHERS = ("torch", "compile", "liger", "in place")
 _SMALL = 1e-4  # milliseconds: the shortest time that a ratio is of
 
 
@@ -29,15 +32,15 @@ def classes(n: int, c: int, dtype: torch.dtype, *dims: int) -> Callable[[], tupl
     """Return a function that makes logits and class indices."""
 
     def make() -> tuple[torch.Tensor, ...]:
-        target = torch.randint(c, (n, *dims), device="cuda")
-        return torch.randn(n, c, *dims, device="cuda", dtype=dtype), target
+        target = torch.randint(c, (n, *dims), device=DEVICE)
+        return torch.randn(n, c, *dims, device=DEVICE, dtype=dtype), target
 
     return make
 
 
 def pairs(n: int) -> Callable[[], tuple[torch.Tensor, ...]]:
     """Return a function that makes numbers and probabilities."""
-    return lambda: (torch.randn(n, device="cuda"), torch.rand(n, device="cuda"))
+    return lambda: (torch.randn(n, device=DEVICE), torch.rand(n, device=DEVICE))
 
 
 def cases() -> dict[str, Case]:
@@ -76,27 +79,36 @@ def measure(case: Case, speed: float, rounds: int, compiled: bool) -> str:
 
     theirs, ours = getattr(functional, name), getattr(piste_functional, name)
     steps = {"graph": graph, "torch": step(theirs), "piste": step(ours), "unchecked": step(ours, check="off")}
-    why_not = ""
+    if name == "cross_entropy":
+        steps["in place"] = step(ours, inplace=True)
+        if x.dim() == 2 and (liger := liger_cross_entropy()) is not None:
+            steps["liger"] = step(liger)
     if compiled:
         torch.compiler.reset()  # it would compile the second shape of a loss for all shapes
         steps["compile"] = step(torch.compile(theirs))
-        try:
-            steps["compile"]()
-        except Exception as error:  # such as a missing C compiler
-            del steps["compile"]
-            why_not = f"compile {type(error).__name__}: {(str(error).splitlines() or [''])[0]}  "
-    peaks = {who: peak(steps[who], x) for who in ("torch", "piste")}
+    _, failed = first_times(steps, (), ("compile", "liger"))
+    peaks = {who: peak(steps[who], x) for who in ("torch", "piste", "in place") if who in steps}
     times = alternate(steps, rounds)
     base = times["graph"][1]
     net = {who: max(device - base, _SMALL) for who, (_, device) in times.items()}
     floor = (2 * x.nbytes + sum(y.nbytes for y in others)) / speed / 1e6
-    best = min(net["torch"], net.get("compile", net["torch"]))
-    compile_text = f"compile {net['compile']:.3f} ({best / net['piste']:.2f}x)  " if "compile" in net else why_not
+    rest = "  ".join(f"{who} {net[who]:.3f} ({net[who] / net['piste']:.2f}x)" for who in OTHERS if who in net)
+    own_peaks = ", ".join(f"{who} {size:.2f}" for who, size in peaks.items() if who != "piste")
     return (
-        f"piste {net['piste']:.3f}  torch {net['torch']:.3f} ({net['torch'] / net['piste']:.2f}x)  {compile_text}"
+        f"piste {net['piste']:.3f}  {rest}  "
         f"floor {floor:.3f}  wall {times['torch'][0] / times['piste'][0]:.2f}x of {times['piste'][0]:.3f}  "
-        f"checks {net['piste'] / net['unchecked'] - 1:+.1%}  peak {peaks['piste']:.2f} (torch {peaks['torch']:.2f})"
+        f"checks {net['piste'] / net['unchecked'] - 1:+.1%}  peak {peaks['piste']:.2f} ({own_peaks}){failed}"
     )
+
+
+def liger_cross_entropy() -> Callable[..., torch.Tensor] | None:
+    """Return Liger Kernel's cross entropy, or None where it is not installed."""
+    try:
+        module = importlib.import_module("liger_kernel.transformers.functional")
+    except ImportError:
+        return None
+    found: Callable[..., torch.Tensor] = module.liger_cross_entropy
+    return found
 
 
 def peak(step: Callable[[], None], x: torch.Tensor) -> float:
