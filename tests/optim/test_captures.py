@@ -12,7 +12,7 @@ import torch
 from piste import optim
 from piste.engine import is_captured, step_dispatch
 from piste.errors import InvalidValue, Unsupported
-from piste.optim import state, step_plans, stepping
+from piste.optim import lost_updates, state, step_plans, stepping
 
 from .rejections import assert_rejected
 
@@ -133,3 +133,14 @@ def test_a_rule_that_no_graph_can_capture_says_what_to_do(name):
         "received capturable=True. Help: capture the forward and the backward pass alone, and call `step` outside of "
         "the CUDA graph."
     )
+
+
+def test_no_graph_counts_lost_updates(capture, monkeypatch):
+    p = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+    p.grad = torch.full_like(p, 0.5)
+    optimizer = optim.SGD([p], lr=0.5)
+    counted = []
+    monkeypatch.setattr(lost_updates, "_counted", lambda sample: counted.append(capture[0]) or [])
+    for capture[0] in (False, True, False):  # the second step counts
+        optimizer.step()
+    assert p.tolist() == [0.25] * 3 and counted == [False]
