@@ -48,3 +48,10 @@ def test_a_kernel_computes_a_loss_whatever_the_default_device_is() -> None:
     with torch.device("meta"):
         x, k = torch.zeros(3, 4, device="cpu", requires_grad=True), torch.tensor([0, 1, 2], device="cpu")
         assert "by the fused CPU kernel" in losses.CrossEntropyLoss().explain_backend(x, k)
+
+
+def test_lengths_are_on_the_host_whatever_the_default_device_is() -> None:
+    x, labels = torch.randn(6, 2, 4).log_softmax(2), torch.tensor([[1, 2], [3, 1]])
+    expected = losses.functional.ctc_loss(x, labels, [6, 5], [2, 1])
+    with torch.device("meta"):
+        assert torch.equal(losses.functional.ctc_loss(x, labels, [6, 5], [2, 1]), expected)

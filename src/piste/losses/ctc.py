@@ -113,7 +113,7 @@ class CTCLoss(Loss):
     @staticmethod
     def _lengths(name: str, lengths: Any, samples: int, x: Tensor) -> Tensor:
         if not isinstance(lengths, Tensor):
-            lengths = torch.tensor(lengths)
+            lengths = torch.tensor(lengths, device="cpu")
             lengths = lengths if lengths.numel() else lengths.long()
         if lengths.is_floating_point() or lengths.numel() != samples:
             help = _how_to_arrange(x, lengths.numel())

@@ -57,11 +57,12 @@ def permitted_in_captures() -> Iterator[None]:
     if library is None:
         yield
         return
-    library.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+    is_changed = library.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode)) == 0
     try:
         yield
     finally:
-        library.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+        if is_changed:
+            library.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
 
 
 def driver_launch(kernel: Any, kinds: Sequence[str], device: int) -> Launch | None:
