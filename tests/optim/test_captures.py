@@ -30,7 +30,7 @@ def capture(monkeypatch) -> list[bool]:
     def is_captured(tensors: Sequence[Any]) -> bool:
         return now[0] and bool(tensors)
 
-    for module in (state, step_plans, step_dispatch, stepping):
+    for module in (lost_updates, state, step_plans, step_dispatch, stepping):
         monkeypatch.setattr(module, "is_captured", is_captured)
     return now
 
@@ -141,6 +141,19 @@ def test_no_graph_counts_lost_updates(capture, monkeypatch):
     optimizer = optim.SGD([p], lr=0.5)
     counted = []
     monkeypatch.setattr(lost_updates, "_counted", lambda sample: counted.append(capture[0]) or [])
-    for capture[0] in (False, True, False):  # the second step counts
+    for capture[0] in (False, True, False, False):  # the second step and the fourth one count
         optimizer.step()
-    assert p.tolist() == [0.25] * 3 and counted == [False]
+    assert p.tolist() == [0.0] * 3 and counted == [False]
+
+
+def test_a_capture_asks_for_no_lost_updates_of_earlier_steps(monkeypatch):
+    class Event:
+        def query(self) -> bool:
+            raise AssertionError("the driver forbids it")
+
+    for answer in ("is_initialized", "is_current_stream_capturing"):
+        monkeypatch.setattr(torch.cuda, answer, lambda: True)
+    watch = lost_updates.LostUpdates()
+    watch._counts = [lost_updates._Counts(torch.tensor([4, 4]), Event(), {"bfloat16"})]
+    watch.after("SGD")
+    assert len(watch._counts) == 1

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..engine import caller_level
+from ..engine import caller_level, is_captured
 from ..torch_internals import PLAIN_TYPES
 from ..translation import translate
 from .precision import NARROW
@@ -62,7 +62,9 @@ class LostUpdates:
     def before(self, groups: list[dict[str, Any]]) -> None:
         """Count the step, and sample the parameters if it is checked."""
         self._step += 1
-        if self._step > 1 and self._step & (self._step - 1) == 0:
+        if self._step == 1 or self._step & (self._step - 1):
+            return
+        if not is_captured([p for group in groups for p in group["params"]]):
             self._sample = [sampled for group in groups for sampled in _sampled(group)]
 
     def after(self, name: str) -> None:
@@ -73,7 +75,10 @@ class LostUpdates:
         """
         if self._sample:
             self._counts, self._sample = _counted(self._sample), []
-        if not all(counts.arrived is None or counts.arrived.query() for counts in self._counts):
+        events = [counts.arrived for counts in self._counts if counts.arrived is not None]
+        if events and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # forbids to ask
+            return
+        if not all(event.query() for event in events):
             return
         found, self._counts = self._counts, []
         updates, lost = (sum(int(counts.numbers[k]) for counts in found) for k in range(2))

@@ -75,13 +75,11 @@ def _step_groups(optimizer: Any) -> bool:
         numbers = numbers_after(optimizer, [key.spec for key, _ in options], [own for _, own in options])
         options = [(key, own) for (key, _), own in zip(options, numbers, strict=True)]
     watch = plans.lost_updates
-    # A graph can't be asked what it has counted.
-    is_watched = watch.is_on and not is_captured([p for group in optimizer.param_groups for p in group["params"]])
-    if is_watched:
+    if watch.is_on:
         watch.before(optimizer.param_groups)
     for index, group in enumerate(optimizer.param_groups):
         moved = plans.step_group(optimizer, index, group, *options[index]) or moved
-    if is_watched:
+    if watch.is_on:
         watch.after(type(optimizer).__name__)
     return moved
 
