@@ -69,6 +69,13 @@ def test_a_game_that_the_other_player_has_is_answered_with_the_word_to_write(mak
         (nn.AsymmetricLoss, "gamma_neg", "Write `gamma_negative`."),  # timm
         (nn.AsymmetricLoss, "gamma_pos", "Write `gamma_positive`."),
         (nn.AsymmetricLoss, "clip", "Write `margin`."),
+        (nn.AsymmetricLoss, "disable_torch_grad_focal_loss", "The powers have gradients, as with False."),
+        (nn.AsymmetricLoss, "smoothing", "Smooth the labels yourself: target * (1 - smoothing) + smoothing / 2."),
+        (nn.AsymmetricLoss, "eps", "The logarithms are exact without a bound."),
+        (nn.SupConLoss, "base_temperature", "Multiply the loss by temperature / base_temperature where they differ."),
+        (nn.SupConLoss, "contrast_mode", 'Every view is an anchor, as with "all".'),
+        (nn.InfoNCELoss, "negative_mode", "The shape of `negatives` says it: (M, D) is"),  # info-nce-pytorch
+        (nn.DiceLoss, "mode", '"multiclass" is activation="softmax", and'),  # segmentation_models_pytorch
         (nn.ArcFaceLoss, "s", "Write `scale`."),  # insightface
         (nn.CosFaceLoss, "m", "Write `margin`."),
         (nn.GRPOLoss, "epsilon", "Write `clip_low` and `clip_high`."),  # TRL

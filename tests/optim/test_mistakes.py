@@ -21,6 +21,10 @@ every = pytest.mark.parametrize("name", ELEMENTWISE)
 
 
 WORDS = [
+    ("Adan", "no_prox", "the weights decay as with no_prox=True, by lr * weight_decay before the step."),
+    ("AdEMAMix", "t_alpha_beta3", "`warmup` has the steps over which alpha and beta3 rise."),
+    ("ADOPT", "decouple", "`decoupled_weight_decay` decouples the decay."),
+    ("AdaBelief", "rectify", "the step is that of rectify=False."),
     ("Adam", "learning_rate", "Adam has no option `learning_rate`; PyTorch calls it `lr`."),
     ("SGD", "learning_rate", "SGD has no option `learning_rate`; PyTorch calls it `lr`."),
     ("Adam", "beta_1", "PyTorch takes both as one pair: betas=(beta_1, beta_2)."),

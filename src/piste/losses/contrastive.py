@@ -61,6 +61,9 @@ class InfoNCELoss(PairLoss):
         **PAIRS,
     }
     signature = "temperature, reduction, negatives, symmetric, normalize, chunk_size"
+    elsewhere = {
+        "negative_mode": 'The shape of `negatives` says it: (M, D) is "unpaired", and (N, M, D) is "paired".',
+    }
     expects = "vectors that belong together, both (N, D)"
     example = "torch.randn(4, 8), torch.randn(4, 8)"
     symbols = {

@@ -132,7 +132,8 @@ class AsymmetricLoss(ElementwiseLoss):
         InvalidType: An operand is no tensor of real numbers.
 
     Differs from torch: torch has no such loss. `AsymmetricLoss` of the paper's code (and of timm) sums, and its
-    logarithms end at `eps`, where those here are exact. timm's `AsymmetricLossMultiLabel` is the same.
+    logarithms end at `eps`, where those here are exact. timm's `AsymmetricLossMultiLabel` is the same
+    with its reduction="sum"; its "batchmean" divides by the rows.
 
     Example:
         >>> import torch, piste
@@ -148,6 +149,11 @@ class AsymmetricLoss(ElementwiseLoss):
         "weight": WEIGHT,
     }
     signature = "reduction, gamma_negative, gamma_positive, margin, weight"
+    elsewhere = {
+        "disable_torch_grad_focal_loss": "The powers have gradients, as with False.",
+        "smoothing": "Smooth the labels yourself: target * (1 - smoothing) + smoothing / 2.",
+        "eps": "The logarithms are exact without a bound.",
+    }
     denominator = "weights"
     expects = "logits and 0/1 labels of the same shape"
     example = "torch.randn(4), torch.tensor([0.0, 1.0, 1.0, 0.0])"
@@ -192,9 +198,9 @@ class FocalLoss(ClassLoss):
             check="off"); or shapes or devices do not fit.
         InvalidType: The input is not floating, or the target is one-hot of integers or holds indices as floats.
 
-    Differs from torch: torch has no such loss. keras.losses.CategoricalFocalCrossentropy and kornia.losses.focal_loss
-    have the same values times their number `alpha`, and MONAI's FocalLoss(use_softmax=True) with the mean over the
-    classes too.
+    Differs from torch: torch has no such loss. keras.losses.CategoricalFocalCrossentropy has the same values times its
+    number `alpha`, and MONAI's FocalLoss(use_softmax=True) and kornia's focal_loss(alpha=None) with the mean over the
+    classes too. kornia's `alpha` is a `weight` of 1 - alpha for class 0, and of alpha for the others.
 
     Example:
         >>> import torch, piste

@@ -102,6 +102,7 @@ class RegionLoss(RowwiseLoss):
         **COUNTED,
         "include_background": "Leave the first class out of the operands: input[:, 1:], and labels target[:, 1:].",
         "to_onehot_y": "Class indices (N, d1, ...) are taken as they are.",
+        "mode": '"multiclass" is activation="softmax", and "binary" and "multilabel" are activation="sigmoid".',
         "jaccard": "JaccardLoss is a loss of its own.",
     }
     expects = "probabilities or logits (N, C, d1, ...), and labels of that shape or class indices (N, d1, ...)"
@@ -230,7 +231,8 @@ class DiceLoss(RegionLoss):
         InvalidType: The input is not floating.
 
     Differs from torch: torch has no such loss. MONAI's DiceLoss has the same values with smooth_nr and
-    smooth_dr in place of `smooth`; segmentation_models_pytorch's has those of batch=True.
+    smooth_dr in place of `smooth`; segmentation_models_pytorch's has those of batch=True,
+    absent="skip" and normalizer=C, with half of `smooth` for its own.
 
     Example:
         >>> import torch, piste
@@ -267,7 +269,8 @@ class JaccardLoss(RegionLoss):
         InvalidType: The input is not floating.
 
     Differs from torch: torch has no such loss. It is MONAI's DiceLoss(jaccard=True), whose numerator is
-    doubled for its `smooth_nr`; segmentation_models_pytorch's JaccardLoss has the values of batch=True.
+    doubled for its `smooth_nr`; segmentation_models_pytorch's JaccardLoss has the values of batch=True,
+    absent="skip" and normalizer=C.
 
     Example:
         >>> import torch, piste

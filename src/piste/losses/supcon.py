@@ -51,6 +51,10 @@ class SupConLoss(PairLoss):
     name, functional_name = "supcon", "supcon_loss"
     options = {"temperature": temperature(0.1), **PAIRS}
     signature = "temperature, reduction, normalize, chunk_size"
+    elsewhere = {
+        "base_temperature": "Multiply the loss by temperature / base_temperature where they differ.",
+        "contrast_mode": 'Every view is an anchor, as with "all".',
+    }
     expects = "vectors (N, D) or (N, V, D), and the classes (N) of the samples"
     example = "torch.randn(4, 8), torch.tensor([0, 1, 0, 1])"
     symbols = {

@@ -29,6 +29,17 @@ FOREIGN_NAMES = {
 """Maps the names of Keras and optax for an option to the names of PyTorch."""
 
 
+_OF_AUTHORS = {
+    ("AdEMAMix", "t_alpha_beta3"): "`warmup` has the steps over which alpha and beta3 rise.",
+    ("AdEMAMix", "alpha_warmup"): "`warmup` has the steps over which alpha and beta3 rise.",
+    ("AdEMAMix", "beta3_warmup"): "`warmup` has the steps over which alpha and beta3 rise.",
+    ("Adan", "no_prox"): "the weights decay as with no_prox=True, by lr * weight_decay before the step.",
+    ("ADOPT", "decouple"): "`decoupled_weight_decay` decouples the decay.",
+    ("AdaBelief", "weight_decouple"): "the weights decay as with weight_decouple=True, by lr * weight_decay.",
+    ("AdaBelief", "rectify"): "the step is that of rectify=False.",
+}
+"""Explains options that the authors of a rule have in their implementation, by rule and option."""
+
 _CLIPPING = {"clipnorm", "clipvalue", "global_clipnorm"}
 
 
@@ -134,6 +145,8 @@ def _suggested(cls: Any, convention: str = "torch") -> list[str]:
 
 def _explanation(cls: Any, name: str, convention: str = "torch") -> str | None:
     """Return the help for a name that means something elsewhere; None for other names, which may be misspelled."""
+    if own := _OF_AUTHORS.get((cls.__name__, name)):
+        return own
     words = names_here(name, FOREIGN_NAMES, cls.options)
     if theirs := _names_in(cls, name, convention):
         called = " and ".join(f"`{own}`" for own in theirs)
