@@ -152,6 +152,11 @@ EXTREMES = [
     Extreme("grpo", (-INF, -1.0, -1.0), 0.75, 0.0, {"clip_low": 0.25}),
     Extreme("grpo", (-1.0, -2.0, 1.0), -1.0, -1.0, {"clip_high": 0.0}, by=2),
     Extreme("distillation", ([-INF, 0.0, 0.0], [-INF, 0.0, 0.0]), 0.0, [0.0, 0.0, 0.0]),
+    *(
+        Extreme("distillation", ([x, 0.0, 0.0], [y, 0.0, 0.0]), 0.0, [0.0, 0.0, 0.0], {"divergence": d})
+        for d in ("forward", "reverse", "jsd")
+        for x, y in ((-INF, -INF), (-1e4, -2e4))
+    ),
     Extreme("distillation", ([1e4, 0.0], [1e4, 0.0]), 0.0, [0.0, 0.0]),
     Extreme("distillation", ([0.0, 0.0], [0.0, -INF]), math.log(2), [-0.5, 0.5]),
     Extreme("distillation", ([0.0, -INF], [0.0, 0.0]), INF, [0.5, -0.5]),

@@ -141,6 +141,29 @@ def test_infinite_and_huge_values_are_exact(extreme: Extreme, reduction: str) ->
         assert find_extreme_mismatch(function, extreme, dtype, reduction) is None
 
 
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jsd"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("tensor", [torch.Tensor, Own])  # by the kernel, and by the eager backend
+def test_a_class_that_student_and_teacher_exclude_is_as_absent(
+    divergence: str, dtype: torch.dtype, tensor: type[torch.Tensor]
+) -> None:
+    student = torch.tensor([[1.0, -math.inf, 2.0], [0.0, -math.inf, -1.0]], dtype=dtype)
+    teacher = torch.tensor([[0.0, -math.inf, 1.0], [1.0, -math.inf, 0.0]], dtype=dtype)
+    found = []
+    for classes in ([0, 1, 2], [0, 2]):
+        operands = [x[:, classes].clone().requires_grad_() for x in (student, teacher)]
+        given = [x.as_subclass(tensor) for x in operands]
+        loss = F.distillation_loss(*given, temperature=2.0, divergence=divergence)
+        first = torch.autograd.grad(loss, operands, create_graph=True)
+        second = torch.autograd.grad(sum((g * g).sum() for g in first), operands)
+        found.append([loss.detach(), *(x.detach() for x in (*first, *second))])
+    for masked, absent in zip(*found, strict=True):
+        if masked.dim():
+            assert not masked[:, 1].any()
+            masked = masked[:, [0, 2]]
+        torch.testing.assert_close(masked.as_subclass(torch.Tensor), absent.as_subclass(torch.Tensor))
+
+
 @pytest.mark.sample(1, per="points.name", of=8)
 @pytest.mark.parametrize("points", [p for p in ELEMENTS if p.last is None], ids=str)
 def test_kernels_of_single_elements_match_the_oracle(points: Points) -> None:

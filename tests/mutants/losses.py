@@ -141,7 +141,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "piste.losses.words": {f"softplus: z > 0 -> z >= 0{nth}": BORDER for nth in ("", " (number 2)")},
     "piste.losses.distillation": {
-        "divergence_from: 0 -> 1 (number 2)": "it is not used, and keeps infinity out of the derivative",
+        "divergence_from: 0 -> 1": "it is multiplied by 0",
+        "DistillationLoss.formula: 1 -> 2 (number 2)": "it is multiplied by 0",
         **{
             f"DistillationLoss.rows: {change}": "the eager backend has the same values"
             for change in (

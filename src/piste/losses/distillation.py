@@ -77,7 +77,8 @@ class DistillationLoss(RowwiseLoss):
         elif divergence == "reverse":
             loss = total(divergence_from(s, t))
         else:
-            m = log(beta * exp(t) + (1 - beta) * exp(s))
+            mixture = beta * exp(t) + (1 - beta) * exp(s)
+            m = log(where(mixture == 0, 1, mixture))  # a class of probability 0 in both adds 0, with any number here
             loss = total(beta * divergence_from(t, m) + (1 - beta) * divergence_from(s, m))
         return temperature * temperature * loss if scale else loss
 
@@ -109,4 +110,4 @@ class DistillationLoss(RowwiseLoss):
 
 def divergence_from(p: Any, q: Any) -> Any:
     """Return e^p (p - q) of log-probabilities: a class of probability 0 adds 0, whatever q is."""
-    return where(p == -math.inf, 0, exp(p) * (where(p == -math.inf, 0, p) - q))
+    return exp(p) * where(p == -math.inf, 0, p - q)
