@@ -6,9 +6,12 @@ import re
 
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 
 from piste import torch_internals
+from piste.errors import InvalidValue
 from piste.optim import OPTIMIZERS
+from piste.optim.lr_scheduler import WarmupCosineLR
 
 from ..engine.process import python
 from .cases import ELEMENTWISE
@@ -63,6 +66,74 @@ def test_a_step_can_be_compiled(name):
     a, b = OPTIMIZERS[name](ours.parameters(), lr=0.05), OPTIMIZERS[name](theirs.parameters(), lr=0.05)
     step = torch.compile(lambda: a.step(), backend="eager")
     for t in range(3):
+        backward(ours, t)
+        step()
+        train(theirs, b, [t])
+    assert_same(ours.parameters(), theirs.parameters())
+
+
+SCHEDULED = {
+    "betas": ("AdamW", {}, lambda a: torch.optim.lr_scheduler.OneCycleLR(a, 0.1, 20)),
+    "max_value": ("SGD", {"max_value": 0.5}, lambda a: WarmupCosineLR(a, 20, 5, 0.1, option="max_value")),
+    "alpha": ("ASGD", {}, lambda a: WarmupCosineLR(a, 20, 5, 0.1, option="alpha")),
+    "lr": ("NAdam", {}, lambda a: torch.optim.lr_scheduler.CosineAnnealingLR(a, 20)),
+}
+
+
+@pytest.mark.parametrize(("name", "options", "schedule"), SCHEDULED.values(), ids=SCHEDULED)
+def test_a_step_is_not_compiled_again_when_a_schedule_changes_a_number(name, options, schedule):
+    """The second graph has the state, and takes numbers that changed as inputs."""
+    ours, theirs = copies(model())
+    a, b = (OPTIMIZERS[name](m.parameters(), lr=0.05, **options) for m in (ours, theirs))
+    graphs, found = [], []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    schedules = schedule(a), schedule(b)
+    step = torch.compile(a.step, backend=count)
+    for t in range(5):
+        backward(ours, t)
+        step()
+        found.append(len(graphs))
+        train(theirs, b, [t])
+        for each in schedules:
+            each.step()
+    assert found[0] > 0 and found[1] == found[4]
+    assert_same(ours.parameters(), theirs.parameters())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("lr", -1.0), ("lr", float("nan")), ("max_norm", 0.0), ("precision", "kahann")]
+)
+def test_a_compiled_step_refuses_an_invalid_option_as_any_step_does(option, value):
+    messages = []
+    for wrap in (lambda step: step, lambda step: torch.compile(step, backend="aot_eager")):
+        net = model()
+        optimizer = OPTIMIZERS["AdamW"](net.parameters(), max_norm=1.0)
+        step = wrap(optimizer.step)
+        for t in range(3):
+            backward(net, t)
+            step()
+        before = [p.detach().clone() for p in net.parameters()]
+        optimizer.param_groups[0][option] = value
+        backward(net, 3)
+        with pytest.raises(InvalidValue) as caught:
+            step()
+        messages.append(str(caught.value))
+        assert all(map(torch.equal, before, net.parameters()))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith(f"a schedule, or an assignment, set {option}={value!r} in param group 0 of AdamW: ")
+
+
+@pytest.mark.parametrize("name", ["ASGD", "Rprop", "AdamW"])
+def test_a_first_step_with_a_rate_in_a_tensor_is_one_graph(name):
+    """The state of some rules starts at the rate, which compiled steps don't read on the host."""
+    ours, theirs = copies(model())
+    a, b = (OPTIMIZERS[name](m.parameters(), lr=torch.tensor(0.05)) for m in (ours, theirs))
+    step = torch.compile(a.step, backend="aot_eager", fullgraph=True)
+    for t in range(2):
         backward(ours, t)
         step()
         train(theirs, b, [t])

@@ -210,8 +210,9 @@ def _counts_on_device(group: Mapping[str, Any]) -> bool:
     return bool(group["capturable"]) or any(isinstance(v, Tensor) and v.device.type != "cpu" for v in values)
 
 
-def _start(buffer: Buffer, group: Mapping[str, Any]) -> float:
-    return float(group[buffer.start] if isinstance(buffer.start, str) else buffer.start)
+def _start(buffer: Buffer, group: Mapping[str, Any]) -> Any:
+    value = group[buffer.start] if isinstance(buffer.start, str) else buffer.start
+    return value if torch.compiler.is_compiling() else float(value)  # a tensor stays in the graph
 
 
 def _entry(state: dict[str, Any], key: str, make: Callable[[], Tensor]) -> Tensor:
@@ -238,9 +239,9 @@ def _first_value(buffer: Buffer, p: Tensor, group: Mapping[str, Any], dtype: tor
     return _filled_like(p, start, dtype)
 
 
-def _filled_like(p: Tensor, start: float, dtype: torch.dtype) -> Tensor:
+def _filled_like(p: Tensor, start: Any, dtype: torch.dtype) -> Tensor:
     buffer = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-    if start:
+    if isinstance(start, Tensor) or start:
         (torch.view_as_real(buffer) if buffer.is_complex() else buffer).fill_(start)
     return buffer
 

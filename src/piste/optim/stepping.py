@@ -11,6 +11,7 @@ from ..engine import is_captured, raise_reported
 from ..errors import Unsupported
 from ..torch_internals import outside_of_compiler
 from ..translation import translate
+from . import validation
 from .clipping import decides_on_host, scaling_of_step
 from .group_sums import numbers_after
 from .step_plans import step_traced_group, traced_groups, warn_unchanged
@@ -86,6 +87,8 @@ def _step_groups(optimizer: Any) -> bool:
 
 def _step_traced_groups(optimizer: Any) -> bool:
     """Do the same by torch operations, which torch.compile traces."""
+    if not validation.are_valid(optimizer):
+        _check_options_outside(optimizer)
     scaling = scaling_of_step(optimizer)
     if scaling is None:
         return True
@@ -98,6 +101,9 @@ def _step_traced_groups(optimizer: Any) -> bool:
     return moved
 
 
+_check_options_outside = outside_of_compiler(
+    validation.check_options, translate("An option is invalid, and the error is raised outside of the graph.")
+)
 _step_with_host_counts = outside_of_compiler(
     _step_groups,
     translate(

@@ -177,16 +177,50 @@ def check_changed(optimizer: Any, index: int, known: list[Any] | None) -> None:
     options = all_options(type(optimizer).rule_of(group))
     unchanged = known if known is not None and len(known) == len(group) else [_UNKNOWN] * len(group)
     for (name, value), old in zip(group.items(), unchanged, strict=True):
-        option = options.get(name)
-        if option is None or value is old or isinstance(value, torch.Tensor):
-            continue  # reading a tensor on another device would make the step wait
-        try:
-            option.check(name, value)
-        except (InvalidType, InvalidValue) as error:
-            raise type(error)(
-                f"a schedule, or an assignment, set {name}={value!r} in param group {index} of "
-                f"{type(optimizer).__name__}: {error} No parameter has changed in this step."
-            ) from None
+        if value is not old and name in options:
+            _check_option(optimizer, index, options[name], name, value)
+
+
+def check_options(optimizer: Any) -> None:
+    """Check the options of all param groups, other than tensors.
+
+    Args:
+        optimizer: The optimizer.
+
+    Raises:
+        InvalidType, InvalidValue: An option is out of its range.
+    """
+    for index in range(len(optimizer.param_groups)):
+        check_changed(optimizer, index, None)
+
+
+def are_valid(optimizer: Any) -> bool:
+    """Return whether `check_options` raises nothing, in a form that torch.compile of each version can trace."""
+    try:
+        for group in optimizer.param_groups:
+            for name, option in all_options(type(optimizer).rule_of(group)).items():
+                if name in group and not _holds_tensor(group[name]):
+                    option.check(name, group[name])
+    except (InvalidType, InvalidValue):
+        return False
+    return True
+
+
+def _check_option(optimizer: Any, index: int, option: Any, name: str, value: Any) -> None:
+    """Check an option, unless it is a tensor, because reading one on another device would make the step wait."""
+    if _holds_tensor(value):
+        return
+    try:
+        option.check(name, value)
+    except (InvalidType, InvalidValue) as error:
+        raise type(error)(
+            f"a schedule, or an assignment, set {name}={value!r} in param group {index} of "
+            f"{type(optimizer).__name__}: {error} No parameter has changed in this step."
+        ) from None
+
+
+def _holds_tensor(value: Any) -> bool:
+    return any(isinstance(x, torch.Tensor) for x in (value if isinstance(value, (tuple, list)) else (value,)))
 
 
 _UNKNOWN = object()

@@ -46,7 +46,8 @@ def step(
     numbers = {n: _plain(x, differentiable, on_device) for n, x in numbers.items() if n not in _AMP}
     for slot in slots:
         spec = program.of(slot.p)
-        known = {**numbers, "epsilon": torch.finfo(slot.p.dtype).eps} if "epsilon" in spec.numbers else numbers
+        known = {name: _traced(x, slot) for name, x in numbers.items()} if torch.compiler.is_compiling() else numbers
+        known = {**known, "epsilon": torch.finfo(slot.p.dtype).eps} if "epsilon" in spec.numbers else known
         slot = _unscaled(slot, grad_scale)
         kept = (slot.p, *slot.buffers, *slot.counters, *slot.scales)
         before = [] if found_inf is None else [(x, x.clone()) for x in kept]
@@ -126,6 +127,19 @@ def _plain(value: Any, differentiable: bool, on_device: bool) -> Any:
         return value
     stays = differentiable or torch.compiler.is_compiling() or (on_device and value.device.type != "cpu")
     return value.reshape(()) if stays else value.item()
+
+
+def _traced(value: Any, slot: ParamState) -> Any:
+    """Return a number as a 0-d tensor where step counts are, for torch.compile.
+
+    It makes powers and limits of a plain number constants of the graph, and compiles again when the number changes; a
+    product it does not.
+    """
+    if type(value) not in (float, int):
+        return value
+    device = slot.counters[0].device if slot.counters else "cpu"
+    wide = torch.float32 if torch.device(device).type == "mps" else torch.float64
+    return torch.ones((), dtype=wide, device=device) * value
 
 
 def _counted(program: StepSpec, slot: ParamState, numbers: Mapping[str, Any], on_device: bool) -> tuple[Any, Any, Any]:
