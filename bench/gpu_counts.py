@@ -1,12 +1,12 @@
 """`python -m bench gpu-counts`: count the launches, bytes and host time of GPU steps and losses without a device.
 
 Tensors lie on the CPU, and a launch is counted and calls a function that does nothing, as it would call the driver, so
-neither a GPU nor Triton is needed. "bytes" are read and
-written by the kernels for each element; the floor is their time at the bandwidth given. "host" is the median wall time
-of a step in microseconds, next to the budget of 50 us and 25 ns for each tensor; that of a loss includes its backward
-and the graph around it. "tables" is the memory of a step on the device beyond parameters, gradients and state. With
-`--clipped`, steps have `max_norm=1.0` and `nonfinite="skip"`; the few operations of torch that follow from the norm are
-part of "host", and are not counted as launches.
+neither a GPU nor Triton is needed. "bytes" are read and written by the kernels for each element; the floor is their
+time at the bandwidth given. "host" is the median wall time of a step in microseconds, next to the budget of 50 us and
+25 ns for each tensor; that of a loss includes its backward and the graph around it. "tables" is the memory of a step on
+the device beyond parameters, gradients and state. With `--clipped`, steps have `max_norm=1.0` and `nonfinite="skip"`,
+and step counts are on the device; the few operations of torch that follow from the norm are part of "host", and are not
+counted as launches.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -128,14 +129,15 @@ class CountingBackend(GpuBackend):
 
     devices = frozenset({"cpu"})
 
-    def __init__(self) -> None:
-        self.device = CountingDevice()
+    def __init__(self, on_device: bool) -> None:
+        self.device, self._on_device = CountingDevice(), on_device
 
     def why_unavailable(self) -> None:
         return None
 
     def step_layout(self, spec: Any, state: Any) -> Any:
-        return 0, layout_of(spec, state)
+        found = layout_of(spec, state)
+        return 0, replace(found, counts_on_device=self._on_device or found.counts_on_device)
 
     def compile_step(self, spec: Any, layout: Any, states: Any) -> GpuStepKernel:
         return make_step_kernel(spec, layout[1], states, self.device)
@@ -145,9 +147,13 @@ class CountingBackend(GpuBackend):
 
 
 @contextmanager
-def counting() -> Iterator[CountingDevice]:
-    """Let tensors on the CPU be taken for those of a GPU whose launches are counted."""
-    backend = CountingBackend()
+def counting(on_device: bool = False) -> Iterator[CountingDevice]:
+    """Let tensors on the CPU be taken for those of a GPU whose launches are counted.
+
+    Args:
+        on_device: whether step counts are on the device, as where it decides about a step.
+    """
+    backend = CountingBackend(on_device)
     registry.BACKENDS.insert(0, backend)
     forget_kernels()
     try:
@@ -191,7 +197,7 @@ def step_row(model: str, kind: str, dtype: torch.dtype, speed: float, rounds: in
         p.grad = torch.zeros_like(p)
     options: dict[str, Any] = {"lr": 1e-3, **({"momentum": 0.9} if kind in ("SGD", "LARS") else {})}
     options |= own
-    with counting() as device:
+    with counting(on_device="max_norm" in own) as device:
         optimizer = getattr(optim, kind)(params, **options)
         host, launches = host_time(optimizer.step, device, rounds)
     each = sum(bytes_of(source) for source, _ in launches if source.entry.startswith(("reduce", "step")))

@@ -229,7 +229,8 @@ def test_a_wrong_call_is_rejected(call, error, words) -> None:
 
 def test_a_clipped_gradient_is_worked_through():
     text = piste.explain("sgd", param=[1.0, 1.0], grad=[3.0, 4.0], lr=1.0, max_norm=1.0).text
-    assert "clip = 0.2" in text
+    assert "g' = g * min(max_norm / (grad_norm + 1e-06), 1)" in text
+    assert "g' = 3 * min(1 / (5 + 1e-06), 1) = 0.6" in text
     assert "p = [0.4, 0.2]" in text
 
 

@@ -86,7 +86,7 @@ def test_sums_over_all_tensors_compile_and_read_16_bytes_at_a_time():
             assert len(re.findall(r"ld\.global\.v4\.b32", kernel.asm["ptx"])) >= 2 * 4  # p, g, s and p0
         compiled(finish_source(spec, layout, True, 0), target)
         numbers = tuple("float64" if name == "d" else "value" for name in spec.numbers)
-        compiled(prepare_source(spec, layout, numbers, True, True), target)
+        compiled(prepare_source(spec, layout, numbers, "float32", "float32"), target)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -102,4 +102,4 @@ def test_kernels_compile_for_other_gpus_and_dtypes(name):
             compiled(finish_source(spec, layout, target is GFX942, k), target)
     numbers = ("float32", *("value" for _ in spec.numbers[1:]))
     for target in (SM_90, GFX942):
-        compiled(prepare_source(spec, layout_of(spec, "float32"), numbers, True, True), target)
+        compiled(prepare_source(spec, layout_of(spec, "float32"), numbers, "float64", "float32"), target)

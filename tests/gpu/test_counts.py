@@ -32,7 +32,7 @@ def test_bytes_are_those_of_the_dtype():
 
 def test_clipping_reads_the_gradients_once_more():
     own = {"max_norm": 1.0, "nonfinite": "skip"}
-    assert "launches 3  bytes  32 " in gpu_counts.step_row("6 small", "AdamW", torch.float32, 3000.0, 2, own)
+    assert "launches 4  bytes  32 " in gpu_counts.step_row("6 small", "AdamW", torch.float32, 3000.0, 2, own)
 
 
 def test_state_in_8_bits_is_read_and_written_by_the_byte():

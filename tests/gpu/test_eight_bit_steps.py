@@ -125,4 +125,4 @@ def test_kernels_read_parameters_in_16_bytes_and_codes_in_8(name, options, dtype
             for word, count in (("ld", len(spec.buffers)), ("st", len(spec.buffers) * writes)):
                 assert len(re.findall(rf"{word}\.global\.v2\.b32", ptx)) >= count
             assert spilled_bytes(kernel, tmp_path) <= 16
-    compiled(prepare_source(spec, layout, ("value",) * len(spec.numbers), True, True), SM_90)
+    compiled(prepare_source(spec, layout, ("value",) * len(spec.numbers), "float64", "float32"), SM_90)

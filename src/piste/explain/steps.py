@@ -16,7 +16,7 @@ from ..formula.expression import Expr, topological_order, trace
 from ..formula.printing import TracedFormula, format_number, named_values, render
 from ..losses.value_checks import unravel_index
 from ..optim import Optimizer
-from ..optim.clipping import clip_factor, total_norm
+from ..optim.clipping import total_norm
 from ..optim.composition import numbers_of, step_spec
 from ..optim.group_sums import numbers_after
 from ..optim.options import as_float
@@ -72,7 +72,7 @@ def explain_steps(
     rule = TracedRule(optimizer, cast(StepSpec, step_spec(optimizer, group)))
     numbers = {name: as_float(name, x, "a number") for name, x in numbers_of(optimizer, group).items()}
     if group["max_norm"] is not None:
-        numbers["clip"] = clip_factor(group["max_norm"], total_norm([p.grad]), on_device=False)
+        numbers["grad_norm"] = total_norm([p.grad]).item()
     shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
     sections = [f"{optimizer.__name__}({shown})", "\n".join(rule.describe(numbers))]
     for step in range(1, steps + 1):

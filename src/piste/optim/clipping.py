@@ -21,7 +21,6 @@ __all__ = [
     "Scaling",
     "SkippedSteps",
     "any_nonfinite",
-    "clip_factor",
     "raise_nonfinite",
     "reduces_gradients",
     "scaling_of_step",
@@ -29,8 +28,6 @@ __all__ = [
     "total_norm",
 ]
 
-EPSILON = 1e-6
-"""Added to the norm, as in torch.nn.utils.clip_grad_norm_."""
 _KEPT_SUMS = 4  # for models that train parts of their parameters in turns
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -100,7 +97,7 @@ class GradientNorm:
             return total_norm(_gradients(params)), None
         if isinstance(found, Tensor):
             squares, nonfinite = found.unbind()
-            return squares.sqrt().to(self._latest.dtype), nonfinite
+            return torch.sqrt(squares, out=squares.new_empty((), dtype=self._latest.dtype)), nonfinite
         return torch.tensor(math.sqrt(found), dtype=self._latest.dtype, device="cpu"), None
 
     def _of_another(self, params: list[Tensor]) -> float | Tensor | None:
@@ -119,20 +116,6 @@ class GradientNorm:
         if len(self._sums) > _KEPT_SUMS:
             del self._sums[next(iter(self._sums))]
         return found
-
-
-def clip_factor(max_norm: Any, norm: Tensor, on_device: bool) -> Any:
-    """Return the factor that scales gradients to a norm of at most `max_norm`.
-
-    Args:
-        max_norm: The largest norm.
-        norm: The norm of all gradients.
-        on_device: Keep the factor a tensor, so that the step does not wait for the device.
-    """
-    if on_device:
-        return torch.clamp(max_norm / (norm + EPSILON), max=1.0)
-    factor = float(max_norm) / (norm.item() + EPSILON)
-    return 1.0 if factor > 1.0 else factor  # NaN stays
 
 
 class SkippedSteps:
@@ -188,7 +171,7 @@ class Scaling:
         found: dict[str, Any] = {"grad_scale": self.grad_scale, "found_inf": self.found_inf}
         if self.norm is not None and group["max_norm"] is not None:
             on_device = self.on_device or group["capturable"] or torch.compiler.is_compiling()
-            found["clip"] = clip_factor(group["max_norm"], self.norm, on_device)
+            found["grad_norm"] = self.norm if on_device else self.norm.item()
         return {**numbers, **{name: value for name, value in found.items() if value is not None}}
 
 
@@ -212,9 +195,8 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
     on_device = steps_on_gpu(optimizer) if nonfinite is None else _may_wait_for_no_device(optimizer)
     if modes != {"ignore"} and on_device:
         if nonfinite is None:  # the norm of large finite gradients may overflow
-            nonfinite = any_nonfinite(_gradients(params))
-        is_bad = (nonfinite != 0).to(torch.float32)
-        found_inf = is_bad if found_inf is None else torch.maximum(is_bad, found_inf.to(is_bad.device))
+            nonfinite = any_nonfinite(_gradients(params)).to(torch.float32)
+        found_inf = nonfinite if found_inf is None else torch.maximum(nonfinite, found_inf.to(nonfinite.device))
         optimizer._skipped_steps.add(found_inf)
     elif modes != {"ignore"} and not math.isfinite(norm.item()) and not all(map(is_finite, _gradients(params))):
         if "raise" in modes:

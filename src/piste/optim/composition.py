@@ -24,8 +24,11 @@ from ..formula.words import maximum, minimum
 from .convention import Convention
 from .options import SHARED, Flag
 from .precision import with_storage
-from .shared_formulas import DECAYS, RATED, cautious_step, decay_kind, largest_rate
+from .shared_formulas import DECAYS, RATED, cautious_step, clip_factor, decay_kind, largest_rate
 from .state import least_size
+
+NORM_LIMIT = ("max_norm", "grad_norm")
+"""The numbers of the clipping by the norm."""
 
 
 def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
@@ -35,7 +38,7 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
     rules = cls.conventions.get(group["convention"])
     is_decoupled = group.get("decoupled_weight_decay") or (rules is not None and rules.decoupled)
     decay = decay_kind(cls, group, is_decoupled)
-    clips = ("clip",) * (group["max_norm"] is not None) + ("max_value",) * (group["max_value"] is not None)
+    clips = (*NORM_LIMIT * (group["max_norm"] is not None), *("max_value",) * (group["max_value"] is not None))
     storage = (group["precision"], group["state_dtype"] == "int8" and bool(kept))
     cautious = bool(group["cautious"])
     least = least_size(group)
@@ -59,7 +62,7 @@ def step_spec(cls: Any, group: Mapping[str, Any]) -> StepSpec | MatrixSpec:
 
 def numbers_of(cls: Any, group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numeric options by their names in the formula, and the options of the matrix stage by theirs."""
-    options = {**cls.options, "max_value": SHARED["max_value"]}
+    options = {**cls.options, **{name: SHARED[name] for name in ("max_norm", "max_value")}}
     of_matrices = [name for name in parameters(cls.matrix)[1:] if name in group] if cls.matrix is not None else ()
     return {
         **{letter: value for name, option in options.items() for letter, value in option.letters(name, group[name])},
@@ -98,7 +101,8 @@ def compose(
             neither.
         maximize: Whether the step ascends.
         flags: The options of the rule that are True or False.
-        clips: The numbers that clip the gradient: "clip" (the factor of the norm), "max_value", or both.
+        clips: The numbers that clip the gradient: "max_norm" and "grad_norm" (the norm of all gradients), "max_value",
+            or all of them.
         rules: The convention of another framework, whose formula takes the place of the rule.
         cautious: Whether only elements step whose step has the sign of the gradient.
 
@@ -130,8 +134,8 @@ def compose(
     per_step = {name: _with_flags(formula, flags) for name, formula in cls.per_step.items()}
 
     def descent(p: Any, g: Any, scalars: Mapping[str, Any]) -> Any:
-        if "clip" in clips:
-            g = g * scalars["clip"]
+        if "grad_norm" in clips:
+            g = g * clip_factor(*(scalars[name] for name in NORM_LIMIT))
         if "max_value" in clips:
             g = maximum(minimum(g, scalars["max_value"]), -scalars["max_value"])
         if maximize:

@@ -1,4 +1,4 @@
-"""Formulas that the step of every rule may contain: the kinds of decoupled weight decay, and cautious steps."""
+"""Formulas that the step of every rule may contain: the clipping, the kinds of decoupled decay, cautious steps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..errors import InvalidValue
 from ..formula.reductions import total
-from ..formula.words import where
+from ..formula.words import minimum, where
 
-__all__ = ["DECAYS", "RATED", "cautious_step", "decay_kind", "fill_largest_rate", "largest_rate"]
+__all__ = ["DECAYS", "RATED", "cautious_step", "clip_factor", "decay_kind", "fill_largest_rate", "largest_rate"]
 
 DECAYS: dict[str, Callable[..., Any]] = {
     "lr": lambda lr, weight_decay: lr * weight_decay,
@@ -22,6 +22,16 @@ DECAYS: dict[str, Callable[..., Any]] = {
 
 RATED = ("independent", "lr_squared")
 """Those that depend on the largest learning rate."""
+
+
+def clip_factor(max_norm: Any, norm: Any) -> Any:
+    """Return the factor that scales gradients to a norm of at most `max_norm`, as torch.nn.utils.clip_grad_norm_ does.
+
+    Args:
+        max_norm: The largest norm.
+        norm: The norm of all gradients.
+    """
+    return minimum(max_norm / (norm + 1e-6), 1.0)
 
 
 def cautious_step(d: Any, g: Any) -> Any:

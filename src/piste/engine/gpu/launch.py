@@ -63,6 +63,7 @@ class GpuStepKernel:
         self.gradients = array("q", bytes(8 * self._count))  # machine code leaves the addresses here
         self._gradients = TableRing(device, self._count)
         self._launches: dict[bool, list[tuple[Launch, int, int]]] = {}  # without and with rows: see _make_launches
+        self._prepares: dict[tuple[Any, ...], Launch] = {}  # by the dtypes of numbers that a device holds
         self._kept = [spec.counters.index(letter) for letter, _ in parts.counters]  # that the rule restates
         self._epsilon = torch.finfo(getattr(torch, layout.columns[0])).eps
         columns = list(zip(*(s.counters for s in states), strict=True))
@@ -197,23 +198,21 @@ class GpuStepKernel:
             (x.double() if not x.is_floating_point() else x.resolve_neg()) if is_tensor else x
             for x, is_tensor in zip(values, on_device, strict=True)
         ]
-        kinds = tuple(
-            str(x.dtype).removeprefix("torch.") if is_tensor else "value"
-            for x, is_tensor in zip(values, on_device, strict=True)
-        )
         given = [x.data_ptr() if is_tensor else float(x) for x, is_tensor in zip(values, on_device, strict=True)]
         amp = [self._device.local(numbers.get(name)) for name in ("found_inf", "grad_scale")]
-        source = prepare_source(self._spec, self._layout, kinds, amp[0] is not None, amp[1] is not None)
+        dtypes = tuple(x.dtype if is_tensor else None for x, is_tensor in zip(values, on_device, strict=True))
+        kind = dtypes, *(x if x is None else x.dtype for x in amp)
+        if kind not in self._prepares:
+            of_numbers = tuple("value" if dtype is None else _name(dtype) for dtype in dtypes)
+            of_amp = (x if x is None else _name(x.dtype) for x in amp)
+            source = prepare_source(self._spec, self._layout, of_numbers, *of_amp)
+            self._prepares[kind] = self._device.launcher(source)
         rows: int = self._rows.data_ptr()
-        self._device.launcher(source)(
-            1,
-            stream,
-            (
-                self._counter_table.data_ptr(),
-                rows,
-                self._count,
-                *given,
-                *(x.data_ptr() for x in amp if x is not None),
-            ),
-        )
+        pointers = (x.data_ptr() for x in amp if x is not None)
+        arguments = (self._counter_table.data_ptr(), rows, self._count, *given, *pointers)
+        self._prepares[kind](1, stream, arguments)
         return rows
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

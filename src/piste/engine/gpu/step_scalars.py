@@ -24,7 +24,7 @@ SUMS = 1024  # chunks whose sums `finish` takes at a time
 
 @cache
 def prepare_source(
-    spec: StepSpec, layout: Layout, numbers: tuple[str, ...], found_inf: bool, grad_scale: bool
+    spec: StepSpec, layout: Layout, numbers: tuple[str, ...], found_inf: str | None, grad_scale: str | None
 ) -> KernelSource:
     """Return the kernel that advances the counters on the device and writes the rows.
 
@@ -32,8 +32,8 @@ def prepare_source(
         spec: the step.
         layout: the layout of its tensors.
         numbers: for each number of the spec "value", or the dtype of a tensor on the device that holds it.
-        found_inf: whether a tensor says that the step must be skipped.
-        grad_scale: whether a tensor holds the divisor of every gradient.
+        found_inf: the dtype of a tensor that is other than 0 if the step must be skipped.
+        grad_scale: the dtype of a tensor that holds the divisor of every gradient.
     """
     parts = split(spec, layout.compute)
     width = len(parts.scalars)
@@ -60,7 +60,8 @@ def prepare_source(
         (f"n_{name}", "fp64") if kind == "value" else (f"at_{name}", f"*{TYPES[kind]}")
         for name, kind in zip(spec.numbers, numbers, strict=True)
     ]
-    arguments += [("found_inf", "*fp32")] * found_inf + [("grad_scale", "*fp32")] * grad_scale
+    amp = (("found_inf", found_inf), ("grad_scale", grad_scale))
+    arguments += [(name, f"*{TYPES[kind]}") for name, kind in amp if kind is not None]
     text = [
         FUNCTIONS.strip(),
         "",
