@@ -3,6 +3,10 @@
 import gc
 import os
 import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
 
 collect_ignore = ["optim/record_trajectories.py", "pytorch/recorder.py"]
 """Scripts that run in environments of their own, which the collection of doctests would import."""
@@ -20,3 +24,12 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    """Let torch.compile forget the functions of each test, because it compiles each only a few times."""
+    yield
+    compiler = sys.modules.get("torch._dynamo.convert_frame")
+    if compiler is not None and compiler.input_codes.seen:
+        sys.modules["torch._dynamo"].reset()  # type: ignore[attr-defined]

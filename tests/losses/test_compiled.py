@@ -22,13 +22,6 @@ F = losses.functional
 X, Y = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3, 0, 1])
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 class Compiled:
     """A function compiled to one graph, and the operators of Piste in it."""
 

@@ -26,12 +26,6 @@ from .reference import (
 pytestmark = pytest.mark.usefixtures("double_scalars")
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    """Let torch.compile forget the functions of other tests, because it compiles each only a few times."""
-    torch._dynamo.reset()
-
-
 every = pytest.mark.parametrize("name", ELEMENTWISE)
 
 
