@@ -120,7 +120,7 @@ def test_denominators_in_tensors_stay_on_the_device(name, monkeypatch):
     options: dict[str, Any] = {"weight": weight} if name == "mse_loss" else {"normalizer": torch.tensor(7.0)}
     with interpreting() as backend:
         for module in ("elementwise", "rowwise"):
-            monkeypatch.setattr(f"piste.losses.{module}.as_divisor", lambda divisor: divisor)
+            monkeypatch.setattr(f"piste.losses.{module}.as_divisor", lambda divisor, _: divisor)
         ours = x.clone().requires_grad_()
         loss = getattr(functional, name)(ours, y, **options)
         (loss * 2).backward()
@@ -135,13 +135,31 @@ def test_denominators_in_tensors_stay_on_the_device(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mse_loss", "cross_entropy"])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_denominator_on_the_device_is_that_of_the_call_in_its_backward_pass(name, passes, monkeypatch):
+    """The kernel of the gradients reads it again; autograd notices a change, as for an operand."""
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    y = torch.tensor([0, 3, 1, 2, 1]) if name == "cross_entropy" else torch.zeros(5, 4)
+    with interpreting():
+        for module in ("elementwise", "rowwise"):
+            monkeypatch.setattr(f"piste.losses.{module}.as_divisor", lambda divisor, _: divisor)
+        ours, by = x.clone().requires_grad_(), torch.tensor(7.0, dtype=torch.float64)
+        loss = getattr(functional, name)(ours, y, normalizer=by) * 2
+        for _ in range(passes - 1):
+            loss.backward(retain_graph=True)
+        by.fill_(3)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "cross_entropy"])
 @pytest.mark.parametrize("empty", ["nan", "zero", "raise"])
 def test_denominators_of_0_on_the_device_follow_the_setting(name, empty, monkeypatch):
     x, zero = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), torch.tensor(0.0)
     y = torch.tensor([0, 3, 1, 2, 1]) if name == "cross_entropy" else torch.zeros(5, 4)
     with interpreting() as backend:
         for module in ("elementwise", "rowwise"):
-            monkeypatch.setattr(f"piste.losses.{module}.as_divisor", lambda divisor: divisor)
+            monkeypatch.setattr(f"piste.losses.{module}.as_divisor", lambda divisor, _: divisor)
         loss = functools.partial(getattr(functional, name), normalizer=zero, empty=empty)
         if empty == "raise":
             with pytest.raises(InvalidValue, match="there is nothing to take the mean of"):

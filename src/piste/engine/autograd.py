@@ -38,7 +38,8 @@ class _Loss(torch.autograd.Function):
         kernel, arguments, operands, (out, gradients) = call
         ctx.of = [kernel, arguments, gradients]
         if not arguments.in_place:
-            ctx.save_for_backward(*operands)
+            divisor = arguments.divisor_tensor  # autograd notices where it changes before the backward pass
+            ctx.save_for_backward(*operands, *(() if divisor is None else (divisor,)))
         return out
 
     @staticmethod
@@ -52,10 +53,16 @@ class _Loss(torch.autograd.Function):
         # Under vmap or with `is_grads_batched`, one tensor holds several gradients.
         if _is_grad_enabled() or in_transform() or is_batched(grad):
             grad = grad if kernel.is_sum or kernel.spec.derivatives is not None else grad.unsqueeze(-1)
-            return None, *[grad * slope for slope in gradients_eagerly(kernel.spec, ctx.saved_tensors, arguments)]
+            return None, *[grad * slope for slope in gradients_eagerly(kernel.spec, _operands(ctx), arguments)]
         if gradients is None:  # `retain_graph` allows a second backward
-            _, gradients = kernel.compute(ctx.saved_tensors, arguments)
-        return None, *kernel.scale(gradients, grad, lambda: ctx.saved_tensors, arguments)
+            _, gradients = kernel.compute(_operands(ctx), arguments)
+        return None, *kernel.scale(gradients, grad, lambda: _operands(ctx), arguments)
+
+
+def _operands(ctx: Any) -> Sequence[Tensor]:
+    """Return the operands of a call; raise where they or the denominator were changed in place since then."""
+    saved: Sequence[Tensor] = ctx.saved_tensors
+    return saved if ctx.of[1].divisor_tensor is None else saved[:-1]
 
 
 def _once(gradients: tuple[Tensor, ...] | None, grad: Tensor) -> tuple[Tensor, ...]:
@@ -82,12 +89,16 @@ def gradients_eagerly(spec: LossKernelSpec, operands: Sequence[Tensor], argument
     found = [s for s, is_wanted in zip(found, spec.wanted, strict=False) if is_wanted]
     if spec.operands[-1].kind == "weight":
         found = [s * inputs[-1] for s in found]
-    return [s / _given_divisor(arguments, inputs[0].numel()) for s in found] if spec.mode == "sum" else found
+    return (
+        [s / _given_divisor(arguments, inputs[0].numel(), inputs[0].device) for s in found]
+        if spec.mode == "sum"
+        else found
+    )
 
 
 def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossArguments) -> list[Tensor]:
     ignored = arguments.ignored
-    divisor = _given_divisor(arguments, math.prod(inputs[0].shape[:-1]))
+    divisor = _given_divisor(arguments, math.prod(inputs[0].shape[:-1]), inputs[0].device)
     named = dict(
         zip((c.name for c in spec.operands), rows_of_regions([c.kind for c in spec.operands], inputs), strict=True)
     )
@@ -114,6 +125,7 @@ def _row_gradients(spec: LossKernelSpec, inputs: list[Tensor], arguments: LossAr
     return found
 
 
-def _given_divisor(arguments: LossArguments, count: int) -> Any:
+def _given_divisor(arguments: LossArguments, count: int, device: torch.device) -> Any:
     """Return the denominator in the arguments of a call, or the number of elements or rows."""
-    return arguments.divisor or count if arguments.divisor_tensor is None else arguments.divisor_tensor
+    by = arguments.divisor_tensor
+    return arguments.divisor or count if by is None else by.to(device, non_blocking=True)

@@ -52,11 +52,16 @@ def _note(choice: str) -> None:
         _choices[threading.get_ident()].append(choice)
 
 
-def as_divisor(divisor: Tensor) -> float | Tensor | None:
-    """Return a denominator as a number, or as it is where a GPU holds it; None where that would lose a gradient."""
+def as_divisor(divisor: Tensor, operand: Tensor) -> float | Tensor | None:
+    """Return a denominator as a number, or as it is where GPUs hold it and an operand.
+
+    None where that would lose a gradient.
+    """
     if type(divisor) not in PLAIN_TYPES or divisor.requires_grad or is_transforming():
         return None
-    return divisor.item() if divisor.is_cpu else divisor if divisor.is_cuda else None
+    if divisor.is_cuda and operand.is_cuda:
+        return divisor
+    return divisor.item() if divisor.is_cpu or divisor.is_cuda else None
 
 
 def dispatcher_of(spec: LossSpec) -> LossDispatcher:

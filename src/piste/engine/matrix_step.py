@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .eager.step import local_numbers
 from .eager.step import step as step_eagerly
 from .eight_bits import decode, encode
 from .layout import is_sharded, positions
@@ -99,14 +100,15 @@ class _Stacks:
         is_bad = None if numbers.get("found_inf") is None else numbers["found_inf"] != 0
         with torch.no_grad():
             for stack, states in self._stacks:
+                known = local_numbers(chosen, stack.device)
                 if "t" not in names:
-                    self._run_alike(stack, states, chosen, is_bad)
+                    self._run_alike(stack, states, known, is_bad)
                     continue
                 counts = [int(state.counters[0].item()) for state in states]
                 for t in dict.fromkeys(counts):
                     places = [i for i, count in enumerate(counts) if count == t]
                     part = stack if len(places) == len(states) else stack[places]
-                    self._run_alike(part, [states[i] for i in places], {**chosen, "t": t}, is_bad)
+                    self._run_alike(part, [states[i] for i in places], {**known, "t": t}, is_bad)
                     if part is not stack:
                         stack[places] = part
 

@@ -105,7 +105,7 @@ class ElementwiseLoss(Loss):
     def by_kernel(cls, call: PreparedCall, reduction: Reduction, check: str) -> Tensor | None:
         """Return the loss in one pass; operands that are broadcast or not contiguous are copied first."""
         denominator = reduction.denominator(call) if reduction.mode in ("mean", "batchmean") else 1.0
-        divisor = as_divisor(denominator) if isinstance(denominator, Tensor) else float(denominator)
+        divisor = as_divisor(denominator, call.operands[0]) if isinstance(denominator, Tensor) else float(denominator)
         is_on_device = isinstance(divisor, Tensor)
         if is_on_device and reduction.empty == "raise":
             return decline("whether there is anything to take the mean of is known on the device alone")

@@ -104,7 +104,8 @@ class Reduction(NamedTuple):
             return total
         denominator = self.denominator(call)
         if isinstance(denominator, Tensor):
-            denominator = denominator.to(total.dtype)
+            # One of the CPU is taken on every device, without a copy.
+            denominator = denominator.to(total.device if denominator.device.type != "cpu" else "cpu", total.dtype)
             if self.empty == "nan":
                 return total / denominator
             is_empty = denominator == 0

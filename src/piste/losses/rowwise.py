@@ -195,7 +195,7 @@ class RowwiseLoss(Loss):
         if reduction.mode == "mean":
             name = rows.denominator if reduction.normalizer is None else reduction.normalizer
             if isinstance(name, Tensor):
-                name = as_divisor(name)
+                name = as_divisor(name, rows.operands[0])
                 if name is None or (not isinstance(name, Tensor) and not name):
                     decline("the denominator is 0, or a tensor that can't be read here or needs a gradient")
                     return None

@@ -138,7 +138,7 @@ class SkippedSteps:
         elif self._device is None:
             self._device = (found != 0).to(torch.float64)
         else:
-            self._device += found != 0
+            self._device += (found != 0).to(self._device.device)  # the first gradient may be on another one now
 
     def total(self) -> int:
         """Return the number of steps that were left out; waits for a device that counts them."""

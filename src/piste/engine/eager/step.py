@@ -46,7 +46,8 @@ def step(
     numbers = {n: _plain(x, differentiable, on_device) for n, x in numbers.items() if n not in _AMP}
     for slot in slots:
         spec = program.of(slot.p)
-        known = {name: _traced(x, slot) for name, x in numbers.items()} if torch.compiler.is_compiling() else numbers
+        known = local_numbers(numbers, slot.p.device)
+        known = {name: _traced(x, slot) for name, x in known.items()} if torch.compiler.is_compiling() else known
         known = {**known, "epsilon": torch.finfo(slot.p.dtype).eps} if "epsilon" in spec.numbers else known
         slot = _unscaled(slot, grad_scale)
         kept = (slot.p, *slot.buffers, *slot.counters, *slot.scales)
@@ -97,7 +98,8 @@ def add_terms(
             buffers = [decode(x, next(scales), places) if x.dtype == torch.int8 else x for x in buffers]
         p, g, *buffers = _columns(slot.p, slot.g, buffers)
         compute = _COMPUTE.get(p.dtype, p.dtype)
-        scalars = in_dtype(_dtype_of_scalars(p), spec.scalars, numbers, {}, lambda letter, value: value)
+        known = local_numbers(numbers, p.device)
+        scalars = in_dtype(_dtype_of_scalars(p), spec.scalars, known, {}, lambda letter, value: value)
         own = [x.to(compute) for x in buffers]
         _, terms = in_dtype(compute, spec.element, p.to(compute), g.to(compute), own, scalars)
         wide = _dtype_of_scalars(p)
@@ -140,6 +142,19 @@ def _traced(value: Any, slot: ParamState) -> Any:
     device = slot.counters[0].device if slot.counters else "cpu"
     wide = torch.float32 if torch.device(device).type == "mps" else torch.float64
     return torch.ones((), dtype=wide, device=device) * value
+
+
+def local_numbers(numbers: Mapping[str, Any], device: torch.device) -> Mapping[str, Any]:
+    """Return numbers with tensors of other devices on this one; torch takes those of the CPU anywhere.
+
+    Parameters on several GPUs share the norm of all gradients, and an option may be a tensor on one of them.
+    """
+    moved = {
+        name: x.to(device, non_blocking=True)
+        for name, x in numbers.items()
+        if isinstance(x, Tensor) and x.device != device and x.device.type != "cpu"
+    }
+    return {**numbers, **moved} if moved else numbers
 
 
 def _counted(program: StepSpec, slot: ParamState, numbers: Mapping[str, Any], on_device: bool) -> tuple[Any, Any, Any]:
