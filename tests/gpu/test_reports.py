@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any
 
 import pytest
+import torch
 
+from piste import losses
+from piste.engine.gpu import reports as reports_module
 from piste.engine.gpu.device import PinnedTable
 from piste.engine.gpu.loss_lines import REPORT
 from piste.engine.gpu.reports import Reports
@@ -62,3 +66,28 @@ def test_a_kernel_that_reports_while_the_host_collects_is_not_missed():
     with pytest.raises(InvalidValue, match="value 8"):
         reports.raise_found()
     reports.raise_found()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_asks_no_gpu_of_its_parent(monkeypatch):
+    """A worker of a DataLoader computes losses on the CPU, where CUDA refuses all calls."""
+
+    class Refused(Device):
+        def is_capturing(self) -> bool:
+            raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    reports = Reports(Refused())
+    monkeypatch.setitem(reports_module._all, 0, reports)
+    fail(reports, 0, 7)
+    child = os.fork()
+    if child == 0:
+        try:
+            losses.functional.mse_loss(torch.ones(2), torch.zeros(2), check="sync")
+            reports_module.raise_reported(wait=True)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with pytest.raises(RuntimeError, match="forked"):
+        reports_module.raise_reported(wait=True)

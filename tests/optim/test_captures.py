@@ -12,7 +12,7 @@ import torch
 from piste import optim
 from piste.engine import is_captured, step_dispatch
 from piste.errors import InvalidValue, Unsupported
-from piste.optim import lost_updates, state, step_plans, stepping
+from piste.optim import clipping, lost_updates, state, step_plans, stepping
 
 from .rejections import assert_rejected
 
@@ -30,7 +30,7 @@ def capture(monkeypatch) -> list[bool]:
     def is_captured(tensors: Sequence[Any]) -> bool:
         return now[0] and bool(tensors)
 
-    for module in (lost_updates, state, step_plans, step_dispatch, stepping):
+    for module in (clipping, lost_updates, state, step_plans, step_dispatch, stepping):
         monkeypatch.setattr(module, "is_captured", is_captured)
     return now
 
@@ -157,3 +157,22 @@ def test_a_capture_asks_for_no_lost_updates_of_earlier_steps(monkeypatch):
     watch._counts = [lost_updates._Counts(torch.tensor([4, 4]), Event(), {"bfloat16"})]
     watch.after("SGD")
     assert len(watch._counts) == 1
+
+
+def test_a_graph_counts_skipped_steps_where_a_step_outside_has_counted(capture, monkeypatch):
+    """A count that a graph makes would begin at 0 in each replay."""
+    monkeypatch.setattr(clipping, "steps_on_gpu", lambda optimizer: True)
+    (p, q) = weights()
+    optimizer = optim.SGD([p, q], lr=0.5, capturable=True)
+    optimizer.step()
+    optimizer.param_groups[0]["nonfinite"] = "skip"
+    before = p.tolist()
+    capture[0] = True
+    assert assert_rejected(Unsupported, optimizer.step) == f"SGD.step() {FIRST}"
+    assert p.tolist() == before
+    capture[0] = False
+    p.grad.fill_(float("nan"))
+    for _ in range(2):
+        optimizer.step()
+        capture[0] = True
+    assert p.tolist() == before and optimizer.skipped == 2

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..engine import DeviceGradientSums, GradientSquares, is_captured, sum_of_squares
 from ..errors import InvalidValue
+from .state import first_step_captured
 
 __all__ = [
     "GradientNorm",
@@ -131,6 +132,11 @@ class SkippedSteps:
         self._host = 0
         self._device: Tensor | None = None
 
+    @property
+    def has_device_count(self) -> bool:
+        """Whether a device has counted a step."""
+        return self._device is not None
+
     def add(self, found: Tensor | int) -> None:
         """Count a step: 1, or a tensor on a device that is other than 0 if the step is left out."""
         if not isinstance(found, Tensor):
@@ -197,6 +203,8 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
         if nonfinite is None:  # the norm of large finite gradients may overflow
             nonfinite = any_nonfinite(_gradients(params)).to(torch.float32)
         found_inf = nonfinite if found_inf is None else torch.maximum(nonfinite, found_inf.to(nonfinite.device))
+        if not optimizer._skipped_steps.has_device_count and is_captured(params):
+            raise first_step_captured(optimizer)  # each replay would count from 0 again
         optimizer._skipped_steps.add(found_inf)
     elif modes != {"ignore"} and not math.isfinite(norm.item()) and not all(map(is_finite, _gradients(params))):
         if "raise" in modes:

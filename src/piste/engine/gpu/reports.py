@@ -7,6 +7,7 @@ front of all slots, so one comparison on the host tells that there are none.
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -104,6 +105,18 @@ class Reports:
 
 
 _all: dict[Any, Reports] = {}
+_of_parent: list[Reports] = []
+"""Reports of the process that has forked this one, which owns their memory."""
+
+
+def _leave_to_parent() -> None:
+    """Ask for no reports in a forked process: CUDA, and perhaps the pinned memory, are those of its parent."""
+    _of_parent.extend(_all.values())
+    _all.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def reports_of(device: Any) -> Reports:
