@@ -32,10 +32,11 @@ def test_torch_operations_take_the_numbers_of_a_step_to_each_device(name, nonfin
         assert [p.device.index for p in params] == [0, 1]
 
 
-def test_skipped_steps_are_counted_where_the_first_was():
-    """The first parameter with a gradient may be on another device in another step."""
+@pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), ("cpu", "cuda:0", "cpu")])
+def test_skipped_steps_are_counted_on_the_first_gpu_that_skips(devices):
+    """The first gradient may be on another device in another step; a step without gradients decides on the CPU."""
     with FakeTensorMode():
         count = SkippedSteps()
-        for k in (0, 1):
-            count.add(torch.ones((), device=f"cuda:{k}"))
+        for device in devices:
+            count.add(torch.ones((), device=device))
         assert count._device.device == torch.device("cuda", 0)

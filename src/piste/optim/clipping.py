@@ -132,10 +132,9 @@ class SkippedSteps:
         self._host = 0
         self._device: Tensor | None = None
 
-    @property
-    def has_device_count(self) -> bool:
-        """Whether a device has counted a step."""
-        return self._device is not None
+    def has_count_for(self, found: Tensor) -> bool:
+        """Return whether a count of earlier steps is on a device, where a tensor is on one."""
+        return self._device is not None and self._device.is_cpu == found.is_cpu
 
     def add(self, found: Tensor | int) -> None:
         """Count a step: 1, or a tensor on a device that is other than 0 if the step is left out."""
@@ -144,6 +143,8 @@ class SkippedSteps:
         elif self._device is None:
             self._device = (found != 0).to(torch.float64)
         else:
+            if self._device.is_cpu:  # since a step without gradients
+                self._device = self._device.to(found.device)
             self._device += (found != 0).to(self._device.device)  # the first gradient may be on another one now
 
     def total(self) -> int:
@@ -203,7 +204,7 @@ def scaling_of_step(optimizer: Any) -> Scaling | None:
         if nonfinite is None:  # the norm of large finite gradients may overflow
             nonfinite = any_nonfinite(_gradients(params)).to(torch.float32)
         found_inf = nonfinite if found_inf is None else torch.maximum(nonfinite, found_inf.to(nonfinite.device))
-        if not optimizer._skipped_steps.has_device_count and is_captured(params):
+        if not optimizer._skipped_steps.has_count_for(found_inf) and is_captured(params):
             raise first_step_captured(optimizer)  # each replay would count from 0 again
         optimizer._skipped_steps.add(found_inf)
     elif modes != {"ignore"} and not math.isfinite(norm.item()) and not all(map(is_finite, _gradients(params))):
