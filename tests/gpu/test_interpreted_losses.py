@@ -190,3 +190,24 @@ def test_the_sign_of_a_lazily_negated_gradient_counts(inplace):
             functional.cross_entropy(leaf * 1, k, inplace=inplace).backward(factor)
         found.append(leaf.grad * sign)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_compiled_autograd_hands_tensors_with_memory_to_the_kernels(inplace):
+    """Compiled autograd traces the backward pass, in which a tensor has no address."""
+    compiled_autograd = pytest.importorskip("torch._dynamo.compiled_autograd")
+    x, k = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 4
+    found = []
+    with interpreting() as backend:
+        for is_compiled in (False, True):
+            leaf = x.clone().requires_grad_()
+            loss = functional.cross_entropy(leaf * 1, k, inplace=inplace) * 3
+            if is_compiled:
+                with compiled_autograd._enable(torch.compile(backend="eager")):
+                    loss.backward()
+            else:
+                loss.backward()
+            found.append(leaf.grad)
+    assert torch.equal(*found)
+    launches = [entry for entry, _ in backend.device.launches]
+    assert len(launches) == 4 and launches[:2] == launches[2:]

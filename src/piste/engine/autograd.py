@@ -17,7 +17,8 @@ from torch import Tensor
 from ..errors import Unsupported
 from ..formula.evaluate import evaluate_gradient
 from ..formula.operations import in_dtype
-from ..torch_internals import apply_of, direct_backward, in_transform, is_batched
+from ..torch_internals import apply_of, direct_backward, in_transform, is_batched, is_compiler_on, outside_of_compiler
+from ..translation import translate
 from .backend import Computed, LossKernel
 from .eager.loss import compute_dtype, rows_of_regions
 from .loss_trace import trace_rows
@@ -44,19 +45,30 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        kernel, arguments, gradients = of = ctx.of
-        of[2] = None
-        if gradients is not None and not _is_grad_enabled() and kernel.is_one(grad):
-            return None, *gradients
-        if arguments.in_place:
-            return None, *kernel.multiply(_once(gradients, grad), grad)
-        # Under vmap or with `is_grads_batched`, one tensor holds several gradients.
-        if _is_grad_enabled() or in_transform() or is_batched(grad):
-            grad = grad if kernel.is_sum or kernel.spec.derivatives is not None else grad.unsqueeze(-1)
-            return None, *[grad * slope for slope in gradients_eagerly(kernel.spec, _operands(ctx), arguments)]
-        if gradients is None:  # `retain_graph` allows a second backward
-            _, gradients = kernel.compute(_operands(ctx), arguments)
-        return None, *kernel.scale(gradients, grad, lambda: _operands(ctx), arguments)
+        return (_backward_outside if is_compiler_on() else _backward)(ctx, grad)
+
+
+def _backward(ctx: Any, grad: Tensor) -> Any:
+    """Return the gradients of a call for an incoming gradient."""
+    kernel, arguments, gradients = of = ctx.of
+    of[2] = None
+    if gradients is not None and not _is_grad_enabled() and kernel.is_one(grad):
+        return None, *gradients
+    if arguments.in_place:
+        return None, *kernel.multiply(_once(gradients, grad), grad)
+    # Under vmap or with `is_grads_batched`, one tensor holds several gradients.
+    if _is_grad_enabled() or in_transform() or is_batched(grad):
+        grad = grad if kernel.is_sum or kernel.spec.derivatives is not None else grad.unsqueeze(-1)
+        return None, *[grad * slope for slope in gradients_eagerly(kernel.spec, _operands(ctx), arguments)]
+    if gradients is None:  # `retain_graph` allows a second backward
+        _, gradients = kernel.compute(_operands(ctx), arguments)
+    return None, *kernel.scale(gradients, grad, lambda: _operands(ctx), arguments)
+
+
+_backward_outside = outside_of_compiler(
+    _backward, translate("The gradients of a loss are computed by its kernel, outside of the compiled backward pass.")
+)
+"""For compiled autograd, which would hand tensors without memory to a kernel."""
 
 
 def _operands(ctx: Any) -> Sequence[Tensor]:
