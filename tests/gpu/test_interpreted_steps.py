@@ -153,3 +153,24 @@ def test_parameters_without_elements_count_their_steps(name, on_device):
         for _ in range(2):
             optimizer.step()
     assert optimizer.state[p]["step"] == 2
+
+
+def test_steps_in_a_compiled_backward_pass_are_those_of_the_kernel():
+    """Compiled autograd traces the hooks of parameters, in which a tensor has no address."""
+    compiled_autograd = pytest.importorskip("torch._dynamo.compiled_autograd")
+    found = []
+    with interpreting() as backend:
+        for is_compiled in (False, True):
+            p = torch.linspace(-1, 1, 6).requires_grad_()
+            optimizer = piste.optim.AdamW([p], lr=0.1)
+            for _ in range(2):
+                with optimizer.step_in_backward():
+                    loss = p.square().sum()
+                    if is_compiled:
+                        with compiled_autograd._enable(torch.compile(backend="eager")):
+                            loss.backward()
+                    else:
+                        loss.backward()
+            found.append(p.detach())
+    assert torch.equal(*found)
+    assert [entry for entry, _ in backend.device.launches] == ["step"] * 4

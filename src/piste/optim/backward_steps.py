@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ..engine import raise_reported
 from ..errors import Unsupported
-from ..torch_internals import STEP_CALLED, has_step_hooks
+from ..torch_internals import STEP_CALLED, has_step_hooks, is_compiler_on, outside_of_compiler
 from .shards import is_sharded
 from .step_plans import warn_unchanged
 
 __all__ = ["stepping_in_backward"]
+
+_OUTSIDE = "step_in_backward() steps each parameter by its kernel, outside of the compiled backward pass."
 
 
 @contextmanager
@@ -46,11 +48,16 @@ def stepping_in_backward(optimizer: Any) -> Iterator[None]:
         plans.step_group(optimizer, place, {**group, "params": [p]}, *options[place[0]])
         p.grad = None
 
+    step_outside = outside_of_compiler(step, _OUTSIDE)
+
+    def called(p: Tensor, place: tuple[int, int], group: dict[str, Any]) -> None:
+        (step_outside if is_compiler_on() else step)(p, place, group)
+
     try:
         for index, group in enumerate(optimizer.param_groups):
             for i, p in enumerate(group["params"]):
                 if p.requires_grad:
-                    hook = partial(step, place=(index, i), group=group)
+                    hook = partial(called, place=(index, i), group=group)
                     handles.append(p.register_post_accumulate_grad_hook(hook))
         yield
     finally:
