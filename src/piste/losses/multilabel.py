@@ -23,6 +23,7 @@ from .value_checks import (
     check_same_device,
     check_same_shape,
     check_tensors,
+    common_dtype,
     describe_violation,
     find_violation,
     is_readable,
@@ -265,12 +266,16 @@ class MultiLabelSoftMarginLoss(_RowPairLoss, TorchWeightedLoss):
         """Return rows of logits, each with a row of labels."""
         cls.check_operands(*operands)
         x, y = operands
+        dtype = common_dtype(
+            [z.dtype for z in operands if z.is_floating_point()]
+        )  # labels are not rounded to fewer bits
         kinds, obstacle = ("row", "row", "shared"), None
         if weight is not None:
             has_classes = weight.shape == x.shape[-1:]
-            weight = broadcast_weight(cls.__name__, "weight", weight, x).to(compute_dtype(x.dtype))
+            broadcast_weight(cls.__name__, "weight", weight, x)
+            weight = weight.to(compute_dtype(dtype))
             obstacle = None if has_classes else "the kernel takes a weight for each class alone"
-        return Rows(cls.formula, (x, y.to(x.dtype), weight), kinds, options, x.dtype, obstacle=obstacle)
+        return Rows(cls.formula, (x.to(dtype), y.to(dtype), weight), kinds, options, dtype, obstacle=obstacle)
 
     @classmethod
     def conditions(cls, rows: Rows) -> Conditions:

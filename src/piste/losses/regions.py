@@ -147,6 +147,8 @@ class RegionLoss(RowwiseLoss):
         kinds = ("logits" if activation == "softmax" else "row", "classes" if is_index else "row")
         if activation == "softmax":
             x = x.to(compute_dtype(x.dtype))
+        if y.is_floating_point():  # labels are not rounded to fewer bits
+            x = x.to(torch.promote_types(x.dtype, y.dtype))
         is_converted = x is not operands[0] or y.dtype is not (torch.int64 if is_index else x.dtype)
         given = (x, y.long().unsqueeze(1) if is_index else y.to(x.dtype))
         regions = tuple(_regions(z, batch) for z in given)

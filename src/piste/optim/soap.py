@@ -48,7 +48,8 @@ class SOAP(Optimizer):
     decides between eigenbases of the same values: then runs that round otherwise, as on other devices, may differ.
 
     torch.optim has no SOAP. The values are those of the authors' implementation, without `merge_dims`, with the weight
-    decay in front of the step, as in AdamW, and with eigenbases of float64 for such parameters.
+    decay in front of the step, as in AdamW, and with the first gradient too, and with eigenbases of float64 for such
+    parameters.
 
     Example:
         >>> import torch, piste
