@@ -21,6 +21,7 @@ class Extreme:
     slope: float | Row
     options: dict[str, Any] = field(default_factory=dict)
     by: int = 0
+    is_double: bool = False  # beyond the numbers of single precision
 
     def __str__(self) -> str:
         return f"{self.name}{self.operands}{self.options or ''}"
@@ -91,6 +92,48 @@ EXTREMES = [
     *(
         Extreme("general_robust", (2.0, 0.0), 2.0, 2.0, {"alpha": a})
         for a in (math.nextafter(2, 0), math.nextafter(2, 3))
+    ),
+    *(Extreme("charbonnier", (x, 0.0), abs(x), math.copysign(1.0, x)) for x in (1e25, -1e25, 3e38, INF, -INF)),
+    *(Extreme("charbonnier", (0.0, 0.0), eps, 0.0, {"eps": eps}) for eps in (1e-35, 1e-25, 1e25, 1e35)),
+    *(
+        Extreme("charbonnier", (3 * unit, 0.0), 5 * unit, 0.6, {"eps": 4 * unit})
+        for unit in (1e-35, 1e-16, 1e-15, 1e14, 1e15, 1e35)
+    ),
+    *(
+        Extreme("charbonnier", (x, 0.0), value, slope, {"eps": eps}, is_double=True)
+        for x, eps, value, slope in (
+            (-1e300, 1.0, 1e300, -1.0),
+            (0.0, 1e-300, 1e-300, 0.0),
+            (3e-200, 4e-200, 5e-200, 0.6),
+            (-3e200, 4e200, 5e200, -0.6),
+        )
+    ),
+    *(
+        Extreme("general_robust", (x, 0.0), value, math.copysign(slope, x), {"alpha": a, "scale": s}, is_double=True)
+        for x in (1e200, -1e200)
+        for a, s, value, slope in (
+            (1.0, 1.0, 1e200, 1.0),
+            (1.0, 0.1, 1e201, 10.0),
+            (1.0, 1e-60, 1e260, 1e60),
+            (0.0, 0.1, 402 * math.log(10) - math.log(2), 2e-200),
+            (0.5, 0.1, 3 * (10**100.5 / 1.5**0.25), 10**-99.5 * 1.5**0.75),
+            (1.5, 1.0, 1e300 / 3 * 2**0.75, 1e100 / 2**0.25),
+        )
+    ),
+    Extreme("general_robust", (-INF, 0.0), INF, -2.0, {"scale": 0.5}),
+    Extreme("general_robust", (-INF, 0.0), 2.0, 0.0, {"alpha": -2.0}),
+    *(Extreme("general_robust", (INF, 0.0), INF, INF, {"alpha": a}) for a in (2.0, 3.0, 20.0, INF)),
+    *(
+        Extreme("general_robust", (INF, 0.0), value, slope, {"alpha": a, "scale": 0.5})
+        for a, value, slope in (
+            (1.5, INF, INF),
+            (1.0, INF, 2.0),
+            (0.5, INF, 0.0),
+            (0.0, INF, 0.0),
+            (-2.0, 2.0, 0.0),
+            (-20.0, 1.1, 0.0),
+            (-INF, 1.0, 0.0),
+        )
     ),
     Extreme("quantile", (INF, 0.0), INF, 0.25, {"quantile": 0.75}),
     Extreme("quantile", (-INF, 0.0), INF, -0.75, {"quantile": 0.75}),

@@ -64,6 +64,7 @@ FORMULAS = ("formula", "soft_formula", "derivatives", "value_checks")
 FURTHER = {
     "distillation": ("DistillationLoss.rows", "divergence_from"),
     "preferences": ("log_probability",),
+    "robust_regression": ("unit_of",),
     "policies": ("clipped",),
     "angular": ("with_target", "AngularLoss.check_input"),
     "ordinal": ("OrdinalLoss.steps", "CORNLoss.steps", "CORNLoss.compute"),
@@ -99,6 +100,7 @@ PROMOTED = "x.dtype if has_indices else torch.promote_types(x.dtype, y.dtype)"
 SMOOTHED = "(1 - label_smoothing) * y + label_smoothing / size(x)"
 EVEN = "the square, the absolute value or the norm is the same"
 BORDER = "both sides are the same number there, and its slope is written down apart"
+USUAL = f"1e-15 < eps < {1e15}"
 NEAR_0, FAR = "-0.5 * log1p(-t * t)", "d + log1p(e) - math.log(2)"
 FAR_FROM_LIMIT = "the limit has the bits of the formula from far smaller numbers on"
 ROUNDING = "both forms are the same number up to rounding, which a test of small differences measures"
@@ -201,7 +203,18 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             )
         },
         "GeneralRobustLoss.derivatives: abs(alpha) > STEEP -> abs(alpha) >= STEEP": ROUNDING,
-        "GeneralRobustLoss.derivatives: abs(alpha) -> alpha (number 2)": ROUNDING,
+        "CharbonnierLoss.formula: d / unit -> -(d / unit)": EVEN,
+        **{
+            f"unit_of: {change}": ROUNDING
+            for change in (
+                f"(1.0, eps) if {USUAL} else (eps, 1.0) -> (eps, 1.0)",
+                f"{USUAL} -> 1e-15 <= eps < {1e15}",
+                f"{USUAL} -> 1e-15 < eps <= {1e15}",
+                "1e-15 -> 2e-15",
+                f"{1e15} -> {2e15}",
+                f"{1e15} -> 0",
+            )
+        },
         "LogCoshLoss.formula: (1 - e) / (1 + e) -> -((1 - e) / (1 + e))": EVEN,
         **{f"LogCoshLoss.formula: 1 - e -> {other}": EVEN for other in ("e - 1", "-(1 - e)")},
         "LogCoshLoss.formula: 1 + e -> -(1 + e)": EVEN,

@@ -26,8 +26,9 @@ class GRPOLoss(ElementwiseLoss):
     From https://arxiv.org/abs/2402.03300. With the ratio r = exp(input - old) and the advantage A of a token it is
     -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A). With `reference`, log-probabilities q by the reference model,
     beta (e^d - d - 1) is added with d = q - input, an estimate of the KL divergence. `weight` is the mask of the
-    tokens; the function form takes both in each call. The mean divides by the sum of the weights, the number of tokens
-    in the batch; other denominators in use are
+    tokens; the function form takes both in each call. The loss of a masked token is multiplied by 0, as in torch, so
+    its log-probabilities must be finite: input.masked_fill(mask == 0, 0.0), and `old` alike. The mean divides by the
+    sum of the weights, the number of tokens in the batch; other denominators in use are
 
     - GRPO, the mean over answers of the mean over tokens: weight=mask / mask.sum(1, keepdim=True);
     - DAPO (https://arxiv.org/abs/2503.14476), the tokens of all accumulated batches: normalizer=their number;

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..engine import BoundKind
 from ..errors import InvalidValue
-from ..formula.words import exp, log, log1p, maximum, sqrt, where
+from ..formula.words import exp, log, log1p, maximum, sign, sqrt, where
 from ..options import Number, TensorOption
 from .elementwise import WEIGHT, ElementwiseLoss
 from .value_checks import Check
@@ -95,7 +95,23 @@ class CharbonnierLoss(ElementwiseLoss):
 
     def formula(x, y, *, eps):
         d = x - y
-        return sqrt(d * d + eps * eps)
+        unit, e = unit_of(eps)
+        r = d / unit
+        u = r * r + e * e
+        return where(u == math.inf, abs(d), unit * sqrt(u))
+
+    def derivatives(x, y, *, eps):
+        d = x - y
+        unit, e = unit_of(eps)
+        r = d / unit
+        u = r * r + e * e
+        s = where(u == math.inf, sign(d), 1 / sqrt(u) * r)
+        return s, -s
+
+
+def unit_of(eps: float) -> tuple[float, float]:
+    """Return a unit of differences, and eps in that unit: its square is a number in single precision too."""
+    return (1.0, eps) if 1e-15 < eps < 1e15 else (eps, 1.0)
 
 
 LIMIT, STEEP = 1e24, 8.0
@@ -149,7 +165,10 @@ class GeneralRobustLoss(ElementwiseLoss):
             u = 0.5 * factor * z
         else:
             b = abs(alpha - 2)
-            s = log1p(z / b)
+            q = z / b
+            far = q == math.inf  # the square is above the largest number
+            s = log1p(where(far, abs(d), q))
+            s = where(far, 2 * s - log(b), s)
             if abs(alpha) < 1 / LIMIT:
                 return s
             factor = b / alpha
@@ -169,7 +188,14 @@ class GeneralRobustLoss(ElementwiseLoss):
         elif abs(alpha) > STEEP:  # a power of z / b + 1 would have the rounding of this sum, alpha / 2 times
             s = s * exp((0.5 * alpha - 1) * log1p(d * d / abs(alpha - 2)))
         elif alpha != 2:
-            s = s * (d * d / abs(alpha - 2) + 1) ** (0.5 * alpha - 1)
+            b = abs(alpha - 2)
+            q = d * d / b
+            far = q == math.inf  # the square is above the largest number: two factors |d|^e take its place
+            e = 0.5 * alpha - 1
+            p = where(far, abs(d), q + 1) ** e
+            s = where(far, d * p * b**-e, s) * where(far, p / scale, p)
+        limit = 0 if alpha < 1 else sign(d) / scale if alpha == 1 else d
+        s = where(abs(d) == math.inf, limit, s)
         return s, -s
 
 
