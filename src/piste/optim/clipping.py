@@ -1,6 +1,7 @@
 """Clipping of gradients, and gradients that are not finite: one reduction over all gradients before a step.
 
-The gradients are only read. The factor of the clipping is a number of the step, so kernels apply it in their one pass.
+The gradients are only read. Their norm is a number of the step, whose formula scales them, so kernels do so in their one
+pass.
 """
 
 from __future__ import annotations
