@@ -33,7 +33,8 @@ def get_loss(name: str) -> type[Any]:
     """
     wanted = fold_name(name)
     for loss in LOSSES.values():
-        if wanted in map(fold_name, (loss.name, loss.__name__, loss.functional_name or "", *loss.aliases)):
+        names = (loss.name, loss.__name__, loss.functional_name or "", *loss.aliases)
+        if wanted in [*map(fold_name, names)]:  # torch.compile of torch 2.9 can't look into an iterator
             return loss
     short = [loss.name for loss in LOSSES.values()]
     raise InvalidValue(f"there is no loss named {name!r}. {did_you_mean(str(name).rpartition('.')[2], short)}")

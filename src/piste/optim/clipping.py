@@ -1,6 +1,6 @@
 """Clipping of gradients, and gradients that are not finite: one reduction over all gradients before a step.
 
-The gradients are only read. Their norm is a number of the step, whose formula scales them, so kernels do so in their one
+The gradients are only read. Their norm is a number of the step, whose formula scales them: kernels do so in their one
 pass.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import DeviceGradientSums, GradientSquares, is_captured, sum_of_squares
+from ..engine import DeviceGradientSums, GradientSquares, is_captured, is_sharded, sum_of_squares
 from ..errors import InvalidValue
 from .state import first_step_captured
 
@@ -66,11 +66,15 @@ def any_nonfinite(gradients: Sequence[Tensor]) -> Tensor:
     """
     alike: dict[Any, list[Tensor]] = {}
     for g in map(_values, gradients):
-        alike.setdefault((g.device, g.dtype), []).append(g)
-    sums = [
-        _whole(torch.stack(torch._foreach_norm(same, 1, dtype=torch.promote_types(dtype, torch.float64))).sum())
-        for (_, dtype), same in alike.items()
-    ]
+        alike.setdefault((g.device, g.dtype, is_sharded(g)), []).append(g)
+    sums = []
+    for (_, dtype, sharded), same in alike.items():
+        wide = torch.promote_types(dtype, torch.float64)
+        if sharded:  # torch 2.14 takes the dtype of _foreach_norm for dimensions there
+            sizes = [torch.linalg.vector_norm(g, 1, dtype=wide) for g in same]
+        else:
+            sizes = [*torch._foreach_norm(same, 1, dtype=wide)]
+        sums.append(_whole(torch.stack(sizes).sum()))
     start = torch.zeros((), dtype=torch.float64, device="cpu")
     total = sum((x.to(sums[0].device) for x in sums), start=start)
     return total.isfinite().logical_not()

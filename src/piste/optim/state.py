@@ -98,7 +98,8 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
     rule = optimizer.rule_of(group)
     kept = {key: b for key, b in rule.buffers.items() if b.exists(is_matrix(p, least_size(group)), group)}
     mode = group["precision"] if precision.is_narrow(p, group) else "plain"
-    is_kept = rule.counts_steps or bool(kept) or mode != "plain"
+    has_buffers = len(kept) > 0  # torch 2.9 to 2.11 can't trace `bool` of a dictionary
+    is_kept = rule.counts_steps or has_buffers or mode != "plain"
     if is_kept and not optimizer._state.get(p) and not torch.compiler.is_compiling() and is_captured([p]):
         raise first_step_captured(optimizer)
     state = optimizer._state[p] if is_kept else {}
@@ -111,7 +112,7 @@ def state_of(optimizer: Any, p: Tensor, group: Mapping[str, Any]) -> tuple[list[
         counters.append(_counter(state, key, like, partial(_start, counter, group)))
     is_first = any(state.get(key) is None for key in kept)
     dtype = precision.state_dtype(p, group)
-    has_8_bits = group["state_dtype"] == "int8" and bool(kept)
+    has_8_bits = group["state_dtype"] == "int8" and has_buffers
     buffers, scales = [], []
     for key, buffer in kept.items():
         if has_8_bits and buffer.may_have_8_bits and state.get(key) is None:

@@ -72,7 +72,17 @@ def values(
     is_trained = torch.is_grad_enabled() and any([x.requires_grad for x in operands])
     if hasattr(derivatives, "is_derived") or not is_trained:
         return in_dtype(operands[0].dtype, formula, *operands, **options)
-    return _Compiled.apply(formula, derivatives, options, *operands)
+    return in_dtype(operands[0].dtype, _Compiled.apply, formula, derivatives, options, *operands)
+
+
+def _evaluated(x: Tensor, formula: Callable[..., Any], *operands: Any, **options: Any) -> Any:
+    """Return the result of a formula in the dtype of x.
+
+    torch.compile has set that before, as a function of autograd may change nothing outside of itself there.
+    """
+    if torch.compiler.is_compiling():
+        return formula(*operands, **options)
+    return in_dtype(x.dtype, formula, *operands, **options)
 
 
 class _Compiled(torch.autograd.Function):
@@ -82,7 +92,7 @@ class _Compiled(torch.autograd.Function):
     def forward(
         formula: Callable[..., Any], derivatives: Callable[..., Any], options: dict[str, Any], *operands: Tensor
     ) -> Tensor:
-        return in_dtype(operands[0].dtype, formula, *operands, **options)
+        return _evaluated(operands[0], formula, *operands, **options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -92,7 +102,7 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        slopes = in_dtype(ctx.saved_tensors[0].dtype, ctx.derivatives, *ctx.saved_tensors, **ctx.options)
+        slopes = _evaluated(ctx.saved_tensors[0], ctx.derivatives, *ctx.saved_tensors, **ctx.options)
         wanted = ctx.needs_input_grad[3:]
         return (
             None,
@@ -107,6 +117,6 @@ class _Written(_Compiled):
 
     @staticmethod
     def jvp(ctx: Any, _formula: None, _derivatives: None, _options: None, *tangents: Tensor | None) -> Tensor:
-        slopes = in_dtype(ctx.saved_tensors[0].dtype, ctx.derivatives, *ctx.saved_tensors, **ctx.options)
+        slopes = _evaluated(ctx.saved_tensors[0], ctx.derivatives, *ctx.saved_tensors, **ctx.options)
         parts = [s * t for s, t in zip(slopes, tangents, strict=True) if s is not None and t is not None]
         return sum(parts[1:], parts[0])
