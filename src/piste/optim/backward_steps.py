@@ -12,12 +12,13 @@ from torch import Tensor
 from ..engine import raise_reported
 from ..errors import Unsupported
 from ..torch_internals import STEP_CALLED, has_step_hooks, is_compiler_on, outside_of_compiler
+from ..translation import translate
 from .shards import is_sharded
 from .step_plans import warn_unchanged
 
 __all__ = ["stepping_in_backward"]
 
-_OUTSIDE = "step_in_backward() steps each parameter by its kernel, outside of the compiled backward pass."
+_OUTSIDE = translate("step_in_backward() steps each parameter by its kernel, outside of the compiled backward pass.")
 
 
 @contextmanager
