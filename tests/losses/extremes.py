@@ -90,8 +90,18 @@ EXTREMES = [
     ),
     *(Extreme("general_robust", (2.0, 0.0), math.log(3.0), 2 / 3, {"alpha": a}) for a in (1e-300, -1e-310)),
     *(
-        Extreme("general_robust", (2.0, 0.0), 2.0, 2.0, {"alpha": a})
+        Extreme("general_robust", (x, 0.0), x * x / 2, x, {"alpha": a})
+        for x in (2.0, 5.0, 30.0)
         for a in (math.nextafter(2, 0), math.nextafter(2, 3))
+    ),
+    *(
+        Extreme("general_robust", (x, 0.0), value, slope, {"alpha": 1.995})
+        for x, value, slope in (
+            (0.07, 0.0024476730731708067, 0.06988056006750537),
+            (3.0, 4.427476461206377, 2.9443027895969087),
+            (3e18, 3.5988307957989426e36, 2.393222479206297e18),
+            (INF, INF, INF),
+        )
     ),
     *(Extreme("charbonnier", (x, 0.0), abs(x), math.copysign(1.0, x)) for x in (1e25, -1e25, 3e38, INF, -INF)),
     *(Extreme("charbonnier", (0.0, 0.0), eps, 0.0, {"eps": eps}) for eps in (1e-35, 1e-25, 1e25, 1e35)),

@@ -223,7 +223,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "LogCoshLoss.formula: 1 -> 0 (number 3)": ROUNDING,
         "LogCoshLoss.formula: 1 -> 2 (number 3)": ROUNDING,
         "GeneralRobustLoss.formula: abs(u) < 0.5 -> abs(u) <= 0.5": BORDER,
-        "GeneralRobustLoss.formula: 0.5 -> 1.0 (number 5)": ROUNDING,
+        "GeneralRobustLoss.formula: 0.5 -> 1.0 (number 6)": ROUNDING,
+        "GeneralRobustLoss.formula: 1.99 < alpha < 2.01 -> 1.99 <= alpha < 2.01": ROUNDING,
+        "GeneralRobustLoss.formula: 1.99 < alpha < 2.01 -> 1.99 < alpha <= 2.01": ROUNDING,
+        "GeneralRobustLoss.formula: 1.99 -> 3.98": ROUNDING,
+        "GeneralRobustLoss.formula: 2.01 -> 4.02": ROUNDING,
+        "GeneralRobustLoss.formula: 2.01 -> 0": ROUNDING,
         "ExpectileLoss.formula: d >= 0 -> d > 0": BORDER,
     },
     "piste.losses.focal": {

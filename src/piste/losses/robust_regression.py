@@ -177,8 +177,13 @@ class GeneralRobustLoss(ElementwiseLoss):
                 u = where(z < 1e-18, 0.5 * alpha / b * z, u)  # z / b may be below the smallest number
         # e^u - 1, by Kahan's quotient where the difference would cancel
         w = exp(u)
-        near = where(w == 1, u, (w - 1) * u / log(w))
-        return factor * where(abs(u) < 0.5, near, w - 1)
+        near = factor * where(w == 1, u, (w - 1) * u / log(w))
+        if 1.99 < alpha < 2.01:  # b e^u is (z + b) e^(u - s), without the rounding of a large u
+            large = ((z + b) * exp((0.5 * alpha - 1) * s) - b) / alpha
+            large = where(z == math.inf, z, large)
+        else:
+            large = factor * (w - 1)
+        return where(abs(u) < 0.5, near, large)
 
     def derivatives(x, y, *, alpha, scale):
         d = (x - y) / scale
