@@ -200,7 +200,7 @@ def test_every_loss_with_a_formula_is_a_subject():
             assert any(domain.name == loss.name for domain in DOMAINS)  # of values, which these take all
 
 
-DERIVED = ("l1", "mse", "charbonnier", "quantile", "expectile")
+DERIVED = ("l1", "mse", "quantile", "expectile")
 REGIONS = ("dice", "jaccard", "tversky", "focal_tversky")
 SUBJECTS = {subject.module: subject for subject in subjects()}
 MANY = {"piste.losses.margins": 200, "piste.optim.adamax": 50}
