@@ -28,7 +28,7 @@ from piste import optim
 Step = Callable[[], object]
 STREAMS = {
     "AdamW": 7, "SGD": 5, "Adagrad": 5, "RMSprop": 5, "Adadelta": 7, "Adamax": 7, "NAdam": 7, "RAdam": 7, "Lion": 5,
-    "LAMB": 11, "LARS": 7, "StableAdamW": 9, "Adafactor": 6,
+    "LAMB": 10, "LARS": 7, "StableAdamW": 9, "Adafactor": 6,
 }  # fmt: skip
 """The tensors that the kernels of a step read and write."""
 KINDS = tuple(STREAMS)[:9]

@@ -49,7 +49,7 @@ def spilled_bytes(kernel: Any, folder: Path) -> int:
 
 def passes(spec: Any, layout: Layout, rows: bool) -> list[tuple[Any, int, int]]:
     """Return the kernels that walk the elements, each with the numbers of columns that it reads and writes."""
-    parts = split(spec, layout.compute)
+    parts = split(spec, layout.columns)
     found = []
     for k, level in enumerate(parts.levels):
         words = set(re.findall(r"\w+", " ".join([*level.lines, *level.operands])))
@@ -98,7 +98,7 @@ def test_kernels_compile_for_other_gpus_and_dtypes(name):
             kernel = compiled(source, target)
             if target is SM_80:
                 assert f"ld.global.{WIDE[dtype]}" in kernel.asm["ptx"]
-        for k in range(len(split(spec, layout.compute).levels)):
+        for k in range(len(split(spec, layout.columns).levels)):
             compiled(finish_source(spec, layout, target is GFX942, k), target)
     numbers = ("float32", *("value" for _ in spec.numbers[1:]))
     for target in (SM_90, GFX942):

@@ -134,7 +134,7 @@ def spec_of(cls: Any) -> Any:
 
 
 def sources(spec: Any, layout: Layout, rows: bool) -> list[Any]:
-    plan = split(spec, layout.compute).plan
+    plan = split(spec, layout.columns).plan
     assert plan is not None
     numbers = range(len(plan.passes))
     made = [line_step_source(spec, layout, rows, number) for number in (*numbers, None)]

@@ -7,7 +7,7 @@ tensors has more entries between the two (see step_reductions.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,7 +17,7 @@ from ..emit import Emitter
 from ..hoisting import given_inputs, trace_step
 from ..native.tables import columns_from, word
 from ..specs import StepSpec, SumSpec
-from ..step_levels import Level, plan_levels
+from ..step_levels import Level, early_buffers, given_after, plan_levels
 from .dialect import numba
 from .eight_bit_lines import eight_bit_columns, in_blocks, in_entry
 from .step_reductions import cpu_words, finish_entry, lines_after, lines_before, lines_of_element, total_entry
@@ -52,9 +52,12 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
     """Return the kernel as Python that Numba compiles, and the numbers of scalars and of each level's sums."""
     step = trace_step(program)
     hoisted = step.hoisted()
-    body = Emitter(numba(layout.compute), "x", hoisted.given)
-    results = [body.name(value) for value in step.results]
-    levels = plan_levels(step, hoisted, cpu_words(layout.compute))
+    kinds = dict(zip(step.columns, layout.columns, strict=True))
+    early = early_buffers(step, hoisted, [name for name, kind in kinds.items() if kind == layout.compute])
+    body = Emitter(numba(layout.compute), "x", given_after(early, hoisted))
+    new = zip(_without_gradient(step.columns), step.results, strict=True)
+    results = {name: body.name(value) for name, value in new if name not in early.values()}
+    levels = plan_levels(step, hoisted, cpu_words(layout.compute), early)
     eight = eight_bit_columns(step.columns, layout.columns)
     seeds = [str(hoisted.given(Expr("input", name))) for name in NOISE_SEEDS] if eight else []
     width = len(hoisted.scalars)
@@ -70,14 +73,14 @@ def source(program: StepSpec, layout: Layout) -> tuple[str, int, tuple[int, ...]
     place = scales_at + len(eight)
     entry = in_entry(eight, scales_at)
     for number, level in enumerate(levels):
-        before, element = lines_before(level, place), lines_of_element(level)
+        stores = [_stored_at(name, value, layout, kinds) for name, value in level.buffers]
+        before, element = lines_before(level, place), [*lines_of_element(level), *stores]
         lines += _pass(f"reduce{number}", step.columns, layout, element, width, before, lines_after(level), entry)
         lines += finish_entry(number, level, place, width)
-    kept = list(zip(_without_gradient(step.columns), _without_gradient(layout.columns), results, strict=True))
-    stores = [f"a_{n}[{_place(layout, n)}] = {stored(kind, result)}" for n, kind, result in kept if kind != "int8"]
-    new = [result for _, kind, result in kept if kind == "int8"]
+    stores = [_stored_at(name, value, layout, kinds) for name, value in results.items() if kinds[name] != "int8"]
+    codes = [value for name, value in results.items() if kinds[name] == "int8"]
     element = [*_position(program, layout), *body.lines, *stores]
-    lines += _pass("body", step.columns, layout, element, width, entry=entry, new=new, seeds=seeds)
+    lines += _pass("body", step.columns, layout, element, width, entry=entry, new=codes, seeds=seeds)
     return "\n".join(lines), width, tuple(len(level.operands) for level in levels)
 
 
@@ -132,6 +135,10 @@ def prepare_lines(program: StepSpec, layout: Layout, lines: list[str], width: in
         *(f"        {line}" for line in (*counters, *lines)),
         "",
     ]
+
+
+def _stored_at(name: str, value: str, layout: Layout, kinds: Mapping[str, str]) -> str:
+    return f"a_{name}[{_place(layout, name)}] = {stored(kinds[name], value)}"
 
 
 def _place(layout: Layout, column: str) -> str:

@@ -38,12 +38,12 @@ Scalars = Callable[..., tuple[tuple[float, ...], tuple[float, ...]]]
 
 
 @cache
-def host_scalars(spec: StepSpec, compute: str, counter: str) -> Scalars:
+def host_scalars(spec: StepSpec, kinds: tuple[str, ...], counter: str) -> Scalars:
     """Return a function of the numbers and counters, in order, that returns the counters it restates and the scalars.
 
     The step count `t` is already that of this step.
     """
-    parts = split(spec, compute)
+    parts = split(spec, kinds)
     emitter = Emitter(PYTHON, "s", given_inputs)
     for letter, value in parts.counters:
         emitter.lines.append(f"kept_{letter} = rounded({emitter.name(value)}).value")

@@ -58,7 +58,7 @@ class GpuStepKernel:
         self._static = [device.upload(table) for table in (blocks, sizes, addresses)]
         self._static_addresses = [table.data_ptr() for table in self._static]
         self._streams: set[int] = set()
-        parts = split(spec, layout.compute)
+        parts = split(spec, layout.columns)
         width = len(parts.scalars)
         self.gradients = array("q", bytes(8 * self._count))  # machine code leaves the addresses here
         self._gradients = TableRing(device, self._count)
@@ -77,7 +77,7 @@ class GpuStepKernel:
             self._counters = HostCounters(columns, layout.counter, own)
             self._own = array("d", [x.item() for k in own for x in columns[k]])
             self._own_places = [k for k, value in enumerate(parts.scalars) if value is Expr("input", f"n_{OWN}")]
-            self._scalars = host_scalars(spec, layout.compute, layout.counter)
+            self._scalars = host_scalars(spec, layout.columns, layout.counter)
             self._rows = TableRing(device, HEAD + self._count * width)
         self._on_device = list(self._static)
         self._sums: list[int] = []  # the addresses of `partials`, `firsts` and `found`
@@ -111,7 +111,7 @@ class GpuStepKernel:
 
     def total(self) -> Tensor:
         """Return the sums of the last launch, on the device, of a kernel of sums."""
-        (sums,) = split(self._spec, self._layout.compute).later
+        (sums,) = split(self._spec, self._layout.columns).later
         found = self._found[: len(sums)]
         return found if self._blocks else found.zero_()
 
@@ -146,7 +146,7 @@ class GpuStepKernel:
         sources: list[tuple[KernelSource, int, int | None]] = []
         given = self._spec, self._layout, by_rows
         finishes = 1 if isinstance(self._spec, SumSpec) else self._count
-        for level in range(len(split(self._spec, self._layout.compute).levels)):
+        for level in range(len(split(self._spec, self._layout.columns).levels)):
             sources.append((reduce_source(*given, level), self._blocks, None))
             sources.append((finish_source(*given, level), finishes, None))
         if not isinstance(self._spec, SumSpec):

@@ -48,7 +48,7 @@ def finish_source(spec: StepSpec, layout: Layout, rows: bool, number: int) -> Ke
     Returns:
         The kernel, or None where there is nothing to compute.
     """
-    parts = split(spec, layout.compute)
+    parts = split(spec, layout.columns)
     assert parts.plan is not None
     stages = parts.plan.stages[1 + number]
     of_all = [] if number < 0 else parts.plan.passes[number].over(PER_TENSOR)

@@ -145,7 +145,7 @@ def why_not_lines(spec: StepSpec, state: ParamState) -> str | None:
     if not all(x.is_contiguous() for x in (state.p, state.g, *state.buffers)):
         return "it is not contiguous, and its rule reduces over rows or columns"
     try:
-        split(spec, "float64")
+        split(spec, ("float64",) * (2 + len(spec.buffers)))
     except FormulaError as error:
         return f"no kernel can be made of its formula ({error})"
     return None

@@ -104,7 +104,7 @@ def later_scalars(parts: Split, used: set[str], compute: str) -> list[str]:
 @cache
 def line_step_source(spec: StepSpec, layout: Layout, rows: bool, number: int | None) -> KernelSource:
     """Return the kernel that steps the elements, or the one that adds what the pass of a number reduces."""
-    parts = split(spec, layout.compute)
+    parts = split(spec, layout.columns)
     assert parts.plan is not None
     columns = [name for name in parts.columns if name not in spec.lines]
     kept = [parts.columns[0], *parts.columns[2:]]
@@ -235,7 +235,7 @@ def add_source(spec: StepSpec, layout: Layout, rows: bool, number: int) -> Kerne
     An entry of its table of blocks has the tensor in the high half, and in the low half twice the place of the lines,
     plus 1 for columns.
     """
-    parts = split(spec, layout.compute)
+    parts = split(spec, layout.columns)
     assert parts.plan is not None
     each = parts.plan.passes[number]
     arguments = line_arguments(parts, rows, TYPES[layout.compute])

@@ -22,6 +22,7 @@ from functools import cache
 
 from ..eight_bits import BLOCK as EIGHT_BIT_BLOCK
 from ..specs import StepSpec
+from ..step_levels import Level
 from .dialect import EIGHT_BITS, FUNCTIONS, RANDOM_ROUNDING
 from .step_split import Split, split
 
@@ -98,14 +99,14 @@ def reduce_source(spec: StepSpec, layout: Layout, rows: bool, level: int) -> Ker
 @cache
 def _pass_source(spec: StepSpec, layout: Layout, rows: bool, level: int | None) -> KernelSource:
     """Return the kernel that steps the elements, or adds what a level reduces."""
-    parts = split(spec, layout.compute)
+    parts = split(spec, layout.columns)
     columns = parts.columns
     done = len(parts.levels) if level is None else level
     names = [*parts.names, *(name for later in parts.later[:done] for name in later)]
-    if level is None:
-        entry, lines, results = "step", parts.lines, parts.results
-    else:
-        entry, lines, results = f"reduce{level}", tuple(parts.levels[level].lines), tuple(parts.levels[level].operands)
+    this = Level([], parts.lines, [], [], parts.results) if level is None else parts.levels[level]
+    entry = "step" if level is None else f"reduce{level}"
+    operands, stores = this.operands, [name for name, _ in this.buffers]
+    results = [*operands, *(value for _, value in this.buffers)]
     kept = [columns[0], *columns[2:]]
     eight = [name for name, kind in zip(columns, layout.columns, strict=True) if kind == "int8"]
     elements = [*(f"{name}_" for name in columns), *(["position_"] * spec.uses_position)]
@@ -113,14 +114,14 @@ def _pass_source(spec: StepSpec, layout: Layout, rows: bool, level: int | None) 
     arguments = arguments_of(parts, rows, TYPES[layout.compute])
 
     def block(is_whole: bool) -> list[str]:
-        sums = None if level is None else len(results)
-        return _block(columns, kinds, elements, names, layout.compute, rows, sums, parts.seeds, is_whole=is_whole)
+        given = columns, kinds, elements, names, layout.compute, rows, len(operands), stores, parts.seeds
+        return _block(*given, is_whole=is_whole)
 
     def around(size: int, t: str) -> list[list[str]]:
         """Return the lines before and after the blocks of a chunk."""
         if level is None:
             return [[], []]
-        sums = range(len(results))
+        sums = range(len(operands))
         at = f"partials + tl.program_id(0).to(tl.int64) * {len(sums)}"
         before = [f"{t}{k} = tl.zeros(({size},), tl.float64)" for k in sums]
         return [before, [f"tl.store({at} + {k}, tl.sum({t}{k}))" for k in sums]]
@@ -134,7 +135,7 @@ def _pass_source(spec: StepSpec, layout: Layout, rows: bool, level: int | None) 
         "",
         "@triton.jit",
         f"def element({', '.join([*elements, *names])}):",
-        *(f"    {line}" for line in lines),
+        *(f"    {line}" for line in this.lines),
         f"    return {', '.join(results)}{',' if len(results) == 1 else ''}",
         "",
         "",
@@ -177,12 +178,13 @@ def _block(
     scalars: Sequence[str],
     compute: str,
     rows: bool,
-    sums: int | None,
+    sums: int,
+    stores: Sequence[str],
     seeds: Sequence[str],
     *,
     is_whole: bool,
 ) -> list[str]:
-    """Load and compute one block of a chunk; store the new values, or add those that are reduced to `sums` numbers."""
+    """Load and compute one block of a chunk; add what is reduced to `sums` numbers, and store the columns `stores`."""
     mask = "" if is_whole else ", mask=inside"
     start = f"k * {BLOCK} + lane" if is_whole else "n + tail"
     lines = [] if is_whole else ["inside = n + tail < left"]
@@ -196,17 +198,15 @@ def _block(
             value = f"from_eight_bits({value}, tl.load(e_{name} + ({start}) // {EIGHT_BIT_BLOCK}{mask}))"
         lines.append(f"{name}_ = {value}.to(tl.{compute})")
     lines += ["g_ = g_ * factor"] if rows else []
-    kept = [columns[0], *columns[2:]]
-    eight = [name for name in kept if kinds[name] == "int8" and sums is None]
+    eight = [name for name in stores if kinds[name] == "int8"]
     lines += [f"position_ = first + {start}"] if "position_" in elements or eight else []
     call = f"element({', '.join([*elements, *scalars])})"
-    new = [f"new_{name}" for name in kept] if sums is None else [f"v{k}" for k in range(sums)]
+    new = [*(f"v{k}" for k in range(sums)), *(f"new_{name}" for name in stores)]
     lines.append(f"{', '.join(new)}{',' if len(new) == 1 else ''} = {call}")
     for j, name in enumerate(eight, 1):
         lines += _encode(name, j, seeds, is_whole=is_whole)
-    if sums is None:
-        lines += [f"tl.store(to_{name}, new_{name}.to(tl.{kinds[name]}){mask})" for name in kept]
-    for k in range(sums or 0):
+    lines += [f"tl.store(to_{name}, new_{name}.to(tl.{kinds[name]}){mask})" for name in stores]
+    for k in range(sums):
         value = f"tl.cast(v{k}, tl.float64)"
         lines.append(f"t{k} += {value}" if is_whole else f"u{k} += tl.where(inside, {value}, 0.0)")
     return [f"            {line}" for line in lines]

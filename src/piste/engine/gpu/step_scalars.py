@@ -35,7 +35,7 @@ def prepare_source(
         found_inf: the dtype of a tensor that is other than 0 if the step must be skipped.
         grad_scale: the dtype of a tensor that holds the divisor of every gradient.
     """
-    parts = split(spec, layout.compute)
+    parts = split(spec, layout.columns)
     width = len(parts.scalars)
     counter = f"tl.{layout.counter}"
     emitter = Emitter(triton("float64"), "s", given_inputs)
@@ -95,7 +95,7 @@ def prepare_source(
 @cache
 def finish_source(spec: StepSpec, layout: Layout, rows: bool, level: int) -> KernelSource:
     """Return the kernel that adds the sums of a level and computes the scalars that follow, one tensor per block."""
-    parts = split(spec, layout.compute)
+    parts = split(spec, layout.columns)
     found = parts.levels[level]
     sums = range(len(found.operands))
     arguments = arguments_of(parts, rows, "fp64")

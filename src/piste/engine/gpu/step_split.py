@@ -11,7 +11,7 @@ from ..emit import Emitter
 from ..hoisting import PER_COLUMN, PER_MATRIX, PER_ROW, PER_TENSOR, Hoisted, TracedStep, has_lines, trace_step
 from ..line_stages import LinePlan, LineWords, plan_lines
 from ..specs import StepSpec, SumSpec
-from ..step_levels import Level, Words, plan_levels
+from ..step_levels import Level, Words, early_buffers, given_after, plan_levels
 from .dialect import triton
 
 __all__ = ["LETTERS", "Split", "split"]
@@ -34,7 +34,7 @@ class Split:
     later: tuple[tuple[str, ...], ...]  # for each level, the names of the scalars that follow from it
     levels: tuple[Level, ...]
     lines: tuple[str, ...]
-    results: tuple[str, ...]
+    results: tuple[tuple[str, str], ...]  # the columns that the last pass stores, each with its new value
     plan: LinePlan | None = None  # of a step that reduces over rows or columns, in place of levels
     counts: tuple[tuple[int, int], ...] = ()  # for each extent the number of its values, in such a step
     seeds: tuple[str, ...] = ()  # the scalars that seed the noise of state in 8 bits, if the rule rounds at random
@@ -46,24 +46,31 @@ class Split:
 
 
 @cache
-def split(spec: StepSpec, compute: str) -> Split:
-    """Trace a step, and print the work of an element; sums have one level, whose scalars are the sums."""
+def split(spec: StepSpec, kinds: tuple[str, ...]) -> Split:
+    """Trace a step, and print the work of an element, given the dtypes of the parameter, the gradient and the buffers.
+
+    Sums have one level, whose scalars are the sums.
+    """
+    compute = "float64" if kinds[0] == "float64" else "float32"
     traced = trace_step(spec)
     hoisted = traced.hoisted()
     if has_lines(spec):
         return _with_lines(traced, hoisted, compute)
-    emitter = Emitter(triton(compute), "x", hoisted.given)
-    results = tuple(emitter.name(value) for value in traced.results)
+    exact = [name for name, kind in zip(traced.columns, kinds, strict=True) if kind == compute]
+    early = {} if isinstance(spec, SumSpec) else early_buffers(traced, hoisted, exact)
+    emitter = Emitter(triton(compute), "x", given_after(early, hoisted))
     seeds = tuple(str(hoisted.given(Expr("input", name))) for name in NOISE_SEEDS if "rounding_key" in spec.counters)
     counters = tuple(traced.counters.items())
     if isinstance(spec, SumSpec):
-        terms = results[1:]
+        terms = [emitter.name(value) for value in traced.results[1:]]
         stores = [f"tl.store(found_row + {k}, r{k})" for k in range(len(terms))]
-        level = Level([False for _ in terms], emitter.lines, list(terms), stores)
+        level = Level([False for _ in terms], emitter.lines, terms, stores)
         sums = tuple(f"sum{k}" for k in range(len(terms)))
         return Split(traced.columns, (), tuple(hoisted.scalars), _names(hoisted, 0), (sums,), (level,), (), ())
     words = Words(triton(compute), triton("float64"), lambda place: f"h{place}", _stored_scalar)
-    levels = tuple(plan_levels(traced, hoisted, words))
+    new = zip((traced.columns[0], *traced.columns[2:]), traced.results, strict=True)
+    results = tuple((name, emitter.name(value)) for name, value in new if name not in early.values())
+    levels = tuple(plan_levels(traced, hoisted, words, early))
     later = tuple(_names(hoisted, 1 + k) for k in range(len(levels)))
     scalars = tuple(x for x in hoisted.scalars if not hoisted.level(x))
     names = _names(hoisted, 0)
