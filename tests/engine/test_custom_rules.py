@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 
 import numpy
 import pytest
@@ -247,3 +248,34 @@ def test_a_rule_that_returns_too_few_or_too_many_values_is_rejected(failures_for
             rule([parameter(ones())], fused=True).step()
         with pytest.raises(FormulaError, match=words):
             rule([parameter(ones())], fused=False).step()
+
+
+class Delayed(Optimizer):
+    """Steps by the gradient of two steps ago, and keeps the parameter before the step."""
+
+    options = {"lr": rate(0.5)}
+    buffers = {"before": "b", "first": "q1", "second": "q2"}
+
+    def update(p, g, b, q1, q2):
+        return q2, p, g, q1
+
+
+def step_delayed(step: Callable[[Delayed], Callable[[], object]], dtype: torch.dtype, **options: object) -> None:
+    p = parameter(torch.tensor([1.0, 2.0, 3.0], dtype=dtype))
+    optimizer = Delayed([p], **options)
+    take = step(optimizer)
+    for t in range(1, 5):
+        before = p.detach().clone()
+        p.grad = torch.full_like(p, t)
+        take()
+        state = optimizer.state[p]
+        assert torch.equal(p.detach(), before - 0.5 * max(t - 2, 0))
+        assert torch.equal(state["before"], before)
+        assert [state[key].tolist() for key in ("first", "second")] == [[t] * 3, [t - 1] * 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_buffer_takes_the_value_that_another_had_before_the_step(fused, dtype):
+    step_delayed(lambda optimizer: optimizer.step, dtype, fused=fused)
+    step_delayed(lambda optimizer: torch.compile(optimizer.step, backend="eager"), dtype, fused=fused)

@@ -192,9 +192,11 @@ def _apply(
     compute = _COMPUTE.get(p.dtype, p.dtype)
     before = [x.clone() if clone else x.to(compute) for x in (p, g, *buffers)]
     after_p, after = in_dtype(compute, program.element, before[0], before[1], before[2:], scalars)
-    store(p, after_p)
-    for buffer, value in zip(buffers, after, strict=True):
-        store(buffer, value)
+    changed = list(zip((p, *buffers), (after_p, *after), strict=True))
+    # A buffer may take the value of another one, or the parameter's, which must not change before it is read.
+    apart = [value.clone() if any(value is x for x, _ in changed if x is not old) else value for old, value in changed]
+    for (old, _), value in zip(changed, apart, strict=True):
+        store(old, value)
 
 
 def store(x: Any, value: Any) -> None:
