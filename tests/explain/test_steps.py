@@ -10,7 +10,7 @@ import torch
 import piste
 from piste.errors import InvalidType, InvalidValue
 from piste.explain import explain
-from piste.formula import sign
+from piste.formula import mean, norm, sign, total
 from piste.optim.options import rate
 from tests.optim.cases import ELEMENTWISE, OPTIONS
 from tests.oracle.optim import step as oracle_step
@@ -243,3 +243,57 @@ def test_an_option_that_requires_grad_is_a_number():
     finally:
         torch.set_warn_always(repeats)
     assert "p = [0.75]" in text
+
+
+class Centred(piste.optim.Optimizer):
+    """Reduces over the tensor, over rows and over columns."""
+
+    options = {"lr": rate(0.5)}
+
+    def update(g):
+        across, down = mean(g, over="row"), total(g, over="column")
+        return (g - across) * down / norm(g)
+
+
+REDUCING = [("LAMB", {"weight_decay": 0.1}), ("LARS", {}), ("StableAdamW", {}), ("Adam", {"cautious": True})]
+
+
+@pytest.mark.parametrize(("rule", "options"), [*REDUCING, (Centred, {})], ids=str)
+def test_values_that_are_reduced_are_those_of_all_elements(rule, options: dict) -> None:
+    param, grad = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.25, 2.0]]), torch.tensor([[3.0, -4.0, 0.1], [0.2, 1.0, -0.5]])
+    text = explain(rule, param, grad, steps=3, lr=0.1, **options).text
+    elements = re.findall(r"p' = (.*) = (\S+)\n    after: p = (\S+?),?(?: .*)?\n", text)
+    assert len(elements) == 18
+    for arithmetic, result, stated in elements:
+        assert result == stated
+        assert eval(arithmetic) == pytest.approx(float(result), rel=2e-5)
+
+
+def test_reduced_values_are_stated_once_for_a_step() -> None:
+    text = str(explain("lars", [3.0, 4.0], [6.0, 8.0], lr=0.1))
+    assert "Step 1\n  sum(p * p) = 25, over all elements\n  sum(g * g) = 100, over all elements\n  element 0\n" in text
+    assert text.count("    size = sqrt(25) = 5\n") == text.count("    length = sqrt(100) + 0 * 5 = 10\n") == 2
+    text = str(explain(Centred, [[0.0, 0.0]], [[3.0, 4.0]]))
+    assert "d = (3 - 3.5) * 3 / sqrt(25) = -0.3\n" in text and "d = (4 - 3.5) * 4 / sqrt(25) = 0.4\n" in text
+
+
+def test_a_rule_of_matrices_is_referred_to_its_help() -> None:
+    class Halves(piste.optim.Optimizer):
+        options = {"lr": rate(0.5)}
+
+        def before(g):
+            return g
+
+        def matrix(u):
+            return u / 2
+
+    class Rows(piste.optim.Optimizer):
+        options = {"lr": rate(0.5)}
+        buffers = {"row": piste.optim.Buffer("r", shape="rows")}
+
+        def update(g, r):
+            return g, r
+
+    for rule in (Halves, Rows):
+        with pytest.raises(InvalidValue, match=rf"whose step is of whole tensors\. Help: help\({rule.__name__}\)"):
+            explain(rule, [[1.0]], [[1.0]])

@@ -13,6 +13,7 @@ from ..engine import ParamState, StepSpec, SumSpec, add_terms, parameters, step_
 from ..errors import InvalidValue
 from ..formula.evaluate import Evaluator
 from ..formula.expression import Expr, topological_order, trace
+from ..formula.operations import OPERATIONS
 from ..formula.printing import TracedFormula, format_number, named_values, render
 from ..losses.value_checks import unravel_index
 from ..optim import Optimizer
@@ -55,10 +56,11 @@ def explain_steps(
         )
     if param.is_complex() or grad.is_complex():
         raise InvalidValue("`param` and `grad` must be real; received complex numbers.")
-    if not (optimizer.elementwise or optimizer.group_state):
+    has_lines = any(buffer.shape != "all" for buffer in optimizer.buffers.values())
+    if not (optimizer.elementwise or optimizer.group_state) or optimizer.matrix is not None or has_lines:
         raise InvalidValue(
             f"explain works steps of single elements in numbers; received {optimizer.__name__}, whose step is of whole "
-            "tensors. Help: docs/optimizers.md describes it."
+            f"tensors. Help: help({optimizer.__name__}) describes it."
         )
     p = param.detach().double().clone().requires_grad_()
     p.grad = grad.detach().double().clone()
@@ -110,6 +112,7 @@ class TracedRule:
         terms: What is added over all elements, by the names of the sums.
         lines: The intermediate values of an element and its new buffers, in order.
         moved: The new parameter.
+        reduced: The values that are reduced over the tensor, or over its rows or columns, in order.
     """
 
     def __init__(self, optimizer: type[Optimizer], spec: StepSpec) -> None:
@@ -139,7 +142,9 @@ class TracedRule:
         self.moved = NamedValue("p'", new_p)
         self.lines = self._name_values(names, dict(zip(spec.buffers, new_buffers, strict=True)), new_p)
         values = [x.value for x in (*self.scalars, *self.terms, *self.lines, self.moved)]
-        self._inputs = {node.args[0]: node for node in topological_order(*values) if node.op == "input"}
+        nodes = topological_order(*values)
+        self._inputs = {node.args[0]: node for node in nodes if node.op == "input"}
+        self.reduced = [x for x in nodes if x.op in OPERATIONS and OPERATIONS[x.op].kind in ("reduction", "line")]
 
     def _name_values(self, names: Mapping[Expr, str], buffers: Mapping[str, Any], new_p: Expr) -> list[NamedValue]:
         """Name the intermediate values in the order of computation, the new buffers and the step `d` among them."""
@@ -187,6 +192,13 @@ class TracedRule:
             scalars[scalar.name] = value = Evaluator(scalars)(scalar.value)
             lines.append(f"{scalar.name} = {_work(scalar.value, value, texts, scalars)}")
             known[id(scalar.value)] = format_number(value)
+        reduced = self._reduce(before, scalars)
+        named = [line for line in self.lines if isinstance(line.value, Expr) and line.value.op != "input"]
+        names = {id(line.value): line.name for line in named}
+        for node, value in reduced.items():
+            if OPERATIONS[node.op].kind == "reduction":
+                text = render(node, {key: name for key, name in names.items() if key != id(node)})
+                lines.append(f"{text} = {format_number(value.reshape(-1)[0].item())}, over all elements")
         first, count = before.p, before.p.numel()
         shown = range(count) if count <= FEW else _largest(after.p.detach() - before.p)
         if count > FEW:
@@ -195,18 +207,34 @@ class TracedRule:
             place = unravel_index(i, first.shape)
             indent = "  " if place else ""
             lines += [f"element {place if len(place) > 1 else place[0]}"] if place else []
-            lines += [indent + line for line in self._work_element(i, before, after, scalars)]
+            at = {node: value.reshape(-1)[i].item() for node, value in reduced.items()}
+            lines += [indent + line for line in self._work_element(i, before, after, scalars, at)]
         return [f"  {line}" for line in lines]
 
-    def _work_element(self, i: int, before: ParamState, after: ParamState, scalars: Mapping[str, float]) -> list[str]:
+    def _reduce(self, before: ParamState, scalars: Mapping[str, float]) -> dict[Expr, Tensor]:
+        """Return the values that are reduced, for each element the one that it reads."""
+        tensors = zip(("p", "g", *self.spec.buffers), (before.p, before.g, *before.buffers), strict=True)
+        evaluate = Evaluator({**scalars, **dict(tensors)})
+        values = {node: evaluate(node) for node in self.reduced}
+        return {node: torch.as_tensor(x, dtype=torch.float64).expand(before.p.shape) for node, x in values.items()}
+
+    def _work_element(
+        self,
+        i: int,
+        before: ParamState,
+        after: ParamState,
+        scalars: Mapping[str, float],
+        reduced: Mapping[Expr, float],
+    ) -> list[str]:
         letters = ("p", "g", *self.spec.buffers)
         tensors = (before.p, before.g, *before.buffers)
         inputs = {**scalars, **{k: x.reshape(-1)[i].item() for k, x in zip(letters, tensors, strict=True)}}
-        evaluate, texts = Evaluator(inputs), self._texts(inputs)
+        evaluate, texts = Evaluator(inputs, known=reduced), self._texts(inputs)
+        texts |= {id(node): format_number(value) for node, value in reduced.items()}
         lines = [f"before: {', '.join(f'{k} = {format_number(inputs[k])}' for k in letters)}"]
         for line in (*self.lines, self.moved):
             value = evaluate(line.value)
-            text = _work(line.value, value, texts, inputs)
+            text = _work(line.value, value, texts, inputs, reduced)
             if isinstance(line.value, Expr):
                 texts[id(line.value)] = format_number(value)
             lines.append(f"{line.name} = {text}")
@@ -219,9 +247,15 @@ class TracedRule:
         return {id(node): format_number(values[name]) for name, node in self._inputs.items() if name in values}
 
 
-def _work(node: Any, value: float, texts: Mapping[int, str], inputs: Mapping[str, float]) -> str:
+def _work(
+    node: Any,
+    value: float,
+    texts: Mapping[int, str],
+    inputs: Mapping[str, float],
+    reduced: Mapping[Expr, float] | None = None,
+) -> str:
     """Write an expression with the values put in, and the result."""
-    evaluate = Evaluator(inputs)
+    evaluate = Evaluator(inputs, known=reduced)
     text = render(node, texts, lambda condition: bool(evaluate(condition)))
     result = str(value).lower() if isinstance(value, bool) else format_number(value)
     return text if text == result else f"{text} = {result}"

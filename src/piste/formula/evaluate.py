@@ -21,6 +21,7 @@ class Evaluator:
     Args:
         inputs: The tensor or float of each input, by name.
         functions: Operations that `OPERATIONS` does not have, by name.
+        known: The values of expressions that are not computed.
 
     Example:
         >>> x = Expr("input", "x")
@@ -29,11 +30,16 @@ class Evaluator:
         10.0
     """
 
-    def __init__(self, inputs: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]] | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, Any],
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        known: Mapping[Expr, Any] | None = None,
+    ) -> None:
         self._inputs, self._functions = inputs, functions or {}
         tensors = [x for x in inputs.values() if isinstance(x, Tensor) and x.is_floating_point()]
         self._dtype = tensors[0].dtype if tensors else None
-        self._values: dict[Expr, Any] = {}
+        self._values: dict[Expr, Any] = dict(known or {})
 
     def __call__(self, value: Any) -> Any:
         """Return the value of an expression; a number is returned as a float."""
