@@ -237,3 +237,19 @@ def test_a_buffer_of_rows_takes_a_number_for_each_row() -> None:
     p.grad = torch.ones(2, 3)
     with pytest.raises(PisteError, match="the new value of the buffer `r` must be one number for each row"):
         Mixed([p], fused=True).step()
+
+
+class Spread(piste.optim.Optimizer):
+    options = {"lr": rate(1.0)}
+
+    def update(g: Any) -> Any:
+        return total(g, over="row") + 10 * mean(g, over="row") + 100 * total(g, over="column") * mean(g, over="column")
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_vector_is_one_row(fused):
+    params = [torch.zeros(shape, requires_grad=True) for shape in ((2,), (), (1, 2))]
+    for p, grad in zip(params, ([1.0, 3.0], 2.0, [[1.0, 3.0]]), strict=True):
+        p.grad = torch.tensor(grad)
+    Spread(params, fused=fused).step()
+    assert [p.tolist() for p in params] == [[-124.0, -924.0], -422.0, [[-124.0, -924.0]]]

@@ -216,6 +216,8 @@ def _tensor_mean(x: Tensor) -> Tensor:
 
 def _line_total(dim: int) -> Function:
     def on_tensors(x: Tensor) -> Tensor:
+        if x.dim() < -dim:  # a vector is a row, whose columns have one number
+            return x
         wide = x if x.device.type == "mps" else x.double()
         total: Tensor = _added_up(wide.sum(dim, keepdim=True))
         return total.to(x.dtype)
@@ -224,7 +226,7 @@ def _line_total(dim: int) -> Function:
 
 
 def _line_mean(dim: int) -> Function:
-    return lambda x: _line_total(dim)(x) / x.shape[dim]
+    return lambda x: _line_total(dim)(x) / x.shape[dim] if x.dim() >= -dim else x
 
 
 def _total(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A step that reduces over a tensor runs in passes. Kernels reduce first, then compute the scalars that follow, then step
 the elements. A row lies along the last dimension, a column along the one before it; a reduced dimension keeps size 1.
-The kernels of the CPU reduce over the rows and columns of matrices; on a GPU the eager backend does.
+A vector is one row. Kernels reduce over the rows and columns of matrices, and the eager backend over those of vectors.
 """
 
 from __future__ import annotations
