@@ -12,6 +12,7 @@ from torch import nn
 from piste import optim
 from piste.errors import InvalidType, InvalidValue, Unsupported
 from piste.optim.muon import orthogonalize
+from piste.optim.options import eps, rate
 
 from .rejections import assert_rejected
 
@@ -378,4 +379,51 @@ def test_a_module_in_place_of_groups_is_answered_with_the_call_that_makes_them(n
         getattr(optim, name)(nn.Linear(2, 2))
     assert str(error.value) == (
         f"{name} takes parameters, not a module; received Linear. Write {name}(piste.optim.matrix_groups(model), ...)."
+    )
+
+
+class Polar(optim.Optimizer):
+    """A custom rule of matrices: the orthogonal part of the gradient."""
+
+    options = {"lr": rate(0.1), "eps": eps(1.0)}
+    buffers = {"average": "m"}
+
+    def before(g, m):
+        m = 0.5 * m + 0.5 * g
+        return m, m
+
+    def matrix(u):
+        left, _, right = torch.linalg.svd(u, full_matrices=False)
+        return left @ right
+
+
+def test_adamw_steps_what_is_no_matrix_of_a_custom_rule_too():
+    model, other = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    other.load_state_dict(model.state_dict())
+    start = model[0].weight.detach().clone()
+    optimizer = Polar(optim.matrix_groups(model, adamw={"lr": 0.01}))
+    matrix, *others = [p for group in optimizer.param_groups for p in group["params"]]
+    theirs = dict(zip(model.parameters(), other.parameters(), strict=True))
+    adamw = torch.optim.AdamW([theirs[p] for p in others], lr=0.01)
+    for _ in range(2):
+        for p, q in theirs.items():
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        optimizer.step()
+        adamw.step()
+    torch.testing.assert_close(others, [theirs[p] for p in others])
+    assert matrix is model[0].weight and not torch.equal(matrix, start)
+    assert optimizer.state[matrix].keys() == {"step", "average"}
+    again = Polar(optim.matrix_groups(other))
+    again.load_state_dict(optimizer.state_dict())
+    assert again.param_groups[1]["lr"] == 0.01 and again.param_groups[1]["eps"] == 1e-8
+    torch.testing.assert_close(again.state[other[0].weight], optimizer.state[matrix])
+
+
+def test_a_custom_rule_without_split_refuses_it():
+    assert_rejected(
+        InvalidValue,
+        lambda: Polar(optim.matrix_groups(nn.Linear(3, 6), hidden=lambda name, p: p.dim() == 2, split={"weight": 3})),
+        "Polar has no option `split` for fused matrices; received split=3 in param group 0. Help: leave it out of "
+        "matrix_groups(), or declare the option and read it in `matrix`.",
     )

@@ -257,6 +257,9 @@ def _check_options(cls: Any, group: Mapping[str, Any], index: int, state: Mappin
     optional = {*cls.optional_in_checkpoint, *cls.extensions}
     missing = [name for name in cls.options if name not in group and name not in optional]
     ours = {*cls.options, *cls.group_constants, *cls.group_state, *optional, *cls.rule_of(group).options}
+    ours |= {*cls.rule_of(group).group_constants}
+    if cls.matrix is not None:
+        ours |= {"adamw", "split"}  # of the groups of `matrix_groups`
     others = [name for name in group if name in cls.options_of_all and name not in ours]
     if missing or others:
         odd = f"has no {_join_names(missing)}" if missing else f"has {_join_names(others)}"

@@ -105,10 +105,16 @@ def check_group(optimizer: Any, group: Any) -> None:
     if values["convention"] == "optax" and "min_dim_size_to_factor" in cls.options:
         _check_largest(cls, group["params"], index, values["min_dim_size_to_factor"])
     if cls.matrix is not None:
+        if "split" not in cls.options and group.get("split", 1) != 1:
+            raise InvalidValue(
+                f"{cls.__name__} has no option `split` for fused matrices; received split={group['split']} in param "
+                f"group {index}. Help: leave it out of matrix_groups(), or declare the option and read it in `matrix`."
+            )
         _check_matrices(cls, group["params"], index, values.get("split", 1), values["cautious"])
-    for name, option in cls.options.items():
-        if name not in optimizer.defaults:  # those of a rule that is not that of the optimizer
-            group.setdefault(name, option.default)
+    if cls is not type(optimizer):
+        for name, value in {**{k: x.default for k, x in cls.options.items()}, **cls.group_constants}.items():
+            if name not in optimizer.defaults:
+                group.setdefault(name, value)
 
 
 def _check_tensors(optimizer: Any, cls: Any, params: list[Any], group: int, values: Mapping[str, Any]) -> None:

@@ -1,10 +1,8 @@
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .adam import AdamW
 from .optimizer import Optimizer
 from .options import Choice, Flag, Integer, Number, Numbers, decay, eps, rate, weight_decay
 
@@ -57,10 +55,6 @@ class Muon(Optimizer):
     extensions = ("adamw", "split", "ns_dtype")
     elementwise = False
     counts_steps = False
-
-    @classmethod
-    def rule_of(cls, group: Mapping[str, Any]) -> Any:
-        return AdamW if group.get("adamw") is True else cls
 
     def before(g: Any, b: Any, *, mu: Any, nesterov: bool) -> Any:
         b = mu * b + (1 - mu) * g

@@ -20,6 +20,7 @@ from .convention import Convention
 from .group_sums import share_group_state
 from .model_groups import compare_with_model
 from .options import Option
+from .registry import OPTIMIZERS
 from .shards import existing_part
 from .shared_formulas import fill_largest_rate
 from .state import as_buffer, state_of
@@ -55,7 +56,8 @@ class Optimizer(torch.optim.Optimizer):
     - `before(g, *buffers, *, ...)`: a formula that returns the input of the matrix stage and the new buffers;
     - `matrix(u, *buffers, *, ...)`: torch operations on matrices (count, rows, columns), and on buffers (count,
       elements) that no formula reads, the last ones declared; it returns the matrices and the new buffers. Options come
-      by their public names, and the step count as `t`. With `any_shape` it takes tensors (count, *shape) as they are;
+      by their public names, and the step count as `t`. With `any_shape` it takes tensors (count, *shape) as they are.
+      Groups of `matrix_groups` have AdamW step all other parameters;
     - `after(u, *, ...)`: a formula of the step from the result of the matrix stage; by default that result.
 
     The base adds the sign, weight decay, the last subtraction, dtypes, checkpoints and backends; no rule mentions
@@ -143,12 +145,12 @@ class Optimizer(torch.optim.Optimizer):
 
     @classmethod
     def rule_of(cls, group: Mapping[str, Any]) -> Any:
-        """Return the class whose rule steps a group.
+        """Return the class whose rule steps a group: AdamW for a group of `matrix_groups` without hidden matrices.
 
         Args:
             group: The options of the group.
         """
-        return cls
+        return OPTIMIZERS["AdamW"] if cls.matrix is not None and group.get("adamw") is True else cls
 
     @classmethod
     def validate_options(cls, values: Mapping[str, Any]) -> None:
@@ -204,7 +206,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, default in declaration.defaults(type(self)).items():
                 group.setdefault(name, default)
-            group.update(self.group_constants)
+            group.update(self.rule_of(group).group_constants)
         self._step_plans = StepPlans()
         for name, value in {"_has_warned": False, "_skipped_steps": SkippedSteps()}.items():
             self.__dict__.setdefault(name, value)

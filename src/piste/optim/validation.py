@@ -107,11 +107,14 @@ def _check_8_bits(cls: Any, values: Mapping[str, Any]) -> None:
     may_have_8_bits = any(buffer.may_have_8_bits for buffer in buffers) and not by_row
     if values.get("state_dtype") != "int8" or not buffers or may_have_8_bits:
         return
-    kind = (
-        "the weights before averaging"
-        if any(buffer.start == "p" for buffer in buffers)
-        else "a number for each row and column"
-    )
+    if any(buffer.start == "p" for buffer in buffers):
+        kind = "the weights before averaging"
+    else:
+        kind = (
+            "of another shape"
+            if all(callable(buffer.shape) for buffer in buffers)
+            else "a number for each row and column"
+        )
     raise InvalidValue(
         f'`state_dtype` of {cls.__name__} must be None, "float32" or "bfloat16", because its state is {kind}; received '
         '"int8".'
