@@ -13,10 +13,9 @@ class PolyLoss(ClassLoss):
     name, functional_name = "poly", "poly_loss"
     denominator = "count"
 
-    def formula(x, k, w=None):
+    def formula(x, k):
         log_p = pick(log_softmax(x), k)
-        loss = -log_p + 2 * (1 - exp(log_p))
-        return loss if w is None else pick(w, k) * loss
+        return -log_p + 2 * (1 - exp(log_p))
 
 
 if __name__ == "__main__":

@@ -98,6 +98,11 @@ def test_the_poly_loss_is_its_formula(page: dict[str, Any]) -> None:
     x, k = torch.randn(6, 4, dtype=torch.float64, requires_grad=True), torch.randint(4, (6,))
     log_p = torch.log_softmax(x, 1)[torch.arange(6), k]
     check_loss(page["PolyLoss"](), (-log_p + 2 * (1 - log_p.exp())).mean(), (x, k))
+    log_p = torch.log_softmax(x, 1)[torch.arange(6), k]
+    weight, kept = torch.tensor([1.0, 2.0, 0.5, 4.0], dtype=torch.float64), k != k[0]
+    w = weight[k] * kept
+    expected = (w * (-log_p + 2 * (1 - log_p.exp()))).sum() / w.sum()
+    check_loss(page["PolyLoss"](weight=weight, ignore_index=int(k[0])), expected, (x, k))
 
 
 def test_the_soft_triplet_loss_is_its_formula(page: dict[str, Any]) -> None:

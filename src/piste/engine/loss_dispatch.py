@@ -173,6 +173,8 @@ class LossDispatcher:
                 kernel = backend.compile_loss(spec, operands)
             except FormulaError as error:
                 reason = f"the kernel has no word for its formula ({english(error)})"
+                if not self.spec.formula.__module__.startswith("piste."):  # those of Piste state it in the docs
+                    warn_fallback(english(error))
                 continue
             except Exception as error:
                 if forced is not None:

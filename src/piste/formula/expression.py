@@ -40,6 +40,12 @@ class NamedConstant(float):
         self.name = name
         return self
 
+    def __index__(self) -> int:
+        """Return a whole number as such, for `range`: a loop of a formula is fixed when the formula is traced."""
+        if not self.is_integer():
+            raise TypeError(f"`{self.name}` is no whole number")
+        return int(self)
+
     def __repr__(self) -> str:
         return self.name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -45,6 +46,8 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
     elsewhere = COUNTED
     denominator: ClassVar[str] = "weights"  # for class indices
     supports_ignore_index: ClassVar[bool] = True
+    expects = "logits (N, C), or (N, C, d1, ...), and class indices (N), or (N, d1, ...), of dtype int64"
+    example = "torch.randn(3, 5), torch.tensor([1, 0, 4])"
     symbols: ClassVar[dict[str, str]] = {
         "x": "a row of input",
         "k": "class index",
@@ -54,7 +57,13 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
     formula: ClassVar[Any]  # of the logits x of a row, the class index k, the class weights w
     soft_formula: ClassVar[Any] = None  # of x, a row y of class probabilities, and w, if the target may be one
 
+    _operand_counts: ClassVar[tuple[int, int]] = (3, 3)  # of `soft_formula` and `formula`, which may have no w
+
     index_faults: ClassVar[tuple[Callable[..., Any], ...]] = ()  # of a row with a class index, other than its range
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._operand_counts = _operand_count(cls.soft_formula), _operand_count(getattr(cls, "formula", None))
 
     @classmethod
     def index_checks(cls) -> tuple[ValueCheck, ...]:
@@ -91,10 +100,12 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
                 f"{name}: `ignore_index` goes with class indices; received ignore_index={ignore_index} and a "
                 "target of class probabilities. Help: give the rows to be ignored a target of zeros."
             )
+        formula = cls.formula if has_indices else cls.soft_formula
+        count = cls._operand_counts[formula is cls.formula]
         return Rows(
-            cls.formula if has_indices else cls.soft_formula,
-            (x, y, weight),
-            ("row", "index" if has_indices else "row", "shared"),
+            formula,
+            (x, y, weight)[:count],
+            ("row", "index" if has_indices else "row", "shared")[:count],
             options,
             dtype,
             denominator=cls.denominator if has_indices else "count",
@@ -116,7 +127,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
     @classmethod
     def check_values(cls, rows: Rows, given: tuple[Tensor, ...]) -> None:
         """Raise for a class index out of range, and for rows that are no probabilities."""
-        x, y, _ = rows.operands
+        x, y = rows.operands[:2]
         if rows.kinds[1] == "index":
             keep = y != rows.ignored
             check_indices(cls, y, keep, x.shape[-1], rows.ignored)
@@ -132,7 +143,8 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
     def prepared(cls, rows: Rows) -> PreparedCall:
         """Return the rows for the eager backend; an ignored row has the gradient 0, even where it holds NaN."""
         call = super().prepared(rows)
-        x, y, weight = call.operands
+        x, y, *given = call.operands
+        weight = given[0] if given else None
         if rows.kinds[1] != "index":
             call.weights = lambda: (y if weight is None else y * weight).sum()
             return call
@@ -140,7 +152,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         k = torch.where(keep, y, 0)
         if rows.ignored != NO_IGNORE_INDEX:
             x = torch.where(keep.unsqueeze(-1), x, 0)
-        call.operands, call.keep, call.count = (x, k, weight), keep, keep.sum
+        call.operands, call.keep, call.count = (x, k, *given), keep, keep.sum
         call.weights = lambda: (keep if weight is None else torch.where(keep, pick(weight, k), 0)).sum()
         return call
 
@@ -186,3 +198,9 @@ def _not_probabilities(slack: float) -> Callable[..., Any]:
         return (s != 0) & (abs(s - 1) > slack)
 
     return fault
+
+
+def _operand_count(formula: Callable[..., Any] | None) -> int:
+    """Return the number of operands that a formula takes: 3, or 2 without class weights."""
+    kinds = [] if formula is None else [x.kind for x in inspect.signature(formula).parameters.values()]
+    return 2 if kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) == 2 else 3

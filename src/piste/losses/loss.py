@@ -331,7 +331,8 @@ class Loss(TorchLoss):
     @classmethod
     def line_that_works(cls) -> str:
         """Return a call to copy (after `import torch, piste`)."""
-        return f"piste.losses.{cls.__name__}()({cls.example})"
+        place = "piste.losses." * cls.__module__.startswith("piste.")
+        return f"{place}{cls.__name__}()({cls.example})"
 
     def extra_repr(self) -> str:
         """Return the options and settings that differ from their defaults."""
