@@ -14,9 +14,11 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import piste
 from piste.cli import app
 from tools.docs import blocks
 from tools.docs.blocks import BlockError, commands_of, python_blocks, run_blocks, run_page, setup_of
+from tools.docs.elsewhere import loss_elsewhere
 from tools.docs.figures import labels_of, with_labels
 from tools.docs.notebook import notebook
 from tools.docs.speed import draw_steps
@@ -131,6 +133,30 @@ def test_the_links_of_a_page_lead_to_files(page):
         file = (DOCS / page).parent / target
         is_made = "/reference/" in file.as_posix() or file.suffix == ".ipynb" or file.name == "changelog.md"
         assert target.startswith("http") or is_made or file.resolve().is_file(), target
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors of the headings of a page."""
+    found = set()
+    for heading in re.findall(r"^##+ (.*)$", read(page), re.MULTILINE):
+        own = re.search(r"\{ #([\w-]+) \}", heading)
+        words = re.sub(r"[^\w\s-]", "", heading.encode("ascii", "ignore").decode()).strip().lower()
+        found.add(own[1] if own else re.sub(r"[-\s]+", "-", words))
+    return found
+
+
+@pytest.mark.parametrize("ending", [".md", ".zh.md"])
+@pytest.mark.parametrize("page", [*PAGES, "reference/a-loss.md"])  # the reference is made, for both languages
+def test_the_links_of_a_page_lead_to_headings(page, ending):
+    file = (DOCS / page).with_suffix(ending)
+    is_made = page.startswith("reference/")
+    text = "\n".join(loss_elsewhere(piste.losses.L1Loss)) if is_made else read(page.replace(".md", ending))
+    found = re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", text)
+    assert found or not is_made
+    for target, anchor in found:
+        linked = (file.parent / target).resolve().with_suffix(ending) if target else file
+        if linked.is_relative_to(DOCS) and linked.is_file():  # pages that are made have their own tests
+            assert anchor in anchors(linked.relative_to(DOCS).as_posix()), f"{linked.name}#{anchor}"
 
 
 @pytest.mark.parametrize("page", ["../README.md", "../README.zh-CN.md", *WRITTEN])
