@@ -70,7 +70,10 @@ replay: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.replay $(BASE)
 
 # On a machine with a GPU: compare every optimizer and loss with the eager backend. Nothing is installed, so no network is
-# needed: Python has torch, Triton, Numba and pytest, and is that of .venv if there is one. With compute-sanitizer:
+# needed: Python has torch, Triton, Numba and pytest, and is that of .venv if there is one. Nearly all of the time goes into
+# compiling kernels, which several processes do at once where pytest-xdist is installed:
+#   make test-gpu TESTS="tests/gpu/device -n 8"
+# With compute-sanitizer:
 #   make test-gpu RUN="compute-sanitizer --error-exitcode 1" TESTS="tests/gpu/device -k 'in_double or losses_and or that_reduce'"
 TESTS ?= tests/gpu
 test-gpu:

@@ -26,6 +26,12 @@ SM_80, SM_90, GFX942 = GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32), GPU
 WIDE = {"float32": "v4.b32", "float64": "v2.b64", "bfloat16": "v4.b32", "float16": "v4.b32"}
 
 
+def wide_on_amd(assembly: str, word: str, dtype: str) -> int:
+    """Count the accesses of a thread to all its elements of a block: 4, of which two of float64 fill an access."""
+    words = 2 if dtype in ("bfloat16", "float16") else 4
+    return len(re.findall(rf"^\s+(?:buffer|global)_{word}_dwordx{words}\b", assembly, re.MULTILINE))
+
+
 def spec_of(name: str) -> Any:
     optimizer = getattr(piste.optim, name)([torch.nn.Parameter(torch.zeros(3))], **fullest(name))
     return step_spec(type(optimizer), optimizer.param_groups[0])
@@ -94,10 +100,13 @@ def test_kernels_compile_for_other_gpus_and_dtypes(name):
     spec = spec_of(name)
     for target, dtype in ((SM_80, "float64"), (SM_80, "float16"), (GFX942, "float32")):
         layout = layout_of(spec, dtype)
-        for source, _, _ in passes(spec, layout, rows=False):
+        for source, reads, writes in passes(spec, layout, rows=False):
             kernel = compiled(source, target)
             if target is SM_80:
                 assert f"ld.global.{WIDE[dtype]}" in kernel.asm["ptx"]
+            else:
+                assert wide_on_amd(kernel.asm["amdgcn"], "load", dtype) >= reads
+                assert wide_on_amd(kernel.asm["amdgcn"], "store", dtype) >= writes
         for k in range(len(split(spec, layout.columns).levels)):
             compiled(finish_source(spec, layout, target is GFX942, k), target)
     numbers = ("float32", *("value" for _ in spec.numbers[1:]))

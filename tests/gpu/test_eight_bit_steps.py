@@ -19,7 +19,7 @@ pytest.importorskip("triton", reason="Triton is not installed: GPU kernels are n
 from piste.engine.gpu.compiler import compiled
 
 from .interpreter import interpreting
-from .test_compiled_kernels import GFX942, SM_80, SM_90, WIDE, spilled_bytes
+from .test_compiled_kernels import GFX942, SM_80, SM_90, WIDE, spilled_bytes, wide_on_amd
 from .test_interpreted_steps import ULPS
 
 SIZES = ((5, 3), (4096,), (1,), (4100,), (0,), (2, 300))  # whole chunks, and ends of less than a block
@@ -117,6 +117,8 @@ def test_kernels_read_parameters_in_16_bytes_and_codes_in_8(name, options, dtype
         for target in (SM_80, SM_90, GFX942):
             kernel = compiled(source, target)
             if target is GFX942:
+                assert wide_on_amd(kernel.asm["amdgcn"], "load", dtype) >= 2
+                assert wide_on_amd(kernel.asm["amdgcn"], "store", dtype) >= writes
                 continue
             ptx = kernel.asm["ptx"]
             vectors = 2 if dtype == "float32" else 1  # a thread has eight elements of a block

@@ -39,13 +39,14 @@ def outcome(case: Case, operands: Any, options: dict[str, Any], **settings: Any)
     return [result.detach(), *(x for x in gradients(result, wants) if x is not None)]
 
 
-def compare(case: Case, operands: Any, monkeypatch: Any, **settings: Any) -> int:
-    """Compare with the eager backend; return the number of launches."""
+def compare(case: Case, operands: Any, monkeypatch: Any, calls: int = 1, **settings: Any) -> int:
+    """Compare the last of some calls with the eager backend; return the number of launches."""
     options = {k: v.to(operands[0].dtype) if isinstance(v, torch.Tensor) else v for k, v in case.options.items()}
     if case.function_only:
         options = expand_weight(options, operands[0])
     with interpreting() as backend:
-        ours = outcome(case, operands, options, **settings)
+        for _ in range(calls):
+            ours = outcome(case, operands, options, **settings)
     monkeypatch.setenv("PISTE_BACKEND", "eager")
     wanted = outcome(case, operands, options, **settings)
     monkeypatch.delenv("PISTE_BACKEND")
@@ -67,7 +68,8 @@ def test_losses_and_gradients_equal_those_of_the_eager_backend(case, reduction, 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_losses_of_other_dtypes_equal_those_of_the_eager_backend(case, dtype, monkeypatch):
-    compare(case, seeded(case, None, dtype), monkeypatch)
+    calls = 2 if dtype == torch.float16 else 1  # the first one converts 16-bit elements before they reach a kernel
+    compare(case, seeded(case, None, dtype), monkeypatch, calls)
 
 
 @pytest.mark.parametrize("runs", [1, 2])

@@ -26,7 +26,7 @@ from .loss_lines import (
     start_lines,
     update_lines,
 )
-from .step_kernel import KernelSource
+from .step_kernel import KernelSource, aligned
 
 __all__ = ["BLOCK", "ITERATIONS", "elements_source"]
 
@@ -160,8 +160,7 @@ def _any(checks: Sequence[Any]) -> str:
 
 
 def _place(pointer: str, is_whole: bool) -> str:
-    # The compiler can't derive the alignment of an address that was an integer.
-    return f"tl.multiple_of({pointer} + at, 16)" if is_whole else f"{pointer} + at"
+    return aligned(f"{pointer} + k * {BLOCK}", "lane") if is_whole else f"{pointer} + at"
 
 
 def _loads(spec: LossKernelSpec, mask: str, other: str, is_whole: bool) -> list[str]:

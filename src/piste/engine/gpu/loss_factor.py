@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from .loss_elements import BLOCK, ITERATIONS
-from .step_kernel import KernelSource
+from .step_kernel import KernelSource, aligned
 
 __all__ = ["factor_source"]
 
@@ -24,7 +24,7 @@ def factor_source(storage: str) -> KernelSource:
         f"lane = tl.arange(0, {BLOCK})",
         f"if ((gradient & 15) == 0) & (first + {size} <= count):",
         f"    for k in range({ITERATIONS}):",
-        f"        to = tl.multiple_of(start + k * {BLOCK} + lane, 16)",
+        f"        to = {aligned(f'start + k * {BLOCK}', 'lane')}",
         f"        tl.store(to, (tl.load(to).to(tl.{compute}) * by).to(tl.{storage}))",
         "else:",
         f"    for k in range({ITERATIONS}):",

@@ -58,6 +58,15 @@ class KernelSource:
     warps: int = WARPS
 
 
+def aligned(start: str, lanes: str) -> str:
+    """Return the addresses of lanes from an aligned one, with the hints for accesses of 16 bytes.
+
+    A compiler can't derive the alignment of an address that was an integer. That of AMD takes the start apart from the
+    lanes, and needs a hint of its own there.
+    """
+    return f"tl.multiple_of(tl.multiple_of({start}, 16) + {lanes}, 16)"
+
+
 def scalar_lines(parts: Split, rows: bool, compute: str, level: int) -> list[str]:
     """Return the lines that load the scalars of tensor `i`, given the number of levels that are finished."""
     lines = []
@@ -189,9 +198,7 @@ def _block(
     start = f"k * {BLOCK} + lane" if is_whole else "n + tail"
     lines = [] if is_whole else ["inside = n + tail < left"]
     for name in columns:
-        place = f"a_{name} + {start}"
-        # The compiler can't derive the alignment of an address that was an integer.
-        lines.append(f"to_{name} = tl.multiple_of({place}, 16)" if is_whole else f"to_{name} = {place}")
+        lines.append(f"to_{name} = {aligned(f'a_{name} + k * {BLOCK}', 'lane') if is_whole else f'a_{name} + {start}'}")
     for name in columns:
         value = f"tl.load(to_{name}{mask})"
         if kinds[name] == "int8":
