@@ -163,6 +163,7 @@ def test_the_vanilla_game_gets_the_words_for_it() -> None:
         (nn.CORNLoss, "num_classes", "The number of ranks is one more than that of the logits in a row of `input`."),
         (nn.DiceLoss, "from_logits", 'Logits are taken with activation="sigmoid" or activation="softmax".'),
         (nn.DiceLoss, "include_background", "Leave the first class out of the operands: input[:, 1:]"),
+        (nn.DiceLoss, "ignore_index", "Probabilities and labels of the shape of `input`, both times a mask, leave out"),
         (nn.DiceLoss, "to_onehot_y", "Class indices (N, d1, ...) are taken as they are."),
         (nn.DiceLoss, "jaccard", "JaccardLoss is a loss of its own."),
         (nn.LovaszSoftmaxLoss, "only_present", "Write `classes`."),

@@ -121,3 +121,16 @@ def test_further_calls_have_the_values_of_the_first_and_reject_what_it_rejects(k
     ):
         with pytest.raises(PisteError, match=words):
             loss(*wrong)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_mask_leaves_out_places_as_the_error_about_their_label_says(function) -> None:
+    logits, classes = torch.randn(2, 3, 6, dtype=torch.float64), torch.randint(3, (2, 6))
+    classes[:, 4:] = 255
+    with pytest.raises(PisteError, match="both times a mask of the places that count, leave out the others"):
+        function(logits, classes, activation="softmax")
+    keep = (classes != 255).unsqueeze(1)
+    labels = torch.nn.functional.one_hot(classes.where(classes != 255, 0), 3).movedim(-1, 1)
+    expected = function(logits[..., :4].contiguous(), classes[:, :4].contiguous(), activation="softmax")
+    torch.testing.assert_close(function(logits.softmax(1) * keep, labels * keep), expected)
+    assert function(logits.softmax(1), labels * keep) > expected + 1e-3

@@ -101,6 +101,7 @@ class RegionLoss(RowwiseLoss):
     elsewhere = {
         **COUNTED,
         "include_background": "Leave the first class out of the operands: input[:, 1:], and labels target[:, 1:].",
+        "ignore_index": "Probabilities and labels of the shape of `input`, both times a mask, leave out places.",
         "to_onehot_y": "Class indices (N, d1, ...) are taken as they are.",
         "mode": '"multiclass" is activation="softmax", and "binary" and "multilabel" are activation="sigmoid".',
         "jaccard": "JaccardLoss is a loss of its own.",
@@ -187,7 +188,8 @@ class RegionLoss(RowwiseLoss):
         if violation:
             raise InvalidValue(
                 f"{cls.__name__}: `target` must hold class indices in [0, {classes - 1}] for {classes} classes; "
-                f"received {violation}. Help: labels of the shape of `input` leave a place out by zeros."
+                f"received {violation}. Help: probabilities and labels of the shape of `input`, both times a mask "
+                "of the places that count, leave out the others."
             )
 
     @classmethod
