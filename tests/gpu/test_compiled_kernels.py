@@ -55,13 +55,16 @@ def spilled_bytes(kernel: Any, folder: Path) -> int:
 
 def passes(spec: Any, layout: Layout, rows: bool) -> list[tuple[Any, int, int]]:
     """Return the kernels that walk the elements, each with the numbers of columns that it reads and writes."""
-    parts = split(spec, layout.columns)
-    found = []
-    for k, level in enumerate(parts.levels):
-        words = set(re.findall(r"\w+", " ".join([*level.lines, *level.operands])))
-        reads = words & {f"{name}_" for name in parts.columns}
-        found.append((reduce_source(spec, layout, rows, k), len(reads), 0))
-    return [*found, (step_source(spec, layout, rows), 2 + len(spec.buffers), 1 + len(spec.buffers))]
+    levels = range(len(split(spec, layout.columns).levels))
+    made = [*(reduce_source(spec, layout, rows, k) for k in levels), step_source(spec, layout, rows)]
+    return [(source, *columns_of(source.text)) for source in made]
+
+
+def columns_of(text: str) -> tuple[int, int]:
+    """Return the numbers of columns that a kernel reads, where the work of an element names them, and writes."""
+    work = text.partition("def element(")[2].partition("@triton.jit")[0].partition("\n")[2]
+    reads = set(re.findall(r"to_(\w+) = ", text)) & set(re.findall(r"\b(\w+)_\b", work))
+    return len(reads), len(set(re.findall(r"tl\.store\(to_(\w+), ", text)))
 
 
 @pytest.mark.parametrize("rows", [False, True], ids=["arguments", "rows"])
