@@ -66,8 +66,7 @@ def test_the_stub_has_the_operands_that_a_loss_takes(name, method):
     named = dict(zip([p.arg for p in parameters], operands, strict=False))
     assert [p.arg for p in parameters] == [*named, *optional], "the stub lacks an operand"
     assert len(STUB[name][method].defaults) == len(optional)
-    taken = [p.name for p in inspect.signature(loss.forward).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert taken == [*optional]
+    assert [*inspect.signature(loss.forward).parameters] == [p.arg for p in parameters]
     torch.testing.assert_close(loss(**named), loss(*operands))
     torch.testing.assert_close(loss(**named, **optional), loss(*operands, *optional.values()))
     numbers = {

@@ -115,11 +115,8 @@ def types_of(cls: type[Loss]) -> dict[str, str]:
 
 def operands_of(cls: type[Loss]) -> list[str]:
     """The parameters of `forward`: the operands, and those that it takes by name and as further operands."""
-    found = [f"{name}: {kind}" for name, kind in types_of(cls).items()]
-    for p in inspect.signature(cls.forward).parameters.values():
-        if p.kind is p.KEYWORD_ONLY:
-            found.append(f"{p.name}: {p.annotation} = {p.default!r}")
-    return found
+    _, *given = inspect.signature(cls.forward).parameters.values()
+    return [f"{p.name}: {p.annotation}" + ("" if p.default is p.empty else f" = {p.default!r}") for p in given]
 
 
 def options_of(cls: type[Loss]) -> dict[str, Any]:

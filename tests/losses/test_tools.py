@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -77,6 +79,55 @@ def test_symbolic_trace_records_a_loss(case: Case, loss) -> None:
     operands = seeded(case, dtype=torch.float32)
     traced = torch.fx.symbolic_trace(MODELS[len(operands)](loss))
     assert torch.equal(traced(*operands), loss(*operands))
+
+
+@pytest.mark.sample(1, per="case.name", of=4)
+@pytest.mark.parametrize("case", MODULES, ids=str)
+def test_symbolic_trace_takes_a_loss_itself_with_its_operands_by_name(case: Case) -> None:
+    operands, loss = seeded(case, dtype=torch.float32), case.loss(**float32_options(case))
+    for _ in range(2):
+        traced = torch.fx.symbolic_trace(loss)
+        assert tuple(n.target for n in traced.graph.nodes if n.op == "placeholder") == case.loss.arguments
+        assert torch.equal(traced(*operands), loss(*operands))
+
+
+def test_the_signature_of_a_call_names_the_operands() -> None:
+    for name, signature in {
+        "MSELoss": "(input: 'Tensor', target: 'Tensor') -> 'Tensor'",
+        "CLIPLoss": "(image: 'Tensor', text: 'Tensor', logit_scale: 'float | Tensor') -> 'Tensor'",
+        "InfoNCELoss": "(query: 'Tensor', key: 'Tensor', negatives: 'Tensor | None' = None) -> 'Tensor'",
+    }.items():
+        assert str(inspect.signature(getattr(nn, name)().forward)) == signature
+    assert "operands" in inspect.getsource(nn.MSELoss.forward)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects:UserWarning")
+def test_an_exported_loss_takes_batches_of_every_size_that_dimensions_by_name_allow(strict: bool) -> None:
+    n = torch.export.Dim("n", min=2)
+    for loss, given in (
+        (nn.CrossEntropyLoss(), {"input": X, "target": K}),
+        (nn.MSELoss(), {"input": X, "target": X.flip(0)}),
+        (nn.TripletMarginLoss(), {"anchor": X, "positive": X.flip(0), "negative": X + 1}),
+    ):
+        first, *rest = given.values()
+        names = dict(list(given.items())[1:])
+        for args, kwargs in (((first, *rest), {}), ((first,), names)):
+            sizes = {name: {0: n} for name in given}
+            program = torch.export.export(loss, args, kwargs, dynamic_shapes=sizes, strict=strict).module()
+            call = [x[:3] for x in args], {name: x[:3] for name, x in kwargs.items()}
+            torch.testing.assert_close(program(*call[0], **call[1]), loss(*[x[:3] for x in given.values()]))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_a_traced_call_leaves_the_settings_of_a_loss_alone() -> None:
+    loss, operands = nn.KLDivLoss(reduction="batchmean"), (X.log_softmax(1), X.softmax(1))
+    loss(*operands)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.export.export(loss, operands, strict=True)
+    assert not [w for w in seen if "_validated_settings" in str(w.message)]
 
 
 def test_a_recorded_loss_rejects_invalid_values() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,16 @@ from ..options import Option, document, make_signature, names_here
 from .reduction import LEGACY, SETTINGS, reduction_of_flags, reduction_option
 from .registry import fold_name
 
-__all__ = ["COUNTED", "bind", "bind_constructor", "document_arguments", "misuse", "named_options", "signature_of"]
+__all__ = [
+    "COUNTED",
+    "bind",
+    "bind_constructor",
+    "document_arguments",
+    "misuse",
+    "name_operands",
+    "named_options",
+    "signature_of",
+]
 
 COUNTED = dict.fromkeys(("num_classes", "n_classes"), "The classes are counted from the shape of `input`.")
 """The help for the number of classes, which no loss takes."""
@@ -202,6 +212,40 @@ def bind(
         return dict(signature.bind(*args, **kwargs).arguments)
     except TypeError as misfit:
         raise misuse(loss, f"{called}()", misfit) from None
+
+
+def name_operands(forward: Any, operands: tuple[str, ...], annotations: Mapping[str, str]) -> Callable[..., Any]:
+    """Return a copy of a `forward` that takes `*operands`, in which the tools of PyTorch find the operands by name.
+
+    `torch.export` reads the signature, and `torch.fx.symbolic_trace` the code of the function that is wrapped.
+
+    Args:
+        forward: The method. Its arguments that have a name follow the operands in the signature.
+        operands: The names of the operands.
+        annotations: The types of those that may be something else than a tensor.
+    """
+    copy = types.FunctionType(
+        forward.__code__, forward.__globals__, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    for name in ("__annotations__", "__doc__", "__kwdefaults__", "__module__", "__qualname__"):
+        setattr(copy, name, getattr(forward, name))
+    declared: Any = copy  # attributes of a function are unknown to its type
+    given = inspect.signature(forward, follow_wrapped=False)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    own = [inspect.Parameter(name, kind, annotation=annotations.get(name, "Tensor")) for name in operands]
+    more = [p.replace(kind=kind) for p in given.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    declared.__signature__ = given.replace(parameters=[inspect.Parameter("self", kind), *own, *more])
+    names, code = ("self", *operands), forward.__code__
+    named = (lambda self: None).__code__.replace(
+        co_argcount=len(names),
+        co_nlocals=len(names),
+        co_varnames=names,
+        co_filename=code.co_filename,
+        co_firstlineno=code.co_firstlineno,
+        co_name=code.co_name,
+    )
+    declared.__wrapped__ = types.FunctionType(named, {})
+    return copy
 
 
 def misuse(loss: Any, called: str, reason: object) -> InvalidType:

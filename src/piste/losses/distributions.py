@@ -100,7 +100,8 @@ class KLDivLoss(ElementwiseLoss):
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
         """Prepare a call as every elementwise loss does, and check that the target holds distributions."""
         result = super().call(operands, settings, tensors)
-        settings.last_hit = None  # the next call comes here too
+        if settings.last_hit is not None:  # a compiled graph would keep the change
+            settings.last_hit = None  # the next call comes here too
         if settings.check != "off":
             _check_distributions(operands[1], settings.options["log_target"])
         return result

@@ -14,7 +14,7 @@ from ..engine import cast_result, decline, explain, raise_reported, values
 from ..errors import InvalidType, PisteError, Unsupported
 from ..options import Function, Option
 from ..translation import translate
-from .arguments import bind_constructor, document_arguments, misuse, named_options, signature_of
+from .arguments import bind_constructor, document_arguments, misuse, name_operands, named_options, signature_of
 from .call import PreparedCall, ValidatedSettings, validate_settings, why_not_operator
 from .function_form import functional_form
 from .reduction import LEGACY, SETTINGS, Reduction, make_reduction, reduction_of_flags
@@ -94,6 +94,10 @@ class Loss(TorchLoss):
         elif "__signature__" not in vars(cls):
             init = inspect.signature(cls.__init__)
             cls.__signature__ = init.replace(parameters=list(init.parameters.values())[1:])
+        forward = cls.forward
+        is_named = hasattr(forward, "__wrapped__") and not {"arguments", "forward"} & vars(cls).keys()
+        if not is_named and forward.__code__.co_flags & inspect.CO_VARARGS:
+            cls.forward = name_operands(forward, cls.arguments, cls.argument_types)  # type: ignore[method-assign]
         if "name" in vars(cls):
             LOSSES.setdefault(cls.__name__, cls)
             if "Args:" not in (cls.__doc__ or ""):

@@ -152,7 +152,8 @@ class MultiLabelMarginLoss(_RowPairLoss):
     def call(cls, operands: tuple[Any, ...], settings: ValidatedSettings, tensors: dict[str, Tensor]) -> Tensor:
         """Prepare a call as every row-wise loss does, and check the encoding of the target."""
         result = super().call(operands, settings, tensors)
-        settings.last_hit = None  # the next call comes here too
+        if settings.last_hit is not None:  # a compiled graph would keep the change
+            settings.last_hit = None  # the next call comes here too
         if settings.check != "off":
             cls._check_encoding(operands[1])
         return result
