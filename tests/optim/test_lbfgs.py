@@ -174,6 +174,21 @@ def test_a_gradient_that_is_not_finite_skips_the_step_or_raises():
     assert_rejected(InvalidValue, lambda: optimizer.step(closure), 'nonfinite="raise" requires finite gradients')
 
 
+def test_torch_compile_takes_the_steps_of_uncompiled_ones():
+    plain, run = (Run(optim.LBFGS, model()) for _ in range(2))
+    graphs = []
+    step = torch.compile(
+        lambda: run.optimizer.step(run.closure), backend=lambda graph, _: graphs.append(graph) or graph
+    )
+    for _ in range(3):
+        plain.optimizer.step(plain.closure)
+        step()
+    assert run.losses == plain.losses and not graphs
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="LBFGS reads losses and gradients on the host"):
+        torch.compile(run.optimizer.step, backend="eager", fullgraph=True)(run.closure)
+
+
 def test_a_line_search_ends_at_a_point_with_the_strong_wolfe_conditions():
     def evaluate(t):
         loss, slope = (t - 3.0) ** 4 + 0.5 * t, 4 * (t - 3.0) ** 3 + 0.5

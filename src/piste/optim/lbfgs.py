@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidType, InvalidValue, Unsupported
+from ..torch_internals import outside_of_compiler
 from ..translation import translate
 from . import validation
 from .clipping import reduces_gradients, scaling_of_step
@@ -121,6 +122,9 @@ class LBFGS(Optimizer):
         )
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        return (_step_outside if torch.compiler.is_compiling() else LBFGS._take_step)(self, closure)
+
+    def _take_step(self, closure: Callable[[], Any] | None) -> Any:
         if closure is None:
             raise InvalidType(
                 "LBFGS.step needs a closure, because it evaluates the loss several times; received none. Help: "
@@ -190,6 +194,15 @@ class LBFGS(Optimizer):
             d=d, t=t, old_dirs=changes, old_stps=moves, ro=inverses, H_diag=scale, prev_flat_grad=previous_g,
             prev_loss=previous_loss,
         )  # fmt: skip
+
+
+_step_outside = outside_of_compiler(
+    LBFGS._take_step,
+    translate(
+        "LBFGS reads losses and gradients on the host, so torch.compile runs its step and the closure outside of the "
+        "graph. Help: fullgraph=False, and compile the model."
+    ),
+)
 
 
 def _direction(g: Tensor, changes: list[Tensor], moves: list[Tensor], inverses: list[float], scale: float) -> Tensor:
