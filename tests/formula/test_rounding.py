@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from piste.formula import rounding
 from piste.formula.operations import apply
 
 BITS = {"bfloat16": (7, -126), "float16": (10, -14)}  # stored bits of the significand, exponent of the smallest normal
@@ -126,3 +127,22 @@ def test_noise_is_uniform_and_differs_by_key_step_and_position():
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert torch.corrcoef(torch.stack([streams[a], streams[b]]))[0, 1].abs() < 0.02
     assert torch.corrcoef(torch.stack([streams[0][1:], streams[0][:-1]]))[0, 1].abs() < 0.02
+
+
+def test_compiled_code_stores_the_words_of_the_hash_and_writes_no_expression_of_thousands_of_operations():
+    """A compiler writes the expression of a number wherever it is used, and stores those that it takes a part of."""
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    given = torch.tensor(3), torch.tensor(5), torch.arange(100)
+    compiled = torch.compile(rounding.noise, backend=keep, fullgraph=True)
+    assert torch.equal(compiled(*given), rounding.noise(*given))
+    sizes: dict[torch.fx.Node, int] = {}
+    for node in graphs[0].graph.nodes:
+        is_stored = node.op == "call_method" and node.target == "as_strided"
+        parts = 0 if is_stored else sum(sizes[x] for x in node.args if isinstance(x, torch.fx.Node))
+        sizes[node] = 1 + parts
+    assert max(sizes.values()) < 200

@@ -63,7 +63,17 @@ def _mixed(x: Tensor) -> Tensor:
     x = x & _WORD
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _WORD
     x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _WORD
-    return x ^ (x >> 16)
+    return _stored(x ^ (x >> 16))
+
+
+def _stored(x: Tensor) -> Tensor:
+    """Return a number that the code of torch.compile stores before it goes on.
+
+    A compiler writes the expression of a number wherever it is used. A hash uses each of its numbers twice, and would
+    be an expression of thousands of operations, which takes a minute for each parameter.
+    """
+    is_plain = torch.compiler.is_compiling() and type(x) is Tensor
+    return x.as_strided(x.shape, x.stride()) if is_plain else x
 
 
 def on_float(function: Callable[..., Tensor]) -> Callable[..., float]:
