@@ -31,6 +31,8 @@ STREAMS = {
     "LAMB": 10, "LARS": 7, "StableAdamW": 9, "Adafactor": 6,
 }  # fmt: skip
 """The tensors that the kernels of a step read and write."""
+EIGHT_BIT_STREAMS = {"LAMB": 6.5, "LARS": 5.5, "StableAdamW": 5.25}
+"""Those of steps in several passes with state in 8 bits, in tensors of 32 bits."""
 KINDS = tuple(STREAMS)[:9]
 FURTHER = (*tuple(STREAMS)[9:], "Prodigy")
 MATRICES = ("Muon", "NorMuon")
@@ -192,9 +194,7 @@ def row(
     wall, device = times.pop("piste")
     share = ""
     if kind in STREAMS:
-        streams = STREAMS[kind]
-        streams = 3 + (streams - 3) / 4 if "state_dtype" in own else streams
-        floor = sum(p.numel() for p in params) * 4 * (streams + ("max_norm" in own)) / speed / 1e6
+        floor = sum(p.numel() for p in params) * 4 * streams(kind, own) / speed / 1e6
         share = f"{floor / device:4.0%} of copy" if floor > _FEW else ""
     compiled = times.pop("compile", None)
     walls, devices = ([each[k] for each in times.values()] for k in (0, 1))
@@ -208,6 +208,14 @@ def row(
         f"{model:14s} {kind:11s} wall {wall:7.3f} ({_ratio(walls, wall)})  device {device:7.3f} "
         f"({_ratio(devices, device)})  {share:12s} first {first['piste']:4.1f} s  {rest}{failed}"
     )
+
+
+def streams(kind: str, own: dict[str, Any]) -> float:
+    """Return the tensors of 32 bits that the kernels of a step read and write, with options of Piste."""
+    found: float = STREAMS[kind]
+    if "state_dtype" in own:  # a step of one pass reads the parameter and the gradient, and writes the parameter
+        found = EIGHT_BIT_STREAMS.get(kind, 3 + (found - 3) / 4)
+    return found + ("max_norm" in own)
 
 
 def first_times(steps: dict[str, Step], needed: Sequence[str], others: Sequence[str]) -> tuple[dict[str, float], str]:

@@ -7,7 +7,8 @@ import re
 import pytest
 import torch
 
-from bench import gpu, gpu_losses
+from bench import gpu, gpu_counts, gpu_losses
+from piste import optim
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,24 @@ def test_the_row_of_an_optimizer_names_all_contenders(kind, own):
     assert re.findall(r"(\w+) 2.000 / 1.000", text) == expected
     assert text.count("1.00x") == (2 if expected else 0)
     assert any(not torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        *((kind, own) for kind in gpu.STREAMS for own in ({}, gpu.CLIPPED)),
+        *((kind, {"state_dtype": "int8"}) for kind in gpu.STREAMS if kind != "Adafactor"),
+    ],
+)
+def test_the_floor_of_a_step_is_that_of_the_bytes_of_its_kernels(kind, own):
+    options = {"momentum": 0.9} if kind in ("SGD", "LARS") else {}
+    with gpu_counts.counting(on_device="max_norm" in own) as device:
+        optimizer = getattr(optim, kind)(gpu.parameters([(8, 8)]), **options, **own)
+        optimizer.step()
+        device.launches.clear()
+        optimizer.step()
+    passes = [source for source, _ in device.launches if source.entry.startswith(("reduce", "step"))]
+    assert 4 * gpu.streams(kind, own) == sum(map(gpu_counts.bytes_of, passes))
 
 
 @pytest.mark.parametrize("kind", gpu.MATRICES)
