@@ -15,7 +15,7 @@ from piste.engine import step_dispatch
 from piste.errors import InvalidType, InvalidValue, Unsupported
 from piste.formula.expression import FormulaError
 from piste.formula.words import maximum, sign, sqrt, where
-from piste.optim import Optimizer
+from piste.optim import Buffer, Optimizer
 from piste.optim.options import Flag, decay, eps, rate, weight_decay
 
 from .reference import KERNEL, ones, parameter
@@ -274,8 +274,76 @@ def step_delayed(step: Callable[[Delayed], Callable[[], object]], dtype: torch.d
         assert [state[key].tolist() for key in ("first", "second")] == [[t] * 3, [t - 1] * 3]
 
 
+@pytest.mark.filterwarnings("ignore:Delayed.step.. rounded")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_buffer_takes_the_value_that_another_had_before_the_step(fused, dtype):
     step_delayed(lambda optimizer: optimizer.step, dtype, fused=fused)
     step_delayed(lambda optimizer: torch.compile(optimizer.step, backend="eager"), dtype, fused=fused)
+
+
+def declared(**names: object) -> type[Optimizer]:
+    return type("Mine", (Optimizer,), {"options": {"lr": rate(0.1)}, **names})
+
+
+MISTAKES = [
+    (
+        {"update": lambda g, *, gamma: gamma * g},
+        "Mine.update asks for `gamma`, which is no number of the step. Known: `lr`, `t`. Help: declare an option of "
+        "this letter, or a formula in `per_step`.",
+    ),
+    (
+        {"update": lambda g, *, q: q * g, "per_step": {"q": lambda t, z: t * z}},
+        'Mine.per_step["q"] asks for `z`, which is no number of the step. Known: `lr`, `t`.',
+    ),
+    (
+        {"update": lambda g: g, "buffers": {"average": "m"}},
+        "Mine.update must take g, m in this order, and `p` in front if it reads the parameter; it takes g.",
+    ),
+    (
+        {"update": lambda p, g, v, m: (g, m, v), "buffers": {"average": "m", "square": "v"}},
+        "Mine.update must take g, m, v in this order, and `p` in front if it reads the parameter; it takes p, g, v, m.",
+    ),
+    (
+        {"update": lambda self, g: g},
+        "Mine.update must take g in this order, and `p` in front if it reads the parameter; it takes self, g.",
+    ),
+    ({}, "Mine must state its step in `update`, or in `before` and `matrix`; it has none."),
+    (
+        {"update": lambda g: g, "options": {"rate": rate(0.1)}},
+        'Mine.options must have the learning rate, "lr": rate(1e-3); it has rate.',
+    ),
+    (
+        {"update": lambda g: g, "options": {"lr": rate(0.1), "beta": 0.9}},
+        'Mine.options must hold options of piste.optim.options; received beta=0.9. Help: "beta": Number(0.9, "its '
+        'meaning").',
+    ),
+    (
+        {"update": lambda g, m: (g, m), "buffers": {"average": Buffer("m", when="momentum")}},
+        "Mine.buffers names an option `momentum` for average, which is none. Known: `lr`.",
+    ),
+    (
+        {"update": lambda p, g, *, new_s: g, "group_state": {"s": 0.0}, "reduce": lambda p, g: g * g},
+        "Mine.reduce must return a tuple of terms, such as (g * g,).",
+    ),
+    (
+        {
+            "update": lambda p, g, *, new_s: g,
+            "group_state": {"s": 0.0},
+            "reduce": lambda p, g: (g * g,),
+            "finish": lambda x, *, s: x,
+        },
+        "Mine.finish must return a tuple of the next s; it returned no tuple.",
+    ),
+]
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize(("names", "message"), MISTAKES, ids=[message[:40] for _, message in MISTAKES])
+@pytest.mark.filterwarnings("ignore:Mine falls back")
+def test_a_mistake_in_a_declaration_is_named(names, message, fused, failures_forgotten):
+    p = parameter(ones())
+    with pytest.raises(FormulaError) as error:
+        declared(**names)([p], fused=fused).step()
+    assert str(error.value).startswith(message)
+    assert torch.equal(p, ones())

@@ -12,7 +12,7 @@ import torch
 from piste.engine import backend
 from piste.errors import InvalidType
 from piste.explain import explain
-from piste.formula import exp, log1p, where
+from piste.formula import FormulaError, exp, log1p, where
 from piste.formula.row_functions import log_softmax, pick
 from piste.losses import LOSSES
 from piste.losses.class_loss import ClassLoss
@@ -102,3 +102,33 @@ def test_a_formula_without_a_kernel_warns_once_with_the_unsupported_operation(lo
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loss(x.double(), torch.zeros(3).double())
+
+
+def test_an_option_needs_no_place_in_the_signature():
+    before = dict(LOSSES)
+    scaled = type(
+        "ScaledLoss",
+        (ElementwiseLoss,),
+        {"name": "scaled", "options": {"factor": Number(2.0, "the factor")}, "formula": _scaled},
+    )
+    assert scaled(factor=3.0)(torch.ones(2), torch.zeros(2)) == 3
+    assert scaled()(torch.ones(2), torch.zeros(2)) == 2
+    assert repr(scaled(factor=3.0)) == "ScaledLoss(factor=3.0)"
+    LOSSES.clear()
+    LOSSES.update(before)
+
+
+def _scaled(x, y, *, factor):
+    return factor * abs(x - y)
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        (_scaled, "Mine.formula asks for `factor`, which is no option. Help: options = "),
+        (lambda self, x, y: x - y, r"Mine.formula is a function of its operands \(input, target\) without `self`"),
+    ],
+)
+def test_a_mistake_in_a_formula_is_named(formula, message):
+    with pytest.raises(FormulaError, match=message):
+        type("Mine", (ElementwiseLoss,), {"formula": formula})

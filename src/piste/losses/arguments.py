@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InvalidType, did_you_mean
+from ..formula.expression import FormulaError
 from ..options import Option, document, make_signature, names_here
 from .reduction import LEGACY, SETTINGS, reduction_of_flags, reduction_option
 from .registry import fold_name
@@ -19,6 +20,7 @@ __all__ = [
     "COUNTED",
     "bind",
     "bind_constructor",
+    "check_declaration",
     "document_arguments",
     "misuse",
     "name_operands",
@@ -164,13 +166,38 @@ def named_options(loss: Any) -> dict[str, Option]:
     return {**loss.options, "reduction": reduction_option(loss.reductions), **SETTINGS, **LEGACY}
 
 
+def check_declaration(loss: Any) -> None:
+    """Raise for a formula that asks for what its loss does not declare.
+
+    Raises:
+        FormulaError: The formula takes `self`, or names a number that is no option.
+    """
+    formula = inspect.unwrap(loss.formula)
+    asked = list(inspect.signature(formula).parameters.values())
+    if asked and asked[0].name == "self":
+        raise FormulaError(
+            f"{loss.__name__}.formula is a function of its operands ({', '.join(loss.arguments)}) without `self`."
+        )
+    unknown = [x.name for x in asked if x.kind is x.KEYWORD_ONLY and x.name not in loss.options]
+    if unknown:
+        raise FormulaError(
+            f"{loss.__name__}.formula asks for `{unknown[0]}`, which is no option. Help: "
+            f'options = {{"{unknown[0]}": Number(1.0, "its meaning")}}, of piste.options.'
+        )
+
+
 def signature_of(loss: Any, leading: tuple[str, ...], order: str) -> inspect.Signature:
-    """Return the signature of a list such as "size_average, reduce, reduction, *, class_dim", with the settings."""
+    """Return the signature of a list such as "size_average, reduce, reduction, *, class_dim", with the settings.
+
+    Options that the list of no form of the loss has follow by keyword.
+    """
     named = named_options(loss)
+    listed = re.findall(r"\w+", f"{loss.signature}, {loss.function_signature}")
+    others = {name: option for name, option in loss.options.items() if name not in listed}
     positional, _, keywords = order.partition("*")
     split = [[word.strip() for word in part.split(",") if word.strip()] for part in (positional, keywords)]
     by_position, by_keyword = ({word: named[word] for word in words} for words in split)
-    return make_signature(leading, by_position, {**by_keyword, **SETTINGS})
+    return make_signature(leading, by_position, {**by_keyword, **others, **SETTINGS})
 
 
 def bind_constructor(loss: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

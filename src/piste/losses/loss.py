@@ -14,7 +14,15 @@ from ..engine import cast_result, decline, explain, raise_reported, values
 from ..errors import InvalidType, PisteError, Unsupported
 from ..options import Function, Option
 from ..translation import translate
-from .arguments import bind_constructor, document_arguments, misuse, name_operands, named_options, signature_of
+from .arguments import (
+    bind_constructor,
+    check_declaration,
+    document_arguments,
+    misuse,
+    name_operands,
+    named_options,
+    signature_of,
+)
 from .call import PreparedCall, ValidatedSettings, validate_settings, why_not_operator
 from .function_form import functional_form
 from .reduction import LEGACY, SETTINGS, Reduction, make_reduction, reduction_of_flags
@@ -85,6 +93,8 @@ class Loss(TorchLoss):
         for name in ("formula", "soft_formula", "derivatives"):
             if inspect.isfunction(vars(cls).get(name)):
                 setattr(cls, name, staticmethod(vars(cls)[name]))
+        if "formula" in vars(cls):
+            check_declaration(cls)
         cls.module_signature = signature_of(cls, (), cls.signature)
         cls.functional_signature = signature_of(cls, cls.arguments, cls.function_signature or cls.signature)
         cls.defaults = {n: o.default for n, o in named_options(cls).items() if n not in LEGACY}

@@ -132,6 +132,7 @@ def compose(
     numbers += (*cls.group_state, *following)
     counters = ("t", *(c.letter for c in cls.counters.values()))
     per_step = {name: _with_flags(formula, flags) for name, formula in cls.per_step.items()}
+    known = _check_per_step(cls.__name__, per_step, {*numbers, *clips, *counters, *flags})
 
     def descent(p: Any, g: Any, scalars: Mapping[str, Any]) -> Any:
         if "grad_norm" in clips:
@@ -162,7 +163,9 @@ def compose(
                 f"order; it takes {', '.join(own)}."
             )
         letters, kept = [x for x in letters if x not in own], tuple(x for x in kept if x not in own)
+        _check_formula(f"{cls.__name__}.before", cls.before, letters, known)
         before = _rule(f"{cls.__name__}.before", cls.before, letters, flags)
+        _check_formula(f"{cls.__name__}.after", cls.after, [], known, first="u")
         after = _rule(f"{cls.__name__}.after", cls.after, [], flags)
 
         def first(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
@@ -179,7 +182,10 @@ def compose(
         start = spec("before", first, (*kept, "u"), counters, per_step)
         return MatrixSpec(start, cls.matrix, spec("after", last, ("u",), ("t",), {}), own, cls.any_shape)
 
+    if not hasattr(cls, "update"):
+        raise FormulaError(f"{cls.__name__} must state its step in `update`, or in `before` and `matrix`; it has none.")
     formula = cls.update if rules is None or rules.update is None else rules.update
+    _check_formula(f"{cls.__name__}.update", formula, letters, known)
     update = _rule(f"{cls.__name__}.update", formula, letters, flags)
 
     def element(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
@@ -192,14 +198,51 @@ def compose(
     step = spec("update", element, kept, counters, per_step)
     if cls.reduce is None:
         return step
+    _check_formula(f"{cls.__name__}.reduce", cls.reduce, letters, known)
     reduce = _formula(cls.reduce, letters, flags)
 
     def terms(p: Any, g: Any, buffers: list[Any], scalars: Mapping[str, Any]) -> tuple[Any, list[Any]]:
-        return p, list(reduce(p, descent(p, g, scalars), dict(zip(kept, buffers, strict=True)), scalars))
+        found = reduce(p, descent(p, g, scalars), dict(zip(kept, buffers, strict=True)), scalars)
+        if not isinstance(found, tuple):
+            raise FormulaError(f"{cls.__name__}.reduce must return a tuple of terms, such as (g * g,).")
+        return p, list(found)
 
     terms.__qualname__ = f"{cls.__name__}.reduce"
-    known = tuple(name for name in (*numbers, *clips) if name not in following)
-    return replace(step, sums=SumSpec(cls.__name__, terms, known, kept, (), per_step))
+    of_sums = tuple(name for name in (*numbers, *clips) if name not in following)
+    return replace(step, sums=SumSpec(cls.__name__, terms, of_sums, kept, (), per_step))
+
+
+def _check_per_step(rule: str, per_step: Mapping[str, Callable[..., Any]], known: set[str]) -> set[str]:
+    """Return the names that a formula may ask for; raise for a number of the step that asks for another one."""
+    for name, formula in per_step.items():
+        _check_names(f'{rule}.per_step["{name}"]', parameters(formula), known)
+        known = {*known, name}
+    return known
+
+
+def _check_formula(
+    name: str, formula: Callable[..., Any], letters: Sequence[str], known: set[str], first: str = "g"
+) -> None:
+    """Raise unless a formula takes the gradient, each buffer in order, and by name numbers of the step."""
+    asked = parameters(formula)
+    taken = asked[asked[:1] == ("p",) :][: 1 + len(letters)]
+    is_short = len(taken) <= len(letters) or taken[0] == "self"
+    if is_short or (set(taken[1:]) == set(letters) and taken[1:] != tuple(letters)):
+        raise FormulaError(
+            f"{name} must take {', '.join([first, *letters])} in this order, and `p` in front if it reads the "
+            f"parameter; it takes {', '.join(asked) or 'nothing'}."
+        )
+    _check_names(name, asked[len(taken) + (asked[:1] == ("p",)) :], known)
+
+
+def _check_names(name: str, asked: Sequence[str], known: set[str]) -> None:
+    unknown = [x for x in asked if x not in known]
+    if unknown:
+        raise FormulaError(
+            f"{name} asks for `{unknown[0]}`, which is no number of the step. Known: "
+            f"{', '.join(f'`{x}`' for x in sorted(known))}. Help: declare an option of this letter, or a formula in "
+            "`per_step`."
+        )
 
 
 def _rule(

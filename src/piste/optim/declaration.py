@@ -6,11 +6,38 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from ..formula.expression import FormulaError
 from ..options import Option, document, make_signature
 from .options import SHARED
 
 MISSING: Any = object()
 """The default of `params`: marks a call without it."""
+
+
+def check_declaration(cls: Any) -> None:
+    """Raise for options and buffers of a rule that can't be those of an optimizer.
+
+    Raises:
+        FormulaError: An option is a plain value, there is no learning rate, or a buffer names no option.
+    """
+    for name, option in cls.options.items():
+        if not (hasattr(option, "check") and hasattr(option, "default")):
+            raise FormulaError(
+                f"{cls.__name__}.options must hold options of piste.optim.options; received {name}={option!r}. Help: "
+                f'"{name}": Number({option!r}, "its meaning").'
+            )
+    if cls.options and "lr" not in cls.options:
+        raise FormulaError(
+            f'{cls.__name__}.options must have the learning rate, "lr": rate(1e-3); it has {", ".join(cls.options)}.'
+        )
+    for key, buffer in {**cls.buffers, **cls.counters}.items():
+        named = [x for x in (buffer.when, buffer.start) if isinstance(x, str) and x != "p"]
+        for name in named:
+            if name not in cls.options:
+                raise FormulaError(
+                    f"{cls.__name__}.buffers names an option `{name}` for {key}, which is none. Known: "
+                    f"{', '.join(f'`{x}`' for x in cls.options)}."
+                )
 
 
 def all_options(cls: Any) -> dict[str, Option]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..engine import StepSpec, parameters, store
 from ..errors import InvalidValue
+from ..formula.expression import FormulaError
 from ..formula.operations import in_dtype
 from .options import Flag
 from .step_plans import add_eagerly
@@ -127,6 +128,11 @@ def finish_sums(
     asked = parameters(cls.finish)[len(sums) :]
     given = {name: flags[name] if name in flags else scalars[name] for name in asked}
     after = in_dtype(dtype, cls.finish, *sums, **given)
+    if not isinstance(after, tuple) or len(after) != len(cls.group_state):
+        raise FormulaError(
+            f"{cls.__name__}.finish must return a tuple of the next {', '.join(cls.group_state)}; it returned "
+            f"{len(after) if isinstance(after, tuple) else 'no tuple'}."
+        )
     return dict(zip(cls.group_state, after, strict=True))
 
 

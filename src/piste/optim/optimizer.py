@@ -123,6 +123,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__init_subclass__(**kwargs)
         cls.buffers = {key: as_buffer(b) for key, b in cls.buffers.items()}
         cls.counters = {key: as_buffer(b) for key, b in cls.counters.items()}
+        declaration.check_declaration(cls)
         cls._specs = {}
         if "update" in vars(cls):  # a convention replaces the formula, so a custom one has none
             cls.conventions = vars(cls).get("conventions", {})
