@@ -25,10 +25,10 @@ from .timing import in_turns, keep_memory, listed, machine, numbers, shown
 Composed = Callable[[Tensor, Tensor], Tensor]
 
 
-def sigmoid_focal(x: Tensor, y: Tensor) -> Tensor:
+def sigmoid_focal(x: Tensor, y: Tensor, gamma: float = 2.0) -> Tensor:
     p = torch.sigmoid(x)
     q = p * y + (1 - p) * (1 - y)
-    loss = functional.binary_cross_entropy_with_logits(x, y, reduction="none") * (1 - q) ** 2
+    loss = functional.binary_cross_entropy_with_logits(x, y, reduction="none") * (1 - q) ** gamma
     return ((0.25 * y + 0.75 * (1 - y)) * loss).mean()
 
 
@@ -40,9 +40,14 @@ def asymmetric(x: Tensor, y: Tensor) -> Tensor:
     return -(loss * rest ** (y + 4 * (1 - y))).mean()
 
 
-def focal(x: Tensor, k: Tensor) -> Tensor:
+def focal(x: Tensor, k: Tensor, gamma: float = 2.0) -> Tensor:
     loss = functional.cross_entropy(x, k, reduction="none")
-    return ((1 - torch.exp(-loss)) ** 2 * loss).mean()
+    return ((1 - torch.exp(-loss)) ** gamma * loss).mean()
+
+
+def general_robust(x: Tensor, y: Tensor, alpha: float) -> Tensor:
+    b = abs(alpha - 2)
+    return (b / alpha * (((x - y) ** 2 / b + 1) ** (alpha / 2) - 1)).mean()
 
 
 def probabilities(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,6 +80,8 @@ def tversky(x: Tensor, y: Tensor) -> Tensor:
 
 ELEMENTS, ROWS, IMAGES, MASKS = (1 << 20,), (1 << 16, 16), (8, 16, 128, 64), (16, 1, 256, 256)
 LABELS = {"asymmetric": asymmetric, "sigmoid_focal": sigmoid_focal}
+GAMMA = 1.5  # a power that is no product
+SHAPES_OF_ROBUST = (1.0, -2.0)
 REGIONS: dict[str, tuple[Composed, dict[str, Any]]] = {
     "dice": (dice, {}),
     "jaccard": (jaccard, {}),
@@ -86,8 +93,29 @@ def subjects() -> Iterator[tuple[str, str, Composed, dict[str, Any], Tensor, Ten
     """Yield the name to show, the loss, the composed operations, options, input and target: 2^20 numbers."""
     for name, composed in LABELS.items():
         yield name, name, composed, {}, torch.randn(ELEMENTS), torch.randint(2, ELEMENTS).float()
+    mask = torch.randint(2, ELEMENTS).float()
+    own = {"gamma": GAMMA}
+    yield (
+        f"sigmoid_focal, gamma={GAMMA}",
+        "sigmoid_focal",
+        partial(sigmoid_focal, **own),
+        own,
+        torch.randn(ELEMENTS),
+        mask,
+    )
+    for alpha in SHAPES_OF_ROBUST:
+        robust, given = partial(general_robust, alpha=alpha), {"alpha": alpha}
+        yield (
+            f"general_robust, alpha={alpha}",
+            "general_robust",
+            robust,
+            given,
+            torch.randn(ELEMENTS),
+            torch.randn(ELEMENTS),
+        )
     for shape in (ROWS, IMAGES):
         yield "focal", "focal", focal, {}, torch.randn(shape), labels(shape)
+        yield f"focal, gamma={GAMMA}", "focal", partial(focal, **own), own, torch.randn(shape), labels(shape)
     for name, (composed, options) in REGIONS.items():
         mask = torch.randint(2, MASKS).float()
         yield f"{name}, sigmoid", name, composed, {**options, "activation": "sigmoid"}, torch.randn(MASKS), mask

@@ -82,7 +82,7 @@ class Emitter:
     def _order(self, value: Expr) -> list[Expr]:
         """Return the operands in the order of computation, that with the most registers first."""
         self._find_needs(value)
-        operands = value.operands if _whole_power(value) is None else value.operands[:1]
+        operands = value.operands if whole_power(value) is None else value.operands[:1]
         return sorted(operands, key=self._need, reverse=True)
 
     def _need(self, value: Any) -> int:
@@ -115,7 +115,7 @@ class Emitter:
     def _expression(self, value: Expr) -> str:
         if value.op in SPELLED:
             return self._expression(SPELLED[value.op](*value.args))
-        power = _whole_power(value)
+        power = whole_power(value)
         if power is not None:
             return self._product(self.name(value.args[0]), power)
         operands = [self.name(x) for x in value.args]
@@ -148,7 +148,7 @@ def _registers(node: Expr) -> int:
     return OPERATIONS[node.op].registers if node.op in OPERATIONS else 1
 
 
-def _whole_power(value: Expr) -> int | None:
+def whole_power(value: Expr) -> int | None:
     """Return the exponent of a power whose exponent is known to be 0, 1, 2, 3 or 4."""
     if value.op != "**":
         return None

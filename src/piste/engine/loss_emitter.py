@@ -11,7 +11,7 @@ from typing import Any
 
 from ..formula.expression import Expr, NamedConstant, is_condition, topological_order
 from ..formula.operations import OPERATIONS
-from .emit import Dialect, Emitter
+from .emit import Dialect, Emitter, whole_power
 
 __all__ = ["LossEmitter"]
 
@@ -69,6 +69,12 @@ class LossEmitter(Emitter):
         """Return the variable that holds a value, after adding the lines that compute it."""
         return f"o_{value.name}" if isinstance(value, NamedConstant) else super().name(value)
 
+    def _expression(self, value: Expr) -> str:
+        if value.op == "**" and whole_power(value) is None and _is_one_or_other(value.args[0]):
+            (condition, one, x), exponent = value.args[0].args, value.args[1]
+            value = Expr("where", condition, one, Expr("**", x, exponent))  # powers of x share its logarithm
+        return super()._expression(value)
+
     def key(self, value: Expr) -> Expr:
         """Return a common form: the derivative's where(x > 0, -x, x) is -abs(x) in the value."""
         for node in topological_order(value, stop=self._keys.__contains__):
@@ -77,6 +83,13 @@ class LossEmitter(Emitter):
                 same = Expr(node.op, *(self._keys[x] if isinstance(x, Expr) else x for x in node.args))
             self._keys[node] = Expr("neg", Expr("abs", same.args[2])) if _is_negative_abs(same) else same
         return self._keys[value]
+
+
+def _is_one_or_other(value: Any) -> bool:
+    """Return whether a value is where(condition, 1, x)."""
+    if not isinstance(value, Expr) or value.op != "where" or isinstance(value.args[1], Expr):
+        return False
+    return bool(value.args[1] == 1)
 
 
 def _is_negative_abs(value: Expr) -> bool:

@@ -121,5 +121,5 @@ class ImageCrossEntropy(LossKernel):
 def _module(dtype: torch.dtype, focus: int) -> CompiledModule:
     constants: dict[str, int | str] = {"FOCUS": focus} if focus else {}
     if dtype is torch.float64:
-        constants |= {"REAL": "float64", "SIZE": 8, "EXP": "math.exp", "LOG": "math.log"}
+        constants |= {"REAL": "float64", "SIZE": 8, **{word: f"{word}_FLOAT64" for word in ("EXP", "LOG", "POW")}}
     return load_file("cpu/kernels/image_cross_entropy", ("prepare", "forward", "gradient", "finish"), True, **constants)

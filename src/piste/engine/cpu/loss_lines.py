@@ -48,11 +48,12 @@ def result_code(spec: LossKernelSpec) -> int:
 
 
 class LossLines(LossEmitter):
-    """An emitter of exp and log that vectorise."""
+    """An emitter of exponentials, logarithms and powers that vectorise."""
 
     def __init__(self, precision: str, prefix: str, given: Callable[[Expr], str | None]) -> None:
         double = None if precision == "float64" else numba("float64")
-        super().__init__(numba(precision), prefix, given, double, f"{precision}({{0}})")
+        words = numba(precision) if double is None else {**numba(precision), "**": "pow32({0}, {1})"}
+        super().__init__(words, prefix, given, double, f"{precision}({{0}})")
         self._precision = precision
 
     def _expression(self, value: Expr) -> str:

@@ -23,14 +23,15 @@ from ...native.kernels import math32
 from ...native.kernels.work_sharing import take_blocks, thread_number
 from ..tables import ImageTable
 
-REAL: Any = float32  # float64: with math.exp and math.log
+REAL: Any = float32  # float64: with the functions of float64
 EXP: Any = math32.exp32_nonpositive
 LOG: Any = math32.log32
+POW: Any = math32.pow32
 SIZE = 4  # bytes of REAL
 TILE = 128  # places that are computed together
 BLOCK_PLACES = 32 * TILE  # places of a block of work
 FOCUS = 0  # 1: the focal loss; 2: with a gamma of 2, whose powers are products
-EXP_FLOAT64, LOG_FLOAT64 = math.exp, math.log
+EXP_FLOAT64, LOG_FLOAT64, POW_FLOAT64 = math.exp, math.log, math.pow
 X, K, GRAD, E, M, S, F, H, TARGET = 0, 1, 2, 3, 4, 5, 6, 7, 8  # numbers of columns
 
 
@@ -114,7 +115,7 @@ def _run(block, with_gradient):
                     q = one - p
                     is_flat = (q == zero) | (q == one)
                     base = one if is_flat else q
-                    steep = base if FOCUS == 2 else REAL(math.pow(base, gamma - 1.0))
+                    steep = base if FOCUS == 2 else REAL(POW(base, REAL(gamma - 1.0)))
                     focus = steep * base
                     f[j] = focus * loss
                     h[j] = focus + (zero if is_flat else REAL(gamma) * steep * p * loss)

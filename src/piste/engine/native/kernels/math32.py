@@ -1,9 +1,9 @@
-"""exp, log and log1p of float32 that vectorise; sums in any order; bits of floats.
+"""exp, log, log1p and powers of float32 that vectorise; sums in any order; bits of floats.
 
-exp is within 1 unit in the last place, and the logarithms within 2. A function is a range reduction and a polynomial
-(Cephes' coefficients, but for exp and where it is stated), without a branch: it selects among values that are computed
-already. Infinities, zeros and NaN give the results of `math`; a result too small for a normal number is rounded to zero
-or to the nearest subnormal number.
+exp and a power are within 1 unit in the last place, and the logarithms within 2. A function is a range reduction and a
+polynomial (Cephes' coefficients, but for exp and where it is stated), without a branch: it selects among values that
+are computed already. Infinities, zeros and NaN give the results of `math`; a result too small for a normal number is
+rounded to zero or to the nearest subnormal number.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import float32, int32, types
+from numba import float32, float64, int32, types
 
 from ..intrinsics import inline, intrinsic
 
@@ -26,6 +26,7 @@ __all__ = [
     "log1p32_unit_interval",
     "log32",
     "ordered_int_to_float",
+    "pow32",
     "signed_bits",
 ]
 
@@ -63,8 +64,8 @@ def signed_bits(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def _as_float(typingctx: Any, x: Any) -> Any:
-    """A float32 of the given bits."""
-    return _recast(x, types.float32)
+    """A float of the given bits."""
+    return _recast(x, types.float32 if x == types.int32 else types.float64)
 
 
 _ROUND = float32(12582912.0)  # 1.5 * 2^23: adding it rounds a float32 to a whole number, which its low bits then hold
@@ -165,6 +166,77 @@ def log1p32_unit_interval(x):
     p = p * x + float32(0.3332996368408203)
     p = p * x + float32(-0.4999990165233612)
     return p * x * x + x
+
+
+_ROUND64 = 6755399441055744.0  # 1.5 * 2^52: adding it rounds a float64 to a whole number, which its low bits then hold
+_LARGEST = 3.4028234663852886e38  # of float32
+
+
+@inline
+def _log2_of(f):
+    """log2(1 + f) in double precision, with 1 + f in [sqrt(1/2), sqrt(2)): the nearest polynomial by relative error."""
+    p = -0.08634599699575216 * f + 0.15485749082449837
+    p = p * f - 0.15698223824698956
+    p = p * f + 0.15900150579245545
+    p = p * f - 0.17904695782152513
+    p = p * f + 0.2060962555422354
+    p = p * f - 0.2405041736740819
+    p = p * f + 0.28854064358745946
+    p = p * f - 0.3606728005609099
+    p = p * f + 0.4808983207290466
+    p = p * f - 0.7213475252130904
+    p = p * f + 1.4426950409393458
+    return p * f
+
+
+@inline
+def _exp2(y):
+    """2^y = 2^n 2^r in double precision, of y from -1000 to 1000."""
+    t = y + _ROUND64
+    r = y - (t - _ROUND64)
+    p = 0.00015345817225638264 * r + 0.0013399931163345143
+    p = p * r + 0.00961848893757904
+    p = p * r + 0.05550328777161656
+    p = p * r + 0.2402264689080672
+    p = p * r + 0.6931472057371766
+    p = p * r + 1.0000000005541483
+    return _as_float(signed_bits(p) + (signed_bits(t) << 52))
+
+
+@inline
+def pow32(a, b):
+    """a^b = 2^(b log2 |a|) in double precision; signs, infinities and NaN are those of IEEE 754.
+
+    What follows from b alone is computed once for all elements, where they have the same b.
+    """
+    size = float32(abs(a))
+    is_small = size < float32(1.17549435e-38)
+    scaled = size * float32(8388608.0) if is_small else size  # a subnormal number is brought up by 2^23
+    shift = float32(-23.0) if is_small else float32(0.0)
+    bits = int32(signed_bits(scaled) - int32(0x3F3504F3))
+    e = float32(int32(bits >> int32(23))) + shift
+    m = _as_float(int32(int32(bits & int32(0x007FFFFF)) + int32(0x3F3504F3)))
+    power = float64(b)
+    within = _LARGEST if power > _LARGEST else power
+    within = -_LARGEST if within < -_LARGEST else within  # an infinity times log2 1 would be NaN
+    y = within * (_log2_of(float64(m - float32(1.0))) + float64(e))
+    y = -160.0 if y < -160.0 else y  # beyond the range of float32
+    y = 160.0 if y > 160.0 else y
+    result = float32(_exp2(y))
+
+    half = 0.5 * power
+    is_whole = (power + _ROUND64) - _ROUND64 == power
+    is_odd = is_whole & ((half + _ROUND64) - _ROUND64 != half)
+    one, inf, nan = float32(1.0), float32(math.inf), float32(math.nan)
+    at_zero, at_inf = (float32(0.0), inf) if power > 0.0 else (inf, float32(0.0))
+    at_zero, at_inf, at_nan = (one, one, one) if power == 0.0 else (at_zero, at_inf, nan)
+    result = nan if (a < float32(0.0)) & (not is_whole) else result
+    result = at_zero if size == float32(0.0) else result
+    result = at_inf if size == inf else result
+    result = -result if (signed_bits(a) < int32(0)) & is_odd else result
+    result = at_nan if a != a else result
+    of_nan = one if a == one else nan
+    return of_nan if power != power else result
 
 
 @intrinsic
