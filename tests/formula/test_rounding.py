@@ -67,6 +67,13 @@ def in_float32(values: list[float]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
+def random_floats(count: int) -> torch.Tensor:
+    """Return float32 numbers with random bits, and the middles between the numbers of both kinds."""
+    bits = torch.randint(-(1 << 31), (1 << 31) - 1, (count,), generator=torch.Generator().manual_seed(0))
+    middles = [bits & -(1 << lost) | 1 << (lost - 1) for lost in (13, 16)]
+    return torch.cat([bits, *middles]).to(torch.int32).view(torch.float32)
+
+
 @pytest.mark.parametrize("kind", BITS)
 def test_the_nearest_number_is_that_of_exact_arithmetic(kind):
     x = in_float32(VALUES)
@@ -74,6 +81,17 @@ def test_the_nearest_number_is_that_of_exact_arithmetic(kind):
     assert apply(kind, x).tolist() == expected
     assert [apply(kind, v) for v in x.tolist()] == expected
     assert math.isnan(apply(kind, math.nan))
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_compiled_code_rounds_to_the_nearest_number(kind):
+    """It leaves out a conversion to 16 bits and back."""
+    x = torch.cat([in_float32([*VALUES, -0.0, 65519.0, 65520.0, -65520.0, 3.4e38, math.nan]), random_floats(1 << 16)])
+    found = torch.compile(lambda x: apply(kind, x), fullgraph=True)(x)
+    expected = x.to(getattr(torch, kind)).float()
+    assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0))
+    assert torch.equal(found.isnan(), x.isnan())
+    assert torch.equal(found.signbit() & ~x.isnan(), expected.signbit() & ~x.isnan())
 
 
 @pytest.mark.parametrize("kind", BITS)

@@ -62,6 +62,20 @@ def test_adam_keeps_small_updates_with_16_bit_state(precision):
         assert p.float().mean().item() == pytest.approx(0.8, rel=0.01)
 
 
+@pytest.mark.parametrize("precision", MODES)
+@pytest.mark.parametrize("dtype", NARROW)
+def test_a_compiled_step_keeps_small_updates(dtype, precision):
+    """Compiled code leaves out a conversion to 16 bits and back, and with it what a step keeps."""
+    torch._dynamo.reset()
+    p = ones(dtype)
+    optimizer = OPTIMIZERS["SGD"]([p], lr=1e-4, precision=precision)
+    step = torch.compile(optimizer.step, fullgraph=True)
+    for _ in range(100):
+        p.grad = torch.ones_like(p)
+        step()
+    assert p.float().mean().item() == pytest.approx(0.99, abs=2e-3 if dtype == torch.bfloat16 else 3e-4)
+
+
 @pytest.mark.filterwarnings("ignore:.*rounded")
 def test_plain_bfloat16_stands_still():
     p = ones()

@@ -17,11 +17,34 @@ _WORD = 0xFFFFFFFF
 _SALT = 0x9E3779B9
 _LOST_BITS = {torch.bfloat16: 16, torch.float16: 13}  # of a float32, where the result is a normal number
 _FLOAT16_TINY, _FLOAT16_STEP = 2.0**-14, 2.0**-24  # the smallest normal number, and the distance of smaller ones
+_FLOAT16_MAX = 65504.0
 
 
 def to_nearest(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """Return a function that rounds to the nearest number of a dtype, and keeps the dtype of its argument."""
-    return lambda x: x.to(dtype).to(x.dtype)
+
+    def rounded(x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() and x.dtype == torch.float32:
+            return _nearest_by_bits(x, dtype)
+        return x.to(dtype).to(x.dtype)
+
+    return rounded
+
+
+def _nearest_by_bits(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round float32 to the nearest number of a dtype by its bits.
+
+    The code of torch.compile leaves out a conversion to 16 bits and back.
+    """
+    lost = _LOST_BITS[dtype]
+    bits = x.view(torch.int32)
+    odd = (bits >> lost) & 1  # a number in the middle goes to the even neighbour
+    result = ((bits + ((1 << (lost - 1)) - 1) + odd) & -(1 << lost)).view(torch.float32)
+    if dtype == torch.float16:
+        result = torch.where(result.abs() > _FLOAT16_MAX, torch.copysign(torch.full_like(x, torch.inf), x), result)
+        steps = torch.round(x * (1 / _FLOAT16_STEP))  # which rounds to even
+        result = torch.where(x.abs() < _FLOAT16_TINY, torch.copysign(steps * _FLOAT16_STEP, x), result)
+    return torch.where(x != x, x, result)
 
 
 def to_neighbour(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
