@@ -338,6 +338,25 @@ MISTAKES = [
 ]
 
 
+def test_a_buffer_may_exist_by_an_option_of_all_optimizers():
+    ascent = declared(update=lambda g, m: (g, m), buffers={"average": Buffer("m", when="maximize")})
+    for maximize in (True, False):
+        p = parameter(ones())
+        optimizer = ascent([p], maximize=maximize)
+        optimizer.step()
+        assert ("average" in optimizer.state[p]) == maximize
+
+
+def test_a_base_class_of_rules_may_leave_the_learning_rate_to_them():
+    own = {"options": {"mu": decay(0.5, "mu", "")}, "buffers": {"average": Buffer("m", when="on")}}
+    base = type("Base", (Optimizer,), own)
+    options = {"lr": rate(0.1), **base.options, "on": Flag(True, "")}
+    rule = type("Mine", (base,), {"options": options, "update": lambda g, m, *, mu: (mu * g, g)})
+    p = parameter(ones())
+    rule([p]).step()
+    torch.testing.assert_close(p.detach(), ones() - 0.1 * 0.5 * p.grad)
+
+
 @pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize(("names", "message"), MISTAKES, ids=[message[:40] for _, message in MISTAKES])
 @pytest.mark.filterwarnings("ignore:Mine falls back")

@@ -297,3 +297,7 @@ def test_a_rule_of_matrices_is_referred_to_its_help() -> None:
     for rule in (Halves, Rows):
         with pytest.raises(InvalidValue, match=rf"whose step is of whole tensors\. Help: help\({rule.__name__}\)"):
             explain(rule, [[1.0]], [[1.0]])
+
+
+def test_a_tensor_without_elements_has_no_reduced_values():
+    assert explain("LAMB", torch.zeros(0), torch.zeros(0)).text.endswith("Result\n  p = []")

@@ -15,7 +15,7 @@ from piste.explain import explain
 from piste.formula import FormulaError, exp, log1p, where
 from piste.formula.row_functions import log_softmax, pick
 from piste.losses import LOSSES
-from piste.losses.class_loss import ClassLoss
+from piste.losses.class_loss import CLASS_WEIGHT, ClassLoss
 from piste.losses.elementwise import ElementwiseLoss
 from piste.options import Integer, Number
 
@@ -132,3 +132,26 @@ def _scaled(x, y, *, factor):
 def test_a_mistake_in_a_formula_is_named(formula, message):
     with pytest.raises(FormulaError, match=message):
         type("Mine", (ElementwiseLoss,), {"formula": formula})
+
+
+def test_a_formula_without_class_weights_does_not_take_the_option_for_them():
+    with pytest.raises(FormulaError, match="Mine has the option `weight`, and its formula takes no class"):
+        type("Mine", (ClassLoss,), {"options": {"weight": CLASS_WEIGHT}, "formula": lambda x, k: -pick(x, k)})
+
+
+def test_a_number_of_a_formula_with_a_default_needs_no_option():
+    mine = type("Mine", (ElementwiseLoss,), {"formula": lambda x, y, *, factor=2.0: factor * abs(x - y)})
+    assert mine()(torch.ones(2), torch.zeros(2)) == 2
+
+
+def test_forward_may_be_any_callable():
+    assert type("Mine", (ElementwiseLoss,), {"formula": _scaled_by_two, "forward": _Forward()})().forward(3) == 6
+
+
+def _scaled_by_two(x, y):
+    return 2 * abs(x - y)
+
+
+class _Forward:
+    def __call__(self, x: int) -> int:
+        return 2 * x

@@ -99,6 +99,8 @@ def test_the_signature_of_a_call_names_the_operands() -> None:
     }.items():
         assert str(inspect.signature(getattr(nn, name)().forward)) == signature
     assert "operands" in inspect.getsource(nn.MSELoss.forward)
+    renamed = type("Renamed", (nn.InfoNCELoss,), {"arguments": ("anchor", "positive")})
+    assert [*inspect.signature(renamed().forward).parameters] == ["anchor", "positive", "negatives"]
 
 
 @pytest.mark.parametrize("strict", [False, True])

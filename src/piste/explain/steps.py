@@ -195,11 +195,11 @@ class TracedRule:
         reduced = self._reduce(before, scalars)
         named = [line for line in self.lines if isinstance(line.value, Expr) and line.value.op != "input"]
         names = {id(line.value): line.name for line in named}
+        first, count = before.p, before.p.numel()
         for node, value in reduced.items():
-            if OPERATIONS[node.op].kind == "reduction":
+            if OPERATIONS[node.op].kind == "reduction" and count:
                 text = render(node, {key: name for key, name in names.items() if key != id(node)})
                 lines.append(f"{text} = {format_number(value.reshape(-1)[0].item())}, over all elements")
-        first, count = before.p, before.p.numel()
         shown = range(count) if count <= FEW else _largest(after.p.detach() - before.p)
         if count > FEW:
             lines.append(f"the {MOST} of {count} elements that move most:")

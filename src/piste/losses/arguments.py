@@ -170,7 +170,7 @@ def check_declaration(loss: Any) -> None:
     """Raise for a formula that asks for what its loss does not declare.
 
     Raises:
-        FormulaError: The formula takes `self`, or names a number that is no option.
+        FormulaError: The formula takes `self`, or names a number that is no option and has no default.
     """
     formula = inspect.unwrap(loss.formula)
     asked = list(inspect.signature(formula).parameters.values())
@@ -178,7 +178,8 @@ def check_declaration(loss: Any) -> None:
         raise FormulaError(
             f"{loss.__name__}.formula is a function of its operands ({', '.join(loss.arguments)}) without `self`."
         )
-    unknown = [x.name for x in asked if x.kind is x.KEYWORD_ONLY and x.name not in loss.options]
+    given = {*loss.options, *(x.name for x in asked if x.default is not x.empty)}
+    unknown = [x.name for x in asked if x.kind is x.KEYWORD_ONLY and x.name not in given]
     if unknown:
         raise FormulaError(
             f"{loss.__name__}.formula asks for `{unknown[0]}`, which is no option. Help: "
@@ -247,7 +248,7 @@ def name_operands(forward: Any, operands: tuple[str, ...], annotations: Mapping[
     `torch.export` reads the signature, and `torch.fx.symbolic_trace` the code of the function that is wrapped.
 
     Args:
-        forward: The method. Its arguments that have a name follow the operands in the signature.
+        forward: The method. Its arguments with a default follow the operands in the signature.
         operands: The names of the operands.
         annotations: The types of those that may be something else than a tensor.
     """
@@ -260,7 +261,7 @@ def name_operands(forward: Any, operands: tuple[str, ...], annotations: Mapping[
     given = inspect.signature(forward, follow_wrapped=False)
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     own = [inspect.Parameter(name, kind, annotation=annotations.get(name, "Tensor")) for name in operands]
-    more = [p.replace(kind=kind) for p in given.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    more = [p.replace(kind=kind) for p in given.parameters.values() if p.default is not p.empty]
     declared.__signature__ = given.replace(parameters=[inspect.Parameter("self", kind), *own, *more])
     names, code = ("self", *operands), forward.__code__
     named = (lambda self: None).__code__.replace(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..engine import NO_IGNORE_INDEX, Bound, ValueCheck, Violation, compute_dtype
 from ..errors import InvalidValue
+from ..formula.expression import FormulaError
 from ..formula.row_functions import pick, total
 from ..options import Integer, TensorOption
 from .arguments import COUNTED
@@ -64,6 +65,11 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._operand_counts = _operand_count(cls.soft_formula), _operand_count(getattr(cls, "formula", None))
+        if "weight" in cls.options and 2 in cls._operand_counts:
+            raise FormulaError(
+                f"{cls.__name__} has the option `weight`, and its formula takes no class weights. Help: "
+                "formula(x, k, w=None), with pick(w, k) for the weight of the class where w is not None."
+            )
 
     @classmethod
     def index_checks(cls) -> tuple[ValueCheck, ...]:

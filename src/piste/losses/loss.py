@@ -106,7 +106,7 @@ class Loss(TorchLoss):
             cls.__signature__ = init.replace(parameters=list(init.parameters.values())[1:])
         forward = cls.forward
         is_named = hasattr(forward, "__wrapped__") and not {"arguments", "forward"} & vars(cls).keys()
-        if not is_named and forward.__code__.co_flags & inspect.CO_VARARGS:
+        if not is_named and inspect.isfunction(forward) and forward.__code__.co_flags & inspect.CO_VARARGS:
             cls.forward = name_operands(forward, cls.arguments, cls.argument_types)  # type: ignore[method-assign]
         if "name" in vars(cls):
             LOSSES.setdefault(cls.__name__, cls)

@@ -17,6 +17,8 @@ MISSING: Any = object()
 def check_declaration(cls: Any) -> None:
     """Raise for options and buffers of a rule that can't be those of an optimizer.
 
+    A class without a step is a base class of rules, which may declare the rest.
+
     Raises:
         FormulaError: An option is a plain value, there is no learning rate, or a buffer names no option.
     """
@@ -26,14 +28,16 @@ def check_declaration(cls: Any) -> None:
                 f"{cls.__name__}.options must hold options of piste.optim.options; received {name}={option!r}. Help: "
                 f'"{name}": Number({option!r}, "its meaning").'
             )
-    if cls.options and "lr" not in cls.options:
+    if not cls.options or not (hasattr(cls, "update") or cls.matrix is not None):
+        return
+    if "lr" not in cls.options:
         raise FormulaError(
             f'{cls.__name__}.options must have the learning rate, "lr": rate(1e-3); it has {", ".join(cls.options)}.'
         )
     for key, buffer in {**cls.buffers, **cls.counters}.items():
         named = [x for x in (buffer.when, buffer.start) if isinstance(x, str) and x != "p"]
         for name in named:
-            if name not in cls.options:
+            if name not in all_options(cls):
                 raise FormulaError(
                     f"{cls.__name__}.buffers names an option `{name}` for {key}, which is none. Known: "
                     f"{', '.join(f'`{x}`' for x in cls.options)}."
