@@ -20,7 +20,8 @@ from piste.formula import reductions, row_functions, words
 from piste.formula.differentiate import differentiate
 from piste.formula.evaluate import Evaluator, evaluate_gradient
 from piste.formula.expression import Expr, FormulaError
-from piste.formula.operations import OPERATIONS, Operation, apply, divide, power
+from piste.formula.floats import divide, power
+from piste.formula.operations import OPERATIONS, Operation, apply
 from piste.formula.printing import render
 
 from .test_rounding import ROUNDINGS

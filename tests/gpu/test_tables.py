@@ -19,7 +19,7 @@ from piste.engine.gpu.step_kernel import CHUNK
 from piste.engine.gpu.table_ring import TableRing
 from piste.engine.native.native_guard import native_guard
 from piste.engine.specs import ParamState
-from piste.formula.operations import divide, power
+from piste.formula.floats import divide, power
 from piste.optim.composition import step_spec
 
 from .recording import recording

@@ -6,7 +6,6 @@ adds how a language spells each operation.
 
 from __future__ import annotations
 
-import math
 import operator
 import threading
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from . import floats
 from .rounding import noise, on_float, to_nearest, to_neighbour
 
-__all__ = ["OPERATIONS", "Operation", "apply", "divide", "in_dtype", "power"]
+__all__ = ["OPERATIONS", "Operation", "apply", "in_dtype"]
 
 Kind = Literal["elementwise", "condition", "scalar", "row", "reduction", "line"]
 Function = Callable[..., Any]
@@ -104,72 +104,12 @@ def _dtype_of_numbers() -> torch.dtype:
     return torch.float32 if dtype is None else dtype
 
 
-# --- floats -------------------------------------------------------------------------------------------------------
-
-
-def divide(a: float, b: float) -> float:
-    """Divide as IEEE 754 does: by zero is infinity or NaN."""
-    if b == 0:
-        return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
-    return a / b
-
-
-def power(a: float, b: float) -> float:
-    """Raise to a power as IEEE 754 does: NaN outside of the domain, infinity beyond the largest number."""
-    try:
-        return math.pow(a, b)
-    except OverflowError:
-        return math.inf if a > 0 or b % 2 == 0 else -math.inf
-    except ValueError:
-        return math.inf if a == 0 else math.nan
-
-
-def _sqrt(x: float) -> float:
-    return math.sqrt(x) if x >= 0 else math.nan
-
-
-def _exp(x: float) -> float:
-    try:
-        return math.exp(x)
-    except OverflowError:
-        return math.inf
-
-
-def _log(x: float) -> float:
-    return math.log(x) if x > 0 else (-math.inf if x == 0 else math.nan)
-
-
-def _log1p(x: float) -> float:
-    return math.log1p(x) if x > -1 else (-math.inf if x == -1 else math.nan)
-
-
-def _sigmoid(x: float) -> float:
-    e = _exp(-abs(x))
-    return (e if x < 0 else 1.0) / (1.0 + e)
-
-
-def _sign(x: float) -> float:
-    return float((x > 0) - (x < 0))
-
-
-def _maximum(a: float, b: float) -> float:
-    return a if a > b or a != a else b
-
-
-def _minimum(a: float, b: float) -> float:
-    return a if a < b or a != a else b
-
-
-def _where(condition: Any, a: Any, b: Any) -> Any:
-    return a if condition else b
-
-
 # --- tensors ------------------------------------------------------------------------------------------------------
 
 
 def _where_on_tensors(condition: Any, a: Any, b: Any) -> Any:
     if not isinstance(condition, Tensor):
-        return _where(condition, a, b)
+        return floats.where(condition, a, b)
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         b = torch.full_like(condition, b, dtype=_dtype_of_numbers())
     return torch.where(condition, a, b)
@@ -362,8 +302,8 @@ OPERATIONS: dict[str, Operation] = {
         _infix("+", 4, operator.add, _one, _one),
         _infix("-", 4, operator.sub, _one, _minus_one),
         _infix("*", 5, operator.mul, lambda r, a, b: b, lambda r, a, b: a),
-        _infix("/", 5, operator.truediv, lambda r, a, b: 1.0 / b, _quotient_by_denominator, on_floats=divide),
-        _infix("**", 7, operator.pow, _power_by_base, _power_by_exponent, on_floats=power),
+        _infix("/", 5, operator.truediv, lambda r, a, b: 1.0 / b, _quotient_by_denominator, on_floats=floats.divide),
+        _infix("**", 7, operator.pow, _power_by_base, _power_by_exponent, on_floats=floats.power),
         _condition("<", 3, operator.lt),
         _condition("<=", 3, operator.le),
         _condition(">", 3, operator.gt),
@@ -375,16 +315,16 @@ OPERATIONS: dict[str, Operation] = {
         _function("invert", operator.invert, operator.not_, text="not {0:3}", rank=2, kind="condition"),
         _function("neg", operator.neg, operator.neg, _minus_one, text="-{0:6}", rank=6),
         _function("abs", operator.abs, operator.abs, lambda r, a: apply("sign", a), text="|{0}|"),
-        _function("sqrt", torch.sqrt, _sqrt, lambda r, a: 0.5 / r),
-        _function("exp", torch.exp, _exp, lambda r, a: r, registers=6),
-        _function("log", torch.log, _log, lambda r, a: 1.0 / a, registers=6),
-        _function("log1p", torch.log1p, _log1p, lambda r, a: 1.0 / (1.0 + a), text="log(1 + {0:5})", registers=6),
-        _function("sigmoid", torch.sigmoid, _sigmoid, _sigmoid_slope, registers=6),
-        _function("sign", torch.sign, _sign),
+        _function("sqrt", torch.sqrt, floats.sqrt, lambda r, a: 0.5 / r),
+        _function("exp", torch.exp, floats.exp, lambda r, a: r, registers=6),
+        _function("log", torch.log, floats.log, lambda r, a: 1.0 / a, registers=6),
+        _function("log1p", torch.log1p, floats.log1p, lambda r, a: 1.0 / (1.0 + a), text="log(1 + {0:5})", registers=6),
+        _function("sigmoid", torch.sigmoid, floats.sigmoid, _sigmoid_slope, registers=6),
+        _function("sign", torch.sign, floats.sign),
         _function(
             "maximum",
             _on_two_tensors(torch.maximum),
-            _maximum,
+            floats.maximum,
             lambda r, a, b: _share(a > b, a == b),
             lambda r, a, b: _share(a < b, a == b),
             text="max({0}, {1})",
@@ -392,12 +332,12 @@ OPERATIONS: dict[str, Operation] = {
         _function(
             "minimum",
             _on_two_tensors(torch.minimum),
-            _minimum,
+            floats.minimum,
             lambda r, a, b: _share(a < b, a == b),
             lambda r, a, b: _share(a > b, a == b),
             text="min({0}, {1})",
         ),
-        Operation("where", _where_on_tensors, _where, "({1} if {0} else {2})"),
+        Operation("where", _where_on_tensors, floats.where, "({1} if {0} else {2})"),
         _rounding("bfloat16", to_nearest(torch.bfloat16)),
         _rounding("float16", to_nearest(torch.float16)),
         _rounding("bfloat16_at_random", to_neighbour(torch.bfloat16), "{0}, {1}"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from ...formula.operations import divide, power
+from ...formula.floats import divide, power
 from ...formula.words import exp, log, log1p, maximum, minimum, sign, sqrt
 from ..emit import INFIX, Dialect, Emitter
 from ..hoisting import given_inputs
