@@ -80,8 +80,8 @@ def tversky(x: Tensor, y: Tensor) -> Tensor:
 
 ELEMENTS, ROWS, IMAGES, MASKS = (1 << 20,), (1 << 16, 16), (8, 16, 128, 64), (16, 1, 256, 256)
 LABELS = {"asymmetric": asymmetric, "sigmoid_focal": sigmoid_focal}
-GAMMA = 1.5  # a power that is no product
-SHAPES_OF_ROBUST = (1.0, -2.0)
+GAMMA = 1.7  # a power that is no product or root
+SHAPES_OF_ROBUST = (1.0, 0.3)
 REGIONS: dict[str, tuple[Composed, dict[str, Any]]] = {
     "dice": (dice, {}),
     "jaccard": (jaccard, {}),

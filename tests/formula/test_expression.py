@@ -17,7 +17,7 @@ from torch import Tensor
 from piste.errors import PisteError
 from piste.formula.evaluate import Evaluator
 from piste.formula.expression import Expr, FormulaError, NamedConstant, topological_order, trace
-from piste.formula.words import exp, log, log1p, maximum, minimum, sigmoid, sign, sqrt, where
+from piste.formula.words import exp, expm1, log, log1p, maximum, minimum, sigmoid, sign, sqrt, where
 
 inf, nan = math.inf, math.nan
 NUMBERS = [-inf, -2.5, -1.0, -0.0, 0.0, 0.25, 1.0, 2.5, 800.0, inf, nan]
@@ -61,13 +61,14 @@ def test_a_binary_word_on_numbers_agrees_with_torch(word, a, b):
 
 def test_an_argument_outside_the_domain_gives_nan_or_infinity():
     assert math.isnan(sqrt(-1.0)) and math.isnan(log(-1.0)) and math.isnan(log1p(-2.0))
+    assert expm1(1000.0) == inf and expm1(-1000.0) == -1.0
     assert log(0.0) == -inf and log1p(-1.0) == -inf
     assert exp(1e6) == inf and exp(-1e6) == 0.0
     assert sqrt(inf) == inf and log(inf) == inf
 
 
 def test_nan_propagates():
-    for word in (sqrt, exp, log, log1p, sigmoid):
+    for word in (sqrt, exp, expm1, log, log1p, sigmoid):
         assert math.isnan(word(nan)) and word(tensor(nan)).isnan()
     for a, b in ((nan, 1.0), (1.0, nan), (nan, nan), (nan, inf), (-inf, nan)):
         for word in (maximum, minimum):
@@ -113,6 +114,7 @@ def test_autograd_goes_through_the_words():
     for f in (
         sqrt,
         exp,
+        expm1,
         log,
         log1p,
         sigmoid,
@@ -163,6 +165,7 @@ WRITTEN: dict[str, Any] = {
     "invert(>(x, 0))": lambda x, y: ~(x > 0),
     "sqrt(x)": lambda x, y: sqrt(x),
     "exp(neg(x))": lambda x, y: exp(-x),
+    "expm1(x)": lambda x, y: expm1(x),
     "log(x)": lambda x, y: log(x),
     "log1p(x)": lambda x, y: log1p(x),
     "sigmoid(x)": lambda x, y: sigmoid(x),

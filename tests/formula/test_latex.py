@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from piste.formula import OPERATIONS, Expr, exp, log, log1p, maximum, minimum, sigmoid, sign, sqrt, where
+from piste.formula import OPERATIONS, Expr, exp, expm1, log, log1p, maximum, minimum, sigmoid, sign, sqrt, where
 from piste.formula.evaluate import Evaluator
 from piste.formula.latex import _FORMS, _SYMBOLS, LatexPrinter, latex_name, latex_number
 from piste.formula.row_functions import each, log_softmax, pick, total
@@ -125,6 +125,7 @@ GROWTH = [
     lambda a, b, c, d: a**2.0,
     lambda a, b, c, d: sqrt(abs(a)),
     lambda a, b, c, d: exp(-abs(a)),
+    lambda a, b, c, d: expm1(a),
     lambda a, b, c, d: log(abs(a) + 1),
     lambda a, b, c, d: log1p(abs(a)),
 ]

@@ -101,6 +101,7 @@ SMOOTHED = "(1 - label_smoothing) * y + label_smoothing / size(x)"
 EVEN = "the square, the absolute value or the norm is the same"
 BORDER = "both sides are the same number there, and its slope is written down apart"
 USUAL = f"1e-15 < eps < {1e15}"
+NEAR_2 = "where(abs(u) < 0.5, loss, where(z == math.inf, z, large))"  # both are b / alpha (e^u - 1)
 NEAR_0, FAR = "-0.5 * log1p(-t * t)", "d + log1p(e) - math.log(2)"
 FAR_FROM_LIMIT = "the limit has the bits of the formula from far smaller numbers on"
 ROUNDING = "both forms are the same number up to rounding, which a test of small differences measures"
@@ -224,6 +225,18 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "LogCoshLoss.formula: 1 -> 2 (number 3)": ROUNDING,
         "GeneralRobustLoss.formula: abs(u) < 0.5 -> abs(u) <= 0.5": BORDER,
         "GeneralRobustLoss.formula: 0.5 -> 1.0 (number 6)": ROUNDING,
+        **{
+            f"GeneralRobustLoss.formula: {change}": ROUNDING
+            for change in (
+                f"{NEAR_2} -> where(abs(u) < 0.5, where(z == math.inf, z, large), loss)",
+                f"{NEAR_2} -> where(z == math.inf, z, large)",
+                f"{NEAR_2} -> loss",
+                "abs(u) < 0.5 -> abs(u) > 0.5",
+                "abs(u) -> u",
+                "abs(u) -> -abs(u)",
+                "0.5 -> 0 (number 6)",
+            )
+        },
         "GeneralRobustLoss.formula: 1.99 < alpha < 2.01 -> 1.99 <= alpha < 2.01": ROUNDING,
         "GeneralRobustLoss.formula: 1.99 < alpha < 2.01 -> 1.99 < alpha <= 2.01": ROUNDING,
         "GeneralRobustLoss.formula: 1.99 -> 3.98": ROUNDING,

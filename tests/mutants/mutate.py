@@ -28,7 +28,7 @@ ORDERS = {
     ast.NotIn: (ast.In,),
 }
 OPPOSITES = {"maximum": "minimum", "minimum": "maximum", "any": "all", "all": "any"}
-PLAIN = {"sqrt", "exp", "log", "log1p", "sigmoid", "sign", "abs", "log_softmax", "total", "mean", "each"}
+PLAIN = {"sqrt", "exp", "expm1", "log", "log1p", "sigmoid", "sign", "abs", "log_softmax", "total", "mean", "each"}
 """Words of one operand, which a slip may leave out."""
 WORDS = PLAIN | {"maximum", "minimum", "where", "pick", "norm", "hinges"}
 METHODS = {"abs", "cumsum", "clamp_min"}

@@ -14,10 +14,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..formula.evaluate import Evaluator
 from ..formula.expression import Expr, FormulaError, topological_order
 from ..formula.operations import OPERATIONS
 from ..formula.properties import is_never_positive
-from ..formula.words import exp, where
+from ..formula.words import exp, sqrt, where
 
 Dialect = Mapping[str, str | tuple[str, ...]]
 
@@ -82,7 +83,7 @@ class Emitter:
     def _order(self, value: Expr) -> list[Expr]:
         """Return the operands in the order of computation, that with the most registers first."""
         self._find_needs(value)
-        operands = value.operands if whole_power(value) is None else value.operands[:1]
+        operands = value.operands if known_power(value) is None else value.operands[:1]
         return sorted(operands, key=self._need, reverse=True)
 
     def _need(self, value: Any) -> int:
@@ -115,26 +116,16 @@ class Emitter:
     def _expression(self, value: Expr) -> str:
         if value.op in SPELLED:
             return self._expression(SPELLED[value.op](*value.args))
-        power = whole_power(value)
-        if power is not None:
-            return self._product(self.name(value.args[0]), power)
+        exponent = known_power(value)
+        if exponent is not None:
+            power = _spelled_power(value.args[0], exponent)
+            return self._expression(power) if isinstance(power, Expr) and exponent != 1 else self.name(power)
         operands = [self.name(x) for x in value.args]
         *lines, result = self._templates(value)
         names = dict(self._constants)
         for line in lines:
             names["last"] = self._assigned(line.format(*operands, **names))
         return result.format(*operands, **names)
-
-    def _product(self, base: str, power: int) -> str:
-        """Return a base multiplied by itself, which vectorizes where a power does not."""
-        if power < 2:
-            return base if power else self._constant(1.0)
-        product = str(self._dialect["*"])
-        square = product.format(base, base)
-        if power == 2:
-            return square
-        square = self._assigned(square)
-        return product.format(square, base if power == 3 else square)
 
     def _templates(self, value: Expr) -> tuple[str, ...]:
         kinds = ", ".join("x" if isinstance(x, Expr) else "constant" for x in value.args)
@@ -148,12 +139,31 @@ def _registers(node: Expr) -> int:
     return OPERATIONS[node.op].registers if node.op in OPERATIONS else 1
 
 
-def whole_power(value: Expr) -> int | None:
-    """Return the exponent of a power whose exponent is known to be 0, 1, 2, 3 or 4."""
+def known_power(value: Expr) -> float | None:
+    """Return the exponent of a power that is spelled in products, a root and a reciprocal; None for other expressions.
+
+    It is known when the kernel is made, and a multiple of 1/2 from -2 to 4.
+    """
     if value.op != "**":
         return None
     exponent = value.args[1]
-    if isinstance(exponent, Expr) and exponent.op == "-" and not exponent.operands:  # gamma - 1, of a derivative
-        exponent = float(exponent.args[0]) - float(exponent.args[1])
-    known = not isinstance(exponent, Expr) and exponent in (0, 1, 2, 3, 4)
-    return int(exponent) if known else None
+    if isinstance(exponent, Expr):  # gamma - 1, of a derivative
+        is_known = all(node.op in OPERATIONS for node in topological_order(exponent))
+        exponent = Evaluator({})(exponent) if is_known else math.nan
+    return float(exponent) if exponent in _SPELLED_POWERS else None
+
+
+_SPELLED_POWERS = [k / 2 for k in range(-4, 9)]
+
+
+def _spelled_power(x: Any, exponent: float) -> Any:
+    """Return a power as products, a root and a reciprocal, which vectorise where other powers may not."""
+    if exponent < 0:
+        return 1 / _spelled_power(x, -exponent)
+    if exponent % 1:
+        root = sqrt(x)
+        return root if exponent < 1 else _spelled_power(x, exponent - 0.5) * root
+    if exponent > 2:
+        square = x * x
+        return square * (x if exponent == 3 else square)
+    return (1.0, x, x * x)[int(exponent)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..formula.expression import Expr, NamedConstant, is_condition, topological_order
 from ..formula.operations import OPERATIONS
-from .emit import Dialect, Emitter, whole_power
+from .emit import Dialect, Emitter, known_power
 
 __all__ = ["LossEmitter"]
 
@@ -70,7 +70,7 @@ class LossEmitter(Emitter):
         return f"o_{value.name}" if isinstance(value, NamedConstant) else super().name(value)
 
     def _expression(self, value: Expr) -> str:
-        if value.op == "**" and whole_power(value) is None and _is_one_or_other(value.args[0]):
+        if value.op == "**" and known_power(value) is None and _is_one_or_other(value.args[0]):
             (condition, one, x), exponent = value.args[0].args, value.args[1]
             value = Expr("where", condition, one, Expr("**", x, exponent))  # powers of x share its logarithm
         return super()._expression(value)

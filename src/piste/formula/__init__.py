@@ -7,13 +7,14 @@ give the reference, floats give a number, and `Expr`s give the graph that become
 from .expression import Expr, FormulaError, trace
 from .operations import OPERATIONS
 from .reductions import mean, norm, total
-from .words import exp, log, log1p, maximum, minimum, sigmoid, sign, sqrt, where
+from .words import exp, expm1, log, log1p, maximum, minimum, sigmoid, sign, sqrt, where
 
 __all__ = [
     "OPERATIONS",
     "Expr",
     "FormulaError",
     "exp",
+    "expm1",
     "log",
     "log1p",
     "maximum",

@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "divide",
     "exp",
+    "expm1",
     "log",
     "log1p",
     "maximum",
@@ -50,8 +51,16 @@ def exp(x: float) -> float:
         return math.inf
 
 
+def expm1(x: float) -> float:
+    """Return e^x - 1, infinity beyond the largest number."""
+    try:
+        return math.expm1(x)
+    except OverflowError:
+        return math.inf
+
+
 def log(x: float) -> float:
-    """Return log(x), -infinity at 0 and NaN below."""
+    """Return the natural logarithm, -infinity of 0 and NaN below."""
     return math.log(x) if x > 0 else (-math.inf if x == 0 else math.nan)
 
 

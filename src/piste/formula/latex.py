@@ -239,6 +239,7 @@ _FORMS: dict[str, Callable[[LatexPrinter, Expr, str], tuple[str, int]]] = {
     "abs": _around(r"\left|", r"\right|"),
     "sqrt": _around(r"\sqrt{", "}"),
     "exp": lambda p, n, i: (f"e^{{{p(n.args[0], i)}}}", _POWER),
+    "expm1": lambda p, n, i: (f"e^{{{p(n.args[0], i)}}} - 1", _SUM),
     "log": _around(r"\log\left(", r"\right)"),
     "log1p": LatexPrinter._log1p,
     "sigmoid": _around(r"\operatorname{sigmoid}\left(", r"\right)"),

@@ -317,6 +317,7 @@ OPERATIONS: dict[str, Operation] = {
         _function("abs", operator.abs, operator.abs, lambda r, a: apply("sign", a), text="|{0}|"),
         _function("sqrt", torch.sqrt, floats.sqrt, lambda r, a: 0.5 / r),
         _function("exp", torch.exp, floats.exp, lambda r, a: r, registers=6),
+        _function("expm1", torch.expm1, floats.expm1, lambda r, a: r + 1.0, text="exp({0}) - 1", rank=4, registers=6),
         _function("log", torch.log, floats.log, lambda r, a: 1.0 / a, registers=6),
         _function("log1p", torch.log1p, floats.log1p, lambda r, a: 1.0 / (1.0 + a), text="log(1 + {0:5})", registers=6),
         _function("sigmoid", torch.sigmoid, floats.sigmoid, _sigmoid_slope, registers=6),

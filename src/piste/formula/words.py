@@ -14,7 +14,7 @@ from typing import Any
 
 from .operations import apply
 
-__all__ = ["exp", "log", "log1p", "maximum", "minimum", "sigmoid", "sign", "sqrt", "where"]
+__all__ = ["exp", "expm1", "log", "log1p", "maximum", "minimum", "sigmoid", "sign", "sqrt", "where"]
 
 
 def sqrt(x: Any) -> Any:
@@ -49,6 +49,23 @@ def exp(x: Any) -> Any:
         1.0
     """
     return apply("exp", x)
+
+
+def expm1(x: Any) -> Any:
+    """Return e^x - 1, accurate for small x.
+
+    Args:
+        x: A number, a tensor or an expression.
+
+    Returns:
+        A value of the type of `x`.
+
+    Example:
+        >>> from piste.formula import expm1
+        >>> expm1(1e-20)
+        1e-20
+    """
+    return apply("expm1", x)
 
 
 def log(x: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..engine import BoundKind
 from ..errors import InvalidValue
-from ..formula.words import exp, log, log1p, maximum, sign, sqrt, where
+from ..formula.words import exp, expm1, log, log1p, maximum, sign, sqrt, where
 from ..options import Number, TensorOption
 from .elementwise import WEIGHT, ElementwiseLoss
 from .value_checks import Check
@@ -175,15 +175,11 @@ class GeneralRobustLoss(ElementwiseLoss):
             u = 0.5 * alpha * s
             if abs(alpha) > STEEP:
                 u = where(z < 1e-18, 0.5 * alpha / b * z, u)  # z / b may be below the smallest number
-        # e^u - 1, by Kahan's quotient where the difference would cancel
-        w = exp(u)
-        near = factor * where(w == 1, u, (w - 1) * u / log(w))
+        loss = factor * expm1(u)
         if 1.99 < alpha < 2.01:  # b e^u is (z + b) e^(u - s), without the rounding of a large u
             large = ((z + b) * exp((0.5 * alpha - 1) * s) - b) / alpha
-            large = where(z == math.inf, z, large)
-        else:
-            large = factor * (w - 1)
-        return where(abs(u) < 0.5, near, large)
+            loss = where(abs(u) < 0.5, loss, where(z == math.inf, z, large))
+        return loss
 
     def derivatives(x, y, *, alpha, scale):
         d = (x - y) / scale

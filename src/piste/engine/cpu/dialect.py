@@ -23,7 +23,9 @@ def numba(precision: str) -> Dialect:
         "sign": ("{minus_one} if {0} < {zero} else {zero}", "{one} if {0} > {zero} else {last}"),
     }
     words |= {op: f"{{0}} {op} {{1}}" for op in INFIX}
-    words |= {word: call.format(function=f"math.{word}", operands="{0}") for word in ("sqrt", "exp", "log", "log1p")}
+    words |= {
+        word: call.format(function=f"math.{word}", operands="{0}") for word in ("sqrt", "exp", "expm1", "log", "log1p")
+    }
     for dtype in ("bfloat16", "float16"):
         words[dtype] = f"from_{dtype}(to_{dtype}({{0}}))"
         words[f"{dtype}_at_random"] = f"{dtype}_at_random({{0}}, {{1}})"

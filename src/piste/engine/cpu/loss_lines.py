@@ -40,6 +40,7 @@ COLUMNS = columns_from(LossTable)
 SCALE, OPTIONS = word(LossNumbers, "scale"), columns_from(LossNumbers)
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "int64": 8}
 _NARROW = ("bfloat16", "float16")
+_VECTORISED = {"exp": "exp32", "expm1": "expm1_32", "log": "log32", "log1p": "log1p32"}
 
 
 def result_code(spec: LossKernelSpec) -> int:
@@ -57,14 +58,14 @@ class LossLines(LossEmitter):
         self._precision = precision
 
     def _expression(self, value: Expr) -> str:
-        if self._precision == "float32" and value.op in ("exp", "log", "log1p"):
+        if self._precision == "float32" and value.op in _VECTORISED:
             match value.op, self.key(value).args[0]:
                 case ("exp", within) if is_never_positive(within):
                     word = "exp32_nonpositive"
                 case ("log1p", Expr(op="exp", args=(within,))) if is_never_positive(within):
                     word = "log1p32_unit_interval"
                 case op, _:
-                    word = f"{op}32"
+                    word = _VECTORISED[op]
             return f"{word}({self.name(value.args[0])})"
         return super()._expression(value)
 

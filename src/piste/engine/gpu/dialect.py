@@ -27,6 +27,14 @@ def log1p(x):
 
 
 @triton.jit
+def expm1(x):
+    """exp(x) - 1: where the difference cancels, the rounding error of exp(x) is divided out again."""
+    w = tl.exp(x)
+    near = tl.where(w == 1.0, x, (w - 1.0) * (x / tl.log(w)))
+    return tl.where(tl.abs(x) < 0.5, near, w - 1.0)
+
+
+@triton.jit
 def power(a, b):
     """a ** b in double precision; a negative base takes whole exponents alone."""
     result = tl.exp(b * tl.log(tl.abs(a)))
@@ -120,6 +128,7 @@ def triton(precision: str) -> Dialect:
         "invert": "{0} == 0",
         "abs": "tl.abs({0})",
         "exp": "tl.exp({0})" if is_double else "exponential({0})",
+        "expm1": "expm1({0})",
         "log": "tl.log({0})",
         "log1p": "log1p({0})",
         "**": "power({0}, {1})" if is_double else f"power({wide}).to(tl.float32)",

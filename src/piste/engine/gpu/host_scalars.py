@@ -9,13 +9,13 @@ from functools import cache
 from typing import Any
 
 from ...formula.floats import divide, power
-from ...formula.words import exp, log, log1p, maximum, minimum, sign, sqrt
+from ...formula.words import exp, expm1, log, log1p, maximum, minimum, sign, sqrt
 from ..emit import INFIX, Dialect, Emitter
 from ..hoisting import given_inputs
 from ..specs import StepSpec
 from .step_split import split
 
-_WORDS = (exp, log, log1p, maximum, minimum, sign, sqrt)
+_WORDS = (exp, expm1, log, log1p, maximum, minimum, sign, sqrt)
 _ROUNDED = {"float32": ctypes.c_float, "float64": ctypes.c_double}
 
 PYTHON: Dialect = {
@@ -29,7 +29,7 @@ PYTHON: Dialect = {
     "invert": "not {0}",
     "abs": "abs({0})",
     "where": "{1} if {0} else {2}",
-    **{word.__name__: f"{word.__name__}({{0}})" for word in (exp, log, log1p, sign, sqrt)},
+    **{word.__name__: f"{word.__name__}({{0}})" for word in (exp, expm1, log, log1p, sign, sqrt)},
     **{word.__name__: f"{word.__name__}({{0}}, {{1}})" for word in (maximum, minimum)},
 }
 

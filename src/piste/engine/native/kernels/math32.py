@@ -1,9 +1,9 @@
-"""exp, log, log1p and powers of float32 that vectorise; sums in any order; bits of floats.
+"""exp, expm1, log, log1p and powers of float32 that vectorise; sums in any order; bits of floats.
 
-exp and a power are within 1 unit in the last place, and the logarithms within 2. A function is a range reduction and a
-polynomial (Cephes' coefficients, but for exp and where it is stated), without a branch: it selects among values that
-are computed already. Infinities, zeros and NaN give the results of `math`; a result too small for a normal number is
-rounded to zero or to the nearest subnormal number.
+exp and a power are within 1 unit in the last place, expm1 and the logarithms within 2. A function is a range reduction
+and a polynomial (Cephes' coefficients, but for exp and where it is stated), without a branch: it selects among values
+that are computed already. Infinities, zeros and NaN give the results of `math`; a result too small for a normal number
+is rounded to zero or to the nearest subnormal number.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = [
     "differing_bits",
     "exp32",
     "exp32_nonpositive",
+    "expm1_32",
     "fast_add",
     "float_to_ordered_int",
     "log1p32",
@@ -105,6 +106,23 @@ def exp32_nonpositive(x):
     """e^x of x up to 0, where 2^(n + 24) is a normal number and 2^-24 is a factor of the polynomial."""
     p, t = _reduced(float32(-104.0) if x < float32(-104.0) else x, _EXPONENT, _TINY)
     return p * _as_float(int32(signed_bits(t) << int32(23)))
+
+
+@inline
+def expm1_32(x):
+    """e^x - 1 = 2^n (e^r - 1) + (2^n - 1), with n and r as in exp32; NaN goes through all of it."""
+    low = float32(-30.0) if x < float32(-30.0) else x
+    y = float32(89.0) if low > float32(89.0) else low
+    t = y * float32(1.44269504088896341) + _ROUND
+    n = t - _ROUND
+    r = y - n * float32(0.693359375) + n * float32(2.12194440e-4)
+    p = float32(1.3814496342e-3) * r + float32(8.3687519654e-3)
+    p = p * r + float32(4.1668392718e-2)
+    p = p * r + float32(1.6666519642e-1)
+    p = p * r + float32(4.9999994040e-1)
+    p = p * r * r + r
+    half = _as_float(int32(int32(signed_bits(t) - _ABOVE) << int32(23)))  # 2^(n - 1), since 2^128 is too large
+    return (half * p + (half - float32(0.5))) * float32(2.0)
 
 
 @inline
