@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 import piste
 from piste.errors import Unsupported
@@ -65,3 +66,18 @@ def test_a_tool_leaves_the_steps_of_an_option_as_they_are(options, tool):
     for compiled, plain in zip(train(options, tool), train(options, None), strict=True):
         limit = 1e-5 if tool == "compile" and compiled.dtype == torch.float32 else 0.0
         torch.testing.assert_close(compiled, plain, rtol=limit, atol=limit)
+
+
+@pytest.mark.parametrize("name", ["Adam", "Rprop", "ScheduleFreeSGD"])
+def test_changes_of_the_rate_compile_a_step_once_more(name):
+    """The first step makes the state, and the first change of the rate makes it an input of the graph."""
+    torch._dynamo.reset()
+    w = torch.ones(3).requires_grad_()
+    optimizer = getattr(piste.optim, name)([w], lr=0.1)
+    counters.clear()
+    step = torch.compile(optimizer.step, backend="aot_eager", fullgraph=True)
+    for t in range(6):
+        w.grad = torch.ones(3)
+        optimizer.param_groups[0]["lr"] = 0.1 / max(t, 1)
+        step()
+    assert counters["stats"]["unique_graphs"] == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -68,10 +68,17 @@ class StepSpec:
     sums: SumSpec | None = None  # sums over all parameters, from which some of the numbers follow
     lines: Mapping[str, str] = field(default_factory=dict)  # buffers of a number for each "row" or "column"
     arguments: Mapping[str, tuple[str, ...]] = field(init=False)  # of each formula of `per_step`
+    unread: Set[str] = field(init=False)  # numbers that `per_step` restates before a formula reads them
 
     def __post_init__(self) -> None:
         # found here, as torch.compile can't trace the look at a signature
         object.__setattr__(self, "arguments", {name: parameters(formula) for name, formula in self.per_step.items()})
+        read: set[str] = set()
+        unread: set[str] = set()
+        for name, arguments in self.arguments.items():
+            read.update(arguments)
+            unread.update({name} - read)
+        object.__setattr__(self, "unread", unread)
 
     def of(self, p: torch.Tensor) -> StepSpec:
         """Return the step of a parameter, which may depend on its dtype and on its dimensions."""

@@ -47,7 +47,8 @@ def step(
     for slot in slots:
         spec = program.of(slot.p)
         known = local_numbers(numbers, slot.p.device)
-        known = {name: _traced(x, slot) for name, x in known.items()} if torch.compiler.is_compiling() else known
+        if torch.compiler.is_compiling():  # a number that no operation reads would be a constant of the graph
+            known = {name: _traced(x, slot) for name, x in known.items() if name not in spec.unread}
         known = {**known, "epsilon": torch.finfo(slot.p.dtype).eps} if "epsilon" in spec.numbers else known
         slot = _unscaled(slot, grad_scale)
         kept = (slot.p, *slot.buffers, *slot.counters, *slot.scales)
