@@ -107,7 +107,8 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
                 "target of class probabilities. Help: give the rows to be ignored a target of zeros."
             )
         formula = cls.formula if has_indices else cls.soft_formula
-        count = cls._operand_counts[formula is cls.formula]
+        of_soft, of_index = cls._operand_counts
+        count = of_index if has_indices else of_soft
         return Rows(
             formula,
             (x, y, weight)[:count],
