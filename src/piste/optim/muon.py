@@ -96,7 +96,8 @@ def orthogonalize(u: Tensor, coefficients: Any, steps: int, eps: float, dtype: s
     is_tall = x.shape[1] > x.shape[2]
     if is_tall:
         x = x.mT
-    x, add_product = (x.squeeze(0), torch.addmm) if len(x) == 1 else (x, torch.baddbmm)  # a batch of one is slower on a CPU
+    # A batch of one is slower on a CPU; an index would start CUDA for a fake tensor on torch 2.9.
+    x, add_product = (x.squeeze(0), torch.addmm) if len(x) == 1 else (x, torch.baddbmm)
     x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         y = x @ x.mT
