@@ -95,6 +95,16 @@ def test_compiled_code_rounds_to_the_nearest_number(kind):
 
 
 @pytest.mark.parametrize("kind", BITS)
+def test_a_traced_rounding_has_no_conversion_to_16_bits(kind):
+    torch._dynamo.reset()
+    graphs = []
+    x = random_floats(1 << 10)
+    compiled = torch.compile(lambda x: apply(kind, x), backend=lambda graph, _: graphs.append(graph) or graph)
+    assert torch.equal(compiled(x).nan_to_num(7.0), x.to(getattr(torch, kind)).float().nan_to_num(7.0))
+    assert not any(getattr(torch, kind) in node.args for graph in graphs for node in graph.graph.nodes)
+
+
+@pytest.mark.parametrize("kind", BITS)
 @pytest.mark.parametrize("r", [0, 1, 20000, 32768, 65535])
 def test_a_random_number_chooses_between_the_neighbours(kind, r):
     # Of r, float16 takes 13 bits where its numbers are normal.

@@ -29,7 +29,11 @@ PRECISION = "piste.optim.precision"
 LR, SEED = 2.0**-9, 3
 
 _EVEN = "the fourth power is that of the magnitude"
-EQUIVALENT_ROUNDING = {"to_neighbour: steps * _FLOAT16_STEP -> -(steps * _FLOAT16_STEP)": "its sign is that of x"}
+_IS_TRACED = "torch.compiler.is_compiling() {0} x.dtype == torch.float32"
+EQUIVALENT_ROUNDING = {
+    "to_neighbour: steps * _FLOAT16_STEP -> -(steps * _FLOAT16_STEP)": "its sign is that of x",
+    f"to_nearest: {_IS_TRACED.format('and')} -> {_IS_TRACED.format('or')}": "both ways give the same numbers",
+}
 EQUIVALENT_CODES = {
     "encode: x -> places (number 3)": "there is a place for each number",
     "encode: x -> places (number 4)": "the places are on the device of the numbers",
@@ -57,7 +61,11 @@ def subjects() -> list[Subject]:
 
 def _check_rounding(modules: Mapping[str, ModuleType]) -> str | None:
     with patch.object(rounding, "apply", modules[OPERATIONS].apply):
-        run_tests(rounding, "test_noise_is_uniform_and_differs_by_key_step_and_position")
+        slow = (
+            "test_noise_is_uniform_and_differs_by_key_step_and_position",
+            "test_compiled_code_rounds_to_the_nearest_number",
+        )
+        run_tests(rounding, *slow)
     return None
 
 

@@ -253,3 +253,25 @@ def test_a_function_outside_of_the_compiler_is_not_traced(is_private, monkeypatc
     torch._dynamo.reset()
     with pytest.raises(Exception, match="a reason"):
         torch.compile(function, backend="eager", fullgraph=True)(torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (torch.float32, {}),
+        (torch.float32, {"state_dtype": "int8"}),
+        (torch.bfloat16, {"precision": "stochastic"}),
+        (torch.bfloat16, {"precision": "kahan"}),
+    ],
+)
+def test_torch_compile_steps_a_parameter_of_one_number(dtype: torch.dtype, options: dict) -> None:
+    torch._dynamo.reset()
+    a, b = (torch.tensor(1.5, dtype=dtype, requires_grad=True) for _ in range(2))
+    plain, compiled = (OPTIMIZERS["AdamW"]([p], lr=0.1, **options) for p in (a, b))
+    step = torch.compile(compiled.step, backend="eager", fullgraph=True)
+    for _ in range(3):
+        a.grad, b.grad = torch.full_like(a, 0.5), torch.full_like(b, 0.5)
+        plain.step()
+        step()
+    torch.testing.assert_close(b, a)
+    torch.testing.assert_close([*compiled.state[b].values()], [*plain.state[a].values()])

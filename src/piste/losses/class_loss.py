@@ -150,8 +150,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
     def prepared(cls, rows: Rows) -> PreparedCall:
         """Return the rows for the eager backend; an ignored row has the gradient 0, even where it holds NaN."""
         call = super().prepared(rows)
-        x, y, *given = call.operands
-        weight = given[0] if given else None
+        x, y, weight = (*call.operands, None)[:3]  # a formula may take no class weights
         if rows.kinds[1] != "index":
             call.weights = lambda: (y if weight is None else y * weight).sum()
             return call
@@ -159,7 +158,7 @@ class ClassLoss(RowwiseLoss, TorchWeightedLoss):
         k = torch.where(keep, y, 0)
         if rows.ignored != NO_IGNORE_INDEX:
             x = torch.where(keep.unsqueeze(-1), x, 0)
-        call.operands, call.keep, call.count = (x, k, *given), keep, keep.sum
+        call.operands, call.keep, call.count = (x, k, weight)[: len(call.operands)], keep, keep.sum
         call.weights = lambda: (keep if weight is None else torch.where(keep, pick(weight, k), 0)).sum()
         return call
 

@@ -138,7 +138,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "piste.optim.composition": {
         "compose: o.default if o.default is not None else 0 -> o.default": NAMES,
         "compose: 0 -> 1": NAMES,
-        "compose: p -> g (number 13)": "the terms of sums alone are read, not the parameter next to them",
+        "compose: p -> g (number 15)": "the terms of sums alone are read, not the parameter next to them",
     },
 }
 """By module: changes that change nothing, and why."""

@@ -50,7 +50,7 @@ def step(
         if torch.compiler.is_compiling():  # a number that no operation reads would be a constant of the graph
             known = {name: _traced(x, slot) for name, x in known.items() if name not in spec.unread}
         known = {**known, "epsilon": torch.finfo(slot.p.dtype).eps} if "epsilon" in spec.numbers else known
-        slot = _unscaled(slot, grad_scale)
+        slot = _in_one_dimension(_unscaled(slot, grad_scale))
         kept = (slot.p, *slot.buffers, *slot.counters, *slot.scales)
         before = [] if found_inf is None else [(x, x.clone()) for x in kept]
         given = _counted(spec, slot, known, on_device or differentiable)
@@ -115,6 +115,17 @@ def _unscaled(slot: ParamState, grad_scale: Any) -> ParamState:
         return slot
     g = slot.g
     return replace(slot, g=g.to(_COMPUTE.get(g.dtype, g.dtype)) / grad_scale.to(g.device))
+
+
+def _in_one_dimension(slot: ParamState) -> ParamState:
+    """Return views of one dimension of a parameter without any and its state, for torch.compile.
+
+    Numbers of the step are 0-d tensors of float64 there, which would widen other 0-d tensors.
+    """
+    if not torch.compiler.is_compiling() or slot.p.dim() or is_sharded(slot.p):
+        return slot
+    buffers = [x if x.dim() else x.view(1) for x in slot.buffers]
+    return replace(slot, p=slot.p.view(1), g=slot.g.view(1), buffers=buffers)
 
 
 def _columns(p: Tensor, g: Tensor, buffers: Iterable[Tensor]) -> list[Tensor]:
