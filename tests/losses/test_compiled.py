@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.backends.debugging import aot_eager
+from torch._dynamo.utils import counters
 
 import piste
 from piste import losses, torch_internals
@@ -52,8 +53,9 @@ def trained(function, operands):
 
 
 def has_operator(case: Case) -> bool:
-    """Whether a kernel, or the scoring in chunks, is what torch.compile calls."""
-    return issubclass(case.loss, (RowwiseLoss, PairLoss)) and case.options.get("absent") != "skip"
+    """Whether a kernel, or the scoring in chunks, is what torch.compile calls; it traces options that are functions."""
+    is_traced = case.options.get("absent") == "skip" or any(map(callable, case.options.values()))
+    return issubclass(case.loss, (RowwiseLoss, PairLoss)) and not is_traced
 
 
 @pytest.mark.sample(1, per="case.name", of=4)
@@ -67,8 +69,7 @@ def test_every_loss_compiles_to_one_graph_with_the_eager_value_and_gradients(cas
 
     compiled = Compiled(step, dynamic=dynamic)
     torch.testing.assert_close(trained(compiled, operands), trained(step, operands))
-    if all(isinstance(v, (int, float, str, torch.Tensor)) for v in case.options.values()):
-        assert bool(compiled.operators) is has_operator(case)
+    assert bool(compiled.operators) is has_operator(case)
 
 
 def has_batch(case: Case) -> bool:
@@ -90,6 +91,7 @@ def test_one_graph_takes_batches_of_every_size(case: Case, reduction: str) -> No
         return case.function(*given, reduction=reduction, **case.options)
 
     compiled = Compiled(step)
+    counters.clear()
     for n in (size, size - 1):
         batch = [o[:n].clone() if flag else o for o, flag in zip(operands, is_batched, strict=True)]
         for x, flag in zip(batch, is_batched, strict=True):
@@ -100,7 +102,9 @@ def test_one_graph_takes_batches_of_every_size(case: Case, reduction: str) -> No
         wanted = [x for x in leaves if x.requires_grad]
         found = torch.autograd.grad(value.sum() * 3, wanted, allow_unused=True, materialize_grads=True)
         torch.testing.assert_close([value.detach(), *found], [x for x in trained(step, batch) if x is not None])
-    assert len(compiled.operators) == 1
+    assert set(compiled.operators) == {"piste.loss"}
+    # torch compiles a graph with a number of float64 on the CPU in two passes, and the backend sees both.
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_eager_calls_in_between_compile_nothing_again():
