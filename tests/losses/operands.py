@@ -1,8 +1,12 @@
-"""Makers of the operands of losses, from a shape and a dtype."""
+"""Makers of the operands of losses, from a shape and a dtype, and a tensor subclass."""
 
 from __future__ import annotations
 
 import torch
+
+
+class Own(torch.Tensor):
+    """A tensor subclass, which the eager backend computes."""
 
 
 def real(shape, dtype=torch.float64):

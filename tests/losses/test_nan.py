@@ -8,7 +8,7 @@ import torch
 import piste
 from piste.losses.pairs import PairLoss
 from tests.losses.cases import CASES, Case, seeded
-from tests.losses.test_values import Own
+from tests.losses.operands import Own
 
 F = piste.losses.functional
 
