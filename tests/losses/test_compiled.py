@@ -286,6 +286,14 @@ def live_tensors() -> list[torch.Tensor]:
     return [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
 
 
+def test_the_shape_of_the_general_robust_loss_may_be_a_symbol() -> None:
+    """torch.compile makes a symbol of a number that changes, and traces no logarithm of one."""
+    compiled = Compiled(lambda x, alpha: F.general_robust_loss(x, torch.zeros(3), alpha=alpha))
+    for alpha in (-2.0, -1.0, 0.5):
+        x = torch.tensor([0.5, -3.0, 40.0], requires_grad=True)
+        torch.testing.assert_close(compiled(x, alpha), F.general_robust_loss(x, torch.zeros(3), alpha=alpha))
+
+
 def test_a_handle_is_made_for_each_kind_of_call_and_not_for_each_call() -> None:
     from piste.losses import operators
 

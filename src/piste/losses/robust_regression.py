@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..engine import BoundKind
 from ..errors import InvalidValue
 from ..formula.words import exp, expm1, log, log1p, maximum, sign, sqrt, where
 from ..options import Number, TensorOption
+from .call import PreparedCall
 from .elementwise import WEIGHT, ElementwiseLoss
 from .value_checks import Check
 
@@ -154,6 +156,13 @@ class GeneralRobustLoss(ElementwiseLoss):
     }
     signature = "reduction, alpha, scale, weight"
     denominator = "weights"
+
+    @classmethod
+    def prepare(cls, operands: tuple[Any, ...], check: str, **options: Any) -> PreparedCall:
+        """Validate the operands of a call, with a graph for each alpha under torch.compile."""
+        if torch.compiler.is_compiling():  # which may have made alpha a symbol, and traces no logarithm of one
+            options["alpha"] = float.fromhex(float(options["alpha"]).hex())
+        return super().prepare(operands, check, **options)
 
     def formula(x, y, *, alpha, scale):
         d = (x - y) / scale
