@@ -12,6 +12,8 @@ NEAR_2 = "where(abs(u) < 0.5, loss, where(z == math.inf, z, large))"  # both are
 NEAR_0, FAR = "-0.5 * log1p(-t * t)", "d + log1p(e) - math.log(2)"
 FAR_FROM_LIMIT = "the limit has the bits of the formula from far smaller numbers on"
 ROUNDING = "both forms are the same number up to rounding, which a test of small differences measures"
+MOVED = "None if moved_dim is None or not has_indices else functools.partial(_move_classes, moved_dim)"
+AT_ONCE = "further calls go to the kernel at once by it, and have the same values without it"
 UNUSED = "it stands in where the result is not used"
 MASKED = "it is multiplied by 0"
 DTYPE = "it gives the constant its dtype"
@@ -183,6 +185,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "piste.losses.class_loss": {
         f"ClassLoss.rows: {PROMOTED} -> torch.promote_types(x.dtype, y.dtype)": "integers promote nothing",
+        f"ClassLoss.rows: {MOVED} -> None": AT_ONCE,
+        "ClassLoss.rows: not has_indices -> has_indices (number 2)": AT_ONCE,
         "ClassLoss.check_values: 0 -> 1": UNUSED,
         "ClassLoss.prepared: 0 -> 1": UNUSED,
         "ClassLoss.prepared: 0 -> 1 (number 2)": UNUSED,

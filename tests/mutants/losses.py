@@ -14,10 +14,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from piste import losses
 from piste.formula.expression import Expr
+from piste.formula.row_functions import log_softmax, pick, total
 from piste.losses.registry import LOSSES
 from tests.losses.assertions import (
     find_elementwise_mismatch,
@@ -184,8 +186,26 @@ def _checks(names: set[str]) -> Iterator[Check]:
     yield partial(find_mean_mismatch, _function)
     if "dice" in names:
         yield partial(find_region_mismatch, _function)
+    yield _fault_of_operand_counts
     yield _fault_of_words
     yield partial(find_wrong_words, sys.modules[f"{PACKAGE}.value_checks"])
+
+
+def _fault_of_operand_counts() -> str | None:
+    """A formula without class weights takes none, next to one that takes them."""
+
+    class OfIndices(sys.modules[f"{PACKAGE}.class_loss"].ClassLoss):
+        def formula(x, k):
+            return -pick(log_softmax(x), k)
+
+        def soft_formula(x, y, w):
+            return -total(y * log_softmax(x))
+
+    x, k = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.0, -0.5]]), torch.tensor([2, 1])
+    for target in (k, functional.one_hot(k, 3).to(x.dtype)):
+        if not torch.allclose(OfIndices()(x, target), functional.cross_entropy(x, target)):
+            return "a loss of rows whose formulas differ in their operands"
+    return None
 
 
 def _fault_of_words() -> str | None:
