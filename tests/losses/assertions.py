@@ -79,7 +79,8 @@ def find_extreme_mismatch(
     result = _call(loss, operands, Points(extreme.name, [], extreme.options, last=last), reduction)
     (slope,) = torch.autograd.grad(result, operands[extreme.by])
     for found, expected in ((result.detach(), extreme.value), (slope, extreme.slope)):
-        if not torch.allclose(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-300):
+        exact = torch.tensor(expected, dtype=torch.float64)
+        if not torch.allclose(found.double(), exact, rtol=1e-6, atol=1e-300, equal_nan=True):
             return f"{extreme} in {dtype}: {found.tolist()}, expected {expected}"
     return None
 

@@ -29,6 +29,9 @@ class Extreme:
 
 EXTREMES = [
     Extreme("l1", (INF, 0.0), INF, 1.0),
+    *(Extreme("discriminator", (NAN, 0.5), NAN, NAN, {"kind": name}) for name in ("wasserstein", "hinge")),
+    Extreme("generator", (NAN,), NAN, NAN, {"kind": "wasserstein"}),
+    Extreme("dpo", (NAN, 0.0, 0.0, 0.0), NAN, NAN, {"variant": "hinge"}),
     Extreme("mse", (1e15, 0.0), 1e30, 2e15),
     Extreme("smooth_l1", (-INF, 0.0), INF, -1.0, {"beta": 2.0}),
     Extreme("huber", (INF, 0.0), INF, 2.0, {"delta": 2.0}),
