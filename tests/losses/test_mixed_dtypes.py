@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import piste
-from tests.losses.test_values import Own
+from tests.losses.operands import Own
 
 F = piste.losses.functional
 
