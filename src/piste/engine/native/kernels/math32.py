@@ -148,15 +148,21 @@ def _at_the_ends(x, result):
 
 
 @inline
-def log32(x):
-    """log x = log m + e ln 2, with m in [sqrt(1/2), sqrt(2))."""
+def _split(x):
+    """f and e of x = 2^e (1 + f) above 0, with 1 + f in [sqrt(1/2), sqrt(2))."""
     is_small = x < float32(1.17549435e-38)
     y = x * float32(8388608.0) if is_small else x  # a subnormal number is brought up by 2^23
     shift = float32(-23.0) if is_small else float32(0.0)
     bits = int32(signed_bits(y) - int32(0x3F3504F3))
-    e = float32(int32(bits >> int32(23))) + shift
     m = _as_float(int32(int32(bits & int32(0x007FFFFF)) + int32(0x3F3504F3)))
-    return _at_the_ends(x, _log_of(m - float32(1.0), e))
+    return m - float32(1.0), float32(int32(bits >> int32(23))) + shift
+
+
+@inline
+def log32(x):
+    """log x = log(1 + f) + e ln 2."""
+    f, e = _split(x)
+    return _at_the_ends(x, _log_of(f, e))
 
 
 @inline
@@ -228,16 +234,11 @@ def pow32(a, b):
     What follows from b alone is computed once for all elements, where they have the same b.
     """
     size = float32(abs(a))
-    is_small = size < float32(1.17549435e-38)
-    scaled = size * float32(8388608.0) if is_small else size  # a subnormal number is brought up by 2^23
-    shift = float32(-23.0) if is_small else float32(0.0)
-    bits = int32(signed_bits(scaled) - int32(0x3F3504F3))
-    e = float32(int32(bits >> int32(23))) + shift
-    m = _as_float(int32(int32(bits & int32(0x007FFFFF)) + int32(0x3F3504F3)))
+    f, e = _split(size)
     power = float64(b)
     within = _LARGEST if power > _LARGEST else power
     within = -_LARGEST if within < -_LARGEST else within  # an infinity times log2 1 would be NaN
-    y = within * (_log2_of(float64(m - float32(1.0))) + float64(e))
+    y = within * (_log2_of(float64(f)) + float64(e))
     y = -160.0 if y < -160.0 else y  # beyond the range of float32
     y = 160.0 if y > 160.0 else y
     result = float32(_exp2(y))
